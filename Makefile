@@ -1,0 +1,48 @@
+# Everything a developer or a newcomer runs. `make help` lists it.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help quickstart test check format bench clean
+
+help:
+	@echo "make quickstart  install into .venv, sweep sweeps/examples/quickstart.yaml, print a recommendation"
+	@echo "make test        install what the tests need and run all of them"
+	@echo "make check       ruff, mypy and the import contracts"
+	@echo "make format      let ruff rewrite the code"
+	@echo "make bench       measure: points per second, end-to-end rate"
+
+.venv/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "gpuscout needs Python 3.11 or newer; name one with: make PYTHON=python3.12 …"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+.venv/.installed: .venv/pyvenv.cfg pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+.venv/.dev: .venv/.installed pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[postgres]' --group dev
+	@touch $@
+
+quickstart: .venv/.installed
+	$(BIN)/gpuscout run sweeps/examples/quickstart.yaml
+
+test: .venv/.dev
+	$(BIN)/python -m pytest
+
+check: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/.dev
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,225 @@
+"""Cases: what is asked of an engine, one by one or as columns, and the digests that identify them.
+
+A case digest covers everything that can change an answer: the model's and the GPU's figures, parallelism,
+precisions, server, memory fraction and lengths. It also covers the *names* of the model and the GPU: some engines
+look a model up by its id, and two models of one architecture must stay apart in a ranking. A task key adds the
+engine's fingerprint and options. Digests are the first 16 bytes of SHA-256, hashed from prefixes that many rows share.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuscout.sweeps.architecture import ModelArchitecture
+from gpuscout.sweeps.gpus import GpuSpec
+from gpuscout.sweeps.precision import PRECISIONS, Precision
+
+SERVERS: tuple[str, ...] = ("vllm", "sglang", "trtllm")
+DIGEST_BYTES = 16
+_CASE_SCHEMA = b"gpuscout case 1\0"
+_TASK_SCHEMA = b"gpuscout task 1\0"
+# What differs from row to row of a block, in the order in which it is hashed.
+_ROW = np.dtype(
+    [
+        ("tensor_parallel", "<u4"),
+        ("pipeline_parallel", "<u4"),
+        ("data_parallel", "<u4"),
+        ("expert_parallel", "<u4"),
+        ("gpu_memory_utilization", "<f8"),
+        ("max_model_len", "<u8"),
+        ("input_len", "<u8"),
+        ("output_len", "<u8"),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One deployment under one workload. Lengths in tokens; `gpu_memory_utilization` is a fraction of GPU memory."""
+
+    model: ModelArchitecture
+    gpu: GpuSpec
+    input_len: int
+    output_len: int
+    precision: Precision = Precision.BF16
+    kv_precision: Precision = Precision.BF16
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    data_parallel: int = 1
+    expert_parallel: int = 1
+    server: str = "vllm"
+    gpu_memory_utilization: float = 0.9
+    max_model_len: int | None = None
+
+    @property
+    def num_gpus(self) -> int:
+        return self.tensor_parallel * self.pipeline_parallel * self.data_parallel
+
+    @property
+    def context_len(self) -> int:
+        """Tokens one sequence may grow to: `max_model_len`, or exactly the workload's."""
+        return self.max_model_len or self.input_len + self.output_len
+
+
+@dataclass(frozen=True)
+class CaseColumns:
+    """n cases as columns. `model`, `gpu` and `server` index the tuples; precisions are codes of `Precision`."""
+
+    models: tuple[ModelArchitecture, ...]
+    gpus: tuple[GpuSpec, ...]
+    servers: tuple[str, ...]
+    model: npt.NDArray[np.int64]
+    gpu: npt.NDArray[np.int64]
+    server: npt.NDArray[np.int64]
+    precision: npt.NDArray[np.int64]
+    kv_precision: npt.NDArray[np.int64]
+    tensor_parallel: npt.NDArray[np.int64]
+    pipeline_parallel: npt.NDArray[np.int64]
+    data_parallel: npt.NDArray[np.int64]
+    expert_parallel: npt.NDArray[np.int64]
+    gpu_memory_utilization: npt.NDArray[np.float64]
+    max_model_len: npt.NDArray[np.int64]
+    input_len: npt.NDArray[np.int64]
+    output_len: npt.NDArray[np.int64]
+    _digests: list[bytes] = field(default_factory=list, compare=False, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.model)
+
+    @property
+    def num_gpus(self) -> npt.NDArray[np.int64]:
+        return self.tensor_parallel * self.pipeline_parallel * self.data_parallel
+
+    def take(self, rows: npt.NDArray[Any]) -> CaseColumns:
+        """The cases at these positions (or under this boolean mask), in that order."""
+        columns = {name: getattr(self, name)[rows] for name in COLUMN_NAMES}
+        return CaseColumns(self.models, self.gpus, self.servers, **columns)
+
+    def case(self, row: int) -> Case:
+        """Case number `row` as an object, for engines that answer one case at a time."""
+        return Case(
+            model=self.models[self.model[row]],
+            gpu=self.gpus[self.gpu[row]],
+            server=self.servers[self.server[row]],
+            precision=PRECISIONS[self.precision[row]],
+            kv_precision=PRECISIONS[self.kv_precision[row]],
+            tensor_parallel=int(self.tensor_parallel[row]),
+            pipeline_parallel=int(self.pipeline_parallel[row]),
+            data_parallel=int(self.data_parallel[row]),
+            expert_parallel=int(self.expert_parallel[row]),
+            gpu_memory_utilization=float(self.gpu_memory_utilization[row]),
+            max_model_len=int(self.max_model_len[row]),
+            input_len=int(self.input_len[row]),
+            output_len=int(self.output_len[row]),
+        )
+
+    @classmethod
+    def of(cls, cases: Iterable[Case]) -> CaseColumns:
+        """Columns of these cases, in their order."""
+        cases = list(cases)
+        models = tuple(dict.fromkeys(case.model for case in cases))
+        gpus = _unique_by_identity(case.gpu for case in cases)
+        servers = tuple(dict.fromkeys(case.server for case in cases))
+
+        def ints(values: Iterable[int]) -> npt.NDArray[np.int64]:
+            return np.fromiter(values, dtype=np.int64, count=len(cases))
+
+        gpu_position = {id(gpu): position for position, gpu in enumerate(gpus)}
+        model_position = {model: position for position, model in enumerate(models)}
+        return cls(
+            models=models,
+            gpus=gpus,
+            servers=servers,
+            model=ints(model_position[case.model] for case in cases),
+            gpu=ints(gpu_position[id(case.gpu)] for case in cases),
+            server=ints(servers.index(case.server) for case in cases),
+            precision=ints(case.precision.code for case in cases),
+            kv_precision=ints(case.kv_precision.code for case in cases),
+            tensor_parallel=ints(case.tensor_parallel for case in cases),
+            pipeline_parallel=ints(case.pipeline_parallel for case in cases),
+            data_parallel=ints(case.data_parallel for case in cases),
+            expert_parallel=ints(case.expert_parallel for case in cases),
+            gpu_memory_utilization=np.array(
+                [case.gpu_memory_utilization for case in cases], dtype=np.float64
+            ),
+            max_model_len=ints(case.context_len for case in cases),
+            input_len=ints(case.input_len for case in cases),
+            output_len=ints(case.output_len for case in cases),
+        )
+
+    def digests(self) -> list[bytes]:
+        """The case digest of every row, 16 bytes each."""
+        if self._digests or not len(self):
+            return self._digests
+        model_digests = [model.digest() for model in self.models]
+        gpu_digests = [gpu.digest() for gpu in self.gpus]
+        prefixes: dict[tuple[int, ...], Any] = {}
+        groups = zip(
+            *(
+                column.tolist()
+                for column in (self.model, self.gpu, self.server, self.precision, self.kv_precision)
+            ),
+            strict=True,
+        )
+        row_bytes = self._packed_rows()
+        size = _ROW.itemsize
+        for position, group in enumerate(groups):
+            prefix = prefixes.get(group)
+            if prefix is None:
+                model, gpu, server, precision, kv_precision = group
+                prefix = hashlib.sha256(_CASE_SCHEMA + model_digests[model] + gpu_digests[gpu])
+                prefix.update(
+                    f"{self.servers[server]}\0{PRECISIONS[precision]}\0{PRECISIONS[kv_precision]}\0".encode()
+                )
+                prefixes[group] = prefix
+            digest = prefix.copy()
+            digest.update(row_bytes[position * size : (position + 1) * size])
+            self._digests.append(digest.digest()[:DIGEST_BYTES])
+        return self._digests
+
+    def _packed_rows(self) -> bytes:
+        rows = np.empty(len(self), dtype=_ROW)
+        for name in _ROW.names or ():
+            rows[name] = getattr(self, name)
+        return rows.tobytes()
+
+
+COLUMN_NAMES: tuple[str, ...] = tuple(
+    f.name for f in fields(CaseColumns) if f.name not in ("models", "gpus", "servers", "_digests")
+)
+
+
+def task_keys(
+    case_digests: Sequence[bytes], *, engine: str, fingerprint: str, options_digest: bytes
+) -> list[bytes]:
+    """The task key of every case for one engine, 16 bytes each."""
+    prefix = hashlib.sha256(_TASK_SCHEMA + f"{engine}\0{fingerprint}\0".encode() + options_digest)
+    keys = []
+    for case_digest in case_digests:
+        key = prefix.copy()
+        key.update(case_digest)
+        keys.append(key.digest()[:DIGEST_BYTES])
+    return keys
+
+
+def canonical_json(value: object) -> bytes:
+    """JSON with sorted keys and no spaces: equal values give equal bytes. NaN and infinities are refused."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
+    ).encode()
+
+
+def content_digest(value: object) -> bytes:
+    """The 16-byte digest of a JSON-able value."""
+    return hashlib.sha256(canonical_json(value)).digest()[:DIGEST_BYTES]
+
+
+def _unique_by_identity(gpus: Iterable[GpuSpec]) -> tuple[GpuSpec, ...]:
+    return tuple({id(gpu): gpu for gpu in gpus}.values())
