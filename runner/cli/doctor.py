@@ -1,0 +1,82 @@
+"""`gpuscout doctor`: what is installed and reachable, for a bug report. Prints no secrets."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+
+import typer
+
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, print_json
+
+_PACKAGES = ("gpuscout", "ray", "sqlalchemy", "alembic", "numpy", "transformers", "huggingface_hub", "psycopg")
+
+
+def register(app: typer.Typer) -> None:
+    app.command("doctor", rich_help_panel="Store", epilog="Example: gpuscout doctor --json")(doctor)
+
+
+def doctor(db: Db = DEFAULT_STORE, json: Json = False) -> None:
+    """Show versions, the store, the engines and the catalogues."""
+    document = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "store": _store(db),
+        "engines": _engines(),
+        "catalogue": _catalogue(),
+    }
+    if json:
+        print_json(document)
+        return
+    for key, value in document.items():
+        if isinstance(value, dict):
+            print(key)
+            for name, detail in value.items():
+                print(f"  {name:18} {detail}")
+        else:
+            print(f"{key:20} {value}")
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _store(db: str) -> dict[str, str]:
+    from gpuscout.store.upgrade import store_status
+    from gpuscout.sweeps.errors import GpuscoutError
+
+    try:
+        status = store_status(db)
+    except GpuscoutError as error:
+        return {"state": error.message}
+    return {"url": status.url, "state": status.summary}
+
+
+def _engines() -> dict[str, str]:
+    from gpuscout.runner.engines.registry import create_engine, engine_names
+
+    found = {}
+    for name in engine_names():
+        try:
+            found[name] = f"fingerprint {create_engine(name).fingerprint()}"
+        except Exception as error:
+            found[name] = f"does not load: {type(error).__name__}: {error}"
+    return found
+
+
+def _catalogue() -> dict[str, int]:
+    from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
+    from gpuscout.sweeps.models import ModelCatalogue
+    from gpuscout.sweeps.workloads import PRESETS
+
+    return {
+        "models": len(ModelCatalogue.load().names()),
+        "gpus": len(GpuCatalogue.load().names()),
+        "workloads": len(PRESETS),
+    }

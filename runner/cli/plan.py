@@ -1,0 +1,133 @@
+"""How `gpuscout plan` prints what a run would do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from gpuscout.runner.cli.common import count, print_json
+from gpuscout.runner.plan import Plan, plan_sweep, why
+from gpuscout.sweeps.errors import InputError, StoreUnreachableError
+from gpuscout.sweeps.expand import Expansion
+from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
+
+_WHY_FORM = "MODEL,GPU[,tp=2][,pp=1][,dp=1][,ep=1][,workload=chat]"
+_WHY_AXES = {
+    "tp": "tensor_parallel",
+    "pp": "pipeline_parallel",
+    "dp": "data_parallel",
+    "ep": "expert_parallel",
+}
+
+
+def print_plan(expansion: Expansion, db: str, *, json: bool) -> None:
+    """Print the plan of a sweep; a store that does not exist yet holds nothing."""
+    from gpuscout.store.connect import open_store
+    from gpuscout.store.upgrade import store_status
+
+    try:
+        exists = store_status(db).current is not None
+    except StoreUnreachableError as error:
+        if "no store" not in error.message:
+            raise
+        exists = False
+    if exists:
+        with open_store(db) as store:
+            plan = plan_sweep(expansion, store)
+    else:
+        plan = plan_sweep(expansion, None)
+    if json:
+        print_json(_document(expansion, plan))
+    else:
+        _print(expansion, plan)
+
+
+def _print(expansion: Expansion, plan: Plan) -> None:
+    sweep, census = expansion.sweep, plan.census
+    print(
+        f"{sweep.name}  {count(len(sweep.models), 'model')} x {count(len(sweep.gpus), 'GPU')} x "
+        f"{count(len(sweep.workloads), 'workload')} x parallelism = {count(census.combinations, 'combination')}"
+    )
+    for part in sweep.engines:
+        print(f"  {part.name}: {len(part.ladder)} concurrencies each, {part.ladder[0]} to {part.ladder[-1]}")
+    reasons = Counter[str]()
+    for exclusion in census.exclusions:
+        reasons[exclusion.reason] += exclusion.combinations
+    if plan.hopeless:
+        reasons.update({outcome.value.replace("_", " "): number for outcome, number in plan.hopeless.items()})
+    told = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
+    print(f"  not possible  {sum(reasons.values()):>9,}   {told}")
+    print(f"  in the store  {plan.stored:>9,}")
+    computed = plan.to_compute - (sum(plan.hopeless.values()) if plan.hopeless else 0)
+    print(f"  to compute    {computed:>9,}   about {_seconds(plan.seconds)} of one core's work")
+
+
+def _document(expansion: Expansion, plan: Plan) -> dict[str, object]:
+    return {
+        "sweep": expansion.sweep.name,
+        "combinations": plan.census.combinations,
+        "tasks": plan.census.tasks,
+        "stored_tasks": plan.stored,
+        "tasks_to_compute": plan.to_compute,
+        "operating_points_to_compute": plan.points,
+        "expected_seconds_of_one_core": round(plan.seconds, 3),
+        "expected_without_curve": None
+        if plan.hopeless is None
+        else {outcome.value: number for outcome, number in plan.hopeless.items()},
+        "exclusions": [
+            {
+                "reason": exclusion.reason,
+                "detail": exclusion.detail,
+                "model": exclusion.model,
+                "combinations": exclusion.combinations,
+            }
+            for exclusion in plan.census.exclusions
+        ],
+    }
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:,.0f} s" if seconds >= 1 else "1 s"
+
+
+def print_why(expansion: Expansion, text: str, *, json: bool) -> None:
+    """Explain what becomes of one configuration of the sweep."""
+    verdicts = why(_narrowed(expansion, text))
+    if json:
+        print_json({"verdicts": [{"combination": v.description, "reason": v.reason} for v in verdicts]})
+        return
+    for verdict in verdicts:
+        print(f"{verdict.description}\n    {verdict.reason or 'runs'}")
+    if not verdicts:
+        print("the sweep asks for no such combination")
+
+
+def _narrowed(expansion: Expansion, text: str) -> Expansion:
+    """The part of a sweep that `MODEL,GPU,tp=2` names."""
+    sweep = expansion.sweep
+    names = [part.strip() for part in text.split(",")]
+    if len(names) < 2:
+        raise InputError(f'--why: "{text}" names no model and GPU', hint=f"--why {_WHY_FORM}")
+    wanted = names[0].casefold()
+    models = [
+        m
+        for m in sweep.models
+        if m.architecture.name.casefold() in (wanted,) or m.architecture.name.casefold().rpartition("/")[2] == wanted
+    ]
+    gpu = next((g for g in sweep.gpus if g.name == names[1]), None) or GpuCatalogue.load().resolve(names[1])
+    if not models or gpu.name not in {g.name for g in sweep.gpus}:
+        missing = f'model "{names[0]}"' if not models else f"GPU {gpu.name}"
+        raise InputError(f"the sweep has no {missing}")
+    changes: dict[str, object] = {"models": tuple(models), "gpus": (gpu,)}
+    for setting in names[2:]:
+        key, _, value = setting.partition("=")
+        if key == "workload":
+            changes["workloads"] = tuple(w for w in sweep.workloads if w.name == value)
+            if not changes["workloads"]:
+                raise InputError(f'the sweep has no workload "{value}"')
+        elif key in _WHY_AXES and value.isdigit():
+            changes[_WHY_AXES[key]] = (int(value),)
+        else:
+            raise InputError(f'--why: cannot understand "{setting}"', hint=f"--why {_WHY_FORM}")
+    zipped = tuple(group for group in sweep.zipped if not {*group} & changes.keys())
+    return Expansion(replace(sweep, zipped=zipped, **changes))  # type: ignore[arg-type]

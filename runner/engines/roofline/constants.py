@@ -1,0 +1,176 @@
+"""The fitted constants of the roofline engine: what each one means, and how they are read from JSON.
+
+A constant is a pooled value times a factor of the accelerator's generation (`GpuSpec.family`) times a factor of the
+server; a generation or a server without a factor takes 1, that is the pooled value. There are no factors of models,
+so that an estimate for a model nobody measured rests on the same constants.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.resources
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuscout.sweeps.cases import canonical_json
+from gpuscout.sweeps.curves import FloatArray
+from gpuscout.sweeps.errors import InputError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Physical:
+    """The value of every constant for every row (or one value for all rows)."""
+
+    # bandwidth: share of the peak that is reached
+    memory_efficiency: FloatArray  # dense weights
+    expert_efficiency: FloatArray  # routed experts, relative to dense weights
+    kv_efficiency: FloatArray  # KV cache, relative to dense weights
+    state_efficiency: FloatArray  # constant states of linear-attention and Mamba layers, relative to dense weights
+    routing_spread: FloatArray  # tokens that choose experts independently, per token: similar tokens choose alike
+    activation_passes: (
+        FloatArray  # times a layer reads or writes each token's hidden state, and each expert's copy of it
+    )
+    # arithmetic: share of the peak that is reached
+    flops_efficiency: FloatArray  # matrices in 16 bits with many tokens
+    flops_efficiency_8bit: FloatArray  # the same in 8 bits, relative
+    flops_efficiency_4bit: FloatArray  # the same in 4 bits, relative
+    expert_flops_efficiency: FloatArray  # grouped matrices of routed experts, relative
+    attention_efficiency: FloatArray  # attention scores and values, of the 16-bit peak
+    half_tokens: FloatArray  # tokens in one prefill at which half of `flops_efficiency` is reached
+    overlap: FloatArray  # exponent of the soft maximum of memory and compute time; 1 = no overlap
+    # fixed time
+    layer_us: FloatArray  # per layer and step
+    moe_layer_us: FloatArray  # per MoE layer and step, added
+    quantize_layer_us: FloatArray  # per layer and step with 8-bit matrices, added: activations are scaled and rounded
+    recurrent_layer_us: FloatArray  # per linear-attention or Mamba layer and step, added
+    step_ms: FloatArray  # per step: sampling, scheduling
+    sequence_us: FloatArray  # per running sequence and step: sampling, detokenising, scheduling
+    # communication
+    allreduce_us: FloatArray  # latency of one all-reduce over the fast link, per doubling of ranks
+    pcie_allreduce_us: FloatArray  # the same over PCIe
+    network_allreduce_us: FloatArray  # the same between nodes
+    link_efficiency: FloatArray  # share of the fast link's bandwidth that is reached
+    pcie_efficiency: FloatArray  # the same of PCIe and of the network between nodes
+    network_gbs: FloatArray  # GB/s of one GPU to another node, one direction
+    expert_imbalance: FloatArray  # how much more the fullest expert-parallel rank has to do, per sqrt(ln ranks / load)
+    # several requests at once
+    interference: FloatArray  # share of the prefills of other requests that delays a running one
+    ttft_base_ms: FloatArray  # tokenising, HTTP, scheduling of one request
+    ttft_prefill: FloatArray  # own prefill, as a multiple of the time the matrices need
+    queue_share: FloatArray  # of the prefills of C^queue_exponent other requests that a new one waits for
+    queue_exponent: FloatArray
+    ttft_steps: FloatArray  # decode steps a new request waits for
+
+
+NAMES: tuple[str, ...] = tuple(f.name for f in fields(Physical))
+
+
+@dataclass(frozen=True)
+class Constants:
+    """Constants and where they come from. Factors: one row of `NAMES` per family or server, the last row all 1."""
+
+    pooled: FloatArray
+    families: tuple[str, ...]
+    family_factors: FloatArray
+    servers: tuple[str, ...]
+    server_factors: FloatArray
+    source: str
+    runs: int
+    fitted_on: str
+    data_digest: str
+    digest: str = field(default="", compare=False)
+
+    def rows(
+        self,
+        families: Sequence[str],
+        servers: Sequence[str],
+        family: npt.NDArray[np.int64],
+        server: npt.NDArray[np.int64],
+    ) -> Physical:
+        """The constants of every row; `family` and `server` index the two sequences of names."""
+        of_family = self.family_factors[[_position(name, self.families) for name in families]]
+        of_server = self.server_factors[[_position(name, self.servers) for name in servers]]
+        table = self.pooled * of_family[:, None, :] * of_server[None, :, :]
+        return Physical(*np.ascontiguousarray(table[family, server].T))
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, object]) -> Constants:
+        """Constants from the form that `constants.json` has. Raises ValueError when something is missing or odd."""
+        if document.get("format") != FORMAT:
+            raise ValueError(f"format {document.get('format')!r}, expected {FORMAT}")
+        pooled = _values(document.get("pooled"), "pooled")
+        if missing := [name for name in NAMES if name not in pooled]:
+            raise ValueError(f"pooled: missing {', '.join(missing)}")
+        families, family_factors = _factors(document.get("families"), "families")
+        servers, server_factors = _factors(document.get("servers"), "servers")
+        runs = document.get("runs")
+        if not isinstance(runs, int):
+            raise ValueError("runs: expected the number of measured runs")
+        # Only numbers decide: the same constants with another note are the same constants.
+        decides = {key: document[key] for key in ("pooled", "families", "servers")}
+        return cls(
+            pooled=np.array([pooled[name] for name in NAMES]),
+            families=families,
+            family_factors=family_factors,
+            servers=servers,
+            server_factors=server_factors,
+            source=str(document.get("source", "")),
+            runs=runs,
+            fitted_on=str(document.get("fitted_on", "")),
+            data_digest=str(document.get("data_digest", "")),
+            digest=hashlib.sha256(canonical_json(decides)).hexdigest()[:16],
+        )
+
+    @classmethod
+    def load(cls, file: Path | str | None = None) -> Constants:
+        """The constants of this file, or those that ship with gpuscout. Raises InputError."""
+        return _shipped() if file is None else _read(Path(file))
+
+
+@functools.cache
+def _shipped() -> Constants:
+    text = importlib.resources.files(__package__).joinpath("constants.json").read_text("utf-8")
+    return Constants.from_dict(json.loads(text))
+
+
+def _read(file: Path) -> Constants:
+    try:
+        document = json.loads(file.read_text("utf-8"))
+        if not isinstance(document, dict):
+            raise ValueError("expected a JSON object")
+        return Constants.from_dict(document)
+    except (OSError, ValueError) as error:
+        raise InputError(f"roofline constants {file}: {error}") from error
+
+
+def _position(name: str, names: tuple[str, ...]) -> int:
+    return names.index(name) if name in names else len(names)
+
+
+def _values(mapping: object, where: str) -> dict[str, float]:
+    """A mapping of names of constants to positive finite numbers."""
+    if not isinstance(mapping, dict):
+        raise ValueError(f"{where}: expected a mapping of constants")
+    for name, value in mapping.items():
+        if name not in NAMES:
+            raise ValueError(f"{where}: unknown constant {name!r}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise ValueError(f"{where}.{name}: expected a positive number, got {value!r}")
+    return mapping
+
+
+def _factors(table: object, where: str) -> tuple[tuple[str, ...], FloatArray]:
+    """Names and one row of factors each, then a row of ones for names that are not in the table."""
+    if not isinstance(table, dict):
+        raise ValueError(f"{where}: expected a mapping of names")
+    rows = [_values(values, f"{where}.{name}") for name, values in table.items()]
+    factors = [[row.get(name, 1.0) for name in NAMES] for row in rows] + [[1.0] * len(NAMES)]
+    return tuple(table), np.array(factors)

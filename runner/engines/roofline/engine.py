@@ -1,0 +1,121 @@
+"""The engine `roofline`: answers blocks of cases with NumPy arithmetic, some microseconds a point."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuscout.runner.engines.base import Cost
+from gpuscout.runner.engines.roofline.constants import NAMES, Constants, Physical
+from gpuscout.runner.engines.roofline.features import GIB, Features, features
+from gpuscout.runner.engines.roofline.memory import memory, why_it_does_not_fit
+from gpuscout.runner.engines.roofline.serving import operate
+from gpuscout.runner.engines.roofline.support import reasons
+from gpuscout.sweeps.cases import CaseColumns
+from gpuscout.sweeps.curves import Curves, IntArray, Points
+from gpuscout.sweeps.outcomes import Outcome
+
+# Changes whenever the formulas do: results of another version are other results.
+VERSION = "1"
+
+
+class RooflineEngine:
+    """Physics with fitted constants; the constants of `constants_file` (JSON) or those that ship with gpuscout."""
+
+    name = "roofline"
+    cost = Cost.CHEAP
+    in_process = True
+
+    def __init__(self, *, constants_file: Path | str | None = None) -> None:
+        self.constants = Constants.load(constants_file)
+        # The fingerprint covers the constants: the file's name must not tell equal answers apart.
+        self.options: Mapping[str, object] = {}
+
+    def fingerprint(self) -> str:
+        return f"{VERSION}-{self.constants.digest}"
+
+    def evaluate(self, cases: CaseColumns, ladder: IntArray) -> Curves:
+        n = len(cases)
+        outcome = np.full(n, Outcome.OK.code, dtype=np.int64)
+        details = _invalid(cases)
+        outcome[list(details)] = Outcome.INVALID.code
+        refused = {row: text for row, text in reasons(cases).items() if row not in details}
+        outcome[list(refused)] = Outcome.NOT_SUPPORTED.code
+        details |= refused
+
+        needed, usable = np.full(n, np.nan), np.full(n, np.nan)
+        capacity = np.full(n, -1, dtype=np.int64)
+        rows = np.flatnonzero(outcome == Outcome.OK.code)
+        valid = cases if len(rows) == n else cases.take(rows)
+        f = features(valid)
+        m = memory(f)
+        needed[rows], usable[rows] = m.needed / GIB, m.usable / GIB
+        capacity[rows] = m.capacity_tokens.astype(np.int64)
+        fits = m.fits
+        for position in np.flatnonzero(~fits).tolist():
+            row = int(rows[position])
+            outcome[row] = Outcome.DOES_NOT_FIT.code
+            details[row] = why_it_does_not_fit(m, f, position)
+        points = self._points(valid.take(fits), f.take(fits), m.running[fits], rows[fits], ladder)
+        return Curves(outcome, needed, usable, capacity, np.full(n, -1, dtype=np.int64), points, details)
+
+    def _points(
+        self,
+        cases: CaseColumns,
+        f: Features,
+        running: npt.NDArray[np.float64],
+        rows: npt.NDArray[np.int64],
+        ladder: IntArray,
+    ) -> Points:
+        """The operating points of cases that fit; `rows` are their positions in the block."""
+        k = self.constants.rows([gpu.family for gpu in cases.gpus], cases.servers, cases.gpu, cases.server)
+        concurrency = ladder.astype(np.float64)[None, :]
+        columns = Features(**{name: values[:, None] for name, values in vars(f).items()})
+        constants = Physical(*(getattr(k, name)[:, None] for name in NAMES))
+        operation = operate(columns, constants, running[:, None], concurrency)
+        requests_per_s = concurrency / operation.e2e_s
+        return Points(
+            task=np.repeat(rows, len(ladder)),
+            concurrency=np.tile(ladder, len(rows)),
+            ttft_ms=operation.ttft_ms.ravel(),
+            itl_ms=operation.itl_ms.ravel(),
+            e2e_s=operation.e2e_s.ravel(),
+            output_tokens_per_s=(requests_per_s * columns.output_len).ravel(),
+            requests_per_s=requests_per_s.ravel(),
+            bound=operation.bound.ravel(),
+            queued=operation.queued.ravel(),
+        )
+
+
+def _invalid(cases: CaseColumns) -> dict[int, str]:
+    """What makes a case meaningless, by position."""
+    ranks = cases.tensor_parallel * cases.data_parallel
+    least = np.minimum.reduce(
+        [
+            cases.tensor_parallel,
+            cases.pipeline_parallel,
+            cases.data_parallel,
+            cases.expert_parallel,
+            cases.input_len,
+            cases.output_len,
+        ]
+    )
+    layers = np.array([model.layers for model in cases.models], dtype=np.int64)[cases.model]
+    experts = np.array([model.experts for model in cases.models], dtype=np.int64)[cases.model]
+    fraction = cases.gpu_memory_utilization
+    checks = (
+        (least < 1, "lengths and parallel sizes must be at least 1"),
+        (~((fraction > 0) & (fraction <= 1)), "gpu_memory_utilization must be above 0 and at most 1"),
+        (cases.max_model_len < cases.input_len + cases.output_len, "input and output exceed max_model_len"),
+        (cases.pipeline_parallel > layers, "more pipeline stages than layers"),
+        ((cases.expert_parallel > 1) & (experts == 0), "expert parallelism needs a mixture-of-experts model"),
+        (ranks % np.maximum(cases.expert_parallel, 1) != 0, "expert parallelism must divide tp x dp"),
+    )
+    found: dict[int, str] = {}
+    for failed, text in checks:
+        for row in np.flatnonzero(failed).tolist():
+            found.setdefault(row, text)
+    return found

@@ -1,0 +1,272 @@
+"""Case columns as numeric arrays: what the roofline's formulas need of model, GPU, precision and lengths, row by row.
+
+Figures of models and GPUs are read once per block and gathered by index, so the cost per case is a few array
+operations whatever the number of models. Everything is per whole model (before parallelism) unless the name says
+otherwise; bytes, FLOP, seconds.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuscout.sweeps.architecture import AttentionGroup, AttentionType, ModelArchitecture
+from gpuscout.sweeps.cases import CaseColumns
+from gpuscout.sweeps.curves import FloatArray
+from gpuscout.sweeps.gpus import GpuSpec
+from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS, Precision, kv_element_bytes
+
+GIB = 2.0**30
+_SIXTEEN_BIT = 2.0  # bytes
+_KV_BYTES = np.array([kv_element_bytes(p) if p in KV_PRECISIONS else _SIXTEEN_BIT for p in PRECISIONS])
+_RECURRENT = (AttentionType.LINEAR, AttentionType.MAMBA)
+
+
+@dataclass(frozen=True)
+class WeightSplit:
+    """Bytes of a checkpoint at one precision by what reads them. Their sum is `ModelArchitecture.weight_bytes`."""
+
+    layers: float  # all layers without routed experts: read at every step
+    experts: float  # routed experts: read as far as tokens reach them
+    embedding: float  # input table: looked up
+    head: float  # output projection (0 when tied)
+    vision: float  # towers: not read when decoding
+
+
+def split_weights(model: ModelArchitecture, precision: Precision) -> WeightSplit:
+    """Where the bytes of `model.weight_bytes(precision)` are."""
+    if precision is model.precision:
+        shrunk, bits = model.native_quantized_parameters, model.native_weight_bits
+    else:
+        shrunk, bits = model.linear_parameters, precision.weight_bits
+    wide = _SIXTEEN_BIT
+    if precision in (Precision.FP32, Precision.FP16, Precision.BF16):
+        shrunk, wide = 0, precision.weight_bits / 8
+    # A checkpoint that quantises only a part (MXFP4) quantises the experts first.
+    shrunk_experts = min(shrunk, model.routed_expert_parameters)
+    shrunk_layers = shrunk - shrunk_experts
+    saved = wide - bits / 8
+    apart = model.embedding_parameters + model.head_parameters + model.vision_parameters
+    layer_parameters = model.total_parameters - model.routed_expert_parameters - apart
+    return WeightSplit(
+        layers=layer_parameters * wide - shrunk_layers * saved,
+        experts=model.routed_expert_parameters * wide - shrunk_experts * saved,
+        embedding=model.embedding_parameters * wide,
+        head=model.head_parameters * wide,
+        vision=model.vision_parameters * wide,
+    )
+
+
+def multiplied_in(model: ModelArchitecture, gpu: GpuSpec, precision: Precision) -> str:
+    """The format a case's matrices are multiplied in: a key of `gpu.dense_tflops`.
+
+    A precision without matrix units of its own is expanded to 16 bits (weight-only execution).
+    """
+    native_mxfp4 = precision is Precision.FP4 and model.precision is precision and model.quantization_method == "mxfp4"
+    wanted = "bf16" if native_mxfp4 else precision.arithmetic
+    return next((a for a in (wanted, "bf16", "fp16") if gpu.supports(a)), "fp32")
+
+
+@dataclass(frozen=True)
+class Features:
+    """One value per case in every array."""
+
+    # deployment
+    tp: FloatArray
+    pp: FloatArray
+    dp: FloatArray
+    ep: FloatArray
+    input_len: FloatArray
+    output_len: FloatArray
+    context_len: FloatArray  # tokens one request may grow to
+    # weights, bytes
+    layer_bytes: FloatArray
+    expert_bytes: FloatArray
+    embedding_bytes: FloatArray
+    head_bytes: FloatArray  # read at every step; of a tied model the input table
+    vision_bytes: FloatArray
+    # arithmetic, FLOP
+    layer_flop: FloatArray  # per token, routed experts left out
+    expert_flop: FloatArray  # per token
+    head_flop: FloatArray  # per token
+    decode_attention_flop: FloatArray  # per running sequence and step, at mid-output
+    prefill_attention_flop: FloatArray  # per prompt
+    # shape of the model
+    layers: FloatArray
+    moe_layers: FloatArray
+    recurrent_layers: FloatArray
+    hidden: FloatArray
+    expert_share: FloatArray  # experts per token / experts; 1 for dense models
+    experts_per_token: FloatArray
+    moe: npt.NDArray[np.bool_]
+    tied: npt.NDArray[np.bool_]
+    # KV cache per tensor-parallel rank, all layers, bytes
+    kv_read_bytes: FloatArray  # read per running sequence and step, at mid-output
+    kv_mean_bytes: FloatArray  # kept per running sequence, at mid-output
+    kv_longest_bytes: FloatArray  # kept by one request of `context_len` tokens
+    kv_token_bytes: FloatArray  # growth per token of a long sequence
+    state_bytes: FloatArray  # constant state per sequence, read and written at every step
+    # accelerator
+    memory_bytes: FloatArray  # usable by software
+    memory_fraction: FloatArray
+    bandwidth: FloatArray  # bytes/s
+    flops: FloatArray  # peak FLOP/s of the format the matrices are multiplied in
+    flops16: FloatArray  # peak FLOP/s in 16 bits, for attention
+    multiply_bits: FloatArray  # 4, 8, 16 or 32: width of that format
+    pcie: FloatArray  # bytes/s, one direction
+    link: FloatArray  # bytes/s, one direction, whole fabric
+    link_pair: FloatArray  # bytes/s to one peer
+    scale_up: FloatArray
+    node: FloatArray
+
+    def take(self, rows: npt.NDArray[np.bool_]) -> Features:
+        """The rows under a mask."""
+        return Features(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+
+def features(cases: CaseColumns) -> Features:
+    """The features of every case."""
+    model, gpu, precision = cases.model, cases.gpu, cases.precision
+    tp = cases.tensor_parallel.astype(np.float64)
+    input_len = cases.input_len.astype(np.float64)
+    output_len = cases.output_len.astype(np.float64)
+
+    def of_model(figure: Callable[[ModelArchitecture], float]) -> FloatArray:
+        return np.array([figure(m) for m in cases.models], dtype=np.float64)[model]
+
+    def of_gpu(figure: Callable[[GpuSpec], float]) -> FloatArray:
+        return np.array([figure(g) for g in cases.gpus], dtype=np.float64)[gpu]
+
+    used = _distinct(model, precision, len(PRECISIONS))
+    splits = np.full((len(cases.models), len(PRECISIONS), 5), np.nan)
+    for m, p in used:
+        split = split_weights(cases.models[m], PRECISIONS[p])
+        splits[m, p] = (split.layers, split.experts, split.embedding, split.head, split.vision)
+    weights = splits[model, precision]
+
+    # (model, GPU, precision) decides the matrix units; a table over the few combinations that occur.
+    peaks = np.full((len(cases.models), len(cases.gpus), len(PRECISIONS), 2), np.nan)
+    pair = model * len(cases.gpus) + gpu
+    for mg, p in _distinct(pair, precision, len(PRECISIONS)):
+        m, g = divmod(mg, len(cases.gpus))
+        name = multiplied_in(cases.models[m], cases.gpus[g], PRECISIONS[p])
+        peaks[m, g, p] = (cases.gpus[g].dense_tflops.get(name, 1.0) * 1e12, _bits(name))
+    peak = peaks[model, gpu, precision]
+
+    attention = _attention(cases, tp, input_len, output_len)
+    experts = of_model(lambda m: max(m.experts, 1))
+    chosen = of_model(lambda m: max(m.experts_per_token, 1))
+    head = of_model(lambda m: m.head_parameters or m.embedding_parameters)
+    tied = of_model(lambda m: m.head_parameters) == 0
+    dense = of_model(lambda m: m.linear_parameters - m.routed_expert_parameters)
+    return Features(
+        tp=tp,
+        pp=cases.pipeline_parallel.astype(np.float64),
+        dp=cases.data_parallel.astype(np.float64),
+        ep=cases.expert_parallel.astype(np.float64),
+        input_len=input_len,
+        output_len=output_len,
+        context_len=cases.max_model_len.astype(np.float64),
+        layer_bytes=weights[:, 0],
+        expert_bytes=weights[:, 1],
+        embedding_bytes=weights[:, 2],
+        head_bytes=np.where(tied, weights[:, 2], weights[:, 3]),
+        vision_bytes=weights[:, 4],
+        layer_flop=2 * dense,
+        expert_flop=2 * of_model(lambda m: m.routed_expert_parameters) * chosen / experts,
+        head_flop=2 * head,
+        layers=of_model(lambda m: m.layers),
+        moe_layers=of_model(lambda m: m.moe_layers),
+        recurrent_layers=of_model(lambda m: sum(g.layers for g in m.attention if g.type in _RECURRENT)),
+        hidden=of_model(lambda m: m.hidden_size),
+        expert_share=chosen / experts,
+        experts_per_token=chosen,
+        moe=of_model(lambda m: m.experts) > 0,
+        tied=tied,
+        memory_bytes=of_gpu(lambda g: g.memory_usable_gib * GIB),
+        memory_fraction=cases.gpu_memory_utilization,
+        bandwidth=of_gpu(lambda g: g.memory_bandwidth_gbs * 1e9),
+        flops=peak[:, 0],
+        flops16=of_gpu(lambda g: max(g.dense_tflops.get("bf16", 0.0), g.dense_tflops.get("fp16", 0.0)) * 1e12),
+        multiply_bits=peak[:, 1],
+        pcie=of_gpu(lambda g: g.pcie_gbs * 1e9),
+        link=of_gpu(lambda g: g.link_gbs * 1e9),
+        link_pair=of_gpu(lambda g: g.link_pair_gbs * 1e9),
+        scale_up=of_gpu(lambda g: g.scale_up_gpus),
+        node=of_gpu(lambda g: g.gpus_per_node),
+        **attention,
+    )
+
+
+def _attention(
+    cases: CaseColumns, tp: FloatArray, input_len: FloatArray, output_len: FloatArray
+) -> dict[str, FloatArray]:
+    """Cache bytes and attention arithmetic of every case, summed over the model's groups of layers."""
+    groups = max((len(m.attention) for m in cases.models), default=0)
+    empty = AttentionGroup(AttentionType.FULL, 0, 0, 1, 0, 0, 0.0)
+    table = [[*m.attention, *[empty] * (groups - len(m.attention))] for m in cases.models]
+
+    def of_group(figure: Callable[[AttentionGroup], float]) -> FloatArray:
+        figures = np.array([[figure(g) for g in row] for row in table], dtype=np.float64)
+        return figures.reshape(len(table), groups)[cases.model]
+
+    layers = of_group(lambda g: g.layers)
+    window = of_group(lambda g: g.window or np.inf)
+    readable = of_group(lambda g: g.read_topk or np.inf)
+    mla = of_group(lambda g: g.type is AttentionType.MLA) > 0
+    kv_heads = of_group(lambda g: max(g.kv_heads, 1))
+    heads = of_group(lambda g: g.heads)
+    elements = layers * of_group(lambda g: g.kv_elements_per_token)
+    index_elements = layers * of_group(lambda g: g.index_elements_per_token)
+    growing = of_group(lambda g: g.type in (AttentionType.FULL, AttentionType.MLA))
+    recurrent = of_group(lambda g: g.type in _RECURRENT)
+
+    element_bytes = _KV_BYTES[cases.kv_precision]
+    ranks = tp[:, None]
+    # A rank holds whole heads: with more ranks than heads the cache is replicated; MLA has one latent vector for all.
+    held = np.where(mla, 1.0, np.ceil(kv_heads / ranks) / kv_heads)
+    mid = (input_len + output_len / 2)[:, None]
+
+    def kept(tokens: FloatArray) -> FloatArray:
+        return _total(elements * held * np.minimum(tokens, window)) * element_bytes
+
+    attended = np.minimum(np.minimum(mid, window), readable)
+    read = ((elements - index_elements) * attended + index_elements * np.minimum(mid, window)) * held
+    # In decoding MLA multiplies with the latent vector itself (absorbed projections), for scores and for values.
+    width = of_group(lambda g: 2 * g.kv_elements_per_token if g.type is AttentionType.MLA else g.qk_dim + g.v_dim)
+    decode_flop = layers * heads * width * np.where(recurrent > 0, 0.0, attended) * 2
+
+    prompt = input_len[:, None]
+    # Pairs of tokens: a causal triangle, cut to a band as wide as a token can look back.
+    reach = np.minimum(np.minimum(window, readable), prompt)
+    pairs = reach * (prompt - reach / 2)
+    recurrent_pairs = prompt * of_group(lambda g: g.qk_dim)  # the state of a head is qk_dim x v_dim
+    shape = of_group(lambda g: g.qk_dim + g.v_dim)
+    prefill_flop = 2 * layers * heads * shape * np.where(recurrent > 0, recurrent_pairs, pairs)
+    return {
+        "decode_attention_flop": _total(decode_flop),
+        "prefill_attention_flop": _total(prefill_flop),
+        "kv_read_bytes": _total(read) * element_bytes,
+        "kv_mean_bytes": kept(mid),
+        "kv_longest_bytes": kept(cases.max_model_len.astype(np.float64)[:, None]),
+        "kv_token_bytes": _total(elements * held * growing) * element_bytes,
+        "state_bytes": _total(layers * of_group(lambda g: g.state_bytes)) / tp,
+    }
+
+
+def _total(groups: FloatArray) -> FloatArray:
+    """Row sums. One column after the other, so that a row's sum does not depend on how many groups others have."""
+    return functools.reduce(np.add, groups.T, np.zeros(len(groups)))
+
+
+def _distinct(left: npt.NDArray[np.int64], right: npt.NDArray[np.int64], size: int) -> Iterable[tuple[int, int]]:
+    """The pairs of codes that occur; `size` is the number of values of `right`."""
+    return (divmod(int(code), size) for code in np.unique(left * size + right))
+
+
+def _bits(arithmetic: str) -> float:
+    return {"fp4": 4.0, "fp8": 8.0, "int8": 8.0, "fp32": 32.0}.get(arithmetic, 16.0)

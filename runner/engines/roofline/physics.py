@@ -1,0 +1,173 @@
+"""The roofline's formulas: time of a decode step, time of a prefill, and what several requests do to each other.
+
+Arrays of cases have shape (n, 1) and arrays of operating points (n, ladder); time in seconds, sizes in bytes, work in
+FLOP. Each formula holds per GPU. Sources: the roofline model (Williams et al. 2009); "Efficiently Scaling Transformer
+Inference" (Pope et al. 2022) for the traffic of tensor parallelism; the constants are fitted (constants.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpuscout.runner.engines.roofline.constants import Physical
+from gpuscout.runner.engines.roofline.features import Features
+from gpuscout.sweeps.curves import FloatArray
+
+_WIDE = 2.0  # bytes of one activation between GPUs
+
+
+@dataclass(frozen=True)
+class Step:
+    """Seconds of one decode step by cause; their sum is the step. `memory` and `compute` overlap in `work`."""
+
+    memory: FloatArray
+    compute: FloatArray
+    work: FloatArray
+    communication: FloatArray
+    overhead: FloatArray
+
+    @property
+    def total(self) -> FloatArray:
+        total: FloatArray = self.work + self.communication + self.overhead
+        return total
+
+
+@dataclass(frozen=True)
+class Link:
+    """A group of GPUs that exchange data: seconds of latency per operation, bytes/s one GPU sends."""
+
+    latency: FloatArray
+    bandwidth: FloatArray
+
+
+def decode_step(f: Features, k: Physical, running: FloatArray) -> Step:
+    """One step that gives each of `running` sequences (per attention rank) its next token.
+
+    With pipeline stages the batch is cut into `pp` microbatches that follow each other through the stages: a token
+    still passes every layer, each with a microbatch, so the step is the sum over the stages.
+    """
+    batch = np.maximum(running / f.pp, 1.0)
+    routed = batch * f.dp  # tokens that meet the experts, which all attention ranks share
+    imbalance = _imbalance(f, k, routed)
+    bandwidth = f.bandwidth * k.memory_efficiency
+    memory = (
+        (f.layer_bytes + f.head_bytes) / f.tp / bandwidth
+        + reached_experts(f, k, routed)
+        * imbalance
+        * (f.expert_bytes / (f.tp * f.dp) / (bandwidth * k.expert_efficiency))
+        + batch * ((f.kv_read_bytes / k.kv_efficiency + 2 * f.state_bytes / k.state_efficiency) / bandwidth)
+        + batch * (activation_bytes(f, k) / bandwidth)
+    )
+    flops = peak_flops(f, k)
+    compute = batch * (
+        ((f.layer_flop + f.head_flop) / flops + f.decode_attention_flop / (f.flops16 * k.attention_efficiency)) / f.tp
+    ) + batch * imbalance * (f.expert_flop / f.tp / (flops * k.expert_flops_efficiency))
+    overhead = fixed_time(f, k) + 1e-6 * k.sequence_us * running
+    return Step(memory, compute, soft_max(memory, compute, k.overlap), communication(f, k, batch), overhead)
+
+
+def prefill(f: Features, k: Physical) -> tuple[FloatArray, FloatArray]:
+    """Seconds to prefill one prompt alone, and what each further prompt adds when the server is busy.
+
+    Alone it also waits for all weights and for the fixed time of every layer. A busy server runs prompts together
+    with other work, which hides those, and its pipeline stages work on different prompts at once.
+    """
+    tokens = f.input_len
+    saturation = tokens / (tokens + k.half_tokens)
+    flops = peak_flops(f, k) * saturation
+    matrices = (f.layer_flop + f.expert_flop / k.expert_flops_efficiency) * tokens / flops + f.head_flop / flops
+    bandwidth = f.bandwidth * k.memory_efficiency
+    compute = (matrices + f.prefill_attention_flop / (f.flops16 * k.attention_efficiency)) / f.tp
+    compute = compute + tokens * activation_bytes(f, k) / bandwidth
+    exchange = communication(f, k, tokens)
+    experts = reached_experts(f, k, tokens) * f.expert_bytes / (f.dp * k.expert_efficiency)
+    weights = (f.layer_bytes + f.head_bytes + experts) / f.tp / bandwidth
+    alone = soft_max(weights, compute, k.overlap) + exchange + fixed_time(f, k)
+    return alone, (compute + exchange) / f.pp
+
+
+def fixed_time(f: Features, k: Physical) -> FloatArray:
+    """Seconds of a step that depend neither on tokens nor on bytes: launching kernels, sampling, scheduling."""
+    per_layer = f.layers * (k.layer_us + np.where(f.multiply_bits == 8, k.quantize_layer_us, 0.0))
+    return 1e-6 * (per_layer + f.moe_layers * k.moe_layer_us + f.recurrent_layers * k.recurrent_layer_us) + (
+        1e-3 * k.step_ms
+    )
+
+
+def activation_bytes(f: Features, k: Physical) -> FloatArray:
+    """Bytes of activations that one token moves through a GPU's memory.
+
+    Norms and residuals work on the whole hidden state on every tensor-parallel rank; routing copies it once for each
+    chosen expert that the rank holds.
+    """
+    return k.activation_passes * (f.layers + f.moe_layers * f.experts_per_token / f.ep) * f.hidden * _WIDE
+
+
+def reached_experts(f: Features, k: Physical, tokens: FloatArray) -> FloatArray:
+    """Share of the routed experts that `tokens` tokens reach: 1 - (1 - chosen/experts)^tokens."""
+    share = np.minimum(f.expert_share, 1 - 1e-12)
+    return 1.0 - (1.0 - share) * np.exp((tokens - 1.0) * k.routing_spread * np.log1p(-share))
+
+
+def communication(f: Features, k: Physical, tokens: FloatArray) -> FloatArray:
+    """Seconds of all exchanges between GPUs while `tokens` tokens (per attention rank) pass all layers.
+
+    Tensor parallelism: two all-reduces a layer of 2 (tp-1)/tp x tokens x hidden x 2 bytes. Data-parallel attention
+    before shared experts: all-to-all of the tokens' hidden states to the ranks of their experts (8-bit there, 16-bit
+    back) with expert parallelism, else all-gather and reduce-scatter of every token. Pipeline: one hand-over a stage.
+    """
+    tensor = group_link(f, k, f.tp)
+    sent = tokens * f.hidden * _WIDE
+    doublings = np.log2(f.tp)
+    allreduce = doublings * tensor.latency + 2 * (f.tp - 1) / f.tp * sent / tensor.bandwidth
+    # Experts that all attention ranks share replace the second all-reduce by an exchange among those ranks.
+    shared = f.moe & (f.dp > 1)
+    everyone = group_link(f, k, f.tp * f.dp)
+    spread = np.minimum(f.experts_per_token, f.ep)
+    to_experts = np.where(f.ep > 1, 1.5 * spread * (1 - 1 / f.ep), 2 * (f.dp - 1)) * sent / f.tp
+    exchange = 2 * np.log2(f.tp * f.dp) * everyone.latency + to_experts / everyone.bandwidth
+    layers_with_two = f.layers - np.where(shared, f.moe_layers, 0.0)
+    handover = group_link(f, k, f.tp * f.pp)
+    stages = f.pp * handover.latency + (f.pp - 1) * sent / f.tp / handover.bandwidth
+    return (
+        np.where(f.tp > 1, (f.layers + layers_with_two) * allreduce, 0.0)
+        + np.where(shared, f.moe_layers * exchange, 0.0)
+        + np.where(f.pp > 1, stages, 0.0)
+    )
+
+
+def group_link(f: Features, k: Physical, gpus: FloatArray) -> Link:
+    """The link that `gpus` GPUs share: the fast one, PCIe when they are more than it joins, the network between nodes.
+
+    On a fabric of pairwise links one GPU sends over its links to the group's other members only.
+    """
+    fast = (f.scale_up > 1) & (gpus <= f.scale_up)
+    near = gpus <= f.node
+    reachable = np.minimum(f.link, f.link_pair * np.maximum(gpus - 1, 1))
+    bandwidth = np.where(fast, reachable, np.where(near, f.pcie, np.minimum(f.pcie, k.network_gbs * 1e9)))
+    latency = np.where(fast, k.allreduce_us, np.where(near, k.pcie_allreduce_us, k.network_allreduce_us))
+    return Link(latency * 1e-6, bandwidth * np.where(fast, k.link_efficiency, k.pcie_efficiency))
+
+
+def peak_flops(f: Features, k: Physical) -> FloatArray:
+    """FLOP/s that matrices reach with many tokens: the peak of their format times its fitted efficiency."""
+    relative = np.where(f.multiply_bits == 8, k.flops_efficiency_8bit, 1.0)
+    relative = np.where(f.multiply_bits == 4, k.flops_efficiency_4bit, relative)
+    return f.flops * k.flops_efficiency * relative
+
+
+def soft_max(a: FloatArray, b: FloatArray, exponent: FloatArray) -> FloatArray:
+    """(a^p + b^p)^(1/p): the larger of two times that overlap only in part. p = 1 adds them, p = inf is the maximum."""
+    large = np.maximum(a, b)
+    return large * np.exp(np.log1p(np.exp(exponent * np.log(np.minimum(a, b) / large))) / exponent)
+
+
+def _imbalance(f: Features, k: Physical, routed: FloatArray) -> FloatArray:
+    """How much more than the mean the fullest of `ep` ranks has to do (>= 1).
+
+    n tokens fall on a rank like balls into bins: the fullest bin exceeds the mean n by about sqrt(2 n ln ep).
+    """
+    load = routed * f.experts_per_token / f.ep
+    return 1.0 + np.where(f.moe, k.expert_imbalance, 0.0) * np.sqrt(2 * np.log(f.ep) / load)

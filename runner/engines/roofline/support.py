@@ -1,0 +1,106 @@
+"""Which combinations of server, accelerator and precision nobody can run, with the reason to tell the user.
+
+NVIDIA: tensor units from compute capability 7.5 (int8), 8.0 (bf16), 8.9 (fp8) and 10.0 (fp4) on. Without them vLLM
+and SGLang still run fp8 weights, and vLLM fp4 weights, in 16-bit arithmetic from capability 8.0 on (Marlin kernels);
+these cases are estimated, not refused. vLLM has plug-ins for TPU, Gaudi and Trainium; SGLang is for NVIDIA and AMD,
+TensorRT-LLM for NVIDIA from capability 8.0 on.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpuscout.sweeps.architecture import ModelArchitecture
+from gpuscout.sweeps.cases import CaseColumns
+from gpuscout.sweeps.gpus import GpuSpec
+from gpuscout.sweeps.precision import PRECISIONS, Precision
+
+_VENDORS = {
+    "vllm": ("NVIDIA", "AMD", "Intel", "Google", "AWS"),
+    "sglang": ("NVIDIA", "AMD"),
+    "trtllm": ("NVIDIA",),
+}
+_SERVER_NAMES = {"vllm": "vLLM", "sglang": "SGLang", "trtllm": "TensorRT-LLM"}
+_MARLIN_CAPABILITY = 8.0
+
+
+def reasons(cases: CaseColumns) -> dict[int, str]:
+    """Why a case is not supported, by position; cases that are supported are left out."""
+    columns = (cases.model, cases.gpu, cases.server, cases.precision, cases.kv_precision)
+    distinct, inverse = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)
+    texts = [
+        refusal(cases.models[m], cases.gpus[g], cases.servers[s], PRECISIONS[p], PRECISIONS[kv])
+        for m, g, s, p, kv in distinct.tolist()
+    ]
+    if not any(texts):
+        return {}
+    return {row: text for row, i in enumerate(inverse.ravel().tolist()) if (text := texts[i])}
+
+
+def refusal(
+    model: ModelArchitecture, gpu: GpuSpec, server: str, precision: Precision, kv_precision: Precision
+) -> str | None:
+    """Why `server` cannot serve this model on this GPU at these precisions; None when it can."""
+    return (
+        _server_refusal(gpu, server)
+        or _weights_refusal(model, gpu, server, precision)
+        or _kv_refusal(gpu, server, kv_precision)
+    )
+
+
+def _server_refusal(gpu: GpuSpec, server: str) -> str | None:
+    name = _SERVER_NAMES.get(server, server)
+    if server in _VENDORS and gpu.vendor not in _VENDORS[server]:
+        return f"{name} does not run on {gpu.vendor} {gpu.name}"
+    if server == "trtllm" and _capability(gpu) < 8.0:
+        return f"{name} needs compute capability 8.0 or newer; {gpu.name} has {gpu.compute_capability}"
+    if not (gpu.supports("bf16") or gpu.supports("fp16")):
+        return f"no 16-bit TFLOPS are known of {gpu.name}"
+    return None
+
+
+def _weights_refusal(model: ModelArchitecture, gpu: GpuSpec, server: str, precision: Precision) -> str | None:
+    name = _SERVER_NAMES.get(server, server)
+    nvidia = gpu.vendor == "NVIDIA"
+    expands = nvidia and _capability(gpu) >= _MARLIN_CAPABILITY
+    match precision:
+        case Precision.BF16 if not gpu.supports("bf16"):
+            return f"{gpu.name} has no bf16 units; use fp16"
+        case Precision.FP16 if not gpu.supports("fp16"):
+            return f"{gpu.name} has no fp16 units; use bf16"
+        case Precision.FP32 if not gpu.supports("fp32"):
+            return f"no fp32 TFLOPS are known of {gpu.name}"
+        case Precision.FP8 if not gpu.supports("fp8"):
+            if not (expands and server != "trtllm"):
+                return f"{gpu.name} has no fp8 units and {name} no weight-only fp8 kernels for it"
+        case Precision.FP4 if not gpu.supports("fp4"):
+            mxfp4 = model.precision is Precision.FP4 and model.quantization_method == "mxfp4"
+            if not (expands and (mxfp4 or server == "vllm")):
+                return f"{gpu.name} has no fp4 units and {name} no weight-only fp4 kernels for it"
+        case Precision.INT8 if not gpu.supports("int8"):
+            return f"{gpu.name} has no int8 units; use int8-weight-only"
+        case Precision.INT8 if nvidia and server != "trtllm" and _capability(gpu) >= 10.0:
+            return f"{name} has no int8 kernels for Blackwell; use fp8"
+        case Precision.INT8_WEIGHT_ONLY | Precision.INT4_WEIGHT_ONLY if nvidia and _capability(gpu) < 7.5:
+            return f"{name} has no weight-only kernels for {gpu.name}"
+        case _:
+            pass
+    return None
+
+
+def _kv_refusal(gpu: GpuSpec, server: str, kv_precision: Precision) -> str | None:
+    name = _SERVER_NAMES.get(server, server)
+    match kv_precision:
+        case Precision.FP8 if not gpu.supports("fp8") and _capability(gpu) < 8.0:
+            return f"{gpu.name} cannot keep its KV cache in fp8"
+        case Precision.INT8 if server != "trtllm":
+            return f"{name} has no int8 KV cache; use fp8"
+        case Precision.FP4 if not (gpu.supports("fp4") and server in ("sglang", "trtllm")):
+            return f"{name} has no fp4 KV cache on {gpu.name}; use fp8"
+        case _:
+            return None
+
+
+def _capability(gpu: GpuSpec) -> float:
+    """NVIDIA's compute capability as a number; 0 where there is none."""
+    return float(gpu.compute_capability or 0)

@@ -1,0 +1,134 @@
+"""Evaluating one block: runs wherever the executor puts it, needs no database, returns columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gpuscout.runner.engines.base import Engine
+from gpuscout.runner.engines.registry import cached_engine
+from gpuscout.sweeps.cases import CaseColumns
+from gpuscout.sweeps.curves import Curves, IntArray, Points
+from gpuscout.sweeps.expand import Expansion
+from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
+
+_METRICS = ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s", "requests_per_s")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """The tasks at these positions of a block, for these concurrencies."""
+
+    positions: IntArray
+    ladder: IntArray
+
+
+@dataclass(frozen=True)
+class BlockJob:
+    """What the store lacks of one block."""
+
+    block: int
+    asks: tuple[Ask, ...]
+
+    @property
+    def points(self) -> int:
+        return sum(len(ask.positions) * len(ask.ladder) for ask in self.asks)
+
+
+def evaluate_block(expansion: Expansion, job: BlockJob) -> list[Curves]:
+    """Answer every ask of a job, in their order. Never raises for what an engine does: its tasks get an outcome."""
+    part = expansion.sweep.engines[expansion.engine_of(job.block)]
+    cases = expansion.block(job.block)
+    engine = cached_engine(part.name, part.options)
+    return [evaluate(engine, cases.take(ask.positions), ask.ladder) for ask in job.asks]
+
+
+def evaluate(engine: Engine, cases: CaseColumns, ladder: IntArray) -> Curves:
+    """The engine's checked answer. Where it raises, the block is halved until the task at fault stands alone."""
+    try:
+        return _checked(engine.evaluate(cases, ladder), len(cases), ladder)
+    except Exception as error:
+        if len(cases) == 1:
+            return failed(1, Outcome.ERROR, f"{type(error).__name__}: {error}")
+    half = len(cases) // 2
+    rows = np.arange(len(cases))
+    return joined([evaluate(engine, cases.take(part), ladder) for part in (rows[:half], rows[half:])])
+
+
+def failed(count: int, outcome: Outcome, detail: str) -> Curves:
+    """The answer for `count` tasks that all met the same fate."""
+    nothing = np.zeros(0, dtype=np.int64)
+    unknown = np.full(count, np.nan)
+    empty = np.zeros(0)
+    return Curves(
+        outcome=np.full(count, outcome.code, dtype=np.int64),
+        needed_gib=unknown,
+        usable_gib=unknown,
+        kv_capacity_tokens=np.full(count, -1, dtype=np.int64),
+        fits_up_to=np.full(count, -1, dtype=np.int64),
+        points=Points(nothing, nothing, empty, empty, empty, empty, empty, nothing, np.zeros(0, dtype=bool)),
+        details=dict.fromkeys(range(count), detail),
+    )
+
+
+def joined(parts: Sequence[Curves]) -> Curves:
+    """The answers for consecutive parts of a block as one."""
+    starts = np.cumsum([0, *(len(part) for part in parts)])[:-1].tolist()
+    points = {
+        name: np.concatenate([getattr(part.points, name) for part in parts])
+        for name in Points.__dataclass_fields__
+        if name != "task"
+    }
+    tasks = np.concatenate([part.points.task + start for part, start in zip(parts, starts, strict=True)])
+    columns = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("outcome", "needed_gib", "usable_gib", "kv_capacity_tokens", "fits_up_to")
+    }
+    details = {
+        start + position: text
+        for part, start in zip(parts, starts, strict=True)
+        for position, text in part.details.items()
+    }
+    return Curves(points=Points(task=tasks, **points), details=details, **columns)
+
+
+def _checked(curves: Curves, count: int, ladder: IntArray) -> Curves:
+    """The answer with every task failed whose figures cannot be stored.
+
+    Raises ValueError when the answer as a whole is not one for this block.
+    """
+    points = curves.points
+    if len(curves) != count:
+        raise ValueError(f"the engine answered {len(curves)} of {count} tasks")
+    if len(points) and not (points.task.min() >= 0 and points.task.max() < count):
+        raise ValueError("the engine answered tasks that were not asked")
+    wrong: dict[int, str] = {}
+    unasked = ~np.isin(points.concurrency, ladder)
+    for name in _METRICS:
+        values = getattr(points, name)
+        for row in np.flatnonzero(~(np.isfinite(values) & (values >= 0)) | unasked).tolist():
+            wrong.setdefault(
+                int(points.task[row]),
+                f"the engine gave {name} = {values[row]} at concurrency {points.concurrency[row]}",
+            )
+    ok = curves.outcome == Outcome.OK.code
+    answered = np.bincount(points.task, minlength=count)
+    expected = np.where(curves.fits_up_to >= 0, np.searchsorted(ladder, curves.fits_up_to, side="right"), len(ladder))
+    for row in np.flatnonzero(ok & (answered != expected)).tolist():
+        wrong.setdefault(row, f"the engine gave {answered[row]} of {expected[row]} operating points")
+    for row in np.flatnonzero(~ok & (answered > 0)).tolist():
+        wrong.setdefault(row, f"the engine gave operating points with outcome {OUTCOMES[curves.outcome[row]]}")
+    if not wrong:
+        return curves
+    bad = np.array(sorted(wrong), dtype=np.int64)
+    outcome = curves.outcome.copy()
+    outcome[bad] = Outcome.ERROR.code
+    kept = ~np.isin(points.task, bad)
+    return replace(
+        curves,
+        outcome=outcome,
+        points=Points(**{name: getattr(points, name)[kept] for name in Points.__dataclass_fields__}),
+        details={**curves.details, **wrong},
+    )

@@ -1,0 +1,1 @@
+"""What is known: tables, sessions, bulk writes, queries and ranking. Never imports Ray or an estimator."""

@@ -1,0 +1,245 @@
+"""What a ranking is asked and what it answers: plain frozen values, free of SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any, Self
+
+from gpuscout.sweeps.errors import UnknownNameError, nearest
+from gpuscout.sweeps.slo import Slo
+
+DEFAULT_OBJECTIVE = "throughput-per-gpu"
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which configurations should be ranked, and by what. Empty tuples and None do not restrict.
+
+    objective   what is best, a key of `MEASURES`
+    slos        limits that a recommended operating point meets, all of them
+    sweep       a sweep's name (its newest revision) or id: only its tasks and the concurrencies of its ladders count;
+                None: everything stored
+    models      ids, bare names or globs            gpus      names, aliases or globs
+    workload    a name from the stored sweeps; or `input_len` and `output_len` in tokens
+    engines     in order of preference: a group shows the answers of one engine, the first that has any
+    servers, precisions (of the weights), max_gpus (GPUs of one deployment)
+    top         how many configurations of a group are returned besides the best of each GPU type; None: all
+    examples    how many losers are returned for each cause; None: all
+    """
+
+    objective: str = DEFAULT_OBJECTIVE
+    slos: tuple[Slo, ...] = ()
+    sweep: str | int | None = None
+    models: tuple[str, ...] = ()
+    gpus: tuple[str, ...] = ()
+    workload: str | None = None
+    input_len: int | None = None
+    output_len: int | None = None
+    engines: tuple[str, ...] = ()
+    servers: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ()
+    max_gpus: int | None = None
+    top: int | None = 5
+    examples: int | None = 1
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How an objective is read off an operating point. `column` is a column of operating points."""
+
+    column: str
+    unit: str
+    label: str
+    more_is_better: bool = False
+    per_gpu: bool = False
+
+
+MEASURES: dict[str, Measure] = {
+    "throughput-per-gpu": Measure(
+        "output_tokens_per_s", "tokens/s per GPU", "throughput per GPU", more_is_better=True, per_gpu=True
+    ),
+    "throughput": Measure("output_tokens_per_s", "tokens/s", "throughput", more_is_better=True),
+    "ttft": Measure("ttft_ms", "ms", "TTFT"),
+    "itl": Measure("itl_ms", "ms", "ITL"),
+    "e2e": Measure("e2e_s", "s", "E2E latency"),
+}
+
+
+def measure_of(objective: str) -> Measure:
+    """The measure of an objective. Raises UnknownNameError."""
+    if objective in MEASURES:
+        return MEASURES[objective]
+    raise UnknownNameError("objective", objective, nearest(objective, MEASURES), hint=f"allowed: {', '.join(MEASURES)}")
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One way to serve a model, and the engine that answered for it.
+
+    `gpu_memory_utilization` is a fraction of GPU memory, `max_model_len` in tokens. `kv_precision` None: unknown.
+    """
+
+    task_id: int
+    gpu: str
+    num_gpus: int
+    tensor_parallel: int
+    pipeline_parallel: int
+    data_parallel: int
+    expert_parallel: int
+    precision: str
+    kv_precision: str | None
+    server: str
+    gpu_memory_utilization: float
+    max_model_len: int
+    engine: str
+    fingerprint: str
+
+    @classmethod
+    def of(cls, values: Mapping[Any, Any]) -> Self:
+        """From a mapping that holds every field by name, whatever else it holds."""
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
+
+
+@dataclass(frozen=True)
+class Operating(Configuration):
+    """A configuration at one operating point. Concurrency and throughputs are of the whole deployment.
+
+    None: the metric is unknown. `queued`: more requests in flight than the KV cache holds, the rest waits (in TTFT).
+    """
+
+    concurrency: int
+    ttft_ms: float | None
+    itl_ms: float | None
+    e2e_s: float | None
+    output_tokens_per_s: float | None
+    requests_per_s: float | None
+    bound: str
+    queued: bool
+
+    @property
+    def tokens_per_s_per_gpu(self) -> float | None:
+        """Output tokens per second and GPU."""
+        return None if self.output_tokens_per_s is None else self.output_tokens_per_s / self.num_gpus
+
+
+@dataclass(frozen=True)
+class RankedConfig(Operating):
+    """A configuration at the operating point that is best for the objective and meets all SLOs.
+
+    `place` counts from 1 within the group; configurations with the same figures share one. `objective` is in the unit
+    of the objective's `Measure`. `behind_best` is how much worse it is than the best, as a fraction of the best: 0.18
+    is 18 % less throughput or 18 % more latency.
+    """
+
+    place: int
+    objective: float
+    behind_best: float
+
+
+class Cause(StrEnum):
+    """Why a configuration is not ranked."""
+
+    DOES_NOT_FIT = "does_not_fit"
+    NOT_SUPPORTED = "not_supported"
+    UNKNOWN_MODEL = "unknown_model"
+    INVALID = "invalid"
+    MISSES_SLO = "misses_slo"
+    NO_POINT = "no_operating_point"
+
+
+@dataclass(frozen=True)
+class Loser(Configuration):
+    """A configuration that is not ranked.
+
+    `detail` says in a few words by how much it missed, or why it cannot run; `note` is what the engine added, None:
+    nothing. `ratio` is what it needs to what it may have (latency to limit, memory to memory); None: no such figure.
+    """
+
+    detail: str
+    note: str | None
+    ratio: float | None
+
+
+@dataclass(frozen=True)
+class Losers:
+    """`count` configurations of a group that are out for the same cause.
+
+    `slo` is the SLO they miss by most, for MISSES_SLO. `examples` come nearest to being ranked, nearest first.
+    """
+
+    cause: Cause
+    slo: Slo | None
+    count: int
+    examples: tuple[Loser, ...]
+
+
+@dataclass(frozen=True)
+class Unmet:
+    """An SLO that no configuration of a group meets, even alone; `nearest` comes closest, with `value`."""
+
+    slo: Slo
+    value: float
+    nearest: Operating
+
+
+@dataclass(frozen=True)
+class Group:
+    """One model under one workload (lengths in tokens; `workload` is its name in the newest sweep, None: unnamed).
+
+    configs        the best configurations, best first: `Question.top` of them
+    best_per_gpu   the best configuration of each GPU type, best first
+    candidates     how many configurations are ranked, returned or not
+    losers         why the others were out: SLOs first, then by number
+    engine         whose answers these are; `other_engines` have answers too, which are not mixed in
+    unreachable    if none is ranked: the SLOs that no configuration meets even alone
+    closest        if none is ranked although each SLO can be met alone: the least violation of all of them
+    """
+
+    model: str
+    workload: str | None
+    input_len: int
+    output_len: int
+    engine: str
+    other_engines: tuple[str, ...]
+    configs: tuple[RankedConfig, ...]
+    best_per_gpu: tuple[RankedConfig, ...]
+    candidates: int
+    losers: tuple[Losers, ...]
+    unreachable: tuple[Unmet, ...] = ()
+    closest: Operating | None = None
+
+    @property
+    def best(self) -> RankedConfig | None:
+        """The recommendation; None: no configuration qualifies."""
+        return self.configs[0] if self.configs else None
+
+
+@dataclass(frozen=True)
+class SweepExclusion:
+    """Combinations of a whole sweep that were left out because no engine could run them.
+
+    `model` and `gpu` None: whatever the model or GPU.
+    """
+
+    reason: str
+    model: str | None
+    gpu: str | None
+    detail: str
+    combinations: int
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The answer, groups ordered by input length, output length and model.
+
+    `sweep` and its id None: everything stored was asked about. `exclusions`, the most frequent first, are those of
+    the sweep or, without one, of the newest revision of every sweep, for the models and GPUs asked about.
+    """
+
+    question: Question
+    sweep: str | None
+    sweep_id: int | None
+    groups: tuple[Group, ...]
+    exclusions: tuple[SweepExclusion, ...]

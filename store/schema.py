@@ -1,0 +1,390 @@
+"""The tables of the store, the same on SQLite and Postgres.
+
+Names of cases, models, GPUs and engines are content-addressed: a `digest` (16 bytes) is unique and the integer `id` is
+only a local handle, so that two stores can be merged. Metrics are plain typed columns, which any SQL tool can read:
+ttft_ms, itl_ms and native_itl_ms in milliseconds, e2e_s in seconds, throughputs per second of the whole deployment,
+memory_gb in 10^9 bytes, needed_gib and usable_gib in 2^30 bytes per GPU, lengths and capacities in tokens. NULL means
+unknown. Times are UTC. A change here needs a revision in `migrations/versions` and its id in `REVISIONS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Date,
+    DateTime,
+    Dialect,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+
+from gpuscout.sweeps.cases import DIGEST_BYTES
+from gpuscout.sweeps.curves import BOUNDS
+from gpuscout.sweeps.outcomes import OUTCOMES
+from gpuscout.sweeps.precision import PRECISIONS
+
+REVISIONS: tuple[str, ...] = ("0001",)
+"""Every revision of the schema, oldest first: what alembic knows, readable without importing it."""
+HEAD = REVISIONS[-1]
+REVISION_TABLE = "gpuscout_revision"
+
+BLOCK_STATES = ("pending", "claimed", "done")
+LOADS = ("closed_loop", "request_rate", "offline_maximum")
+
+# Without names SQLite's batch migrations could not drop a constraint.
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware time in UTC. SQLite drops time zones, so they are put back when reading."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"a time without a time zone cannot be stored: {value}")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+# SQLite only makes a column the rowid when its type is spelled INTEGER (64 bits there).
+Id = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _id() -> Column[int]:
+    return Column("id", Id, primary_key=True)
+
+
+def _digest(name: str = "digest") -> Column[bytes]:
+    return Column(name, LargeBinary(DIGEST_BYTES), nullable=False)
+
+
+def _ref(name: str, target: str, *, nullable: bool = False) -> Column[int]:
+    return Column(name, Id, ForeignKey(target), nullable=nullable)
+
+
+def _text(name: str, *, nullable: bool = False) -> Column[str]:
+    return Column(name, Text, nullable=nullable)
+
+
+def _int(name: str, *, nullable: bool = False) -> Column[int]:
+    return Column(name, Integer, nullable=nullable)
+
+
+def _big(name: str, *, nullable: bool = False) -> Column[int]:
+    return Column(name, BigInteger, nullable=nullable)
+
+
+def _number(name: str, *, nullable: bool = False) -> Column[float]:
+    return Column(name, Double, nullable=nullable)
+
+
+def _time(name: str, *, nullable: bool = False) -> Column[datetime]:
+    return Column(name, UtcDateTime, nullable=nullable)
+
+
+def _word(name: str, *, nullable: bool = False) -> Column[str]:
+    """A word of a closed vocabulary; pair it with `_one_of`."""
+    return Column(name, String(24), nullable=nullable)
+
+
+def _one_of(name: str, words: Iterable[str]) -> CheckConstraint:
+    """CHECK that a column holds one of these words (or NULL)."""
+    quoted = ", ".join(f"'{word}'" for word in words)
+    return CheckConstraint(f"{name} IN ({quoted})", name=name)
+
+
+def _metrics() -> tuple[Column[Any], ...]:
+    return tuple(
+        _number(name, nullable=True) for name in ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s", "requests_per_s")
+    )
+
+
+# --- what is asked -----------------------------------------------------------------------------------------------
+
+models = Table(
+    "models",
+    metadata,
+    _id(),
+    _text("name"),
+    _digest(),
+    _text("architecture"),  # canonical JSON of ModelArchitecture.to_dict()
+    _big("total_parameters"),
+    _big("active_parameters"),
+    _word("precision"),
+    _big("max_context", nullable=True),
+    _time("created_at"),
+    UniqueConstraint("name", "digest"),
+    _one_of("precision", PRECISIONS),
+)
+
+gpus = Table(
+    "gpus",
+    metadata,
+    _id(),
+    _text("name"),
+    _digest(),
+    _text("vendor"),
+    _text("family"),
+    _number("memory_gb"),
+    _number("memory_bandwidth_gbs"),
+    _text("figures"),  # canonical JSON of GpuSpec.to_dict()
+    _time("created_at"),
+    UniqueConstraint("name", "digest"),
+)
+
+engines = Table(
+    "engines",
+    metadata,
+    _id(),
+    _text("name"),
+    _text("fingerprint"),
+    _text("options"),  # canonical JSON
+    _digest("options_digest"),
+    _time("created_at"),  # the newest fingerprint of a name stands unless one is asked for
+    UniqueConstraint("name", "fingerprint", "options_digest"),
+)
+
+cases = Table(
+    "cases",
+    metadata,
+    _id(),
+    _digest(),
+    _ref("model_id", "models.id"),
+    _ref("gpu_id", "gpus.id"),
+    _int("tensor_parallel"),
+    _int("pipeline_parallel"),
+    _int("data_parallel"),
+    _int("expert_parallel"),
+    _int("num_gpus"),
+    _word("precision"),
+    _word("kv_precision", nullable=True),  # unknown for some measured runs
+    _text("server"),
+    _number("gpu_memory_utilization"),
+    _big("max_model_len"),
+    _big("input_len"),
+    _big("output_len"),
+    UniqueConstraint("digest"),
+    _one_of("precision", PRECISIONS),
+    _one_of("kv_precision", PRECISIONS),
+    # Nearly every question is about one model under one workload.
+    Index(None, "model_id", "input_len", "output_len"),
+)
+
+# --- what is estimated -------------------------------------------------------------------------------------------
+
+ladders = Table(
+    "ladders",
+    metadata,
+    _id(),
+    _text("concurrencies"),  # ascending, "1,2,4": every concurrency a task has been asked for
+    UniqueConstraint("concurrencies"),
+)
+
+# Answers only: a failure leaves no task, so that the next run tries again.
+tasks = Table(
+    "tasks",
+    metadata,
+    _id(),
+    _digest("key"),
+    _ref("case_id", "cases.id"),
+    _ref("engine_id", "engines.id"),
+    _ref("ladder_id", "ladders.id"),
+    _word("outcome"),
+    _text("detail", nullable=True),
+    _number("needed_gib", nullable=True),
+    _number("usable_gib", nullable=True),
+    _big("kv_capacity_tokens", nullable=True),
+    _big("fits_up_to", nullable=True),  # concurrency at which the curve ended early; NULL: it did not
+    _time("created_at"),
+    UniqueConstraint("key"),
+    _one_of("outcome", (outcome for outcome in OUTCOMES if outcome.is_answer)),
+    Index(None, "case_id", "engine_id"),
+)
+
+operating_points = Table(
+    "operating_points",
+    metadata,
+    _ref("task_id", "tasks.id"),
+    _int("concurrency"),
+    *_metrics(),
+    _word("bound"),
+    Column("queued", Boolean, nullable=False),
+    PrimaryKeyConstraint("task_id", "concurrency"),
+    _one_of("bound", BOUNDS),
+    sqlite_with_rowid=False,
+)
+
+# --- what was measured -------------------------------------------------------------------------------------------
+
+measured_runs = Table(
+    "measured_runs",
+    metadata,
+    _id(),
+    _digest(),
+    _ref("case_id", "cases.id"),
+    _text("source"),
+    _text("tool", nullable=True),
+    Column("measured_on", Date, nullable=True),
+    _time("imported_at"),
+    _text("server_version", nullable=True),
+    _word("load"),
+    _int("concurrency", nullable=True),
+    _number("request_rate", nullable=True),
+    *_metrics(),
+    _text("native_itl_name", nullable=True),  # what the tool calls its own figure, when it is not our itl_ms
+    _number("native_itl_ms", nullable=True),
+    UniqueConstraint("digest"),
+    _one_of("load", LOADS),
+    Index(None, "case_id"),
+)
+
+percentiles = Table(
+    "percentiles",
+    metadata,
+    _ref("run_id", "measured_runs.id"),
+    _word("metric"),
+    _number("percentile"),
+    _number("value"),
+    PrimaryKeyConstraint("run_id", "metric", "percentile"),
+    sqlite_with_rowid=False,
+)
+
+# --- sweeps ------------------------------------------------------------------------------------------------------
+
+sweeps = Table(
+    "sweeps",
+    metadata,
+    _id(),
+    _digest(),
+    _text("name"),
+    _int("revision"),  # counts from 1 within a name
+    _big("latest_run"),  # a counter over all sweeps, raised by every run: the name means its highest
+    _text("description"),
+    _text("spec_text"),
+    _text("resolved"),  # JSON
+    _big("combinations"),
+    _big("task_count"),
+    _big("excluded_count"),
+    _time("created_at"),
+    _time("finished_at", nullable=True),
+    _text("gpuscout_version"),
+    UniqueConstraint("digest"),
+    UniqueConstraint("name", "revision"),
+)
+
+sweep_engines = Table(
+    "sweep_engines",
+    metadata,
+    _ref("sweep_id", "sweeps.id"),
+    _int("position"),
+    _ref("engine_id", "engines.id"),
+    _ref("ladder_id", "ladders.id"),
+    _big("block_size"),
+    _big("first_block"),
+    _big("block_count"),
+    PrimaryKeyConstraint("sweep_id", "position"),
+)
+
+sweep_workloads = Table(
+    "sweep_workloads",
+    metadata,
+    _ref("sweep_id", "sweeps.id"),
+    _text("name"),
+    _big("input_len"),
+    _big("output_len"),
+    PrimaryKeyConstraint("sweep_id", "name"),
+)
+
+membership = Table(
+    "membership",
+    metadata,
+    _ref("sweep_id", "sweeps.id"),
+    _ref("task_id", "tasks.id"),
+    PrimaryKeyConstraint("sweep_id", "task_id"),
+    Index(None, "task_id"),
+    sqlite_with_rowid=False,
+)
+
+exclusions = Table(
+    "exclusions",
+    metadata,
+    _id(),
+    _ref("sweep_id", "sweeps.id"),
+    _text("reason"),
+    _text("model", nullable=True),  # NULL: whatever the model
+    _text("gpu", nullable=True),  # NULL: whatever the GPU
+    _text("detail"),
+    _big("combinations"),
+    Index(None, "sweep_id"),
+)
+
+runners = Table("runners", metadata, _id(), _text("host"), _int("pid"), _time("started_at"))
+
+blocks = Table(
+    "blocks",
+    metadata,
+    _ref("sweep_id", "sweeps.id"),
+    _big("block"),
+    _word("state"),
+    _ref("runner_id", "runners.id", nullable=True),  # who claimed it last; NULL: never claimed, or given back
+    _int("attempt"),  # raised by every claim; a commit must name the current one
+    _big("task_count"),
+    _big("failure_count"),  # failures of this block that are still open
+    _time("finished_at", nullable=True),
+    PrimaryKeyConstraint("sweep_id", "block"),
+    _one_of("state", BLOCK_STATES),
+    Index(None, "sweep_id", "state", "block"),
+)
+
+# A retry is a new row. A failure is open as long as its key is not in the membership of its sweep.
+failures = Table(
+    "failures",
+    metadata,
+    _id(),
+    Column("sweep_id", Id, nullable=False),
+    _big("block"),
+    _int("attempt"),
+    _digest("task_key"),
+    _ref("case_id", "cases.id"),
+    _ref("engine_id", "engines.id"),
+    _word("outcome"),
+    _text("message"),
+    _time("failed_at"),
+    ForeignKeyConstraint(["sweep_id", "block"], ["blocks.sweep_id", "blocks.block"]),
+    _one_of("outcome", (outcome for outcome in OUTCOMES if not outcome.is_answer)),
+    Index(None, "sweep_id", "block"),
+)

@@ -1,0 +1,293 @@
+"""Sweeps as the store knows them: registered once by digest, found again by digest or name.
+
+The caller owns the transaction of every function here: `Store.writing()` for those that register or note something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from gpuscout.store import bulk
+from gpuscout.store.names import register_engine, register_ladder, stored_ladders
+from gpuscout.store.schema import blocks, engines, exclusions, sweep_engines, sweep_workloads, sweeps
+from gpuscout.sweeps.cases import canonical_json
+from gpuscout.sweeps.expand import Census, Exclusion, Expansion
+from gpuscout.sweeps.workloads import Workload
+
+
+@dataclass(frozen=True)
+class NewSweepEngine:
+    """One engine of a new sweep. `block_tasks` counts the tasks of each of its blocks, which follow one another."""
+
+    name: str
+    fingerprint: str
+    options: Mapping[str, object]
+    ladder: Sequence[int]
+    block_size: int
+    block_tasks: Sequence[int]
+
+
+@dataclass(frozen=True)
+class NewSweep:
+    """What `register_sweep` stores. `resolved` is JSON-able; `combinations` counts tasks and excluded combinations."""
+
+    digest: bytes
+    name: str
+    description: str
+    spec_text: str
+    resolved: Mapping[str, object]
+    combinations: int
+    gpuscout_version: str
+    engines: Sequence[NewSweepEngine]
+    workloads: Sequence[Workload] = ()
+    exclusions: Sequence[Exclusion] = ()
+
+    @classmethod
+    def of(
+        cls, expansion: Expansion, census: Census, *, description: str, spec_text: str, gpuscout_version: str
+    ) -> NewSweep:
+        """The sweep of an expansion, as counted by its census."""
+        sweep = expansion.sweep
+        starts = [*(expansion.first_block(i) for i in range(len(sweep.engines))), expansion.block_count]
+        counts: list[int] = census.block_tasks.tolist()
+        return cls(
+            digest=sweep.digest(),
+            name=sweep.name,
+            description=description,
+            spec_text=spec_text,
+            resolved=sweep.identity(),
+            combinations=census.combinations,
+            gpuscout_version=gpuscout_version,
+            engines=[
+                NewSweepEngine(
+                    part.name, part.fingerprint, part.options, part.ladder, part.block_size, counts[start:stop]
+                )
+                for part, start, stop in zip(sweep.engines, starts, starts[1:], strict=False)
+            ],
+            workloads=sweep.workloads,
+            exclusions=census.exclusions,
+        )
+
+
+@dataclass(frozen=True)
+class SweepEngine:
+    """An engine of a stored sweep; its blocks are `first_block` to `first_block + block_count - 1`."""
+
+    engine_id: int
+    name: str
+    fingerprint: str
+    ladder: tuple[int, ...]
+    block_size: int
+    first_block: int
+    block_count: int
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """A stored sweep. `revision` counts from 1 within its name; `finished_at` None: blocks or failures are open."""
+
+    id: int
+    digest: bytes
+    name: str
+    revision: int
+    latest_run: int
+    description: str
+    combinations: int
+    task_count: int
+    excluded_count: int
+    created_at: datetime
+    finished_at: datetime | None
+    gpuscout_version: str
+    engines: tuple[SweepEngine, ...]
+
+    def engine_of(self, block: int) -> SweepEngine:
+        """The engine that answers this block."""
+        return next(e for e in self.engines if e.first_block <= block < e.first_block + e.block_count)
+
+
+# Any number will do, as long as all versions of gpuscout use the same.
+_REGISTRATION_LOCK = 0x67707377
+
+_RECORD = (
+    "id",
+    "digest",
+    "name",
+    "revision",
+    "latest_run",
+    "description",
+    "combinations",
+    "task_count",
+    "excluded_count",
+    "created_at",
+    "finished_at",
+    "gpuscout_version",
+)
+
+
+def find_sweep(connection: sa.Connection, digest: bytes) -> SweepRecord | None:
+    """The sweep with this digest; None when it was never run on this store."""
+    return _one(connection, _select().where(sweeps.c.digest == digest))
+
+
+def sweep_by_name(connection: sa.Connection, name: str) -> SweepRecord | None:
+    """The revision of a sweep that was run last; None when there is no sweep of this name."""
+    return _one(connection, _select().where(sweeps.c.name == name).order_by(sweeps.c.latest_run.desc()).limit(1))
+
+
+def list_sweeps(connection: sa.Connection) -> list[SweepRecord]:
+    """All sweeps and revisions, the one that was run last first."""
+    rows = connection.execute(_select().order_by(sweeps.c.latest_run.desc())).all()
+    return [_record(connection, row) for row in rows]
+
+
+def register_sweep(connection: sa.Connection, new: NewSweep) -> SweepRecord:
+    """Store a sweep with its blocks, all pending, and note the run; one that is stored already is only noted.
+
+    Blocks without tasks are done from the start. Safe beside other runners that register the same sweep.
+    """
+    _serialise(connection)
+    found = find_sweep(connection, new.digest)
+    if found is None:
+        _insert(connection, new)
+        found = find_sweep(connection, new.digest)
+        assert found is not None
+    note_run(connection, found.id)
+    record = find_sweep(connection, new.digest)
+    assert record is not None
+    return record
+
+
+def note_run(connection: sa.Connection, sweep_id: int) -> None:
+    """Make this sweep the one its name means."""
+    _serialise(connection)
+    latest = sa.select(sa.func.coalesce(sa.func.max(sweeps.c.latest_run), 0) + 1).scalar_subquery()
+    connection.execute(sa.update(sweeps).where(sweeps.c.id == sweep_id).values(latest_run=latest))
+
+
+def _serialise(connection: sa.Connection) -> None:
+    """One registration at a time: revisions and runs are counted up from the highest. SQLite has one writer anyway.
+
+    Not a lock on the table: a commit that finishes a sweep holds its row and would wait for us, as we for the row.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_REGISTRATION_LOCK)))
+
+
+def _insert(connection: sa.Connection, new: NewSweep) -> None:
+    tasks = [count for engine in new.engines for count in engine.block_tasks]
+    now = datetime.now(UTC)
+    revision = sa.select(sa.func.coalesce(sa.func.max(sweeps.c.revision), 0) + 1).where(sweeps.c.name == new.name)
+    sweep_id = connection.execute(
+        sa.insert(sweeps)
+        .values(
+            digest=new.digest,
+            name=new.name,
+            revision=connection.execute(revision).scalar_one(),
+            latest_run=0,
+            description=new.description,
+            spec_text=new.spec_text,
+            resolved=canonical_json(new.resolved).decode(),
+            combinations=new.combinations,
+            task_count=sum(tasks),
+            excluded_count=sum(exclusion.combinations for exclusion in new.exclusions),
+            created_at=now,
+            finished_at=None if any(tasks) else now,
+            gpuscout_version=new.gpuscout_version,
+        )
+        .returning(sweeps.c.id)
+    ).scalar_one()
+    first_block = 0
+    for position, engine in enumerate(new.engines):
+        connection.execute(
+            sa.insert(sweep_engines).values(
+                sweep_id=sweep_id,
+                position=position,
+                engine_id=register_engine(connection, engine),
+                ladder_id=register_ladder(connection, engine.ladder),
+                block_size=engine.block_size,
+                first_block=first_block,
+                block_count=len(engine.block_tasks),
+            )
+        )
+        first_block += len(engine.block_tasks)
+    bulk.insert(
+        connection,
+        blocks,
+        {
+            "sweep_id": sweep_id,
+            "block": list(range(len(tasks))),
+            "state": ["pending" if count else "done" for count in tasks],
+            "attempt": 0,
+            "task_count": tasks,
+            "failure_count": 0,
+        },
+    )
+    if new.workloads:
+        connection.execute(
+            sa.insert(sweep_workloads),
+            [
+                {"sweep_id": sweep_id, "name": w.name, "input_len": w.input_len, "output_len": w.output_len}
+                for w in new.workloads
+            ],
+        )
+    if new.exclusions:
+        connection.execute(
+            sa.insert(exclusions),
+            [
+                {
+                    "sweep_id": sweep_id,
+                    "reason": exclusion.reason,
+                    "detail": exclusion.detail,
+                    "model": exclusion.model,
+                    "combinations": exclusion.combinations,
+                }
+                for exclusion in new.exclusions
+            ],
+        )
+
+
+def _select() -> sa.Select[*tuple[Any, ...]]:
+    return sa.select(*(sweeps.c[name] for name in _RECORD))
+
+
+def _one(connection: sa.Connection, query: sa.Select[*tuple[Any, ...]]) -> SweepRecord | None:
+    row = connection.execute(query).one_or_none()
+    return None if row is None else _record(connection, row)
+
+
+def _record(connection: sa.Connection, row: sa.Row[*tuple[Any, ...]]) -> SweepRecord:
+    ladder_of = stored_ladders(connection)
+    parts = connection.execute(
+        sa.select(
+            sweep_engines.c.engine_id,
+            engines.c.name,
+            engines.c.fingerprint,
+            sweep_engines.c.ladder_id,
+            sweep_engines.c.block_size,
+            sweep_engines.c.first_block,
+            sweep_engines.c.block_count,
+        )
+        .join_from(sweep_engines, engines, sweep_engines.c.engine_id == engines.c.id)
+        .where(sweep_engines.c.sweep_id == row.id)
+        .order_by(sweep_engines.c.position)
+    )
+    return SweepRecord(
+        **row._mapping,
+        engines=tuple(
+            SweepEngine(
+                part.engine_id,
+                part.name,
+                part.fingerprint,
+                ladder_of[part.ladder_id],
+                part.block_size,
+                part.first_block,
+                part.block_count,
+            )
+            for part in parts
+        ),
+    )

@@ -1,0 +1,146 @@
+"""Checked access to the fields of a model configuration: errors name the field, what was found, what is allowed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
+
+from gpuscout.sweeps.errors import ModelConfigError
+
+MAX_LAYERS = 1_000
+MAX_SIZE = 2**24  # widths, vocabularies, experts: an order of magnitude above anything published
+MAX_PARAMETERS = 10**15
+
+# The names under which configurations keep the same thing, the usual one first.
+HIDDEN = ("hidden_size", "n_embd", "d_model")
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
+KV_HEADS = ("num_key_value_heads", "num_attention_groups", "num_kv_heads", "n_head_kv", "multi_query_group_num")
+HEAD_DIM = ("head_dim", "attention_head_dim", "kv_channels")
+INTERMEDIATE = ("intermediate_size", "n_inner", "ffn_hidden_size", "ffn_dim")
+VOCABULARY = ("vocab_size", "padded_vocab_size")
+CONTEXT = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "model_max_length")
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+EXPERTS_PER_TOKEN = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "experts_per_token",
+    "moe_top_k",
+    "moe_topk",
+    "top_k_experts",
+    "moe_k",
+)
+SHARED_EXPERTS = ("n_shared_experts", "num_shared_experts", "num_shared_expert", "moe_num_shared_experts")
+
+
+class Fields:
+    """A configuration and where it came from. `null` counts as absent, as it does for the libraries that write them.
+
+    Of several names for one field, the first that is present counts.
+    """
+
+    def __init__(self, config: Mapping[str, Any], *, source: str, path: str = "") -> None:
+        self.config = config
+        self.source = source
+        self.path = path
+
+    def error(self, field: str, found: object, allowed: str) -> ModelConfigError:
+        """The error for one field, to be raised."""
+        return ModelConfigError(
+            f"{self.source}: {self.path}{field}: found {describe(found)}, expected {allowed}",
+            hint="check that the file is the unmodified config.json of a causal language model",
+        )
+
+    def find(self, *names: str) -> tuple[str, Any]:
+        """The first of these fields that is present, with its name; the first name and None when none is."""
+        for name in names:
+            if (value := self.config.get(name)) is not None:
+                return name, value
+        return names[0], None
+
+    @overload
+    def integer(self, *names: str, default: int, low: int = ..., high: int = ...) -> int: ...
+    @overload
+    def integer(self, *names: str, low: int = ..., high: int = ...) -> int | None: ...
+    def integer(self, *names: str, default: int | None = None, low: int = 1, high: int = MAX_SIZE) -> int | None:
+        """A whole number from `low` to `high`, or the default when absent."""
+        name, value = self.find(*names)
+        return default if value is None else self.checked_integer(name, value, low=low, high=high)
+
+    def required(self, *names: str, low: int = 1, high: int = MAX_SIZE) -> int:
+        """A whole number that must be present."""
+        name, value = self.find(*names)
+        return self.checked_integer(name, value, low=low, high=high)
+
+    def checked_integer(self, name: str, value: object, *, low: int = 1, high: int = MAX_SIZE) -> int:
+        """`value` as the whole number that field `name` must be."""
+        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        if not whole or isinstance(value, bool) or not low <= value <= high:  # type: ignore[operator]
+            raise self.error(name, value, f"a whole number from {low:,} to {high:,}")
+        return int(value)  # type: ignore[call-overload, no-any-return]
+
+    def number(self, name: str, *, default: float, low: float, high: float) -> float:
+        """A finite number from `low` to `high`."""
+        value = self.config.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+            raise self.error(name, value, f"a number from {low:g} to {high:g}")
+        return float(value)
+
+    def flag(self, *names: str, default: bool = False) -> bool:
+        """true or false."""
+        name, value = self.find(*names)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise self.error(name, value, "true or false")
+        return value
+
+    def text(self, *names: str) -> str | None:
+        """A string."""
+        name, value = self.find(*names)
+        if value is not None and not isinstance(value, str):
+            raise self.error(name, value, "a string")
+        return value
+
+    def items(self, name: str, *, count: int | None = None, limit: int = 4 * MAX_LAYERS) -> list[Any] | None:
+        """A list with at least `count` items, cut to them: what follows describes extra prediction layers."""
+        value = self.config.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, list | tuple) or len(value) > limit:
+            raise self.error(name, value, f"a list of at most {limit:,} items")
+        if count is not None and len(value) < count:
+            raise self.error(name, value, f"a list with an item for each of the {count} layers")
+        return list(value if count is None else value[:count])
+
+    def section(self, name: str) -> Fields | None:
+        """A nested object."""
+        value = self.config.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, Mapping):
+            raise self.error(name, value, "an object")
+        return Fields(value, source=self.source, path=f"{self.path}{name}.")
+
+
+def describe(value: object) -> str:
+    """A short form of anything a configuration may hold, safe for huge and strange values."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"a number of {value.bit_length()} bits"
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, str):
+        shown = json.dumps(value if len(value) <= 60 else value[:60] + "…", ensure_ascii=False)
+        return shown.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, Mapping):
+        return f"an object of {len(value)} fields"
+    if isinstance(value, Sequence):
+        return f"a list of {len(value)} items"
+    return f"a {type(value).__name__}"

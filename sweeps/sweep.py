@@ -1,0 +1,142 @@
+"""A resolved sweep: names looked up, axes as tuples. What `expand` unfolds and a digest identifies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gpuscout.sweeps.architecture import ModelArchitecture
+from gpuscout.sweeps.cases import content_digest
+from gpuscout.sweeps.gpus import GpuSpec
+from gpuscout.sweeps.precision import Precision
+from gpuscout.sweeps.rules import Rule
+from gpuscout.sweeps.workloads import Workload
+
+# Raised when the order or the meaning of an expansion changes: block k must mean the same in every run of a sweep.
+_EXPANSION_SCHEMA = 1
+
+# The axes of the product, the slowest first. The order decides which tasks share a block.
+AXES: tuple[str, ...] = (
+    "models",
+    "gpus",
+    "servers",
+    "precision",
+    "kv_precision",
+    "pipeline_parallel",
+    "data_parallel",
+    "expert_parallel",
+    "tensor_parallel",
+    "gpu_memory_utilization",
+    "max_model_len",
+    "workloads",
+)
+
+
+@dataclass(frozen=True)
+class SweptModel:
+    """A model of a sweep. `precision` and `kv_precision` replace the sweep's axes for this model; None keeps them.
+
+    In these axes None stands for the model's own precision ("native").
+    """
+
+    architecture: ModelArchitecture
+    precision: tuple[Precision | None, ...] | None = None
+    kv_precision: tuple[Precision | None, ...] | None = None
+
+
+@dataclass(frozen=True)
+class EnginePart:
+    """One engine of a sweep: every combination is asked of it for each concurrency of `ladder`.
+
+    `block_size` combinations, counted before exclusions, make one block.
+    """
+
+    name: str
+    fingerprint: str
+    options: Mapping[str, object]
+    ladder: tuple[int, ...]
+    block_size: int
+
+    @property
+    def options_digest(self) -> bytes:
+        return content_digest(dict(self.options))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The product of the axes, once for each engine.
+
+    `tensor_parallel` None is `auto`. In `precision` and `kv_precision` None is the model's own, in `max_model_len`
+    the workload's input and output. Axes named together in one group of `zipped` run in lockstep.
+    `max_gpus` excludes larger deployments.
+    """
+
+    name: str
+    models: tuple[SweptModel, ...]
+    gpus: tuple[GpuSpec, ...]
+    engines: tuple[EnginePart, ...]
+    workloads: tuple[Workload, ...]
+    servers: tuple[str, ...] = ("vllm",)
+    precision: tuple[Precision | None, ...] = (None,)
+    kv_precision: tuple[Precision | None, ...] = (None,)
+    tensor_parallel: tuple[int, ...] | None = None
+    pipeline_parallel: tuple[int, ...] = (1,)
+    data_parallel: tuple[int, ...] = (1,)
+    expert_parallel: tuple[int, ...] = (1,)
+    gpu_memory_utilization: tuple[float, ...] = (0.9,)
+    max_model_len: tuple[int | None, ...] = (None,)
+    zipped: tuple[tuple[str, ...], ...] = ()
+    exclude: tuple[Rule, ...] = ()
+    only: tuple[Rule, ...] = ()
+    max_gpus: int | None = None
+
+    def identity(self) -> dict[str, object]:
+        """Everything that decides which tasks this sweep has and how they are cut into blocks, JSON-able.
+
+        The name is part of it: two sweeps of one content under two names are two sweeps that share their tasks.
+        """
+        return {
+            "schema": _EXPANSION_SCHEMA,
+            "name": self.name,
+            "models": [
+                {
+                    "name": swept.architecture.name,
+                    "digest": swept.architecture.digest().hex(),
+                    "precision": swept.precision,
+                    "kv_precision": swept.kv_precision,
+                }
+                for swept in self.models
+            ],
+            "gpus": [{"name": gpu.name, "digest": gpu.digest().hex()} for gpu in self.gpus],
+            "engines": [
+                {
+                    "name": part.name,
+                    "fingerprint": part.fingerprint,
+                    "options": dict(part.options),
+                    "ladder": part.ladder,
+                    "block_size": part.block_size,
+                }
+                for part in self.engines
+            ],
+            "workloads": [
+                {"name": workload.name, "input_len": workload.input_len, "output_len": workload.output_len}
+                for workload in self.workloads
+            ],
+            "servers": self.servers,
+            "precision": self.precision,
+            "kv_precision": self.kv_precision,
+            "tensor_parallel": self.tensor_parallel or "auto",
+            "pipeline_parallel": self.pipeline_parallel,
+            "data_parallel": self.data_parallel,
+            "expert_parallel": self.expert_parallel,
+            "gpu_memory_utilization": self.gpu_memory_utilization,
+            "max_model_len": self.max_model_len,
+            "zip": self.zipped,
+            "exclude": [rule.to_dict() for rule in self.exclude],
+            "only": [rule.to_dict() for rule in self.only],
+            "max_gpus": self.max_gpus,
+        }
+
+    def digest(self) -> bytes:
+        """Identifies the sweep: 16 bytes."""
+        return content_digest(self.identity())

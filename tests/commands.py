@@ -1,0 +1,123 @@
+"""The command line as tests use it: the real command in a process of its own, and engines as installed plug-ins."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from contextlib import closing
+from pathlib import Path
+
+GPUSCOUT = Path(sys.executable).with_name("gpuscout")
+
+
+def gpuscout(
+    *arguments: str | Path, cwd: Path, plugins: Path | None = None, timeout_s: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """Run the command in a folder; the caller looks at the exit status."""
+    return subprocess.run(
+        [GPUSCOUT, *map(str, arguments)],
+        cwd=cwd,
+        env=environment(plugins),
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+def environment(plugins: Path | None = None) -> dict[str, str]:
+    """An environment without settings of the developer's; `plugins` is a folder made by `install_engine`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GPUSCOUT_", "COLUMNS"))}
+    return kept | ({"PYTHONPATH": str(plugins)} if plugins else {})
+
+
+def install_engine(folder: Path, name: str, evaluate: str, *, cost: str = "CHEAP", fingerprint: str = "1") -> Path:
+    """Put an engine into a folder as an installed package would: a module and its entry point.
+
+    `evaluate` is the body of `evaluate(self, cases, ladder)`; `answer(cases, ladder)` gives a plain answer.
+    """
+    module = f"{name.replace('-', '_')}_engine"
+    (folder / f"{module}.py").write_text(
+        textwrap.dedent(
+            """
+            import os, time
+            from pathlib import Path
+            import numpy as np
+            from gpuscout.runner.engines.base import Cost
+            from gpuscout.sweeps.curves import Bound, Curves, Points
+            from gpuscout.sweeps.outcomes import Outcome
+
+            def answer(cases, ladder):
+                n = len(cases)
+                task = np.repeat(np.arange(n), len(ladder))
+                concurrency = np.tile(ladder, n)
+                itl = 10.0 + 0.1 * concurrency / cases.num_gpus[task]
+                e2e = (50.0 + itl * (cases.output_len[task] - 1)) / 1000
+                return Curves(
+                    outcome=np.full(n, Outcome.OK.code), needed_gib=np.full(n, 1.0), usable_gib=np.full(n, 2.0),
+                    kv_capacity_tokens=np.full(n, 1000), fits_up_to=np.full(n, -1),
+                    points=Points(
+                        task=task, concurrency=concurrency, ttft_ms=np.full(len(task), 50.0), itl_ms=itl, e2e_s=e2e,
+                        output_tokens_per_s=concurrency * cases.output_len[task] / e2e,
+                        requests_per_s=concurrency / e2e, bound=np.full(len(task), Bound.MEMORY.code),
+                        queued=np.zeros(len(task), dtype=bool),
+                    ),
+                )
+            """
+        )
+        + textwrap.dedent(
+            f"""
+            class Engine:
+                name = {name!r}
+                cost = Cost.{cost}
+                in_process = True
+                def __init__(self, **options):
+                    self.options = options
+                def fingerprint(self):
+                    return {fingerprint!r}
+                def evaluate(self, cases, ladder):
+            """
+        )
+        + textwrap.indent(textwrap.dedent(evaluate), " " * 8)
+    )
+    information = folder / f"{module}-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text(f"[gpuscout.engines]\n{name} = {module}:Engine\n")
+    return folder
+
+
+_RESULTS = """
+    SELECT lower(hex(tasks.key)), tasks.outcome, tasks.detail, tasks.fits_up_to, models.name, gpus.name,
+           engines.name, point.concurrency, point.ttft_ms, point.itl_ms, point.e2e_s, point.output_tokens_per_s,
+           point.requests_per_s, point.bound, point.queued
+    FROM membership
+    JOIN sweeps ON sweeps.id = membership.sweep_id
+    JOIN tasks ON tasks.id = membership.task_id
+    JOIN cases ON cases.id = tasks.case_id
+    JOIN models ON models.id = cases.model_id
+    JOIN gpus ON gpus.id = cases.gpu_id
+    JOIN engines ON engines.id = tasks.engine_id
+    LEFT JOIN operating_points AS point ON point.task_id = tasks.id
+    ORDER BY sweeps.name, sweeps.revision, tasks.key, point.concurrency
+"""
+
+
+def results(file: Path) -> list[tuple[object, ...]]:
+    """Every result row of a SQLite store, in an order of its own: no ids, no times."""
+    with closing(sqlite3.connect(file)) as connection:
+        return connection.execute(_RESULTS).fetchall()
+
+
+def digest(rows: list[tuple[object, ...]]) -> str:
+    return hashlib.sha256(repr(rows).encode()).hexdigest()
+
+
+def count(file: Path, table: str) -> int:
+    with closing(sqlite3.connect(file)) as connection:
+        number: int = connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+        return number

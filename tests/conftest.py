@@ -1,0 +1,44 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gpuscout.store.connect import Store, open_store
+from tests.stores import postgres_database, postgres_server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a Postgres server, skipping the test where there is none; in CI there must be one."""
+    with postgres_server() as url:
+        if url is None:
+            (pytest.fail if os.environ.get("CI") else pytest.skip)("no Postgres server: set GPUSCOUT_TEST_POSTGRES_URL")
+        yield url
+
+
+@pytest.fixture
+def postgres_url(postgres: str) -> Iterator[str]:
+    """The URL of an empty Postgres database."""
+    with postgres_database(postgres) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a database that does not exist yet (SQLite) or is empty (Postgres)."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'gpuscout.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[Store]:
+    """A new store, once on SQLite and once on Postgres."""
+    with open_store(store_url, create=True) as store:
+        yield store
