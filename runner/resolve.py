@@ -19,7 +19,7 @@ from gpuscout.sweeps.gpus import GpuSpec
 from gpuscout.sweeps.model_config import architecture_from_config
 from gpuscout.sweeps.models import ModelCatalogue
 from gpuscout.sweeps.precision import Precision
-from gpuscout.sweeps.rules import Rule
+from gpuscout.sweeps.rules import Rule, has_wildcard
 from gpuscout.sweeps.spec import SweepSpec
 from gpuscout.sweeps.spec_entries import EngineEntry, GpuSelector, ModelEntry
 from gpuscout.sweeps.sweep import EnginePart, Sweep, SweptModel
@@ -84,6 +84,17 @@ def resolve(spec: SweepSpec, *, gpu_file: Path | None = None) -> Sweep:
         max_gpus=spec.limits.max_gpus,
     )
     return _with_block_sizes(sweep)
+
+
+def explained_names(spec: SweepSpec, *, gpu_file: Path | None = None) -> list[str]:
+    """What short names and aliases of a spec were taken to mean, such as "A100 is A100-SXM-80GB"."""
+    gpus = _gpu_catalogue(spec, gpu_file)
+    told = [gpus.explain(selector.name) for selector in spec.gpus if selector.name and not has_wildcard(selector.name)]
+    for entry in spec.models:
+        if not _is_path(entry.model) and not has_wildcard(entry.model):
+            names = ModelCatalogue.load().resolve(entry.model)
+            told += [f"{entry.model} is {name}" for name in names if name != entry.model]
+    return [text.replace(" -> ", " is ") for text in told if text]
 
 
 class _Problems:
@@ -173,7 +184,7 @@ def _gpu_catalogue(spec: SweepSpec, gpu_file: Path | None) -> GpuCatalogue:
 
 def _gpus(catalogue: GpuCatalogue, selector: GpuSelector) -> tuple[GpuSpec, ...]:
     plain = selector.vendor is None and selector.family is None and selector.min_memory_gb is None
-    if plain and selector.name is not None and not any(sign in selector.name for sign in "*?["):
+    if plain and selector.name is not None and not has_wildcard(selector.name):
         return (catalogue.resolve(selector.name),)
     return catalogue.select(
         vendor=selector.vendor,

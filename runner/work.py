@@ -85,6 +85,7 @@ def split(
 
 
 def _missing(wanted: tuple[int, ...], stored: tuple[int, ...], fits_up_to: int | None) -> tuple[int, ...]:
-    """The concurrencies to compute. A curve that ended early has no points further up."""
+    """The concurrencies to compute. From the first step that did not fit on, a curve has no points."""
     known = set(stored)
-    return tuple(c for c in wanted if c not in known and (fits_up_to is None or c <= fits_up_to))
+    end = None if fits_up_to is None else min((c for c in stored if c > fits_up_to), default=None)
+    return tuple(c for c in wanted if c not in known and (end is None or c < end))

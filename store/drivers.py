@@ -58,7 +58,8 @@ def display(url: sa.URL) -> str:
     path = sqlite_path(url)
     if path is not None:
         return str(path)
-    return url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
+    shown = url.set(drivername=url.get_backend_name()).difference_update_query(("password", "sslpassword"))
+    return shown.render_as_string(hide_password=True)
 
 
 def sqlite_path(url: sa.URL) -> Path | None:

@@ -91,12 +91,12 @@ def refused(scope: Scope, *, examples: int | None) -> sa.Select[Any]:
     answer = (
         sa.select(
             *_keys(scope),
-            sa.null().label("concurrency"),
+            sa.cast(sa.null(), sa.Integer).label("concurrency"),
             scope.tasks.c.outcome,
             tasks.c.detail,
             tasks.c.needed_gib,
             tasks.c.usable_gib,
-            (tasks.c.needed_gib / sa.func.nullif(tasks.c.usable_gib, 0)).label("ratio"),
+            (tasks.c.needed_gib / sa.func.nullif(tasks.c.usable_gib, 0.0, type_=sa.Double)).label("ratio"),
         )
         .select_from(scope.tasks.join(tasks, tasks.c.id == scope.tasks.c.task_id))
         .where(scope.tasks.c.outcome != Outcome.OK)

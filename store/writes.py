@@ -238,7 +238,8 @@ def _grow(
 ) -> npt.NDArray[np.bool_]:
     """Note on tasks that were stored before what else they have been asked for; which of `rows` may get points.
 
-    What they answered stays. A task that is not `ok` there, or not here, has no points to gain.
+    What they answered stays. A task that is not `ok` there has no points to gain; one that does not fit at the steps
+    asked now has a curve that ends below them.
     """
     ladder_of = stored_ladders(connection)
     # Locked (Postgres) in one order for all runners: two that extend one ladder must not lose each other's steps.
@@ -254,13 +255,18 @@ def _grow(
     changes: dict[tuple[int, ...], list[dict[str, Any]]] = {}
     for row in rows.tolist():
         stored = known[int(task_ids[row])]
-        if stored.outcome != Outcome.OK or said.outcome[row] != Outcome.OK.code:
+        outcome = OUTCOMES[said.outcome[row]]
+        if stored.outcome != Outcome.OK or outcome not in (Outcome.OK, Outcome.DOES_NOT_FIT):
             continue
         grown[row] = True
-        before = ladder_of[stored.ladder_id]
-        union = tuple(sorted({*before, *result.answers[said.answer[row]].ladder.tolist()}))
-        ends = int(said.fits_up_to[row])
-        fits_up_to = max(ends, before[-1]) if stored.fits_up_to is None and ends >= 0 else stored.fits_up_to
+        before, asked = ladder_of[stored.ladder_id], result.answers[said.answer[row]].ladder.tolist()
+        union = tuple(sorted({*before, *asked}))
+        ends = 0 if outcome is Outcome.DOES_NOT_FIT else int(said.fits_up_to[row])
+        if stored.fits_up_to is None and ends < 0:
+            fits_up_to = None
+        else:
+            fitted_before = before[-1] if stored.fits_up_to is None else stored.fits_up_to
+            fits_up_to = max(fitted_before, asked[-1] if ends < 0 else ends)
         if (union, fits_up_to) != (before, stored.fits_up_to):
             changes.setdefault(union, []).append({"task": stored.id, "end": fits_up_to})
     for union, values in changes.items():

@@ -43,6 +43,7 @@ from gpuscout.sweeps.spec_errors import (
     repeated,
     unexpected,
 )
+from gpuscout.sweeps.spec_schema import schema_of_files
 from gpuscout.sweeps.spec_source import SpecSource, read_text, source_of_mapping, source_of_text
 from gpuscout.sweeps.spec_workloads import parse_workloads, workload_as_given, workloads_json_schema
 from gpuscout.sweeps.workloads import PRESETS, Workload
@@ -78,7 +79,11 @@ def _parse_servers(value: object) -> tuple[str, ...]:
 
 
 def _entry_schema(kind: type[BaseModel]) -> dict[str, object]:
-    entry = {"anyOf": [{"type": "string", "minLength": 1}, kind.model_json_schema()]}
+    mapping = kind.model_json_schema()
+    if kind is EngineEntry:
+        # Options stand beside the name, and only the engine knows which there are.
+        mapping = {**mapping, "properties": {"name": mapping["properties"]["name"]}, "additionalProperties": True}
+    entry = {"anyOf": [{"type": "string", "minLength": 1}, mapping]}
     return {"anyOf": [entry, {"type": "array", "items": entry, "minItems": 1}]}
 
 
@@ -267,6 +272,11 @@ def spec_from_mapping(data: Mapping[str, Any], *, flags: Mapping[str, str] | Non
     return _validated(source_of_mapping(data, flags or {}))
 
 
+def spec_json_schema() -> dict[str, Any]:
+    """The JSON Schema of a spec file."""
+    return schema_of_files(SweepSpec.model_json_schema())
+
+
 # Stand in for required keys that are missing or wrong, so that the other keys can be checked against each other.
 _PLACEHOLDERS = {"name": "x", "models": "x", "gpus": "x", "workloads": next(iter(PRESETS))}
 
@@ -282,7 +292,7 @@ def _validated(source: SpecSource) -> SweepSpec:
         faults += [_explained(fault, source) for fault in faults_of(error.errors(), keys)]
         broken = {str(fault.path[0]) for fault in faults}
         sound = {key: value for key, value in data.items() if key not in broken}
-        faults = _without_misspelt(faults) + check(SweepSpec.model_validate(_PLACEHOLDERS | sound), data, broken)
+        faults = _worth_saying(faults, source) + check(SweepSpec.model_validate(_PLACEHOLDERS | sound), data, broken)
     else:
         faults += check(spec, data, frozenset())
     reported = {(problem.file, problem.line, problem.column) for problem in source.problems if problem.line}
@@ -312,14 +322,14 @@ def _one_engine_key(source: SpecSource) -> tuple[dict[str, Any], list[Fault]]:
     return {**data, "engines": engine}, []
 
 
-def _without_misspelt(faults: list[Fault]) -> list[Fault]:
-    """Without keys that are missing only because they are misspelt; that is reported already."""
-    unknown = [fault.message for fault in faults if isinstance(fault, UnknownKey) and len(fault.path) == 1]
-    return [
-        fault
-        for fault in faults
-        if not (fault.message == "missing" and any(quoted(str(fault.path[-1])) in message for message in unknown))
-    ]
+def _worth_saying(faults: list[Fault], source: SpecSource) -> list[Fault]:
+    """Without keys that are missing only because they are misspelt or could not be read; that is reported already."""
+    misspelt = [fault.message for fault in faults if isinstance(fault, UnknownKey) and len(fault.path) == 1]
+
+    def explained_elsewhere(key: str) -> bool:
+        return (source.incomplete and key != "name") or any(quoted(key) in message for message in misspelt)
+
+    return [f for f in faults if not (f.message == "missing" and explained_elsewhere(str(f.path[-1])))]
 
 
 _EXAMPLES = {"models": "[Qwen/Qwen3-32B]", "gpus": "[H100, L40S]", "workloads": "[chat]"}

@@ -50,9 +50,7 @@ _SYNONYMS = {
 
 def parse_zip(value: object) -> tuple[tuple[str, ...], ...]:
     """Groups of axes that run in lockstep: a list of lists of axis names, or one such list."""
-    entries = as_list(value)
-    if all(isinstance(entry, str) for _, entry in entries) and entries:
-        entries = [((), value)]
+    entries = [((), value)] if _is_one_group(value) else as_list(value)
     faults = Faults()
     taken: dict[str, int] = {}
     groups = []
@@ -72,6 +70,15 @@ def parse_zip(value: object) -> tuple[tuple[str, ...], ...]:
         groups.append(tuple(group))
     faults.raise_if_any()
     return tuple(groups)
+
+
+def _is_one_group(value: object) -> bool:
+    """Whether a list of axes stands where a list of groups could."""
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(entry, str) for entry in value)
+
+
+def _group_path(data: Mapping[str, object], number: int) -> Path:
+    return ("zip",) if _is_one_group(data.get("zip")) else ("zip", number)
 
 
 def _axis_fault(name: object, taken: Mapping[str, int], group: int) -> Fault | None:
@@ -101,7 +108,7 @@ def check(spec: SweepSpec, data: Mapping[str, object], broken: Set[str]) -> list
 
     Keys in `broken` hold placeholders, because they are wrong by themselves.
     """
-    faults = [] if "zip" in broken else list(_zip_faults(spec, broken))
+    faults = [] if "zip" in broken else list(_zip_faults(spec, data, broken))
     for key, rules in (("exclude", spec.exclude), ("only", spec.only)):
         if key not in broken:
             for number, rule in enumerate(rules):
@@ -113,7 +120,7 @@ def check(spec: SweepSpec, data: Mapping[str, object], broken: Set[str]) -> list
     return faults
 
 
-def _zip_faults(spec: SweepSpec, broken: Set[str]) -> Iterator[Fault]:
+def _zip_faults(spec: SweepSpec, data: Mapping[str, object], broken: Set[str]) -> Iterator[Fault]:
     for number, group in enumerate(spec.zip):
         lengths = {}
         for position, axis in enumerate(group):
@@ -121,12 +128,12 @@ def _zip_faults(spec: SweepSpec, broken: Set[str]) -> Iterator[Fault]:
                 continue
             if reason := _unlisted(spec, axis):
                 hint = "axes in lockstep need explicit lists of equal length"
-                yield Fault(f"{axis} cannot be zipped: {reason}", ("zip", number, position), hint)
+                yield Fault(f"{axis} cannot be zipped: {reason}", (*_group_path(data, number), position), hint)
             else:
                 lengths[axis] = len(getattr(spec, axis))
         if len(set(lengths.values())) > 1:
             counts = ", ".join(f"{axis} has {length}" for axis, length in lengths.items())
-            yield Fault(f"axes in lockstep need equally many values: {counts}", ("zip", number))
+            yield Fault(f"axes in lockstep need equally many values: {counts}", _group_path(data, number))
         for axis in ("precision", "kv_precision"):
             for position, entry in enumerate(spec.models):
                 if axis in group and getattr(entry, axis) is not None and "models" not in broken:
@@ -154,7 +161,7 @@ def _repetition_faults(spec: SweepSpec, data: Mapping[str, object], broken: Set[
         if broken.isdisjoint(group) and "auto" not in columns and len({len(column) for column in columns}) == 1:
             rows = [", ".join(_key(value) for value in row) for row in zip(*columns, strict=True)]
             for position in _repetitions(rows):
-                yield Fault(f"{', '.join(group)} come to {rows[position]} twice", ("zip", number))
+                yield Fault(f"{', '.join(group)} come to {rows[position]} twice", _group_path(data, number))
 
 
 def _repetitions(keys: Sequence[str]) -> Iterator[int]:

@@ -54,9 +54,6 @@ class Faults:
         if self._found:
             raise InvalidValue(*self._found)
 
-    def __bool__(self) -> bool:
-        return bool(self._found)
-
 
 def quoted(text: str) -> str:
     """In double quotes, escaped (no control characters reach a terminal), shortened when long."""
@@ -74,8 +71,7 @@ def found(value: object) -> str:
         case str():
             return f"the text {quoted(value)}" if value else 'empty text ("")'
         case int() | float():
-            shown = repr(value)
-            return shown if len(shown) <= _LONGEST_QUOTE else "a very long number"
+            return "a very large number" if abs(value) >= 1e30 else repr(value)
         case Mapping():
             return "a mapping (key: value)"
         case _ if isinstance(value, Sequence):
@@ -98,7 +94,7 @@ def _reading_hint(expected: str, value: object) -> str | None:
             number = float(value)
         except (ValueError, OverflowError):
             return None
-        if "e" in value.casefold() and number == int(number) < 1e15:
+        if "e" in value.casefold() and abs(number) < 1e15 and number.is_integer():
             return f"YAML reads {value} as text; write {int(number)}"
         return "a number needs no quotes"
     return None

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpuscout.sweeps.spec import SweepSpec
-
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-def spec_json_schema() -> dict[str, Any]:
-    """What a spec file may hold. Names in catalogues and agreement between keys are beyond a schema.
+def schema_of_files(own: dict[str, Any]) -> dict[str, Any]:
+    """What a spec file may hold, made of pydantic's schema of the spec itself.
 
-    A spec that extends another may leave out what that one has, so only `name` is required.
+    Names in catalogues and agreement between keys are beyond a schema. A spec that extends another may leave out what that one has, so only `name` is required.
     """
-    schema = _cleaned(SweepSpec.model_json_schema())
+    schema = _cleaned(own)
     properties: dict[str, Any] = schema["properties"]
     one_engine = properties["engines"]["anyOf"][0]
     properties["engine"] = {**one_engine, "description": "The estimator, by its name or as a mapping with its options."}

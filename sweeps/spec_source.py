@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os.path
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from gpuscout.sweeps.spec_yaml import Place, path_text, read_yaml
 
 MAX_BYTES = 1_000_000
 MAX_EXTENDS = 10
+_LARGEST_NUMBER = 10**18
 
 # What a spec never takes over from the one it extends: its identity.
 _OWN_KEYS = ("name", "description", "extends")
@@ -26,7 +26,8 @@ _EITHER = {"engine": "engines", "engines": "engine"}
 class SpecSource:
     """The merged data of a spec, where each part of it stands, and the problems found while reading.
 
-    `flags` names the command-line flags of keys when the spec was built from them.
+    `flags` names the command-line flags of keys when the spec was built from them. `incomplete` says that the spec it
+    extends could not be read: what is missing here may be there.
     """
 
     data: dict[str, Any] = field(default_factory=dict)
@@ -36,6 +37,7 @@ class SpecSource:
     keys: dict[Path, Place] = field(default_factory=dict)
     problems: list[SpecProblem] = field(default_factory=list)
     flags: Mapping[str, str] = field(default_factory=dict)
+    incomplete: bool = False
 
     def __eq__(self, other: object) -> bool:
         """Two specs that say the same are equal, wherever they stand."""
@@ -56,7 +58,8 @@ class SpecSource:
         problem = self.problem(fault.path, fault.message, fault.hint, at_key=fault.at_key)
         if isinstance(fault, UnknownKey):
             # The message names the key; what holds it is still worth saying.
-            return replace(problem, key=path_text(fault.path[:-1]) or None)
+            holder = fault.path[:-1]
+            return replace(problem, key=self._flag(holder) or path_text(holder) or None)
         return problem
 
     def directory(self, path: Path) -> str:
@@ -154,6 +157,7 @@ def _extended(source: SpecSource, chain: tuple[str, ...]) -> SpecSource:
     file = os.path.normpath(os.path.join(os.path.dirname(source.file or ""), os.path.expanduser(given)))
     if _identity(file) in chain:
         source.problems.append(source.problem(path, f"{quoted(given)} extends this spec in turn"))
+        source.incomplete = True
         return source
     if len(chain) > MAX_EXTENDS:
         source.problems.append(source.problem(path, f"more than {MAX_EXTENDS} specs extend one another"))
@@ -163,6 +167,7 @@ def _extended(source: SpecSource, chain: tuple[str, ...]) -> SpecSource:
     except SpecError as error:
         reason = "; ".join(problem.message for problem in error.problems)
         source.problems.append(source.problem(path, f"{file}: {reason}"))
+        source.incomplete = True
         return source
     return _merge(base, source)
 
@@ -179,6 +184,7 @@ def _merge(base: SpecSource, source: SpecSource) -> SpecSource:
         own.update({path: place for path, place in places.items() if path[:1] in kept or path[:2] in kept})
     source.data = data
     source.problems = [*base.problems, *source.problems]
+    source.incomplete = base.incomplete or not base.data
     return source
 
 
@@ -189,9 +195,9 @@ def _identity(file: str) -> str:
 def _plain(value: object, path: Path, source: SpecSource, depth: int = 0) -> Any:
     if isinstance(value, Enum):
         value = value.value
-    if value is None or isinstance(value, bool | str | int):
+    if value is None or isinstance(value, bool | str):
         return value
-    if isinstance(value, float) and math.isfinite(value):
+    if isinstance(value, int | float) and abs(value) < _LARGEST_NUMBER:  # false for NaN too
         return value
     if depth < 30 and isinstance(value, Mapping):
         return {str(key): _plain(entry, (*path, str(key)), source, depth + 1) for key, entry in value.items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 from collections import defaultdict
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -17,27 +16,21 @@ from gpuscout.store import schema
 from gpuscout.store.rank import MEASURES, Question, Ranking, rank
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.slo import Slo
+from tests.rank_stores import GPUS, LADDER, LENGTHS, MODELS, Row, fill
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-LADDER = (1, 2, 4, 8)
-Row = dict[str, Any]
-
-_MODELS = ("a/One", "a/Two", "b/One-v2")
-_GPUS = ("H100", "L40S", "L4")
-_LENGTHS = ((1024, 512), (4096, 512))
 # Few values, so that ties are frequent; quarters, so that rounding to six decimals is exact.
 _figures = st.one_of(st.none(), st.sampled_from([0.25, 1.0, 1.25, 7.5, 10.0, 100.25]))
 _points = st.fixed_dictionaries(
     {
-        **{name: _figures for name in ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s")},
+        **dict.fromkeys(("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s"), _figures),
         "queued": st.booleans(),
     }
 )
 _answers = st.fixed_dictionaries(
     {
-        "model": st.sampled_from(_MODELS),
-        "gpu": st.sampled_from(_GPUS),
-        "lengths": st.sampled_from(_LENGTHS),
+        "model": st.sampled_from(MODELS),
+        "gpu": st.sampled_from(GPUS),
+        "lengths": st.sampled_from(LENGTHS),
         "tensor_parallel": st.sampled_from([1, 2, 4]),
         "precision": st.sampled_from(["bf16", "fp8"]),
         "kv_precision": st.sampled_from([None, "fp8"]),
@@ -145,7 +138,7 @@ def _asked(answer: Row, question: Question) -> bool:
         matches(answer["model"], question.models)
         and matches(answer["gpu"], question.gpus)
         and (question.sweep is None or answer["in_sweep"])
-        and (question.workload is None or answer["lengths"] == _LENGTHS[0])
+        and (question.workload is None or answer["lengths"] == LENGTHS[0])
         and question.input_len in (None, answer["lengths"][0])
         and (not question.engines or answer["engine"][0] in question.engines)
         and (not question.servers or answer["server"] in question.servers)
@@ -247,106 +240,3 @@ def check_shortfall(group: Any, tasks: list[Row], question: Question) -> None:
             return max(1e300 if point[s.column] is None else point[s.column] / s.limit for s in question.slos)
 
         assert worst(vars(group.closest)) == min(map(worst, points))
-
-
-# --- the store ---------------------------------------------------------------------------------------------------
-
-
-def fill(connection: sa.Connection, answers: list[Row]) -> None:
-    """Write these answers as tasks 1, 2, …; every name has two versions, the second the newer."""
-
-    def stored(position: int) -> datetime:
-        return NOW + timedelta(days=position)
-
-    def insert(table: sa.Table, rows: list[Row]) -> None:
-        if rows:
-            connection.execute(table.insert(), rows)
-
-    models = {(name, v): 1 + i for i, (name, v) in enumerate((name, v) for v in (0, 1) for name in _MODELS)}
-    gpus = {(name, v): 1 + i for i, (name, v) in enumerate((name, v) for v in (0, 1) for name in _GPUS)}
-    # Ids do not follow age: a store that others were merged into need not hold the newest last.
-    engines = {("roofline", 1): 1, ("roofline", 0): 2, ("oracle", 0): 3}
-    about: Row = {"architecture": "{}", "total_parameters": 1, "active_parameters": 1, "precision": "bf16"}
-    insert(
-        schema.models,
-        [
-            about | {"id": number, "name": name, "digest": _digest(number), "created_at": stored(version)}
-            for (name, version), number in models.items()
-        ],
-    )
-    figures: Row = {"vendor": "v", "family": "f", "memory_gb": 1, "memory_bandwidth_gbs": 1, "figures": "{}"}
-    insert(
-        schema.gpus,
-        [
-            figures | {"id": number, "name": name, "digest": _digest(number), "created_at": stored(version)}
-            for (name, version), number in gpus.items()
-        ],
-    )
-    options: Row = {"options": "{}", "options_digest": _digest(0)}
-    insert(
-        schema.engines,
-        [
-            options
-            | {
-                "id": number,
-                "name": name,
-                "fingerprint": f"f{version}",
-                "created_at": stored(9 if name == "oracle" else version),
-            }
-            for (name, version), number in engines.items()
-        ],
-    )
-    ladder = {"id": 1, "concurrencies": ",".join(map(str, LADDER))}
-    insert(schema.ladders, [ladder])
-    sweep: Row = dict.fromkeys(("description", "spec_text", "resolved", "gpuscout_version"), "")
-    sweep |= dict.fromkeys(("combinations", "task_count", "excluded_count"), 0)
-    sweep |= {"id": 1, "digest": _digest(1), "name": "nightly", "revision": 1, "latest_run": 1, "created_at": NOW}
-    insert(schema.sweeps, [sweep])
-    part: Row = {"sweep_id": 1, "ladder_id": 1, "block_size": 1, "first_block": 0, "block_count": 1}
-    listed = [2, 1, 3]  # the older fingerprint of roofline first
-    insert(schema.sweep_engines, [part | {"position": p, "engine_id": e} for p, e in enumerate(listed)])
-    insert(schema.sweep_workloads, [{"sweep_id": 1, "name": "chat", "input_len": 1024, "output_len": 512}])
-    cases, tasks, points, members = [], [], [], []
-    for number, answer in enumerate(answers, 1):
-        input_len, output_len = answer["lengths"]
-        cases.append(
-            {
-                "id": number,
-                "digest": _digest(number),
-                "model_id": models[answer["model"], answer["model_version"]],
-                "gpu_id": gpus[answer["gpu"], answer["gpu_version"]],
-                "pipeline_parallel": 1,
-                "data_parallel": 1,
-                "expert_parallel": 1,
-                "num_gpus": answer["tensor_parallel"],
-                "gpu_memory_utilization": 0.9,
-                "max_model_len": input_len + output_len,
-                "input_len": input_len,
-                "output_len": output_len,
-            }
-            | {name: answer[name] for name in ("tensor_parallel", "precision", "kv_precision", "server")}
-        )
-        tasks.append(
-            {
-                "id": number,
-                "key": _digest(number),
-                "case_id": number,
-                "engine_id": engines[answer["engine"]],
-                "ladder_id": 1,
-                "outcome": answer["outcome"],
-                "created_at": NOW,
-            }
-        )
-        if answer["in_sweep"]:
-            members.append({"sweep_id": 1, "task_id": number})
-        if answer["outcome"] == "ok":
-            for concurrency, point in answer["points"].items():
-                points.append(point | {"task_id": number, "concurrency": concurrency, "bound": "memory"})
-    insert(schema.cases, cases)
-    insert(schema.tasks, tasks)
-    insert(schema.membership, members)
-    insert(schema.operating_points, points)
-
-
-def _digest(number: int) -> bytes:
-    return number.to_bytes(16, "big")

@@ -63,6 +63,35 @@ def test_a_longer_ladder_computes_only_the_missing_points(spec: Path, tmp_path: 
     assert digest(sorted(set(grown), key=repr)) == digest(sorted(set(results(fresh / "gpuscout.db")), key=repr))
 
 
+def test_a_curve_that_ended_early_is_only_asked_below_its_end(spec: Path, tmp_path: Path) -> None:
+    plugins = tmp_path / "plugins"
+    plugins.mkdir()
+    install_engine(
+        plugins,
+        "small",
+        """
+        with open("asked", "a") as asked:
+            asked.write(f"{ladder.tolist()}\\n")
+        fitting = ladder[ladder <= 10]
+        said = answer(cases, fitting)
+        if not len(fitting):
+            said.outcome[:] = Outcome.DOES_NOT_FIT.code
+        elif len(fitting) < len(ladder):
+            said.fits_up_to[:] = fitting[-1]
+        return said
+        """,
+    )
+    asked = tmp_path / "asked"
+    ladders = ["[1, 4, 16]", "[1, 4, 8, 16, 64]", "[1, 4, 8, 12, 16]", "[1, 9, 10, 11]", "[1, 4, 8, 12, 64]"]
+    for ladder in ladders:
+        spec.write_text(SPEC.replace("[1, 4, 16]", ladder) + "engine: small\n")
+        run_json(spec, cwd=tmp_path, plugins=plugins)
+    assert list(dict.fromkeys(asked.read_text().splitlines())) == ["[1, 4, 16]", "[8]", "[12]", "[9, 10, 11]"]
+    stored = {row[7] for row in results(tmp_path / "gpuscout.db")}
+    assert stored == {1, 4, 8, 9, 10}
+    assert {row[3] for row in results(tmp_path / "gpuscout.db")} == {10}
+
+
 def test_another_gpu_computes_only_its_own_tasks(spec: Path, tmp_path: Path) -> None:
     run_json(spec, cwd=tmp_path)
     spec.write_text(SPEC.replace("[H100, L4]", "[H100, L4, B200]"))

@@ -15,9 +15,8 @@ from gpuscout.sweeps.errors import InputError, SpecError, SpecProblem
 from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.rules import parse_rules
 from gpuscout.sweeps.slo import Slo, parse_slo
-from gpuscout.sweeps.spec import SweepSpec, load_spec, parse_spec, spec_from_mapping
+from gpuscout.sweeps.spec import SweepSpec, load_spec, parse_spec, spec_from_mapping, spec_json_schema
 from gpuscout.sweeps.spec_errors import InvalidValue
-from gpuscout.sweeps.spec_schema import spec_json_schema
 from gpuscout.sweeps.starter import example_names, example_spec, starter_spec
 from gpuscout.sweeps.workloads import PRESETS
 
@@ -137,7 +136,7 @@ slo: itl>=30ms
     )
     assert [(p.line, p.column, p.key) for p in found] == [
         (1, 1, "name"),
-        (3, 26, "models[1].precision[0]"),
+        (3, 28, "models[1].precision[0]"),
         (4, 8, "gpus[0]"),
         (4, 13, "gpus[1]"),
         (5, 22, "tensor_parallel[1]"),
@@ -186,7 +185,7 @@ slo: itl>=30ms
         ("limits: {max_gpu: 3}", "5:10  limits", 'unknown key "max_gpu"; did you mean "max_gpus"?'),
         ("limits: 3", "5:9  limits", "expected a mapping"),
         ("zip: [[gpus, concurrency]]", "5:14  zip[0][1]", "concurrency cannot be zipped"),
-        ("zip: [gpus, tensor_parallel]", "5:12  zip[1]", "its sizes are automatic"),
+        ("zip: [gpus, tensor_parallel]", "5:13  zip[1]", "its sizes are automatic"),
         ("gpus: [x]", "5:1", '"gpus" is given twice; the first one is in line 3'),
         ("exclude: {workload: chta}", "5:21  exclude.workload", 'unknown workload of this sweep "chta"'),
         ("exclude: [{}]", "5:11  exclude[0]", "would match everything"),
@@ -206,6 +205,7 @@ slo: itl>=30ms
         ("servers: [vllm", "6:1", "opened with [ is not closed"),
         ("nonsense", "6:1", "a key without a colon"),
         ("---\nname: b", "5:1", "one YAML document"),
+        ("tensor_parallel: 1e999", "5:18  tensor_parallel", 'found the text "1e999"'),
         ("extends: missing.yaml", "5:10  extends", "missing.yaml: cannot read the spec: No such file"),
     ],
 )  # fmt: skip
@@ -280,7 +280,7 @@ def test_cross_checks_run_although_other_keys_are_wrong() -> None:
         + "servers: [x]\ntensor_parallel: [1, 2, 3]\ndata_parallel: [1]\n"
         + "zip: [tensor_parallel, data_parallel]\nonly: {workload: chart}\n"
     )
-    assert [p.key for p in found] == ["servers[0]", "zip[0]", "only.workload"]
+    assert [p.key for p in found] == ["servers[0]", "zip", "only.workload"]
 
 
 def test_extends(tmp_path: Path) -> None:
@@ -308,6 +308,11 @@ def test_extends(tmp_path: Path) -> None:
     child.write_text("extends: team/base.yaml\n")
     with pytest.raises(SpecError, match="name: missing"):
         load_spec(child)
+    child.write_text("extends: team/none.yaml\nname: a\n")
+    with pytest.raises(SpecError) as caught:
+        load_spec(child)
+    assert [p.key for p in caught.value.problems] == ["extends"]
+    child.write_text("extends: team/base.yaml\n")
     (tmp_path / "team" / "base.yaml").write_text(BASE + "extends: ../child.yaml\nserver: vllm\n")
     with pytest.raises(SpecError) as caught:
         load_spec(child)
@@ -339,6 +344,8 @@ def test_specs_from_flags() -> None:
     assert [p.key for p in caught.value.problems] == ["--gpu", "--gpu", "--input-len"]
     with pytest.raises(SpecError, match="only a file can extend"):
         spec_from_mapping({**data, "workloads": "chat", "extends": "x"})
+    with pytest.raises(SpecError, match="a very large number cannot stand in a spec"):
+        spec_from_mapping({**data, "workloads": "chat", "tensor_parallel": 10**6000})
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,8 @@ from gpuscout.sweeps.errors import SpecError, SpecProblem
 from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS
 from gpuscout.sweeps.rules import NAME_FIELDS, NUMBER_FIELDS, parse_rules
 from gpuscout.sweeps.slo import OBJECTIVES
-from gpuscout.sweeps.spec import SweepSpec, parse_spec, spec_from_mapping
+from gpuscout.sweeps.spec import SweepSpec, parse_spec, spec_from_mapping, spec_json_schema
 from gpuscout.sweeps.spec_errors import InvalidValue
-from gpuscout.sweeps.spec_schema import spec_json_schema
 from gpuscout.sweeps.workloads import PRESETS
 
 VALIDATOR = jsonschema.Draft202012Validator(spec_json_schema())

@@ -313,6 +313,11 @@ def test_a_server_that_does_not_answer(scheme: str) -> None:
     assert "secret" not in text
 
 
+def test_a_password_among_the_options_is_not_shown() -> None:
+    url = drivers.parse_url("postgresql://scout@db/results?password=secret&sslmode=require")
+    assert drivers.display(url) == "postgresql://scout@db/results?sslmode=require"
+
+
 def test_a_database_that_does_not_exist(postgres_url: str) -> None:
     url = drivers.parse_url(postgres_url).set(database="nobody_made_this").render_as_string(hide_password=False)
     assert "does not exist" in refusal(url)

@@ -10,6 +10,7 @@ import typer
 from gpuscout.runner.cli.common import Json, print_json, print_table
 
 if TYPE_CHECKING:
+    from gpuscout.sweeps.architecture import AttentionGroup
     from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
 
 GpuFile = Annotated[Path | None, typer.Option("--gpu-file", help="A YAML file with GPUs of your own.")]
@@ -136,7 +137,7 @@ def show_model(
     if json:
         print_json(document)
     else:
-        _print_fields(document)
+        _print_fields(document | {"attention": [_attention(group) for group in model.attention]})
 
 
 @workloads.command("list", epilog="Example: gpuscout workloads list")
@@ -172,6 +173,12 @@ def list_engines(json: Json = False) -> None:
         print_json({"engines": [{"name": e.name, "fingerprint": e.fingerprint(), "cost": e.cost.value} for e in found]})
         return
     print_table(["engine", "fingerprint", "cost"], [[e.name, e.fingerprint(), e.cost.value] for e in found])
+
+
+def _attention(group: AttentionGroup) -> str:
+    bounds = f", window {group.window:,}" if group.window else f", reads {group.read_topk:,}" if group.read_topk else ""
+    state = f", {group.state_bytes:,} bytes of state" if group.state_bytes else ""
+    return f"{group.layers} {group.type.value} layers of {group.heads} heads ({group.kv_heads} for KV{bounds}{state})"
 
 
 def _gpu_catalogue(gpu_file: Path | None) -> GpuCatalogue:

@@ -105,7 +105,7 @@ def _block(ranking: Ranking, groups: Sequence[Group], top: int, width: int) -> l
         widths[-1] = 0  # runners-up get a line of their own
     lines = []
     if table:
-        name_width = min(longest, width - figures - 2) if one_line else 2
+        name_width = min(longest, width - figures - 2) if one_line else 0
         lines.append(f"  {'model' if one_line else '':{name_width}}  {_row(header, widths)}")
     for group, cells in rows:
         if not one_line or not cells:
@@ -169,9 +169,9 @@ def _nothing(ranking: Ranking, group: Group) -> str:
             f"{_describe(group.closest, group)} with {figures} at concurrency{_GLUE}{group.closest.concurrency}"
         )
     told = [
-        f"{_CAUSES[losers.cause]} ({losers.count:,}): nearest is {_describe(loser, group)}, {loser.detail}"
+        f"{losers.count:,} {_CAUSES[losers.cause]}, {'nearest is' if loser.ratio else 'such as'} "
+        f"{_describe(loser, group)}: {loser.detail}"
         for losers in group.losers
-        if losers.cause in _CAUSES
         for loser in losers.examples[:1]
     ]
     return "no configuration runs: " + "; ".join(told)

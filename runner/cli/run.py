@@ -11,6 +11,7 @@ from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, prin
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
+    from gpuscout.runner.choose import Choice
     from gpuscout.runner.controller import RunReport
     from gpuscout.sweeps.spec import SweepSpec
 
@@ -83,6 +84,7 @@ def run(
     from gpuscout.runner import api
     from gpuscout.runner.cli.progress import progress_line
     from gpuscout.runner.cli.recommend import print_ranking, ranking_document
+    from gpuscout.runner.resolve import explained_names
     from gpuscout.store.connect import open_store
     from gpuscout.store.rank import Question, rank
 
@@ -109,6 +111,11 @@ def run(
         if not json:
             err().print(text)
 
+    def on_start(choice: Choice) -> None:
+        for name in explained_names(sweep_spec, gpu_file=gpu_file):
+            say(name)
+        say(f"{choice.reason}        store: {store.url_for_display}")
+
     with open_store(db, create=True) as store:
         with progress_line(quiet=json) as on_progress:
             report = api.run(
@@ -117,7 +124,7 @@ def run(
                 executor=executor,
                 ray_address=ray_address,
                 gpu_file=gpu_file,
-                on_start=lambda choice: say(f"{choice.reason}        store: {store.url_for_display}"),
+                on_start=on_start,
                 on_progress=on_progress,
                 lock_wait_s=None if wait else 0.0,
             )

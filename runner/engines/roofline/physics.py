@@ -52,11 +52,11 @@ def decode_step(f: Features, k: Physical, running: FloatArray) -> Step:
     routed = batch * f.dp  # tokens that meet the experts, which all attention ranks share
     imbalance = _imbalance(f, k, routed)
     bandwidth = f.bandwidth * k.memory_efficiency
+    # The fullest rank reads all its experts at most.
+    reached = np.minimum(reached_experts(f, k, routed) * imbalance, 1.0)
     memory = (
         (f.layer_bytes + f.head_bytes) / f.tp / bandwidth
-        + reached_experts(f, k, routed)
-        * imbalance
-        * (f.expert_bytes / (f.tp * f.dp) / (bandwidth * k.expert_efficiency))
+        + reached * (f.expert_bytes / (f.tp * f.dp) / (bandwidth * k.expert_efficiency))
         + batch * ((f.kv_read_bytes / k.kv_efficiency + 2 * f.state_bytes / k.state_efficiency) / bandwidth)
         + batch * (activation_bytes(f, k) / bandwidth)
     )
@@ -76,8 +76,10 @@ def prefill(f: Features, k: Physical) -> tuple[FloatArray, FloatArray]:
     """
     tokens = f.input_len
     saturation = tokens / (tokens + k.half_tokens)
-    flops = peak_flops(f, k) * saturation
-    matrices = (f.layer_flop + f.expert_flop / k.expert_flops_efficiency) * tokens / flops + f.head_flop / flops
+    peak = peak_flops(f, k)
+    matrices = (f.layer_flop + f.expert_flop / k.expert_flops_efficiency) * tokens / (
+        peak * saturation
+    ) + f.head_flop / peak
     bandwidth = f.bandwidth * k.memory_efficiency
     compute = (matrices + f.prefill_attention_flop / (f.flops16 * k.attention_efficiency)) / f.tp
     compute = compute + tokens * activation_bytes(f, k) / bandwidth

@@ -43,8 +43,8 @@ def operate(f: Features, k: Physical, running: FloatArray, concurrency: FloatArr
     shared = np.where(f.output_len > 1, k.interference * more / f.output_len, 0.0)
     itl = step_s + others * shared
     ahead = np.exp(k.queue_exponent * np.log(batch)) - 1.0
-    # The first request of all meets no step in progress.
-    in_progress = k.ttft_steps * step_s * (others / batch)
+    # The first request of all meets no step in progress; steps beyond an output's length never happen.
+    in_progress = np.minimum(k.ttft_steps, f.output_len) * step_s * (others / batch)
     ttft = 1e-3 * k.ttft_base_ms + k.ttft_prefill * alone + k.queue_share * more * ahead + in_progress
     decoding = itl * (f.output_len - 1.0)
     # All prompts of a round pass the same GPUs: a round cannot be shorter than their prefills.
