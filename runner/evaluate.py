@@ -87,11 +87,12 @@ def joined(parts: Sequence[Curves]) -> Curves:
         for name in ("outcome", "needed_gib", "usable_gib", "kv_capacity_tokens", "fits_up_to")
     }
     details = {
-        start + position: text
-        for part, start in zip(parts, starts, strict=True)
-        for position, text in part.details.items()
+        start + row: text for part, start in zip(parts, starts, strict=True) for row, text in part.details.items()
     }
-    return Curves(points=Points(task=tasks, **points), details=details, **columns)
+    extras = {
+        start + row: extra for part, start in zip(parts, starts, strict=True) for row, extra in part.extras.items()
+    }
+    return Curves(points=Points(task=tasks, **points), details=details, extras=extras, **columns)
 
 
 def _checked(curves: Curves, count: int, ladder: IntArray) -> Curves:

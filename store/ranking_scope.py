@@ -122,7 +122,8 @@ def scope_of(connection: sa.Connection, question: Question) -> Scope:
     if question.max_gpus is not None:
         conditions.append(cases.c.num_gpus <= question.max_gpus)
 
-    answers = _answers(conditions, sweep_id)
+    narrow = bool(question.models) and (lengths is not None or question.input_len is not None)
+    answers = _answers(conditions, sweep_id, narrow=narrow)
     versions = any(names.have_versions for names in (model_names, gpu_names, engine_names))
     standing = _standing(answers, engine_names, versions=versions)
     # The sweep that was run last names a workload.
@@ -132,7 +133,7 @@ def scope_of(connection: sa.Connection, question: Question) -> Scope:
 
 def nothing_matches(connection: sa.Connection, scope: Scope) -> InputError:
     """Why there is no answer at all, and what the store, or the sweep that was asked for, does have."""
-    within = _answers([], scope.sweep.id if scope.sweep else None)
+    within = _answers([], scope.sweep.id if scope.sweep else None, narrow=False)
 
     def present(name: str) -> list[Any]:
         return list(connection.execute(sa.select(within.c[name]).distinct().order_by(within.c[name])).scalars())
@@ -170,12 +171,16 @@ def _in_order_of(sweep: SweepParts, known: Names, *, chosen: bool) -> Names:
     return Names({name: ids[name] for name in present})
 
 
-def _answers(conditions: Sequence[Condition], sweep_id: int | None) -> sa.CTE:
-    """All answers to the question, one row a task."""
+def _answers(conditions: Sequence[Condition], sweep_id: int | None, *, narrow: bool) -> sa.CTE:
+    """All answers to the question, one row a task. `narrow`: the index on model and lengths selects few."""
     source = CONFIGURATIONS
     if sweep_id is not None:
-        source = source.join(membership, membership.c.task_id == tasks.c.id)
-        conditions = [*conditions, membership.c.sweep_id == sweep_id]
+        member = sa.and_(membership.c.sweep_id == sweep_id, membership.c.task_id == tasks.c.id)
+        # SQLite would start from all members of the sweep, where it could start from the index on cases.
+        if narrow:
+            conditions = [*conditions, sa.exists().where(member).correlate(tasks)]
+        else:
+            source = source.join(membership, member)
     columns = (*ABOUT, tasks.c.engine_id, tasks.c.outcome, cases.c.model_id, cases.c.gpu_id)
     return sa.select(*columns).select_from(source).where(*conditions).cte("answers")
 

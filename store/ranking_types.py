@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
 
@@ -99,7 +99,7 @@ class Configuration:
     @classmethod
     def of(cls, values: Mapping[Any, Any]) -> Self:
         """From a mapping that holds every field by name, whatever else it holds."""
-        return cls(**{field.name: values[field.name] for field in fields(cls)})
+        return cls(*(values[name] for name in cls.__match_args__))
 
 
 @dataclass(frozen=True)

@@ -225,6 +225,7 @@ tasks = Table(
     _ref("ladder_id", "ladders.id"),
     _word("outcome"),
     _text("detail", nullable=True),
+    _text("extras", nullable=True),  # canonical JSON: what only this engine reports
     _number("needed_gib", nullable=True),
     _number("usable_gib", nullable=True),
     _big("kv_capacity_tokens", nullable=True),

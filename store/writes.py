@@ -160,6 +160,12 @@ class _Said:
             for row, text in part.details.items()
         }
 
+        self.extras = {
+            start + row: canonical_json(dict(extra)).decode()
+            for start, part in zip(self.starts.tolist(), curves, strict=False)
+            for row, extra in part.extras.items()
+        }
+
     def __len__(self) -> int:
         return len(self.position)
 

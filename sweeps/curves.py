@@ -63,6 +63,7 @@ class Curves:
     kv_capacity_tokens  n, tokens the KV caches of the whole deployment hold; -1 where the engine does not say
     fits_up_to          n, largest concurrency with a finite answer where the curve ended early, else -1
     details             what to tell the user about a task that is not `ok`, by position in the block
+    extras              what only this engine reports about a task (tuning commands, say), JSON-able, by position
     """
 
     outcome: IntArray
@@ -72,6 +73,7 @@ class Curves:
     fits_up_to: IntArray
     points: Points
     details: Mapping[int, str] = field(default_factory=dict)
+    extras: Mapping[int, Mapping[str, object]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.outcome)

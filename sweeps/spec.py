@@ -222,7 +222,16 @@ class SweepSpec(BaseModel):
         directory = os.path.dirname(self.file or "") if directory is None else directory
         if self.gpu_file is not None:
             result["gpu_file"] = self._rebased(("gpu_file",), self.gpu_file, directory)
+        result["models"] = [self._model_as_given(number, directory) for number in range(len(self.models))]
         return result
+
+    def _model_as_given(self, number: int, directory: str) -> object:
+        entry = self.models[number]
+        if not entry.is_path:
+            return entry.given
+        rebased = self._rebased(("models", number), entry.model, directory)
+        is_path = entry.model_copy(update={"model": rebased}).is_path
+        return entry.model_copy(update={"model": rebased if is_path else f"./{rebased}"}).given
 
     def _rebased(self, path: Path, written: str, directory: str) -> str:
         here = self._source.directory(path)

@@ -139,6 +139,11 @@ class ModelEntry(Part):
         return _mapping_or_text(value, "model", "a model (text, or a mapping with the key `model`)")
 
     @property
+    def is_path(self) -> bool:
+        """Whether `model` is a local folder or configuration file, not a name."""
+        return self.model.startswith((".", "/", "~")) or self.model.endswith(".json")
+
+    @property
     def given(self) -> object:
         plain = super().given
         return self.model if plain == {"model": self.model} else plain

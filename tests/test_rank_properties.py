@@ -91,7 +91,7 @@ def database(request: pytest.FixtureRequest) -> Iterator[sa.Connection]:
         engine.dispose()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(answers=_stores, question=_questions)
 def test_sql_ranks_like_python(database: sa.Connection, answers: list[Row], question: Question) -> None:
     with database.begin_nested() as savepoint:

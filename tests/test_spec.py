@@ -308,6 +308,9 @@ def test_extends(tmp_path: Path) -> None:
     child.write_text("extends: team/base.yaml\n")
     with pytest.raises(SpecError, match="name: missing"):
         load_spec(child)
+    (tmp_path / "team" / "base.yaml").write_text(BASE.replace("[m]", "[m, ./local, {model: ../x, name: y}]"))
+    child.write_text("extends: team/base.yaml\nname: child\n")
+    assert load_spec(child).to_dict()["models"] == ["m", "./team/local", {"model": "./x", "name": "y"}]
     child.write_text("extends: team/none.yaml\nname: a\n")
     with pytest.raises(SpecError) as caught:
         load_spec(child)

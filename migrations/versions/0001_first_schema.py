@@ -113,6 +113,7 @@ def _estimated() -> None:
         sa.Column("ladder_id", ID, nullable=False),
         sa.Column("outcome", WORD, nullable=False),
         sa.Column("detail", sa.Text(), nullable=True),
+        sa.Column("extras", sa.Text(), nullable=True),
         sa.Column("needed_gib", sa.Double(), nullable=True),
         sa.Column("usable_gib", sa.Double(), nullable=True),
         sa.Column("kv_capacity_tokens", sa.BigInteger(), nullable=True),

@@ -49,6 +49,7 @@ class Physical:
     # fixed time
     layer_us: FloatArray  # per layer and step
     moe_layer_us: FloatArray  # per MoE layer and step, added
+    mla_layer_us: FloatArray  # per layer of latent attention (MLA) and step, added
     quantize_layer_us: FloatArray  # per layer and step with 8-bit matrices, added: activations are scaled and rounded
     recurrent_layer_us: FloatArray  # per linear-attention or Mamba layer and step, added
     step_ms: FloatArray  # per step: sampling, scheduling

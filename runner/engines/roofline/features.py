@@ -99,6 +99,7 @@ class Features:
     layers: FloatArray
     moe_layers: FloatArray
     recurrent_layers: FloatArray
+    mla_layers: FloatArray
     hidden: FloatArray
     expert_share: FloatArray  # experts per token / experts; 1 for dense models
     experts_per_token: FloatArray
@@ -182,6 +183,7 @@ def features(cases: CaseColumns) -> Features:
         layers=of_model(lambda m: m.layers),
         moe_layers=of_model(lambda m: m.moe_layers),
         recurrent_layers=of_model(lambda m: sum(g.layers for g in m.attention if g.type in _RECURRENT)),
+        mla_layers=of_model(lambda m: sum(g.layers for g in m.attention if g.type is AttentionType.MLA)),
         hidden=of_model(lambda m: m.hidden_size),
         expert_share=chosen / experts,
         experts_per_token=chosen,
@@ -225,14 +227,15 @@ def _attention(
     growing = of_group(lambda g: g.type in (AttentionType.FULL, AttentionType.MLA))
     recurrent = of_group(lambda g: g.type in _RECURRENT)
 
-    element_bytes = _KV_BYTES[cases.kv_precision]
+    element_bytes: FloatArray = _KV_BYTES[cases.kv_precision]
     ranks = tp[:, None]
     # A rank holds whole heads: with more ranks than heads the cache is replicated; MLA has one latent vector for all.
     held = np.where(mla, 1.0, np.ceil(kv_heads / ranks) / kv_heads)
     mid = (input_len + output_len / 2)[:, None]
 
     def kept(tokens: FloatArray) -> FloatArray:
-        return _total(elements * held * np.minimum(tokens, window)) * element_bytes
+        elements_kept = _total(elements * held * np.minimum(tokens, window))
+        return np.multiply(elements_kept, element_bytes)
 
     attended = np.minimum(np.minimum(mid, window), readable)
     read = ((elements - index_elements) * attended + index_elements * np.minimum(mid, window)) * held

@@ -93,9 +93,12 @@ def prefill(f: Features, k: Physical) -> tuple[FloatArray, FloatArray]:
 def fixed_time(f: Features, k: Physical) -> FloatArray:
     """Seconds of a step that depend neither on tokens nor on bytes: launching kernels, sampling, scheduling."""
     per_layer = f.layers * (k.layer_us + np.where(f.multiply_bits == 8, k.quantize_layer_us, 0.0))
-    return 1e-6 * (per_layer + f.moe_layers * k.moe_layer_us + f.recurrent_layers * k.recurrent_layer_us) + (
-        1e-3 * k.step_ms
-    )
+    return 1e-6 * (
+        per_layer
+        + f.moe_layers * k.moe_layer_us
+        + f.recurrent_layers * k.recurrent_layer_us
+        + f.mla_layers * k.mla_layer_us
+    ) + (1e-3 * k.step_ms)
 
 
 def activation_bytes(f: Features, k: Physical) -> FloatArray:
