@@ -23,7 +23,7 @@ from gpuscout.store.names import (
     stored_ladders,
 )
 from gpuscout.store.schema import blocks, cases, failures, membership, operating_points, tasks
-from gpuscout.sweeps.cases import COLUMN_NAMES, CaseColumns
+from gpuscout.sweeps.cases import COLUMN_NAMES, CaseColumns, canonical_json
 from gpuscout.sweeps.curves import BOUNDS, Curves, IntArray, Points
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.precision import PRECISIONS

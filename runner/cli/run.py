@@ -256,7 +256,7 @@ def _question(spec: SweepSpec, objective: str | None, slos: list[str] | None) ->
 
 def _save(spec: SweepSpec, file: Path) -> None:
     try:
-        file.write_text(spec.to_yaml(), encoding="utf-8")
+        file.write_text(spec.to_yaml(directory=str(file.parent)), encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write {file}: {error.strerror}") from error
 
