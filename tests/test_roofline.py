@@ -221,6 +221,21 @@ def test_less_memory_leaves_less_room() -> None:
     assert 0 < less < most
 
 
+def test_constant_states_take_memory_but_do_not_grow() -> None:
+    name = "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"
+    few, many = evaluate(
+        case(name, input_len=64, output_len=64), case(name, input_len=64, output_len=64_000)
+    ).needed_gib
+    attention = model(name).kv_bytes_per_token(Precision.BF16) * (64_000 - 64) / 2**30
+    assert many - few == pytest.approx(attention, rel=1e-6)
+    states = sum(group.layers * group.state_bytes for group in model(name).attention)
+    without = dataclasses.replace(
+        model(name), attention=tuple(dataclasses.replace(g, state_bytes=0) for g in model(name).attention)
+    )
+    stateless = evaluate(dataclasses.replace(case(name, input_len=64, output_len=64), model=without)).needed_gib[0]
+    assert few - stateless == pytest.approx(states / 2**30)
+
+
 def test_requests_beyond_the_cache_queue() -> None:
     p = points(case(input_len=8192, output_len=512), [16, 512, 1024])
     assert p.queued.tolist() == [False, True, True]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from typing import Annotated
 
-import click
 import typer
 
 from gpuscout.runner.cli import catalogues, database, doctor, recommend, run, spec, sweeps
@@ -49,19 +47,13 @@ def execute(arguments: list[str]) -> int:
     """Run one command; returns its exit status and prints expected errors without a traceback."""
     verbose = "-v" in arguments or "--verbose" in arguments
     try:
-        return int(app(arguments, standalone_mode=False) or 0)
+        app(arguments)
+        return 0
+    except SystemExit as leave:
+        # typer's own way to end: usage errors (2), a closed pipe, Ctrl-C (130) and typer.Exit.
+        return leave.code if isinstance(leave.code, int) else 0
     except GpuscoutError as error:
         return _report(error, error.message, error.hint, error.exit_code, verbose)
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except (KeyboardInterrupt, click.Abort):
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader has seen enough (`| head`); Python must not complain about it when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         hint = "this is a bug in gpuscout: please report it with the output of `gpuscout -v …`"
         return _report(error, f"unexpected {type(error).__name__}: {error}", hint, 1, verbose)

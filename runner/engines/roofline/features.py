@@ -107,9 +107,8 @@ class Features:
     tied: npt.NDArray[np.bool_]
     # KV cache per tensor-parallel rank, all layers, bytes
     kv_read_bytes: FloatArray  # read per running sequence and step, at mid-output
-    kv_mean_bytes: FloatArray  # kept per running sequence, at mid-output
-    kv_longest_bytes: FloatArray  # kept by one request of `context_len` tokens
-    kv_token_bytes: FloatArray  # growth per token of a long sequence
+    kv_mean_bytes: FloatArray  # kept per running sequence, at mid-output, constant states included
+    kv_longest_bytes: FloatArray  # kept by one request of `context_len` tokens, constant states included
     state_bytes: FloatArray  # constant state per sequence, read and written at every step
     # accelerator
     memory_bytes: FloatArray  # usable by software
@@ -224,18 +223,17 @@ def _attention(
     heads = of_group(lambda g: g.heads)
     elements = layers * of_group(lambda g: g.kv_elements_per_token)
     index_elements = layers * of_group(lambda g: g.index_elements_per_token)
-    growing = of_group(lambda g: g.type in (AttentionType.FULL, AttentionType.MLA))
     recurrent = of_group(lambda g: g.type in _RECURRENT)
 
     element_bytes: FloatArray = _KV_BYTES[cases.kv_precision]
+    states = _total(layers * of_group(lambda g: g.state_bytes)) / tp
     ranks = tp[:, None]
     # A rank holds whole heads: with more ranks than heads the cache is replicated; MLA has one latent vector for all.
     held = np.where(mla, 1.0, np.ceil(kv_heads / ranks) / kv_heads)
     mid = (input_len + output_len / 2)[:, None]
 
     def kept(tokens: FloatArray) -> FloatArray:
-        elements_kept = _total(elements * held * np.minimum(tokens, window))
-        return np.multiply(elements_kept, element_bytes)
+        return _total(elements * held * np.minimum(tokens, window)) * element_bytes + states
 
     attended = np.minimum(np.minimum(mid, window), readable)
     read = ((elements - index_elements) * attended + index_elements * np.minimum(mid, window)) * held
@@ -256,8 +254,7 @@ def _attention(
         "kv_read_bytes": _total(read) * element_bytes,
         "kv_mean_bytes": kept(mid),
         "kv_longest_bytes": kept(cases.max_model_len.astype(np.float64)[:, None]),
-        "kv_token_bytes": _total(elements * held * growing) * element_bytes,
-        "state_bytes": _total(layers * of_group(lambda g: g.state_bytes)) / tp,
+        "state_bytes": states,
     }
 
 

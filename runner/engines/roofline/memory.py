@@ -53,7 +53,9 @@ def memory(f: Features) -> Memory:
     ends = np.where(f.pp > 1, np.maximum(first, f.head_bytes), first + np.where(f.tied, 0.0, f.head_bytes))
     weights = (stage * (f.layer_bytes + f.expert_bytes / f.dp) + ends) / f.tp
     activations = np.where(f.moe, ACTIVATIONS_MOE_GIB, ACTIVATIONS_DENSE_GIB) * GIB
-    runtime = np.where(f.tp * f.pp * f.dp > 1, RUNTIME_GROUP_GIB, RUNTIME_ALONE_GIB) * GIB
+    # Replicas of a dense model do not talk to each other.
+    together = f.tp * f.pp * np.where(f.moe, f.dp, 1.0)
+    runtime = np.where(together > 1, RUNTIME_GROUP_GIB, RUNTIME_ALONE_GIB) * GIB
     usable = f.memory_bytes * f.memory_fraction
     free = usable - weights - activations - runtime
     one_request = stage * f.kv_longest_bytes

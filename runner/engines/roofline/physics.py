@@ -77,9 +77,8 @@ def prefill(f: Features, k: Physical) -> tuple[FloatArray, FloatArray]:
     tokens = f.input_len
     saturation = tokens / (tokens + k.half_tokens)
     peak = peak_flops(f, k)
-    matrices = (f.layer_flop + f.expert_flop / k.expert_flops_efficiency) * tokens / (
-        peak * saturation
-    ) + f.head_flop / peak
+    per_token = f.layer_flop + f.expert_flop / k.expert_flops_efficiency
+    matrices = (tokens * per_token / saturation + f.head_flop) / peak
     bandwidth = f.bandwidth * k.memory_efficiency
     compute = (matrices + f.prefill_attention_flop / (f.flops16 * k.attention_efficiency)) / f.tp
     compute = compute + tokens * activation_bytes(f, k) / bandwidth
@@ -92,13 +91,14 @@ def prefill(f: Features, k: Physical) -> tuple[FloatArray, FloatArray]:
 
 def fixed_time(f: Features, k: Physical) -> FloatArray:
     """Seconds of a step that depend neither on tokens nor on bytes: launching kernels, sampling, scheduling."""
-    per_layer = f.layers * (k.layer_us + np.where(f.multiply_bits == 8, k.quantize_layer_us, 0.0))
-    return 1e-6 * (
-        per_layer
+    every_layer = k.layer_us + np.where(f.multiply_bits == 8, k.quantize_layer_us, 0.0)
+    layers_us = (
+        f.layers * every_layer
         + f.moe_layers * k.moe_layer_us
         + f.recurrent_layers * k.recurrent_layer_us
         + f.mla_layers * k.mla_layer_us
-    ) + (1e-3 * k.step_ms)
+    )
+    return 1e-6 * layers_us + 1e-3 * k.step_ms
 
 
 def activation_bytes(f: Features, k: Physical) -> FloatArray:
