@@ -459,3 +459,11 @@ def constants_document() -> dict[str, dict[str, float]]:
     document: dict[str, dict[str, float]] = json.loads(text)
     assert math.isfinite(document["pooled"]["layer_us"])
     return document
+
+
+def test_mxfp4_checkpoints_run_where_servers_expand_them() -> None:
+    """gpt-oss on Hopper (Marlin) and on CDNA3 (Triton), as vLLM's announcement of gpt-oss lists them."""
+    curves = evaluate(
+        *(case("openai/gpt-oss-120b", gpu_name, precision=Precision.FP4) for gpu_name in (H100, "MI300X", "MI355X"))
+    )
+    assert curves.outcome.tolist() == [Outcome.OK.code] * 3

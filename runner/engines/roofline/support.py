@@ -2,7 +2,8 @@
 
 NVIDIA: tensor units from compute capability 7.5 (int8), 8.0 (bf16), 8.9 (fp8) and 10.0 (fp4) on. Without them vLLM
 and SGLang still run fp8 weights, and vLLM fp4 weights, in 16-bit arithmetic from capability 8.0 on (Marlin kernels);
-these cases are estimated, not refused. vLLM has plug-ins for TPU, Gaudi and Trainium; SGLang is for NVIDIA and AMD,
+these cases are estimated, not refused; so are MXFP4 checkpoints (gpt-oss) on CDNA3, where Triton kernels expand them
+(https://blog.vllm.ai/2025/08/05/gpt-oss.html). vLLM has plug-ins for TPU, Gaudi and Trainium; SGLang is for NVIDIA and AMD,
 TensorRT-LLM for NVIDIA from capability 8.0 on.
 """
 
@@ -75,7 +76,8 @@ def _weights_refusal(model: ModelArchitecture, gpu: GpuSpec, server: str, precis
                 return f"{gpu.name} has no fp8 units and {name} no weight-only fp8 kernels for it"
         case Precision.FP4 if not gpu.supports("fp4"):
             mxfp4 = model.precision is Precision.FP4 and model.quantization_method == "mxfp4"
-            if not (expands and (mxfp4 or server == "vllm")):
+            triton = mxfp4 and gpu.family == "CDNA3" and server != "trtllm"
+            if not (triton or (expands and (mxfp4 or server == "vllm"))):
                 return f"{gpu.name} has no fp4 units and {name} no weight-only fp4 kernels for it"
         case Precision.INT8 if not gpu.supports("int8"):
             return f"{gpu.name} has no int8 units; use int8-weight-only"
