@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gpuscout.sweeps.architecture import ModelArchitecture
-from gpuscout.sweeps.errors import ModelConfigError
+from gpuscout.sweeps.errors import ModelConfigError, NotCausalError
 from gpuscout.sweeps.model_attention import kv_heads_of
 from gpuscout.sweeps.model_families import FAMILIES, IMPLIED_FIELDS, NOT_CAUSAL, NOT_CAUSAL_HEADS, Family
 from gpuscout.sweeps.model_fields import CONTEXT, HEADS, HIDDEN, VOCABULARY, Fields, describe
@@ -94,9 +94,14 @@ def _flattened(config: Mapping[str, Any], source: str) -> Fields:
 def _refuse_other_models(fields: Fields, model_type: str) -> None:
     """Encoders, encoder-decoders and models with a head that generates no text."""
     if model_type in NOT_CAUSAL:
-        raise fields.error("model_type", model_type, "a causal language model")
+        raise _not_causal(fields, "model_type", model_type)
     if fields.config.get("is_encoder_decoder") is True:
-        raise fields.error("is_encoder_decoder", True, "a causal language model")
+        raise _not_causal(fields, "is_encoder_decoder", True)
     heads = fields.items("architectures") or []
     if heads and all(isinstance(head, str) and head.endswith(NOT_CAUSAL_HEADS) for head in heads):
-        raise fields.error("architectures", heads[0], "a causal language model")
+        raise _not_causal(fields, "architectures", heads[0])
+
+
+def _not_causal(fields: Fields, field: str, found: object) -> NotCausalError:
+    error = fields.error(field, found, "a causal language model")
+    return NotCausalError(error.message, hint="gpuscout estimates models that generate text token by token")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, overload
 
-from gpuscout.sweeps.errors import ModelConfigError
+from gpuscout.sweeps.errors import MissingFieldError, ModelConfigError
 
 MAX_LAYERS = 1_000
 MAX_SIZE = 2**24  # widths, vocabularies, experts: an order of magnitude above anything published
@@ -47,7 +47,8 @@ class Fields:
 
     def error(self, field: str, found: object, allowed: str) -> ModelConfigError:
         """The error for one field, to be raised."""
-        return ModelConfigError(
+        kind = MissingFieldError if found is None else ModelConfigError
+        return kind(
             f"{self.source}: {self.path}{field}: found {describe(found)}, expected {allowed}",
             hint="check that the file is the unmodified config.json of a causal language model",
         )
