@@ -1,23 +1,56 @@
-"""The interface of an engine: what turns cases into curves."""
+"""The interface of an engine: what turns cases into curves, and what an engine may tell about itself."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
 import numpy as np
 
 from gpuscout.sweeps.cases import CaseColumns
-from gpuscout.sweeps.curves import Curves, IntArray
+from gpuscout.sweeps.curves import Bound, Curves, IntArray, Points
+from gpuscout.sweeps.outcomes import Outcome
+
+MISSING = "missing"
+"""The fingerprint of an engine that cannot run here: none of its results is ever stored under it."""
 
 
 class Cost(Enum):
     """How dear one task is; decides how many tasks make a block and whether Ray pays."""
 
-    CHEAP = "cheap"  # vectorised arithmetic: microseconds a point
+    CHEAP = "cheap"  # arithmetic: microseconds a point
     DEAR = "dear"  # a call, a process or a download a task
+
+
+class Engine(Protocol):
+    """An estimator of serving performance.
+
+    `evaluate` answers every case of a block for one ladder of concurrencies (ascending, unique). A point must not
+    depend on which other concurrencies or cases are asked in the same call, so that a longer ladder later can be
+    answered by its missing steps alone. One bad case must not raise: it gets an outcome. Whatever still raises
+    fails its tasks. `answered` puts the answers of an engine that works case by case together.
+
+    These members are all an engine needs; its options are the keyword arguments of its constructor. It may also have
+
+    about       an `About`, on the class: what it covers, which options it takes, how to install what it needs
+    missing()   a method: why it cannot run here, in one line; None when it can
+    sparse      True when it cannot answer every concurrency: it may then leave points out
+    """
+
+    name: str
+    cost: Cost
+    in_process: bool  # safe inside the controller's process: no hangs, crashes, printing or global state
+    options: Mapping[str, object]  # JSON-able; together with the fingerprint they determine every number
+
+    def fingerprint(self) -> str:
+        """Identifies everything but the options that determines this engine's numbers."""
+        ...
+
+    def evaluate(self, cases: CaseColumns, ladder: IntArray) -> Curves: ...
 
 
 @dataclass(frozen=True)
@@ -29,29 +62,142 @@ class EngineInfo:
     options: Mapping[str, object]
 
 
-class Engine(Protocol):
-    """An estimator of serving performance.
-
-    `evaluate` answers every case of a block for one ladder of concurrencies (ascending, unique). A point must not
-    depend on which other concurrencies or cases are asked in the same call, so that a longer ladder later can be
-    answered by its missing steps alone. One bad case must not raise: it gets an outcome. Whatever still raises
-    fails the whole block.
-    """
-
-    name: str
-    cost: Cost
-    in_process: bool  # safe inside the controller's process: no hangs, crashes, printing or global state
-    options: Mapping[str, object]
-
-    def fingerprint(self) -> str:
-        """Identifies everything but the options that determines this engine's numbers."""
-        ...
-
-    def evaluate(self, cases: CaseColumns, ladder: IntArray) -> Curves: ...
-
-
 def info(engine: Engine) -> EngineInfo:
     return EngineInfo(engine.name, engine.fingerprint(), dict(engine.options))
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of an engine: checked before the engine is made. None in `above`, `at_most`: no such bound."""
+
+    help: str
+    kind: type[str] | type[int] | type[float] | type[bool] = str
+    default: object = None
+    choices: tuple[str, ...] = ()
+    above: float | None = None
+    at_most: float | None = None
+
+    @property
+    def allowed(self) -> str:
+        """What may be given, in words."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        bounds = [f"above {self.above:g}"] if self.above is not None else []
+        bounds += [f"at most {self.at_most:g}"] if self.at_most is not None else []
+        kind = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[self.kind]
+        return " ".join([kind, " and ".join(bounds)]).rstrip()
+
+
+@dataclass(frozen=True)
+class About:
+    """What people are told about an engine. Empty texts tell nothing; `options` None: see its constructor.
+
+    `install` is the command that installs what the engine needs besides gpuscout, None when it needs nothing.
+    """
+
+    covers: str = ""
+    install: str | None = None
+    options: Mapping[str, Option] | None = None
+    homepage: str = ""
+
+
+class MissingEngine:
+    """Stands in for an engine that cannot run here. All its tasks fail as `engine_missing`, other engines go on.
+
+    Its fingerprint is no other engine's: once the engine is installed, a sweep has a new one and computes everything.
+    """
+
+    in_process = True
+
+    def __init__(self, name: str, reason: str, *, cost: Cost = Cost.DEAR, options: Mapping[str, object]) -> None:
+        self.name = name
+        self.reason = reason
+        self.cost = cost
+        self.options: Mapping[str, object] = dict(options)
+
+    def fingerprint(self) -> str:
+        return MISSING
+
+    def evaluate(self, cases: CaseColumns, ladder: IntArray) -> Curves:
+        return answered([CaseAnswer.failed(Outcome.ENGINE_MISSING, self.reason)] * len(cases))
+
+
+@dataclass(frozen=True)
+class Point:
+    """One operating point of a case. Figures are those of `gpuscout.sweeps.curves.Points`, all finite."""
+
+    concurrency: int
+    ttft_ms: float
+    itl_ms: float
+    e2e_s: float
+    output_tokens_per_s: float
+    requests_per_s: float
+    bound: Bound = Bound.UNKNOWN
+    queued: bool = False
+
+
+@dataclass(frozen=True)
+class CaseAnswer:
+    """The answer to one case, for engines that work case by case; fields as in `gpuscout.sweeps.curves.Curves`.
+
+    `points` come in the order of the ladder. None: the engine does not say; in `fits_up_to`: it fits all along.
+    """
+
+    outcome: Outcome = Outcome.OK
+    detail: str | None = None
+    points: Sequence[Point] = ()
+    fits_up_to: int | None = None
+    needed_gib: float | None = None
+    usable_gib: float | None = None
+    kv_capacity_tokens: int | None = None
+    extras: Mapping[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def failed(cls, outcome: Outcome, detail: str) -> CaseAnswer:
+        return cls(outcome, detail)
+
+
+def answered(answers: Iterable[CaseAnswer]) -> Curves:
+    """The answers to the cases of a block, in their order, as columns."""
+    answers = list(answers)
+    points = [(row, point) for row, answer in enumerate(answers) for point in answer.points]
+
+    def ints(values: Iterable[int | None]) -> IntArray:
+        return np.array([-1 if value is None else value for value in values], dtype=np.int64)
+
+    def column(name: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        return np.array([getattr(point, name) for _, point in points], dtype=np.float64)
+
+    def gib(values: Iterable[float | None]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+    return Curves(
+        outcome=ints(answer.outcome.code for answer in answers),
+        needed_gib=gib(answer.needed_gib for answer in answers),
+        usable_gib=gib(answer.usable_gib for answer in answers),
+        kv_capacity_tokens=ints(answer.kv_capacity_tokens for answer in answers),
+        fits_up_to=ints(answer.fits_up_to for answer in answers),
+        points=Points(
+            task=ints(row for row, _ in points),
+            concurrency=ints(point.concurrency for _, point in points),
+            ttft_ms=column("ttft_ms"),
+            itl_ms=column("itl_ms"),
+            e2e_s=column("e2e_s"),
+            output_tokens_per_s=column("output_tokens_per_s"),
+            requests_per_s=column("requests_per_s"),
+            bound=ints(point.bound.code for _, point in points),
+            queued=np.array([point.queued for _, point in points], dtype=np.bool_),
+        ),
+        details={row: answer.detail for row, answer in enumerate(answers) if answer.detail is not None},
+        extras={row: answer.extras for row, answer in enumerate(answers) if answer.extras},
+    )
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Drop what is printed meanwhile by an engine's package; for the whole process, so not for an engine safe in it."""
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 def as_ladder(concurrencies: object) -> IntArray:

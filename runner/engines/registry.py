@@ -1,12 +1,16 @@
-"""Engines by name: those built in and those that other packages add."""
+"""Engines by name: those built in and those that other packages add; their options checked, missing ones replaced."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import cache
 from importlib import metadata
 
-from gpuscout.runner.engines.base import Engine
+from gpuscout.runner.engines.base import About, Engine, MissingEngine, Option
 from gpuscout.sweeps.cases import canonical_json
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 
@@ -20,17 +24,45 @@ def engine_names() -> list[str]:
 
 
 def create_engine(name: str, options: Mapping[str, object] | None = None) -> Engine:
-    """The engine of this name with these options.
+    """The engine of this name with these options; a `MissingEngine` when it is known but cannot run here.
 
     Raises UnknownNameError for a name nobody provides and InputError for options the engine does not take.
     """
-    factories = _factories()
-    if name not in factories:
-        raise UnknownNameError("engine", name, nearest(name, factories), hint=f"engines here: {', '.join(factories)}")
+    given = dict(options or {})
     try:
-        return factories[name]()(**(options or {}))
+        factory = _factory(name)
+    except UnknownNameError:
+        raise
+    except Exception as error:  # a package of somebody else's, which may fail in any way
+        reason = f"engine {name} does not load: {type(error).__name__}: {error}"
+        return MissingEngine(name, reason, options=given)
+    declared = about_of(factory).options
+    _check_names(name, given, _parameters(factory) if declared is None else declared)
+    checked = given if declared is None else checked_options(name, given, declared)
+    try:
+        engine = factory(**checked)
     except TypeError as error:
         raise InputError(f"engine {name}: {error}") from error
+    missing = getattr(engine, "missing", None)
+    why: str | None = missing() if missing is not None else None
+    return engine if why is None else MissingEngine(name, why, cost=engine.cost, options=engine.options)
+
+
+def about(name: str) -> About:
+    """What the engine of this name tells about itself. Raises UnknownNameError."""
+    try:
+        factory = _factory(name)
+    except UnknownNameError:
+        raise
+    except Exception:  # it does not load: `create_engine` tells why
+        return About()
+    told = about_of(factory)
+    return told if told.options is not None else replace(told, options=_parameters(factory) or {})
+
+
+def about_of(factory: EngineFactory) -> About:
+    found = getattr(factory, "about", None)
+    return found if isinstance(found, About) else About()
 
 
 _created: dict[tuple[str, bytes], Engine] = {}
@@ -44,16 +76,106 @@ def cached_engine(name: str, options: Mapping[str, object]) -> Engine:
     return _created[key]
 
 
+def checked_options(engine: str, given: Mapping[str, object], declared: Mapping[str, Option]) -> dict[str, object]:
+    """The options with their defaults filled in. Raises InputError with everything that is wrong with them."""
+    _check_names(engine, given, declared)
+    problems = []
+    checked = {name: option.default for name, option in declared.items()}
+    for name, value in given.items():
+        if value is None:
+            continue
+        accepted = _accepted(value, declared[name])
+        if accepted is None:
+            close = nearest(str(value), declared[name].choices, limit=1)
+            meant = f"; did you mean {close[0]}?" if close else ""
+            problems.append(f"option {name}: must be {declared[name].allowed}, not {_quoted(value)}{meant}")
+        checked[name] = accepted
+    if problems:
+        raise InputError("\n".join(f"engine {engine}, {problem}" for problem in problems))
+    return checked
+
+
+def _check_names(engine: str, given: Iterable[str], known: Mapping[str, Option] | None) -> None:
+    """Raises InputError for options nobody knows; None knows any."""
+    if known is None:
+        return
+    problems = []
+    for name in given:
+        if name in known:
+            continue
+        close = nearest(name, known, limit=1)
+        problems.append(
+            f"engine {engine} has no option {_quoted(name)}" + (f"; did you mean {close[0]}?" if close else "")
+        )
+    if problems:
+        raise InputError("\n".join(problems), hint=f"its options: {', '.join(known) or 'none'}")
+
+
+def _accepted(value: object, option: Option) -> object | None:
+    """The value as the engine gets it; None when it is not allowed."""
+    if option.kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not option.kind:
+        return None
+    if option.choices:
+        return {choice.casefold(): choice for choice in option.choices}.get(str(value).casefold())
+    if isinstance(value, str):
+        return value if value.strip() else None
+    if isinstance(value, int | float):
+        too_low = option.above is not None and value <= option.above
+        too_high = option.at_most is not None and value > option.at_most
+        if not math.isfinite(value) or too_low or too_high:
+            return None
+    return value
+
+
+def _parameters(factory: EngineFactory) -> Mapping[str, Option] | None:
+    """The options that a constructor's parameters name; None when it takes any."""
+    parameters = inspect.signature(factory).parameters.values()
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    empty = inspect.Parameter.empty
+    return {p.name: Option("", default=None if p.default is empty else p.default) for p in parameters}
+
+
+def _quoted(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _factory(name: str) -> EngineFactory:
+    factories = _factories()
+    if name not in factories:
+        raise UnknownNameError("engine", name, nearest(name, factories), hint=f"engines here: {', '.join(factories)}")
+    factory: EngineFactory = factories[name]()
+    return factory
+
+
 def _roofline() -> EngineFactory:
     from gpuscout.runner.engines.roofline import RooflineEngine
 
     return RooflineEngine
 
 
+def _llm_optimizer() -> EngineFactory:
+    from gpuscout.runner.engines.llm_optimizer import LlmOptimizerEngine
+
+    return LlmOptimizerEngine
+
+
+def _aiconfigurator() -> EngineFactory:
+    from gpuscout.runner.engines.aiconfigurator import AIConfiguratorEngine
+
+    return AIConfiguratorEngine
+
+
 @cache
 def _factories() -> dict[str, Callable[[], EngineFactory]]:
     """What loads the engine class of each name; nothing is imported before it is called."""
-    factories: dict[str, Callable[[], EngineFactory]] = {"roofline": _roofline}
+    factories: dict[str, Callable[[], EngineFactory]] = {
+        "roofline": _roofline,
+        "llm-optimizer": _llm_optimizer,
+        "aiconfigurator": _aiconfigurator,
+    }
     for entry_point in metadata.entry_points(group=ENTRY_POINTS):
         factories.setdefault(entry_point.name, entry_point.load)
     return factories

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from gpuscout.runner.engines.roofline.uncertainty import interval_table
 from gpuscout.sweeps.cases import canonical_json
 from gpuscout.sweeps.curves import FloatArray
 from gpuscout.sweeps.errors import InputError
@@ -54,16 +55,20 @@ class Physical:
     recurrent_layer_us: FloatArray  # per linear-attention or Mamba layer and step, added
     step_ms: FloatArray  # per step: sampling, scheduling
     sequence_us: FloatArray  # per running sequence and step: sampling, detokenising, scheduling
+    arm_host: FloatArray  # how many times longer the host takes per sequence where it is an Arm CPU (NVIDIA Grace)
     # communication
     allreduce_us: FloatArray  # latency of one all-reduce over the fast link, per doubling of ranks
     pcie_allreduce_us: FloatArray  # the same over PCIe
     network_allreduce_us: FloatArray  # the same between nodes
     link_efficiency: FloatArray  # share of the fast link's bandwidth that is reached
-    pcie_efficiency: FloatArray  # the same of PCIe and of the network between nodes
+    # The same of PCIe and of the network between nodes. May exceed 1: exchanges hide behind arithmetic, and servers
+    # send fewer bits over slow links.
+    pcie_efficiency: FloatArray
     network_gbs: FloatArray  # GB/s of one GPU to another node, one direction
     expert_imbalance: FloatArray  # how much more the fullest expert-parallel rank has to do, per sqrt(ln ranks / load)
     # several requests at once
     interference: FloatArray  # share of the prefills of other requests that delays a running one
+    mixing: FloatArray  # share of a decode step that a prefill in the same step hides
     ttft_base_ms: FloatArray  # tokenising, HTTP, scheduling of one request
     ttft_prefill: FloatArray  # own prefill, as a multiple of the time the matrices need
     queue_share: FloatArray  # of the prefills of C^queue_exponent other requests that a new one waits for
@@ -87,6 +92,7 @@ class Constants:
     runs: int
     fitted_on: str
     data_digest: str
+    intervals: FloatArray = field(compare=False)  # regimes x metrics x (low, high): uncertainty.py
     digest: str = field(default="", compare=False)
 
     def rows(
@@ -116,7 +122,7 @@ class Constants:
         if not isinstance(runs, int):
             raise ValueError("runs: expected the number of measured runs")
         # Only numbers decide: the same constants with another note are the same constants.
-        decides = {key: document[key] for key in ("pooled", "families", "servers")}
+        decides = {key: document[key] for key in ("pooled", "families", "servers", "intervals") if key in document}
         return cls(
             pooled=np.array([pooled[name] for name in NAMES]),
             families=families,
@@ -127,8 +133,21 @@ class Constants:
             runs=runs,
             fitted_on=str(document.get("fitted_on", "")),
             data_digest=str(document.get("data_digest", "")),
+            intervals=interval_table(document.get("intervals")),
             digest=hashlib.sha256(canonical_json(decides)).hexdigest()[:16],
         )
+
+    def to_dict(self) -> dict[str, Mapping[str, object]]:
+        """What decides the numbers, in the form that `from_dict` reads: `pooled`, `families` and `servers`."""
+
+        def factors(names: tuple[str, ...], rows: FloatArray) -> dict[str, object]:
+            return {name: dict(zip(NAMES, row.tolist(), strict=True)) for name, row in zip(names, rows, strict=False)}
+
+        return {
+            "pooled": dict(zip(NAMES, self.pooled.tolist(), strict=True)),
+            "families": factors(self.families, self.family_factors),
+            "servers": factors(self.servers, self.server_factors),
+        }
 
     @classmethod
     def load(cls, file: Path | str | None = None) -> Constants:

@@ -8,18 +8,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from gpuscout.runner.engines.base import Cost
+from gpuscout.runner.engines.base import About, Cost, Option
 from gpuscout.runner.engines.roofline.constants import NAMES, Constants, Physical
 from gpuscout.runner.engines.roofline.features import GIB, Features, features
 from gpuscout.runner.engines.roofline.memory import memory, why_it_does_not_fit
 from gpuscout.runner.engines.roofline.serving import operate
 from gpuscout.runner.engines.roofline.support import reasons
+from gpuscout.runner.engines.roofline.uncertainty import Intervals, regimes
 from gpuscout.sweeps.cases import CaseColumns
 from gpuscout.sweeps.curves import Curves, IntArray, Points
 from gpuscout.sweeps.outcomes import Outcome
 
 # Changes whenever the formulas do: results of another version are other results.
-VERSION = "1"
+VERSION = "2"
 
 
 class RooflineEngine:
@@ -28,11 +29,15 @@ class RooflineEngine:
     name = "roofline"
     cost = Cost.CHEAP
     in_process = True
+    about = About(
+        covers="all models, GPUs and servers: calibrated physics",
+        options={"constants_file": Option("constants written by `gpuscout calibrate`, instead of those that ship")},
+    )
 
     def __init__(self, *, constants_file: Path | str | None = None) -> None:
         self.constants = Constants.load(constants_file)
-        # The fingerprint covers the constants: the file's name must not tell equal answers apart.
-        self.options: Mapping[str, object] = {}
+        # A worker makes its own engine from the options.
+        self.options: Mapping[str, object] = {} if constants_file is None else {"constants_file": str(constants_file)}
 
     def fingerprint(self) -> str:
         return f"{VERSION}-{self.constants.digest}"
@@ -61,6 +66,15 @@ class RooflineEngine:
             details[row] = why_it_does_not_fit(m, f, position)
         points = self._points(valid.take(fits), f.take(fits), m.running[fits], rows[fits], ladder)
         return Curves(outcome, needed, usable, capacity, np.full(n, -1, dtype=np.int64), points, details)
+
+    def intervals(self, cases: CaseColumns, points: Points) -> Intervals:
+        """The 80 % intervals of operating points that this engine gave for these cases."""
+        seen = np.array([gpu.family in self.constants.families for gpu in cases.gpus], dtype=np.bool_)
+        regime = regimes(points.concurrency, seen[cases.gpu[points.task]])
+        factors = self.constants.intervals[regime]
+        figures = (points.ttft_ms, points.itl_ms, points.output_tokens_per_s)
+        ends = [(figure * factors[:, m, 0], figure * factors[:, m, 1]) for m, figure in enumerate(figures)]
+        return Intervals(*ends)
 
     def _points(
         self,

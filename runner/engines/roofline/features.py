@@ -23,6 +23,8 @@ from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS, Precision, kv_e
 GIB = 2.0**30
 _SIXTEEN_BIT = 2.0  # bytes
 _KV_BYTES = np.array([kv_element_bytes(p) if p in KV_PRECISIONS else _SIXTEEN_BIT for p in PRECISIONS])
+# NVIDIA's names of boards whose host is its Arm CPU (Grace), which is slower at one thread than an x86 server CPU.
+_ARM_HOSTS = ("GH", "GB")
 _RECURRENT = (AttentionType.LINEAR, AttentionType.MAMBA)
 
 
@@ -122,6 +124,7 @@ class Features:
     link_pair: FloatArray  # bytes/s to one peer
     scale_up: FloatArray
     node: FloatArray
+    arm_host: npt.NDArray[np.bool_]
 
     def take(self, rows: npt.NDArray[np.bool_]) -> Features:
         """The rows under a mask."""
@@ -199,6 +202,7 @@ def features(cases: CaseColumns) -> Features:
         link_pair=of_gpu(lambda g: g.link_pair_gbs * 1e9),
         scale_up=of_gpu(lambda g: g.scale_up_gpus),
         node=of_gpu(lambda g: g.gpus_per_node),
+        arm_host=of_gpu(lambda g: g.name.startswith(_ARM_HOSTS)) > 0,
         **attention,
     )
 

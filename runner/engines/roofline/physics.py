@@ -16,6 +16,7 @@ from gpuscout.runner.engines.roofline.features import Features
 from gpuscout.sweeps.curves import FloatArray
 
 _WIDE = 2.0  # bytes of one activation between GPUs
+_PACKED_TOKENS = 8192.0  # of several prompts in one step: what servers allow by default (2048 to 16384)
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,12 @@ def decode_step(f: Features, k: Physical, running: FloatArray) -> Step:
     compute = batch * (
         ((f.layer_flop + f.head_flop) / flops + f.decode_attention_flop / (f.flops16 * k.attention_efficiency)) / f.tp
     ) + batch * imbalance * (f.expert_flop / f.tp / (flops * k.expert_flops_efficiency))
-    overhead = fixed_time(f, k) + 1e-6 * k.sequence_us * running
-    return Step(memory, compute, soft_max(memory, compute, k.overlap), communication(f, k, batch), overhead)
+    work = soft_max(memory, compute, k.overlap)
+    exchange = communication(f, k, batch)
+    # Servers prepare the next step while the GPU works on this one: the host shows as far as it is the slower.
+    host = 1e-6 * k.sequence_us * np.where(f.arm_host, k.arm_host, 1.0) * running
+    device = work + exchange + fixed_time(f, k)
+    return Step(memory, compute, work, exchange, soft_max(device, host, k.overlap) - work - exchange)
 
 
 def prefill(f: Features, k: Physical) -> tuple[FloatArray, FloatArray]:
@@ -75,18 +80,23 @@ def prefill(f: Features, k: Physical) -> tuple[FloatArray, FloatArray]:
     with other work, which hides those, and its pipeline stages work on different prompts at once.
     """
     tokens = f.input_len
-    saturation = tokens / (tokens + k.half_tokens)
     peak = peak_flops(f, k)
     per_token = f.layer_flop + f.expert_flop / k.expert_flops_efficiency
-    matrices = (tokens * per_token / saturation + f.head_flop) / peak
     bandwidth = f.bandwidth * k.memory_efficiency
-    compute = (matrices + f.prefill_attention_flop / (f.flops16 * k.attention_efficiency)) / f.tp
-    compute = compute + tokens * activation_bytes(f, k) / bandwidth
+    attention = f.prefill_attention_flop / (f.flops16 * k.attention_efficiency) / f.tp
     exchange = communication(f, k, tokens)
+    rest = attention + tokens * activation_bytes(f, k) / bandwidth
+
+    def compute(at_once: FloatArray) -> FloatArray:
+        """Seconds of arithmetic of one prompt when so many tokens are multiplied together."""
+        saturation = at_once / (at_once + k.half_tokens)
+        return (tokens * per_token / saturation + f.head_flop) / peak / f.tp + rest
+
     experts = reached_experts(f, k, tokens) * f.expert_bytes / (f.dp * k.expert_efficiency)
     weights = (f.layer_bytes + f.head_bytes + experts) / f.tp / bandwidth
-    alone = soft_max(weights, compute, k.overlap) + exchange + fixed_time(f, k)
-    return alone, (compute + exchange) / f.pp
+    alone = soft_max(weights, compute(tokens), k.overlap) + exchange + fixed_time(f, k)
+    packed = compute(np.maximum(tokens, _PACKED_TOKENS)) + exchange
+    return alone, packed / f.pp
 
 
 def fixed_time(f: Features, k: Physical) -> FloatArray:

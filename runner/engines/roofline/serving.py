@@ -12,6 +12,8 @@ from gpuscout.runner.engines.roofline.features import Features
 from gpuscout.runner.engines.roofline.physics import Step, decode_step, prefill
 from gpuscout.sweeps.curves import Bound, FloatArray, IntArray
 
+_MOST_WAITED = 0.7  # of the other requests' prefills: the rest meets a request while it decodes
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -28,8 +30,9 @@ def operate(f: Features, k: Physical, running: FloatArray, concurrency: FloatArr
     """A closed loop that keeps `concurrency` requests in flight, spread evenly over the attention ranks.
 
     `running` is how many sequences one rank's cache holds. ITL is the decode step plus the part of other requests'
-    prefills that falls between two tokens: in the time of one output every other running request is prefilled once.
-    With an output of one token nothing falls between tokens: ITL is the step a next token would take.
+    prefills that falls between two tokens: in the time of one request every other running one is prefilled once, and
+    those prefills that it did not already wait for before its first token interrupt its decoding. With an output of
+    one token nothing falls between tokens: ITL is the step a next token would take.
 
     TTFT is a fixed part, the request's own prefill, a wait for prefills ahead of it and for the step in progress.
     Requests beyond `running` wait for a place: each holds its place for as long as a running request lives.
@@ -40,12 +43,17 @@ def operate(f: Features, k: Physical, running: FloatArray, concurrency: FloatArr
     step = decode_step(f, k, batch)
     alone, more = prefill(f, k)
     step_s = step.total
-    shared = np.where(f.output_len > 1, k.interference * more / f.output_len, 0.0)
-    itl = step_s + others * shared
-    ahead = np.exp(k.queue_exponent * np.log(batch)) - 1.0
+    waited = np.minimum(k.queue_share * (np.exp(k.queue_exponent * np.log(batch)) - 1.0), _MOST_WAITED * others)
+    # Prefills of other requests between two tokens. The first takes a step of its own or shares that of the running
+    # requests, in part; further ones are packed into it.
+    between = np.where(f.output_len > 1, (others - waited) / f.output_len, 0.0)
+    first = np.minimum(between, 1.0)
+    # In a pipeline it is met on one stage.
+    own_step = np.maximum((k.interference * alone - k.mixing * step_s) / f.pp, k.interference * more)
+    itl = step_s + first * own_step + (between - first) * k.interference * more
     # The first request of all meets no step in progress; steps beyond an output's length never happen.
     in_progress = np.minimum(k.ttft_steps, f.output_len) * step_s * (others / batch)
-    ttft = 1e-3 * k.ttft_base_ms + k.ttft_prefill * alone + k.queue_share * more * ahead + in_progress
+    ttft = 1e-3 * k.ttft_base_ms + k.ttft_prefill * alone + more * waited + in_progress
     decoding = itl * (f.output_len - 1.0)
     # All prompts of a round pass the same GPUs: a round cannot be shorter than their prefills.
     ttft = np.maximum(ttft, batch * more - decoding)

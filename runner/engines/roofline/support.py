@@ -3,8 +3,8 @@
 NVIDIA: tensor units from compute capability 7.5 (int8), 8.0 (bf16), 8.9 (fp8) and 10.0 (fp4) on. Without them vLLM
 and SGLang still run fp8 weights, and vLLM fp4 weights, in 16-bit arithmetic from capability 8.0 on (Marlin kernels);
 these cases are estimated, not refused; so are MXFP4 checkpoints (gpt-oss) on CDNA3, where Triton kernels expand them
-(https://blog.vllm.ai/2025/08/05/gpt-oss.html). vLLM has plug-ins for TPU, Gaudi and Trainium; SGLang is for NVIDIA and AMD,
-TensorRT-LLM for NVIDIA from capability 8.0 on.
+(https://blog.vllm.ai/2025/08/05/gpt-oss.html). vLLM has plug-ins for TPU, Gaudi and Trainium; SGLang is for NVIDIA
+and AMD, TensorRT-LLM for NVIDIA from capability 8.0 on.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ _VENDORS = {
     "sglang": ("NVIDIA", "AMD"),
     "trtllm": ("NVIDIA",),
 }
+_KNOWN_VENDORS = {vendor.casefold() for vendors in _VENDORS.values() for vendor in vendors}
 _SERVER_NAMES = {"vllm": "vLLM", "sglang": "SGLang", "trtllm": "TensorRT-LLM"}
 _MARLIN_CAPABILITY = 8.0
 
@@ -51,7 +52,9 @@ def refusal(
 
 def _server_refusal(gpu: GpuSpec, server: str) -> str | None:
     name = _SERVER_NAMES.get(server, server)
-    if server in _VENDORS and gpu.vendor not in _VENDORS[server]:
+    # Nothing is known against a vendor nobody has heard of.
+    known = server in _VENDORS and gpu.vendor.casefold() in _KNOWN_VENDORS
+    if known and not any(_is_from(gpu, vendor) for vendor in _VENDORS[server]):
         return f"{name} does not run on {gpu.vendor} {gpu.name}"
     if server == "trtllm" and _capability(gpu) < 8.0:
         return f"{name} needs compute capability 8.0 or newer; {gpu.name} has {gpu.compute_capability}"
@@ -62,7 +65,7 @@ def _server_refusal(gpu: GpuSpec, server: str) -> str | None:
 
 def _weights_refusal(model: ModelArchitecture, gpu: GpuSpec, server: str, precision: Precision) -> str | None:
     name = _SERVER_NAMES.get(server, server)
-    nvidia = gpu.vendor == "NVIDIA"
+    nvidia = _is_from(gpu, "NVIDIA")
     expands = nvidia and _capability(gpu) >= _MARLIN_CAPABILITY
     match precision:
         case Precision.BF16 if not gpu.supports("bf16"):
@@ -101,6 +104,11 @@ def _kv_refusal(gpu: GpuSpec, server: str, kv_precision: Precision) -> str | Non
             return f"{name} has no fp4 KV cache on {gpu.name}; use fp8"
         case _:
             return None
+
+
+def _is_from(gpu: GpuSpec, vendor: str) -> bool:
+    """GPUs of a user's own file may spell the vendor in any case."""
+    return gpu.vendor.casefold() == vendor.casefold()
 
 
 def _capability(gpu: GpuSpec) -> float:

@@ -1,0 +1,216 @@
+"""The command `llm-optimizer estimate` of any environment: one process a task, recognised by what it prints."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpuscout.runner.engines.base import CaseAnswer, Point
+from gpuscout.runner.engines.llm_optimizer import probe
+from gpuscout.runner.engines.llm_optimizer.figures import extras
+from gpuscout.runner.engines.llm_optimizer.findings import Finding, finding_in
+from gpuscout.runner.engines.llm_optimizer.output import Configuration, Report, parse_llm_optimizer_output
+from gpuscout.runner.engines.llm_optimizer.support import their_gpu, their_precision
+from gpuscout.sweeps.cases import Case
+from gpuscout.sweeps.curves import Bound
+from gpuscout.sweeps.outcomes import Outcome
+
+NAME = "llm-optimizer"
+_PROBE_TIMEOUT_S = 60.0
+_QUOTED_SHEBANG = re.compile(r"""^'''exec' ("(?P<quoted>[^"]+)"|(?P<plain>\S+)) """)
+
+
+@dataclass(frozen=True)
+class Printed:
+    """What a process wrote and how it ended. `status` None: it ran longer than allowed and was killed."""
+
+    stdout: str
+    stderr: str
+    status: int | None
+
+
+@dataclass(frozen=True)
+class Program:
+    """An executable file. `look` and `fingerprint` are worked out once a process."""
+
+    path: str
+
+    @classmethod
+    def find(cls, command: str | None) -> Program | None:
+        """The program of this name or path, or the one on PATH; None when there is none."""
+        path = shutil.which(os.path.expanduser(command or NAME))
+        return None if path is None else cls(os.path.abspath(path))
+
+    def look(self) -> dict[str, Any]:
+        """What `probe.look` says in the program's own environment; empty when its interpreter cannot be found out."""
+        return _look(self.path)
+
+    def fingerprint(self) -> str:
+        """That of the package behind it; of a program that is no Python script, its own bytes and its help."""
+        return str(self.look().get("fingerprint") or _own_fingerprint(self.path))
+
+    def answer(self, case: Case, ladder: list[int], *, constraints: str | None, timeout_s: float) -> CaseAnswer:
+        """Ask for one case. It prints operating points at concurrency 1 and at its best throughput, no whole ladder."""
+        printed = run([self.path, *_arguments(case, constraints)], timeout_s)
+        if printed.status is None:
+            return CaseAnswer.failed(Outcome.TIMEOUT, f"{self.path} took longer than {timeout_s:g} s")
+        return read(printed, case, ladder)
+
+
+def run(command: list[str], timeout_s: float) -> Printed:
+    """Run a program without a shell and without a terminal. Raises OSError when it cannot be started."""
+    environment = os.environ | {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "10000", "PYTHONIOENCODING": "utf-8"}
+    # Files, not pipes: a pipe that a process of its own keeps open would outlast the time limit.
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = subprocess.Popen(  # noqa: S603
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, cwd=os.sep
+        )
+        try:
+            status = process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            status = None
+        finally:
+            process.kill()
+            process.wait()
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read().decode(errors="replace"))
+    return Printed(texts[0], texts[1], status)
+
+
+def read(printed: Printed, case: Case, ladder: list[int]) -> CaseAnswer:
+    """The answer in an output, by its content: the exit status is 0 on most failures."""
+    told = parse_llm_optimizer_output(printed.stdout)
+    if told.error is None and told.performance is not None:
+        if not _is_about(told.configuration, case):
+            return Finding.BROKEN_OUTPUT.answer("the output is about another case than was asked")
+        if told.does_not_fit:
+            gpus = f"{case.tensor_parallel} x {case.gpu.name}"
+            return Finding.DOES_NOT_FIT.answer(f"llm-optimizer says that {gpus} cannot hold one request")
+        if told.performance.best_latency is not None and told.performance.best_throughput is not None:
+            return CaseAnswer(points=_points(told, case, ladder), extras=extras(told))
+    last_words = [line.strip() for line in printed.stderr.splitlines() if line.strip()][-3:]
+    message = " ".join(" ".join([told.error or "", *last_words]).split())
+    finding = finding_in(message) or Finding.BROKEN_OUTPUT
+    if finding is Finding.BROKEN_OUTPUT:
+        message = f"no estimate in what it printed (exit status {printed.status}) {message}".rstrip()
+    return finding.answer(message)
+
+
+def _arguments(case: Case, constraints: str | None) -> list[str]:
+    options = {
+        "--model": case.model.name,
+        "--input-len": case.input_len,
+        "--output-len": case.output_len,
+        "--gpu": their_gpu(case.gpu.name),
+        "--num-gpus": case.tensor_parallel,
+        "--precision": their_precision(case.precision),
+        "--framework": "both",
+    }
+    if constraints is not None:
+        options["--constraints"] = constraints
+    return ["estimate", *(str(part) for pair in options.items() for part in pair)]
+
+
+def _is_about(told: Configuration | None, case: Case) -> bool:
+    """Whether nothing the output says of its question contradicts the case."""
+    if told is None:
+        return False
+    pairs = (
+        (told.model, case.model.name),
+        (told.gpu, their_gpu(case.gpu.name)),
+        (told.num_gpus, case.tensor_parallel),
+        (told.precision, their_precision(case.precision)),
+        (told.input_len, case.input_len),
+        (told.output_len, case.output_len),
+    )
+    return all(said is None or said == asked for said, asked in pairs)
+
+
+def _points(told: Report, case: Case, ladder: list[int]) -> list[Point]:
+    """The operating points it printed, of those on the ladder.
+
+    What is not printed follows from what is, as the tool computes it: input tokens/s = concurrency x input / TTFT,
+    output tokens/s = concurrency / ITL, E2E = TTFT + output x ITL, requests/s = concurrency / E2E.
+    """
+    found: dict[int, Point] = {}
+    performance = told.performance
+    best = performance.best_throughput if performance else None
+    if best and best.concurrency > 1 and min(best.input_tokens_per_s, best.output_tokens_per_s) > 0:
+        itl_ms = 1e3 * best.concurrency / best.output_tokens_per_s
+        found[best.concurrency] = _point(
+            best.concurrency,
+            1e3 * best.concurrency * case.input_len / best.input_tokens_per_s,
+            itl_ms,
+            case,
+            best.output_tokens_per_s,
+            Bound(best.bottleneck) if best.bottleneck else Bound.UNKNOWN,
+        )
+    for low in (performance.best_latency if performance else None, told.constrained):
+        if low is not None and low.concurrency not in found and low.ttft_ms + low.itl_ms > 0:
+            found[low.concurrency] = _point(low.concurrency, low.ttft_ms, low.itl_ms, case)
+    return [found[concurrency] for concurrency in ladder if concurrency in found]
+
+
+def _point(
+    concurrency: int,
+    ttft_ms: float,
+    itl_ms: float,
+    case: Case,
+    output_tokens_per_s: float | None = None,
+    bound: Bound = Bound.UNKNOWN,
+) -> Point:
+    e2e_s = (ttft_ms + case.output_len * itl_ms) / 1e3
+    requests_per_s = concurrency / e2e_s
+    if output_tokens_per_s is None:
+        output_tokens_per_s = 1e3 * concurrency / itl_ms if itl_ms > 0 else requests_per_s * case.output_len
+    return Point(concurrency, ttft_ms, itl_ms, e2e_s, output_tokens_per_s, requests_per_s, bound)
+
+
+@functools.cache
+def _look(path: str) -> dict[str, Any]:
+    interpreter = _interpreter(path)
+    if interpreter is None:
+        return {}
+    try:
+        printed = run([interpreter, "-c", Path(probe.__file__).read_text(encoding="utf-8")], _PROBE_TIMEOUT_S)
+        found = json.loads(printed.stdout)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+@functools.cache
+def _own_fingerprint(path: str) -> str:
+    digest = hashlib.sha256(Path(path).read_bytes())
+    digest.update(run([path, "estimate", "--help"], _PROBE_TIMEOUT_S).stdout.encode())
+    return "program-" + digest.hexdigest()[:12]
+
+
+def _interpreter(path: str) -> str | None:
+    """The Python that a console script names in its first lines; None for any other kind of program."""
+    try:
+        with open(path, "rb") as file:
+            first, second = (file.readline(4096).decode(errors="replace").rstrip("\r\n") for _ in range(2))
+    except OSError:
+        return None
+    if not first.startswith("#!"):
+        return None
+    words = first[2:].split()
+    if words and words[0].endswith("/sh") and (match := _QUOTED_SHEBANG.match(second)):
+        found: str | None = match["quoted"] or match["plain"]  # how pip writes a path too long for a first line
+    elif len(words) == 2 and words[0].endswith("/env"):
+        found = shutil.which(words[1])
+    else:
+        found = first[2:].strip()
+    return found if found and "python" in Path(found).name and os.access(found, os.X_OK) else None

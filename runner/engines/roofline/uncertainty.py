@@ -1,0 +1,61 @@
+"""How sure the roofline engine is of a figure: 80 % intervals from cross-validated residuals, by regime.
+
+A regime is a band of concurrency on a generation that was measured, or on one that was not. An interval is a pair of
+factors: of the runs of models that a fit had not seen, 80 % lay between low x and high x what it said. Finer regimes
+(server, dense or MoE) were tried and carry less well to an unseen model: the runs are of too few models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuscout.sweeps.curves import FloatArray, IntArray
+
+INTERVAL_METRICS = ("ttft", "itl", "throughput")
+# Upper ends of the bands of concurrency (requests in flight in the whole deployment); the last band is open.
+BAND_ENDS = (8, 64)
+BAND_NAMES = ("1-8", "9-64", "65-")
+# On generations outside the calibration logarithms are this many times as wide. Checked with AccelMark's runs on
+# Ampere, Ada, Turing and GeForce Blackwell, which no fit has seen.
+UNSEEN_WIDTH = 2.0
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Ends of the 80 % intervals of operating points; every array has one value a point, NaN where nothing is known."""
+
+    ttft_ms: tuple[FloatArray, FloatArray]
+    itl_ms: tuple[FloatArray, FloatArray]
+    output_tokens_per_s: tuple[FloatArray, FloatArray]
+
+
+def regimes(concurrency: IntArray, seen: npt.NDArray[np.bool_]) -> IntArray:
+    """The regime of every point: a row of the table of `interval_table`."""
+    codes: IntArray = np.searchsorted(BAND_ENDS, concurrency, side="left") + np.where(seen, 0, len(BAND_NAMES))
+    return codes
+
+
+def interval_table(factors: object) -> FloatArray:
+    """Regimes x metrics x (low, high), from the part `intervals` of a constants file. Raises ValueError.
+
+    Without that part (a fit that was not cross-validated) nothing is known of errors: every factor is NaN.
+    """
+    table = np.full((2 * len(BAND_NAMES), len(INTERVAL_METRICS), 2), np.nan)
+    if factors is None:
+        return table
+    for m, metric in enumerate(INTERVAL_METRICS):
+        bands = factors.get(metric) if isinstance(factors, Mapping) else None
+        for b, band in enumerate(BAND_NAMES):
+            pair = bands.get(band) if isinstance(bands, Mapping) else None
+            if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(x, int | float) for x in pair)):
+                raise ValueError(f"intervals.{metric}.{band}: expected two factors, got {pair!r}")
+            low, high = map(float, pair)
+            if not 0 < low <= high < float("inf"):
+                raise ValueError(f"intervals.{metric}.{band}: expected 0 < low <= high, got {pair!r}")
+            table[b, m] = low, high
+            table[len(BAND_NAMES) + b, m] = low**UNSEEN_WIDTH, high**UNSEEN_WIDTH
+    return table
