@@ -10,7 +10,7 @@ lost its claim cannot disturb the one that has it. The caller owns the transacti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -58,23 +58,34 @@ class SweepProgress:
 
 
 def claim_blocks(
-    connection: sa.Connection, sweep_id: int, runner_id: int, limit: int, is_alive: Callable[[int], bool]
+    connection: sa.Connection,
+    sweep_id: int,
+    runner_id: int,
+    limit: int,
+    is_alive: Callable[[int], bool],
+    *,
+    in_flight: Collection[int] | None = None,
 ) -> list[ClaimedBlock]:
-    """Claim up to `limit` blocks for a runner, lowest numbers first.
+    """Claim up to `limit` blocks for a runner, lowest numbers first; none of a cancelled sweep.
 
     Takes pending blocks and those whose runner is gone, at once and without a clock: `is_alive` is asked for every
-    other runner that has claimed something. Returns fewer, or none, when there are not enough; never waits. No block
-    is ever given to two runners, however many ask at once.
+    other runner that has claimed something. With `in_flight`, the blocks this runner knows to be its own, also those
+    that are claimed in its name without its knowing. Returns fewer, or none, when there are not enough; never waits.
+    No block is ever given to two runners, however many ask at once.
     """
     claimed = sa.select(blocks.c.runner_id).where(
         blocks.c.sweep_id == sweep_id, blocks.c.state == "claimed", blocks.c.runner_id != runner_id
     )
     dead = [other for other in connection.execute(claimed.distinct()).scalars() if not is_alive(other)]
-    free = sa.or_(blocks.c.state == "pending", sa.and_(blocks.c.state == "claimed", blocks.c.runner_id.in_(dead)))
+    gone: sa.ColumnElement[bool] = blocks.c.runner_id.in_(dead)
+    if in_flight is not None:
+        gone |= sa.and_(blocks.c.runner_id == runner_id, blocks.c.block.not_in(in_flight))
+    free = sa.or_(blocks.c.state == "pending", sa.and_(blocks.c.state == "claimed", gone))
+    cancelled = sa.select(sweeps.c.id).where(sweeps.c.id == sweep_id, sweeps.c.cancelled_at.is_not(None))
     # Rows that another runner is claiming at this moment are skipped (Postgres), not waited for.
     chosen = (
         sa.select(blocks.c.block)
-        .where(blocks.c.sweep_id == sweep_id, free)
+        .where(blocks.c.sweep_id == sweep_id, free, ~cancelled.exists())
         .order_by(blocks.c.block)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -115,6 +126,20 @@ def claimed_by(sweep_id: int, block: int, runner_id: int, attempt: int) -> tuple
         blocks.c.runner_id == runner_id,
         blocks.c.attempt == attempt,
     )
+
+
+def is_done_by(connection: sa.Connection, sweep_id: int, block: int, runner_id: int, attempt: int) -> bool:
+    """Whether a block was committed by this runner in this attempt.
+
+    Certain even while the server still works on that very commit, which is waited for (Postgres).
+    """
+    query = (
+        sa.select(blocks.c.state, blocks.c.runner_id, blocks.c.attempt)
+        .where(blocks.c.sweep_id == sweep_id, blocks.c.block == block)
+        .with_for_update()
+    )
+    row = connection.execute(query).one_or_none()
+    return row is not None and tuple(row) == ("done", runner_id, attempt)
 
 
 def reopen_failed_blocks(connection: sa.Connection, sweep_id: int, *, include_crashed: bool = False) -> list[int]:

@@ -17,7 +17,7 @@ from gpuscout.store.schema import HEAD, REVISION_TABLE, REVISIONS
 from gpuscout.sweeps.errors import StoreOutdatedError, StoreUnreachableError
 
 _SQLITE_MAGIC = b"SQLite format 3\0"
-_REVISION: sa.Select[str] = sa.select(sa.column("version_num", sa.String)).select_from(sa.table(REVISION_TABLE))
+REVISION_QUERY: sa.Select[str] = sa.select(sa.column("version_num", sa.String)).select_from(sa.table(REVISION_TABLE))
 # Any number will do, as long as all versions of gpuscout use the same.
 _MIGRATION_LOCK = 0x67707573
 
@@ -132,7 +132,7 @@ def store_revision(store: Store) -> str | None:
     """
     try:
         with store.reading() as connection:
-            revisions = connection.execute(_REVISION).scalars().all()
+            revisions = connection.execute(REVISION_QUERY).scalars().all()
         if len(revisions) == 1:
             return revisions[0]
     except (OperationalError, ProgrammingError):

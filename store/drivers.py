@@ -22,9 +22,26 @@ from sqlalchemy.pool import StaticPool
 
 from gpuscout.sweeps.errors import GpuscoutError, InputError, StoreBusyError, StoreUnreachableError
 
+# Serialisation failure, deadlock, lock timeout; too many connections; an idle session ended, shutdown, crash, starting.
+_PASSING = ("40001", "40P01", "55P03", "53300", "25P03", "57P01", "57P02", "57P03", "57P05")
 OLDEST_SQLITE = (3, 35, 0)  # the first with RETURNING
 WAIT_FOR_LOCK_S = 30
 _WRITES = "gpuscout_writes"
+# Without these a network that goes silent is noticed after a quarter of an hour here and two hours by the server, which
+# keeps locks and claims until then; so, after about a minute.
+_GONE_CLIENT = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,  # ms
+}
+_GONE_SERVER = {
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "60000",  # ms
+}
 _POSTGRES = ("postgres", "postgresql", "postgresql+psycopg")
 
 
@@ -75,16 +92,29 @@ def make_engine(url: sa.URL) -> sa.Engine:
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(url)
     try:
-        return sa.create_engine(
+        engine = sa.create_engine(
             url,
             isolation_level="READ COMMITTED",
             pool_pre_ping=True,
-            connect_args={} if "connect_timeout" in url.query else {"connect_timeout": 10},
+            connect_args={name: value for name, value in _GONE_CLIENT.items() if name not in url.query},
         )
     except ImportError as error:
         raise StoreUnreachableError(
             "the Postgres driver (psycopg 3) is not installed", hint="pip install 'gpuscout[postgres]'"
         ) from error
+
+    @sa.event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: object) -> None:
+        from psycopg.types.array import ListBinaryDumper
+
+        # Thousands of keys in one parameter: as text they would take longer to write than to look up.
+        connection.adapters.register_dumper(list, ListBinaryDumper)
+        with connection.cursor() as cursor:
+            for name, value in _GONE_SERVER.items():
+                cursor.execute("SELECT set_config(%s, %s, false)", (name, value))
+        connection.commit()
+
+    return engine
 
 
 def _sqlite_engine(url: sa.URL) -> sa.Engine:
@@ -146,12 +176,43 @@ def translated(where: str, *, writes: bool = True) -> Iterator[None]:
     """
     try:
         yield
-    except (DBAPIError, sqlite3.Error) as error:
-        cause = error.orig if isinstance(error, DBAPIError) else error
+    except Exception as error:
+        cause = _of_driver(error)
+        if cause is None:
+            raise
         known = None if not writes and _refused_write(cause) else translate(cause, where)
         if known is None:
             raise
         raise known from error
+
+
+def may_pass(error: GpuscoutError) -> bool:
+    """Whether what `translated` raised may be over when the transaction is run again.
+
+    So are lost and refused connections, a server that stops or starts, deadlocks and serialisation failures. On
+    SQLite nothing is: the wait for its lock is over already.
+    """
+    cause = _of_driver(error.__cause__)
+    if cause is None or isinstance(cause, sqlite3.Error):
+        return False
+    state: str | None = getattr(cause, "sqlstate", None)
+    if state is None:
+        return type(cause).__name__ == "OperationalError"
+    return state.startswith("08") or state in _PASSING
+
+
+def is_missing_reference(error: DBAPIError) -> bool:
+    """Whether a row could not be stored because one it refers to has been deleted."""
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    return code == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY or getattr(error.orig, "sqlstate", None) == "23503"
+
+
+def _of_driver(error: BaseException | None) -> BaseException | None:
+    """The driver's own error; None for any other. Drivers that are used directly raise theirs unwrapped."""
+    if isinstance(error, DBAPIError):
+        return error.orig
+    # Only psycopg's errors have a state; psycopg itself may not be installed.
+    return error if isinstance(error, sqlite3.Error) or hasattr(error, "sqlstate") else None
 
 
 def _refused_write(error: BaseException | None) -> bool:
@@ -165,10 +226,7 @@ def translate(error: BaseException | None, where: str) -> GpuscoutError | None:
         code = getattr(error, "sqlite_errorcode", None)
         # The low byte is the kind, the rest details it.
         return _from_sqlite(code & 0xFF, where, error) if code is not None else None
-    # Only psycopg's errors have it; psycopg itself may not be installed.
-    if hasattr(error, "sqlstate"):
-        return _from_postgres(error, where)
-    return None
+    return _from_postgres(error, where) if hasattr(error, "sqlstate") else None
 
 
 def _from_sqlite(kind: int, where: str, error: sqlite3.Error) -> GpuscoutError | None:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import socket
+import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
 from gpuscout.store import drivers
 from gpuscout.store.connect import Store
@@ -21,8 +23,6 @@ from gpuscout.store.schema import runners
 from gpuscout.sweeps.errors import StoreBusyError, StoreUnreachableError
 
 _POLL_S = 0.1
-# Postgres only learns that a runner's machine is gone from unanswered probes: after about a minute, not two hours.
-_KEEPALIVE = {"tcp_keepalives_idle": 30, "tcp_keepalives_interval": 10, "tcp_keepalives_count": 3}
 
 
 class RunnerLock:
@@ -30,14 +30,20 @@ class RunnerLock:
 
     SQLite: an exclusive lock on the file `<store>.lock`; there is one runner at a time, so every other runner is dead.
     Postgres: any number of runners, each holding a session advisory lock on a connection of its own.
-    In memory: no lock, since no other process can see the store. For one thread.
+    In memory: no lock, since no other process can see the store. Several threads may commit under one lock
+    (`restore`, `is_alive`); acquiring and releasing is for one of them.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._file: FileLock | None = None
         self._session: sa.Connection | None = None
+        self._session_use = threading.RLock()
         self._runner_id: int | None = None
+
+    @property
+    def store(self) -> Store:
+        return self._store
 
     @property
     def runner_id(self) -> int:
@@ -83,11 +89,7 @@ class RunnerLock:
     def release(self) -> None:
         """Stop being a runner. Blocks still claimed are free from now on. Nothing happens when not held."""
         self._runner_id = None
-        if self._session is not None:
-            # Only a closed connection surely holds no lock; a pooled one would go on holding it.
-            self._session.invalidate()
-            self._session.close()
-            self._session = None
+        self._leave_session()
         if self._file is not None:
             self._file.release()
             self._file = None
@@ -96,19 +98,60 @@ class RunnerLock:
         """Whether the process of this runner still holds its lock."""
         if runner_id == self.runner_id:
             return True
-        if self._session is None:
+        if self._store.is_sqlite:
             return False
-        with drivers.translated(self._store.url_for_display):
+        with self._session_use, drivers.translated(self._store.url_for_display):
+            # Without a session nobody can tell; taking a living runner for dead would compute its blocks twice.
+            if self._session is None:
+                raise RuntimeError("the runner lock was lost: restore() it first")
             # Given back when the statement ends, since every statement of this connection is a transaction.
             free = sa.func.pg_try_advisory_xact_lock(*_advisory_key(runner_id))
             return not self._session.execute(sa.select(free)).scalar_one()
 
+    def restore(self) -> None:
+        """Take the lock again, for the same runner, if its connection was lost; costs one round trip on Postgres.
+
+        Meanwhile other runners may have taken this one for dead and its blocks for free, which the attempt numbers
+        tell. Waits until the server has noticed the end of the old connection.
+        """
+        runner_id = self.runner_id
+        if self._store.is_sqlite:
+            return
+        with self._session_use:
+            if not self._session_answers():
+                self._leave_session()
+                self._lock_session(runner_id)
+
+    def _session_answers(self) -> bool:
+        if self._session is None or self._session.invalidated:
+            return False
+        try:
+            self._session.execute(sa.select(1))
+        except DBAPIError:
+            return False
+        return True
+
     def _lock_session(self, runner_id: int) -> None:
         with drivers.translated(self._store.url_for_display):
-            self._session = self._store.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-            for setting, value in _KEEPALIVE.items():
-                self._session.execute(sa.select(sa.func.set_config(setting, str(value), False)))
-            self._session.execute(sa.select(sa.func.pg_advisory_lock(*_advisory_key(runner_id))))
+            session = self._store.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            try:
+                session.execute(sa.select(sa.func.pg_advisory_lock(*_advisory_key(runner_id))))
+            except BaseException:
+                _discard(session)
+                raise
+        self._session = session
+
+    def _leave_session(self) -> None:
+        if self._session is not None:
+            session, self._session = self._session, None
+            _discard(session)
+
+
+def _discard(session: sa.Connection) -> None:
+    """Only a closed connection surely holds no lock; a pooled one would go on holding it."""
+    if not session.invalidated:
+        session.invalidate()
+    session.close()
 
 
 def _advisory_key(runner_id: int) -> tuple[sa.ColumnElement[int], sa.ColumnElement[int]]:

@@ -62,7 +62,7 @@ def register_models(connection: sa.Connection, architectures: Sequence[ModelArch
         }
 
     identity = [{"name": model.name, "digest": model.digest()} for model in architectures]
-    return _register(connection, models, identity, row)
+    return register_rows(connection, models, identity, row)
 
 
 def register_gpus(connection: sa.Connection, specs: Sequence[GpuSpec]) -> list[int]:
@@ -79,7 +79,7 @@ def register_gpus(connection: sa.Connection, specs: Sequence[GpuSpec]) -> list[i
             "created_at": datetime.now(UTC),
         }
 
-    return _register(connection, gpus, [{"name": gpu.name, "digest": gpu.digest()} for gpu in specs], row)
+    return register_rows(connection, gpus, [{"name": gpu.name, "digest": gpu.digest()} for gpu in specs], row)
 
 
 def register_engine(connection: sa.Connection, engine: EngineIdentity) -> int:
@@ -87,13 +87,13 @@ def register_engine(connection: sa.Connection, engine: EngineIdentity) -> int:
     options = dict(engine.options)
     identity = {"name": engine.name, "fingerprint": engine.fingerprint, "options_digest": content_digest(options)}
     rest = {"options": canonical_json(options).decode(), "created_at": datetime.now(UTC)}
-    return _register(connection, engines, [identity], lambda _: rest)[0]
+    return register_rows(connection, engines, [identity], lambda _: rest)[0]
 
 
 def register_ladder(connection: sa.Connection, concurrencies: Iterable[int]) -> int:
     """The id of a set of concurrencies, in whatever order they are given."""
     text = ",".join(str(concurrency) for concurrency in sorted({int(c) for c in concurrencies}))
-    return _register(connection, ladders, [{"concurrencies": text}], lambda _: {})[0]
+    return register_rows(connection, ladders, [{"concurrencies": text}], lambda _: {})[0]
 
 
 def stored_ladders(connection: sa.Connection) -> dict[int, tuple[int, ...]]:
@@ -102,13 +102,16 @@ def stored_ladders(connection: sa.Connection) -> dict[int, tuple[int, ...]]:
     return {ladder_id: tuple(int(part) for part in text.split(",")) for ladder_id, text in rows}
 
 
-def _register(
+def register_rows(
     connection: sa.Connection,
     table: sa.Table,
     identity: Sequence[Mapping[str, Any]],
     rest: Callable[[int], Mapping[str, Any]],
 ) -> list[int]:
-    """The ids of the rows with these identities; for a row not stored yet `rest` gives the other columns."""
+    """The ids of the rows with these identities, in their order; for one not stored yet `rest` gives its other columns.
+
+    Safe beside other writers.
+    """
     if not identity:
         return []
     columns = [table.c[name] for name in identity[0]]

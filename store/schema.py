@@ -41,7 +41,7 @@ from gpuscout.sweeps.curves import BOUNDS
 from gpuscout.sweeps.outcomes import OUTCOMES
 from gpuscout.sweeps.precision import PRECISIONS
 
-REVISIONS: tuple[str, ...] = ("0001",)
+REVISIONS: tuple[str, ...] = ("0001", "0002")
 """Every revision of the schema, oldest first: what alembic knows, readable without importing it."""
 HEAD = REVISIONS[-1]
 REVISION_TABLE = "gpuscout_revision"
@@ -236,10 +236,12 @@ tasks = Table(
     Index(None, "case_id", "engine_id"),
 )
 
+# Without a foreign key, whose check costs more than storing the row (3 of 5 µs on Postgres). Whoever writes points also
+# writes the membership of their task in the same transaction, and that has one; `unshared.py` deletes both together.
 operating_points = Table(
     "operating_points",
     metadata,
-    _ref("task_id", "tasks.id"),
+    Column("task_id", Id, nullable=False),
     _int("concurrency"),
     *_metrics(),
     _word("bound"),
@@ -302,6 +304,7 @@ sweeps = Table(
     _big("excluded_count"),
     _time("created_at"),
     _time("finished_at", nullable=True),
+    _time("cancelled_at", nullable=True),  # no block is claimed until the sweep is run again; NULL: not cancelled
     _text("gpuscout_version"),
     UniqueConstraint("digest"),
     UniqueConstraint("name", "revision"),
@@ -388,4 +391,34 @@ failures = Table(
     ForeignKeyConstraint(["sweep_id", "block"], ["blocks.sweep_id", "blocks.block"]),
     _one_of("outcome", (outcome for outcome in OUTCOMES if not outcome.is_answer)),
     Index(None, "sweep_id", "block"),
+    Index(None, "case_id"),  # deleting a case asks who refers to it
+)
+
+# --- prices ------------------------------------------------------------------------------------------------------
+
+# The book that ships with gpuscout is a file of the package; these are books of the users of this store.
+prices = Table(
+    "prices",
+    metadata,
+    _id(),
+    _text("book"),
+    _text("gpu"),  # a canonical name; no reference: prices may be there before any result
+    _text("provider"),
+    _number("usd_per_gpu_hour"),
+    Column("date", Date, nullable=False),
+    _word("purchase"),
+    _text("region"),  # empty: not stated, here and below
+    _text("instance_type"),
+    _int("gpus_per_instance", nullable=True),
+    _word("date_kind"),
+    Column("exact", Boolean, nullable=False),  # false: the price of a near variant
+    _text("currency"),
+    _number("usd_rate"),  # USD for one unit of `currency`, already in the price
+    _text("source"),
+    _text("note"),
+    _time("stored_at"),
+    UniqueConstraint("book", "gpu", "provider", "instance_type", "purchase", "region", "date"),
+    CheckConstraint("usd_per_gpu_hour > 0", name="usd_per_gpu_hour"),
+    _one_of("purchase", ("on-demand", "spot", "reserved")),
+    _one_of("date_kind", ("read", "upper-bound")),
 )

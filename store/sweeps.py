@@ -14,7 +14,17 @@ import sqlalchemy as sa
 
 from gpuscout.store import bulk
 from gpuscout.store.names import register_engine, register_ladder, stored_ladders
-from gpuscout.store.schema import blocks, engines, exclusions, sweep_engines, sweep_workloads, sweeps
+from gpuscout.store.schema import (
+    blocks,
+    engines,
+    exclusions,
+    failures,
+    membership,
+    sweep_engines,
+    sweep_workloads,
+    sweeps,
+)
+from gpuscout.store.unshared import Unshared
 from gpuscout.sweeps.cases import canonical_json
 from gpuscout.sweeps.expand import Census, Exclusion, Expansion
 from gpuscout.sweeps.workloads import Workload
@@ -89,7 +99,10 @@ class SweepEngine:
 
 @dataclass(frozen=True)
 class SweepRecord:
-    """A stored sweep. `revision` counts from 1 within its name; `finished_at` None: blocks or failures are open."""
+    """A stored sweep. `revision` counts from 1 within its name; `finished_at` None: blocks or failures are open.
+
+    `cancelled_at` None: not cancelled since it was run last.
+    """
 
     id: int
     digest: bytes
@@ -102,6 +115,7 @@ class SweepRecord:
     excluded_count: int
     created_at: datetime
     finished_at: datetime | None
+    cancelled_at: datetime | None
     gpuscout_version: str
     engines: tuple[SweepEngine, ...]
 
@@ -125,6 +139,7 @@ _RECORD = (
     "excluded_count",
     "created_at",
     "finished_at",
+    "cancelled_at",
     "gpuscout_version",
 )
 
@@ -148,15 +163,17 @@ def list_sweeps(connection: sa.Connection) -> list[SweepRecord]:
 def register_sweep(connection: sa.Connection, new: NewSweep) -> SweepRecord:
     """Store a sweep with its blocks, all pending, and note the run; one that is stored already is only noted.
 
-    Blocks without tasks are done from the start. Safe beside other runners that register the same sweep.
+    A cancelled sweep is cancelled no more. Blocks without tasks are done from the start. Safe beside other runners that
+    register the same sweep.
     """
-    _serialise(connection)
+    serialise_registration(connection)
     found = find_sweep(connection, new.digest)
     if found is None:
         _insert(connection, new)
         found = find_sweep(connection, new.digest)
         assert found is not None
     note_run(connection, found.id)
+    resume_sweep(connection, found.id)
     record = find_sweep(connection, new.digest)
     assert record is not None
     return record
@@ -164,12 +181,65 @@ def register_sweep(connection: sa.Connection, new: NewSweep) -> SweepRecord:
 
 def note_run(connection: sa.Connection, sweep_id: int) -> None:
     """Make this sweep the one its name means."""
-    _serialise(connection)
+    serialise_registration(connection)
     latest = sa.select(sa.func.coalesce(sa.func.max(sweeps.c.latest_run), 0) + 1).scalar_subquery()
     connection.execute(sa.update(sweeps).where(sweeps.c.id == sweep_id).values(latest_run=latest))
 
 
-def _serialise(connection: sa.Connection) -> None:
+def cancel_sweep(connection: sa.Connection, sweep_id: int) -> bool:
+    """Let nobody claim blocks of a sweep until it is run again; False when it is finished or cancelled already.
+
+    Blocks that are being computed may still be committed. What is stored stays.
+    """
+    cancel = (
+        sa.update(sweeps)
+        .where(sweeps.c.id == sweep_id, sweeps.c.finished_at.is_(None), sweeps.c.cancelled_at.is_(None))
+        .values(cancelled_at=datetime.now(UTC))
+    )
+    return connection.execute(cancel).rowcount > 0
+
+
+def resume_sweep(connection: sa.Connection, sweep_id: int) -> bool:
+    """Let blocks of a cancelled sweep be claimed again; False when it was not cancelled."""
+    resume = (
+        sa.update(sweeps).where(sweeps.c.id == sweep_id, sweeps.c.cancelled_at.is_not(None)).values(cancelled_at=None)
+    )
+    return connection.execute(resume).rowcount > 0
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """How many rows went with a sweep. Tasks and cases that something else refers to are not among them."""
+
+    blocks: int
+    tasks: int
+    points: int
+    cases: int
+    failures: int
+
+
+def delete_sweep(connection: sa.Connection, sweep_id: int) -> Deleted:
+    """Delete a sweep, finished or not, and those tasks and cases that nothing else refers to.
+
+    Tasks of other sweeps stay, as do measured runs, the cases they use and tasks that never belonged to this sweep.
+    On SQLite hold the `RunnerLock`: a runner remembers ids, which SQLite gives out again. On Postgres runners may go
+    on: those of this sweep find no more blocks, those of others compute again what they wanted to reuse.
+    """
+    serialise_registration(connection)
+    # Commits lock their block first: those under way are waited for, later ones find no block any more.
+    mine = sa.select(blocks.c.block).where(blocks.c.sweep_id == sweep_id).order_by(blocks.c.block)
+    connection.execute(mine.with_for_update()).all()
+    doomed = Unshared(connection, sweep_id)
+    counts = {
+        table.name: connection.execute(sa.delete(table).where(table.c.sweep_id == sweep_id)).rowcount
+        for table in (failures, membership, blocks, exclusions, sweep_workloads, sweep_engines)
+    }
+    connection.execute(sa.delete(sweeps).where(sweeps.c.id == sweep_id))
+    tasks, points, cases = doomed.delete(connection)
+    return Deleted(counts["blocks"], tasks, points, cases, counts["failures"])
+
+
+def serialise_registration(connection: sa.Connection) -> None:
     """One registration at a time: revisions and runs are counted up from the highest. SQLite has one writer anyway.
 
     Not a lock on the table: a commit that finishes a sweep holds its row and would wait for us, as we for the row.
@@ -179,7 +249,7 @@ def _serialise(connection: sa.Connection) -> None:
 
 
 def _insert(connection: sa.Connection, new: NewSweep) -> None:
-    tasks = [count for engine in new.engines for count in engine.block_tasks]
+    counts = [count for engine in new.engines for count in engine.block_tasks]
     now = datetime.now(UTC)
     revision = sa.select(sa.func.coalesce(sa.func.max(sweeps.c.revision), 0) + 1).where(sweeps.c.name == new.name)
     sweep_id = connection.execute(
@@ -193,10 +263,10 @@ def _insert(connection: sa.Connection, new: NewSweep) -> None:
             spec_text=new.spec_text,
             resolved=canonical_json(new.resolved).decode(),
             combinations=new.combinations,
-            task_count=sum(tasks),
+            task_count=sum(counts),
             excluded_count=sum(exclusion.combinations for exclusion in new.exclusions),
             created_at=now,
-            finished_at=None if any(tasks) else now,
+            finished_at=None if any(counts) else now,
             gpuscout_version=new.gpuscout_version,
         )
         .returning(sweeps.c.id)
@@ -220,10 +290,10 @@ def _insert(connection: sa.Connection, new: NewSweep) -> None:
         blocks,
         {
             "sweep_id": sweep_id,
-            "block": list(range(len(tasks))),
-            "state": ["pending" if count else "done" for count in tasks],
+            "block": list(range(len(counts))),
+            "state": ["pending" if count else "done" for count in counts],
             "attempt": 0,
-            "task_count": tasks,
+            "task_count": counts,
             "failure_count": 0,
         },
     )

@@ -11,7 +11,15 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from gpuscout.store import drivers
-from gpuscout.store.connect import Store, lock_for_migration, no_store, reach, require_known, store_revision
+from gpuscout.store.connect import (
+    REVISION_QUERY,
+    Store,
+    lock_for_migration,
+    no_store,
+    reach,
+    require_known,
+    store_revision,
+)
 from gpuscout.store.locks import FileLock, lock_file
 from gpuscout.store.schema import HEAD, REVISIONS
 
@@ -70,13 +78,14 @@ def upgrade_store(url: str) -> Upgrade:
     StoreOutdatedError for a store written by a newer version.
     """
     with reach(url) as store:
-        before = _revision(store)
-        if before == HEAD:
-            return Upgrade(store.url_for_display, before, HEAD)
-        with _no_runner(store):
-            backup = _back_up(store.path, before) if store.path is not None else None
-            _migrate(store)
-        return Upgrade(store.url_for_display, before, HEAD, backup)
+        if _revision(store) != HEAD:
+            with _no_runner(store):
+                # Somebody else may have upgraded it meanwhile.
+                found = _revision(store)
+                backup = _back_up(store.path, found) if store.path is not None and found != HEAD else None
+                before = _migrate(store)
+                return Upgrade(store.url_for_display, before, HEAD, backup)
+        return Upgrade(store.url_for_display, HEAD, HEAD)
 
 
 def _revision(store: Store) -> str:
@@ -104,7 +113,8 @@ def _back_up(path: Path, revision: str) -> Path:
     return target
 
 
-def _migrate(store: Store) -> None:
+def _migrate(store: Store) -> str:
+    """Bring a store to head; the revision it had."""
     from gpuscout.store.migrate import migrate_to_head  # imports alembic
 
     with drivers.translated(store.url_for_display), drivers.connect(store.engine, writes=True) as connection:
@@ -115,6 +125,8 @@ def _migrate(store: Store) -> None:
             raw.execute("PRAGMA foreign_keys=OFF")
         with connection.begin():
             lock_for_migration(connection)
+            before = connection.execute(REVISION_QUERY).scalar_one()
             migrate_to_head(connection)
             if store.is_sqlite and (broken := connection.execute(sa.text("PRAGMA foreign_key_check")).first()):
                 raise RuntimeError(f"the upgrade would break a reference of table {broken[0]}; nothing was changed")
+    return before

@@ -14,6 +14,8 @@ import sqlalchemy as sa
 
 from gpuscout.store import bulk
 from gpuscout.store.blocks import claimed_by, count_open_failures, finish_if_done
+from gpuscout.store.columns import Coded
+from gpuscout.store.growth import Offer, grow
 from gpuscout.store.names import (
     Names,
     register_gpus,
@@ -25,7 +27,7 @@ from gpuscout.store.names import (
 from gpuscout.store.schema import blocks, cases, failures, membership, operating_points, tasks
 from gpuscout.sweeps.cases import COLUMN_NAMES, CaseColumns, canonical_json
 from gpuscout.sweeps.curves import BOUNDS, Curves, IntArray, Points
-from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
+from gpuscout.sweeps.outcomes import OUTCOMES
 from gpuscout.sweeps.precision import PRECISIONS
 
 __all__ = ["Answer", "BlockResult", "Names", "StoredTask", "commit_block", "register_names", "stored_tasks"]
@@ -46,6 +48,8 @@ _PLAIN_CASE_COLUMNS = (
 _METRICS = ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s", "requests_per_s")
 _LONGEST_TEXT = 4_000  # characters kept of a message; tracebacks of engines can be endless
 _OUTCOME_NAMES = [outcome.value for outcome in OUTCOMES]
+_BOUND_NAMES = [bound.value for bound in BOUNDS]
+_PRECISION_NAMES = [precision.value for precision in PRECISIONS]
 _IS_ANSWER = np.array([outcome.is_answer for outcome in OUTCOMES])
 
 
@@ -112,19 +116,18 @@ def commit_block(connection: sa.Connection, result: BlockResult) -> bool:
     )
     if not done.rowcount:
         return False
-    members = set(result.reused.values())
+    known, new = set(result.reused.values()), set[int]()
     failed = False
     if result.answers:
         said = _Said(result)
         case_ids = _store_cases(connection, result.cases, said.position)
-        members.update(_store_tasks(connection, result, said, case_ids, now))
+        for task_id, inserted in zip(*_store_tasks(connection, result, said, case_ids, now), strict=True):
+            (new if inserted else known).add(task_id)
         failed = _store_failures(connection, result, said, case_ids, now)
-    bulk.insert(
-        connection,
-        membership,
-        {"sweep_id": result.sweep_id, "task_id": sorted(members)},
-        unless_stored=("sweep_id", "task_id"),
-    )
+    # A task that is new in this transaction cannot be a member yet.
+    for members, maybe_stored in ((new, ()), (known - new, ("sweep_id", "task_id"))):
+        rows = {"sweep_id": result.sweep_id, "task_id": sorted(members)}
+        bulk.insert(connection, membership, rows, unless_stored=maybe_stored)
     if failed or result.attempt > 1:
         connection.execute(
             sa.update(blocks)
@@ -172,7 +175,6 @@ class _Said:
 
 def _store_cases(connection: sa.Connection, rows: CaseColumns, position: IntArray) -> npt.NDArray[np.int64]:
     """The ids of the cases at these positions, those not known yet stored."""
-    precisions = np.array([precision.value for precision in PRECISIONS], dtype=object)
     digests = rows.digests()
     columns = {name: getattr(rows, name)[position] for name in (*COLUMN_NAMES, "num_gpus")}
     ids, _ = bulk.insert_missing(
@@ -183,10 +185,10 @@ def _store_cases(connection: sa.Connection, rows: CaseColumns, position: IntArra
             "digest": [digests[row] for row in position.tolist()],
             "model_id": _ids_of(columns["model"], rows.models, partial(register_models, connection)),
             "gpu_id": _ids_of(columns["gpu"], rows.gpus, partial(register_gpus, connection)),
-            "precision": precisions[columns["precision"]].tolist(),
-            "kv_precision": precisions[columns["kv_precision"]].tolist(),
-            "server": np.array(rows.servers, dtype=object)[columns["server"]].tolist(),
-            **{name: columns[name].tolist() for name in _PLAIN_CASE_COLUMNS},
+            "precision": Coded(columns["precision"], _PRECISION_NAMES),
+            "kv_precision": Coded(columns["kv_precision"], _PRECISION_NAMES),
+            "server": Coded(columns["server"], rows.servers),
+            **{name: columns[name] for name in _PLAIN_CASE_COLUMNS},
         },
     )
     return np.array(ids, dtype=np.int64)
@@ -201,11 +203,11 @@ def _ids_of(codes: IntArray, things: Sequence[_Thing], register: Callable[[list[
 
 def _store_tasks(
     connection: sa.Connection, result: BlockResult, said: _Said, case_ids: npt.NDArray[np.int64], now: datetime
-) -> list[int]:
-    """Store the answers that are final and their points; the ids of their tasks."""
+) -> tuple[list[int], list[bool]]:
+    """Store the answers that are final and their points; the ids of their tasks and which of these are new."""
     final = np.flatnonzero(said.is_answer)
     if not len(final):
-        return []
+        return [], []
     ladder_ids = np.array([register_ladder(connection, answer.ladder.tolist()) for answer in result.answers])
     ids, inserted = bulk.insert_missing(
         connection,
@@ -213,15 +215,16 @@ def _store_tasks(
         "key",
         {
             "key": [result.keys[position] for position in said.position[final].tolist()],
-            "case_id": case_ids[final].tolist(),
+            "case_id": case_ids[final],
             "engine_id": result.engine_id,
-            "ladder_id": ladder_ids[said.answer[final]].tolist(),
-            "outcome": [_OUTCOME_NAMES[code] for code in said.outcome[final].tolist()],
+            "ladder_id": ladder_ids[said.answer[final]],
+            "outcome": Coded(said.outcome[final], _OUTCOME_NAMES),
             "detail": [said.details.get(row) for row in final.tolist()],
-            "needed_gib": _nullable(said.needed_gib[final]),
-            "usable_gib": _nullable(said.usable_gib[final]),
-            "kv_capacity_tokens": _nullable(said.kv_capacity_tokens[final], said.kv_capacity_tokens[final] < 0),
-            "fits_up_to": _nullable(said.fits_up_to[final], said.fits_up_to[final] < 0),
+            "extras": [said.extras.get(row) for row in final.tolist()],
+            "needed_gib": said.needed_gib[final],
+            "usable_gib": said.usable_gib[final],
+            "kv_capacity_tokens": _unless_negative(said.kv_capacity_tokens[final]),
+            "fits_up_to": _unless_negative(said.fits_up_to[final]),
             "created_at": now,
         },
     )
@@ -229,61 +232,26 @@ def _store_tasks(
     task_ids[final] = ids
     grown = np.zeros(len(said), dtype=bool)
     if not all(inserted):
-        grown[final] = _grow(connection, result, said, task_ids, final[~np.array(inserted)])[final]
+        stored = final[~np.array(inserted)]
+        grown[stored] = grow(
+            connection,
+            [
+                Offer(
+                    int(task_ids[row]),
+                    result.answers[said.answer[row]].ladder.tolist(),
+                    OUTCOMES[said.outcome[row]],
+                    int(said.fits_up_to[row]) if said.fits_up_to[row] >= 0 else None,
+                )
+                for row in stored.tolist()
+            ],
+        )
     fresh = np.zeros(len(said), dtype=bool)
     fresh[final] = inserted
     for answer, start in zip(result.answers, said.starts.tolist(), strict=False):
         row = answer.curves.points.task + start
         _store_points(connection, answer.curves.points, task_ids[row], fresh[row])
         _store_points(connection, answer.curves.points, task_ids[row], grown[row], unless_stored=True)
-    return ids
-
-
-def _grow(
-    connection: sa.Connection, result: BlockResult, said: _Said, task_ids: npt.NDArray[np.int64], rows: IntArray
-) -> npt.NDArray[np.bool_]:
-    """Note on tasks that were stored before what else they have been asked for; which of `rows` may get points.
-
-    What they answered stays. A task that is not `ok` there has no points to gain; one that does not fit at the steps
-    asked now has a curve that ends below them.
-    """
-    ladder_of = stored_ladders(connection)
-    # Locked (Postgres) in one order for all runners: two that extend one ladder must not lose each other's steps.
-    query = (
-        sa.select(tasks.c.id, tasks.c.ladder_id, tasks.c.outcome, tasks.c.fits_up_to)
-        .order_by(tasks.c.id)
-        .with_for_update(key_share=True)
-    )
-    known = {
-        row.id: row for row in bulk.select_by_keys(connection, query, tasks.c.id, sorted(set(task_ids[rows].tolist())))
-    }
-    grown = np.zeros(len(said), dtype=bool)
-    changes: dict[tuple[int, ...], list[dict[str, Any]]] = {}
-    for row in rows.tolist():
-        stored = known[int(task_ids[row])]
-        outcome = OUTCOMES[said.outcome[row]]
-        if stored.outcome != Outcome.OK or outcome not in (Outcome.OK, Outcome.DOES_NOT_FIT):
-            continue
-        grown[row] = True
-        before, asked = ladder_of[stored.ladder_id], result.answers[said.answer[row]].ladder.tolist()
-        union = tuple(sorted({*before, *asked}))
-        ends = 0 if outcome is Outcome.DOES_NOT_FIT else int(said.fits_up_to[row])
-        if stored.fits_up_to is None and ends < 0:
-            fits_up_to = None
-        else:
-            fitted_before = before[-1] if stored.fits_up_to is None else stored.fits_up_to
-            fits_up_to = max(fitted_before, asked[-1] if ends < 0 else ends)
-        if (union, fits_up_to) != (before, stored.fits_up_to):
-            changes.setdefault(union, []).append({"task": stored.id, "end": fits_up_to})
-    for union, values in changes.items():
-        ladder_id = register_ladder(connection, union)
-        connection.execute(
-            sa.update(tasks)
-            .where(tasks.c.id == sa.bindparam("task"))
-            .values(ladder_id=ladder_id, fits_up_to=sa.bindparam("end")),
-            values,
-        )
-    return grown
+    return ids, inserted
 
 
 def _store_points(
@@ -298,16 +266,15 @@ def _store_points(
     if not chosen.any():
         return
     pick: Any = slice(None) if chosen.all() else chosen
-    bounds = np.array([bound.value for bound in BOUNDS], dtype=object)
     bulk.insert(
         connection,
         operating_points,
         {
-            "task_id": task_ids[pick].tolist(),
-            "concurrency": points.concurrency[pick].tolist(),
-            **{name: _nullable(getattr(points, name)[pick]) for name in _METRICS},
-            "bound": bounds[points.bound[pick]].tolist(),
-            "queued": points.queued[pick].tolist(),
+            "task_id": task_ids[pick],
+            "concurrency": points.concurrency[pick],
+            **{name: getattr(points, name)[pick] for name in _METRICS},
+            "bound": Coded(points.bound[pick], _BOUND_NAMES),
+            "queued": points.queued[pick],
         },
         unless_stored=("task_id", "concurrency") if unless_stored else (),
     )
@@ -327,7 +294,7 @@ def _store_failures(
             "block": result.block,
             "attempt": result.attempt,
             "task_key": [result.keys[position] for position in said.position[failed].tolist()],
-            "case_id": case_ids[failed].tolist(),
+            "case_id": case_ids[failed],
             "engine_id": result.engine_id,
             "outcome": names,
             "message": [said.details.get(row, name) for row, name in zip(failed.tolist(), names, strict=True)],
@@ -337,14 +304,9 @@ def _store_failures(
     return bool(len(failed))
 
 
-def _nullable(values: npt.NDArray[Any], unknown: npt.NDArray[np.bool_] | None = None) -> list[Any]:
-    """The values as a list, None where they are unknown: NaN, unless a mask is given."""
-    if unknown is None:
-        unknown = np.isnan(values)
-    plain: list[Any] = values.tolist()
-    for row in np.flatnonzero(unknown).tolist():
-        plain[row] = None
-    return plain
+def _unless_negative(values: IntArray) -> np.ma.MaskedArray[Any, Any]:
+    """NULL where an engine does not say."""
+    return np.ma.masked_array(values, values < 0)
 
 
 def _printable(text: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -21,7 +23,11 @@ from gpuscout.store.migrate import alembic_config
 from gpuscout.store.schema import HEAD, REVISION_TABLE, REVISIONS, metadata
 from gpuscout.store.upgrade import store_status, upgrade_store
 from gpuscout.sweeps.errors import StoreBusyError, StoreOutdatedError, StoreUnreachableError
+from tests.assets.make_store import FOLDER, answers
 from tests.stores import add_runner
+
+# What the tests call the revision after this version's.
+NEXT = f"{int(HEAD) + 1:04}"
 
 
 def constraints(connection: sa.Connection, table: str) -> dict[str, set[tuple[object, ...]]]:
@@ -93,36 +99,65 @@ def test_the_revisions_are_found_from_anywhere(tmp_path: Path) -> None:
     assert store_status(str(tmp_path / "here.db")).up_to_date
 
 
+# --- released stores ---------------------------------------------------------------------------------------------
+
+
+def test_there_is_a_store_of_every_revision_that_was_left_behind() -> None:
+    assert {file.stem for file in FOLDER.glob("store-*.sqlite")} >= {f"store-{revision}" for revision in REVISIONS[:-1]}
+
+
+@pytest.mark.parametrize("released", sorted(FOLDER.glob("store-*.sqlite")), ids=lambda file: file.stem)
+def test_a_released_store_upgrades_and_answers_as_before(released: Path, tmp_path: Path) -> None:
+    path = shutil.copy(released, tmp_path / released.name)
+    done = upgrade_store(str(path))
+    assert released.stem == f"store-{done.before}"
+    assert (done.after, done.backup is not None) == (HEAD, done.before != HEAD)
+    with open_store(str(path)) as store, store.reading() as connection:
+        assert answers(connection) == json.loads(released.with_suffix(".json").read_text())
+        assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+        assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
+        context = MigrationContext.configure(connection, opts={"version_table": REVISION_TABLE, "compare_type": True})
+        assert compare_metadata(context, metadata) == []
+
+
 # --- upgrading ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def newer_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Pretend that this version has a second revision, which adds a column to a table that others refer to."""
+def newer_scripts(tmp_path: Path) -> Path:
+    """Revisions with a second one, which adds a column to a table that others refer to, and takes its time."""
     folder = tmp_path / "scripts"
     shipped = Path(ScriptDirectory.from_config(alembic_config()).dir)
     (folder / "versions").mkdir(parents=True)
     (folder / "env.py").write_text((shipped / "env.py").read_text())
     for script in (shipped / "versions").glob("*.py"):
         (folder / "versions" / script.name).write_text(script.read_text())
-    (folder / "versions" / "0002_more.py").write_text(
+    (folder / "versions" / f"{NEXT}_more.py").write_text(
+        "import time\n"
         "import sqlalchemy as sa\n"
         "from alembic import op\n"
-        "revision, down_revision, branch_labels, depends_on = '0002', '0001', None, None\n"
+        f"revision, down_revision, branch_labels, depends_on = '{NEXT}', '{HEAD}', None, None\n"
         "def upgrade():\n"
         "    recreate = 'always' if op.get_bind().dialect.name == 'sqlite' else 'never'\n"
         "    with op.batch_alter_table('runners', recreate=recreate) as table:\n"
         "        table.add_column(sa.Column('note', sa.Text(), nullable=True))\n"
+        "    time.sleep(0.5)\n"
     )
-    monkeypatch.setattr(migrate, "SCRIPTS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def newer_code(monkeypatch: pytest.MonkeyPatch, newer_scripts: Path) -> None:
+    """Pretend that this version has a second revision."""
+    monkeypatch.setattr(migrate, "SCRIPTS", str(newer_scripts))
     for module in (connect, upgrade):
-        monkeypatch.setattr(module, "HEAD", "0002")
-        monkeypatch.setattr(module, "REVISIONS", ("0001", "0002"))
+        monkeypatch.setattr(module, "HEAD", NEXT)
+        monkeypatch.setattr(module, "REVISIONS", (*REVISIONS, NEXT))
 
 
 @pytest.fixture
 def old_store(store_url: str) -> str:
-    """The URL of a store at revision 0001 with one runner in it."""
+    """The URL of a store at this version's revision with one runner in it."""
     with open_store(store_url, create=True) as store:
         add_runner(store)
     return store_url
@@ -130,19 +165,19 @@ def old_store(store_url: str) -> str:
 
 def test_an_upgrade_keeps_what_is_stored(old_store: str, newer_code: None) -> None:
     before = store_status(old_store)
-    assert (before.current, before.head, before.up_to_date) == ("0001", "0002", False)
+    assert (before.current, before.head, before.up_to_date) == (HEAD, NEXT, False)
     assert "outdated" in before.summary
     with pytest.raises(StoreOutdatedError):
         open_store(old_store)
 
     done = upgrade_store(old_store)
-    assert "upgraded from revision 0001 to 0002" in done.summary
+    assert f"upgraded from revision {HEAD} to {NEXT}" in done.summary
     with open_store(old_store) as store, store.reading() as connection:
         assert connection.exec_driver_sql("SELECT count(*), max(note) FROM runners").one() == (1, None)
         assert connection.dialect.name != "sqlite" or connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
     again = upgrade_store(old_store)
-    assert (again.before, again.backup) == ("0002", None)
-    assert "already at revision 0002" in again.summary
+    assert (again.before, again.backup) == (NEXT, None)
+    assert f"already at revision {NEXT}" in again.summary
 
 
 def test_a_sqlite_file_is_backed_up_first(tmp_path: Path, request: pytest.FixtureRequest) -> None:
@@ -152,10 +187,10 @@ def test_a_sqlite_file_is_backed_up_first(tmp_path: Path, request: pytest.Fixtur
     request.getfixturevalue("newer_code")
     done = upgrade_store(str(path))
     assert done.backup is not None
-    assert done.backup.name.startswith("gpuscout.db.backup-0001-")
+    assert done.backup.name.startswith(f"gpuscout.db.backup-{HEAD}-")
     assert str(done.backup) in done.summary
     with closing(sqlite3.connect(done.backup)) as backup:
-        assert backup.execute(f"SELECT version_num FROM {REVISION_TABLE}").fetchall() == [("0001",)]
+        assert backup.execute(f"SELECT version_num FROM {REVISION_TABLE}").fetchall() == [(HEAD,)]
         assert backup.execute("SELECT count(*) FROM runners").fetchone() == (1,)
 
 
@@ -168,10 +203,31 @@ def test_a_failing_upgrade_changes_nothing(old_store: str, newer_code: None, mon
         patch.setattr(migrate, "migrate_to_head", fail)
         with pytest.raises(ZeroDivisionError):
             upgrade_store(old_store)
-    assert store_status(old_store).current == "0001"
+    assert store_status(old_store).current == HEAD
     upgrade_store(old_store)
     with open_store(old_store) as store, store.reading() as connection:
         assert sa.inspect(connection).has_table("percentiles")
+
+
+def test_two_upgrades_at_once_are_one(old_store: str, newer_scripts: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from gpuscout.store import connect, migrate, upgrade\n"
+        "from gpuscout.sweeps.errors import StoreBusyError\n"
+        "migrate.SCRIPTS = sys.argv[2]\n"
+        f"for module in (connect, upgrade): module.HEAD, module.REVISIONS = '{NEXT}', {(*REVISIONS, NEXT)}\n"
+        "try: print(upgrade.upgrade_store(sys.argv[1]).summary)\n"
+        "except StoreBusyError as error: print(error.message)\n"
+    )
+    command = [sys.executable, "-c", code, old_store, str(newer_scripts)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    # On SQLite who comes too early is told; on Postgres everybody waits, and the lock decides who was first.
+    assert sum(f"upgraded from revision {HEAD} to {NEXT}" in text for text in said) == 1
+    assert all("upgraded" in text or "already at" in text or "another runner holds" in text for text in said)
+    assert store_status(old_store).current == NEXT
+    assert len(list(tmp_path.glob(f"*.backup-{HEAD}-*"))) == (1 if old_store.startswith("sqlite") else 0)
 
 
 def test_no_upgrade_under_a_running_sweep(tmp_path: Path, request: pytest.FixtureRequest) -> None:

@@ -86,7 +86,9 @@ def counts(store: Store) -> dict[str, int]:
 
 def curve(store: Store, key: bytes) -> dict[int, float]:
     """TTFT by concurrency."""
-    query = sa.select(operating_points.c.concurrency, operating_points.c.ttft_ms).join(tasks)
+    query = sa.select(operating_points.c.concurrency, operating_points.c.ttft_ms).join(
+        tasks, tasks.c.id == operating_points.c.task_id
+    )
     with store.reading() as connection:
         return dict(map(tuple, connection.execute(query.where(tasks.c.key == key))))
 

@@ -142,7 +142,6 @@ def _estimated() -> None:
         sa.Column("bound", WORD, nullable=False),
         sa.Column("queued", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("task_id", "concurrency", name="pk_operating_points"),
-        sa.ForeignKeyConstraint(["task_id"], ["tasks.id"], name="fk_operating_points_task_id"),
         sa.CheckConstraint(
             "bound IN ('memory', 'compute', 'communication', 'overhead', 'unknown')",
             name=op.f("ck_operating_points_bound"),
@@ -208,6 +207,7 @@ def _sweeps() -> None:
         sa.Column("excluded_count", sa.BigInteger(), nullable=False),
         sa.Column("created_at", TIME, nullable=False),
         sa.Column("finished_at", TIME, nullable=True),
+        sa.Column("cancelled_at", TIME, nullable=True),
         sa.Column("gpuscout_version", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_sweeps"),
         sa.UniqueConstraint("digest", name="uq_sweeps_digest"),
@@ -307,3 +307,4 @@ def _sweeps() -> None:
         ),
     )
     op.create_index("ix_failures_sweep_id_block", "failures", ["sweep_id", "block"])
+    op.create_index("ix_failures_case_id", "failures", ["case_id"])

@@ -1,12 +1,20 @@
-"""`gpuscout db status | upgrade`: the schema revision of a store."""
+"""`gpuscout db status | upgrade | copy`: the schema revision of a store, and moving results between stores."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, print_json
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, print_json
 
-db_commands = typer.Typer(help="The schema of the store.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from gpuscout.store.copy import Copied
+
+db_commands = typer.Typer(help="The store itself.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -34,3 +42,50 @@ def upgrade(db: Db = DEFAULT_STORE) -> None:
 
     done = upgrade_store(db)
     print(done.summary)
+
+
+@db_commands.command("copy", epilog="Example: gpuscout db copy gpuscout.db postgresql://scout@db/gpuscout")
+def copy(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="The store to read: a file or a URL.")],
+    target: Annotated[str, typer.Argument(metavar="DST", help="The store to add to; made when it does not exist.")],
+    json: Json = False,
+) -> None:
+    """Add all results, sweeps and measured runs of one store to another one.
+
+    What DST holds never changes. Copying again adds only what is new; a copy that was stopped goes on.
+    """
+    from gpuscout.store.connect import open_store
+    from gpuscout.store.copy import copy_store
+
+    with open_store(source) as read, open_store(target, create=True) as write, _progress(quiet=json) as on_progress:
+        copied = copy_store(read, write, on_progress=on_progress)
+        place = write.url_for_display
+    if json:
+        print_json({"store": place, **asdict(copied)})
+        return
+    print(
+        f"{place}: {count(copied.sweeps, 'sweep')}, {count(copied.tasks, 'task')}, "
+        f"{count(copied.points, 'operating point')}, {count(copied.measured_runs, 'measured run')}, "
+        f"{count(copied.prices, 'price')} and {count(copied.failures, 'failure')} added; "
+        f"{copied.tasks_seen - copied.tasks:,} of {count(copied.tasks_total, 'task')} were there"
+    )
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> Iterator[Callable[[Copied], None]]:
+    """Gives what to call after every portion. Shows nothing when quiet or when standard error is no terminal."""
+    console = err()
+    if quiet or not console.is_terminal:
+        yield lambda copied: None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(bar_width=20), TextColumn("{task.percentage:>3.0f} %  {task.fields[text]}"))
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        line = bar.add_task("", total=1, text="")
+        yield lambda copied: bar.update(
+            line,
+            total=max(copied.tasks_total, 1),
+            completed=copied.tasks_seen,
+            text=f"{copied.tasks_seen:,}/{copied.tasks_total:,} tasks, {copied.points:,} points added",
+        )

@@ -1,0 +1,116 @@
+"""Details of one stored sweep: the spec it was made from, and what failed in it, by reason. Reads only."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from gpuscout.store.blocks import _open_failures
+from gpuscout.store.schema import cases, engines, failures, gpus, models, sweeps
+from gpuscout.store.sweeps import SweepRecord, list_sweeps, sweep_by_name
+from gpuscout.sweeps.errors import UnknownNameError, nearest
+from gpuscout.sweeps.outcomes import Outcome
+
+_FIGURE = re.compile(r"\d+(\.\d+)?")
+
+
+@dataclass(frozen=True)
+class FailureGroup:
+    """Open failures of one engine for one reason: messages that differ in figures only count as one.
+
+    `example` describes the case of the first of them, `message` is what was said of it, `attempts` how many runs have
+    tried it.
+    """
+
+    engine: str
+    outcome: Outcome
+    message: str
+    tasks: int
+    example: str
+    attempts: int
+
+
+def named_sweep(connection: sa.Connection, name: str, revision: int | None = None) -> SweepRecord:
+    """A revision of a sweep; None is the one that was run last. Raises UnknownNameError."""
+    sweep = sweep_by_name(connection, name)
+    if sweep is None:
+        names = sorted({known.name for known in list_sweeps(connection)})
+        raise UnknownNameError("sweep", name, nearest(name, names), hint=f"sweeps here: {', '.join(names) or 'none'}")
+    if revision is None or revision == sweep.revision:
+        return sweep
+    revisions = {known.revision: known for known in list_sweeps(connection) if known.name == name}
+    if revision not in revisions:
+        there = ", ".join(map(str, sorted(revisions)))
+        raise UnknownNameError("revision", str(revision), hint=f"revisions of {name}: {there}")
+    return revisions[revision]
+
+
+def spec_text(connection: sa.Connection, sweep_id: int) -> str:
+    """The spec a sweep was made from, with absolute paths."""
+    text: str = connection.execute(sa.select(sweeps.c.spec_text).where(sweeps.c.id == sweep_id)).scalar_one()
+    return text
+
+
+def resolved_identity(connection: sa.Connection, sweep_id: int) -> dict[str, Any]:
+    """What the spec meant when it was first run: `Sweep.identity()`."""
+    stored = connection.execute(sa.select(sweeps.c.resolved).where(sweeps.c.id == sweep_id)).scalar_one()
+    resolved: dict[str, Any] = json.loads(stored)
+    return resolved
+
+
+def failure_groups(connection: sa.Connection, sweep_id: int) -> list[FailureGroup]:
+    """The open failures of a sweep by engine and reason, the most frequent first."""
+    failed = _open_failures(sweep_id).subquery()
+    rows = connection.execute(
+        sa.select(
+            engines.c.name,
+            failed.c.outcome,
+            failed.c.message,
+            sa.func.count().label("tasks"),
+            sa.func.min(failed.c.id).label("first"),
+        )
+        .join_from(failed, engines, failed.c.engine_id == engines.c.id)
+        .group_by(engines.c.name, failed.c.outcome, failed.c.message)
+        .order_by(sa.func.min(failed.c.id))
+    )
+    groups: dict[tuple[str, str, str], tuple[int, FailureGroup]] = {}
+    for engine, outcome, message, tasks, first in rows:
+        key = (engine, outcome, _FIGURE.sub("#", message))
+        if key in groups:
+            known, group = groups[key]
+            groups[key] = known, replace(group, tasks=group.tasks + tasks)
+        else:
+            groups[key] = first, FailureGroup(engine, Outcome(outcome), message, tasks, "", 0)
+    found = [_with_example(connection, sweep_id, group, first) for first, group in groups.values()]
+    return sorted(found, key=lambda group: -group.tasks)
+
+
+def _with_example(connection: sa.Connection, sweep_id: int, group: FailureGroup, failure_id: int) -> FailureGroup:
+    row = connection.execute(
+        sa.select(failures.c.task_key, models.c.name.label("model"), gpus.c.name.label("gpu"), cases)
+        .join_from(failures, cases, failures.c.case_id == cases.c.id)
+        .join(models, cases.c.model_id == models.c.id)
+        .join(gpus, cases.c.gpu_id == gpus.c.id)
+        .where(failures.c.id == failure_id)
+    ).one()
+    attempts = connection.execute(
+        sa.select(sa.func.count()).where(failures.c.sweep_id == sweep_id, failures.c.task_key == row.task_key)
+    ).scalar_one()
+    return replace(group, example=_case_text(row), attempts=attempts)
+
+
+def _case_text(row: Any) -> str:
+    sizes: Sequence[tuple[str, int]] = (
+        ("tp", row.tensor_parallel),
+        ("pp", row.pipeline_parallel),
+        ("dp", row.data_parallel),
+        ("ep", row.expert_parallel),
+    )
+    parallel = " ".join(f"{name}={size}" for name, size in sizes if size > 1 or name == "tp")
+    lengths = f"{row.input_len:,} in / {row.output_len:,} out"
+    return f"{row.model} on {row.gpu} {parallel}  {row.precision}  {row.server}  {lengths}"
