@@ -1,146 +1,170 @@
 """Ranks what is stored: the best GPU for each model and workload, and why the others lost. Computes no estimate.
 
 Of every configuration (task) the operating point counts that is best for the objective and meets *all* SLOs, and the
-configurations of a group (a model under one pair of lengths) are ranked by it. The database does both. The rules:
+configurations of a group (a model under one pair of lengths) are ranked by it. The database reduces curves to points
+(`ranking_points`), placing them is arithmetic on columns (`ranking_places`). The rules:
 
+*Objectives and weights*: `ranking_measures`. *Prices*: `prices`. *Points between stored ones*: `ranking_limits`.
 *Ties.* Figures equal to six decimals are equal. Between points of one task, one that does not queue goes first, then
 the lower concurrency. Between configurations: not queued, fewer GPUs, lower ITL, lower TTFT, then GPU name, TP, PP,
 DP, EP, precision, KV precision, server, memory fraction and maximum length, ascending.
 *Queueing.* A point with more requests in flight than the KV cache holds is real, its TTFT includes the wait, and it
 is recommended when its objective is higher. It says `queued`; an SLO on TTFT or E2E keeps the wait short.
+*Percentiles.* An estimate is a mean. It meets a limit on a percentile only where `Question.assume_tail` says by what to
+multiply the mean.
 *One engine per group.* Estimates of different engines are never mixed in one ranking: a group shows the engine that
 comes first in `Question.engines`, else in the sweep, else the one stored last, of those that have any answer for it.
+What the others say of the same configuration, each at its own best point, stands beside it (`RankedConfig.opinions`).
 *Versions never compete.* Of the answers of one engine (whatever fingerprint and options) for one configuration, by the
 names of model and GPU, the newest stands: the engine stored last, then the model's figures, then the GPU's. Where a
 sweep is named only its own tasks count, and of an engine it lists twice the first.
 *Sweeps.* A sweep's name means the revision that was run last. Only concurrencies of its own ladder count, although the
 store may hold more for the same task.
+*What cannot be valued* (a GPU without the price or the TDP that the objective needs) qualifies without being ranked,
+and says why. Nothing is guessed.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
-from typing import Any
+import math
 
+import numpy as np
 import sqlalchemy as sa
 
 from gpuscout.store import ranking_points as statements
-from gpuscout.store.ranking_losers import excluded, losers_of, shortfalls_of
-from gpuscout.store.ranking_points import GroupKey, group_key
+from gpuscout.store.prices import PriceRules
+from gpuscout.store.ranking_groups import Shown, configs_of, flips_of, unranked_of, unranked_rows
+from gpuscout.store.ranking_losers import excluded, in_words, losers_of, shortfalls_of
+from gpuscout.store.ranking_places import placed
 from gpuscout.store.ranking_scope import Scope, nothing_matches, scope_of
+from gpuscout.store.ranking_study import Described, Study, choice_of, study
 from gpuscout.store.ranking_types import (
     DEFAULT_OBJECTIVE,
     MEASURES,
     Group,
-    Measure,
+    Losers,
     Question,
     RankedConfig,
     Ranking,
-    measure_of,
 )
-from gpuscout.sweeps.outcomes import Outcome
+from gpuscout.sweeps.errors import InputError
 
-__all__ = ["DEFAULT_OBJECTIVE", "MEASURES", "Group", "Question", "RankedConfig", "Ranking", "rank"]
+__all__ = [
+    "DEFAULT_OBJECTIVE",
+    "MEASURES",
+    "Group",
+    "PriceRules",
+    "Question",
+    "RankedConfig",
+    "Ranking",
+    "rank",
+    "sql_of",
+]
 
 
 def rank(connection: sa.Connection, question: Question) -> Ranking:
     """Answer a question from the store alone.
 
-    Raises UnknownNameError for a name the store does not know and an objective that is none, InputError for a store
-    without results and for filters that leave nothing.
+    Raises UnknownNameError for a name the store does not know, an objective that is none and a price book or provider
+    that does not exist, InputError for a store without results and for filters that leave nothing.
     """
-    measure = measure_of(question.objective)
+    _check(question)
     scope = scope_of(connection, question)
-    outcomes: dict[GroupKey, dict[str, int]] = defaultdict(dict)
-    for row in connection.execute(statements.counts(scope)):
-        outcomes[group_key(row)][row.outcome] = row.tasks
-    if not outcomes:
+    _provide_logarithms(connection)
+    found = study(connection, scope, question)
+    if found is None:
         raise nothing_matches(connection, scope)
+    groups = _groups(connection, scope, found)
+    name, sweep_id = (scope.sweep.name, scope.sweep.id) if scope.sweep else (None, None)
+    return Ranking(question, name, sweep_id, tuple(groups), excluded(connection, scope), found.prices)
 
-    ranked = _by_group(connection.execute(statements.ranked(scope, measure, question.slos, top=question.top)))
-    candidates = {key: rows[0].candidates for key, rows in ranked.items()}
-    losers = losers_of(connection, scope, question, measure, outcomes, candidates)
-    hopeless = [key for key, found in outcomes.items() if key not in ranked and Outcome.OK in found]
-    shortfalls = shortfalls_of(connection, scope, question.slos, hopeless)
-    engines = _engines(connection, scope)
+
+def sql_of(connection: sa.Connection, question: Question) -> str:
+    """The statement that reads the operating points of a question, with its parameters written out, for reading.
+
+    Raises what `rank` raises for names.
+    """
+    _check(question)
+    scope = scope_of(connection, question)
+    choice = choice_of(question)
+    statement = statements.answers(scope, choice, sides=choice.sides(interpolate=question.interpolate))
+    compiled = statement.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True})
+    return f"{compiled};"
+
+
+def _groups(connection: sa.Connection, scope: Scope, found: Study) -> list[Group]:
+    ranked = placed(
+        np.flatnonzero(found.own & found.rankable),
+        found.cast,
+        found.found,
+        found.num_gpus,
+        found.values,
+        more_is_better=found.aim.more_is_better,
+    )
+    shown = Shown.of(ranked, found.question.top)
+    lost = losers_of(found)
+    unranked = unranked_rows(found)
+    examples = [row for losers in lost for row in losers.rows]
+    described = Described(connection, found, [*shown.rows.tolist(), *examples, *unranked])
+
+    configs = configs_of(found, shown, described)
+    losers: dict[int, list[Losers]] = {}
+    for out in lost:
+        losers.setdefault(out.group, []).append(in_words(found, out, described))
+    aside = unranked_of(found, unranked, described)
+    flips = flips_of(found, ranked)
+    candidates = np.bincount(ranked.group, minlength=len(found.cast.groups))
+    qualify = np.bincount(found.cast.group[found.own & found.found.qualifies], minlength=len(found.cast.groups))
+    runs = np.bincount(found.cast.group[found.own & found.ok], minlength=len(found.cast.groups))
+    hopeless = np.flatnonzero((qualify == 0) & (runs > 0)).tolist()
+    shortfalls = {} if found.no_percentiles else shortfalls_of(connection, scope, found, hopeless)
 
     groups = []
-    for key in sorted(outcomes, key=lambda key: (key[1:], key[0])):
-        model, input_len, output_len = key
-        configs, gpu_configs = _configs(ranked.get(key, []), measure)
-        unreachable, closest = shortfalls.get(key, ((), None))
+    for number, (model, input_len, output_len) in enumerate(found.cast.groups):
+        all_configs = configs.get(number, [])
+        gpus: dict[str, RankedConfig] = {}
+        for config in all_configs:
+            gpus.setdefault(config.gpu, config)
+        unreachable, closest = shortfalls.get(number, ((), None))
+        engine, *others = found.engines[number]
         groups.append(
             Group(
                 model=model,
                 workload=scope.workloads.get((input_len, output_len)),
                 input_len=input_len,
                 output_len=output_len,
-                engine=engines[key][0],
-                other_engines=tuple(engines[key][1:]),
-                configs=tuple(configs[: question.top]),
-                best_per_gpu=tuple(gpu_configs),
-                candidates=candidates.get(key, 0),
-                losers=tuple(losers.get(key, ())),
+                engine=engine,
+                other_engines=tuple(others),
+                configs=tuple(all_configs[: found.question.top]),
+                best_per_gpu=tuple(gpus.values()),
+                candidates=int(candidates[number]),
+                losers=tuple(sorted(losers.get(number, ()), key=lambda out: (out.slo is None, -out.count, out.cause))),
                 unreachable=unreachable,
                 closest=closest,
+                unranked=tuple(aside.get(number, ())),
+                flips=tuple(flips.get(number, ())),
             )
         )
-    exclusions = excluded(connection, scope)
-    name, sweep_id = (scope.sweep.name, scope.sweep.id) if scope.sweep else (None, None)
-    return Ranking(question, name, sweep_id, tuple(groups), exclusions)
+    return sorted(groups, key=lambda group: (group.input_len, group.output_len, group.model))
 
 
-def _by_group(rows: Iterable[sa.Row[Any]]) -> dict[GroupKey, list[sa.Row[Any]]]:
-    groups: dict[GroupKey, list[sa.Row[Any]]] = defaultdict(list)
-    for row in rows:
-        groups[group_key(row)].append(row)
-    return dict(groups)
+def _check(question: Question) -> None:
+    """Raises InputError for numbers that mean nothing."""
+    tail = question.assume_tail
+    if tail is not None and not (math.isfinite(tail) and tail >= 1):
+        raise InputError(f"a tail of {tail:g} means nothing: a percentile is at least the mean", hint="for example 1.3")
+    discount = question.prices.discount
+    if not 0 <= discount < 1:
+        raise InputError(f"a discount of {discount:g} means nothing", hint="0.3 takes 30 % off the prices of the books")
 
 
-def _configs(rows: list[sa.Row[Any]], measure: Measure) -> tuple[list[RankedConfig], list[RankedConfig]]:
-    """The configurations of a group, best first, and the best of each GPU type.
-
-    The database lets equal figures share a place. The names that decide then are compared here, because databases
-    sort text in different ways.
-    """
-    rows.sort(key=_tie_break)
-    configs = []
-    gpus: dict[str, RankedConfig] = {}
-    for row in rows:
-        worse = rows[0].objective - row.objective if measure.more_is_better else row.objective - rows[0].objective
-        # Figures that count as equal may differ in the last bits, to either side.
-        behind = max(worse / rows[0].objective, 0.0) if rows[0].objective else 0.0
-        config = RankedConfig.of({**row._mapping, "behind_best": behind})
-        configs.append(config)
-        gpus.setdefault(config.gpu, config)
-    return configs, list(gpus.values())
-
-
-def _tie_break(row: sa.Row[Any]) -> tuple[Any, ...]:
-    return (
-        row.place,
-        row.gpu,
-        row.tensor_parallel,
-        row.pipeline_parallel,
-        row.data_parallel,
-        row.expert_parallel,
-        row.precision,
-        row.kv_precision or "",
-        row.server,
-        row.gpu_memory_utilization,
-        row.max_model_len,
-        row.task_id,
-    )
-
-
-def _engines(connection: sa.Connection, scope: Scope) -> dict[GroupKey, list[str]]:
-    """The engines that have answers for each group: first the one that is shown."""
-    if len(scope.engines.ids) == 1:
-        return defaultdict(lambda: list(scope.engines.ids))
-    name_of = {engine_id: name for name, ids in scope.engines.ids.items() for engine_id in ids}
-    order = list(scope.engines.ids)
-    found: dict[GroupKey, set[str]] = defaultdict(set)
-    for row in connection.execute(statements.engines_of_groups(scope)):
-        found[group_key(row)].add(name_of[row.engine_id])
-    return {key: sorted(names, key=order.index) for key, names in found.items()}
+def _provide_logarithms(connection: sa.Connection) -> None:
+    """Weights need ln(), which SQLite has only if it was built with it."""
+    if connection.dialect.name != "sqlite":
+        return
+    raw = connection.connection.dbapi_connection
+    assert raw is not None
+    try:
+        raw.execute("SELECT ln(1.0)")
+    except Exception:
+        raw.create_function("ln", 1, lambda value: None if value is None else math.log(value), deterministic=True)

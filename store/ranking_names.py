@@ -92,14 +92,21 @@ def choose_models(connection: sa.Connection, wanted: Sequence[str]) -> Names:
     return _choose(stored_names(connection, models), "model", wanted, spellings, str.casefold)
 
 
-def choose_gpus(connection: sa.Connection, wanted: Sequence[str]) -> Names:
+def choose_gpus(
+    connection: sa.Connection,
+    wanted: Sequence[str],
+    *,
+    vendors: Sequence[str] = (),
+    min_memory_gb: float | None = None,
+) -> Names:
     """The GPUs of these names, aliases, globs or vendors' spellings, whatever their case and separators.
 
-    Raises UnknownNameError.
+    Of these the ones of a vendor and with so much memory (10^9 bytes). Raises UnknownNameError, InputError when the
+    store has none.
     """
     known = stored_names(connection, gpus)
     if not wanted:
-        return known
+        return _having(connection, known, vendors, min_memory_gb)
     aliases = {
         row.name: json.loads(row.figures).get("aliases", ())
         for row in connection.execute(sa.select(gpus.c.name, gpus.c.figures).order_by(gpus.c.created_at))
@@ -111,7 +118,32 @@ def choose_gpus(connection: sa.Connection, wanted: Sequence[str]) -> Names:
     def fold(text: str) -> str:
         return _SEPARATORS.sub("-" if _GLOB.search(text) else "", text.casefold())
 
-    return _choose(known, "GPU", [_catalogued(text, known) for text in wanted], spellings, fold)
+    chosen = _choose(known, "GPU", [_catalogued(text, known) for text in wanted], spellings, fold)
+    return _having(connection, chosen, vendors, min_memory_gb)
+
+
+def _having(connection: sa.Connection, known: Names, vendors: Sequence[str], min_memory_gb: float | None) -> Names:
+    """The GPUs of these vendors with at least so much memory, by their newest figures."""
+    if not vendors and min_memory_gb is None:
+        return known
+    rows = connection.execute(sa.select(gpus.c.name, gpus.c.vendor, gpus.c.memory_gb).order_by(gpus.c.created_at))
+    newest = {row.name: row for row in rows}
+    there = sorted({row.vendor for row in newest.values()})
+    for vendor in vendors:
+        if vendor.casefold() not in map(str.casefold, there):
+            raise UnknownNameError("vendor", vendor, nearest(vendor, there), hint=f"the store has {listed(there)}")
+    makers = {vendor.casefold() for vendor in vendors}
+    chosen = [
+        name
+        for name in known.ids
+        if (not makers or newest[name].vendor.casefold() in makers) and newest[name].memory_gb >= (min_memory_gb or 0)
+    ]
+    if not chosen and newest:
+        conditions = [f"of {listed(vendors)}"] if vendors else []
+        conditions += [f"with {min_memory_gb:g} GB or more"] if min_memory_gb is not None else []
+        most = max(row.memory_gb for row in newest.values())
+        raise InputError(f"no GPU {' '.join(conditions)} among these", hint=f"the largest of the store has {most:g} GB")
+    return known.only(chosen)
 
 
 def choose_engines(connection: sa.Connection, wanted: Sequence[str]) -> Names:

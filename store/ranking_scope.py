@@ -1,9 +1,10 @@
-"""Which tasks a ranking is about: one answer of one engine for every configuration that the question leaves in."""
+"""Which tasks a question is about: every name looked up, every filter a condition on tasks and cases."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,13 +22,12 @@ from gpuscout.store.ranking_names import (
     workload_names,
 )
 from gpuscout.store.ranking_types import Question
-from gpuscout.store.schema import cases, gpus, membership, models, tasks
+from gpuscout.store.schema import cases, engines, gpus, membership, models, tasks
 from gpuscout.sweeps.cases import SERVERS
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.precision import PRECISIONS
 
-GROUP = ("model", "input_len", "output_len")
-_CONFIGURATION = (
+CONFIGURATION = (
     "tensor_parallel",
     "pipeline_parallel",
     "data_parallel",
@@ -38,38 +38,39 @@ _CONFIGURATION = (
     "gpu_memory_utilization",
     "max_model_len",
 )
-
-CONFIGURATIONS = (
-    tasks.join(cases, cases.c.id == tasks.c.case_id)
-    .join(models, models.c.id == cases.c.model_id)
-    .join(gpus, gpus.c.id == cases.c.gpu_id)
-)
 ABOUT: tuple[sa.ColumnElement[Any], ...] = (
     tasks.c.id.label("task_id"),
     models.c.name.label("model"),
     gpus.c.name.label("gpu"),
-    *(cases.c[name] for name in ("input_len", "output_len", "num_gpus", *_CONFIGURATION)),
+    *(cases.c[name] for name in ("input_len", "output_len", "num_gpus", *CONFIGURATION)),
 )
-"""What identifies a task and its configuration, from `CONFIGURATIONS`."""
+"""What identifies a task and its configuration to people, see `Scope.answers`."""
 
 Condition = sa.ColumnElement[bool]
 
 
 @dataclass(frozen=True)
 class Scope:
-    """The tasks that count, as a table expression: ids, outcome, the columns of `GROUP`, GPU and number of GPUs.
+    """The tasks that a question is about, of all its engines and all versions.
 
-    `answers` are all answers to the question, also those of other engines and older versions. `models`, `gpus` and
-    `engines` are the names that the question leaves in, the preferred engine first.
+    `source` joins tasks, cases and, for a sweep, its members. `models`, `gpus` and `engines` are the names that the
+    question leaves in, the preferred engine first. `workloads` names pairs of lengths.
     """
 
-    tasks: sa.CTE
-    answers: sa.CTE
+    source: sa.FromClause
+    conditions: tuple[Condition, ...]
     sweep: SweepParts | None
     models: Names
     gpus: Names
     engines: Names
     workloads: dict[tuple[int, int], str]
+
+    @property
+    def answers(self) -> sa.CTE:
+        """All tasks as a table expression with names: `ABOUT`, engine_id, outcome, model_id and gpu_id."""
+        named = self.source.join(models, models.c.id == cases.c.model_id).join(gpus, gpus.c.id == cases.c.gpu_id)
+        columns = (*ABOUT, tasks.c.engine_id, tasks.c.outcome, cases.c.model_id, cases.c.gpu_id)
+        return sa.select(*columns).select_from(named).where(*self.conditions).cte("answers")
 
     def on_ladder(self, points: sa.FromClause) -> list[Condition]:
         """Only the concurrencies that the sweep asked of the task's engine."""
@@ -82,7 +83,7 @@ class Scope:
             sa.or_(
                 sa.false(),
                 *(
-                    sa.and_(self.tasks.c.engine_id == engine, points.c.concurrency.in_(sorted(ladder)))
+                    sa.and_(tasks.c.engine_id == engine, points.c.concurrency.in_(sorted(ladder)))
                     for engine, ladder in self.sweep.ladders.items()
                 ),
             )
@@ -92,66 +93,93 @@ class Scope:
 def scope_of(connection: sa.Connection, question: Question) -> Scope:
     """Look up every name of the question. Raises UnknownNameError."""
     sweep = None if question.sweep is None else find_sweep(connection, question.sweep)
-    sweep_id = sweep.id if sweep else None
-    named = workload_names(connection, sweep_id)
+    named = workload_names(connection, sweep.id if sweep else None)
     lengths = None if question.workload is None else lengths_of(question.workload, named)
     model_names = choose_models(connection, question.models)
-    gpu_names = choose_gpus(connection, question.gpus)
+    gpu_names = choose_gpus(connection, question.gpus, vendors=question.vendors, min_memory_gb=question.min_memory_gb)
     engine_names = choose_engines(connection, question.engines)
     if sweep is not None:
         engine_names = _in_order_of(sweep, engine_names, chosen=bool(question.engines))
 
-    conditions: list[Condition] = []
-    if question.models:
+    conditions = _conditions(question, lengths)
+    by_lengths = lengths is not None or question.input_len is not None
+    if question.models or by_lengths:
+        # The index on cases starts with the model: naming all models lets lengths alone use it too.
         conditions.append(cases.c.model_id.in_(model_names.all_ids()))
-    if question.gpus:
+    if question.gpus or question.vendors or question.min_memory_gb is not None:
         conditions.append(cases.c.gpu_id.in_(gpu_names.all_ids()))
     if question.engines:
         conditions.append(tasks.c.engine_id.in_(engine_names.all_ids()))
-    if lengths is not None:
-        pairs = (sa.and_(cases.c.input_len == read, cases.c.output_len == written) for read, written in lengths)
-        conditions.append(sa.or_(*pairs))
-    if question.input_len is not None:
-        conditions.append(cases.c.input_len == question.input_len)
-    if question.output_len is not None:
-        conditions.append(cases.c.output_len == question.output_len)
-    if question.servers:
-        conditions.append(cases.c.server.in_(choose_word("server", question.servers, SERVERS)))
-    if question.precisions:
-        conditions.append(cases.c.precision.in_(choose_word("precision", question.precisions, PRECISIONS)))
-    if question.max_gpus is not None:
-        conditions.append(cases.c.num_gpus <= question.max_gpus)
 
-    narrow = bool(question.models) and (lengths is not None or question.input_len is not None)
-    answers = _answers(conditions, sweep_id, narrow=narrow)
-    versions = any(names.have_versions for names in (model_names, gpu_names, engine_names))
-    standing = _standing(answers, engine_names, versions=versions)
+    source: sa.FromClause = tasks.join(cases, cases.c.id == tasks.c.case_id)
+    if sweep is not None:
+        member = sa.and_(membership.c.sweep_id == sweep.id, membership.c.task_id == tasks.c.id)
+        # SQLite would start from all members of the sweep, where it could start from the index on cases.
+        if question.models and by_lengths:
+            conditions.append(sa.exists().where(member).correlate(tasks))
+        else:
+            source = source.join(membership, member)
     # The sweep that was run last names a workload.
     workloads = {(input_len, output_len): name for name, input_len, output_len in reversed(named)}
-    return Scope(standing, answers, sweep, model_names, gpu_names, engine_names, workloads)
+    return Scope(source, tuple(conditions), sweep, model_names, gpu_names, engine_names, workloads)
+
+
+def _conditions(question: Question, lengths: Sequence[tuple[int, int]] | None) -> list[Condition]:
+    """What does not depend on names of the store."""
+    found: list[Condition] = []
+    if lengths is not None:
+        found.append(sa.or_(*(sa.and_(cases.c.input_len == i, cases.c.output_len == o) for i, o in lengths)))
+    if question.input_len is not None:
+        found.append(cases.c.input_len == question.input_len)
+    if question.output_len is not None:
+        found.append(cases.c.output_len == question.output_len)
+    if question.servers:
+        found.append(cases.c.server.in_(choose_word("server", question.servers, SERVERS)))
+    if question.precisions:
+        found.append(cases.c.precision.in_(choose_word("precision", question.precisions, PRECISIONS)))
+    if question.tensor_parallel:
+        found.append(cases.c.tensor_parallel.in_(question.tensor_parallel))
+    if question.max_gpus is not None:
+        found.append(cases.c.num_gpus <= question.max_gpus)
+    if question.min_context is not None:
+        found.append(cases.c.max_model_len >= question.min_context)
+    if question.since is not None:
+        found.append(tasks.c.created_at >= datetime.combine(question.since, time(), UTC))
+    if question.until is not None:
+        found.append(tasks.c.created_at < datetime.combine(question.until + timedelta(days=1), time(), UTC))
+    return found
 
 
 def nothing_matches(connection: sa.Connection, scope: Scope) -> InputError:
     """Why there is no answer at all, and what the store, or the sweep that was asked for, does have."""
-    within = _answers([], scope.sweep.id if scope.sweep else None, narrow=False)
+    within = tasks.join(cases, cases.c.id == tasks.c.case_id)
+    if scope.sweep is not None:
+        member = sa.and_(membership.c.sweep_id == scope.sweep.id, membership.c.task_id == tasks.c.id)
+        within = within.join(membership, member)
 
-    def present(name: str) -> list[Any]:
-        return list(connection.execute(sa.select(within.c[name]).distinct().order_by(within.c[name])).scalars())
+    def present(name: sa.ColumnElement[Any], table: sa.Table, ref: sa.ColumnElement[int]) -> list[Any]:
+        used = sa.select(ref).select_from(within).distinct()
+        return list(connection.execute(sa.select(name).where(table.c.id.in_(used)).distinct().order_by(name)).scalars())
 
     where = f'sweep "{scope.sweep.name}"' if scope.sweep else "the store"
-    models_there = present("model")
+    models_there = present(models.c.name, models, cases.c.model_id)
     if not models_there:
         return InputError(f"{where} holds no results yet", hint="gpuscout run SPEC computes them")
     lengths = connection.execute(
-        sa.select(within.c.input_len, within.c.output_len).distinct().order_by(sa.text("1, 2"))
+        sa.select(cases.c.input_len, cases.c.output_len).select_from(within).distinct().order_by(sa.text("1, 2"))
     )
     workloads = [
         f"{scope.workloads[pair]} ({pair[0]}/{pair[1]})" if pair in scope.workloads else f"{pair[0]}/{pair[1]}"
         for pair in (tuple(row) for row in lengths)
     ]
-    there = {"models": models_there, "GPUs": present("gpu"), "workloads (input/output tokens)": workloads}
-    if scope.sweep is None or len(scope.engines.ids) > 1:
-        there["engines"] = list(scope.engines.ids)
+    there = {
+        "models": models_there,
+        "GPUs": present(gpus.c.name, gpus, cases.c.gpu_id),
+        "workloads (input/output tokens)": workloads,
+    }
+    engines_there = present(engines.c.name, engines, tasks.c.engine_id)
+    if len(engines_there) > 1:
+        there["engines"] = engines_there
     return InputError(
         f"nothing in {where} matches all of these filters",
         hint="\n    ".join(f"{kind}: {listed(names)}" for kind, names in there.items()),
@@ -169,55 +197,3 @@ def _in_order_of(sweep: SweepParts, known: Names, *, chosen: bool) -> Names:
     if not chosen:
         present.sort(key=lambda name: position[ids[name][0]])
     return Names({name: ids[name] for name in present})
-
-
-def _answers(conditions: Sequence[Condition], sweep_id: int | None, *, narrow: bool) -> sa.CTE:
-    """All answers to the question, one row a task. `narrow`: the index on model and lengths selects few."""
-    source = CONFIGURATIONS
-    if sweep_id is not None:
-        member = sa.and_(membership.c.sweep_id == sweep_id, membership.c.task_id == tasks.c.id)
-        # SQLite would start from all members of the sweep, where it could start from the index on cases.
-        if narrow:
-            conditions = [*conditions, sa.exists().where(member).correlate(tasks)]
-        else:
-            source = source.join(membership, member)
-    columns = (*ABOUT, tasks.c.engine_id, tasks.c.outcome, cases.c.model_id, cases.c.gpu_id)
-    return sa.select(*columns).select_from(source).where(*conditions).cte("answers")
-
-
-def _standing(answers: sa.CTE, engine_names: Names, *, versions: bool) -> sa.CTE:
-    """The answers that stand: of one engine in each group, and of the newest versions for each configuration.
-
-    Nearly every store has one engine without versions; then there is nothing to choose and no sorting.
-    """
-    if not versions and len(engine_names.ids) <= 1:
-        return answers
-    # The ids of a name come newest first.
-    rank = {engine: place for place, ids in enumerate(engine_names.ids.values()) for engine in ids}
-    age = {engine: age for ids in engine_names.ids.values() for age, engine in enumerate(ids)}
-    model, gpu = models.alias("version_of_model"), gpus.alias("version_of_gpu")
-    ranks = (
-        sa.select(
-            answers,
-            sa.case(rank, value=answers.c.engine_id, else_=len(rank)).label("engine_rank"),
-            sa.case(age, value=answers.c.engine_id, else_=0).label("engine_age"),
-            model.c.created_at.label("model_stored"),
-            gpu.c.created_at.label("gpu_stored"),
-        )
-        .join(model, model.c.id == answers.c.model_id)
-        .join(gpu, gpu.c.id == answers.c.gpu_id)
-        .cte("ranks")
-    )
-    group = [ranks.c[name] for name in GROUP]
-    same = [*group, ranks.c.engine_rank, ranks.c.gpu, *(ranks.c[name] for name in _CONFIGURATION)]
-    newest = [ranks.c.engine_age, ranks.c.model_stored.desc(), ranks.c.gpu_stored.desc(), ranks.c.task_id.desc()]
-    choice = sa.select(
-        ranks,
-        sa.func.min(ranks.c.engine_rank).over(partition_by=group).label("first_engine"),
-        sa.func.row_number().over(partition_by=same, order_by=newest).label("version"),
-    ).cte("choice")
-    return (
-        sa.select(*(choice.c[column.name] for column in answers.c))
-        .where(choice.c.engine_rank == choice.c.first_engine, choice.c.version == 1)
-        .cte("standing")
-    )

@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import date
 from enum import StrEnum
 from typing import Any, Self
 
-from gpuscout.sweeps.errors import UnknownNameError, nearest
+from gpuscout.store.prices import PriceRules, Prices
+from gpuscout.store.ranking_measures import DEFAULT_OBJECTIVE, MEASURES, Aim, Measure, aim_of, measure_of
 from gpuscout.sweeps.slo import Slo
 
-DEFAULT_OBJECTIVE = "throughput-per-gpu"
+__all__ = ["DEFAULT_OBJECTIVE", "MEASURES", "Measure", "measure_of"]
 
 
 @dataclass(frozen=True)
 class Question:
     """Which configurations should be ranked, and by what. Empty tuples and None do not restrict.
 
-    objective   what is best, a key of `MEASURES`
-    slos        limits that a recommended operating point meets, all of them
-    sweep       a sweep's name (its newest revision) or id: only its tasks and the concurrencies of its ladders count;
-                None: everything stored
-    models      ids, bare names or globs            gpus      names, aliases or globs
-    workload    a name from the stored sweeps; or `input_len` and `output_len` in tokens
-    engines     in order of preference: a group shows the answers of one engine, the first that has any
-    servers, precisions (of the weights), max_gpus (GPUs of one deployment)
-    top         how many configurations of a group are returned besides the best of each GPU type; None: all
-    examples    how many losers are returned for each cause; None: all
+    objective       what is best, a key of `MEASURES`          also   further objectives whose figures are told
+    weights         (objective, weight): ranks by several instead, see `ranking_measures`; need not sum up to 1
+    slos            limits that a recommended operating point meets, all of them
+    interpolate     whether an operating point may lie between stored ones, at the limit of an SLO
+    assume_tail     what a mean is multiplied by where an SLO is on a percentile; None: estimates meet no such SLO
+    prices          which prices of GPUs count
+    sweep           a sweep's name (its newest revision) or id: only its tasks and the concurrencies of its ladders
+                    count; None: everything stored
+    models          ids, bare names or globs            gpus      names, aliases or globs
+    vendors         of GPUs                             min_memory_gb   of one GPU, 10^9 bytes
+    workload        a name from the stored sweeps; or `input_len` and `output_len` in tokens
+    engines         in order of preference: a group shows the answers of one engine, the first that has any
+    servers, precisions (of the weights), tensor_parallel, max_gpus (GPUs of one deployment)
+    min_context     tokens a deployment must take (input and output)
+    since, until    days (UTC) on which an answer was stored, both included
+    top             how many configurations of a group are returned besides the best of each GPU type; None: all
+    examples        how many losers are returned for each cause; None: all
     """
 
     objective: str = DEFAULT_OBJECTIVE
@@ -43,35 +52,22 @@ class Question:
     max_gpus: int | None = None
     top: int | None = 5
     examples: int | None = 1
+    also: tuple[str, ...] = ()
+    weights: tuple[tuple[str, float], ...] = ()
+    interpolate: bool = True
+    assume_tail: float | None = None
+    prices: PriceRules = field(default_factory=PriceRules)
+    vendors: tuple[str, ...] = ()
+    min_memory_gb: float | None = None
+    tensor_parallel: tuple[int, ...] = ()
+    min_context: int | None = None
+    since: date | None = None
+    until: date | None = None
 
-
-@dataclass(frozen=True)
-class Measure:
-    """How an objective is read off an operating point. `column` is a column of operating points."""
-
-    column: str
-    unit: str
-    label: str
-    more_is_better: bool = False
-    per_gpu: bool = False
-
-
-MEASURES: dict[str, Measure] = {
-    "throughput-per-gpu": Measure(
-        "output_tokens_per_s", "tokens/s per GPU", "throughput per GPU", more_is_better=True, per_gpu=True
-    ),
-    "throughput": Measure("output_tokens_per_s", "tokens/s", "throughput", more_is_better=True),
-    "ttft": Measure("ttft_ms", "ms", "TTFT"),
-    "itl": Measure("itl_ms", "ms", "ITL"),
-    "e2e": Measure("e2e_s", "s", "E2E latency"),
-}
-
-
-def measure_of(objective: str) -> Measure:
-    """The measure of an objective. Raises UnknownNameError."""
-    if objective in MEASURES:
-        return MEASURES[objective]
-    raise UnknownNameError("objective", objective, nearest(objective, MEASURES), hint=f"allowed: {', '.join(MEASURES)}")
+    @property
+    def aim(self) -> Aim:
+        """What it ranks by. Raises UnknownNameError, InputError."""
+        return aim_of(self.objective, self.weights)
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,7 @@ class Configuration:
     @classmethod
     def of(cls, values: Mapping[Any, Any]) -> Self:
         """From a mapping that holds every field by name, whatever else it holds."""
-        return cls(*(values[name] for name in cls.__match_args__))
+        return cls(*map(values.__getitem__, cls.__match_args__))
 
 
 @dataclass(frozen=True)
@@ -125,17 +121,59 @@ class Operating(Configuration):
 
 
 @dataclass(frozen=True)
+class Opinion:
+    """What an engine says of a configuration: the objective at its own best point; None: it does not qualify there."""
+
+    engine: str
+    objective: float | None
+
+
+@dataclass(frozen=True)
 class RankedConfig(Operating):
     """A configuration at the operating point that is best for the objective and meets all SLOs.
 
     `place` counts from 1 within the group; configurations with the same figures share one. `objective` is in the unit
-    of the objective's `Measure`. `behind_best` is how much worse it is than the best, as a fraction of the best: 0.18
-    is 18 % less throughput or 18 % more latency.
+    of the objective's `Measure`; of weighted objectives it is relative to the best of the group. `behind_best` is how
+    much worse it is than the best, as a fraction of the best: 0.18 is 18 % less throughput or 18 % more latency.
+    `interpolated`: the point lies between two stored ones. `usd_per_hour` None: there is no price.
+    `values` are the figures of all objectives asked about, None where one is not known. `opinions` are those of all
+    engines that answered, the one ranked first; empty where only one did.
     """
 
     place: int
     objective: float
     behind_best: float
+    interpolated: bool = False
+    usd_per_hour: float | None = None
+    values: Mapping[str, float | None] = field(default_factory=dict)
+    opinions: tuple[Opinion, ...] = ()
+
+    @property
+    def spread(self) -> tuple[float, float] | None:
+        """The lowest and the highest opinion of the objective; None: fewer than two engines have one."""
+        known = [opinion.objective for opinion in self.opinions if opinion.objective is not None]
+        return (min(known), max(known)) if len(known) > 1 else None
+
+
+@dataclass(frozen=True)
+class Unranked:
+    """The best configuration of a GPU type that qualifies but cannot be ranked, by throughput per GPU, and why."""
+
+    config: Operating
+    reason: str
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A GPU type that wins or loses a group at another of its prices, all other prices being as they rank.
+
+    `usd_per_gpu_hour` is that price, `winner` and `loser` are the GPU types then and now.
+    """
+
+    gpu: str
+    usd_per_gpu_hour: float
+    winner: str
+    loser: str
 
 
 class Cause(StrEnum):
@@ -147,6 +185,9 @@ class Cause(StrEnum):
     INVALID = "invalid"
     MISSES_SLO = "misses_slo"
     NO_POINT = "no_operating_point"
+    NO_PERCENTILE = "no_percentile"
+    NO_PRICE = "no_price"
+    NO_TDP = "no_tdp"
 
 
 @dataclass(frozen=True)
@@ -195,6 +236,8 @@ class Group:
     engine         whose answers these are; `other_engines` have answers too, which are not mixed in
     unreachable    if none is ranked: the SLOs that no configuration meets even alone
     closest        if none is ranked although each SLO can be met alone: the least violation of all of them
+    unranked       GPU types that qualify, but without a price or TDP that the objective needs, by name
+    flips          prices within the range of providers at which another GPU type would be best: first of the best type
     """
 
     model: str
@@ -209,6 +252,8 @@ class Group:
     losers: tuple[Losers, ...]
     unreachable: tuple[Unmet, ...] = ()
     closest: Operating | None = None
+    unranked: tuple[Unranked, ...] = ()
+    flips: tuple[Flip, ...] = ()
 
     @property
     def best(self) -> RankedConfig | None:
@@ -235,7 +280,8 @@ class Ranking:
     """The answer, groups ordered by input length, output length and model.
 
     `sweep` and its id None: everything stored was asked about. `exclusions`, the most frequent first, are those of
-    the sweep or, without one, of the newest revision of every sweep, for the models and GPUs asked about.
+    the sweep or, without one, of the newest revision of every sweep, for the models and GPUs asked about. `prices` are
+    those of all GPUs asked about.
     """
 
     question: Question
@@ -243,3 +289,4 @@ class Ranking:
     sweep_id: int | None
     groups: tuple[Group, ...]
     exclusions: tuple[SweepExclusion, ...]
+    prices: Prices

@@ -1,4 +1,4 @@
-"""What a deployment is ranked by and the latency limits (SLOs) it has to meet, as people write them: "ttft<=500ms"."""
+"""What a deployment is ranked by and the limits (SLOs) it has to meet, as people write them: "ttft<=500ms"."""
 
 from __future__ import annotations
 
@@ -8,27 +8,44 @@ from dataclasses import dataclass
 from gpuscout.sweeps.errors import InputError, nearest
 from gpuscout.sweeps.spec_errors import quoted
 
-OBJECTIVES: tuple[str, ...] = ("throughput", "throughput-per-gpu", "ttft", "itl", "e2e")
+OBJECTIVES: tuple[str, ...] = (
+    "cost",
+    "cost-per-hour",
+    "throughput",
+    "throughput-per-gpu",
+    "ttft",
+    "itl",
+    "e2e",
+    "energy",
+)
 
-# The column of an operating point that holds a metric; its suffix is the unit of `Slo.limit`.
-COLUMNS = {"ttft": "ttft_ms", "itl": "itl_ms", "e2e": "e2e_s"}
+# The column of an operating point that holds a metric; a latency's suffix is the unit of `Slo.limit`.
+COLUMNS = {"ttft": "ttft_ms", "itl": "itl_ms", "e2e": "e2e_s", "rate": "requests_per_s"}
 METRICS: tuple[str, ...] = tuple(COLUMNS)
 
 _SECONDS = {"ms": 0.001, "s": 1.0}
+# Requests per second, for one per second, minute and hour.
+_PER_SECOND = {"/s": 1.0, "/min": 1 / 60, "/h": 1 / 3600}
 _SYNONYMS = {"tpot": "itl", "tbt": "itl", "latency": "e2e", "e2el": "e2e"}
+_RATES = ("requests", "rps", "qps")
 _FORM = re.compile(
-    r"\s*(?P<metric>[A-Za-z_][\w-]*)\s*(?P<operator><=|<|≤|>=|>|≥|==|=)\s*"
-    r"(?P<limit>\d{1,15}(?:\.\d{0,15})?|\.\d{1,15})\s*(?P<unit>[A-Za-zµ]*)\s*"
+    r"\s*(?P<metric>[A-Za-z_][\w-]*)\s*(?::\s*p(?P<percentile>\d{1,2}(?:\.\d{1,3})?))?"
+    r"\s*(?P<operator><=|<|≤|>=|>|≥|==|=)\s*"
+    r"(?P<limit>\d{1,15}(?:\.\d{0,15})?|\.\d{1,15})\s*(?P<unit>/?\s*[A-Za-zµ]*)\s*"
 )
-_EXAMPLE = "for example ttft<=500ms, itl<=30ms or e2e<=10s"
+_EXAMPLE = "for example ttft<=500ms, itl<=30ms, e2e<=10s or rate>=5/s"
 
 
 @dataclass(frozen=True)
 class Slo:
-    """A latency must not exceed `limit`: milliseconds for ttft and itl, seconds for e2e."""
+    """A limit. A latency (ttft and itl in milliseconds, e2e in seconds) must not exceed it; a rate must reach it.
+
+    `rate` is requests per second of the whole deployment. `percentile` None: the mean counts.
+    """
 
     metric: str
     limit: float
+    percentile: float | None = None
 
     @property
     def column(self) -> str:
@@ -36,16 +53,27 @@ class Slo:
         return COLUMNS[self.metric]
 
     @property
+    def at_least(self) -> bool:
+        """Whether `limit` is the least that is allowed, not the most."""
+        return self.metric == "rate"
+
+    @property
     def unit(self) -> str:
-        return self.column.rpartition("_")[2]
+        return "/s" if self.at_least else self.column.rpartition("_")[2]
+
+    @property
+    def name(self) -> str:
+        """The metric and, unless it is the mean, the percentile: "ttft:p95"."""
+        return self.metric if self.percentile is None else f"{self.metric}:p{self.percentile:g}"
 
     def __str__(self) -> str:
-        return f"{self.metric}<={self.limit:.15g}{self.unit}"
+        return f"{self.name}{'>=' if self.at_least else '<='}{self.limit:.15g}{self.unit}"
 
 
 def parse_slo(text: str) -> Slo:
-    """An SLO from text such as "itl <= 30 ms". `<` means the same as `<=`; without a unit ms (e2e: s) is meant.
+    """An SLO from text such as "itl <= 30 ms", "ttft:p95<=1s" or "rate>=300/min".
 
+    `<` means the same as `<=`. Without a unit ms is meant for ttft and itl, s for e2e, per second for a rate.
     Raises InputError.
     """
     form = _FORM.fullmatch(text)
@@ -53,20 +81,41 @@ def parse_slo(text: str) -> Slo:
         raise InputError(
             f"cannot understand the SLO {quoted(text)}: expected METRIC<=LIMIT", hint=f"{_EXAMPLE} (in quotes)"
         )
-    metric, operator, unit = form["metric"].casefold(), form["operator"], form["unit"]
+    metric, unit = form["metric"].casefold(), "".join(form["unit"].casefold().split())
+    if metric in _RATES:
+        metric = "rate"
     if metric not in COLUMNS:
         meant = _SYNONYMS.get(metric) or next(iter(nearest(metric, METRICS)), None)
         hint = f"did you mean {meant}?   " if meant else ""
         raise InputError(
             f"unknown metric {quoted(form['metric'])} in the SLO", hint=f"{hint}allowed: {', '.join(METRICS)}"
         )
-    if operator in (">=", ">", "≥", "=", "=="):
-        raise InputError(f"the SLO {quoted(text)} is not an upper limit", hint=f"write {metric}<={form['limit']}{unit}")
-    own = COLUMNS[metric].rpartition("_")[2]
-    if unit and unit.casefold() not in _SECONDS:
-        raise InputError(f"unknown unit {quoted(unit)} in the SLO {quoted(text)}", hint="allowed: ms, s")
-    scale = _SECONDS[unit.casefold() or own] / _SECONDS[own]
-    limit = float(f"{float(form['limit']) * scale:.12g}")
+    slo = Slo(metric, 0.0, None if form["percentile"] is None else float(form["percentile"]))
+    _check_operator(slo, form["operator"], text, f"{form['limit']}{form['unit']}")
+    limit = float(f"{float(form['limit']) * _scale(slo, unit, text):.12g}")
     if limit <= 0:
-        raise InputError(f"the SLO {quoted(text)} can never be met: its limit is 0", hint=_EXAMPLE)
-    return Slo(metric, limit)
+        wrong = "says nothing" if slo.at_least else "can never be met"
+        raise InputError(f"the SLO {quoted(text)} {wrong}: its limit is 0", hint=_EXAMPLE)
+    return Slo(metric, limit, slo.percentile)
+
+
+def _check_operator(slo: Slo, operator: str, text: str, limit: str) -> None:
+    if slo.at_least and slo.percentile is not None:
+        raise InputError(f"the SLO {quoted(text)} has a percentile, but a rate has none", hint=f"write rate>={limit}")
+    if slo.percentile == 0:
+        raise InputError(f"the SLO {quoted(text)} has no percentile above 0", hint="for example ttft:p95<=800ms")
+    if slo.at_least and operator not in (">=", ">", "≥"):
+        raise InputError(f"the SLO {quoted(text)} is not a lower limit", hint=f"write {slo.metric}>={limit}")
+    if not slo.at_least and operator not in ("<=", "<", "≤"):
+        raise InputError(f"the SLO {quoted(text)} is not an upper limit", hint=f"write {slo.name}<={limit}")
+
+
+def _scale(slo: Slo, unit: str, text: str) -> float:
+    """What turns the number that was written into the unit of the limit."""
+    if slo.at_least:
+        if unit and unit not in _PER_SECOND:
+            raise InputError(f"unknown unit {quoted(unit)} in the SLO {quoted(text)}", hint="allowed: /s, /min, /h")
+        return _PER_SECOND[unit or "/s"]
+    if unit and unit not in _SECONDS:
+        raise InputError(f"unknown unit {quoted(unit)} in the SLO {quoted(text)}", hint="allowed: ms, s")
+    return _SECONDS[unit or slo.unit] / _SECONDS[slo.unit]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ LADDER = (1, 2, 4, 8)
 MODELS = ("a/One", "a/Two", "b/One-v2")
 GPUS = ("H100", "L40S", "L4")
 LENGTHS = ((1024, 512), (4096, 512))
+TDP_W = {"H100": 700.0, "L4": 72.0}  # that of the L40S is not known
 Row = dict[str, Any]
 
 
@@ -42,11 +44,13 @@ def fill(connection: sa.Connection, answers: list[Row]) -> None:
             for (name, version), number in models.items()
         ],
     )
-    figures: Row = {"vendor": "v", "family": "f", "memory_gb": 1, "memory_bandwidth_gbs": 1, "figures": "{}"}
+    figures: Row = {"vendor": "NVIDIA", "family": "f", "memory_bandwidth_gbs": 1}
     insert(
         schema.gpus,
         [
-            figures | {"id": number, "name": name, "digest": _digest(number), "created_at": stored(version)}
+            figures
+            | {"id": number, "name": name, "digest": _digest(number), "created_at": stored(version)}
+            | {"memory_gb": 24 if name == "L4" else 48, "figures": json.dumps({"tdp_w": TDP_W.get(name)})}
             for (name, version), number in gpus.items()
         ],
     )
@@ -139,9 +143,9 @@ def an_answer(**how: Any) -> Row:
 
 
 def a_point(**how: Any) -> Row:
-    """100 tokens/s at a TTFT of 100 ms and an ITL of 10 ms."""
-    point: Row = {"ttft_ms": 100.0, "itl_ms": 10.0, "e2e_s": 5.0, "output_tokens_per_s": 100.0, "queued": False}
-    return point | how
+    """100 tokens/s and 2 requests/s at a TTFT of 100 ms and an ITL of 10 ms."""
+    point: Row = {"ttft_ms": 100.0, "itl_ms": 10.0, "e2e_s": 5.0, "output_tokens_per_s": 100.0, "requests_per_s": 2.0}
+    return point | {"queued": False} | how
 
 
 def _digest(number: int) -> bytes:

@@ -33,6 +33,7 @@ def answered(store: Store) -> Callable[..., Ask]:
             fill(connection, list(answers))
 
         def ask(*slos: str, **question: Any) -> Ranking:
+            question = {"objective": "throughput-per-gpu"} | question
             with store.reading() as connection:
                 return rank(connection, Question(slos=tuple(map(parse_slo, slos)), **question))
 
@@ -41,7 +42,7 @@ def answered(store: Store) -> Callable[..., Ask]:
     return fill_store
 
 
-def test_the_default_ranks_by_throughput_per_gpu(answered: Callable[..., Ask]) -> None:
+def test_throughput_per_gpu_counts_all_gpus(answered: Callable[..., Ask]) -> None:
     ask = answered(
         an_answer(tensor_parallel=2, points={8: {"output_tokens_per_s": 150.0}}),
         an_answer(points={8: {"output_tokens_per_s": 100.0}, 4: {"output_tokens_per_s": 90.0}}),
@@ -108,7 +109,8 @@ def test_nothing_that_violates_an_slo_is_recommended(answered: Callable[..., Ask
         an_answer(points={1: {"ttft_ms": 50.0, "output_tokens_per_s": 10.0}, 8: {"ttft_ms": 500.1}}),
         an_answer(gpu="L4", points={1: {"ttft_ms": 600.0}, 8: {"ttft_ms": None}}),
     )
-    group = ask("ttft<=500ms").groups[0]
+    assert [(c.gpu, c.concurrency) for c in ask("ttft<=500ms").groups[0].configs] == [("H100", 7)]
+    group = ask("ttft<=500ms", interpolate=False).groups[0]
     assert [(c.gpu, c.concurrency) for c in group.configs] == [("H100", 1)]
     (lost,) = group.losers
     assert (lost.cause, str(lost.slo), lost.count) == (Cause.MISSES_SLO, "ttft<=500ms", 1)
@@ -328,6 +330,8 @@ def database(tmp_path: Path) -> str:
 
 
 def recommend(capsys: pytest.CaptureFixture[str], database: str, *arguments: str) -> str:
+    if not {"--objective", "--weight"} & set(arguments):
+        arguments = ("--objective", "throughput-per-gpu", *arguments)
     assert execute(["recommend", "--db", database, *arguments]) == 0
     return capsys.readouterr().out
 
@@ -377,7 +381,8 @@ def test_explain_lists_every_configuration(database: str, capsys: pytest.Capture
 def test_json_has_units_in_its_keys(database: str, capsys: pytest.CaptureFixture[str]) -> None:
     document = json.loads(recommend(capsys, database, "--json", "--slo", "itl<=12ms"))
     assert document["objective"] == "throughput-per-gpu"
-    assert document["slos"] == [{"metric": "itl", "limit": 12.0, "unit": "ms"}]
+    slo = {"metric": "itl", "percentile": None, "limit": 12.0, "unit": "ms", "at_least": False}
+    assert document["slos"] == [slo]
     first, second, third = document["groups"]
     assert {"ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s", "requests_per_s"} <= first["configurations"][0].keys()
     assert first["configurations"][0]["output_tokens_per_s_per_gpu"] == 2900.0
@@ -396,7 +401,8 @@ def test_errors_have_their_exit_status(database: str, tmp_path: Path, capsys: py
 def test_the_default_objective_of_the_command_is_that_of_the_api(
     database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert json.loads(recommend(capsys, database, "--json"))["objective"] == DEFAULT_OBJECTIVE
+    assert execute(["recommend", "--db", database, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["objective"] == DEFAULT_OBJECTIVE == "cost"
 
 
 _COMMAND = "from gpuscout.runner.cli.main import execute; assert execute(['recommend', '--db', sys.argv[1]]) == 0"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import textwrap
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
 from gpuscout.runner.cli.common import count, out
+from gpuscout.runner.cli.prices import price_notes, prices_document
 from gpuscout.store.ranking_types import (
     MEASURES,
     Cause,
@@ -29,8 +30,13 @@ _CAUSES = {
     Cause.UNKNOWN_MODEL: "the engine does not know the model",
     Cause.INVALID: "not valid",
     Cause.NO_POINT: "no operating point",
+    Cause.NO_PERCENTILE: "no percentiles (--assume-tail 1.3 multiplies the mean)",
+    Cause.NO_PRICE: "no price",
+    Cause.NO_TDP: "no TDP",
 }
 _LATENCIES = {"ttft_ms": "TTFT", "itl_ms": "ITL", "e2e_s": "E2E"}
+# Objectives that have no column of their own otherwise.
+_VALUES = {"cost": "USD/Mtok", "cost-per-hour": "USD/h", "energy": "kWh/Mtok"}
 _SHORTEST_MODEL = 14
 # Between a number and its unit: a line must not break there.
 _GLUE = "\u00a0"
@@ -55,13 +61,17 @@ def print_ranking(ranking: Ranking, *, top: int = 1, explain: bool = False) -> N
 
 def ranking_document(ranking: Ranking) -> dict[str, object]:
     """The ranking as JSON types. Keys carry units; ratios are fractions; null: unknown, or nothing to say."""
-    question = ranking.question
-    measure = MEASURES[question.objective]
+    question, aim = ranking.question, ranking.question.aim
     return {
-        "objective": question.objective,
-        "objective_unit": measure.unit,
-        "more_is_better": measure.more_is_better,
+        "objective": aim.name,
+        "objective_unit": aim.unit,
+        "more_is_better": aim.more_is_better,
+        "weights": dict(aim.weights) if aim.is_weighted else None,
+        "units": {name: MEASURES[name].unit for name in (*dict(aim.weights), *question.also)},
         "slos": [_slo_document(slo) for slo in question.slos],
+        "assumed_tail": question.assume_tail,
+        "interpolated": question.interpolate,
+        "prices": prices_document(ranking.prices),
         "sweep": ranking.sweep,
         "sweep_id": ranking.sweep_id,
         "groups": [_group_document(group) for group in ranking.groups],
@@ -74,7 +84,7 @@ def ranking_document(ranking: Ranking) -> dict[str, object]:
 
 def _heading(ranking: Ranking, group: Group, width: int) -> list[str]:
     limits = ", ".join(_limit(slo) for slo in ranking.question.slos)
-    objective = f"objective: {MEASURES[ranking.question.objective].label}" + (f", {limits}" if limits else "")
+    objective = f"objective: {ranking.question.aim.label}" + (f", {limits}" if limits else "")
     workload = _workload(group)
     if len(workload) + 3 + len(objective) <= width:
         return [f"{workload}   {objective}"]
@@ -95,7 +105,7 @@ def _block(ranking: Ranking, groups: Sequence[Group], top: int, width: int) -> l
             cells[0][-1] = f"{_describe(chosen[1], group)} ({_behind(ranking, chosen[1])})"
         rows.append((group, cells))
     last = "behind" if top > 1 else "runner-up"
-    header = ["best", "c", *(_LATENCIES[name] for name in columns), "tok/s", "tok/s/GPU", last]
+    header = ["best", *columns.values(), last]
     table = [line for _, cells in rows for line in cells]
     widths = [max(len(line[i]) for line in [header, *table]) for i in range(len(header))]
     figures = sum(widths) + 2 * len(widths)
@@ -135,19 +145,38 @@ def _listed(group: Group) -> list[RankedConfig]:
     return [*group.best_per_gpu, *(config for config in group.configs if config.task_id not in of_types)]
 
 
-def _columns(ranking: Ranking) -> list[str]:
-    """The latencies to show: E2E only where it was asked for."""
-    asked = {MEASURES[ranking.question.objective].column, *(slo.column for slo in ranking.question.slos)}
-    return [name for name in _LATENCIES if name != "e2e_s" or name in asked]
+def _columns(ranking: Ranking) -> dict[str, str]:
+    """The figures to show, with their headings: E2E and rate only where they were asked for."""
+    question, aim = ranking.question, ranking.question.aim
+    names = [*dict(aim.weights), *question.also]
+    asked = {*(MEASURES[name].column for name in names), *(slo.column for slo in question.slos)}
+    columns = {"score": "score"} if aim.is_weighted else {}
+    columns |= {name: _VALUES[name] for name in names if name in _VALUES}
+    if any(config.spread for group in ranking.groups for config in group.best_per_gpu):
+        columns["spread"] = "engines"
+    columns["concurrency"] = "c"
+    columns |= {name: head for name, head in _LATENCIES.items() if name != "e2e_s" or name in asked}
+    if "requests_per_s" in asked:
+        columns["requests_per_s"] = "req/s"
+    return columns | {"output_tokens_per_s": "tok/s", "tokens_per_s_per_gpu": "tok/s/GPU"}
 
 
-def _figures(config: Operating, columns: Sequence[str]) -> list[str]:
-    return [
-        f"{config.concurrency:,}{'*' if config.queued else ''}",
-        *(_latency(config, name) for name in columns),
-        _number(config.output_tokens_per_s),
-        _number(config.tokens_per_s_per_gpu),
-    ]
+def _figures(config: RankedConfig, columns: Iterable[str]) -> list[str]:
+    return [_figure(config, name) for name in columns]
+
+
+def _figure(config: RankedConfig, name: str) -> str:
+    if name in _LATENCIES:
+        return _latency(config, name)
+    if name == "score":
+        return f"{config.objective:.2f}"
+    if name in _VALUES:
+        return _number(config.values[name])
+    if name == "spread":
+        return "-".join(_number(value) for value in config.spread or ())
+    if name == "concurrency":
+        return f"{config.concurrency:,}{'~' if config.interpolated else ''}{'*' if config.queued else ''}"
+    return _number(getattr(config, name))
 
 
 def _nothing(ranking: Ranking, group: Group) -> str:
@@ -161,8 +190,7 @@ def _nothing(ranking: Ranking, group: Group) -> str:
         return "; ".join(told)
     if group.closest:
         figures = ", ".join(
-            f"{_LATENCIES[slo.column]}{_GLUE}{_latency(group.closest, slo.column, exact=True)}"
-            for slo in ranking.question.slos
+            f"{_name(slo)}{_GLUE}{_latency(group.closest, slo.column, exact=True)}" for slo in ranking.question.slos
         )
         return (
             f"no configuration meets all limits at once, though each can be met: closest is "
@@ -174,7 +202,10 @@ def _nothing(ranking: Ranking, group: Group) -> str:
         for losers in group.losers
         for loser in losers.examples[:1]
     ]
-    return "no configuration runs: " + "; ".join(told)
+    none = "no configuration can be ranked" if group.unranked else "no configuration runs"
+    if any(losers.cause is Cause.NO_PERCENTILE for losers in group.losers):
+        none = "no configuration meets a limit on a percentile, which estimates do not have"
+    return f"{none}: " + "; ".join(told)
 
 
 def _notes(ranking: Ranking, width: int) -> list[str]:
@@ -183,11 +214,23 @@ def _notes(ranking: Ranking, width: int) -> list[str]:
     if any(config.queued for config in shown):
         note = "* more requests in flight than the KV cache holds: some wait, which is in TTFT; --slo ttft<=… limits it"
         lines += _wrapped(note, width, indent=0)
+    if any(config.interpolated for config in shown):
+        note = "~ at a limit, interpolated between the stored concurrencies (--no-interpolate: stored ones only)"
+        lines += _wrapped(note, width, indent=0)
+    tail = ranking.question.assume_tail
+    if tail is not None and any(slo.percentile is not None for slo in ranking.question.slos):
+        note = f"limits on percentiles: assumed to be {tail:g} x the mean that is shown (--assume-tail)"
+        lines += _wrapped(note, width, indent=0)
     others = sorted({engine for group in ranking.groups for engine in group.other_engines})
     if others:
         shown_of = ", ".join(sorted({group.engine for group in ranking.groups}))
         names = ", ".join(others)
-        lines += _wrapped(f"answers of {shown_of}; the store also has some of {names} (--engine NAME)", width, indent=0)
+        note = f"answers of {shown_of}; the store also has some of {names} (--engine NAME)"
+        if any(config.spread for config in shown):
+            note += "; engines: the lowest and the highest opinion"
+        lines += _wrapped(note, width, indent=0)
+    for note in price_notes(ranking):
+        lines += _wrapped(note, width, indent=0)
     return lines
 
 
@@ -231,14 +274,18 @@ def _summary(ranking: Ranking, width: int) -> list[str]:
 
 def _explained(ranking: Ranking, width: int) -> list[str]:
     """Every configuration: the ranked with how far they are behind, the others with what removed them."""
-    unit = MEASURES[ranking.question.objective].unit
+    aim = ranking.question.aim
     lines = []
     for group in ranking.groups:
         lines.append(f"{group.model}, {_workload(group)}: {count(group.candidates, 'configuration')} ranked")
         for config in group.configs:
-            told = f"{config.place:>4}. {_describe(config, group)}: {_number(config.objective)}{_GLUE}{unit}"
-            told += f" at c={config.concurrency:,}{'*' if config.queued else ''}"
+            told = f"{config.place:>4}. {_describe(config, group)}: {_number(config.objective)}{_GLUE}{aim.unit}"
+            told += f" at c={_figure(config, 'concurrency')}"
             told += f" ({_behind(ranking, config)})" if config.place > 1 else ""
+            told += "".join(
+                f"; {opinion.engine} says {_number(opinion.objective) if opinion.objective is not None else 'no'}"
+                for opinion in config.opinions[1:]
+            )
             lines += _wrapped(told, width, indent=2)
         for losers in group.losers:
             reason = f"misses {_limit(losers.slo)}" if losers.slo else _CAUSES[losers.cause]
@@ -296,25 +343,33 @@ def _describe(config: Configuration, group: Group) -> str:
 def _behind(ranking: Ranking, config: RankedConfig) -> str:
     if config.behind_best == 0:
         return "same"
-    sign = "-" if MEASURES[ranking.question.objective].more_is_better else "+"
+    sign = "-" if ranking.question.aim.more_is_better else "+"
     percent = 100 * config.behind_best
     shown = f"{percent:,.0f}" if percent >= 1 else f"{percent:.1g}" if percent >= 0.05 else "<0.1"
     return f"{sign}{shown}{_GLUE}%"
 
 
+def _name(slo: Slo) -> str:
+    name = _LATENCIES.get(slo.column, "rate")
+    return name if slo.percentile is None else f"{name}{_GLUE}p{slo.percentile:g}"
+
+
 def _limit(slo: Slo) -> str:
-    return f"{_LATENCIES[slo.column]}{_GLUE}<={_GLUE}{slo.limit:,.15g}{_GLUE}{slo.unit}"
+    unit = slo.unit if slo.at_least else f"{_GLUE}{slo.unit}"
+    return f"{_name(slo)}{_GLUE}{'>=' if slo.at_least else '<='}{_GLUE}{slo.limit:,.15g}{unit}"
 
 
 def _latency(config: Operating, column: str, *, exact: bool = False) -> str:
     value: float | None = getattr(config, column)
-    unit = column.rpartition("_")[2]
-    return f"{f'{value:,.4g}' if exact and value is not None else _number(value)}{_GLUE}{unit}"
+    unit = "/s" if column == "requests_per_s" else f"{_GLUE}{column.rpartition('_')[2]}"
+    return f"{f'{value:,.4g}' if exact and value is not None else _number(value)}{unit}"
 
 
 def _number(value: float | None) -> str:
     if value is None:
         return "-"
+    if 0 < value < 0.1:
+        return f"{value:.2g}"
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
@@ -337,7 +392,13 @@ def _wrapped(text: str, width: int, *, indent: int) -> list[str]:
 
 
 def _slo_document(slo: Slo) -> dict[str, object]:
-    return {"metric": slo.metric, "limit": slo.limit, "unit": slo.unit}
+    return {
+        "metric": slo.metric,
+        "percentile": slo.percentile,
+        "limit": slo.limit,
+        "unit": slo.unit,
+        "at_least": slo.at_least,
+    }
 
 
 def _group_document(group: Group) -> dict[str, object]:
@@ -365,6 +426,8 @@ def _group_document(group: Group) -> dict[str, object]:
             for unmet in group.unreachable
         ],
         "closest_to_all_slos": _document(group.closest) if group.closest else None,
+        "unranked": [{**_document(unranked.config), "reason": unranked.reason} for unranked in group.unranked],
+        "winner_changes": [asdict(flip) for flip in group.flips],
     }
 
 

@@ -1,0 +1,388 @@
+"""`gpuscout prices`: price books; and how the prices of a ranking are told."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import asdict
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, print_json, print_table
+from gpuscout.sweeps.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from gpuscout.store.prices import Prices, Quote
+    from gpuscout.store.ranking_types import Ranking
+
+prices = typer.Typer(help="What an hour of a GPU costs.", no_args_is_help=True)
+
+Book = Annotated[str, typer.Option("--book", help="A price book of the store.")]
+Books = Annotated[str | None, typer.Option("--prices", metavar="BOOK[,BOOK]", help="Only these books.")]
+Rates = Annotated[
+    list[str] | None, typer.Option("--rate", help="USD for one unit of a currency: EUR=1.08; repeat for more.")
+]
+Date = Annotated[str | None, typer.Option("--date", help="When the prices were read (YYYY-MM-DD).")]
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(prices, name="prices", rich_help_panel="Catalogues")
+
+
+@prices.command("list", epilog="Example: gpuscout prices list")
+def list_prices(books: Books = None, db: Db = DEFAULT_STORE, json: Json = False) -> None:
+    """List the books, and the price of every GPU that a ranking would use by default."""
+    from gpuscout.store.prices import PriceRules, price_gpus
+
+    found = _quotes(db, split_books(books))
+    names = list(dict.fromkeys(quote.book for quote in found))
+    gpus = list(dict.fromkeys(quote.gpu for quote in found))
+    priced = price_gpus(gpus, found, PriceRules(books=tuple(names)))
+    if json:
+        books_document = [{"book": name, **_summary(q for q in found if q.book == name)} for name in names]
+        print_json({"books": books_document, **prices_document(priced)})
+        return
+    for name in names:
+        about = _summary(q for q in found if q.book == name)
+        told = f"{count(about['quotes'], 'price')} of {count(about['gpus'], 'GPU')}, {about['from']} to {about['to']}"
+        print(f"{name}: {told}")
+    rows = []
+    for price in priced.known.values():
+        hourly, dates = price.per_hour(1), price.dates
+        assert dates is not None
+        days = f"{dates[0]} to {dates[1]}" if dates[0] < dates[1] else str(dates[0])
+        figures = [_usd(hourly.usd), _usd(hourly.low), _usd(hourly.high)]
+        rows.append([price.gpu, *figures, price.book, ", ".join(price.providers), days])
+    print_table(
+        ["GPU", "USD/h", "lowest", "highest", "book", "providers (newest on-demand price each)", "dates"],
+        rows,
+        right=["USD/h", "lowest", "highest"],
+    )
+    for gpu, reason in priced.missing.items():
+        print(f"{gpu}: {reason}")
+
+
+@prices.command("show", epilog="Example: gpuscout prices show H100")
+def show_price(
+    gpu: Annotated[str, typer.Argument(help="A name or an alias.")],
+    books: Books = None,
+    db: Db = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Show every price of a GPU, with its date, region and source."""
+    from gpuscout.store.prices_import import gpu_name
+
+    everything = _quotes(db, split_books(books))
+    name = gpu_name(gpu, {quote.gpu for quote in everything})
+    found = [quote for quote in everything if quote.gpu == name]
+    if json:
+        print_json({"gpu": name, "prices": [asdict(quote) for quote in found]})
+        return
+    if not found:
+        print(f"{name}: no price in any book; gpuscout prices set '{name}'=USD gives it one")
+        return
+    print_table(
+        ["book", "provider", "USD/h", "date", "purchase", "region", "instance", "GPUs", "remarks"],
+        [
+            (
+                quote.book,
+                quote.provider,
+                _usd(quote.usd_per_gpu_hour),
+                quote.date,
+                quote.purchase,
+                "all" if quote.region == "*" else quote.region,
+                quote.instance_type,
+                quote.gpus_per_instance,
+                _remarks(quote),
+            )
+            for quote in found
+        ],
+        title=name,
+        right=["USD/h", "GPUs"],
+    )
+    for source in sorted({quote.source for quote in found if quote.source}):
+        print(f"  source: {source}")
+
+
+@prices.command("import", epilog="Example: gpuscout prices import contract.csv --book acme --rate EUR=1.08")
+def import_prices(
+    file: Annotated[Path, typer.Argument(help="A CSV file; the first line names columns, see the README.")],
+    book: Book = "own",
+    rate: Rates = None,
+    date: Date = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Keep nothing else of the book.")] = False,
+    db: Db = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Put the prices of a CSV file into a book of the store. A newer date adds to what is there."""
+    from gpuscout.store.connect import open_store
+    from gpuscout.store.prices_books import check_book_name, save_quotes
+    from gpuscout.store.prices_import import PriceFile
+    from gpuscout.store.ranking_names import stored_names
+    from gpuscout.store.schema import gpus
+
+    check_book_name(book)
+    rates, day = _rates(rate), parse_day("--date", date)
+    with open_store(db, create=True) as store:
+        with store.reading() as connection:
+            known = stored_names(connection, gpus).ids
+        quotes = PriceFile(file, book, rates, tuple(known), day).read()
+        with store.writing() as connection:
+            gone = save_quotes(connection, quotes, replace_book=book if replace else None)
+    _print_saved(book, quotes, gone, json=json)
+
+
+@prices.command("set", epilog="Example: gpuscout prices set H100=2.10 L40S=0.86")
+def set_prices(
+    given: Annotated[list[str], typer.Argument(metavar="GPU=USD", help="USD per GPU hour; several at once.")],
+    book: Book = "own",
+    provider: Annotated[str | None, typer.Option("--provider", help="Who asks it (unless given: the book).")] = None,
+    purchase: Annotated[str, typer.Option("--purchase", help="on-demand, spot or reserved.")] = "on-demand",
+    date: Date = None,
+    note: Annotated[str, typer.Option("--note", help="A remark to keep.")] = "",
+    db: Db = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Set prices of GPUs in a book of the store, dated today unless told otherwise."""
+    from gpuscout.store.connect import open_store
+    from gpuscout.store.prices import Quote
+    from gpuscout.store.prices_books import check_book_name, save_quotes
+    from gpuscout.store.ranking_names import stored_names
+    from gpuscout.store.schema import gpus
+
+    check_book_name(book)
+    day = parse_day("--date", date) or datetime.now(UTC).date()
+    kind = check_purchase(purchase)
+    with open_store(db, create=True) as store:
+        with store.reading() as connection:
+            known = tuple(stored_names(connection, gpus).ids)
+        quotes = [
+            Quote(book, gpu, provider or book, usd, day, purchase=kind, source="set by hand", note=note)
+            for gpu, usd in parse_prices(given, known).items()
+        ]
+        with store.writing() as connection:
+            gone = save_quotes(connection, quotes)
+    _print_saved(book, quotes, gone, json=json)
+
+
+@prices.command("remove", epilog="Example: gpuscout prices remove acme --gpu H100")
+def remove_prices(
+    book: Annotated[str, typer.Argument(help="A price book of the store.")],
+    gpu: Annotated[str | None, typer.Option("--gpu", help="Only the prices of this GPU.")] = None,
+    db: Db = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Remove a book from the store, or its prices of one GPU."""
+    from gpuscout.store.connect import open_store
+    from gpuscout.store.prices_books import quotes_of, remove_quotes
+    from gpuscout.store.prices_import import gpu_name
+
+    with open_store(db) as store, store.writing() as connection:
+        name = None if gpu is None else gpu_name(gpu, {q.gpu for q in quotes_of(connection, [book])})
+        gone = remove_quotes(connection, book, name)
+    if json:
+        print_json({"book": book, "removed": gone})
+    else:
+        print(f"{count(gone, 'price')} removed from {book}")
+
+
+# --- what options mean -------------------------------------------------------------------------------------------
+
+
+def parse_prices(given: Iterable[str], stored_gpus: Iterable[str]) -> dict[str, float]:
+    """ "H100=2.10" -> USD per GPU hour by canonical name. Raises InputError, UnknownNameError."""
+    from gpuscout.store.prices_import import check_price, gpu_name
+
+    found: dict[str, float] = {}
+    known = tuple(stored_gpus)
+    for text in given:
+        name, equals, figure = text.rpartition("=")
+        try:
+            usd = float(figure) if equals else None
+        except ValueError:
+            usd = None
+        if usd is None or not name.strip():
+            raise InputError(f'"{text}" is not a price of a GPU', hint="write GPU=USD, such as H100=2.10")
+        gpu = gpu_name(name.strip(), known)
+        if wrong := check_price(usd):
+            raise InputError(f"{gpu}: {wrong}")
+        if found.setdefault(gpu, usd) != usd:
+            raise InputError(f"{gpu} has two prices: {found[gpu]:g} and {usd:g}")
+    return found
+
+
+def check_purchase(text: str) -> str:
+    """A purchase model, whatever its case. Raises UnknownNameError."""
+    from gpuscout.store.prices import PURCHASES
+    from gpuscout.sweeps.errors import UnknownNameError, nearest
+
+    word = text.casefold().replace("_", "-")
+    if word not in PURCHASES:
+        hint = f"allowed: {', '.join(PURCHASES)}"
+        raise UnknownNameError("purchase model", text, nearest(word, PURCHASES), hint=hint)
+    return word
+
+
+def parse_day(flag: str, text: str | None) -> date | None:
+    """A date; None stays None. Raises InputError."""
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError as error:
+        raise InputError(f'{flag}: "{text}" is not a date', hint="write YYYY-MM-DD") from error
+
+
+def split_books(books: str | None) -> tuple[str, ...]:
+    """Names parted by commas."""
+    return tuple(part.strip() for part in (books or "").split(",") if part.strip())
+
+
+def _rates(given: list[str] | None) -> dict[str, float]:
+    rates = {}
+    for text in given or ():
+        currency, _, figure = text.partition("=")
+        try:
+            rate = float(figure)
+        except ValueError:
+            rate = 0.0
+        if not 0 < rate < float("inf") or not currency.strip():
+            raise InputError(f'"{text}" is no rate', hint="write CURRENCY=USD, such as EUR=1.08")
+        rates[currency.strip().upper()] = rate
+    return rates
+
+
+def _quotes(db: str, books: tuple[str, ...]) -> list[Quote]:
+    """All prices of these books, or of all; without a store those that ship."""
+    from gpuscout.store.connect import open_store
+    from gpuscout.store.prices import DEFAULT_BOOK
+    from gpuscout.store.prices_books import book_names, quotes_of, shipped_quotes
+    from gpuscout.sweeps.errors import StoreUnreachableError
+
+    try:
+        with open_store(db) as store, store.reading() as connection:
+            return quotes_of(connection, books or book_names(connection))
+    except StoreUnreachableError:
+        if db != DEFAULT_STORE or set(books) - {DEFAULT_BOOK}:
+            raise
+        return list(shipped_quotes())
+
+
+# --- in words ----------------------------------------------------------------------------------------------------
+
+
+def price_notes(ranking: Ranking) -> list[str]:
+    """Where the prices of what is recommended come from, and where they decide."""
+    question = ranking.question
+    if not any(question.aim.needs("price") or name.startswith("cost") for name in ("", *question.also)):
+        return []
+    shown = [config.gpu for group in ranking.groups for config in group.best_per_gpu[:2]]
+    notes = []
+    rules = question.prices
+    kind = f"{rules.purchase} USD per GPU hour, median of providers (lowest to highest)"
+    kind += f", {rules.discount:.0%} off" if rules.discount else ""
+    kind += ", whole instances" if rules.whole_instances else ""
+    told = [text for gpu in dict.fromkeys(shown) if (text := _told(ranking.prices, gpu))]
+    if told:
+        notes.append(f"prices: {kind}: {'; '.join(told)}")
+    notes += _decisions(ranking)
+    lacking: dict[str, list[str]] = defaultdict(list)
+    for gpu in dict.fromkeys(sorted(one.config.gpu for group in ranking.groups for one in group.unranked)):
+        if gpu in ranking.prices.missing:
+            lacking[ranking.prices.missing[gpu]].append(gpu)
+    for reason, gpus in lacking.items():
+        notes.append(f"unranked: {', '.join(gpus)}: {reason}; --price '{gpus[0]}'=USD ranks it")
+    return notes
+
+
+def _told(prices: Prices, gpu: str) -> str | None:
+    """ "L40S 2.06 (0.79 to 3.50: AWS, OCI, RunPod; 2026-01-05 to 2026-09-24)" """
+    price = prices.known.get(gpu)
+    if price is None:
+        return None
+    hourly, dates = price.per_hour(1), price.dates
+    if dates is None:
+        return f"{gpu} {_usd(hourly.usd)} (--price)"
+    spread = f"{_usd(hourly.low)} to {_usd(hourly.high)}: " if hourly.low < hourly.high else ""
+    days = f"{dates[0]} to {dates[1]}" if dates[0] < dates[1] else f"{dates[0]}"
+    return f"{gpu} {_usd(hourly.usd)} ({spread}{', '.join(price.providers)}; {days})"
+
+
+def _decisions(ranking: Ranking) -> list[str]:
+    """One note for each price at which another GPU type would win, with the models it would win."""
+    won: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)
+    for group in ranking.groups:
+        for flip in group.flips:
+            won[flip.gpu, _usd(flip.usd_per_gpu_hour), flip.winner, flip.loser].append(group.model)
+    notes = []
+    for (gpu, usd, winner, loser), models in sorted(won.items(), key=lambda item: (-len(item[1]), item[0])):
+        hourly = ranking.prices.known[gpu].per_hour(1)
+        whose = "" if len(ranking.groups) == 1 else f" ({count(len(models), 'case')}, such as {models[0]})"
+        instead = f" instead of {loser}" if gpu == winner else ""
+        notes.append(
+            f"the price decides: {gpu} {_usd(hourly.low)} to {_usd(hourly.high)}: "
+            f"with {usd} {winner} wins{instead}{whose}"
+        )
+    more = len(notes) - _DECISIONS
+    return [*notes[:_DECISIONS], *([f"… and {more} more such prices (--json lists all)"] if more > 0 else [])]
+
+
+_DECISIONS = 4
+
+
+def prices_document(found: Prices) -> dict[str, object]:
+    """Prices as JSON types: USD per GPU hour, or why there is none."""
+    rules = found.rules
+    known = []
+    for price in found.known.values():
+        hourly = price.per_hour(1)
+        known.append(
+            {
+                "gpu": price.gpu,
+                "usd_per_gpu_hour": hourly.usd,
+                "lowest_usd_per_gpu_hour": hourly.low,
+                "highest_usd_per_gpu_hour": hourly.high,
+                "book": price.book,
+                "overridden": price.override is not None,
+                "quotes": [asdict(quote) for quote in price.quotes],
+            }
+        )
+    return {
+        "purchase": rules.purchase,
+        "discount": rules.discount,
+        "whole_instances": rules.whole_instances,
+        "gpus": known,
+        "without_price": [{"gpu": gpu, "reason": reason} for gpu, reason in found.missing.items()],
+    }
+
+
+def _summary(quotes: Iterable[Quote]) -> dict[str, int]:
+    found = list(quotes)
+    days = sorted(quote.date for quote in found)
+    return {"quotes": len(found), "gpus": len({q.gpu for q in found}), "from": days[0], "to": days[-1]}  # type: ignore[dict-item]
+
+
+def _remarks(quote: Quote) -> str:
+    parts = [] if quote.exact else ["near variant, not ranked"]
+    if quote.date_kind == "upper-bound":
+        parts.append("may be older")
+    if quote.currency != "USD":
+        parts.append(f"{quote.currency} at {quote.usd_rate:g}")
+    return "; ".join([*parts, *([quote.note] if quote.note else [])])
+
+
+def _print_saved(book: str, quotes: list[Quote], gone: int, *, json: bool) -> None:
+    if json:
+        print_json({"book": book, "stored": len(quotes), "replaced": gone})
+        return
+    for quote in quotes[:10]:
+        print(f"{quote.gpu} {_usd(quote.usd_per_gpu_hour)} USD per hour, {quote.date}, {quote.provider}")
+    more = f" ({len(quotes) - 10:,} more)" if len(quotes) > 10 else ""
+    replaced = f", {gone:,} replaced" if gone else ""
+    print(f"{count(len(quotes), 'price')} stored in {book}{replaced}{more}")
+
+
+def _usd(value: float) -> str:
+    return f"{value:,.2f}"

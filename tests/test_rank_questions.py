@@ -1,0 +1,311 @@
+"""What a ranking is asked beyond its basic rules: prices, limits between points, percentiles, weights, query plans."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from gpuscout.runner.cli.main import execute
+from gpuscout.store import schema
+from gpuscout.store.connect import Store, open_store
+from gpuscout.store.prices import PriceRules, Quote
+from gpuscout.store.prices_books import save_quotes
+from gpuscout.store.rank import Question, Ranking, rank, sql_of
+from gpuscout.store.ranking_types import Cause, Opinion
+from gpuscout.sweeps.errors import InputError, UnknownNameError
+from gpuscout.sweeps.slo import parse_slo
+from tests.rank_stores import Row, an_answer, fill
+
+Ask = Callable[..., Ranking]
+PRICES = PriceRules(overrides={"H100": 2.0, "L4": 0.36})
+
+
+@pytest.fixture
+def answered(store: Store) -> Callable[..., Ask]:
+    """Fills the store with answers and returns what asks it, in a transaction that cannot write."""
+
+    def fill_store(*answers: Row) -> Ask:
+        with store.writing() as connection:
+            fill(connection, list(answers))
+
+        def ask(*slos: str, **question: Any) -> Ranking:
+            with store.reading() as connection:
+                return rank(connection, Question(slos=tuple(map(parse_slo, slos)), **{"prices": PRICES} | question))
+
+        return ask
+
+    return fill_store
+
+
+def tokens(**by_concurrency: float) -> dict[int, dict[str, float]]:
+    return {int(c[1:]): {"output_tokens_per_s": value} for c, value in by_concurrency.items()}
+
+
+def test_cost_is_the_default_and_per_million_tokens(answered: Callable[..., Ask]) -> None:
+    ask = answered(
+        an_answer(points=tokens(c8=1000.0)), an_answer(gpu="L4", tensor_parallel=2, points=tokens(c1=10.0, c8=200.0))
+    )
+    first, second = ask().groups[0].configs
+    assert (first.gpu, first.objective, first.usd_per_hour) == ("H100", pytest.approx(2.0 / 3.6), 2.0)
+    assert (second.gpu, second.concurrency, second.objective) == ("L4", 8, pytest.approx(1.0))
+    assert second.usd_per_hour == pytest.approx(0.72)
+    first, second = ask(objective="cost-per-hour", also=("cost", "energy")).groups[0].configs
+    assert (first.gpu, first.objective, first.concurrency) == ("L4", pytest.approx(0.72), 8)
+    assert second.values == pytest.approx({"cost-per-hour": 2.0, "cost": 2.0 / 3.6, "energy": 0.7 / 3.6})
+
+
+def test_a_gpu_without_a_price_is_shown_unranked(answered: Callable[..., Ask]) -> None:
+    ask = answered(an_answer(), an_answer(tensor_parallel=2), an_answer(gpu="L4"))
+    (group,) = ask(prices=PriceRules(overrides={"L4": 1.0})).groups
+    assert [(c.gpu, c.place) for c in group.configs] == [("L4", 1)]
+    (unranked,) = group.unranked
+    assert (unranked.config.gpu, unranked.config.num_gpus, unranked.reason) == ("H100", 1, "no price in default")
+    assert [(out.cause, out.count) for out in group.losers] == [(Cause.NO_PRICE, 2)]
+    (group,) = ask(objective="energy", gpus=("H100",)).groups
+    assert group.best is not None
+    assert group.best.objective == pytest.approx(0.7 / 0.36)
+
+
+def test_a_tdp_that_is_not_known_is_said(answered: Callable[..., Ask]) -> None:
+    (group,) = answered(an_answer(gpu="L40S"))(objective="energy").groups
+    assert (group.best, group.unranked[0].reason) == (None, "its TDP is not known")
+    assert group.losers[0].cause is Cause.NO_TDP
+
+
+# --- points between stored ones ----------------------------------------------------------------------------------
+
+
+def test_a_limit_is_met_between_stored_points(answered: Callable[..., Ask]) -> None:
+    curve = {
+        1: {"ttft_ms": 50.0, "output_tokens_per_s": 10.0},
+        11: {"ttft_ms": 150.0, "output_tokens_per_s": 110.0, "queued": True},
+    }
+    ask = answered(an_answer(points=curve))
+    best = ask("ttft<=100ms").groups[0].best
+    assert best is not None
+    assert (best.concurrency, best.interpolated, best.ttft_ms, best.output_tokens_per_s) == (6, True, 100.0, 60.0)
+    assert best.queued
+    best = ask("ttft<=99ms").groups[0].best
+    assert best is not None
+    assert (best.concurrency, best.ttft_ms) == (5, 90.0)
+    best = ask("ttft<=100ms", interpolate=False).groups[0].best
+    assert best is not None
+    assert (best.concurrency, best.interpolated) == (1, False)
+    assert ask("ttft<=49ms").groups[0].best is None  # never beyond what is stored
+    best = ask("ttft<=200ms").groups[0].best
+    assert best is not None
+    assert (best.concurrency, best.interpolated) == (11, False)
+
+
+def test_a_rate_is_reached_from_below(answered: Callable[..., Ask]) -> None:
+    curve = {1: {"itl_ms": 10.0, "requests_per_s": 1.0}, 5: {"itl_ms": 14.0, "requests_per_s": 5.0}}
+    ask = answered(an_answer(points=curve))
+    best = ask("rate>=2.5", objective="itl").groups[0].best
+    assert best is not None
+    assert (best.concurrency, best.itl_ms, best.requests_per_s) == (3, 12.0, 3.0)
+    (group,) = ask("rate>=6").groups
+    assert (str(group.unreachable[0].slo), group.unreachable[0].value) == ("rate>=6/s", 5.0)
+    assert group.losers[0].examples[0].detail == "rate 5/s at concurrency 5"
+    # No stored point meets both limits.
+    best = ask("rate>=2", "itl<=13ms", objective="throughput").groups[0].best
+    assert best is not None
+    assert (best.concurrency, best.interpolated) == (2, True)
+
+
+# --- percentiles, weights, engines -------------------------------------------------------------------------------
+
+
+def test_an_estimate_meets_no_percentile_unless_a_tail_is_assumed(answered: Callable[..., Ask]) -> None:
+    ask = answered(an_answer(points={8: {"ttft_ms": 100.0}}))
+    (group,) = ask("ttft:p95<=200ms").groups
+    assert (group.best, [out.cause for out in group.losers]) == (None, [Cause.NO_PERCENTILE])
+    assert ask("ttft:p95<=200ms", assume_tail=2.0).groups[0].best is not None
+    (group,) = ask("ttft:p95<=200ms", assume_tail=2.1).groups
+    assert group.losers[0].examples[0].detail == "TTFT 100 ms x 2.1 at concurrency 8"
+    with pytest.raises(InputError, match="a percentile is at least the mean"):
+        ask("ttft:p95<=200ms", assume_tail=0.9)
+
+
+def test_weights_are_a_geometric_mean(answered: Callable[..., Ask]) -> None:
+    ask = answered(
+        an_answer(points={1: {"itl_ms": 10.0, "output_tokens_per_s": 100.0}}),
+        an_answer(gpu="L4", points={1: {"itl_ms": 40.0, "output_tokens_per_s": 36.0}}),
+    )
+    fast, cheap = ask(weights=(("cost", 1.0), ("itl", 1.0))).groups[0].configs
+    assert (fast.gpu, fast.objective, cheap.gpu) == ("H100", 1.0, "L4")
+    assert cheap.objective == pytest.approx(0.5**0.5 * 4**0.5)  # half the cost, four times the ITL
+    assert ask(weights=(("cost", 3.0), ("itl", 1.0))).groups[0].configs[0].gpu == "L4"
+    for weights in ((("cost", 0.0), ("itl", 1.0)), (("cost", 1.0), ("cost", 1.0))):
+        with pytest.raises(InputError):
+            ask(weights=weights)
+    with pytest.raises(UnknownNameError):
+        ask(weights=(("costs", 1.0), ("itl", 1.0)))
+
+
+def test_other_engines_have_an_opinion_of_the_same_configuration(answered: Callable[..., Ask]) -> None:
+    ask = answered(
+        an_answer(points=tokens(c8=100.0)),
+        an_answer(engine=("oracle", 0), points=tokens(c4=150.0)),
+        an_answer(gpu="L4", points=tokens(c8=90.0)),
+        an_answer(gpu="L4", engine=("oracle", 0), outcome="does_not_fit", points={}),
+    )
+    first, second = ask(objective="throughput", engines=("roofline", "oracle")).groups[0].configs
+    assert first.opinions == (Opinion("roofline", 100.0), Opinion("oracle", 150.0))
+    assert first.spread == (100.0, 150.0)
+    assert second.opinions == (Opinion("roofline", 90.0), Opinion("oracle", None))
+    assert second.spread is None
+
+
+def test_filters_on_gpus_dates_and_sizes(answered: Callable[..., Ask]) -> None:
+    ask = answered(an_answer(), an_answer(gpu="L4"), an_answer(tensor_parallel=4))
+
+    def left(**filters: Any) -> list[tuple[str, int]]:
+        configs = ask(objective="throughput", **filters).groups[0].configs
+        return sorted((config.gpu, config.num_gpus) for config in configs)
+
+    assert left(min_memory_gb=40.0) == [("H100", 1), ("H100", 4)]
+    assert left(tensor_parallel=(1,)) == [("H100", 1), ("L4", 1)]
+    assert left(vendors=("nvidia",), since=date(2026, 1, 1), until=date(2026, 1, 1), min_context=1536) == left()
+    for nothing in ({"min_context": 1537}, {"since": date(2026, 1, 2)}, {"until": date(2025, 12, 31)}):
+        with pytest.raises(InputError, match="nothing in the store matches"):
+            left(**nothing)
+    with pytest.raises(InputError, match="with 400 GB or more"):
+        left(min_memory_gb=400.0)
+    with pytest.raises(UnknownNameError, match='unknown vendor "AMD"'):
+        left(vendors=("AMD",))
+
+
+# --- statements --------------------------------------------------------------------------------------------------
+
+
+def test_the_statement_can_be_read_and_run(store: Store, answered: Callable[..., Ask]) -> None:
+    answered(an_answer(model="a/Two", server="vllm"))
+    question = Question(models=("Two",), slos=(parse_slo("ttft<=500ms"),), since=date(2025, 1, 1))
+    with store.reading() as connection:
+        text = sql_of(connection, question)
+        assert "500.0" in text
+        assert len(connection.exec_driver_sql(text.replace("%", "%%")).all()) == 1
+
+
+def test_names_cannot_break_out_of_the_statement(store: Store, answered: Callable[..., Ask]) -> None:
+    answered(an_answer())
+    with store.reading() as connection, pytest.raises(UnknownNameError):
+        sql_of(connection, Question(models=("x'; DROP TABLE tasks; --",)))
+
+
+@pytest.mark.parametrize(
+    ("filters", "index"),
+    [
+        ({"models": ("model-7",), "input_len": 512}, "ix_cases_model_id_input_len_output_len"),
+        ({"models": ("model-7",)}, "ix_cases_model_id_input_len_output_len"),
+        ({"input_len": 512, "output_len": 128}, "ix_cases_model_id_input_len_output_len"),
+        ({"sweep": "nightly"}, "membership"),
+        ({"sweep": "nightly", "models": ("model-7",), "input_len": 512}, "ix_cases_model_id_input_len_output_len"),
+    ],
+)
+def test_filters_use_indexes(tmp_path: Path, filters: Row, index: str) -> None:
+    """No statement of these questions reads a whole table of tasks, cases or points."""
+    with open_store(str(tmp_path / "gpuscout.db"), create=True) as store:
+        with store.writing() as connection:
+            fill(connection, [an_answer(in_sweep=True)])
+            row = connection.execute(sa.select(schema.models)).first()
+            assert row is not None
+            more = [
+                row._asdict() | {"id": 100 + n, "name": f"m/model-{n}", "digest": bytes([n] * 16)} for n in range(9)
+            ]
+            connection.execute(schema.models.insert(), more)
+        question = Question(slos=(parse_slo("ttft<=1s"), parse_slo("rate>=1")), **filters)
+        with store.reading() as connection:
+            plan = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + sql_of(connection, question).rstrip(";")).all()
+    steps = [str(row[3]) for row in plan]
+    assert not [step for step in steps if step.startswith("SCAN")]
+    assert any(index in step for step in steps)
+
+
+# --- in words ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    """The URL of a store with an H100 in no book, an L4 and an L40S of the shipped book."""
+    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
+    answers = [
+        an_answer(in_sweep=True, points=tokens(c64=2900.0)),
+        an_answer(in_sweep=True, gpu="L4", points=tokens(c64=420.0)),
+        an_answer(in_sweep=True, gpu="L40S", points={1: {"itl_ms": 9.0}, 65: {"output_tokens_per_s": 1400.0}}),
+    ]
+    with open_store(url, create=True) as store, store.writing() as connection:
+        fill(connection, answers)
+    return url
+
+
+def recommend(capsys: pytest.CaptureFixture[str], database: str, *arguments: str) -> str:
+    assert execute(["recommend", "--db", database, *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_winner_that_hangs_on_a_price_is_flagged(
+    database: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = recommend(capsys, database, "--prices", "default", "--as-of", "2026-11-20")
+    assert "chat (1,024 in / 512 out)   objective: cost (USD per million output tokens)\n" in shown
+    assert "a/One  L40S x1 fp8 kv-fp8      0.41" in shown
+    assert "L40S 2.06 (0.79 to 3.50: AWS, CoreWeave, OCI, RunPod; 2025-09-17 to 2026-09-24)" in shown
+    assert "the price decides: L40S 0.79 to 3.50: with 3.50 L4 wins\n" in shown
+    assert "the price decides: L4 0.40 to 1.00: with 0.40 L4 wins instead of L40S\n" in shown
+    assert "unranked: H100: no price in default; --price 'H100'=USD ranks it\n" in shown
+    assert "1  no price; such as a/One on H100 x1 fp8 kv-fp8: no price in default" in shown
+    shown = recommend(capsys, database, "--price", "H100-SXM-80GB=2", "--price", "l40s=0.5", "--discount", "0.5")
+    assert "L40S 0.50 (--price)" in shown
+    assert "50% off" in shown
+    assert "the price decides" not in shown
+
+
+def test_json_tells_prices_quotes_and_what_changes(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    document = json.loads(recommend(capsys, database, "--json"))
+    (group,) = document["groups"]
+    assert {flip["winner"] for flip in group["winner_changes"]} == {"L4"}
+    assert [one["gpu"] for one in group["unranked"]] == ["H100"]
+    assert document["prices"]["without_price"] == [{"gpu": "H100", "reason": "no price in default"}]
+    assert group["configurations"][0]["values"]["cost"] == pytest.approx(group["configurations"][0]["objective_value"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--weight", "cost=0.7", "--weight", "itl=0.3"],
+        ["--objective", "energy", "--objective", "cost-per-hour", "--objective", "e2e", "--explain"],
+        ["--slo", "ttft:p95<=150ms", "--slo", "rate>=1", "--assume-tail", "1.3", "--top", "3"],
+        ["--slo", "itl<=9.5ms", "--no-interpolate"],
+        ["--whole-instances", "--purchase", "on-demand", "--region", "us-east-1", "--provider", "AWS"],
+        ["--sql"],
+    ],
+)
+def test_every_option_prints(database: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert recommend(capsys, database, *arguments)
+    if "--sql" not in arguments:
+        json.loads(recommend(capsys, database, *arguments, "--json"), parse_constant=pytest.fail)
+
+
+def test_an_interpolated_row_is_marked(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = recommend(capsys, database, "--gpu", "L40S", "--slo", "itl<=9.5ms")
+    assert "33~" in shown
+    assert "~ at a limit, interpolated between the stored concurrencies" in shown
+
+
+@pytest.mark.parametrize("arguments", [["--weight", "cost"], ["--price", "L4=-1"], ["--discount", "1"], ["--tp", "x"]])
+def test_wrong_options_are_input_errors(database: str, arguments: list[str]) -> None:
+    assert execute(["recommend", "--db", database, *arguments]) == 2
+
+
+def test_where_questions_are_asked_nothing_can_be_written(store: Store) -> None:
+    quote = Quote("acme", "L4", "acme", 1.0, date(2026, 1, 1))
+    with pytest.raises(sa.exc.DBAPIError), store.reading() as connection:
+        save_quotes(connection, [quote])
