@@ -1,0 +1,115 @@
+"""The quality of a choice made with estimates: the cheapest GPU under a latency limit, the order of offline maxima."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpuscout.runner.accuracy.errors import closed_loop_throughput
+from gpuscout.runner.accuracy.estimate import Estimates
+from gpuscout.store.measured import LoadKind, MeasuredRun
+
+ITL_LIMITS_MS = (10, 20, 30, 50, 75, 100)
+# USD per GPU-hour: one fixed list, so that figures of different engines and days can be compared. No market prices.
+REFERENCE_PRICES: Mapping[str, float] = {
+    "H100-SXM-80GB": 2.99,
+    "H200-SXM-141GB": 3.79,
+    "B200": 5.49,
+    "B300": 6.49,
+    "GB200": 6.49,
+    "GB300": 7.49,
+}
+_NEAR = 0.05
+_CLEARLY_DIFFERENT = 1.10
+
+
+@dataclass(frozen=True)
+class GpuChoice:
+    """How good the GPU is that estimates call cheapest per output token. Shares and regret are fractions.
+
+    A question is a model, server, precision and lengths measured on two GPU types or more, with a limit of ITL that at
+    least two of them meet. Regret is how much dearer than the cheapest the chosen GPU is by its own measured runs; a
+    choice that never meets the limit, or none, pays for the dearest.
+    """
+
+    questions: int
+    right: float
+    near: float  # within 5 % of the cheapest
+    regret: float  # mean
+
+
+@dataclass(frozen=True)
+class MaximaOrder:
+    """Of pairs of GPU types whose measured maxima differ by more than 10 %, the share that estimates order right."""
+
+    pairs: int
+    right: float
+
+
+def gpu_choice(estimates: Estimates, prices: Mapping[str, float] = REFERENCE_PRICES) -> GpuChoice | None:
+    """The quality of the choice among closed-loop runs on GPUs that have a price. None without a question."""
+    throughput = closed_loop_throughput(estimates)
+    questions: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    for position, run in enumerate(estimates.runs):
+        if run.load is LoadKind.CLOSED_LOOP and run.ttft_ms and run.itl_ms and run.gpu in prices:
+            key = (run.model, run.server, run.precision, run.input_len, run.output_len)
+            questions[key].append(position)
+    regrets = [
+        regret
+        for positions in questions.values()
+        for limit in ITL_LIMITS_MS
+        if (regret := _regret(estimates, throughput.tolist(), positions, limit, prices)) is not None
+    ]
+    if not regrets:
+        return None
+    n = len(regrets)
+    return GpuChoice(
+        n, sum(r < 1e-9 for r in regrets) / n, sum(r <= _NEAR for r in regrets) / n, statistics.mean(regrets)
+    )
+
+
+def _regret(
+    estimates: Estimates, throughput: list[float], positions: list[int], limit_ms: float, prices: Mapping[str, float]
+) -> float | None:
+    measured: dict[str, float] = {}
+    estimated: dict[str, float] = {}
+    for position in positions:
+        run = estimates.runs[position]
+        dollars = prices[run.gpu] * run.num_gpus
+        if run.itl_ms is not None and run.itl_ms <= limit_ms and run.throughput:
+            measured[run.gpu] = min(dollars / run.throughput, measured.get(run.gpu, math.inf))
+        if estimates.itl_ms[position] <= limit_ms:  # never of NaN
+            estimated[run.gpu] = min(dollars / throughput[position], estimated.get(run.gpu, math.inf))
+    if len(measured) < 2:
+        return None
+    chosen = min(estimated, key=lambda gpu: estimated[gpu]) if estimated else ""
+    return measured.get(chosen, max(measured.values())) / min(measured.values()) - 1
+
+
+def maxima_order(estimates: Estimates) -> MaximaOrder | None:
+    """The order of GPU types by offline maxima of equal deployments. None without a pair."""
+    deployments: dict[tuple[object, ...], dict[str, int]] = defaultdict(dict)
+    for position, run in enumerate(estimates.runs):
+        if run.load is LoadKind.OFFLINE_MAXIMUM and run.throughput:
+            deployments[_deployment(run)][run.gpu] = position
+    pairs = right = 0
+    for by_gpu in deployments.values():
+        for one, other in itertools.combinations(by_gpu.values(), 2):
+            measured = (estimates.runs[one].throughput or 0) / (estimates.runs[other].throughput or 1)
+            if max(measured, 1 / measured) <= _CLEARLY_DIFFERENT:
+                continue
+            estimated = estimates.output_tokens_per_s[one] / estimates.output_tokens_per_s[other]
+            pairs += 1
+            right += bool(np.isfinite(estimated) and (estimated > 1) == (measured > 1))
+    return MaximaOrder(pairs, right / pairs) if pairs else None
+
+
+def _deployment(run: MeasuredRun) -> tuple[object, ...]:
+    sizes = (run.tp, run.pp, run.dp, run.ep, run.input_len, run.output_len)
+    return (run.model, run.server, run.server_version, run.precision, run.kv_precision, *sizes)

@@ -1,0 +1,100 @@
+"""Errors of estimates: coverage, medians, 90th percentiles and bias of every figure, for groups of runs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpuscout.runner.accuracy.estimate import Estimates
+from gpuscout.store.measured import LoadKind, MeasuredRun
+from gpuscout.sweeps.curves import FloatArray
+
+METRICS = ("itl", "ttft", "throughput")
+
+# What runs can be grouped by.
+GROUPINGS: Mapping[str, Callable[[MeasuredRun], object]] = {
+    "model": lambda run: run.model,
+    "gpu": lambda run: run.gpu,
+    "precision": lambda run: str(run.precision),
+    "server": lambda run: run.server,
+    "concurrency": lambda run: run.concurrency,
+    "input_len": lambda run: run.input_len,
+    "output_len": lambda run: run.output_len,
+    "tp": lambda run: run.tp,
+    "source": lambda run: run.source,
+}
+
+
+@dataclass(frozen=True)
+class MetricError:
+    """Relative errors of one figure over `runs` runs that have it: estimate / measured - 1, as fractions."""
+
+    runs: int
+    median: float  # of the absolute error
+    p90: float  # 90th percentile of the absolute error
+    bias: float  # median of the signed error: above 0 is estimated too large
+
+
+@dataclass(frozen=True)
+class GroupErrors:
+    """Errors over a group of runs. A metric without a run that has it is left out."""
+
+    runs: int
+    answered: int
+    metrics: Mapping[str, MetricError]
+
+    @property
+    def coverage(self) -> float:
+        return self.answered / self.runs if self.runs else float("nan")
+
+
+def closed_loop_throughput(estimates: Estimates) -> FloatArray:
+    """Output tokens/s that follow from the estimated latencies when `concurrency` requests are always in flight."""
+    output_len = np.array([run.output_len for run in estimates.runs], dtype=np.float64)
+    e2e_s = (estimates.ttft_ms + estimates.itl_ms * (output_len - 1)) / 1000
+    throughput: FloatArray = estimates.concurrency * output_len / e2e_s
+    return throughput
+
+
+def ratios(estimates: Estimates) -> dict[str, FloatArray]:
+    """Estimate / measured of every metric; NaN where either is missing."""
+    runs = estimates.runs
+    measured = {
+        "itl": [run.itl_ms for run in runs],
+        "ttft": [run.ttft_ms for run in runs],
+        "throughput": [run.throughput for run in runs],
+    }
+    offline = np.array([run.load is LoadKind.OFFLINE_MAXIMUM for run in runs], dtype=bool)
+    throughput = np.where(offline, estimates.output_tokens_per_s, closed_loop_throughput(estimates))
+    estimated = {"itl": estimates.itl_ms, "ttft": estimates.ttft_ms, "throughput": throughput}
+    return {name: estimated[name] / np.array(measured[name], dtype=np.float64) for name in METRICS}
+
+
+def errors(estimates: Estimates, of: Callable[[MeasuredRun], object] = lambda run: "all") -> dict[str, GroupErrors]:
+    """Errors by group, in the order of the groups' names (numbers by size)."""
+    ratio = ratios(estimates)
+    answered = np.isfinite(estimates.itl_ms) & np.isfinite(estimates.ttft_ms)
+    members: dict[object, list[int]] = defaultdict(list)
+    for position, run in enumerate(estimates.runs):
+        members[of(run)].append(position)
+    found = {}
+    for name in sorted(members, key=lambda name: (name is None, isinstance(name, str), name)):
+        rows = np.array(members[name])
+        metrics = {metric: _metric(values[rows]) for metric, values in ratio.items()}
+        found["unknown" if name is None else str(name)] = GroupErrors(
+            len(rows), int(answered[rows].sum()), {metric: error for metric, error in metrics.items() if error}
+        )
+    return found
+
+
+def _metric(ratio: FloatArray) -> MetricError | None:
+    signed = ratio[np.isfinite(ratio)] - 1
+    if not len(signed):
+        return None
+    absolute = np.abs(signed)
+    return MetricError(
+        len(signed), float(np.median(absolute)), float(np.percentile(absolute, 90)), float(np.median(signed))
+    )

@@ -1,0 +1,191 @@
+"""Estimating measured runs: each run as a case, one answer of an engine for each run."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gpuscout.runner.engines.base import Cost, Engine, as_ladder
+from gpuscout.runner.evaluate import evaluate
+from gpuscout.runner.models import resolve_model
+from gpuscout.store.measured import MeasuredRun
+from gpuscout.sweeps.architecture import ModelArchitecture
+from gpuscout.sweeps.cases import Case, CaseColumns
+from gpuscout.sweeps.curves import FloatArray, IntArray
+from gpuscout.sweeps.errors import GpuscoutError
+from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
+from gpuscout.sweeps.gpus import GpuSpec
+from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
+from gpuscout.sweeps.precision import Precision
+
+# Concurrencies among which an offline maximum is sought: the server chooses by itself.
+_CHEAP_MAXIMUM = tuple(2**n for n in range(13))
+_DEAR_MAXIMUM = (16, 64, 256, 1024)
+# A run that was measured did fit. The share of memory its server took is rarely known: the usual one is tried first,
+# then a large one; last, the latencies are asked for as if the GPU had the memory.
+_MEMORY_FRACTIONS = (0.9, 0.95)
+_STRETCHED_MEMORY = 4.0
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """An engine's figures for measured runs, one value a run; NaN where there is no answer.
+
+    `concurrency` is the run's; of an offline maximum the one with the most output tokens/s. `fraction` is the share of
+    GPU memory that was assumed: above 1 where the engine thinks that the run cannot have fitted. `reasons` says why
+    there is no answer, by position.
+    """
+
+    runs: tuple[MeasuredRun, ...]
+    ttft_ms: FloatArray
+    itl_ms: FloatArray
+    output_tokens_per_s: FloatArray
+    concurrency: IntArray
+    fraction: FloatArray
+    reasons: Mapping[int, str]
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+
+def kv_precision_of(run: MeasuredRun, model: ModelArchitecture, gpu: GpuSpec) -> Precision:
+    """The KV precision of a run that does not say it: what the recipes of published benchmarks use.
+
+    They keep the cache in 8 bits where weights have 8 or 4 and the server is TensorRT-LLM or the GPU has fp4 units;
+    else the model's own. Assuming the model's own everywhere doubles the errors of long prompts at high concurrency.
+    """
+    if run.kv_precision is not None:
+        return run.kv_precision
+    narrow = run.precision in (Precision.FP8, Precision.FP4)
+    if narrow and gpu.supports("fp8") and (run.server == "trtllm" or gpu.supports("fp4")):
+        return Precision.FP8
+    return model.kv_precision
+
+
+class RunCases:
+    """The cases of measured runs. Names are looked up once; those nobody knows are told in `reasons`."""
+
+    def __init__(self, runs: Sequence[MeasuredRun]) -> None:
+        self._models: dict[str, ModelArchitecture | str] = {}
+        self._gpus: dict[str, GpuSpec | str] = {}
+        self.cases: dict[int, Case] = {}
+        self.reasons: dict[int, str] = {}
+        for position, run in enumerate(runs):
+            model, gpu = self._model(run.model), self._gpu(run.gpu)
+            if isinstance(model, str) or isinstance(gpu, str):
+                self.reasons[position] = model if isinstance(model, str) else str(gpu)
+                continue
+            self.cases[position] = Case(
+                model=model,
+                gpu=gpu,
+                input_len=run.input_len,
+                output_len=run.output_len,
+                precision=run.precision,
+                kv_precision=kv_precision_of(run, model, gpu),
+                tensor_parallel=run.tp,
+                pipeline_parallel=run.pp,
+                data_parallel=run.dp,
+                expert_parallel=run.ep,
+                server=run.server,
+            )
+
+    def _model(self, name: str) -> ModelArchitecture | str:
+        if name not in self._models:
+            try:
+                self._models[name] = resolve_model(name)
+            except GpuscoutError as error:
+                self._models[name] = error.message
+        return self._models[name]
+
+    def _gpu(self, name: str) -> GpuSpec | str:
+        if name not in self._gpus:
+            try:
+                self._gpus[name] = GpuCatalogue.load().resolve(name)
+            except GpuscoutError as error:
+                self._gpus[name] = error.message
+        return self._gpus[name]
+
+
+def estimate(engine: Engine, runs: Iterable[MeasuredRun]) -> Estimates:
+    """What this engine says to each run, in the order of the runs."""
+    runs = tuple(runs)
+    asked = RunCases(runs)
+    answer = _Answer(runs, dict(asked.reasons))
+    waiting = asked.cases
+    for fraction in (*_MEMORY_FRACTIONS, _STRETCHED_MEMORY):
+        refused = answer.ask(engine, {p: with_memory(case, fraction) for p, case in waiting.items()}, fraction)
+        waiting = {position: waiting[position] for position in refused}
+    ttft_ms, itl_ms, tokens_per_s = answer.figures
+    return Estimates(runs, ttft_ms, itl_ms, tokens_per_s, answer.concurrency, answer.fraction, answer.reasons)
+
+
+class _Answer:
+    """Figures of runs while they are collected."""
+
+    def __init__(self, runs: tuple[MeasuredRun, ...], reasons: dict[int, str]) -> None:
+        self._runs = runs
+        self.figures = tuple(np.full(len(runs), np.nan) for _ in range(3))  # TTFT, ITL, output tokens/s
+        self.concurrency = np.array([run.concurrency or 0 for run in runs], dtype=np.int64)
+        self.fraction = np.full(len(runs), np.nan)
+        self.reasons = reasons
+
+    def ask(self, engine: Engine, cases: Mapping[int, Case], fraction: float) -> list[int]:
+        """Fill in what the engine answers; returns the runs that do not fit. Runs of one case are asked together."""
+        maximum = _CHEAP_MAXIMUM if engine.cost is Cost.CHEAP else _DEAR_MAXIMUM
+        runs_of: dict[tuple[object, ...], list[int]] = defaultdict(list)
+        for position in cases:
+            runs_of[_deployment(self._runs[position])].append(position)
+        by_ladder: dict[tuple[int, ...], list[list[int]]] = defaultdict(list)
+        for positions in runs_of.values():
+            concurrencies = {self._runs[p].concurrency for p in positions}
+            ladder = tuple(sorted({c for c in concurrencies if c})) if None not in concurrencies else maximum
+            by_ladder[ladder].append(positions)
+        refused: list[int] = []
+        for ladder, groups in by_ladder.items():
+            refused += self._block(engine, [cases[group[0]] for group in groups], groups, ladder, fraction)
+        return refused
+
+    def _block(
+        self, engine: Engine, cases: list[Case], groups: list[list[int]], ladder: tuple[int, ...], fraction: float
+    ) -> list[int]:
+        curves = evaluate(engine, CaseColumns.of(cases), as_ladder(ladder))
+        p = curves.points
+        starts = np.searchsorted(p.task, np.arange(len(cases) + 1))
+        refused: list[int] = []
+        for number, group in enumerate(groups):
+            if curves.outcome[number] != Outcome.OK.code:
+                outcome = OUTCOMES[curves.outcome[number]]
+                self.reasons |= dict.fromkeys(group, f"{outcome}: {curves.details.get(number, '')}".rstrip(": "))
+                refused += group if outcome is Outcome.DOES_NOT_FIT else []
+                continue
+            mine = slice(starts[number], starts[number + 1])
+            for position in group:
+                wanted = self._runs[position].concurrency
+                at = np.flatnonzero(p.concurrency[mine] == wanted) if wanted else [p.output_tokens_per_s[mine].argmax()]
+                if not len(at):
+                    self.reasons[position] = f"no answer at concurrency {wanted}"
+                    continue
+                self.reasons.pop(position, None)
+                point = int(starts[number] + at[0])
+                self.concurrency[position] = p.concurrency[point]
+                self.fraction[position] = fraction
+                for figures, of_points in zip(self.figures, (p.ttft_ms, p.itl_ms, p.output_tokens_per_s), strict=True):
+                    figures[position] = of_points[point]
+        return refused
+
+
+def _deployment(run: MeasuredRun) -> tuple[object, ...]:
+    """What makes the case of a run, and whether it is an offline maximum: equal values give equal curves."""
+    sizes = (run.tp, run.pp, run.dp, run.ep, run.input_len, run.output_len)
+    return (run.model, run.gpu, run.precision, run.kv_precision, run.server, *sizes, run.load)
+
+
+def with_memory(case: Case, fraction: float) -> Case:
+    """The case with this share of GPU memory; above 1 the GPU gets that many times its memory."""
+    if fraction <= 1:
+        return replace(case, gpu_memory_utilization=fraction)
+    gpu = replace(case.gpu, memory_usable_gib=case.gpu.memory_usable_gib * fraction)
+    return replace(case, gpu=gpu, gpu_memory_utilization=_MEMORY_FRACTIONS[-1])

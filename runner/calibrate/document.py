@@ -1,0 +1,95 @@
+"""A calibration as a whole: fit, cross-validate, and the constants file that the roofline engine reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from gpuscout.runner.accuracy.choice import gpu_choice, maxima_order
+from gpuscout.runner.accuracy.errors import errors
+from gpuscout.runner.calibrate.fit import fit
+from gpuscout.runner.calibrate.intervals import coverage, interval_document
+from gpuscout.runner.calibrate.parameters import Parameters
+from gpuscout.runner.calibrate.rows import Figures, FitRows, fit_rows
+from gpuscout.runner.calibrate.validate import LEFT_OUT, held_out
+from gpuscout.runner.engines.roofline.constants import FORMAT, Constants
+from gpuscout.store.measured import MeasuredRun, runs_digest
+from gpuscout.sweeps.errors import InputError
+
+# A fit to fewer runs than this would move constants by chance.
+_FEWEST = 20
+
+
+def calibrate(
+    runs: Iterable[MeasuredRun],
+    *,
+    today: str,
+    start: Constants | None = None,
+    validate: bool = True,
+    tell: Callable[[str], None] = lambda text: None,
+) -> dict[str, object]:
+    """The document of a constants file fitted to these runs, with the date `today` in it.
+
+    The fit starts from `start` (else from the priors): a start saves steps, it does not decide where the fit ends.
+    Raises InputError when there are too few runs that the engine can answer.
+    """
+    runs = tuple(runs)
+    kinds = fit_rows(runs)
+    if (usable := sum(len(rows) for rows in kinds)) < _FEWEST:
+        raise InputError(
+            f"{usable} of {len(runs)} measured runs can be estimated; a calibration needs at least {_FEWEST}",
+            hint="add the public runs: --measured public",
+        )
+    parameters = Parameters()
+    vector = None if start is None else parameters.vector(start.to_dict())
+    fitted = fit(kinds, parameters, vector)
+    tell(f"fitted {len(fitted.vector)} numbers to {usable:,} runs in {fitted.steps} steps")
+    here = [rows.predict(parameters.logs(fitted.vector, parameters.masks(rows.family, rows.server))) for rows in kinds]
+    errors_of: dict[str, object] = {"fitted": figures_document(kinds, here)}
+    closed = next((number for number, rows in enumerate(kinds) if not rows.offline), None)
+    intervals: dict[str, object] = {}
+    for name in LEFT_OUT if validate else ():
+        tell(f"leaving out one {name} after the other")
+        figures = held_out(kinds, parameters, fitted.vector, name)
+        errors_of[f"{name}_left_out"] = figures_document(kinds, figures)
+        if name == "model" and closed is not None:
+            intervals = {"intervals": interval_document(kinds[closed], figures[closed])}
+            errors_of["inside_80_percent_interval"] = {"closed loop": coverage(kinds[closed], figures[closed])}
+    sources = sorted({run.source for run in runs if run.source})
+    return {
+        "format": FORMAT,
+        "source": f"gpuscout calibrate; runs of {', '.join(sources) or 'an unnamed source'}",
+        "runs": usable,
+        "fitted_on": today,
+        "data_digest": runs_digest(runs),
+        "errors": errors_of,
+        **intervals,
+        **parameters.document(fitted.vector),
+    }
+
+
+def figures_document(kinds: Sequence[FitRows], figures: Sequence[Figures]) -> dict[str, dict[str, float]]:
+    """Errors by kind of load, as fractions: medians of absolute errors, and the quality of choices."""
+    document = {}
+    for rows, predicted in zip(kinds, figures, strict=True):
+        estimates = rows.estimates(predicted)
+        values = {name: error.median for name, error in errors(estimates)["all"].metrics.items()}
+        if rows.offline:
+            values = {"throughput": values["throughput"]}
+        if choice := gpu_choice(estimates):
+            values |= {"choice_within_5_percent": choice.near, "choice_regret": choice.regret}
+        if order := maxima_order(estimates):
+            values["pairs_in_order"] = order.right
+        document["offline maximum" if rows.offline else "closed loop"] = {
+            name: round(value, 4) for name, value in values.items()
+        }
+    return document
+
+
+def write_constants(document: Mapping[str, object], file: Path) -> None:
+    """Write a constants file. Raises InputError."""
+    try:
+        file.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {file}: {error.strerror}") from error

@@ -1,0 +1,131 @@
+"""Measured runs as the arrays of a fit: features, what was measured, and how much each run counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuscout.runner.accuracy.estimate import Estimates, RunCases, estimate, with_memory
+from gpuscout.runner.engines.roofline import RooflineEngine
+from gpuscout.runner.engines.roofline.constants import Physical
+from gpuscout.runner.engines.roofline.features import Features, features
+from gpuscout.runner.engines.roofline.memory import memory
+from gpuscout.runner.engines.roofline.serving import operate
+from gpuscout.store.measured import LoadKind, MeasuredRun
+from gpuscout.sweeps.architecture import ModelArchitecture
+from gpuscout.sweeps.cases import CaseColumns
+from gpuscout.sweeps.curves import FloatArray
+
+# Concurrencies among which the best is sought for an offline maximum.
+_MAXIMUM = tuple(4**n for n in range(7))
+
+
+@dataclass(frozen=True)
+class Figures:
+    """TTFT and ITL in ms and output tokens/s, one value a row; NaN where unknown."""
+
+    ttft: FloatArray
+    itl: FloatArray
+    throughput: FloatArray
+
+
+@dataclass(frozen=True)
+class FitRows:
+    """Runs of one kind of load with all that a fit needs. `model` names architectures: copies of one count as one."""
+
+    runs: tuple[MeasuredRun, ...]
+    offline: bool
+    features: Features
+    running: FloatArray
+    ladder: FloatArray  # rows x concurrencies; one column in a closed loop
+    measured: Figures
+    weight: FloatArray
+    model: npt.NDArray[np.str_]
+    gpu: npt.NDArray[np.str_]
+    family: npt.NDArray[np.str_]
+    server: npt.NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def take(self, mask: npt.NDArray[np.bool_]) -> FitRows:
+        """The rows under a mask."""
+        columns = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, values in columns.items():
+            if isinstance(values, np.ndarray):
+                columns[name] = values[mask]
+        columns["runs"] = tuple(run for run, kept in zip(self.runs, mask, strict=True) if kept)
+        columns["features"] = self.features.take(mask)
+        columns["measured"] = Figures(*(values[mask] for values in vars(self.measured).values()))
+        return FitRows(**columns)
+
+    def predict(self, logs: FloatArray) -> Figures:
+        """What the formulas say with these logarithms of constants (constants x rows)."""
+        columns = Features(**{name: values[:, None] for name, values in vars(self.features).items()})
+        operation = operate(columns, Physical(*np.exp(logs)[:, :, None]), self.running[:, None], self.ladder)
+        throughput = self.ladder * columns.output_len / operation.e2e_s
+        best = throughput.argmax(axis=1)[:, None]
+        chosen = (operation.ttft_ms, operation.itl_ms, throughput)
+        return Figures(*(np.take_along_axis(values, best, axis=1)[:, 0] for values in chosen))
+
+    def estimates(self, figures: Figures) -> Estimates:
+        """The same figures as answers to the runs."""
+        nothing = np.full(len(self), np.nan)
+        concurrency = self.ladder[:, 0].astype(np.int64)
+        return Estimates(self.runs, figures.ttft, figures.itl, figures.throughput, concurrency, nothing, {})
+
+
+def fit_rows(runs: Iterable[MeasuredRun]) -> list[FitRows]:
+    """Rows of the runs that the engine can answer, by kind of load. Kinds without a run are left out."""
+    answered = estimate(RooflineEngine(), runs)
+    cases = RunCases(answered.runs).cases
+    kinds = []
+    for load in LoadKind:
+        usable = np.flatnonzero(np.isfinite(answered.itl_ms)).tolist()
+        positions = [p for p in usable if answered.runs[p].load is load]
+        if not positions:
+            continue
+        chosen = tuple(answered.runs[p] for p in positions)
+        columns = CaseColumns.of([with_memory(cases[p], float(answered.fraction[p])) for p in positions])
+        f = features(columns)
+        model = np.array([_same_architecture(cases[p].model) for p in positions])
+        gpu = np.array([cases[p].gpu.name for p in positions])
+        server = np.array([run.server for run in chosen])
+        offline = load is LoadKind.OFFLINE_MAXIMUM
+        ladder = [_MAXIMUM if offline else (run.concurrency,) for run in chosen]
+        kinds.append(
+            FitRows(
+                runs=chosen,
+                offline=offline,
+                features=f,
+                running=memory(f).running,
+                ladder=np.array(ladder, dtype=np.float64),
+                measured=Figures(
+                    np.array([run.ttft_ms for run in chosen], dtype=np.float64),
+                    np.array([run.itl_ms for run in chosen], dtype=np.float64),
+                    np.array([run.throughput for run in chosen], dtype=np.float64),
+                ),
+                weight=_weight(chosen),
+                model=model,
+                gpu=gpu,
+                family=np.array([cases[p].gpu.family for p in positions]),
+                server=server,
+            )
+        )
+    return kinds
+
+
+def _weight(runs: tuple[MeasuredRun, ...]) -> FloatArray:
+    """Mean 1. A deployment measured n times counts as sqrt(n) runs: its errors are alike."""
+    keys = np.array(["|".join((run.server, run.gpu, run.model, run.precision)) for run in runs])
+    _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    weight = counts[inverse] ** -0.5
+    return np.asarray(weight / weight.mean())
+
+
+def _same_architecture(model: ModelArchitecture) -> str:
+    """Equal for models that differ in weights only (DeepSeek V3 and R1), or in precision."""
+    return f"{model.model_type} {model.layers}x{model.hidden_size}" + (f" E{model.experts}" if model.is_moe else "")

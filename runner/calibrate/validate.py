@@ -1,0 +1,31 @@
+"""Cross-validation: what a fit says to runs of a model, or of a GPU type, that it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gpuscout.runner.calibrate.fit import fit
+from gpuscout.runner.calibrate.parameters import Parameters
+from gpuscout.runner.calibrate.rows import Figures, FitRows
+from gpuscout.sweeps.curves import FloatArray
+
+LEFT_OUT = ("model", "gpu")
+
+
+def held_out(kinds: Sequence[FitRows], parameters: Parameters, start: FloatArray, left_out: str) -> list[Figures]:
+    """For the rows of every kind, the figures of a fit to all runs of other models (or GPU types)."""
+    found = [Figures(*(np.full(len(rows), np.nan) for _ in range(3))) for rows in kinds]
+    for name in sorted({str(name) for rows in kinds for name in getattr(rows, left_out)}):
+        tested = [getattr(rows, left_out) == name for rows in kinds]
+        others = [rows.take(~mask) for rows, mask in zip(kinds, tested, strict=True)]
+        vector = fit(others, parameters, start, roughly=True).vector
+        for rows, mask, figures in zip(kinds, tested, found, strict=True):
+            if not mask.any():
+                continue
+            part = rows.take(mask)
+            predicted = part.predict(parameters.logs(vector, parameters.masks(part.family, part.server)))
+            for metric, values in vars(predicted).items():
+                getattr(figures, metric)[mask] = values
+    return found

@@ -1,0 +1,65 @@
+"""`gpuscout calibrate`: fits the roofline engine's constants to measured runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gpuscout.runner.cli.accuracy import measured_runs
+from gpuscout.runner.cli.common import Json, err, out, print_json, print_table
+
+# What the shipped constants are fitted to. The third public file stays outside: it shows how far the constants carry
+# to generations that nobody fitted.
+SHIPPED = ("public:serving_runs", "public:max_throughput")
+
+
+def register(app: typer.Typer) -> None:
+    example = "Example: gpuscout calibrate --measured public --measured my_runs.csv --output my_constants.json"
+    app.command("calibrate", rich_help_panel="Trust", epilog=example)(calibrate)
+
+
+def calibrate(
+    measured: Annotated[
+        list[str] | None, typer.Option("--measured", help="`public`, `public:serving_runs` or a CSV file; repeat.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the constants go.")] = Path(
+        "roofline_constants.json"
+    ),
+    validate: Annotated[
+        bool, typer.Option("--validate/--no-validate", help="Also fit without each model and each GPU type.")
+    ] = True,
+    json: Json = False,
+) -> None:
+    """Fit the constants of `roofline` to measured runs and say how well they carry to what was left out."""
+    import datetime
+
+    from gpuscout.runner.calibrate.document import calibrate, write_constants
+
+    runs = measured_runs(measured or SHIPPED)
+    document = calibrate(
+        runs,
+        today=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        validate=validate,
+        tell=lambda text: err().print(text),
+    )
+    write_constants(document, output)
+    if json:
+        print_json({"calibration": {**document, "file": str(output)}})
+        return
+    _print_errors(document["errors"])
+    out().print(f"\nwritten to {output}; in a sweep: engines: [{{name: roofline, constants_file: {output}}}]")
+
+
+def _print_errors(errors: Any) -> None:
+    names = ["itl", "ttft", "throughput", "choice_within_5_percent", "choice_regret", "pairs_in_order"]
+    print_table(
+        ["runs of", "load", *(name.replace("_", " ") for name in names)],
+        [
+            [of.replace("_", " "), load, *(f"{values[name]:.1%}" if name in values else "" for name in names)]
+            for of, loads in errors.items()
+            for load, values in loads.items()
+        ],
+        right=[name.replace("_", " ") for name in names],
+    )

@@ -1,0 +1,220 @@
+"""Measured runs and accuracy: the shipped runs, the reader, errors and choices by an independent count, the command."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import gzip
+import json
+import math
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpuscout.runner.accuracy.choice import ITL_LIMITS_MS, REFERENCE_PRICES, gpu_choice, maxima_order
+from gpuscout.runner.accuracy.errors import errors
+from gpuscout.runner.accuracy.estimate import Estimates, estimate
+from gpuscout.runner.accuracy.report import AccuracyReport, report, write_predictions
+from gpuscout.runner.engines.roofline import RooflineEngine
+from gpuscout.store.measured import LoadKind, MeasuredRun, public_runs, read_runs, runs_digest
+from gpuscout.sweeps.errors import InputError, UnknownNameError
+from gpuscout.sweeps.precision import Precision
+from tests.commands import gpuscout
+
+HEADER = "id,model,gpu,num_gpus,tp,precision,server,input_len,output_len,concurrency,ttft_ms,itl_ms"
+ROW = "a,meta-llama/Llama-3.1-8B-Instruct,H100-SXM-80GB,1,1,bf16,vllm,1024,128,8,50,10"
+
+
+@pytest.fixture(scope="module")
+def serving() -> AccuracyReport:
+    return report(RooflineEngine(), public_runs("serving_runs"))
+
+
+def perfect(runs: tuple[MeasuredRun, ...]) -> Estimates:
+    """Estimates that equal what was measured."""
+
+    def column(values: list[float | None]) -> np.ndarray:
+        return np.array(values, dtype=np.float64)
+
+    return Estimates(
+        runs=runs,
+        ttft_ms=column([run.ttft_ms for run in runs]),
+        itl_ms=column([run.itl_ms for run in runs]),
+        output_tokens_per_s=column([run.throughput for run in runs]),
+        concurrency=np.array([run.concurrency or 1 for run in runs]),
+        fraction=np.full(len(runs), 0.9),
+        reasons={},
+    )
+
+
+# --- measured runs
+
+
+def test_the_public_runs_ship() -> None:
+    assert [len(public_runs(file)) for file in ("serving_runs", "other_gpus", "max_throughput")] == [1986, 121, 508]
+    assert {run.load for run in public_runs("max_throughput")} == {LoadKind.OFFLINE_MAXIMUM}
+    assert all(run.source for run in public_runs())
+    assert sum(run.itl_ms is None for run in public_runs("other_gpus")) == 81
+    with pytest.raises(UnknownNameError, match="serving"):
+        public_runs("serving")
+
+
+def test_a_file_may_be_compressed_and_in_any_order(tmp_path: Path) -> None:
+    other = ROW.replace("a,", "b,", 1)
+    plain, packed = tmp_path / "runs.csv", tmp_path / "runs.csv.gz"
+    plain.write_text("\n".join((HEADER, ROW, other)) + "\n")
+    packed.write_bytes(gzip.compress("\n".join((HEADER, other, ROW)).encode()))
+    assert runs_digest(read_runs(plain)) == runs_digest(read_runs(packed))
+    run = read_runs(plain)[0]
+    assert run.throughput == pytest.approx(8 * 128 / ((50 + 10 * 127) / 1000))
+    assert runs_digest([dataclasses.replace(run, itl_ms=10.1)]) != runs_digest([run])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("id,model\n", "runs.csv:1: not a file of measured runs: no column gpu"),
+        (f"{HEADER}\n{ROW}\n{ROW}\n", "runs.csv:3: id: 'a' is given twice"),
+        (f"{HEADER}\n{ROW.replace('1024', 'long')}\n", "runs.csv:2: input_len: expected a positive whole number"),
+        (f"{HEADER}\n{ROW.replace('bf16', 'fp5')}\n", "runs.csv:2: precision: expected one of"),
+        (f"{HEADER}\n{ROW.replace('80GB,1,1', '80GB,4,1')}\n", "runs.csv:2: num_gpus: 4 is not tp x pp x dp = 1"),
+        (f"{HEADER}\n{ROW.removesuffix('50,10')},\n", "runs.csv:2: ttft_ms, itl_ms and output_tokens_per_s are all"),
+        (f"{HEADER}\n{ROW.replace('50,10', '-5,10')}\n", "runs.csv:2: ttft_ms: expected a positive number, got '-5'"),
+    ],
+)
+def test_a_broken_file_says_where(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "runs.csv"
+    file.write_text(text)
+    with pytest.raises(InputError) as caught:
+        read_runs(file)
+    assert words in caught.value.message
+
+
+# --- errors and choices, counted again in plain Python
+
+
+def test_errors_equal_an_independent_count(serving: AccuracyReport, tmp_path: Path) -> None:
+    write_predictions(serving.estimates, tmp_path / "predictions.csv")
+    with (tmp_path / "predictions.csv").open() as stream:
+        predicted = {row["id"]: (float(row["ttft_ms"]), float(row["itl_ms"])) for row in csv.DictReader(stream)}
+    off: dict[str, list[float]] = defaultdict(list)
+    for run in public_runs("serving_runs"):
+        ttft_ms, itl_ms = predicted[run.id]
+        assert run.ttft_ms
+        assert run.itl_ms
+        off["ttft"].append(abs(ttft_ms / run.ttft_ms - 1))
+        off["itl"].append(abs(itl_ms / run.itl_ms - 1))
+        gaps = run.output_len - 1
+        off["throughput"].append(abs((run.ttft_ms + run.itl_ms * gaps) / (ttft_ms + itl_ms * gaps) - 1))
+    total = serving.loads["closed loop"].total
+    assert total.coverage == 1.0
+    for name, values in off.items():
+        assert total.metrics[name].median == pytest.approx(statistics.median(values), rel=1e-6)
+
+
+def test_the_choice_equals_an_independent_count(serving: AccuracyReport) -> None:
+    questions: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    runs, e = serving.estimates.runs, serving.estimates
+    for i, run in enumerate(runs):
+        questions[(run.model, run.server, run.precision, run.input_len, run.output_len)].append(i)
+    regrets = []
+    for rows in questions.values():
+        for limit in ITL_LIMITS_MS:
+            true: dict[str, float] = {}
+            guess: dict[str, float] = {}
+            for i in rows:
+                run = runs[i]
+                for cost, ttft, itl in ((true, run.ttft_ms, run.itl_ms), (guess, e.ttft_ms[i], e.itl_ms[i])):
+                    if ttft and itl and itl <= limit:
+                        seconds = ttft + itl * (run.output_len - 1)
+                        dollars = REFERENCE_PRICES[run.gpu] * run.num_gpus * seconds
+                        dollars /= run.concurrency * run.output_len
+                        cost[run.gpu] = min(cost.get(run.gpu, math.inf), dollars)
+            if len(true) > 1:
+                pick = min(guess, key=guess.__getitem__, default="")
+                regrets.append(true.get(pick, max(true.values())) / min(true.values()) - 1)
+    assert serving.choice is not None
+    assert serving.choice.questions == len(regrets)
+    assert serving.choice.regret == pytest.approx(statistics.mean(regrets))
+    assert serving.choice.right == pytest.approx(statistics.mean(r < 1e-9 for r in regrets))
+    assert serving.choice.near == pytest.approx(statistics.mean(r <= 0.05 for r in regrets))
+
+
+def test_the_built_in_engine_is_as_good_as_the_readme_says(serving: AccuracyReport) -> None:
+    """Some room for other platforms' arithmetic; the exact figures stand in the constants file."""
+    metrics = serving.loads["closed loop"].total.metrics
+    assert metrics["itl"].median < 0.10
+    assert metrics["throughput"].median < 0.09
+    assert metrics["ttft"].median < 0.27
+    maxima = report(RooflineEngine(), public_runs("max_throughput"))
+    assert maxima.loads["offline maximum"].total.metrics["throughput"].median < 0.20
+    assert maxima.order is not None
+    assert maxima.order.right >= 0.95
+
+
+def test_perfect_estimates_have_no_error_and_no_regret() -> None:
+    closed, offline = perfect(public_runs("serving_runs")), perfect(public_runs("max_throughput"))
+    assert all(error.p90 < 1e-9 for error in errors(closed)["all"].metrics.values())
+    choice, order = gpu_choice(closed), maxima_order(offline)
+    assert choice is not None
+    assert order is not None
+    assert (choice.right, choice.regret, order.right) == (1.0, 0.0, 1.0)
+
+
+def test_a_choice_without_answers_pays_for_the_dearest() -> None:
+    nothing = dataclasses.replace(perfect(public_runs("serving_runs")), itl_ms=np.full(1986, np.nan))
+    choice = gpu_choice(nothing)
+    assert choice is not None
+    assert choice.right < 0.01
+    assert choice.regret > 0.5
+    assert gpu_choice(perfect(public_runs("serving_runs")), {"H100-SXM-80GB": 2.0}) is None
+
+
+# --- which runs are answered
+
+
+def test_runs_that_were_measured_are_answered_even_if_they_should_not_fit() -> None:
+    runs = [run for run in public_runs("serving_runs") if "235B" in run.model and run.tp == 2 and "H100" in run.gpu]
+    estimates = estimate(RooflineEngine(), runs)
+    assert np.isfinite(estimates.itl_ms).all()
+    assert (estimates.fraction > 1).all()
+
+
+def test_unknown_names_are_counted_not_fatal() -> None:
+    known = public_runs("serving_runs")[0]
+    runs = [known, dataclasses.replace(known, id="m", model="nobodys-model"), dataclasses.replace(known, gpu="X1")]
+    found = report(RooflineEngine(), runs)
+    assert found.loads["closed loop"].total.answered == 1
+    assert {reason.split('"')[0] for reason in found.reasons} == {"unknown model ", "unknown GPU "}
+
+
+def test_a_run_may_say_its_kv_precision() -> None:
+    run = next(run for run in public_runs("serving_runs") if run.input_len == 8192 and run.precision == Precision.BF16)
+    wide, narrow = (
+        estimate(RooflineEngine(), [dataclasses.replace(run, kv_precision=kv)]).itl_ms[0]
+        for kv in (Precision.BF16, Precision.FP8)
+    )
+    assert narrow < wide
+
+
+# --- the command
+
+
+def test_the_command_prints_and_writes(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text(f"{HEADER}\n{ROW}\n{ROW.replace('a,', 'b,', 1).replace('50,10', ',10')}\n")
+    arguments = ("accuracy", "--measured", "mine.csv", "--predictions", "out.csv", "--by", "concurrency")
+    table = gpuscout(*arguments, cwd=tmp_path)
+    assert table.returncode == 0, table.stderr
+    assert "closed loop (2 runs)" in table.stdout
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert lines[0] == "id,ttft_ms,itl_ms,output_tokens_per_s"
+    assert len(lines) == 3
+    document = json.loads(gpuscout(*arguments, "--json", cwd=tmp_path).stdout)
+    total = document["accuracy"][0]["loads"]["closed loop"]["total"]
+    assert (total["metrics"]["itl"]["runs"], total["metrics"]["ttft"]["runs"]) == (2, 1)
+    wrong = gpuscout("accuracy", "--measured", "mine.csv", "--by", "colour", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "groupings: model, gpu" in wrong.stderr

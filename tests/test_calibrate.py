@@ -1,0 +1,172 @@
+"""Calibration: the shipped constants are its output, known constants are found again, intervals hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpuscout.runner.calibrate.document import calibrate, figures_document
+from gpuscout.runner.calibrate.fit import fit
+from gpuscout.runner.calibrate.intervals import coverage
+from gpuscout.runner.calibrate.parameters import PRIORS, Parameters
+from gpuscout.runner.calibrate.rows import Figures, FitRows, fit_rows
+from gpuscout.runner.cli.accuracy import measured_runs
+from gpuscout.runner.cli.calibrate import SHIPPED
+from gpuscout.runner.engines.base import as_ladder
+from gpuscout.runner.engines.roofline import RooflineEngine
+from gpuscout.runner.engines.roofline import constants as constants_module
+from gpuscout.runner.engines.roofline.constants import NAMES, Constants
+from gpuscout.store.measured import public_runs, runs_digest
+from gpuscout.sweeps.cases import Case, CaseColumns
+from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
+from gpuscout.sweeps.models import ModelCatalogue
+from tests.commands import gpuscout
+
+Document = dict[str, dict[str, dict[str, dict[str, float]]]]
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Document:
+    document: Document = json.loads(Path(constants_module.__file__).with_name("constants.json").read_text())
+    return document
+
+
+@pytest.fixture(scope="module")
+def kinds() -> list[FitRows]:
+    return fit_rows(measured_runs(SHIPPED))
+
+
+# --- the shipped constants
+
+
+def test_the_shipped_constants_are_fitted_to_the_shipped_runs(shipped: Document) -> None:
+    assert shipped["data_digest"] == runs_digest(measured_runs(SHIPPED))
+    assert shipped["runs"] == 2494
+    assert set(PRIORS) == set(NAMES)
+
+
+def test_a_refit_does_not_move_the_shipped_constants(shipped: Document, kinds: list[FitRows]) -> None:
+    parameters = Parameters()
+    start = parameters.vector(Constants.load().to_dict())
+    refitted = fit(kinds, parameters, start)
+    assert np.abs(refitted.vector - start).max() < 0.03
+    for vector in (start, refitted.vector):
+        figures = [rows.predict(parameters.logs(vector, parameters.masks(rows.family, rows.server))) for rows in kinds]
+        for load, recorded in shipped["errors"]["fitted"].items():
+            now = figures_document(kinds, figures)[load]
+            for name in set(recorded) - {"choice_regret", "choice_within_5_percent"}:
+                assert now[name] == pytest.approx(recorded[name], abs=0.005), (load, name)
+
+
+def test_recorded_errors_of_models_left_out(shipped: Document) -> None:
+    """What the README states; a worse calibration is not shipped unnoticed."""
+    left_out = shipped["errors"]["model_left_out"]
+    assert left_out["closed loop"]["itl"] < 0.12
+    assert left_out["closed loop"]["throughput"] < 0.11
+    assert left_out["closed loop"]["ttft"] < 0.33
+    assert left_out["offline maximum"]["throughput"] < 0.20
+    for share in shipped["errors"]["inside_80_percent_interval"]["closed loop"].values():
+        assert 0.75 <= share <= 0.90
+
+
+# --- the fit
+
+
+def test_known_constants_are_found_again(kinds: list[FitRows]) -> None:
+    """Runs made by the formulas themselves, with constants away from the priors."""
+    rows = kinds[0].take(np.arange(len(kinds[0])) % 4 == 0)
+    parameters = Parameters()
+    truth = np.zeros(len(parameters.width))
+    for number, slot in enumerate(parameters.slots):
+        if not slot.kind and NAMES[slot.constant] in ("layer_us", "memory_efficiency", "ttft_base_ms"):
+            truth[number] = {"layer_us": 0.3, "memory_efficiency": -0.05, "ttft_base_ms": 0.5}[NAMES[slot.constant]]
+    masks = parameters.masks(rows.family, rows.server)
+    made = dataclasses.replace(rows, measured=rows.predict(parameters.logs(truth, masks)))
+    again = made.predict(parameters.logs(fit([made], parameters).vector, masks))
+    for name in ("itl", "ttft", "throughput"):
+        assert np.median(np.abs(getattr(again, name) / getattr(made.measured, name) - 1)) < 0.01
+
+
+def test_a_document_gives_its_vector_back() -> None:
+    parameters = Parameters()
+    vector = np.clip(np.linspace(-0.3, 0.3, len(parameters.width)), parameters.low, parameters.high)
+    document = parameters.document(vector)
+    np.testing.assert_allclose(parameters.vector(document), vector, atol=1e-3)
+
+
+def test_calibration_is_deterministic_and_needs_runs() -> None:
+    runs = public_runs("serving_runs")[::12]
+    one, two = (calibrate(runs, today="2026-01-01", validate=False) for _ in range(2))
+    assert one == two
+    assert one["data_digest"] == runs_digest(runs)
+    assert "intervals" not in one
+    with pytest.raises(InputError, match="at least 20"):
+        calibrate(runs[:5], today="2026-01-01")
+
+
+# --- intervals
+
+
+def points_on(gpu: str) -> tuple[RooflineEngine, CaseColumns]:
+    model = ModelCatalogue.load().get("meta-llama/Llama-3.1-8B-Instruct")
+    return RooflineEngine(), CaseColumns.of([Case(model, GpuCatalogue.load().get(gpu), 1024, 256)])
+
+
+def test_intervals_surround_figures_and_are_wider_where_nothing_was_measured() -> None:
+    widths = []
+    for gpu in ("H100-SXM-80GB", "A100-SXM-80GB"):
+        engine, cases = points_on(gpu)
+        points = engine.evaluate(cases, as_ladder([1, 32, 256])).points
+        intervals = engine.intervals(cases, points)
+        for name in ("ttft_ms", "itl_ms", "output_tokens_per_s"):
+            low, high = getattr(intervals, name)
+            assert (low < getattr(points, name)).all()
+            assert (high > getattr(points, name)).all()
+        widths.append(intervals.itl_ms[1] / intervals.itl_ms[0])
+    assert (widths[1] > widths[0]).all()
+
+
+def test_constants_without_cross_validation_know_no_intervals(shipped: Document, tmp_path: Path) -> None:
+    file = tmp_path / "constants.json"
+    file.write_text(json.dumps({key: value for key, value in shipped.items() if key != "intervals"}))
+    engine = RooflineEngine(constants_file=file)
+    cases = points_on("B200")[1]
+    points = engine.evaluate(cases, as_ladder([1])).points
+    assert np.isnan(engine.intervals(cases, points).itl_ms).all()
+    file.write_text(json.dumps({**shipped, "intervals": {"itl": {"1-8": [2.0, 1.0]}}}))
+    with pytest.raises(InputError, match="intervals"):
+        RooflineEngine(constants_file=file)
+
+
+def test_coverage_is_counted_without_a_models_own_residuals(kinds: list[FitRows]) -> None:
+    rows = kinds[0]
+    exact = Figures(rows.measured.ttft, rows.measured.itl, rows.measured.throughput)
+    assert set(coverage(rows, exact).values()) == {1.0}
+    # Of one model off by 30 %, nothing lies inside intervals made from the others.
+    biased = dataclasses.replace(exact, itl=np.where(rows.model == rows.model[0], 1.3, 1.0) * rows.measured.itl)
+    assert coverage(rows, biased)["itl"] == pytest.approx((rows.model != rows.model[0]).mean(), abs=1e-4)
+
+
+# --- the command
+
+
+def test_the_command_fits_a_users_own_runs(tmp_path: Path) -> None:
+    columns = "id,model,gpu,tp,precision,server,input_len,output_len,concurrency,ttft_ms,itl_ms"
+    lines = [
+        f"{run.id},{run.model},{run.gpu},{run.tp},{run.precision},{run.server},{run.input_len},{run.output_len},"
+        f"{run.concurrency},{run.ttft_ms},{run.itl_ms}"
+        for run in public_runs("serving_runs")[::20]
+        if run.dp == 1
+    ]
+    (tmp_path / "mine.csv").write_text("\n".join((columns, *lines)) + "\n")
+    done = gpuscout("calibrate", "--measured", "mine.csv", "--no-validate", "-o", "mine.json", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["calibration"]["runs"] == len(lines)
+    used = gpuscout("accuracy", "--measured", "mine.csv", "--constants", "mine.json", cwd=tmp_path)
+    assert used.returncode == 0, used.stderr
+    assert f"closed loop ({len(lines)} runs)" in used.stdout
