@@ -7,26 +7,32 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import gpuscout
-from gpuscout.runner.choose import Choice, expected_seconds
-from gpuscout.runner.executors.base import Done, Executor
+from gpuscout.runner.choose import Choice, Work, expected_work
+from gpuscout.runner.evaluate import Job, failed
+from gpuscout.runner.executors.base import Done, Executor, Lost
 from gpuscout.runner.interrupt import Interrupt
+from gpuscout.runner.retry import Again, Later, Loss, Split, decide
 from gpuscout.runner.work import BlockWork, block_work
-from gpuscout.store.blocks import ClaimedBlock, claim_blocks, release_blocks, reopen_failed_blocks, sweep_progress
+from gpuscout.store import durable
+from gpuscout.store.blocks import ClaimedBlock, SweepProgress, release_blocks, reopen_failed_blocks, sweep_progress
 from gpuscout.store.connect import Store
+from gpuscout.store.durable import Patience
 from gpuscout.store.locks import RunnerLock
 from gpuscout.store.sweeps import NewSweep, SweepRecord, find_sweep, note_run, register_sweep
-from gpuscout.store.writes import Answer, BlockResult, commit_block
-from gpuscout.sweeps.errors import GpuscoutError, SweepInterrupted
+from gpuscout.store.writes import Answer, BlockResult
+from gpuscout.sweeps.errors import GpuscoutError, StoreBusyError, SweepInterrupted
 from gpuscout.sweeps.expand import Expansion
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 
 # How long to wait for an answer before looking whether the user wants to stop.
 _LOOK_UP_S = 0.2
+# How often to look what other runners have left to do, once there is nothing more to claim.
+_LOOK_AT_OTHERS_S = 1.0
 
 
 @dataclass
@@ -34,6 +40,7 @@ class Progress:
     """Where a run stands. `done_*` and `total_*` count the whole sweep, what earlier runs did included.
 
     `computed_tasks` counts answers of this run, failures left out; `reused_tasks` those that were in the store.
+    `elsewhere` counts the blocks that other runners are computing while this one has nothing to do but wait for them.
     """
 
     total_tasks: int
@@ -43,6 +50,7 @@ class Progress:
     computed_tasks: int = 0
     reused_tasks: int = 0
     points: int = 0
+    elsewhere: int = 0
     outcomes: Counter[Outcome] = field(default_factory=Counter)
 
     @property
@@ -66,31 +74,42 @@ class RunReport:
     elsewhere: int = 0
 
 
+@dataclass(frozen=True)
+class Told:
+    """Whom to tell what happens during a run: which executor starts, every step, and what is worth a message."""
+
+    start: Callable[[Choice], None] = lambda choice: None
+    progress: Callable[[Progress], None] = lambda progress: None
+    notice: Callable[[str], None] = lambda text: None
+
+
 def run_sweep(
     store: Store,
     expansion: Expansion,
     *,
-    choose: Callable[[float], Choice],
+    choose: Callable[[Work], Choice],
     description: str = "",
     spec_text: str = "",
-    on_start: Callable[[Choice], None] = lambda choice: None,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
+    told: Told | None = None,
     lock_wait_s: float | None = 0.0,
+    retry_failed: bool = False,
 ) -> RunReport:
-    """Compute and store what the store lacks of a sweep.
+    """Compute and store what the store lacks of a sweep; when other runners share it, wait until they are done too.
 
-    `choose` is told how many seconds of one core's work are left and says where it is done; the executor only starts
-    when a block needs computing. Raises SweepInterrupted after Ctrl-C or SIGTERM: finished blocks stay
-    stored, claimed ones are given back. Raises StoreBusyError when another runner holds a SQLite store for longer
-    than `lock_wait_s` (None waits for ever).
+    `choose` is told how much work is left and says where it is done; the executor only starts when a block needs
+    computing. Failed tasks of earlier runs are tried again, those that crashed or timed out only
+    with `retry_failed`. Raises SweepInterrupted after Ctrl-C or SIGTERM: finished blocks stay stored, claimed ones are
+    given back. Raises StoreBusyError when another runner holds a SQLite store for longer than `lock_wait_s` (None
+    waits for ever) and StoreUnreachableError when the store stays away for a minute.
     """
     started = time.monotonic()
+    told = told or Told()
     digest = expansion.sweep.digest()
-    with store.reading() as connection:
-        record = find_sweep(connection, digest)
+    record = durable.reading(store, lambda connection: find_sweep(connection, digest))
     if record is not None and record.finished_at is not None:
         return _already_complete(store, record, started)
-    with Interrupt() as interrupt, RunnerLock(store).held(wait_s=lock_wait_s) as runner:
+    with Interrupt() as interrupt, _held(RunnerLock(store), interrupt, told, lock_wait_s) as runner:
+        patience = Patience(stop=lambda: interrupt.requested, notice=told.notice)
         census = expansion.census()
         new = NewSweep.of(
             expansion,
@@ -99,21 +118,24 @@ def run_sweep(
             spec_text=spec_text,
             gpuscout_version=gpuscout.__version__,
         )
-        with store.writing() as connection:
-            record = register_sweep(connection, new)
-            reopen_failed_blocks(connection, record.id)
-            stands = sweep_progress(connection, record.id)
+        record = durable.writing(store, lambda connection: register_sweep(connection, new), patience=patience)
+        sweep_id = record.id
+        durable.writing(
+            store,
+            lambda connection: reopen_failed_blocks(connection, sweep_id, include_crashed=retry_failed),
+            patience=patience,
+        )
+        stands = _stands(store, sweep_id, patience)
         progress = Progress(stands.tasks, stands.blocks, stands.tasks_done, stands.done)
-        run = _Run(store, expansion, record, runner, progress, on_progress)
         if stands.pending or stands.claimed:
             left = (stands.tasks - stands.tasks_done) / max(stands.tasks, 1)
-            choice = choose(expected_seconds(expansion, census.block_tasks) * left)
-            on_start(choice)
-            run.work(choice, interrupt)
-    with store.reading() as connection:
-        stands = sweep_progress(connection, record.id)
+            choice = choose(expected_work(expansion, census.block_tasks) * left)
+            told.start(choice)
+            run = _Run(expansion, record, runner, progress, told, interrupt, patience, retry_failed=retry_failed)
+            run.work(choice)
+        stands = _stands(store, sweep_id, patience)
     return RunReport(
-        record,
+        durable.reading(store, lambda connection: find_sweep(connection, digest)) or record,
         progress,
         time.monotonic() - started,
         open_failures=sum(stands.failures.values()),
@@ -121,18 +143,60 @@ def run_sweep(
     )
 
 
+@contextmanager
+def _held(runner: RunnerLock, interrupt: Interrupt, told: Told, wait_s: float | None) -> Iterator[RunnerLock]:
+    """The lock of a runner, waited for in a way that Ctrl-C ends."""
+    started = time.monotonic()
+    waiting = False
+    while True:
+        try:
+            runner.acquire(0.0)
+            break
+        except StoreBusyError as error:
+            if wait_s is not None and time.monotonic() - started >= wait_s:
+                error.hint = "--wait waits for it; a Postgres store takes several runners at once"
+                raise
+            if not waiting:
+                told.notice(f"{error.message}; waiting until it has finished")
+                waiting = True
+        interrupt.wait(_LOOK_UP_S)
+        if interrupt.requested:
+            raise SweepInterrupted("stopped: nothing was run, another runner holds this store")
+    try:
+        yield runner
+    finally:
+        runner.release()
+
+
+def _stands(store: Store, sweep_id: int, patience: Patience) -> SweepProgress:
+    return durable.reading(store, lambda connection: sweep_progress(connection, sweep_id), patience=patience)
+
+
+def _is_cancelled(store: Store, record: SweepRecord, patience: Patience) -> bool:
+    found = durable.reading(store, lambda connection: find_sweep(connection, record.digest), patience=patience)
+    return found is None or found.cancelled_at is not None
+
+
 def _already_complete(store: Store, record: SweepRecord, started: float) -> RunReport:
-    with store.writing() as connection:
-        note_run(connection, record.id)
+    durable.writing(store, lambda connection: note_run(connection, record.id))
     blocks = sum(engine.block_count for engine in record.engines)
     progress = Progress(record.task_count, blocks, record.task_count, blocks, reused_tasks=record.task_count)
     return RunReport(record, progress, time.monotonic() - started, already_complete=True)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _InFlight:
+    """A claimed block: what is known of its tasks so far, and how many of its jobs are not answered yet.
+
+    `in_vain` counts tasks given up alone as long as none was answered.
+    """
+
     claimed: ClaimedBlock
     work: BlockWork
+    open_jobs: int
+    answers: list[Answer] = field(default_factory=list)
+    in_vain: int = 0
+    answered: bool = False
 
 
 class _Run:
@@ -140,32 +204,42 @@ class _Run:
 
     def __init__(
         self,
-        store: Store,
         expansion: Expansion,
         record: SweepRecord,
         runner: RunnerLock,
         progress: Progress,
-        on_progress: Callable[[Progress], None],
+        told: Told,
+        interrupt: Interrupt,
+        patience: Patience,
+        *,
+        retry_failed: bool,
     ) -> None:
-        self._store = store
+        self._store = runner.store
         self._expansion = expansion
         self._record = record
         self._runner = runner
         self._progress = progress
-        self._on_progress = on_progress
+        self._told = told
+        self._interrupt = interrupt
+        self._patience = patience
+        self._retry_failed = retry_failed
         self._in_flight: dict[int, _InFlight] = {}
+        self._waiting: Later[Job] = Later()
+        self._running = 0
         self._executor: Executor | None = None
 
-    def work(self, choice: Choice, interrupt: Interrupt) -> None:
-        """Claim, evaluate and commit until there is nothing left to claim."""
+    def work(self, choice: Choice) -> None:
+        """Claim, evaluate and commit until there is nothing left to claim or to wait for."""
         try:
-            while not interrupt.requested:
-                self._fill(choice, interrupt)
-                if not self._in_flight or self._executor is None:
+            while not self._interrupt.requested:
+                self._submit_waiting()
+                self._fill(choice)
+                if self._running:
+                    self._next_done()
+                elif self._in_flight:
+                    self._interrupt.wait(_LOOK_UP_S)  # until the next attempt is due
+                elif not self._others_at_work():
                     return
-                done = self._executor.next_done(_LOOK_UP_S)
-                if done is not None:
-                    self._commit(self._in_flight.pop(done.job.block), done)
         finally:
             if self._executor is not None:
                 self._executor.close()
@@ -175,60 +249,139 @@ class _Run:
             hint="run the same command to go on",
         )
 
-    def _fill(self, choice: Choice, interrupt: Interrupt) -> None:
+    def _busy(self) -> bool:
+        """Whether the executor has as much as it can use; before it has started, a block that needs it is enough."""
+        return self._running + len(self._waiting) >= (self._executor.slots if self._executor else 1)
+
+    def _fill(self, choice: Choice) -> None:
         """Claim blocks until the executor is busy. Blocks that need no computing are committed here."""
-        while not interrupt.requested and len(self._in_flight) < (self._executor.slots if self._executor else 1):
-            with self._store.writing() as connection:
-                claimed = claim_blocks(connection, self._record.id, self._runner.runner_id, 1, self._runner.is_alive)
+        while not self._interrupt.requested and not self._busy():
+            claimed = durable.claim(
+                self._runner, self._record.id, 1, in_flight=self._in_flight.keys(), patience=self._patience
+            )
             if not claimed:
                 return
             self._take_up(claimed[0], choice)
 
     def _take_up(self, claimed: ClaimedBlock, choice: Choice) -> None:
-        with self._store.reading() as connection:
-            work = block_work(connection, self._expansion, self._record.id, claimed.block)
-        flight = _InFlight(claimed, work)
-        if not work.job.asks:
-            self._commit(flight, Done(work.job, []))
-            return
+        work = durable.reading(
+            self._store,
+            lambda connection: block_work(
+                connection, self._expansion, self._record.id, claimed.block, retry_failed=self._retry_failed
+            ),
+            patience=self._patience,
+        )
         # Noted before the executor starts: if that fails, the block is given back.
-        self._in_flight[claimed.block] = flight
+        flight = self._in_flight[claimed.block] = _InFlight(claimed, work, len(work.jobs))
+        if not work.jobs:
+            self._commit(flight)
+            return
         if self._executor is None:
             self._executor = choice.start()
-        self._executor.submit(work.job)
+            self._interrupt.arm()
+        for job in reversed(work.jobs):
+            self._waiting.add(job, time.monotonic())
+        self._submit_waiting()
 
-    def _commit(self, flight: _InFlight, done: Done) -> None:
+    def _submit_waiting(self) -> None:
+        """Hand over the jobs whose time has come, as many as the executor can use."""
+        while self._executor is not None and self._running < self._executor.slots:
+            job = self._waiting.take(time.monotonic())
+            if job is None:
+                return
+            self._executor.submit(job)
+            self._running += 1
+
+    def _next_done(self) -> None:
+        assert self._executor is not None
+        ended = self._executor.next_done(_LOOK_UP_S)
+        if ended is None:
+            return
+        self._running -= 1
+        flight = self._in_flight[ended.job.block]
+        if isinstance(ended, Done):
+            flight.answered = True
+            self._answer(flight, ended)
+        else:
+            self._lost(flight, ended)
+
+    def _answer(self, flight: _InFlight, done: Done) -> None:
+        flight.answers.append(Answer(done.job.positions, done.job.ladder, done.curves))
+        flight.open_jobs -= 1
+        if not flight.open_jobs:
+            self._commit(flight)
+
+    def _lost(self, flight: _InFlight, lost: Lost) -> None:
+        """Do with a job that has no answer as the policy says."""
+        job, now = lost.job, time.monotonic()
+        decision = decide(lost.loss, job.attempt, len(job), in_vain=0 if flight.answered else flight.in_vain)
+        if isinstance(decision, Split):
+            halves = job.halves()
+            flight.open_jobs += len(halves) - 1
+            for half in reversed(halves):
+                self._waiting.add(half, now)
+        elif isinstance(decision, Again):
+            self._waiting.add(job.again(), now, decision.delay_s)
+        else:
+            flight.in_vain += len(job)
+            detail = lost.detail
+            if len(job) > 1 and lost.loss is not Loss.ENGINE_MISSING:
+                detail += " (with other tasks of its block: none was answered)"
+            elif job.attempt > 1:
+                detail += f" ({job.attempt} attempts)"
+            self._answer(flight, Done(job, failed(len(job), decision.outcome, detail)))
+
+    def _commit(self, flight: _InFlight) -> None:
         work = flight.work
+        block = flight.claimed.block
         result = BlockResult(
             sweep_id=self._record.id,
-            block=flight.claimed.block,
+            block=block,
             attempt=flight.claimed.attempt,
             runner_id=self._runner.runner_id,
-            engine_id=self._record.engine_of(flight.claimed.block).engine_id,
+            engine_id=self._record.engine_of(block).engine_id,
             cases=work.cases,
             keys=work.keys,
-            answers=[
-                Answer(ask.positions, ask.ladder, curves)
-                for ask, curves in zip(done.job.asks, done.answers, strict=True)
-            ],
+            answers=flight.answers,
             reused=work.reused,
         )
-        with self._store.writing() as connection:
-            ours = commit_block(connection, result)
+        ours = durable.commit(self._runner, result, patience=self._patience)
+        del self._in_flight[block]
         if ours:
-            self._count(work, done)
-        self._on_progress(self._progress)
+            self._count(flight)
+        self._told.progress(self._progress)
 
-    def _count(self, work: BlockWork, done: Done) -> None:
+    def _count(self, flight: _InFlight) -> None:
         progress = self._progress
         progress.done_blocks += 1
-        progress.done_tasks += len(work.keys)
-        progress.reused_tasks += len(work.reused)
-        for curves in done.answers:
-            outcomes = Counter(OUTCOMES[code] for code in curves.outcome.tolist())
+        progress.done_tasks += len(flight.work.keys)
+        progress.reused_tasks += len(flight.work.reused)
+        for answer in flight.answers:
+            outcomes = Counter(OUTCOMES[code] for code in answer.curves.outcome.tolist())
             progress.outcomes.update(outcomes)
             progress.computed_tasks += sum(count for outcome, count in outcomes.items() if outcome.is_answer)
-            progress.points += len(curves.points)
+            progress.points += len(answer.curves.points)
+
+    def _others_at_work(self) -> bool:
+        """Whether other runners still compute blocks of this sweep; waits for a moment if so.
+
+        Blocks of a runner that dies meanwhile are claimed like any others.
+        """
+        stands = _stands(self._store, self._record.id, self._patience)
+        progress = self._progress
+        progress.elsewhere = stands.claimed
+        progress.done_tasks, progress.done_blocks = stands.tasks_done, stands.done
+        self._told.progress(progress)
+        if not stands.claimed and not stands.pending:
+            return False
+        if _is_cancelled(self._store, self._record, self._patience):
+            raise SweepInterrupted(
+                f"{self._record.name} was cancelled: "
+                f"{progress.done_tasks:,} of {progress.total_tasks:,} tasks are stored",
+                hint=f"gpuscout sweeps resume {self._record.name}   goes on",
+            )
+        self._interrupt.wait(_LOOK_AT_OTHERS_S)
+        return True
 
     def _give_back(self) -> None:
         claimed = [flight.claimed for flight in self._in_flight.values()]

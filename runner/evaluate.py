@@ -1,4 +1,4 @@
-"""Evaluating one block: runs wherever the executor puts it, needs no database, returns columns."""
+"""Evaluating one job: runs wherever the executor puts it, needs no database, returns columns."""
 
 from __future__ import annotations
 
@@ -7,48 +7,96 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gpuscout.runner.engines.base import Engine
+from gpuscout.runner.engines.base import Engine, MissingEngine
 from gpuscout.runner.engines.registry import cached_engine
 from gpuscout.sweeps.cases import CaseColumns
 from gpuscout.sweeps.curves import Curves, IntArray, Points
 from gpuscout.sweeps.expand import Expansion
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
+from gpuscout.sweeps.sweep import EnginePart
 
 _METRICS = ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s", "requests_per_s")
 
 
 @dataclass(frozen=True)
-class Ask:
-    """The tasks at these positions of a block, for these concurrencies."""
+class Job:
+    """What an executor evaluates in one go: the tasks at `positions` of a block, for the concurrencies of `ladder`.
 
-    positions: IntArray
-    ladder: IntArray
-
-
-@dataclass(frozen=True)
-class BlockJob:
-    """What the store lacks of one block."""
+    `attempt` counts from 1 how often exactly these tasks were tried together in this run.
+    """
 
     block: int
-    asks: tuple[Ask, ...]
+    positions: IntArray
+    ladder: IntArray
+    attempt: int = 1
 
-    @property
-    def points(self) -> int:
-        return sum(len(ask.positions) * len(ask.ladder) for ask in self.asks)
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def again(self) -> Job:
+        return replace(self, attempt=self.attempt + 1)
+
+    def cut(self, size: int) -> list[Job]:
+        """The same tasks as jobs of at most this size."""
+        starts = range(0, len(self), size)
+        return [replace(self, positions=self.positions[start : start + size], attempt=1) for start in starts]
+
+    def halves(self) -> list[Job]:
+        return self.cut((len(self) + 1) // 2)
 
 
-def evaluate_block(expansion: Expansion, job: BlockJob) -> list[Curves]:
-    """Answer every ask of a job, in their order. Never raises for what an engine does: its tasks get an outcome."""
+def evaluate_job(expansion: Expansion, job: Job) -> Curves:
+    """The answer to a job. Never raises for what an engine does: its tasks get an outcome.
+
+    Raises EngineMissing when this process has another version of the engine than the sweep was resolved with, or none.
+    """
     part = expansion.sweep.engines[expansion.engine_of(job.block)]
-    cases = expansion.block(job.block)
-    engine = cached_engine(part.name, part.options)
-    return [evaluate(engine, cases.take(ask.positions), ask.ladder) for ask in job.asks]
+    return evaluate(the_engine(part), block_cases(expansion, job.block).take(job.positions), job.ladder)
+
+
+class EngineMissing(Exception):
+    """This process cannot answer for an engine of the sweep; says why."""
+
+
+_fingerprints: dict[tuple[str, bytes], str] = {}
+
+
+def the_engine(part: EnginePart) -> Engine:
+    """The engine of a sweep in this process. Raises EngineMissing: another version must not answer in its name."""
+    key = (part.name, part.options_digest)
+    try:
+        engine = cached_engine(part.name, part.options)
+        if key not in _fingerprints:
+            _fingerprints[key] = engine.fingerprint()
+    except Exception as error:
+        raise EngineMissing(f"engine {part.name} cannot be used: {type(error).__name__}: {error}") from error
+    if (here := _fingerprints[key]) != part.fingerprint:
+        if isinstance(engine, MissingEngine):
+            raise EngineMissing(engine.reason)
+        raise EngineMissing(
+            f"engine {part.name} is another version here ({here}) than the sweep was made with ({part.fingerprint})"
+        )
+    return engine
+
+
+def block_cases(expansion: Expansion, block: int) -> CaseColumns:
+    """The cases of a block. Axes in lockstep may come to one case twice, which counts once."""
+    cases = expansion.block(block)
+    if not expansion.sweep.zipped:
+        return cases
+    first: dict[bytes, int] = {}
+    for row, digest in enumerate(cases.digests()):
+        first.setdefault(digest, row)
+    return cases if len(first) == len(cases) else cases.take(np.array(list(first.values()), dtype=np.int64))
 
 
 def evaluate(engine: Engine, cases: CaseColumns, ladder: IntArray) -> Curves:
     """The engine's checked answer. Where it raises, the block is halved until the task at fault stands alone."""
     try:
-        return _checked(engine.evaluate(cases, ladder), len(cases), ladder)
+        return _checked(engine.evaluate(cases, ladder), len(cases), ladder, sparse=getattr(engine, "sparse", False))
+    except MemoryError as error:
+        if len(cases) == 1:
+            return failed(1, Outcome.ERROR, f"out of memory: MemoryError {error}".rstrip())
     except Exception as error:
         if len(cases) == 1:
             return failed(1, Outcome.ERROR, f"{type(error).__name__}: {error}")
@@ -95,8 +143,8 @@ def joined(parts: Sequence[Curves]) -> Curves:
     return Curves(points=Points(task=tasks, **points), details=details, extras=extras, **columns)
 
 
-def _checked(curves: Curves, count: int, ladder: IntArray) -> Curves:
-    """The answer with every task failed whose figures cannot be stored.
+def _checked(curves: Curves, count: int, ladder: IntArray, *, sparse: bool) -> Curves:
+    """The answer with every task failed whose figures cannot be stored. A `sparse` engine may leave points out.
 
     Raises ValueError when the answer as a whole is not one for this block.
     """
@@ -117,7 +165,8 @@ def _checked(curves: Curves, count: int, ladder: IntArray) -> Curves:
     ok = curves.outcome == Outcome.OK.code
     answered = np.bincount(points.task, minlength=count)
     expected = np.where(curves.fits_up_to >= 0, np.searchsorted(ladder, curves.fits_up_to, side="right"), len(ladder))
-    for row in np.flatnonzero(ok & (answered != expected)).tolist():
+    wrong_number = answered > expected if sparse else answered != expected
+    for row in np.flatnonzero(ok & wrong_number).tolist():
         wrong.setdefault(row, f"the engine gave {answered[row]} of {expected[row]} operating points")
     for row in np.flatnonzero(~ok & (answered > 0)).tolist():
         wrong.setdefault(row, f"the engine gave operating points with outcome {OUTCOMES[curves.outcome[row]]}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpuscout.runner.choose import expected_seconds
+from gpuscout.runner.choose import Work, expected_work
 from gpuscout.runner.engines.base import Cost
 from gpuscout.runner.engines.registry import cached_engine
 from gpuscout.runner.evaluate import evaluate
@@ -30,7 +30,7 @@ class Plan:
     stored: int
     to_compute: int
     points: int
-    seconds: float
+    work: Work
     hopeless: Counter[Outcome] | None
 
 
@@ -60,7 +60,7 @@ def plan_sweep(expansion: Expansion, store: Store | None) -> Plan:
         stored=stored,
         to_compute=int(lacking_tasks.sum()),
         points=points,
-        seconds=expected_seconds(expansion, lacking_tasks),
+        work=expected_work(expansion, lacking_tasks),
         hopeless=hopeless if try_them else None,
     )
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from sqlalchemy import Connection
 
-from gpuscout.runner.evaluate import Ask, BlockJob
+from gpuscout.runner.engines.base import Cost
+from gpuscout.runner.engines.registry import cached_engine
+from gpuscout.runner.evaluate import Job, block_cases
 from gpuscout.store.blocks import open_failures
 from gpuscout.store.writes import StoredTask, stored_tasks
 from gpuscout.sweeps.cases import CaseColumns, task_keys
@@ -22,41 +24,47 @@ _NOT_AGAIN = (Outcome.CRASHED, Outcome.TIMEOUT)
 class BlockWork:
     """One block beside what the store holds of it.
 
-    `reused` maps positions of tasks that need no computing to their ids in the store; `job` asks for the rest.
+    `reused` maps positions of tasks that need no computing to their ids in the store; `jobs` are the rest.
     """
 
     cases: CaseColumns
     keys: list[bytes]
     reused: dict[int, int]
-    job: BlockJob
+    jobs: list[Job]
 
 
-def block_work(connection: Connection, expansion: Expansion, sweep_id: int, block: int) -> BlockWork:
-    """What is to be done for one block of a registered sweep."""
+def block_work(
+    connection: Connection, expansion: Expansion, sweep_id: int, block: int, *, retry_failed: bool = False
+) -> BlockWork:
+    """What is to be done for one block of a registered sweep.
+
+    A job is what has to finish within a task timeout: a call of a cheap engine, one task of a dear one. Tasks that
+    crashed or timed out in an earlier run are left out unless `retry_failed`.
+    """
     cases, keys = keyed_cases(expansion, block)
-    ladder = expansion.sweep.engines[expansion.engine_of(block)].ladder
-    reused, lacking = split(ladder, keys, stored_tasks(connection, keys))
-    given_up = {f.task_key for f in open_failures(connection, sweep_id, block) if f.outcome in _NOT_AGAIN}
-    asks = []
+    part = expansion.sweep.engines[expansion.engine_of(block)]
+    reused, lacking = split(part.ladder, keys, stored_tasks(connection, keys))
+    given_up = set()
+    if not retry_failed:
+        given_up = {f.task_key for f in open_failures(connection, sweep_id, block) if f.outcome in _NOT_AGAIN}
+    dear = cached_engine(part.name, part.options).cost is Cost.DEAR
+    jobs: list[Job] = []
     for concurrencies, positions in lacking.items():
         tried = [position for position in positions if keys[position] not in given_up]
         if tried:
-            asks.append(Ask(np.array(tried, dtype=np.int64), np.array(concurrencies, dtype=np.int64)))
-    return BlockWork(cases, keys, reused, BlockJob(block, tuple(asks)))
+            whole = Job(block, np.array(tried, dtype=np.int64), np.array(concurrencies, dtype=np.int64))
+            jobs += whole.cut(1) if dear else [whole]
+    return BlockWork(cases, keys, reused, jobs)
 
 
 def keyed_cases(expansion: Expansion, block: int) -> tuple[CaseColumns, list[bytes]]:
-    """The cases of a block and their task keys. Two names for one task (a user's GPU file may hold such) count once."""
+    """The cases of a block and their task keys."""
     part = expansion.sweep.engines[expansion.engine_of(block)]
-    cases = expansion.block(block)
+    cases = block_cases(expansion, block)
     keys = task_keys(
         cases.digests(), engine=part.name, fingerprint=part.fingerprint, options_digest=part.options_digest
     )
-    first = {key: position for position, key in reversed(list(enumerate(keys)))}
-    if len(first) == len(keys):
-        return cases, keys
-    rows = np.array(sorted(first.values()), dtype=np.int64)
-    return cases.take(rows), [keys[row] for row in rows.tolist()]
+    return cases, keys
 
 
 def split(

@@ -3,8 +3,21 @@
 GpuscoutError                 exit 1
 ├── InputError                exit 2   something the user gave is wrong
 │   ├── SpecError                      a sweep spec: carries every problem found, with its place
+│   │   ├── InvalidSpecError               and the part of it that is sound, whose names can still be looked up
+│   │   └── GpuFileError                   a user's file of GPUs, and the names in it
 │   ├── UnknownNameError               a name that no catalogue holds, with the nearest names
-│   └── ModelConfigError               a model configuration that cannot be understood
+│   ├── ModelConfigError               a model configuration that cannot be understood
+│   │   ├── MissingFieldError              it lacks a field
+│   │   └── NotCausalError                 it describes no causal language model
+│   └── HubError                       a model that could not be fetched from the Hugging Face Hub
+│       ├── HubModelNotFoundError          no such model or revision, or private without a token
+│       ├── HubGatedError                  its terms have to be accepted first
+│       ├── HubAccessError                 a token is needed, wrong or lacks permission
+│       ├── HubOfflineError                HF_HUB_OFFLINE is set and the local cache does not hold it
+│       ├── HubTimeoutError                no answer in time
+│       ├── HubRateLimitError              too many requests
+│       ├── HubServerError                 the Hub failed, or what answered is no Hub
+│       └── HubUnreachableError            no connection
 ├── StoreUnreachableError     exit 3   no connection, not a store, read-only, damaged, disk full
 ├── StoreOutdatedError        exit 4   `gpuscout db upgrade` is needed
 ├── StoreBusyError            exit 3   another runner holds this SQLite store
@@ -17,6 +30,10 @@ import difflib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gpuscout.sweeps.spec import SweepSpec
 
 
 class GpuscoutError(Exception):
@@ -65,6 +82,22 @@ class SpecError(InputError):
         )
 
 
+class InvalidSpecError(SpecError):
+    """`sound` is the spec with placeholders for the keys in `broken`, which are wrong by themselves."""
+
+    def __init__(self, problems: Iterable[SpecProblem], sound: SweepSpec, broken: frozenset[str]) -> None:
+        super().__init__(problems)
+        self.sound, self.broken = sound, broken
+
+
+class GpuFileError(SpecError):
+    """`names` are what the file calls its GPUs, as far as it could be read: they are not unknown, only not usable."""
+
+    def __init__(self, problems: Iterable[SpecProblem], names: Iterable[str]) -> None:
+        super().__init__(problems)
+        self.names = tuple(names)
+
+
 class UnknownNameError(InputError):
     """`kind` (model, GPU, workload …) has no entry `name`; `suggestions` are the nearest, best first."""
 
@@ -81,6 +114,54 @@ class UnknownNameError(InputError):
 
 class ModelConfigError(InputError):
     """A model configuration (config.json) that is damaged, hostile or not a causal language model."""
+
+
+class MissingFieldError(ModelConfigError):
+    """A model configuration without a field that nothing else tells."""
+
+
+class NotCausalError(ModelConfigError):
+    """An encoder, a diffusion pipeline …: nothing that generates text token by token."""
+
+
+class HubError(InputError):
+    """A model could not be fetched from the Hugging Face Hub. Messages never quote tokens or a server."""
+
+
+class HubModelNotFoundError(HubError):
+    """The Hub holds no such model or revision, or does not show it to this user."""
+
+
+class HubGatedError(HubError):
+    """The model is public, but its terms have to be accepted on its page first."""
+
+
+class HubAccessError(HubError):
+    """The Hub wants a token, or refuses the one it was given (401, 403)."""
+
+
+class HubOfflineError(HubError):
+    """HF_HUB_OFFLINE forbids to ask the Hub, and the local cache does not hold the model."""
+
+
+class HubTimeoutError(HubError):
+    """The Hub did not answer within the time-outs of huggingface_hub."""
+
+
+class HubRateLimitError(HubError):
+    """The Hub answers 429; `retry_after_s` is how long it asks to wait, None when it does not say."""
+
+    def __init__(self, message: str, *, hint: str | None = None, retry_after_s: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+
+
+class HubServerError(HubError):
+    """The Hub failed (5xx), sent less than it announced, or what answered is no Hub."""
+
+
+class HubUnreachableError(HubError):
+    """There is no connection to the Hub."""
 
 
 class StoreUnreachableError(GpuscoutError):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from gpuscout.sweeps.errors import InputError, SpecError, UnknownNameError, nearest
+from gpuscout.sweeps.errors import GpuFileError, InputError, UnknownNameError, nearest
 from gpuscout.sweeps.gpus import GpuFile, GpuSpec, OwnGpu
 
 # What vendors' tools and clouds write before a product's name, besides the vendor's own name.
@@ -112,9 +112,13 @@ class GpuCatalogue:
             chosen = [gpu for gpu in chosen if gpu.memory_gb >= min_memory_gb]
         if chosen:
             return tuple(chosen)
-        given = {"vendor": vendor, "family": family, "glob": glob, "min_memory_gb": min_memory_gb}
-        conditions = ", ".join(f"{name}={value}" for name, value in given.items() if value is not None)
-        raise InputError(f"no GPU has {conditions}", hint=self._what_exists())
+        conditions = (
+            f'matches the name "{glob}"' if glob is not None else None,
+            f"is of the vendor {vendor}" if vendor is not None else None,
+            f"is of the family {family}" if family is not None else None,
+            f"has at least {min_memory_gb:g} GB" if min_memory_gb is not None else None,
+        )
+        raise InputError(f"no GPU {' and '.join(filter(None, conditions))}", hint=self._what_exists())
 
     def with_file(self, path: str | Path) -> GpuCatalogue:
         """This catalogue and the GPUs of a YAML file, whose list `gpus` holds mappings with these keys:
@@ -127,12 +131,13 @@ class GpuCatalogue:
         unverified (lists) and sources (a mapping of keys to texts).
         `replaces: true` gives a GPU of the catalogue other figures; it keeps its aliases.
 
-        Raises SpecError with every problem of the file, InputError when it cannot be read.
+        Raises GpuFileError with every problem of the file, InputError when it cannot be read.
         """
         file = GpuFile(path)
         added: dict[str, GpuSpec] = {}
         used: dict[str, str] = {}
-        for own in file.read():
+        found = file.read()
+        for own in found:
             replaced = self._replaced(own, file)
             self._report_clashes(own, replaced, used, file)
             if own.spec and replaced:
@@ -141,7 +146,7 @@ class GpuCatalogue:
             elif own.spec:
                 added[own.spec.name] = own.spec
         if file.problems:
-            raise SpecError(file.problems)
+            raise GpuFileError(file.problems, (spelling for own in found for _, spelling in own.spellings))
         return GpuCatalogue({**self._by_name, **added}.values())
 
     def _replaced(self, own: OwnGpu, file: GpuFile) -> GpuSpec | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import pkgutil
+import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -13,6 +14,7 @@ from gpuscout.sweeps.architecture import ModelArchitecture
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 
 _GLOB = frozenset("*?[")
+_WORDS = re.compile(r"[a-z]+\d*|[\d.]+[a-z]*")
 
 
 class ModelCatalogue:
@@ -101,9 +103,12 @@ class ModelCatalogue:
         return found
 
     def _unknown(self, name: str) -> UnknownNameError:
-        """The error, with names that are near as a whole or after the slash."""
+        """The error, with names that are near as a whole or after the slash, or say all that was typed and more."""
         bare = {_bare(known): known for known in self.names()}
+        wanted = set(_WORDS.findall(_bare(name).casefold()))
+        longer = [part for part in bare if wanted and wanted <= set(_WORDS.findall(part.casefold()))]
         close = nearest(name, self.names()) if "/" in name else []
+        close += [bare[part] for part in sorted(longer, key=len)]
         close += [bare[part] for part in nearest(_bare(name), bare)]
         return UnknownNameError("model", name, list(dict.fromkeys(close))[:3])
 

@@ -13,7 +13,7 @@ from pydantic.json_schema import WithJsonSchema
 
 from gpuscout.sweeps import axes
 from gpuscout.sweeps.cases import SERVERS
-from gpuscout.sweeps.errors import InputError, SpecError, SpecProblem
+from gpuscout.sweeps.errors import InputError, InvalidSpecError, SpecError, SpecProblem
 from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.rules import Rule, parse_rules, rules_json_schema
 from gpuscout.sweeps.slo import OBJECTIVES, Slo, parse_slo
@@ -82,7 +82,8 @@ def _entry_schema(kind: type[BaseModel]) -> dict[str, object]:
     mapping = kind.model_json_schema()
     if kind is EngineEntry:
         # Options stand beside the name, and only the engine knows which there are.
-        mapping = {**mapping, "properties": {"name": mapping["properties"]["name"]}, "additionalProperties": True}
+        own = {key: value for key, value in mapping["properties"].items() if key != "options"}
+        mapping = {**mapping, "properties": own, "additionalProperties": True}
     entry = {"anyOf": [{"type": "string", "minLength": 1}, mapping]}
     return {"anyOf": [entry, {"type": "array", "items": entry, "minItems": 1}]}
 
@@ -294,23 +295,27 @@ def _validated(source: SpecSource) -> SweepSpec:
     if source.problems and not source.data:
         raise SpecError(source.problems)
     data, faults = _one_engine_key(source)
+    broken: frozenset[str] = frozenset()
     try:
         spec = SweepSpec.model_validate(data)
     except ValidationError as error:
         keys = (*SweepSpec.model_fields, *OTHER_KEYS)
         faults += [_explained(fault, source) for fault in faults_of(error.errors(), keys)]
-        broken = {str(fault.path[0]) for fault in faults}
+        broken = frozenset(str(fault.path[0]) for fault in faults)
         sound = {key: value for key, value in data.items() if key not in broken}
-        faults = _worth_saying(faults, source) + check(SweepSpec.model_validate(_PLACEHOLDERS | sound), data, broken)
-    else:
-        faults += check(spec, data, frozenset())
+        spec = SweepSpec.model_validate(_PLACEHOLDERS | sound)
+        faults = _worth_saying(faults, source)
+    spec._source = source
+    faults += check(spec, data, broken)
     reported = {(problem.file, problem.line, problem.column) for problem in source.problems if problem.line}
     found_here = (source.problem_of(fault) for fault in faults)
     # What YAML could not read as meant was replaced by a placeholder, and complaints about that would confuse.
     new = (problem for problem in found_here if (problem.file, problem.line, problem.column) not in reported)
-    if problems := list(dict.fromkeys([*source.problems, *new])):
+    problems = list(dict.fromkeys([*source.problems, *new]))
+    if problems and source.incomplete:
         raise SpecError(problems)
-    spec._source = source
+    if problems:
+        raise InvalidSpecError(problems, spec, broken)
     return spec
 
 

@@ -108,6 +108,39 @@ _Memory = Annotated[float, PlainValidator(NumericAxis(0, 100_000, whole=False, a
 _Count = Annotated[
     int, PlainValidator(NumericAxis(1, 10**12).number), WithJsonSchema({"type": "integer", "minimum": 1})
 ]
+_Seconds = Annotated[float, PlainValidator(NumericAxis(0, 10_000_000, whole=False, above=True).number), WithJsonSchema(
+    {"type": "number", "exclusiveMinimum": 0}
+)]  # fmt: skip
+_SHARE = NumericAxis(0, 100_000, whole=False)
+_Share = Annotated[float, PlainValidator(_SHARE.number), WithJsonSchema({"type": "number", "minimum": 0})]
+
+
+def _parse_resources(value: object) -> dict[str, float]:
+    if not isinstance(value, Mapping):
+        raise InvalidValue(unexpected("a mapping of resources and amounts", value))
+    faults = Faults()
+    amounts = {}
+    for name, amount in value.items():
+        try:
+            amounts[str(name)] = float(_SHARE.number(amount))
+        except InvalidValue as invalid:
+            faults.add(*invalid.faults, under=(str(name),))
+    faults.raise_if_any()
+    return amounts
+
+
+def _parse_runtime_env(value: object) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InvalidValue(unexpected("a mapping, such as {pip: [llm-optimizer]}", value))
+    return dict(value)
+
+
+_Resources = Annotated[
+    dict[str, float],
+    PlainValidator(_parse_resources),
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": "number", "minimum": 0}}),
+]
+_RuntimeEnv = Annotated[dict[str, Any], PlainValidator(_parse_runtime_env), WithJsonSchema({"type": "object"})]
 
 
 class Part(BaseModel):
@@ -171,11 +204,36 @@ class GpuSelector(Part):
         return self.name if plain == {"name": self.name} else plain
 
 
+class RunEntry(Part):
+    """Where an engine runs, and within which limits; see `Placement`. Changes no results."""
+
+    task_timeout_s: _Seconds | None = Field(
+        default=None, description="End a task that takes longer than this many seconds."
+    )
+    memory_limit_gb: _Memory | None = Field(
+        default=None, description="End a task that needs more memory than this, in GB (10^9 bytes)."
+    )
+    num_cpus: _Share | None = Field(default=None, description="CPUs a task takes on Ray (default 1).")
+    num_gpus: _Share | None = Field(default=None, description="GPUs a task takes on Ray.")
+    accelerator_type: Text | None = Field(default=None, description="The accelerator a Ray node must have (L4, H100).")
+    resources: _Resources | None = Field(default=None, description="Custom Ray resources a task takes.")
+    runtime_env: _RuntimeEnv | None = Field(
+        default=None, description="Ray runtime environment of the workers: {pip: [llm-optimizer]}."
+    )
+
+
+def _parse_run(value: object) -> RunEntry:
+    return one_part(RunEntry)(value)
+
+
 class EngineEntry(Part):
-    """One estimator and its options; the engine itself checks the options."""
+    """One estimator and its options; the engine itself checks the options. `run` says where it runs."""
 
     name: Text = Field(description="Name of the estimator: roofline, llm-optimizer, aiconfigurator or a plug-in.")
     options: dict[str, Any] = Field(default_factory=dict)
+    run: Annotated[RunEntry | None, PlainValidator(_parse_run), WithJsonSchema(RunEntry.model_json_schema())] = Field(
+        default=None, description="Where this engine runs and within which limits; changes no results."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -184,12 +242,13 @@ class EngineEntry(Part):
         if isinstance(value.get("options"), Mapping):
             message = "options of an engine stand beside its name"
             raise InvalidValue(Fault(message, ("options",), "for example {name: roofline, …}", at_key=True))
-        name = {"name": value["name"]} if "name" in value else {}
-        return {**name, "options": {key: option for key, option in value.items() if key != "name"}}
+        own: dict[str, Any] = {key: value[key] for key in ("name", "run") if key in value}
+        return {**own, "options": {key: option for key, option in value.items() if key not in own}}
 
     @property
     def given(self) -> object:
-        return {"name": self.name, **self.options} if self.options else self.name
+        run: dict[str, object] = {} if self.run is None else {"run": self.run.given}
+        return {"name": self.name, **self.options, **run} if self.options or run else self.name
 
 
 class Limits(Part):

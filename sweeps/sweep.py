@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gpuscout.sweeps.architecture import ModelArchitecture
 from gpuscout.sweeps.cases import content_digest
@@ -45,6 +45,29 @@ class SweptModel:
 
 
 @dataclass(frozen=True)
+class Placement:
+    """Where an engine's tasks run, and within which limits. It changes no numbers: no digest covers it.
+
+    `task_timeout_s`: one task of a dear engine, one call of a cheap one, ends within so many seconds; None: whenever.
+    `memory_limit_gb`: what the engine's process may allocate, in 10^9 bytes of address space; None: anything.
+    The rest is what Ray is asked for each task; None and empty ask for nothing. Without Ray it means nothing.
+    """
+
+    task_timeout_s: float | None = None
+    memory_limit_gb: float | None = None
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    accelerator_type: str | None = None
+    resources: Mapping[str, float] = field(default_factory=dict)
+    runtime_env: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def limited(self) -> bool:
+        """Whether an engine must be stoppable by force."""
+        return self.task_timeout_s is not None or self.memory_limit_gb is not None
+
+
+@dataclass(frozen=True)
 class EnginePart:
     """One engine of a sweep: every combination is asked of it for each concurrency of `ladder`.
 
@@ -56,6 +79,7 @@ class EnginePart:
     options: Mapping[str, object]
     ladder: tuple[int, ...]
     block_size: int
+    placement: Placement = Placement()
 
     @property
     def options_digest(self) -> bytes:

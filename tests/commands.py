@@ -8,8 +8,12 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import time
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
+
+import sqlalchemy as sa
 
 GPUSCOUT = Path(sys.executable).with_name("gpuscout")
 
@@ -35,7 +39,33 @@ def environment(plugins: Path | None = None) -> dict[str, str]:
     return kept | ({"PYTHONPATH": str(plugins)} if plugins else {})
 
 
-def install_engine(folder: Path, name: str, evaluate: str, *, cost: str = "CHEAP", fingerprint: str = "1") -> Path:
+def started(
+    *arguments: str | Path, cwd: Path, plugins: Path | None = None, environ: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Start the command in a folder, for a test that disturbs it. Messages are read by `communicate`."""
+    return subprocess.Popen(
+        [GPUSCOUT, *map(str, arguments)],
+        cwd=cwd,
+        env=environment(plugins) | dict(environ or {}),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(what: Callable[[], object], process: subprocess.Popen[str] | None = None, timeout_s: float = 60) -> None:
+    """Wait until something is true, while a process is still running."""
+    until = time.monotonic() + timeout_s
+    while not what():
+        if process is not None and process.poll() is not None:
+            raise AssertionError(process.communicate()[1])
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.02)
+
+
+def install_engine(
+    folder: Path, name: str, evaluate: str, *, cost: str = "CHEAP", fingerprint: str = "1", in_process: bool = True
+) -> Path:
     """Put an engine into a folder as an installed package would: a module and its entry point.
 
     `evaluate` is the body of `evaluate(self, cases, ladder)`; `answer(cases, ladder)` gives a plain answer.
@@ -74,7 +104,7 @@ def install_engine(folder: Path, name: str, evaluate: str, *, cost: str = "CHEAP
             class Engine:
                 name = {name!r}
                 cost = Cost.{cost}
-                in_process = True
+                in_process = {in_process}
                 def __init__(self, **options):
                     self.options = options
                 def fingerprint(self):
@@ -92,9 +122,9 @@ def install_engine(folder: Path, name: str, evaluate: str, *, cost: str = "CHEAP
 
 
 _RESULTS = """
-    SELECT lower(hex(tasks.key)), tasks.outcome, tasks.detail, tasks.fits_up_to, models.name, gpus.name,
+    SELECT {key}, tasks.outcome, tasks.detail, tasks.fits_up_to, models.name, gpus.name,
            engines.name, point.concurrency, point.ttft_ms, point.itl_ms, point.e2e_s, point.output_tokens_per_s,
-           point.requests_per_s, point.bound, point.queued
+           point.requests_per_s, point.bound, CAST(point.queued AS INTEGER)
     FROM membership
     JOIN sweeps ON sweeps.id = membership.sweep_id
     JOIN tasks ON tasks.id = membership.task_id
@@ -103,21 +133,34 @@ _RESULTS = """
     JOIN gpus ON gpus.id = cases.gpu_id
     JOIN engines ON engines.id = tasks.engine_id
     LEFT JOIN operating_points AS point ON point.task_id = tasks.id
-    ORDER BY sweeps.name, sweeps.revision, tasks.key, point.concurrency
+    ORDER BY sweeps.revision, tasks.key, point.concurrency
 """
 
 
-def results(file: Path) -> list[tuple[object, ...]]:
-    """Every result row of a SQLite store, in an order of its own: no ids, no times."""
-    with closing(sqlite3.connect(file)) as connection:
-        return connection.execute(_RESULTS).fetchall()
+def results(store: Path | str) -> list[tuple[object, ...]]:
+    """Every result row of a store (a SQLite file or a URL), in an order of its own: no ids, no times."""
+    return rows(store, _RESULTS.format(key="encode(tasks.key, 'hex')" if _is_url(store) else "lower(hex(tasks.key))"))
 
 
-def digest(rows: list[tuple[object, ...]]) -> str:
-    return hashlib.sha256(repr(rows).encode()).hexdigest()
+def rows(store: Path | str, query: str) -> list[tuple[object, ...]]:
+    if not _is_url(store):
+        with closing(sqlite3.connect(store)) as connection:
+            return connection.execute(query).fetchall()
+    engine = sa.create_engine(str(store).replace("postgresql://", "postgresql+psycopg://"))
+    try:
+        with engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(sa.text(query))]
+    finally:
+        engine.dispose()
 
 
-def count(file: Path, table: str) -> int:
-    with closing(sqlite3.connect(file)) as connection:
-        number: int = connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
-        return number
+def _is_url(store: Path | str) -> bool:
+    return isinstance(store, str) and store.startswith("postgres")
+
+
+def digest(found: list[tuple[object, ...]]) -> str:
+    return hashlib.sha256(repr(found).encode()).hexdigest()
+
+
+def count(store: Path | str, table: str) -> int:
+    return int(str(rows(store, f"SELECT count(*) FROM {table}")[0][0]))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import GPUSCOUT, count, digest, environment, gpuscout, install_engine, results
+from tests.commands import GPUSCOUT, count, digest, environment, gpuscout, install_engine, results, started, wait_for
 
 SPEC = """
 name: small
@@ -240,3 +240,117 @@ def test_limits_max_tasks_refuses_before_anything_runs(spec: Path, tmp_path: Pat
     assert "small.yaml:8" in done.stderr
     assert "8 tasks, 7 are allowed" in done.stderr
     assert count(tmp_path / "gpuscout.db", "sweeps") == 0
+
+
+CONFIG = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 2048,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "intermediate_size": 8192,
+    "vocab_size": 128256,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "max_position_embeddings": 131072,
+}
+
+
+def test_a_sweep_is_resumed_without_its_file(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (home / "mine").mkdir(parents=True)
+    (home / "mine/config.json").write_text(json.dumps(CONFIG))
+    (home / "base.yaml").write_text("name: base\nmodels: [./mine]\ngpus: [H100, L4]\nworkloads: chat\nengine: flaky\n")
+    (home / "spec.yaml").write_text("extends: base.yaml\nname: relative\nconcurrency: [1, 2]\n")
+    plugins = tmp_path / "plugins"
+    plugins.mkdir()
+    install_engine(plugins, "flaky", "assert Path(__file__).with_name('mended').exists(); return answer(cases, ladder)")
+    done = gpuscout("run", home / "spec.yaml", "--db", "results.db", cwd=tmp_path, plugins=plugins)
+    assert done.returncode == 5, done.stderr
+    (home / "spec.yaml").unlink()
+    (home / "base.yaml").unlink()
+    (plugins / "mended").touch()
+    done = gpuscout("sweeps", "resume", "relative", "--db", "../results.db", "--json", cwd=home, plugins=plugins)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)["run"]
+    assert (document["sweep"], document["revision"], document["open_failures"]) == ("relative", 1, 0)
+
+    # What it means must not have changed meanwhile.
+    (home / "mine/config.json").write_text(json.dumps(CONFIG | {"num_hidden_layers": 17}))
+    changed = gpuscout("sweeps", "resume", "relative", "--db", "results.db", cwd=tmp_path, plugins=plugins)
+    assert changed.returncode == 2
+    assert "relative cannot be resumed: models (mine) changed since it was run" in changed.stderr
+    (home / "mine/config.json").unlink()
+    missing = gpuscout("sweeps", "resume", "relative", "--db", "results.db", cwd=tmp_path, plugins=plugins)
+    assert missing.returncode == 2
+    assert f"no model configuration at {home}/mine" in missing.stderr
+    unknown = gpuscout("sweeps", "resume", "relativ", "--db", "results.db", cwd=tmp_path)
+    assert unknown.returncode == 2
+    assert "did you mean relative?" in unknown.stderr
+
+
+def test_a_cancelled_sweep_stops_wherever_it_runs(tmp_path: Path) -> None:
+    plugins = tmp_path / "plugins"
+    plugins.mkdir()
+    install_engine(plugins, "slow", "Path('begun').touch(); time.sleep(0.2); return answer(cases, ladder)", cost="DEAR")
+    (tmp_path / "slow.yaml").write_text(SPEC.replace("[1, 2]", "[1, 2, 4, 8]") + "engine: slow\n")
+    process = started("run", "slow.yaml", "--executor", "in-process", cwd=tmp_path, plugins=plugins)
+    wait_for((tmp_path / "begun").exists, process)
+    cancelled = gpuscout("sweeps", "cancel", "small", cwd=tmp_path)
+    assert cancelled.returncode == 0, cancelled.stderr
+    assert "small is cancelled" in cancelled.stderr
+    messages = process.communicate(timeout=30)[1]
+    assert process.returncode == 130
+    assert "small was cancelled: " in messages
+    assert "cancelled" in gpuscout("sweeps", "list", cwd=tmp_path).stdout
+    done = gpuscout("sweeps", "resume", "small", "--json", cwd=tmp_path, plugins=plugins)
+    assert json.loads(done.stdout)["run"]["open_failures"] == 0
+    assert count(tmp_path / "gpuscout.db", "tasks") == 16
+    assert "nothing to cancel: small is finished" in gpuscout("sweeps", "cancel", "small", cwd=tmp_path).stderr
+
+
+def test_deleting_a_sweep_keeps_what_others_use(spec: Path, tmp_path: Path) -> None:
+    run_json(spec, cwd=tmp_path)
+    spec.write_text(SPEC.replace("name: small", "name: other").replace("[H100, L4]", "[H100]"))
+    run_json(spec, cwd=tmp_path)
+    both = results(tmp_path / "gpuscout.db")
+    asked = gpuscout("sweeps", "delete", "small", cwd=tmp_path)
+    assert asked.returncode == 2
+    assert "--yes deletes without asking" in asked.stderr
+    deleted = gpuscout("sweeps", "delete", "small", "--yes", cwd=tmp_path)
+    assert deleted.returncode == 0, deleted.stderr
+    assert "4 tasks" in deleted.stderr
+    assert count(tmp_path / "gpuscout.db", "tasks") == 4
+    assert set(results(tmp_path / "gpuscout.db")) == {row for row in both if row[5] == "H100-SXM-80GB"}
+    again = gpuscout("recommend", "--sweep", "other", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+
+
+def test_limits_of_an_engine_change_no_results(spec: Path, tmp_path: Path) -> None:
+    run_json(spec, cwd=tmp_path)
+    spec.write_text(SPEC + "engine: {name: roofline, run: {task_timeout_s: 60, memory_limit_gb: 8, num_cpus: 2}}\n")
+    assert run_json(spec, cwd=tmp_path)["already_complete"]
+    spec.write_text(SPEC + "engine: {name: roofline, run: {task_timeout: 60, num_cpus: -1, resources: [a]}}\n")
+    refused = gpuscout("run", spec, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert 'small.yaml:8:32  engines.run: unknown key "task_timeout"; did you mean "task_timeout_s"?' in refused.stderr
+    assert "engine.run.num_cpus: -1 is out of range" in refused.stderr
+    assert "engine.run.resources: expected a mapping of resources and amounts, found a list" in refused.stderr
+
+
+def test_another_version_of_an_engine_does_not_answer_in_its_name(spec: Path, tmp_path: Path) -> None:
+    """A worker whose engine differs from the one the sweep was resolved with: nothing it says is stored."""
+    plugins = tmp_path / "plugins"
+    plugins.mkdir()
+    # The fingerprint differs in the child process, which is what a differing worker looks like.
+    install_engine(plugins, "torn", "return answer(cases, ladder)", fingerprint="1", in_process=False)
+    module = plugins / "torn_engine.py"
+    module.write_text(module.read_text().replace("return '1'", "return '1' if 'gpuscout' in sys.argv[0] else '2'"))
+    module.write_text("import sys\n" + module.read_text())
+    spec.write_text(SPEC + "engine: torn\n")
+    done = gpuscout("run", spec, "--json", cwd=tmp_path, plugins=plugins)
+    assert done.returncode == 5, done.stderr
+    (failure,) = json.loads(gpuscout("sweeps", "show", "small", "--json", cwd=tmp_path).stdout)["failures"]
+    assert (failure["outcome"], failure["tasks"]) == ("engine_missing", 8)
+    assert failure["message"] == "engine torn is another version here (2) than the sweep was made with (1)"

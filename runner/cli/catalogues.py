@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpuscout.runner.cli.common import Json, print_json, print_table
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, list_by_default, print_json, print_table
+from gpuscout.sweeps.errors import GpuscoutError, InputError
 
 if TYPE_CHECKING:
     from gpuscout.sweeps.architecture import AttentionGroup
     from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
 
 GpuFile = Annotated[Path | None, typer.Option("--gpu-file", help="A YAML file with GPUs of your own.")]
+Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit on the Hugging Face Hub.")]
 
-gpus = typer.Typer(help="The accelerators gpuscout knows.", no_args_is_help=True)
-models = typer.Typer(help="The models gpuscout knows without a download.", no_args_is_help=True)
-workloads = typer.Typer(help="The workload presets.", no_args_is_help=True)
-engines = typer.Typer(help="What estimates a task.", no_args_is_help=True)
+gpus = typer.Typer(help="The accelerators gpuscout knows.")
+models = typer.Typer(help="The models gpuscout knows without a download.")
+workloads = typer.Typer(help="The workload presets.")
+engines = typer.Typer(help="What estimates a task.")
 
 
 def register(app: typer.Typer) -> None:
+    for group, command in (
+        (gpus, list_gpus),
+        (models, list_models),
+        (workloads, list_workloads),
+        (engines, list_engines),
+    ):
+        list_by_default(group, command)
     app.add_typer(gpus, name="gpus", rich_help_panel="Catalogues")
     app.add_typer(models, name="models", rich_help_panel="Catalogues")
     app.add_typer(workloads, name="workloads", rich_help_panel="Catalogues")
@@ -69,6 +78,8 @@ def list_gpus(
             for gpu in chosen
         ],
         right=["GB", "GB/s", *(f"{p} TFLOPS" for p in precisions), "link GB/s", "per node"],
+        whole=["name"],
+        drop=["link", "vendor", "per node", "fp4 TFLOPS", "family", "link GB/s"],
     )
 
 
@@ -116,28 +127,70 @@ def list_models(
             for model in chosen
         ],
         right=["parameters", "active", "context"],
+        whole=["model"],
+        drop=["attention", "context", "active"],
     )
 
 
 @models.command("show", epilog="Example: gpuscout models show gpt-oss-120b --json")
 def show_model(
-    name: Annotated[str, typer.Argument(help="An id, a bare name, a folder or a config.json.")], json: Json = False
+    name: Annotated[str, typer.Argument(help="An id (org/name), a bare name, a folder or a config.json.")],
+    revision: Revision = None,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Ask the Hub even for a model that is stored.")] = False,
+    db: Db = DEFAULT_STORE,
+    json: Json = False,
 ) -> None:
-    """Show what gpuscout derives from a model's configuration."""
-    from gpuscout.runner.resolve import resolve_model
+    """Show what gpuscout derives from a model's configuration, fetched if neither catalogue nor store holds it."""
+    from gpuscout.runner.models import ModelFinder
+    from gpuscout.store.models import ModelsAt
 
-    model = resolve_model(name)
+    found = ModelFinder(None if refresh else ModelsAt(db)).find_one(name, revision=revision)
+    model = found.architecture
     document = model.to_dict() | {
         "attention_kind": model.attention_kind,
         "is_moe": model.is_moe,
         "weight_bytes": round(model.weight_bytes(model.precision)),
         "kv_bytes_per_token": model.kv_bytes_per_token(model.kv_precision),
         "tensor_parallel_sizes": list(model.tensor_parallel_sizes(16)),
+        "source": found.source,
     }
     if json:
         print_json(document)
     else:
         _print_fields(document | {"attention": [_attention(group) for group in model.attention]})
+
+
+@models.command("add", epilog="Example: gpuscout models add ibm-granite/granite-4.0-tiny-preview")
+def add_models(
+    names: Annotated[list[str], typer.Argument(help="Ids (org/name) of models of the Hugging Face Hub.")],
+    revision: Revision = None,
+    db: Db = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Fetch models and keep them in the store, for runs without a network. A model that is stored is fetched anew."""
+    from gpuscout.runner.hub_errors import HubModel
+    from gpuscout.runner.models import ModelFinder, target_of
+    from gpuscout.store.connect import open_store
+    from gpuscout.store.models import StoredModels
+
+    finder = ModelFinder()
+    targets = [target_of(name, revision) for name in names]
+    finder.prepare(target for target in targets if isinstance(target, HubModel))
+    found, problems = [], []
+    for name in names:
+        try:
+            found.append(finder.find_one(name, revision=revision))
+        except GpuscoutError as error:
+            problems.append(error.message + (f"\n    {error.hint}" if error.hint else ""))
+    with open_store(db, create=True) as store:
+        StoredModels(store).remember([model.architecture for model in found])
+    if json:
+        print_json({"models": [{"name": model.architecture.name, "source": model.source} for model in found]})
+    else:
+        rows = [[m.architecture.name, f"{m.architecture.total_parameters / 1e9:,.2f} B", m.source] for m in found]
+        print_table(["model", "parameters", "source"], rows, right=["parameters"])
+    if problems:
+        raise InputError("\n".join(problems))
 
 
 @workloads.command("list", epilog="Example: gpuscout workloads list")
@@ -165,14 +218,64 @@ def list_workloads(json: Json = False) -> None:
 
 @engines.command("list", epilog="Example: gpuscout engines list")
 def list_engines(json: Json = False) -> None:
-    """List the engines with the fingerprint that their results are stored under."""
-    from gpuscout.runner.engines.registry import create_engine, engine_names
+    """List the engines, the fingerprint that their results are stored under, and how to install what is missing."""
+    from gpuscout.runner.engines.registry import engine_names
 
-    found = [create_engine(name) for name in engine_names()]
+    found = [_engine(name) for name in engine_names()]
     if json:
-        print_json({"engines": [{"name": e.name, "fingerprint": e.fingerprint(), "cost": e.cost.value} for e in found]})
+        print_json({"engines": found})
         return
-    print_table(["engine", "fingerprint", "cost"], [[e.name, e.fingerprint(), e.cost.value] for e in found])
+    print_table(
+        ["engine", "installed", "fingerprint", "covers"],
+        [
+            [engine["name"], "yes" if engine["installed"] else "no", engine["fingerprint"] or "-", engine["covers"]]
+            for engine in found
+        ],
+    )
+    for engine in found:
+        if not engine["installed"]:
+            print(f"\n{engine['missing']}")
+
+
+@engines.command("show", epilog="Example: gpuscout engines show llm-optimizer")
+def show_engine(
+    name: Annotated[str, typer.Argument(help="An engine's name.")],
+    json: Json = False,
+) -> None:
+    """Show one engine with the options that a sweep may give it."""
+    engine = _engine(name)
+    if json:
+        print_json(engine)
+        return
+    options = engine.pop("options")
+    _print_fields(engine)
+    for option, about in options.items():
+        default = "" if about["default"] is None else f", {about['default']} by default"
+        print(f"  option {option}: {about['help'] or 'not described'} ({about['allowed']}{default})")
+
+
+def _engine(name: str) -> dict[str, Any]:
+    """What there is to tell about one engine, as a document."""
+    from gpuscout.runner.engines.base import MissingEngine
+    from gpuscout.runner.engines.registry import about, create_engine
+
+    engine = create_engine(name)
+    told = about(name)
+    missing = engine.reason if isinstance(engine, MissingEngine) else None
+    return {
+        "name": name,
+        "installed": missing is None,
+        "fingerprint": None if missing else engine.fingerprint(),
+        "missing": missing,
+        "install": told.install,
+        "covers": told.covers,
+        "homepage": told.homepage or None,
+        "cost": engine.cost.value,
+        "options": {
+            option: {"help": known.help, "allowed": known.allowed, "default": known.default}
+            for option, known in (told.options or {}).items()
+        },
+    }
 
 
 def _attention(group: AttentionGroup) -> str:
@@ -192,7 +295,8 @@ def _print_fields(document: dict[str, object]) -> None:
     fields = {key: value for key, value in document.items() if value is not None}
     width = max(map(len, fields))
     for key, value in fields.items():
-        shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
+        grouped = isinstance(value, int) and not isinstance(value, bool) and not key.endswith("_year")
+        shown = f"{value:,}" if grouped else value
         if isinstance(value, (list, tuple)):
             shown = ", ".join(str(item) for item in value)
         elif isinstance(value, dict):

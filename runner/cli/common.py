@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +17,7 @@ DEFAULT_STORE = "sqlite:///gpuscout.db"
 SCHEMA_VERSION = 1
 # A terminal that says nothing about its width gets lines that a file can hold.
 _WIDTH_OF_A_FILE = 200
+_GAP = 2
 
 Db = Annotated[
     str,
@@ -57,21 +58,50 @@ def print_json(document: Mapping[str, object]) -> None:
 
 
 def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None, right: Iterable[str] = ()
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    title: str | None = None,
+    right: Iterable[str] = (),
+    whole: Iterable[str] = (),
+    drop: Sequence[str] = (),
 ) -> None:
-    """A plain table on standard output. `right` names the columns that are figures: they never wrap."""
+    """A plain table on standard output.
+
+    `right` names the columns that are figures: they never wrap; nor do those of `whole`, which are names. `drop` names
+    columns that are left out, the first one first, until the table fits the terminal.
+    """
     from rich.table import Table
 
+    cells = [["" if value is None else str(value) for value in row] for row in rows]
+    shown = list(range(len(columns)))
+    widths = [max(len(text) for text in column) for column in zip(columns, *cells, strict=True)]
+    for name in drop:
+        if sum(widths[i] + _GAP for i in shown) - _GAP <= out().width:
+            break
+        shown.remove(columns.index(name))
     figures = set(right)
+    unbroken = figures | set(whole)
     table = Table(
-        box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold", title=title, title_justify="left"
+        box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold", title=title, title_justify="left"
     )
-    for column in columns:
-        figure = column in figures
-        table.add_column(column, justify="right" if figure else "left", no_wrap=figure, overflow="fold")
-    for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row))
+    for i in shown:
+        name = columns[i]
+        table.add_column(
+            name, justify="right" if name in figures else "left", no_wrap=name in unbroken, overflow="fold"
+        )
+    for row in cells:
+        table.add_row(*(row[i] for i in shown))
     out().print(table)
+
+
+def list_by_default(group: typer.Typer, command: Callable[..., None]) -> None:
+    """Make `gpuscout GROUP` mean `gpuscout GROUP list`; `command` is what lists."""
+
+    @group.callback(invoke_without_command=True)
+    def list_when_alone(context: typer.Context) -> None:
+        if context.invoked_subcommand is None:
+            command()
 
 
 def count(number: int, singular: str, plural: str | None = None) -> str:

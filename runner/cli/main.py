@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from gpuscout.runner.cli import catalogues, database, doctor, recommend, run, spec, sweeps
+from gpuscout.runner.cli import (
+    accuracy,
+    calibrate,
+    catalogues,
+    database,
+    doctor,
+    prices,
+    query,
+    recommend,
+    run,
+    spec,
+    sweeps,
+)
 from gpuscout.sweeps.errors import GpuscoutError
 
 app = typer.Typer(
@@ -20,7 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
 )
-for group in (run, recommend, spec, catalogues, sweeps, database, doctor):
+for group in (run, recommend, query, accuracy, calibrate, spec, catalogues, prices, sweeps, database, doctor):
     group.register(app)
 
 
@@ -50,7 +62,9 @@ def execute(arguments: list[str]) -> int:
         app(arguments)
         return 0
     except SystemExit as leave:
-        # typer's own way to end: usage errors (2), a closed pipe, Ctrl-C (130) and typer.Exit.
+        # typer's own way to end: usage errors (2), Ctrl-C (130), typer.Exit, and 1 when the reader of a pipe has left.
+        if isinstance(leave.__context__, BrokenPipeError):
+            return 0
         return leave.code if isinstance(leave.code, int) else 0
     except GpuscoutError as error:
         return _report(error, error.message, error.hint, error.exit_code, verbose)

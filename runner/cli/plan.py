@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+from gpuscout.runner.choose import duration
 from gpuscout.runner.cli.common import count, print_json
 from gpuscout.runner.plan import Plan, plan_sweep, why
 from gpuscout.sweeps.errors import InputError, StoreUnreachableError
 from gpuscout.sweeps.expand import Expansion
 from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
+from gpuscout.sweeps.sweep import Sweep
 
 _WHY_FORM = "MODEL,GPU[,tp=2][,pp=1][,dp=1][,ep=1][,workload=chat]"
 _WHY_AXES = {
@@ -46,7 +48,7 @@ def _print(expansion: Expansion, plan: Plan) -> None:
     sweep, census = expansion.sweep, plan.census
     print(
         f"{sweep.name}  {count(len(sweep.models), 'model')} x {count(len(sweep.gpus), 'GPU')} x "
-        f"{count(len(sweep.workloads), 'workload')} x parallelism = {count(census.combinations, 'combination')}"
+        f"{count(len(sweep.workloads), 'workload')}{_axes(sweep)} = {count(census.combinations, 'combination')}"
     )
     for part in sweep.engines:
         print(f"  {part.name}: {len(part.ladder)} concurrencies each, {part.ladder[0]} to {part.ladder[-1]}")
@@ -56,10 +58,32 @@ def _print(expansion: Expansion, plan: Plan) -> None:
     if plan.hopeless:
         reasons.update({outcome.value.replace("_", " "): number for outcome, number in plan.hopeless.items()})
     told = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
-    print(f"  not possible  {sum(reasons.values()):>9,}   {told}")
+    untried = "" if plan.hopeless is not None else "; too many tasks to look which of them fit"
+    print(f"  not possible  {sum(reasons.values()):>9,}   {told}{untried}".rstrip())
     print(f"  in the store  {plan.stored:>9,}")
     computed = plan.to_compute - (sum(plan.hopeless.values()) if plan.hopeless else 0)
-    print(f"  to compute    {computed:>9,}   about {_seconds(plan.seconds)} of one core's work")
+    takes = f"{duration(plan.work.seconds())} in one process" if computed else "nothing to do"
+    print(f"  to compute    {computed:>9,}   {takes}")
+
+
+def _axes(sweep: Sweep) -> str:
+    """The other axes that have several values, such as " x TP 1,2,4 x 2 servers"."""
+    sizes = {
+        "TP": sweep.tensor_parallel or ("auto",),
+        "PP": sweep.pipeline_parallel,
+        "DP": sweep.data_parallel,
+        "EP": sweep.expert_parallel,
+    }
+    told = [f" x {name} {','.join(map(str, values))}" for name, values in sizes.items() if values != (1,)]
+    named = {
+        "server": sweep.servers,
+        "precision": sweep.precision,
+        "KV precision": sweep.kv_precision,
+        "memory fraction": sweep.gpu_memory_utilization,
+        "maximum length": sweep.max_model_len,
+    }
+    told += [f" x {count(len(values), name)}" for name, values in named.items() if len(values) > 1]
+    return "".join(told)
 
 
 def _document(expansion: Expansion, plan: Plan) -> dict[str, object]:
@@ -70,7 +94,8 @@ def _document(expansion: Expansion, plan: Plan) -> dict[str, object]:
         "stored_tasks": plan.stored,
         "tasks_to_compute": plan.to_compute,
         "operating_points_to_compute": plan.points,
-        "expected_seconds_of_one_core": round(plan.seconds, 3),
+        "expected_evaluating_s": round(plan.work.evaluating_s, 3),
+        "expected_storing_s": round(plan.work.storing_s, 3),
         "expected_without_curve": None
         if plan.hopeless is None
         else {outcome.value: number for outcome, number in plan.hopeless.items()},
@@ -84,10 +109,6 @@ def _document(expansion: Expansion, plan: Plan) -> dict[str, object]:
             for exclusion in plan.census.exclusions
         ],
     }
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:,.0f} s" if seconds >= 1 else "1 s"
 
 
 def print_why(expansion: Expansion, text: str, *, json: bool) -> None:

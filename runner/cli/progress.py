@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from dataclasses import dataclass
 
-from gpuscout.runner.cli.common import err
+from gpuscout.runner.cli.common import count, err
 from gpuscout.runner.controller import Progress
 
 
-class OnProgress(Protocol):
-    def __call__(self, progress: Progress) -> None: ...
+@dataclass(frozen=True)
+class Line:
+    """`show` moves the line, `say` writes a message above it."""
+
+    show: Callable[[Progress], None]
+    say: Callable[[str], None]
 
 
 @contextmanager
-def progress_line(*, quiet: bool) -> Iterator[OnProgress]:
-    """Gives what to call after every block. Shows nothing when quiet or when standard error is no terminal."""
+def progress_line(*, quiet: bool) -> Iterator[Line]:
+    """Gives what to call after every block. Shows no line when quiet or when standard error is no terminal.
+
+    When quiet, messages are dropped as well.
+    """
     console = err()
     if quiet or not console.is_terminal:
-        yield lambda progress: None
+        yield Line(lambda progress: None, (lambda text: None) if quiet else console.print)
         return
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bar
@@ -41,6 +48,8 @@ def progress_line(*, quiet: bool) -> Iterator[OnProgress]:
             done = progress.done_tasks - first[0]
             rest = progress.total_tasks - progress.done_tasks
             left = f"{_duration(rest * seconds / done)} left" if done else ""
+            if progress.elsewhere:
+                left = f"waiting for {count(progress.elsewhere, 'block')} of other runners"
             bar.update(
                 line,
                 total=max(progress.total_tasks, 1),
@@ -52,7 +61,7 @@ def progress_line(*, quiet: bool) -> Iterator[OnProgress]:
                 left=left,
             )
 
-        yield show
+        yield Line(show, bar.console.print)
 
 
 def _duration(seconds: float) -> str:

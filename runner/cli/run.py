@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import typer
 
@@ -11,8 +14,10 @@ from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, prin
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
+    from gpuscout.runner.api import RunOptions
     from gpuscout.runner.choose import Choice
     from gpuscout.runner.controller import RunReport
+    from gpuscout.store.connect import Store
     from gpuscout.sweeps.spec import SweepSpec
 
 # What a sweep from flags is called when --name does not say.
@@ -42,11 +47,22 @@ Engines = Annotated[list[str] | None, typer.Option("--engine", help="An engine; 
 MaxGpus = Annotated[int | None, typer.Option("--max-gpus", help="At most this many GPUs.", rich_help_panel=_SWEEP)]
 SweepName = Annotated[str | None, typer.Option("--name", help="What to call the sweep.", rich_help_panel=_SWEEP)]
 GpuFile = Annotated[Path | None, typer.Option("--gpu-file", help="A YAML file with GPUs of your own.")]
-SaveSpec = Annotated[Path | None, typer.Option("--save-spec", help="Write the sweep of the flags to this file.")]
+SaveSpec = Annotated[
+    Path | None, typer.Option("--save-spec", help="Write the sweep to this file, as a spec that asks the same.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Let --save-spec replace a file that exists.")]
 Objective = Annotated[str | None, typer.Option("--objective", help="What to rank by in the end.")]
 SloFlag = Annotated[list[str] | None, typer.Option("--slo", help="A limit: 'ttft<=500ms'; repeat for more.")]
 ExecutorFlag = Annotated[str, typer.Option("--executor", help="auto, in-process or ray.")]
 RayAddress = Annotated[str | None, typer.Option("--ray-address", help="A running Ray cluster.")]
+TaskTimeout = Annotated[
+    float | None,
+    typer.Option("--task-timeout", metavar="SECONDS", min=0.001, help="End tasks that take longer, of every engine."),
+]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Try tasks again that crashed or timed out in earlier runs, too.")
+]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait for another runner of this SQLite store.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -72,23 +88,24 @@ def run(
     name: SweepName = None,
     gpu_file: GpuFile = None,
     save_spec: SaveSpec = None,
+    force: Force = False,
     objective: Objective = None,
     slo: SloFlag = None,
     executor: ExecutorFlag = "auto",
     ray_address: RayAddress = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for another runner of this SQLite store.")] = False,
+    task_timeout: TaskTimeout = None,
+    retry_failed: RetryFailed = False,
+    wait: Wait = False,
     db: Db = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
     """Compute what a sweep still lacks, store it, recommend. Running it again resumes or does nothing."""
     from gpuscout.runner import api
-    from gpuscout.runner.cli.progress import progress_line
-    from gpuscout.runner.cli.recommend import print_ranking, ranking_document
-    from gpuscout.runner.resolve import explained_names
     from gpuscout.store.connect import open_store
-    from gpuscout.store.rank import Question, rank
+    from gpuscout.store.models import ModelsAt
 
-    sweep_spec = _spec(
+    read = partial(
+        _spec,
         spec,
         model=model,
         gpu=gpu,
@@ -103,37 +120,66 @@ def run(
         max_gpus=max_gpus,
         name=name,
     )
-    question = _question(sweep_spec, objective, slo)
+    # Everything that can be refused is, before there is a store or a saved spec.
+    sweep_spec, expansion = api.read_and_expand(read, gpu_file=gpu_file, known=ModelsAt(db))
+    asked = question(sweep_spec, objective, slo)
+    api.check_run(sweep_spec, expansion, executor=executor, ray_address=ray_address)
     if save_spec is not None:
-        _save(sweep_spec, save_spec)
-
-    def say(text: str) -> None:
-        if not json:
-            err().print(text)
-
-    def on_start(choice: Choice) -> None:
-        for name in explained_names(sweep_spec, gpu_file=gpu_file):
-            say(name)
-        say(f"{choice.reason}        store: {store.url_for_display}")
+        _save(_asking(sweep_spec, asked, gpu_file), save_spec, force=force)
 
     with open_store(db, create=True) as store:
-        with progress_line(quiet=json) as on_progress:
-            report = api.run(
-                sweep_spec,
-                store,
-                executor=executor,
-                ray_address=ray_address,
-                gpu_file=gpu_file,
-                on_start=on_start,
-                on_progress=on_progress,
-                lock_wait_s=None if wait else 0.0,
-            )
+        run_and_report(
+            store,
+            sweep_spec,
+            partial(api.run, sweep_spec, store, expansion=expansion),
+            asked,
+            json=json,
+            executor=executor,
+            ray_address=ray_address,
+            gpu_file=gpu_file,
+            task_timeout_s=task_timeout,
+            retry_failed=retry_failed,
+            lock_wait_s=None if wait else 0.0,
+        )
+
+
+def run_and_report(
+    store: Store,
+    spec: SweepSpec,
+    run: Callable[..., RunReport],
+    question: dict[str, Any],
+    *,
+    json: bool,
+    **options: Unpack[RunOptions],
+) -> None:
+    """Run a sweep with a line that moves, then print what to buy. Exit status 5 when tasks have failed."""
+    from gpuscout.runner.cli.progress import progress_line
+    from gpuscout.runner.cli.recommend import print_ranking, ranking_document
+    from gpuscout.runner.controller import Told
+    from gpuscout.runner.resolve import explained_names
+    from gpuscout.store.rank import Question, rank
+
+    with progress_line(quiet=json) as line:
+
+        def on_start(choice: Choice) -> None:
+            for name in explained_names(spec, gpu_file=options.get("gpu_file")):
+                line.say(name)
+            line.say(f"{choice.reason}        store: {store.url_for_display}")
+
+        report = run(told=Told(start=on_start, progress=line.show, notice=line.say), **options)
+    ranking = None
+    try:
         with store.reading() as connection:
             ranking = rank(connection, Question(sweep=report.sweep.id, **question))
+    except InputError:
+        if not report.open_failures:
+            raise
+        # Everything failed: the summary says so, and the exit status that of failures.
     if json:
-        print_json({"run": _report_document(report), **ranking_document(ranking)})
+        print_json({"run": _report_document(report), **(ranking_document(ranking) if ranking else {})})
     else:
-        print_ranking(ranking)
+        if ranking:
+            print_ranking(ranking)
         err().print(_summary(report))
     if report.open_failures:
         raise typer.Exit(_EXIT_FAILURES)
@@ -161,10 +207,12 @@ def plan(
     json: Json = False,
 ) -> None:
     """Show what a run would do, without computing: tasks, exclusions with reasons, what is stored, expected time."""
-    from gpuscout.runner.api import expand
+    from gpuscout.runner import api
     from gpuscout.runner.cli.plan import print_plan, print_why
+    from gpuscout.store.models import ModelsAt
 
-    sweep_spec = _spec(
+    read = partial(
+        _spec,
         spec,
         model=model,
         gpu=gpu,
@@ -179,10 +227,11 @@ def plan(
         max_gpus=max_gpus,
         name=name,
     )
-    expansion = expand(sweep_spec, gpu_file=gpu_file)
+    sweep_spec, expansion = api.read_and_expand(read, gpu_file=gpu_file, known=ModelsAt(db))
     if why is not None:
         print_why(expansion, why, json=json)
     else:
+        api.check_limits(sweep_spec, expansion)
         print_plan(expansion, db, json=json)
 
 
@@ -244,7 +293,7 @@ def _numbers(flag: str, text: str) -> list[int]:
         raise InputError(f'{flag}: "{text}" is not a list of numbers', hint=f"for example {flag} 1,2,4") from error
 
 
-def _question(spec: SweepSpec, objective: str | None, slos: list[str] | None) -> dict[str, Any]:
+def question(spec: SweepSpec, objective: str | None, slos: list[str] | None) -> dict[str, Any]:
     """What to ask the store in the end: flags replace what the spec says."""
     from gpuscout.store.ranking_types import DEFAULT_OBJECTIVE, measure_of
     from gpuscout.sweeps.slo import parse_slo
@@ -254,9 +303,25 @@ def _question(spec: SweepSpec, objective: str | None, slos: list[str] | None) ->
     return {"objective": chosen, "slos": tuple(map(parse_slo, slos)) if slos else spec.slo}
 
 
-def _save(spec: SweepSpec, file: Path) -> None:
+def _asking(spec: SweepSpec, asked: dict[str, Any], gpu_file: Path | None) -> SweepSpec:
+    """The spec with what the flags say of the GPUs and the question, so that it alone gives the same answer."""
+    update = {"objective": asked["objective"], "slo": asked["slos"]}
+    if gpu_file is not None:
+        if spec.gpu_file is not None:
+            raise InputError(
+                f"--save-spec: a spec names one GPU file, here {spec.gpu_file} and {gpu_file} are",
+                hint="put the GPUs of both into one file",
+            )
+        update["gpu_file"] = os.path.relpath(gpu_file, os.path.dirname(spec.file or "") or ".")
+    return spec.model_copy(update=update)
+
+
+def _save(spec: SweepSpec, file: Path, *, force: bool) -> None:
     try:
-        file.write_text(spec.to_yaml(directory=str(file.parent)), encoding="utf-8")
+        with file.open("w" if force else "x", encoding="utf-8") as stream:
+            stream.write(spec.to_yaml(directory=str(file.parent)))
+    except FileExistsError as error:
+        raise InputError(f"{file} exists already", hint="--force replaces it") from error
     except OSError as error:
         raise InputError(f"cannot write {file}: {error.strerror}") from error
 
@@ -283,10 +348,15 @@ def _summary(report: RunReport) -> str:
     progress = report.progress
     if report.already_complete:
         return f"nothing to compute: all {count(progress.total_tasks, 'task')} of {report.sweep.name} are in the store."
+    curveless = [
+        f"{number:,} {outcome.value.replace('_', ' ')}"
+        for outcome, number in progress.outcomes.most_common()
+        if outcome.is_answer and outcome != "ok"
+    ]
     parts = [
-        f"{progress.computed_tasks:,} computed",
+        f"{progress.computed_tasks:,} computed" + (f" ({', '.join(curveless)})" if curveless else ""),
         f"{progress.reused_tasks:,} reused",
-        f"{report.sweep.excluded_count:,} not possible",
+        f"{report.sweep.excluded_count:,} excluded",
     ]
     if report.open_failures:
         parts.append(f"{report.open_failures:,} failed")
@@ -297,5 +367,8 @@ def _summary(report: RunReport) -> str:
     if report.elsewhere:
         lines.append(f"{count(report.elsewhere, 'block')} are being computed by other runners.")
     if report.open_failures:
-        lines.append("failed tasks are tried again by the next run of the same command.")
+        lines.append(
+            "failed tasks are tried again by the next run of the same command (--retry-failed: also those that "
+            f"crashed or timed out); gpuscout sweeps show {report.sweep.name} groups them by reason."
+        )
     return "\n".join(lines)

@@ -1,17 +1,41 @@
-"""`gpuscout sweeps list | show`: the sweeps of a store and where they stand."""
+"""`gpuscout sweeps list | show | resume | cancel | delete`: the sweeps of a store and where they stand."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, print_json, print_table
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, list_by_default, print_json, print_table
+from gpuscout.runner.cli.run import (
+    ExecutorFlag,
+    GpuFile,
+    Objective,
+    RayAddress,
+    RetryFailed,
+    SloFlag,
+    TaskTimeout,
+    Wait,
+    question,
+    run_and_report,
+)
+from gpuscout.sweeps.errors import InputError
 
-sweeps = typer.Typer(help="The sweeps of a store.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from gpuscout.store.blocks import SweepProgress
+    from gpuscout.store.sweep_details import FailureGroup
+    from gpuscout.store.sweeps import SweepRecord
+
+sweeps = typer.Typer(help="The sweeps of a store.")
+Name = Annotated[str, typer.Argument(help="The sweep's name; it means the revision that was run last.")]
+
+_MOST_GROUPS = 10
 
 
 def register(app: typer.Typer) -> None:
+    list_by_default(sweeps, list_sweeps)
     app.add_typer(sweeps, name="sweeps", rich_help_panel="Sweeps")
 
 
@@ -30,6 +54,7 @@ def list_sweeps(db: Db = DEFAULT_STORE, json: Json = False) -> None:
                     {
                         "name": sweep.name,
                         "revision": sweep.revision,
+                        "state": _state(sweep),
                         "tasks": sweep.task_count,
                         "excluded_combinations": sweep.excluded_count,
                         "engines": [engine.name for engine in sweep.engines],
@@ -50,7 +75,7 @@ def list_sweeps(db: Db = DEFAULT_STORE, json: Json = False) -> None:
                 f"{sweep.task_count:,}",
                 ", ".join(engine.name for engine in sweep.engines),
                 f"{sweep.created_at:%Y-%m-%d %H:%M} UTC",
-                "finished" if sweep.finished_at else "unfinished",
+                _state(sweep),
             ]
             for sweep in found
         ],
@@ -59,44 +84,184 @@ def list_sweeps(db: Db = DEFAULT_STORE, json: Json = False) -> None:
 
 
 @sweeps.command("show", epilog="Example: gpuscout sweeps show quickstart")
-def show_sweep(
-    name: Annotated[str, typer.Argument(help="The sweep's name: its newest revision is shown.")],
+def show_sweep(name: Name, db: Db = DEFAULT_STORE, json: Json = False) -> None:
+    """Show how far a sweep is and what failed, by reason."""
+    from gpuscout.store.blocks import sweep_progress
+    from gpuscout.store.connect import open_store
+    from gpuscout.store.sweep_details import failure_groups, named_sweep
+
+    with open_store(db) as store, store.reading() as connection:
+        sweep = named_sweep(connection, name)
+        progress = sweep_progress(connection, sweep.id)
+        groups = failure_groups(connection, sweep.id)
+    if json:
+        print_json(_document(sweep, progress, groups))
+    else:
+        _print_sweep(sweep, progress, groups)
+
+
+@sweeps.command("resume", epilog="Example: gpuscout sweeps resume capacity --retry-failed")
+def resume_sweep(
+    name: Name,
+    objective: Objective = None,
+    slo: SloFlag = None,
+    gpu_file: GpuFile = None,
+    executor: ExecutorFlag = "auto",
+    ray_address: RayAddress = None,
+    task_timeout: TaskTimeout = None,
+    retry_failed: RetryFailed = False,
+    wait: Wait = False,
     db: Db = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
-    """Show how far a sweep is and what failed."""
-    from gpuscout.store.blocks import open_failures, sweep_progress
+    """Go on with a sweep, without the file it came from. It must still mean the same."""
+    from gpuscout.runner import api
     from gpuscout.store.connect import open_store
-    from gpuscout.store.sweeps import list_sweeps, sweep_by_name
-    from gpuscout.sweeps.errors import UnknownNameError, nearest
 
-    with open_store(db) as store, store.reading() as connection:
-        sweep = sweep_by_name(connection, name)
-        if sweep is None:
-            names = sorted({known.name for known in list_sweeps(connection)})
-            raise UnknownNameError(
-                "sweep", name, nearest(name, names), hint=f"sweeps here: {', '.join(names) or 'none'}"
-            )
+    with open_store(db) as store:
+        spec, _ = api.stored_spec(store, name)
+        run_and_report(
+            store,
+            spec,
+            partial(api.resume, store, name),
+            question(spec, objective, slo),
+            json=json,
+            executor=executor,
+            ray_address=ray_address,
+            gpu_file=gpu_file,
+            task_timeout_s=task_timeout,
+            retry_failed=retry_failed,
+            lock_wait_s=None if wait else 0.0,
+        )
+
+
+@sweeps.command("cancel", epilog="Example: gpuscout sweeps cancel capacity")
+def cancel_sweep(name: Name, db: Db = DEFAULT_STORE, json: Json = False) -> None:
+    """Stop a sweep wherever it runs: blocks under way are finished, no more are begun. What is stored stays."""
+    from gpuscout.store import sweeps as stored
+    from gpuscout.store.blocks import sweep_progress
+    from gpuscout.store.connect import open_store
+    from gpuscout.store.sweep_details import named_sweep
+
+    with open_store(db) as store, store.writing() as connection:
+        sweep = named_sweep(connection, name)
+        cancelled = stored.cancel_sweep(connection, sweep.id)
         progress = sweep_progress(connection, sweep.id)
-        failed = open_failures(connection, sweep.id)
-    document = {
+    if json:
+        print_json({"sweep": sweep.name, "revision": sweep.revision, "cancelled": cancelled})
+    elif cancelled:
+        err().print(
+            f"{name} is cancelled: {progress.tasks_done:,} of {progress.tasks:,} tasks are stored.\n"
+            f"gpuscout sweeps resume {name}   goes on."
+        )
+    else:
+        err().print(f"nothing to cancel: {name} is {_state(sweep)}.")
+
+
+@sweeps.command("delete", epilog="Example: gpuscout sweeps delete first-look --yes")
+def delete_sweep(
+    name: Name,
+    revision: Annotated[int | None, typer.Option("--revision", help="This one, not the one run last.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    db: Db = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Delete a sweep and the results that no other sweep uses. Measured runs always stay."""
+    from gpuscout.store import sweeps as stored
+    from gpuscout.store.connect import open_store
+    from gpuscout.store.locks import RunnerLock
+    from gpuscout.store.sweep_details import named_sweep
+
+    with open_store(db) as store:
+        with store.reading() as connection:
+            sweep = named_sweep(connection, name, revision)
+        if not yes:
+            _confirm(f"delete {sweep.name}, revision {sweep.revision}, with {count(sweep.task_count, 'task')}?")
+        with RunnerLock(store).held(), store.writing() as connection:
+            deleted = stored.delete_sweep(connection, sweep.id)
+    if json:
+        print_json(
+            {
+                "sweep": sweep.name,
+                "revision": sweep.revision,
+                "deleted_tasks": deleted.tasks,
+                "deleted_operating_points": deleted.points,
+                "deleted_failures": deleted.failures,
+            }
+        )
+        return
+    kept = sweep.task_count - deleted.tasks
+    others = f"; up to {count(kept, 'task')} stay, which other sweeps use or which were not computed" if kept else ""
+    err().print(
+        f"deleted {sweep.name}, revision {sweep.revision}: {count(deleted.tasks, 'task')} with "
+        f"{count(deleted.points, 'operating point')}{others}."
+    )
+
+
+def _confirm(what: str) -> None:
+    """Raises InputError where nobody can be asked, Abort when the answer is no."""
+    if not sys.stdin.isatty():
+        raise InputError(f"nobody can be asked here: {what}", hint="--yes deletes without asking")
+    typer.confirm(what, abort=True, err=True)
+
+
+def _state(sweep: SweepRecord) -> str:
+    if sweep.finished_at:
+        return "finished"
+    return "cancelled" if sweep.cancelled_at else "unfinished"
+
+
+def _document(sweep: SweepRecord, progress: SweepProgress, groups: list[FailureGroup]) -> dict[str, object]:
+    return {
         "name": sweep.name,
         "revision": sweep.revision,
         "description": sweep.description,
+        "state": _state(sweep),
         "blocks_done": progress.done,
+        "blocks_claimed": progress.claimed,
         "blocks": progress.blocks,
         "tasks_done": progress.tasks_done,
         "tasks": progress.tasks,
+        "tasks_failed": sum(progress.failures.values()),
         "excluded_combinations": sweep.excluded_count,
         "created_at": sweep.created_at.isoformat(timespec="seconds"),
         "finished_at": sweep.finished_at and sweep.finished_at.isoformat(timespec="seconds"),
-        "failures": [{"outcome": failure.outcome.value, "message": failure.message} for failure in failed],
+        "failures": [
+            {
+                "engine": group.engine,
+                "outcome": group.outcome.value,
+                "message": group.message,
+                "tasks": group.tasks,
+                "example": group.example,
+                "attempts": group.attempts,
+            }
+            for group in groups
+        ],
     }
-    if json:
-        print_json(document)
-        return
-    for key, value in document.items():
-        if key != "failures":
-            print(f"{key:22} {value}")
-    for failure in failed:
-        print(f"failed: {failure.outcome}: {failure.message}")
+
+
+def _print_sweep(sweep: SweepRecord, progress: SweepProgress, groups: list[FailureGroup]) -> None:
+    failed = sum(progress.failures.values())
+    share = 100 * progress.tasks_done / max(progress.tasks, 1)
+    state = _state(sweep)
+    if progress.claimed and not sweep.finished_at:
+        state += f", {count(progress.claimed, 'block')} claimed by a runner"
+    engines = ", ".join(dict.fromkeys(engine.name for engine in sweep.engines))
+    print(f"{sweep.name}, revision {sweep.revision}: {state}")
+    if sweep.description:
+        print(f"  {sweep.description}")
+    print(f"  engines   {engines}")
+    print(f"  tasks     {progress.tasks_done:,} of {progress.tasks:,} done ({share:.0f} %), {failed:,} of them failed")
+    print(f"  blocks    {progress.done:,} of {progress.blocks:,} done")
+    print(f"  excluded  {sweep.excluded_count:,} combinations that no engine could run")
+    times = f"  created   {sweep.created_at:%Y-%m-%d %H:%M} UTC"
+    print(times + (f", finished {sweep.finished_at:%Y-%m-%d %H:%M} UTC" if sweep.finished_at else ""))
+    for group in groups[:_MOST_GROUPS]:
+        tried = count(group.attempts, "run")
+        print(f"\n{count(group.tasks, 'task')} failed: {group.outcome.value.replace('_', ' ')} ({group.engine})")
+        print(f"  {group.message}")
+        print(f"  for example {group.example}; tried in {tried}")
+    if len(groups) > _MOST_GROUPS:
+        print(f"\n{count(len(groups) - _MOST_GROUPS, 'more reason')}; --json has all of them")
+    if groups:
+        print(f"\ngpuscout sweeps resume {sweep.name} --retry-failed   tries them again")

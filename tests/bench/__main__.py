@@ -1,15 +1,16 @@
-"""What `make bench` measures. Prints one table; ratios are against a baseline of the same run on the same machine."""
+"""What `make bench` measures: one table, ratios against a baseline of the same run on the same machine."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
-import sqlite3
+import resource
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 # One core's work is measured: the linear algebra library must not use the others.
@@ -18,29 +19,18 @@ os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 import numpy as np
 
 from gpuscout.runner.api import expand
-from gpuscout.runner.choose import choose_executor
-from gpuscout.runner.controller import run_sweep
 from gpuscout.runner.engines.registry import create_engine
-from gpuscout.runner.resolve import CHEAP_LADDER
 from gpuscout.store.connect import open_store
 from gpuscout.sweeps.expand import Expansion
-from gpuscout.sweeps.spec import SweepSpec, spec_from_mapping
+from tests.bench import alternatives, plain
+from tests.bench.sweeps import LADDER, run, run_in, sweep
+from tests.commands import environment, install_engine
 
 _REPEATS = 5
 
 
-def sweep(workloads: int) -> SweepSpec:
-    """About 430 tasks for each workload: dense, mixture-of-experts and MLA models on many GPUs."""
-    lengths = [{"name": f"w{i}", "input_len": 256 * (i + 1), "output_len": 128 + 16 * i} for i in range(workloads)]
-    return spec_from_mapping(
-        {
-            "name": f"bench-{workloads}",
-            "models": ["meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen3-32B", "Qwen/Qwen3-30B-A3B", "DeepSeek-V3"],
-            "gpus": [{"vendor": "NVIDIA"}],
-            "tensor_parallel": [1, 2, 4, 8],
-            "workloads": lengths,
-        }
-    )
+def say(what: str, figure: float, unit: str = "", form: str = ",.0f") -> None:
+    print(f"{what:62} {figure:>14{form}} {unit}".rstrip(), flush=True)
 
 
 def best(measure: Callable[[], float], repeats: int = _REPEATS) -> float:
@@ -48,92 +38,158 @@ def best(measure: Callable[[], float], repeats: int = _REPEATS) -> float:
     return max(measure() for _ in range(repeats))
 
 
-def engine_points_per_s() -> float:
-    expansion = expand(sweep(16))
-    cases = expansion.block(0).take(np.arange(min(2_000, len(expansion.block(0)))))
-    engine = create_engine("roofline")
-    ladder = np.array(CHEAP_LADDER, dtype=np.int64)
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def engine() -> None:
+    expansion = expand(sweep(4_000))
+    cases = expansion.block(0)
+    roofline = create_engine("roofline")
+    ladder = np.array(LADDER, dtype=np.int64)
 
     def once() -> float:
         started = time.perf_counter()
-        engine.evaluate(cases, ladder)
-        return len(cases) * len(ladder) / (time.perf_counter() - started)
+        curves = roofline.evaluate(cases, ladder)
+        return len(curves.points) / (time.perf_counter() - started)
 
-    return best(once)
-
-
-def expansion_per_s() -> tuple[float, float]:
-    """Combinations counted per second; task keys per second."""
-    expansion = expand(sweep(64))
-
-    def counted() -> float:
-        started = time.perf_counter()
-        combinations = Expansion(expansion.sweep).census().combinations
-        return combinations / (time.perf_counter() - started)
-
-    def keyed() -> float:
-        cases = expansion.block(0)
-        started = time.perf_counter()
-        cases.digests()
-        return len(cases) / (time.perf_counter() - started)
-
-    return best(counted), best(keyed)
+    say("roofline engine, one core", best(once), "operating points/s")
+    large = expand(sweep(400_000)).sweep
+    say("expansion, counted", best(lambda: 400_000 / seconds(lambda: Expansion(large).census())), "combinations/s")
+    say("expansion, keyed", best(lambda: len(cases) / seconds(lambda: expansion.block(0).digests())), "cases/s")
 
 
-def end_to_end(directory: Path, repeats: int = 3) -> tuple[float, float, int, int]:
-    """Points per second of a whole run in this process, and of inserting the same rows by plain executemany."""
-    expansion = expand(sweep(24))
-    rates, plain = [], []
-    for number in range(repeats):
-        file = directory / f"{number}.db"
-        with open_store(str(file), create=True) as store:
-            started = time.perf_counter()
-            report = run_sweep(
-                store,
-                expansion,
-                choose=lambda work_s: choose_executor(expansion, executor="in-process", work_s=work_s),
-            )
-            rates.append(report.progress.points / (time.perf_counter() - started))
-        plain.append(report.progress.points / insert_plainly(file, directory / f"{number}.plain.db"))
-    return max(rates), max(plain), report.progress.total_tasks, report.progress.points
+def end_to_end(directory: Path, tasks: int) -> Path:
+    """Through Ray on this machine's cores. Ray's start and stop are told apart."""
+    import ray
+
+    spec, file = sweep(tasks), directory / "first.db"
+    start = seconds(lambda: ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR"))
+    expansion = expand(spec)
+    # Workers start with the first tasks that need them; that belongs to Ray's start.
+    start += seconds(lambda: run_in(directory / "warm-up.db", sweep(2_000, name="warm-up"), "ray"))
+    with open_store(str(file), create=True) as store:
+        took = seconds(lambda: run(store, expansion, "ray"))
+        points = _count(store, "operating_points")
+    say(f"{tasks:,} tasks, {points:,} points: through Ray into SQLite", points / took, "points/s")
+    baseline = plain.sqlite_seconds(file, directory / "plain.db")
+    say("  all rows by plain sqlite3.executemany", points / baseline, "points/s")
+    say("  ratio", baseline / took, form=".2f")
+    say("  size of the store", file.stat().st_size / points, "bytes/point", ".1f")
+
+    say("  the same sweep again: recognised in", seconds(lambda: run_in(file, spec)) * 1000, "ms")
+    again = seconds(lambda: run_in(file, sweep(tasks, name="again"), "ray"))
+    say("  another sweep over the stored tasks, of the first run's time", 100 * again / took, "%", ".1f")
+    more = run_in(file, sweep(tasks, name="more", gpus=[{"vendor": "NVIDIA", "min_memory_gb": 32}, "MI300X"]), "ray")
+    say("  one more GPU: tasks computed", more.progress.computed_tasks)
+    longer = run_in(file, sweep(tasks, name="longer", concurrency=[*LADDER, 512]), "ray")
+    say("  one more concurrency: points computed", longer.progress.points)
+
+    with _postgres() as (first, second):
+        if first is not None:
+            took = seconds(lambda: run_in(first, spec, "ray"))
+            say(f"{tasks:,} tasks, {points:,} points: through Ray into Postgres", points / took, "points/s")
+            baseline = plain.postgres_seconds(first, second)
+            say("  all rows by psycopg COPY with write_row", points / baseline, "points/s")
+            say("  ratio", baseline / took, form=".2f")
+    say("Ray: start and stop, not counted above", start + seconds(ray.shutdown), "s", ".1f")
+    return file
 
 
-def insert_plainly(source: Path, target: Path) -> float:
-    """Seconds sqlite3 takes for all rows of a store: same schema, pragmas and number of transactions, tuples ready."""
-    with closing(sqlite3.connect(source)) as store:
-        schema = [row[0] for row in store.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid")]
-        tables = [row[0] for row in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        rows = {table: store.execute(f"SELECT * FROM {table}").fetchall() for table in tables}
-        blocks = store.execute("SELECT count(*) FROM blocks").fetchone()[0]
-    with closing(sqlite3.connect(target, isolation_level=None)) as plain:
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "temp_store=MEMORY", "cache_size=-65536"):
-            plain.execute(f"PRAGMA {pragma}")
-        for statement in schema:
-            plain.execute(statement)
-        started = time.perf_counter()
-        for block in range(blocks):
-            plain.execute("BEGIN IMMEDIATE")
-            for table, content in rows.items():
-                part = content[len(content) * block // blocks : len(content) * (block + 1) // blocks]
-                if part:
-                    plain.executemany(f"INSERT INTO {table} VALUES ({','.join('?' * len(part[0]))})", part)
-            plain.execute("COMMIT")
-        return time.perf_counter() - started
+def memory(tasks: int) -> float:
+    """The peak memory of a controller in MiB, in a process of its own, through Ray."""
+    with tempfile.TemporaryDirectory() as directory:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.bench", "--only-run", str(tasks), directory],
+            stdout=subprocess.PIPE,
+            check=True,
+            text=True,
+        )
+    return float(done.stdout.split()[-1])
+
+
+def dear_engine(directory: Path) -> None:
+    """A dear engine, half a second a task: two Ray workers against one."""
+    plugins = directory / "plugins"
+    plugins.mkdir()
+    install_engine(plugins, "sleeper", "time.sleep(0.5); return answer(cases, ladder)", cost="DEAR")
+    program = """
+import sys, time, ray
+from tests.bench.sweeps import run_in
+from gpuscout.sweeps.spec import spec_from_mapping
+cpus, file = int(sys.argv[1]), sys.argv[2]
+spec = spec_from_mapping(dict(name="dear", models="Qwen3-8B", gpus=["H100", "L4", "B200", "H200"], workloads="chat",
+                              tensor_parallel=[1, 2, 4, 8], concurrency=[1, 8], engine="sleeper"))
+ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+ray.get([ray.remote(lambda: time.sleep(1)).remote() for _ in range(cpus)])
+started = time.perf_counter()
+run_in(file, spec, "ray")
+print(time.perf_counter() - started)
+"""
+    took = {}
+    for cpus in (1, 2):
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(cpus), str(directory / f"dear-{cpus}.db")],
+            env=environment(plugins),
+            stdout=subprocess.PIPE,
+            check=True,
+            text=True,
+        )
+        took[cpus] = float(done.stdout.split()[-1])
+    say("a dear engine (0.5 s a task): two Ray workers, of one's time", 100 * took[2] / took[1], "%", ".0f")
+
+
+def beside_others() -> None:
+    say("a small sweep: gpuscout, in this process", best(alternatives.gpuscout_tasks_per_s, 2), "tasks/s")
+    say("  Optuna, RDB storage, grid sampler", alternatives.optuna_tasks_per_s(), "tasks/s", ",.1f")
+    say("  Ray Tune, grid", alternatives.ray_tune_tasks_per_s(), "tasks/s", ",.1f")
+
+
+def _count(store, table: str) -> int:  # type: ignore[no-untyped-def]
+    with store.reading() as connection:
+        return int(connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one())
+
+
+def _postgres():  # type: ignore[no-untyped-def]
+    from contextlib import contextmanager
+
+    from tests.stores import postgres_database, postgres_server
+
+    @contextmanager
+    def databases():  # type: ignore[no-untyped-def]
+        with postgres_server() as server:
+            if server is None:
+                yield None, None
+                return
+            with postgres_database(server) as first, postgres_database(server) as second:
+                yield first, second
+
+    return databases()
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="make bench")
+    parser.add_argument("--tasks", type=int, default=100_000, help="of the end-to-end run")
+    parser.add_argument("--large", type=int, default=1_000_000, help="tasks of the memory run; 0 leaves it out")
+    parser.add_argument("--only-run", nargs=2, metavar=("TASKS", "DIRECTORY"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.only_run:
+        report = run_in(Path(options.only_run[1]) / "large.db", sweep(int(options.only_run[0])), "ray")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1 << 20)
+        print(report.progress.points, report.seconds, peak)
+        return
     print(f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores", flush=True)
-    rate = engine_points_per_s()
-    print(f"{'roofline engine, one core':44} {rate:>14,.0f} operating points/s", flush=True)
-    counted, keyed = expansion_per_s()
-    print(f"{'expansion: combinations counted':44} {counted:>14,.0f} /s")
-    print(f"{'expansion: case digests':44} {keyed:>14,.0f} /s", flush=True)
+    engine()
     with tempfile.TemporaryDirectory() as directory:
-        whole, plain, tasks, points = end_to_end(Path(directory))
-    print(f"end to end, in this process, SQLite ({tasks:,} tasks, {points:,} points)")
-    print(f"{'  expand, look up, evaluate, store':44} {whole:>14,.0f} operating points/s")
-    print(f"{'  the same rows by plain sqlite3.executemany':44} {plain:>14,.0f} operating points/s")
-    print(f"{'  ratio':44} {whole / plain:>14.2f}")
+        end_to_end(Path(directory), options.tasks)
+        dear_engine(Path(directory))
+    if options.large:
+        small, large = memory(options.tasks), memory(options.large)
+        say(f"peak memory of the controller, {options.large:,} tasks", large, "MiB")
+        say(f"  of the run of {options.tasks:,} tasks", large / small, "x", ".2f")
+    beside_others()
 
 
 if __name__ == "__main__":
