@@ -50,9 +50,7 @@ def read_and_expand(
     return spec, expand(spec, gpu_file=gpu_file, known=known)
 
 
-def check_run(
-    spec: SweepSpec, expansion: Expansion, *, executor: str = "auto", ray_address: str | None = None
-) -> None:
+def check_run(spec: SweepSpec, expansion: Expansion, *, executor: str = "auto", ray_address: str | None = None) -> None:
     """Whether `run` would start at all: raises InputError for what it refuses, before anything is written."""
     choose_executor(expansion, executor=executor, ray_address=ray_address, work=Work())
     check_limits(spec, expansion)
@@ -231,9 +229,7 @@ def check_limits(spec: SweepSpec, expansion: Expansion) -> None:
     tasks, whole = _tasks_up_to(limit, expansion)
     if tasks > limit:
         number = f"{tasks:,}" if whole else f"at least {tasks:,}"
-        raise SpecError(
-            [spec.problem(("limits", "max_tasks"), f"the sweep has {number} tasks, {limit:,} are allowed")]
-        )
+        raise SpecError([spec.problem(("limits", "max_tasks"), f"the sweep has {number} tasks, {limit:,} are allowed")])
 
 
 def _tasks_up_to(limit: int, expansion: Expansion) -> tuple[int, bool]:

@@ -55,6 +55,8 @@ def resolve(spec: SweepSpec, *, gpu_file: Path | None = None, known: KnownModels
     """
     problems = Problems(spec)
     names = _look_up(spec, gpu_file, known, problems)
+    if not problems.found:
+        _check_zip(spec, len(names.models), len(names.gpus), problems)
     if problems.found:
         raise SpecError(problems.found)
     sweep = Sweep(
@@ -116,7 +118,7 @@ def _look_up(spec: SweepSpec, gpu_file: Path | None, known: KnownModels | None, 
         with problems.at("engines", number):
             engines.append(_engine(engine, spec.concurrency))
     # A model that cannot be found may still be named by a rule.
-    written = [entry.name or entry.model for entry in spec.models]
+    written = [entry.name or entry.model for entry in spec.models if problems.about("models")]
     rules = RuleNames([*models, *written], None if catalogue.incomplete else catalogue.known, catalogue.resolve)
     names = _Names(
         tuple(models.values()),
@@ -125,8 +127,6 @@ def _look_up(spec: SweepSpec, gpu_file: Path | None, known: KnownModels | None, 
         rules.resolved("exclude", spec.exclude, problems),
         rules.resolved("only", spec.only, problems),
     )
-    if not problems.about("models", "gpus", "gpu_file") and not catalogue.incomplete:
-        _check_zip(spec, len(models), len(gpus), problems)
     if not problems.about("models"):
         _check_tensor_parallel(spec, [swept.architecture for swept in models.values()], problems)
     return names

@@ -5,11 +5,12 @@ configurations of a group (a model under one pair of lengths) are ranked by it. 
 (`ranking_points`), placing them is arithmetic on columns (`ranking_places`). The rules:
 
 *Objectives and weights*: `ranking_measures`. *Prices*: `prices`. *Points between stored ones*: `ranking_limits`.
-*Ties.* Figures equal to six decimals are equal. Between points of one task, one that does not queue goes first, then
-the lower concurrency. Between configurations: not queued, fewer GPUs, lower ITL, lower TTFT, then GPU name, TP, PP,
-DP, EP, precision, KV precision, server, memory fraction and maximum length, ascending.
-*Queueing.* A point with more requests in flight than the KV cache holds is real, its TTFT includes the wait, and it
-is recommended when its objective is higher. It says `queued`; an SLO on TTFT or E2E keeps the wait short.
+*Ties.* Figures equal to six decimals are equal. Between points of one task, the lower concurrency goes first. Between
+configurations: not queued, fewer GPUs, lower ITL, lower TTFT, then GPU name, TP, PP, DP, EP, precision, KV precision,
+server, memory fraction and maximum length, ascending.
+*Queueing.* A point with more requests in flight than the KV cache holds is real, and its TTFT includes the wait. It
+buys a few per cent of throughput with seconds of waiting, so a configuration is only shown at such a point, marked
+`queued`, where none of its points without a queue meets the limits.
 *Percentiles.* An estimate is a mean. It meets a limit on a percentile only where `Question.assume_tail` says by what to
 multiply the mean.
 *One engine per group.* Estimates of different engines are never mixed in one ranking: a group shows the engine that

@@ -133,12 +133,12 @@ def operating_points_of(rows: Rows, aim: Aim, limits: Sequence[Limit], straddlin
 
 
 def _precedes(aim: Aim, one: Mapping[str, Array], other: Mapping[str, Array]) -> Flags:
-    """Whether a point comes before another of its configuration: better, else not queued, else less in flight."""
+    """Whether a point comes before another of its configuration: not queued, else better, else less in flight."""
     result = np.zeros(len(one["concurrency"]), dtype=bool)
     undecided = ~result
     for left, right in (
-        (aim.point_score(one), aim.point_score(other)),
         (one["queued"], other["queued"]),
+        (aim.point_score(one), aim.point_score(other)),
         (one["concurrency"], other["concurrency"]),
     ):
         result |= undecided & (left < right)

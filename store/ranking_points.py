@@ -51,19 +51,14 @@ def answers(scope: Scope, choice: Choice, *, sides: Sequence[str] = ()) -> sa.Se
 
     A task without points has NULLs in their place.
     """
-    near = operating_points.alias("near")
+    near, miss = operating_points.alias("near"), operating_points.alias("miss")
     meets = [*_known(near, choice.aim), *_meets(near, choice.limits)]
-    order: list[Number] = [_score(near, choice.aim)]
-    if choice.limits:
-        within = sa.and_(*meets)
-        order = [
-            sa.case((within, 0), else_=1),
-            sa.case((within, order[0]), else_=_worst(near, choice.limits)),
-        ]
-        meets = []
-    # Among equals not queued, then fewest requests in flight.
-    order += [near.c.queued, near.c.concurrency]
-    return _with_points(scope, choice.columns, _concurrency(scope, near, order, meets), sides)
+    # A queue only where nothing else meets the limits; among equals the fewest requests in flight.
+    best = _concurrency(scope, near, [near.c.queued, _score(near, choice.aim), near.c.concurrency], meets)
+    if not choice.limits:
+        return _with_points(scope, choice.columns, best, sides)
+    nearest = _concurrency(scope, miss, [_worst(miss, choice.limits), miss.c.queued, miss.c.concurrency], [])
+    return _with_points(scope, choice.columns, sa.func.coalesce(best, nearest), sides)
 
 
 def straddling(scope: Scope, choice: Choice) -> sa.Select[Any]:
@@ -123,7 +118,7 @@ def described(wanted: Iterable[tuple[int, int]]) -> sa.Select[Any]:
 
 
 def _with_points(
-    scope: Scope, columns: Sequence[str], concurrency: sa.ScalarSelect[int], sides: Sequence[str] = ()
+    scope: Scope, columns: Sequence[str], concurrency: Number, sides: Sequence[str] = ()
 ) -> sa.Select[Any]:
     point = operating_points.alias("point")
     source = scope.source.outerjoin(point, _at(point, concurrency))
@@ -170,7 +165,7 @@ def _concurrency(
     )
 
 
-def _at(points: sa.FromClause, concurrency: sa.ScalarSelect[int]) -> Condition:
+def _at(points: sa.FromClause, concurrency: Number) -> Condition:
     return sa.and_(
         points.c.task_id == tasks.c.id, points.c.concurrency == concurrency, tasks.c.outcome == Outcome.OK.value
     )

@@ -146,9 +146,7 @@ class CaseColumns:
             pipeline_parallel=ints(case.pipeline_parallel for case in cases),
             data_parallel=ints(case.data_parallel for case in cases),
             expert_parallel=ints(case.expert_parallel for case in cases),
-            gpu_memory_utilization=np.array(
-                [case.gpu_memory_utilization for case in cases], dtype=np.float64
-            ),
+            gpu_memory_utilization=np.array([case.gpu_memory_utilization for case in cases], dtype=np.float64),
             max_model_len=ints(case.context_len for case in cases),
             input_len=ints(case.input_len for case in cases),
             output_len=ints(case.output_len for case in cases),
@@ -162,10 +160,7 @@ class CaseColumns:
         gpu_digests = [gpu.digest() for gpu in self.gpus]
         prefixes: dict[tuple[int, ...], Any] = {}
         groups = zip(
-            *(
-                column.tolist()
-                for column in (self.model, self.gpu, self.server, self.precision, self.kv_precision)
-            ),
+            *(column.tolist() for column in (self.model, self.gpu, self.server, self.precision, self.kv_precision)),
             strict=True,
         )
         row_bytes = self._packed_rows()
@@ -175,9 +170,7 @@ class CaseColumns:
             if prefix is None:
                 model, gpu, server, precision, kv_precision = group
                 prefix = hashlib.sha256(_CASE_SCHEMA + model_digests[model] + gpu_digests[gpu])
-                prefix.update(
-                    f"{self.servers[server]}\0{PRECISIONS[precision]}\0{PRECISIONS[kv_precision]}\0".encode()
-                )
+                prefix.update(f"{self.servers[server]}\0{PRECISIONS[precision]}\0{PRECISIONS[kv_precision]}\0".encode())
                 prefixes[group] = prefix
             digest = prefix.copy()
             digest.update(row_bytes[position * size : (position + 1) * size])
@@ -196,9 +189,7 @@ COLUMN_NAMES: tuple[str, ...] = tuple(
 )
 
 
-def task_keys(
-    case_digests: Sequence[bytes], *, engine: str, fingerprint: str, options_digest: bytes
-) -> list[bytes]:
+def task_keys(case_digests: Sequence[bytes], *, engine: str, fingerprint: str, options_digest: bytes) -> list[bytes]:
     """The task key of every case for one engine, 16 bytes each."""
     prefix = hashlib.sha256(_TASK_SCHEMA + f"{engine}\0{fingerprint}\0".encode() + options_digest)
     keys = []
@@ -211,9 +202,7 @@ def task_keys(
 
 def canonical_json(value: object) -> bytes:
     """JSON with sorted keys and no spaces: equal values give equal bytes. NaN and infinities are refused."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
-    ).encode()
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
 
 
 def content_digest(value: object) -> bytes:

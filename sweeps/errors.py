@@ -64,9 +64,7 @@ class SpecProblem:
 
     def __str__(self) -> str:
         place = ":".join(str(part) for part in (self.file, self.line, self.column) if part is not None)
-        where = "  ".join(
-            part for part in (place, f"{self.key}: {self.message}" if self.key else self.message) if part
-        )
+        where = "  ".join(part for part in (place, f"{self.key}: {self.message}" if self.key else self.message) if part)
         return f"{where}\n    {self.hint}" if self.hint else where
 
 
@@ -101,9 +99,7 @@ class GpuFileError(SpecError):
 class UnknownNameError(InputError):
     """`kind` (model, GPU, workload …) has no entry `name`; `suggestions` are the nearest, best first."""
 
-    def __init__(
-        self, kind: str, name: str, suggestions: Iterable[str] = (), *, hint: str | None = None
-    ) -> None:
+    def __init__(self, kind: str, name: str, suggestions: Iterable[str] = (), *, hint: str | None = None) -> None:
         self.kind, self.name, self.suggestions = kind, name, tuple(suggestions)
         meant = f"did you mean {' or '.join(self.suggestions)}?" if self.suggestions else None
         super().__init__(

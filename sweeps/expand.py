@@ -217,6 +217,7 @@ class Expansion:
             yield ~kept
         yield ~self._heads_divide[model, positions["tensor_parallel"]]
         yield ~self._layers_suffice[model, positions["pipeline_parallel"]]
+        yield self._dense[model] & (self._value("expert_parallel", positions) > 1)
         yield ~self._experts_divide[model, positions["expert_parallel"]]
         yield (self._value("tensor_parallel", positions) * self._value("data_parallel", positions)) % self._value(
             "expert_parallel", positions
@@ -250,13 +251,16 @@ class Expansion:
                 ),
             ),
             _Reason(
+                "EP needs a mixture of experts",
+                ("models",),
+                lambda at: "expert parallelism needs a mixture-of-experts model",
+            ),
+            _Reason(
                 "EP does not divide the experts",
                 ("models", "expert_parallel"),
                 lambda at: (
                     f"expert parallel {sweep.expert_parallel[at['expert_parallel']]} does not divide "
                     f"{models[at['models']].experts} experts"
-                    if models[at["models"]].is_moe
-                    else "expert parallelism needs a mixture-of-experts model"
                 ),
             ),
             _Reason(
@@ -311,9 +315,13 @@ class Expansion:
         return _table(lambda model, stages: stages <= model.layers, self._models, self.sweep.pipeline_parallel)
 
     @cached_property
+    def _dense(self) -> Bools:
+        return np.array([not model.is_moe for model in self._models], dtype=bool)
+
+    @cached_property
     def _experts_divide(self) -> Bools:
         return _table(
-            lambda model, ep: ep == 1 or (model.is_moe and model.experts % ep == 0),
+            lambda model, ep: ep == 1 or model.experts % ep == 0,
             self._models,
             self.sweep.expert_parallel,
         )

@@ -30,6 +30,4 @@ class Outcome(StrEnum):
 
 
 OUTCOMES: tuple[Outcome, ...] = tuple(Outcome)
-ANSWERS = frozenset(
-    {Outcome.OK, Outcome.DOES_NOT_FIT, Outcome.NOT_SUPPORTED, Outcome.UNKNOWN_MODEL, Outcome.INVALID}
-)
+ANSWERS = frozenset({Outcome.OK, Outcome.DOES_NOT_FIT, Outcome.NOT_SUPPORTED, Outcome.UNKNOWN_MODEL, Outcome.INVALID})

@@ -63,7 +63,7 @@ def _parse_slos(value: object) -> tuple[Slo, ...]:
             slos.append((path, parse_slo(entry)))
         except InputError as error:
             faults.add(Fault(error.message, path, error.hint))
-    repeated(((path, slo.metric) for path, slo in slos), faults)
+    repeated(((path, slo.name) for path, slo in slos), faults)
     faults.raise_if_any()
     return tuple(slo for _, slo in slos)
 
@@ -95,7 +95,7 @@ def _parsed(parse: Callable[[Any], object], schema: dict[str, object]) -> tuple[
 
 _SLO_SCHEMA: dict[str, object] = {
     "type": "string",
-    "pattern": "^\\s*[A-Za-z0-9]+\\s*(<=?|≤)\\s*[0-9.]+\\s*[A-Za-z]*\\s*$",
+    "pattern": "^\\s*([A-Za-z0-9]+(:p[0-9.]+)?\\s*(<=?|≤)|rate\\s*(>=?|≥))\\s*[0-9.]+\\s*[A-Za-z/]*\\s*$",
 }
 _Models = Annotated[tuple[ModelEntry, ...], *_parsed(parts(ModelEntry), _entry_schema(ModelEntry))]
 _Gpus = Annotated[tuple[GpuSelector, ...], *_parsed(parts(GpuSelector), _entry_schema(GpuSelector))]

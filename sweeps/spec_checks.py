@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence, Set
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from gpuscout.sweeps.errors import nearest
@@ -210,9 +211,9 @@ def _rule_faults(spec: SweepSpec, rule: Rule, path: Path, broken: Set[str]) -> I
     for name, condition in rule.conditions.items():
         if name not in swept or f"{name}s" in broken:
             continue
-        for wanted in condition.names:
-            held = {each.casefold() for each in swept[name]}
-            known = wanted.casefold() in held or (name == "workload" and wanted.casefold() in PRESETS)
+        for wanted in (str(test.operand) for test in condition.tests):
+            held = (*swept[name], *(PRESETS if name == "workload" else ()))
+            known = any(fnmatchcase(each.casefold(), wanted.casefold()) for each in held)
             if not known and (name == "workload" or nearest(wanted, swept[name])):
                 yield unknown(f"{name} of this sweep", wanted, swept[name], path=(*path, name))
 

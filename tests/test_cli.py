@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import typer.main
 import yaml
 
 from gpuscout.runner.cli.main import app, execute
+from gpuscout.store.connect import open_store
+from gpuscout.store.models import StoredModels
+from gpuscout.sweeps.models import ModelCatalogue
 from tests.commands import environment, gpuscout
 
 README = Path(__file__).parents[1] / "README.md"
@@ -195,7 +199,7 @@ def test_wrong_input_is_told_and_leaves_no_store(
 
 def test_all_problems_of_a_spec_are_told_at_once_with_their_places(tmp_path: Path) -> None:
     (tmp_path / "capacity.yaml").write_text(
-        "name: capacity\nmodels: [Qwen/Qwen3-8B, Qwen/Qwen3-9B]\ngpus:\n  - H100\n  - H10O\n"
+        "name: capacity\nmodels: [Qwen/Qwen3-8B, Qwen3-9B]\ngpus:\n  - H100\n  - H10O\n"
         "workloads: [chat]\ntensor_parallel: [1, 3]\n"
     )
     done = gpuscout("run", "capacity.yaml", cwd=tmp_path)
@@ -203,6 +207,96 @@ def test_all_problems_of_a_spec_are_told_at_once_with_their_places(tmp_path: Pat
     assert re.search(r"capacity\.yaml:2:\d+  models\[1\]: unknown model", done.stderr)
     assert re.search(r"capacity\.yaml:5:5  gpus\[1\]: unknown GPU \"H10O\"", done.stderr)
     assert "2 problems, nothing was run." in done.stderr
+
+
+def test_a_spec_wrong_in_form_and_names_is_told_everything_by_run_and_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "capacity.yaml").write_text(
+        "name: capacity\nmodels: [Qwen/Qwen3-8B]\ngpus: [H10O]\ntensor_parallel: 3\nworkload: chat\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    for command in ("run", "plan"):
+        assert execute([command, "capacity.yaml"]) == 2
+        told = capsys.readouterr().err
+        assert 'capacity.yaml:3:8  gpus[0]: unknown GPU "H10O"' in told
+        assert "capacity.yaml:4:18  tensor_parallel: 3 does not divide" in told
+        assert 'capacity.yaml:5:1  unknown key "workload"; did you mean "workloads"?' in told
+        assert "3 problems, nothing was run." in told
+
+
+_OWN_GPU = """
+gpus:
+  - name: X100
+    vendor: Example
+    family: X1
+    memory_gb: 96
+    memory_bandwidth_gbs: 4000
+    dense_tflops: {bf16: 800}
+    pcie_gbs: 64
+    gpus_per_node: 8
+"""
+
+
+def test_a_saved_spec_asks_what_was_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.yaml").write_text(_OWN_GPU)
+    Path("saved").mkdir()
+    flags = ["--model", "Qwen/Qwen3-8B", "--gpu", "X100", "--gpu", "L4", "--gpu-file", "own.yaml", "--tp", "1,2"]
+    asked = ["--objective", "itl", "--slo", "ttft<=2s", "--save-spec", "saved/s.yaml"]
+    assert execute(["run", *flags, *asked, "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    saved = yaml.safe_load(Path("saved/s.yaml").read_text())
+    assert (saved["objective"], saved["slo"], saved["gpu_file"]) == ("itl", ["ttft<=2000ms"], "../own.yaml")
+    assert execute(["run", "saved/s.yaml", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["run"]["already_complete"]
+    for document in (first, again):
+        del document["run"], document["schema_version"]
+    assert first == again
+
+
+def test_a_saved_spec_replaces_nothing_unless_forced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = "# mine\n{name: s, models: Qwen3-8B, gpus: L4, workloads: chat}\n"
+    Path("s.yaml").write_text(spec)
+    assert execute(["run", "s.yaml", "--objective", "itl", "--save-spec", "s.yaml"]) == 2
+    assert "s.yaml exists already\n    --force replaces it" in capsys.readouterr().err
+    assert Path("s.yaml").read_text() == spec
+    assert not Path("gpuscout.db").exists()
+    assert execute(["run", "--model", "Qwen3-8B", "--gpu", "H10O", "--save-spec", "new.yaml"]) == 2
+    assert not Path("new.yaml").exists()
+    assert execute(["run", "s.yaml", "--objective", "itl", "--save-spec", "s.yaml", "--force"]) == 0
+    assert yaml.safe_load(Path("s.yaml").read_text())["objective"] == "itl"
+
+
+def test_limits_guard_plan_and_runs_before_there_is_a_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("s.yaml").write_text(
+        "{name: s, models: Qwen3-8B, gpus: L4, workloads: chat, tensor_parallel: [1, 2], limits: {max_tasks: 1}}"
+    )
+    for command in ("run", "plan"):
+        assert execute([command, "s.yaml"]) == 2
+        assert "the sweep has 2 tasks, 1 are allowed" in capsys.readouterr().err
+    assert not Path("gpuscout.db").exists()
+
+
+def test_plan_knows_the_models_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    model = replace(ModelCatalogue.load().get("Qwen/Qwen3-8B"), name="org/unknown")
+    with open_store("gpuscout.db", create=True) as store:
+        StoredModels(store).remember([model])
+    assert execute(["plan", "--model", "org/unknown", "--gpu", "H100"]) == 0
+    assert "org/unknown" not in capsys.readouterr().err
 
 
 def test_a_traceback_only_when_asked(tmp_path: Path) -> None:

@@ -13,9 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpuscout.runner.engines.roofline.support import refusal
 from gpuscout.sweeps.errors import InputError, SpecError, UnknownNameError
 from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
 from gpuscout.sweeps.gpus import GpuSpec
+from gpuscout.sweeps.models import ModelCatalogue
+from gpuscout.sweeps.precision import Precision
 
 CATALOGUE = GpuCatalogue.load()
 SPELLINGS = [(spelling, gpu.name) for gpu in CATALOGUE for spelling in (gpu.name, *gpu.aliases)]
@@ -258,10 +261,10 @@ def test_select() -> None:
 
 
 def test_an_empty_selection_says_what_exists() -> None:
-    with pytest.raises(InputError, match="no GPU has vendor=AMD, glob=H\\*") as nothing:
+    with pytest.raises(InputError, match='no GPU matches the name "H\\*" and is of the vendor AMD') as nothing:
         CATALOGUE.select(vendor="AMD", glob="H*")
     assert "vendors: NVIDIA, AMD" in (nothing.value.hint or "")
-    with pytest.raises(InputError, match="min_memory_gb=1000"):
+    with pytest.raises(InputError, match="no GPU has at least 1000 GB"):
         CATALOGUE.select(min_memory_gb=1000)
     with pytest.raises(UnknownNameError, match='unknown GPU family "Hoper"') as family:
         CATALOGUE.select(family="Hoper")
@@ -269,6 +272,24 @@ def test_an_empty_selection_says_what_exists() -> None:
     assert "CDNA3" in (family.value.hint or "")
     with pytest.raises(UnknownNameError, match='unknown GPU vendor "Cerebras"'):
         CATALOGUE.select(vendor="Cerebras")
+
+
+@pytest.mark.parametrize(
+    ("vendor", "server", "refused"),
+    [
+        ("nvidia", "trtllm", False),
+        ("Amd", "sglang", False),
+        ("Amd", "trtllm", True),
+        ("Furiosa", "vllm", False),
+        ("Furiosa", "trtllm", False),
+    ],
+)
+def test_servers_run_on_own_gpus_whatever_the_case_of_their_vendor(vendor: str, server: str, refused: bool) -> None:
+    capability = "9.0" if vendor == "nvidia" else None
+    gpu = replace(CATALOGUE.get("H100-SXM-80GB"), vendor=vendor, compute_capability=capability)
+    model = ModelCatalogue.load().get("Qwen/Qwen3-8B")
+    found = refusal(model, gpu, server, Precision.BF16, Precision.BF16)
+    assert bool(found) is refused, found
 
 
 # ------------------------------------------------------------------------------------------------- digest and transport

@@ -61,13 +61,25 @@ def test_latencies_are_better_when_lower(answered: Callable[..., Ask], objective
     assert [(c.gpu, c.objective, c.behind_best) for c in configs] == [("L4", 2.0, 0.0), ("H100", 3.0, 0.5)]
 
 
-def test_the_last_bits_of_a_figure_do_not_make_requests_queue(answered: Callable[..., Ask]) -> None:
-    """Beyond the KV cache throughput stays the same but for rounding, and only the wait grows."""
-    plateau = {
-        64: {"output_tokens_per_s": 2900.0, "queued": True, "ttft_ms": 200.0},
-        512: {"output_tokens_per_s": 2900.0000000000005, "queued": True, "ttft_ms": 60_000.0},
-    }
+def test_the_last_bits_of_a_figure_do_not_raise_the_load(answered: Callable[..., Ask]) -> None:
+    """On a plateau throughput stays the same but for rounding."""
+    plateau = {64: {"output_tokens_per_s": 2900.0}, 512: {"output_tokens_per_s": 2900.0000000000005}}
     best = answered(an_answer(points={32: {"output_tokens_per_s": 2800.0}, **plateau}))().groups[0].best
+    assert best is not None
+    assert best.concurrency == 64
+
+
+def test_a_queue_is_only_recommended_where_nothing_else_meets_the_limits(answered: Callable[..., Ask]) -> None:
+    """Beyond the KV cache throughput hardly grows, and every request waits."""
+    curve = {
+        32: {"output_tokens_per_s": 2800.0, "requests_per_s": 10.0, "ttft_ms": 200.0},
+        64: {"output_tokens_per_s": 2900.0, "requests_per_s": 11.0, "ttft_ms": 9_000.0, "queued": True},
+    }
+    ask = answered(an_answer(points=curve))
+    best = ask().groups[0].best
+    assert best is not None
+    assert (best.concurrency, best.queued) == (32, False)
+    best = ask("rate>=11/s").groups[0].best
     assert best is not None
     assert (best.concurrency, best.queued) == (64, True)
 

@@ -223,7 +223,7 @@ def _best(answer: Row, question: Question) -> Row | None:
             score = round(signed[0][0] * signed[0][1] * 1e6)
         else:
             score = round(sum(sign * w * math.log(value) for sign, value, w in signed) * 1e6)
-        return (score, point["queued"], point["c"])
+        return (point["queued"], score, point["c"])
 
     def inside(below: Row, above: Row) -> list[Row]:
         steps = [_between(below, above, c) for c in range(below["c"] + 1, above["c"])]

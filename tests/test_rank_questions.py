@@ -84,13 +84,12 @@ def test_a_tdp_that_is_not_known_is_said(answered: Callable[..., Ask]) -> None:
 def test_a_limit_is_met_between_stored_points(answered: Callable[..., Ask]) -> None:
     curve = {
         1: {"ttft_ms": 50.0, "output_tokens_per_s": 10.0},
-        11: {"ttft_ms": 150.0, "output_tokens_per_s": 110.0, "queued": True},
+        11: {"ttft_ms": 150.0, "output_tokens_per_s": 110.0},
     }
     ask = answered(an_answer(points=curve))
     best = ask("ttft<=100ms").groups[0].best
     assert best is not None
     assert (best.concurrency, best.interpolated, best.ttft_ms, best.output_tokens_per_s) == (6, True, 100.0, 60.0)
-    assert best.queued
     best = ask("ttft<=99ms").groups[0].best
     assert best is not None
     assert (best.concurrency, best.ttft_ms) == (5, 90.0)

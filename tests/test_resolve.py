@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from gpuscout.runner.api import check_limits, expand, read_and_expand
 from gpuscout.runner.hub_errors import HubModel
 from gpuscout.runner.models import ModelFinder, local_model, resolve_model, target_of
 from gpuscout.runner.resolve import explained_names, resolve
 from gpuscout.store.connect import Store, open_store
 from gpuscout.store.models import ModelsAt, StoredModels, stored_models
 from gpuscout.sweeps.architecture import ModelArchitecture
-from gpuscout.sweeps.errors import InputError, ModelConfigError, UnknownNameError
+from gpuscout.sweeps.errors import InputError, ModelConfigError, SpecError, UnknownNameError
 from gpuscout.sweeps.models import ModelCatalogue
 from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.spec import parse_spec
@@ -162,6 +163,158 @@ def test_a_store_that_does_not_exist_knows_nothing_and_is_not_created(tmp_path: 
 
 
 # Sweeps
+
+
+SPEC = "name: s\nmodels: [Qwen/Qwen3-8B]\ngpus: [H100]\nworkloads: [chat]\n"
+
+
+def told(text: str, *, gpu_file: Path | None = None) -> list[tuple[int | None, str | None, str, str | None]]:
+    """What is wrong with a spec and its names: line, key, message, hint."""
+    with pytest.raises(SpecError) as caught:
+        read_and_expand(lambda: parse_spec(text, file="s.yaml"), gpu_file=gpu_file)
+    return [(problem.line, problem.key, problem.message, problem.hint) for problem in caught.value.problems]
+
+
+def local(folder: Path, **changes: object) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_bytes(as_file({**QWEN, **changes}))
+    return folder
+
+
+def test_two_models_of_one_name_are_told_apart_or_refused(tmp_path: Path) -> None:
+    one, other = local(tmp_path / "a/mine"), local(tmp_path / "b/mine", num_hidden_layers=18)
+    same = local(tmp_path / "c/mine")
+    [problem] = told(SPEC.replace("[Qwen/Qwen3-8B]", f"[{one}, {other}]"))
+    assert problem[:3] == (2, "models[1]", 'models[0] is another model called "mine"')
+    assert "name: …" in (problem[3] or "")
+    named = resolve(parse_spec(SPEC.replace("[Qwen/Qwen3-8B]", f"[{one}, {{model: {other}, name: other}}, {same}]")))
+    assert [(m.architecture.name, m.architecture.layers) for m in named.models] == [("mine", 36), ("other", 18)]
+
+
+@pytest.mark.parametrize(
+    ("entries", "asked"),
+    [
+        ("'Qwen/Qwen3-8*', {model: Qwen3-8B, precision: fp8}", (None, Precision.FP8)),
+        ("{model: Qwen3-8B, precision: fp8}, 'Qwen/Qwen3-8*'", (Precision.FP8, None)),
+        ("{model: Qwen3-8B, precision: fp8}, {model: Qwen3-8B, precision: bf16}", (Precision.FP8, Precision.BF16)),
+        ("Qwen3-8B, Qwen/Qwen3-8B", None),
+    ],
+)  # fmt: skip
+def test_a_model_asked_for_twice_is_asked_for_the_union(entries: str, asked: object) -> None:
+    models = resolve(parse_spec(SPEC.replace("Qwen/Qwen3-8B", entries))).models
+    assert {m.architecture.name: m.precision for m in models}["Qwen/Qwen3-8B"] == asked
+    assert all(m.kv_precision is None for m in models)
+
+
+@pytest.mark.parametrize(
+    ("rule", "key", "message", "hint"),
+    [
+        ("{model: Qwen/Qwen3-8C}", "model", 'unknown model "Qwen/Qwen3-8C"', "Qwen/Qwen3-8B"),
+        ("{model: [L*, 'Qwen3-8*']}", "model[1]", 'unknown model "Qwen3-8*"', "did you mean */Qwen3-8*?"),
+        ("{model: 'Qwem/*'}", "model", 'unknown model "Qwem/*"', None),
+        ("{gpu: H10O}", "gpu", 'unknown GPU "H10O"', "H100-SXM-80GB"),
+        ("{gpu: 'H10O*'}", "gpu", 'unknown GPU "H10O*"', "gpuscout gpus"),
+        ("{gpu: '!= H10O'}", "gpu", 'unknown GPU "H10O"', "H100-SXM-80GB"),
+        ("{vendor: NVIDA}", "vendor", 'unknown GPU vendor "NVIDA"', "NVIDIA"),
+        ("{family: Hoper}", "family", 'unknown GPU family "Hoper"', "Hopper"),
+    ],
+)
+def test_rules_that_name_nothing_are_mistakes(rule: str, key: str, message: str, hint: str | None) -> None:
+    for where in ("exclude", "only"):
+        found = told(f"{SPEC}{where}: [{rule.replace('L*', 'meta-llama/*')}]\n")
+        assert [problem[:3] for problem in found] == [(5, f"{where}[0].{key}", message)]
+        assert hint is None or hint in (found[0][3] or "")
+
+
+def test_rules_may_name_what_a_sweep_does_not_use_and_use_short_names(tmp_path: Path) -> None:
+    mine = local(tmp_path / "mine")
+    rules = "[{model: [gpt-oss-120b, mine, qwen3-8b], gpu: [A100, 'B*'], vendor: amd, family: 'CDNA*'}]"
+    spec = parse_spec(f"{SPEC.replace('Qwen/Qwen3-8B]', f'Qwen3-8B, {mine}]')}exclude: {rules}\n")
+    [rule] = resolve(spec).exclude
+    assert rule.to_dict()["model"] == ["openai/gpt-oss-120b", "mine", "Qwen/Qwen3-8B"]
+    assert rule.to_dict()["gpu"] == ["A100-SXM-80GB", "B*"]
+    zipped = "zip: [precision, tensor_parallel]\nprecision: [fp8, bf16]\nworkload: chat\n"
+    assert [problem[1] for problem in told(SPEC + zipped)] == ["zip[1]", None]
+    missing = told(f"{SPEC.replace('Qwen3-8B]', 'Qwen3-8B, gpt-oss-1b]')}exclude: [{{model: gpt-oss-1b}}]\n")
+    assert [problem[1] for problem in missing] == ["models[1]"]
+
+
+def test_names_are_checked_although_other_keys_are_wrong() -> None:
+    found = told(
+        "name: capacity\nmodels: [Qwen3-8B]\ngpus: [H100, L4, H10O]\ntensor_parallel: [1, 3]\nworkload: chat\n"
+        "engine: rooflin\nexclude: {family: Hoper}\n"
+    )
+    assert [problem[:3] for problem in found] == [
+        (3, "gpus[2]", 'unknown GPU "H10O"'),
+        (4, "tensor_parallel[1]", "3 does not divide the attention heads of any model in this sweep (32)"),
+        (5, None, 'unknown key "workload"; did you mean "workloads"?'),
+        (6, "engine", 'unknown engine "rooflin"'),
+        (7, "exclude.family", 'unknown GPU family "Hoper"'),
+    ]
+
+
+def test_a_key_that_is_wrong_is_not_looked_up() -> None:
+    found = told("name: a\nmodels: [3]\ngpus: H100\nworkloads: chat\ntensor_parallel: 3\nexclude: {model: mine}\n")
+    assert [problem[1] for problem in found] == ["models[0]"]
+
+
+def test_a_broken_gpu_file_and_a_broken_spec_do_not_hide_one_another(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("gpus:\n  - {name: X100, vendor: X, memory_gb: many}\n")
+    spec = SPEC.replace("[H100]", "[H100, X100, H10O]") + "server: vllm\n"
+    for found in (told(spec, gpu_file=file), told(f"{spec}gpu_file: {file}\n")):
+        assert 'unknown GPU "H10O"' in [problem[2] for problem in found]
+        assert "gpus[0].memory_gb" in [problem[1] for problem in found]
+        assert 'unknown key "server"; did you mean "servers"?' in [problem[2] for problem in found]
+        assert not [problem for problem in found if "X100" in problem[2]]
+    found = told(SPEC.replace("Qwen/Qwen3-8B", "gpt-oss-1b") + "gpu_file: nowhere.yaml\n")
+    assert [problem[1] for problem in found] == ["models[0]", "gpu_file"]
+    found = told(SPEC.replace("Qwen/Qwen3-8B", "gpt-oss-1b"), gpu_file=tmp_path / "nowhere.yaml")
+    assert {problem[1] for problem in found} == {"models[0]", "--gpu-file"}
+
+
+def test_useless_tensor_parallel_sizes_are_told_in_one_line() -> None:
+    found = told(SPEC + "tensor_parallel: {from: 1, to: 12}\n")
+    assert [problem[1:3] for problem in found] == [
+        (
+            "tensor_parallel",
+            "3, 5 to 7, 9 to 12 do not divide the attention heads of any model in this sweep (32)",
+        )
+    ]
+
+
+def test_an_enormous_sweep_is_refused_at_once_and_counted_no_further_than_allowed() -> None:
+    axes = "tensor_parallel: [1]\ngpu_memory_utilization: {from: 0.0001, to: 1, step: 0.0001}\n"
+    axes += "pipeline_parallel: {from: 1, to: 36}\ndata_parallel: {from: 1, to: 10000}\n"
+    spec = parse_spec(SPEC + axes)
+    with pytest.raises(SpecError, match="the sweep has 3,600,000,000 combinations"):
+        check_limits(spec, expand(spec))
+    spec = parse_spec(SPEC + axes + "limits: {max_tasks: 1000}\n")
+    with pytest.raises(SpecError, match="has at least 131,072 tasks, 1,000 are allowed"):
+        check_limits(spec, expand(spec))
+    spec = parse_spec(SPEC + "tensor_parallel: [1, 2, 4]\nlimits: {max_tasks: 2}\n")
+    with pytest.raises(SpecError, match="has 3 tasks, 2 are allowed"):
+        check_limits(spec, expand(spec))
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("mistral-7b", "mistralai/Mistral-7B-Instruct-v0.3"),
+        ("llama-70b", "meta-llama/Llama-3.3-70B-Instruct"),
+    ],
+)
+def test_a_short_name_is_compared_with_what_stands_after_the_slash(typed: str, meant: str) -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        resolve_model(typed)
+    assert meant in caught.value.suggestions
+
+
+def test_a_folder_written_like_a_name_is_told_how_to_write_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    local(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    [problem] = told(SPEC.replace("Qwen/Qwen3-8B", "mine"))
+    assert problem[2:] == ('unknown model "mine"', "for the local folder, write ./mine")
 
 
 def test_every_problem_of_a_spec_is_told_at_its_line(hub: Hub, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from gpuscout.sweeps import axes
-from gpuscout.sweeps.errors import InputError, SpecError, SpecProblem
+from gpuscout.sweeps.errors import InputError, InvalidSpecError, SpecError, SpecProblem
 from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.rules import parse_rules
 from gpuscout.sweeps.slo import Slo, parse_slo
@@ -188,6 +188,7 @@ slo: itl>=30ms
         ("zip: [gpus, tensor_parallel]", "5:13  zip[1]", "its sizes are automatic"),
         ("gpus: [x]", "5:1", '"gpus" is given twice; the first one is in line 3'),
         ("exclude: {workload: chta}", "5:21  exclude.workload", 'unknown workload of this sweep "chta"'),
+        ("exclude: {workload: 'chta*'}", "5:21  exclude.workload", 'unknown workload of this sweep "chta*"'),
         ("exclude: [{}]", "5:11  exclude[0]", "would match everything"),
         ("exclude: [{precision: native}]", "5:23  exclude[0].precision", 'cannot name "native"'),
         ("exclude: [{gpu: '> 4'}]", "5:17  exclude[0].gpu", "compares numbers, and gpu is a name"),
@@ -281,6 +282,14 @@ def test_cross_checks_run_although_other_keys_are_wrong() -> None:
         + "zip: [tensor_parallel, data_parallel]\nonly: {workload: chart}\n"
     )
     assert [p.key for p in found] == ["servers[0]", "zip", "only.workload"]
+
+
+def test_an_invalid_spec_carries_what_is_sound() -> None:
+    with pytest.raises(InvalidSpecError) as caught:
+        parse_spec(BASE + "servers: [x]\nworkload: chat\nprecision: fp8\n", file="s.yaml")
+    assert caught.value.broken == {"servers", "workload"}
+    assert caught.value.sound.precision == (Precision.FP8,)
+    assert caught.value.sound.problem(("gpus", 0), "x").line == 3
 
 
 def test_extends(tmp_path: Path) -> None:

@@ -64,7 +64,6 @@ PRIORS: Mapping[str, Prior] = {
     "network_gbs": Prior(50, 50, 50, 0),
     "expert_imbalance": Prior(0.3, 0.03, 3),
     "interference": Prior(0.8, 0.3, 1.5, 0.2, of_server=0.25),
-    "mixing": Prior(0.5, 0.01, 1.0, 0.2, of_server=0.1),
     "ttft_base_ms": Prior(20, 5, 200, 0.4, of_server=0.25),
     "ttft_prefill": Prior(1.2, 0.12, 12, 0.1, of_server=0.03),
     "queue_share": Prior(0.3, 0.03, 3, 0.4, of_server=0.5),

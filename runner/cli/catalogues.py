@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 GpuFile = Annotated[Path | None, typer.Option("--gpu-file", help="A YAML file with GPUs of your own.")]
 Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit on the Hugging Face Hub.")]
 
-gpus = typer.Typer(help="The accelerators gpuscout knows.")
+gpus = typer.Typer(help="The accelerators gpuscout knows; --gpu-file adds your own (the README shows the format).")
 models = typer.Typer(help="The models gpuscout knows without a download.")
 workloads = typer.Typer(help="The workload presets.")
 engines = typer.Typer(help="What estimates a task.")

@@ -35,9 +35,7 @@ def sweep(tasks: int, **changes: object) -> SweepSpec:
 
 
 def run(store: Store, expansion: Expansion, executor: str = "in-process") -> RunReport:
-    return run_sweep(
-        store, expansion, choose=lambda work: choose_executor(expansion, executor=executor, work=work)
-    )
+    return run_sweep(store, expansion, choose=lambda work: choose_executor(expansion, executor=executor, work=work))
 
 
 def run_in(url: str | Path, spec: SweepSpec, executor: str = "in-process") -> RunReport:

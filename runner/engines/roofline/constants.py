@@ -68,7 +68,6 @@ class Physical:
     expert_imbalance: FloatArray  # how much more the fullest expert-parallel rank has to do, per sqrt(ln ranks / load)
     # several requests at once
     interference: FloatArray  # share of the prefills of other requests that delays a running one
-    mixing: FloatArray  # share of a decode step that a prefill in the same step hides
     ttft_base_ms: FloatArray  # tokenising, HTTP, scheduling of one request
     ttft_prefill: FloatArray  # own prefill, as a multiple of the time the matrices need
     queue_share: FloatArray  # of the prefills of C^queue_exponent other requests that a new one waits for

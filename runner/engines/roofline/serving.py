@@ -44,13 +44,8 @@ def operate(f: Features, k: Physical, running: FloatArray, concurrency: FloatArr
     alone, more = prefill(f, k)
     step_s = step.total
     waited = np.minimum(k.queue_share * (np.exp(k.queue_exponent * np.log(batch)) - 1.0), _MOST_WAITED * others)
-    # Prefills of other requests between two tokens. The first takes a step of its own or shares that of the running
-    # requests, in part; further ones are packed into it.
     between = np.where(f.output_len > 1, (others - waited) / f.output_len, 0.0)
-    first = np.minimum(between, 1.0)
-    # In a pipeline it is met on one stage.
-    own_step = np.maximum((k.interference * alone - k.mixing * step_s) / f.pp, k.interference * more)
-    itl = step_s + first * own_step + (between - first) * k.interference * more
+    itl = step_s + between * k.interference * more
     # The first request of all meets no step in progress; steps beyond an output's length never happen.
     in_progress = np.minimum(k.ttft_steps, f.output_len) * step_s * (others / batch)
     ttft = 1e-3 * k.ttft_base_ms + k.ttft_prefill * alone + more * waited + in_progress
@@ -63,7 +58,7 @@ def operate(f: Features, k: Physical, running: FloatArray, concurrency: FloatArr
 
 
 def _bound(step: Step) -> IntArray:
-    """Codes of what takes the largest part of a decode step."""
+    """Codes of what takes the largest part of a decode step. Prefills between the steps are not counted."""
     memory_bound = step.memory >= step.compute
     largest = np.where(memory_bound, step.memory, step.compute)
     code = np.where(memory_bound, Bound.MEMORY.code, Bound.COMPUTE.code)

@@ -56,7 +56,7 @@ def _server_refusal(gpu: GpuSpec, server: str) -> str | None:
     known = server in _VENDORS and gpu.vendor.casefold() in _KNOWN_VENDORS
     if known and not any(_is_from(gpu, vendor) for vendor in _VENDORS[server]):
         return f"{name} does not run on {gpu.vendor} {gpu.name}"
-    if server == "trtllm" and _capability(gpu) < 8.0:
+    if server == "trtllm" and _is_from(gpu, "NVIDIA") and _capability(gpu) < 8.0:
         return f"{name} needs compute capability 8.0 or newer; {gpu.name} has {gpu.compute_capability}"
     if not (gpu.supports("bf16") or gpu.supports("fp16")):
         return f"no 16-bit TFLOPS are known of {gpu.name}"
