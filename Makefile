@@ -41,7 +41,11 @@ format: .venv/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.dev
+.venv/.bench: .venv/.dev pyproject.toml
+	$(BIN)/python -m pip install --quiet --group bench
+	@touch $@
+
+bench: .venv/.bench
 	$(BIN)/python -m tests.bench
 
 clean:

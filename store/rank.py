@@ -48,6 +48,7 @@ from gpuscout.store.ranking_types import (
     RankedConfig,
     Ranking,
 )
+from gpuscout.store.schema import membership, sweeps
 from gpuscout.sweeps.errors import InputError
 
 __all__ = [
@@ -77,7 +78,19 @@ def rank(connection: sa.Connection, question: Question) -> Ranking:
         raise nothing_matches(connection, scope)
     groups = _groups(connection, scope, found)
     name, sweep_id = (scope.sweep.name, scope.sweep.id) if scope.sweep else (None, None)
-    return Ranking(question, name, sweep_id, tuple(groups), excluded(connection, scope), found.prices)
+    missing = 0 if sweep_id is None else _missing_tasks(connection, sweep_id)
+    return Ranking(question, name, sweep_id, tuple(groups), excluded(connection, scope), found.prices, missing)
+
+
+def _missing_tasks(connection: sa.Connection, sweep_id: int) -> int:
+    """How many tasks of a sweep are not answered yet; a finished sweep lacks none."""
+    sweep = connection.execute(
+        sa.select(sweeps.c.task_count, sweeps.c.finished_at).where(sweeps.c.id == sweep_id)
+    ).one()
+    if sweep.finished_at is not None:
+        return 0
+    stored = sa.select(sa.func.count()).select_from(membership).where(membership.c.sweep_id == sweep_id)
+    return int(sweep.task_count) - connection.execute(stored).scalar_one()
 
 
 def sql_of(connection: sa.Connection, question: Question) -> str:

@@ -281,7 +281,7 @@ class Ranking:
 
     `sweep` and its id None: everything stored was asked about. `exclusions`, the most frequent first, are those of
     the sweep or, without one, of the newest revision of every sweep, for the models and GPUs asked about. `prices` are
-    those of all GPUs asked about.
+    those of all GPUs asked about. `missing_tasks` of the sweep have no answer yet: a better one may be among them.
     """
 
     question: Question
@@ -290,3 +290,4 @@ class Ranking:
     groups: tuple[Group, ...]
     exclusions: tuple[SweepExclusion, ...]
     prices: Prices
+    missing_tasks: int = 0

@@ -213,6 +213,9 @@ def test_a_stopped_run_keeps_what_was_finished_and_resumes(tmp_path: Path, stop:
         assert f"{stored} of 16 tasks are stored" in messages
         assert "run the same command to go on" in messages
 
+    unfinished = json.loads(gpuscout("recommend", "--sweep", "small", "--json", cwd=tmp_path).stdout)
+    assert unfinished["missing_tasks"] == 16 - stored
+
     resumed = run_json(spec, cwd=tmp_path, plugins=plugins)
     assert resumed["computed_tasks"] == 16 - stored
     undisturbed = tmp_path / "undisturbed"

@@ -13,6 +13,9 @@ from gpuscout.sweeps.errors import GpuscoutError, InputError
 if TYPE_CHECKING:
     from gpuscout.sweeps.architecture import AttentionGroup
     from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
+    from gpuscout.sweeps.gpus import GpuSpec
+
+ARITHMETIC = ("fp32", "fp16", "bf16", "fp8", "fp4", "int8")
 
 GpuFile = Annotated[Path | None, typer.Option("--gpu-file", help="A YAML file with GPUs of your own.")]
 Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit on the Hugging Face Hub.")]
@@ -48,7 +51,7 @@ def list_gpus(
     """List accelerators with memory, bandwidth and arithmetic."""
     chosen = _gpu_catalogue(gpu_file).select(glob=pattern, vendor=vendor, family=family)
     if json:
-        print_json({"gpus": [gpu.to_dict() for gpu in chosen]})
+        print_json({"gpus": [_gpu_document(gpu) for gpu in chosen]})
         return
     precisions = ("bf16", "fp8", "fp4")
     print_table(
@@ -92,7 +95,7 @@ def show_gpu(
     """Show one accelerator, with the source of every figure."""
     gpu = _gpu_catalogue(gpu_file).resolve(name)
     if json:
-        print_json(gpu.to_dict())
+        print_json(_gpu_document(gpu))
         return
     _print_fields({**gpu.to_dict(), "sources": None, "notes": None})
     for field, source in gpu.sources.items():
@@ -289,6 +292,11 @@ def _gpu_catalogue(gpu_file: Path | None) -> GpuCatalogue:
 
     catalogue = GpuCatalogue.load()
     return catalogue.with_file(gpu_file) if gpu_file else catalogue
+
+
+def _gpu_document(gpu: GpuSpec) -> dict[str, object]:
+    """A GPU for machines: null TFLOPS where the hardware lacks a format."""
+    return gpu.to_dict() | {"dense_tflops": {name: gpu.dense_tflops.get(name) for name in ARITHMETIC}}
 
 
 def _print_fields(document: dict[str, object]) -> None:

@@ -74,6 +74,7 @@ def ranking_document(ranking: Ranking) -> dict[str, object]:
         "prices": prices_document(ranking.prices),
         "sweep": ranking.sweep,
         "sweep_id": ranking.sweep_id,
+        "missing_tasks": ranking.missing_tasks,
         "groups": [_group_document(group) for group in ranking.groups],
         "exclusions": [asdict(exclusion) for exclusion in ranking.exclusions],
     }
@@ -211,6 +212,9 @@ def _nothing(ranking: Ranking, group: Group) -> str:
 def _notes(ranking: Ranking, width: int) -> list[str]:
     shown = [config for group in ranking.groups for config in (*group.configs[:1], *group.best_per_gpu)]
     lines = []
+    if ranking.missing_tasks:
+        note = f"{ranking.sweep} is unfinished: {count(ranking.missing_tasks, 'task')} may still change this"
+        lines += _wrapped(note, width, indent=0)
     if any(config.queued for config in shown):
         note = "* more requests in flight than the KV cache holds: some wait, which is in TTFT; --slo ttft<=… limits it"
         lines += _wrapped(note, width, indent=0)
