@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from gpuscout.store import drivers
 from gpuscout.store.filesystems import network_filesystem
 from gpuscout.store.schema import HEAD, REVISION_TABLE, REVISIONS
-from gpuscout.sweeps.errors import StoreOutdatedError, StoreUnreachableError
+from gpuscout.sweeps.errors import NoStoreError, StoreOutdatedError, StoreUnreachableError
 
 _SQLITE_MAGIC = b"SQLite format 3\0"
 REVISION_QUERY: sa.Select[str] = sa.select(sa.column("version_num", sa.String)).select_from(sa.table(REVISION_TABLE))
@@ -176,11 +176,9 @@ def require_known(revision: str, store: Store) -> None:
         )
 
 
-def no_store(place: str) -> StoreUnreachableError:
+def no_store(place: str) -> NoStoreError:
     """There is nothing at `place`."""
-    return StoreUnreachableError(
-        f"no store at {place}: run a sweep first", hint="gpuscout run SPEC, or --db for another"
-    )
+    return NoStoreError(f"no store at {place}: run a sweep first", hint="gpuscout run SPEC, or --db for another")
 
 
 def _require_head(revision: str, store: Store) -> None:

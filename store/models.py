@@ -11,9 +11,8 @@ import sqlalchemy as sa
 from gpuscout.store.connect import Store, open_store
 from gpuscout.store.names import register_models
 from gpuscout.store.schema import models
-from gpuscout.store.upgrade import store_status
 from gpuscout.sweeps.architecture import ModelArchitecture
-from gpuscout.sweeps.errors import StoreUnreachableError
+from gpuscout.sweeps.errors import NoStoreError
 
 
 def stored_models(connection: sa.Connection, names: Sequence[str]) -> dict[str, ModelArchitecture]:
@@ -58,14 +57,10 @@ class ModelsAt:
     def find(self, names: Sequence[str]) -> dict[str, ModelArchitecture]:
         """The architectures stored last under these names."""
         try:
-            exists = store_status(self._url).current is not None
-        except StoreUnreachableError as error:
-            if "no store" not in error.message:
-                raise
-            exists = False
-        if not exists:
+            store = open_store(self._url)
+        except NoStoreError:
             return {}
-        with open_store(self._url) as store:
+        with store:
             return StoredModels(store).find(names)
 
     def remember(self, architectures: Sequence[ModelArchitecture]) -> None:

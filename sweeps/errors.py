@@ -164,6 +164,10 @@ class StoreUnreachableError(GpuscoutError):
     exit_code = 3
 
 
+class NoStoreError(StoreUnreachableError):
+    """There is no store at this place yet."""
+
+
 class StoreBusyError(GpuscoutError):
     exit_code = 3
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from gpuscout.runner.choose import duration
 from gpuscout.runner.cli.common import count, print_json
 from gpuscout.runner.plan import Plan, plan_sweep, why
-from gpuscout.sweeps.errors import InputError, StoreUnreachableError
+from gpuscout.sweeps.errors import InputError, NoStoreError
 from gpuscout.sweeps.expand import Expansion
 from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
 from gpuscout.sweeps.sweep import Sweep
@@ -25,19 +25,14 @@ _WHY_AXES = {
 def print_plan(expansion: Expansion, db: str, *, json: bool) -> None:
     """Print the plan of a sweep; a store that does not exist yet holds nothing."""
     from gpuscout.store.connect import open_store
-    from gpuscout.store.upgrade import store_status
 
     try:
-        exists = store_status(db).current is not None
-    except StoreUnreachableError as error:
-        if "no store" not in error.message:
-            raise
-        exists = False
-    if exists:
-        with open_store(db) as store:
-            plan = plan_sweep(expansion, store)
-    else:
+        store = open_store(db)
+    except NoStoreError:
         plan = plan_sweep(expansion, None)
+    else:
+        with store:
+            plan = plan_sweep(expansion, store)
     if json:
         print_json(_document(expansion, plan))
     else:
