@@ -14,7 +14,7 @@ from gpuscout.runner.hub_errors import HubModel, endpoint
 from gpuscout.runner.model_files import read_config, understood
 from gpuscout.sweeps.architecture import ModelArchitecture
 from gpuscout.sweeps.errors import GpuscoutError, InputError, ModelConfigError, StoreBusyError, UnknownNameError
-from gpuscout.sweeps.models import ModelCatalogue
+from gpuscout.sweeps.models import ModelCatalogue, is_path
 from gpuscout.sweeps.rules import has_wildcard
 
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -130,11 +130,6 @@ def target_of(text: str, revision: str | None = None) -> tuple[str, ...] | HubMo
             return HubModel(name, revision)
         raise UnknownNameError("model", name, unknown.suggestions, hint=_HOW_TO_NAME) from None
     return tuple(names) if revision is None else HubModel(names[0], revision)
-
-
-def is_path(text: str) -> bool:
-    """Whether a local folder or configuration file is meant."""
-    return text.startswith((".", "/", "~")) or text.endswith(".json")
 
 
 def local_model(path: Path) -> FoundModel:

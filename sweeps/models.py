@@ -17,6 +17,11 @@ _GLOB = frozenset("*?[")
 _WORDS = re.compile(r"[a-z]+\d*|[\d.]+[a-z]*")
 
 
+def is_path(text: str) -> bool:
+    """Whether a local folder or configuration file is meant, not a name."""
+    return text.startswith((".", "/", "~")) or text.endswith(".json")
+
+
 class ModelCatalogue:
     """Models by their Hugging Face names. Architectures are worked out when they are asked for, once.
 

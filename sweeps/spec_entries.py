@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 from pydantic.json_schema import WithJsonSchema
 
 from gpuscout.sweeps.axes import NumericAxis, names_json_schema, parse_names
+from gpuscout.sweeps.models import is_path
 from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS, Precision
 from gpuscout.sweeps.spec_errors import (
     Fault,
@@ -174,7 +175,7 @@ class ModelEntry(Part):
     @property
     def is_path(self) -> bool:
         """Whether `model` is a local folder or configuration file, not a name."""
-        return self.model.startswith((".", "/", "~")) or self.model.endswith(".json")
+        return is_path(self.model)
 
     @property
     def given(self) -> object:
