@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gpuscout.runner.resolve import resolve_model
     from gpuscout.store.connect import Store, open_store
     from gpuscout.store.rank import Question, Ranking, rank
-    from gpuscout.sweeps.architecture import ModelArchitecture
+    from gpuscout.sweeps.architecture import Architecture
     from gpuscout.sweeps.cases import Case
     from gpuscout.sweeps.errors import GpuscoutError
     from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
@@ -30,7 +30,7 @@ _HOMES = {
     "GpuCatalogue": "sweeps.gpu_catalogue",
     "GpuSpec": "sweeps.gpus",
     "GpuscoutError": "sweeps.errors",
-    "ModelArchitecture": "sweeps.architecture",
+    "Architecture": "sweeps.architecture",
     "ModelCatalogue": "sweeps.models",
     "Question": "store.rank",
     "Ranking": "store.rank",
@@ -49,11 +49,11 @@ _HOMES = {
 }
 
 __all__ = [
+    "Architecture",
     "Case",
     "GpuCatalogue",
     "GpuSpec",
     "GpuscoutError",
-    "ModelArchitecture",
     "ModelCatalogue",
     "Question",
     "Ranking",

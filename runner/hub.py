@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from gpuscout.runner.hub_errors import HubModel, explained, holds_no_config
 from gpuscout.runner.model_files import LARGEST_CONFIG_BYTES, read_config, too_large, understood
-from gpuscout.sweeps.architecture import ModelArchitecture
+from gpuscout.sweeps.architecture import Architecture
 from gpuscout.sweeps.errors import GpuscoutError, HubError, HubServerError, HubTimeoutError, HubUnreachableError
 
 _AT_ONCE = 8
@@ -38,7 +38,7 @@ Answer = TypeVar("Answer")
 class Fetched:
     """A model and the commit it was read at; None when the local cache had to answer for a branch."""
 
-    architecture: ModelArchitecture
+    architecture: Architecture
     commit: str | None
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gpuscout.sweeps.architecture import ModelArchitecture
+from gpuscout.sweeps.architecture import Architecture
 from gpuscout.sweeps.errors import MissingFieldError, ModelConfigError
 from gpuscout.sweeps.model_checkpoint import missing_parameters, with_exact_size, with_stated_dtype
 from gpuscout.sweeps.model_config import architecture_from_config
@@ -46,7 +46,7 @@ def read_config(file: Path, place: str) -> dict[str, Any]:
 
 def understood(
     config: Mapping[str, Any], *, name: str, source: str, elements: Mapping[str, int] | None = None
-) -> ModelArchitecture:
+) -> Architecture:
     """The architecture of a configuration; `elements` are the checkpoint's stored elements by dtype, if known.
 
     The fields of the file come first: over the catalogue they are the most faithful, while the defaults of

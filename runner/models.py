@@ -12,7 +12,7 @@ from typing import Protocol
 from gpuscout.runner.hub import fetch_all
 from gpuscout.runner.hub_errors import HubModel, endpoint
 from gpuscout.runner.model_files import read_config, understood
-from gpuscout.sweeps.architecture import ModelArchitecture
+from gpuscout.sweeps.architecture import Architecture
 from gpuscout.sweeps.errors import GpuscoutError, InputError, ModelConfigError, StoreBusyError, UnknownNameError
 from gpuscout.sweeps.models import ModelCatalogue, is_path
 from gpuscout.sweeps.rules import has_wildcard
@@ -25,10 +25,10 @@ _HOW_TO_NAME = "a model of the Hugging Face Hub is written org/name, a local one
 class KnownModels(Protocol):
     """Models that were fetched before, by the names they are stored under; `gpuscout.store.models` has them."""
 
-    def find(self, names: Sequence[str]) -> Mapping[str, ModelArchitecture]:
+    def find(self, names: Sequence[str]) -> Mapping[str, Architecture]:
         """Those that are known."""
 
-    def remember(self, architectures: Sequence[ModelArchitecture]) -> None:
+    def remember(self, architectures: Sequence[Architecture]) -> None:
         """Keep models that were fetched."""
 
 
@@ -36,7 +36,7 @@ class KnownModels(Protocol):
 class FoundModel:
     """`source` says to people where the architecture comes from."""
 
-    architecture: ModelArchitecture
+    architecture: Architecture
     source: str
 
 
@@ -152,7 +152,7 @@ def resolve_model(
     directory: Path | None = None,
     known: KnownModels | None = None,
     token: str | None = None,
-) -> ModelArchitecture:
+) -> Architecture:
     """The architecture of one model: a catalogue name, a bare name that is unique, org/name, a folder, a config.json.
 
     `revision` is a branch, tag or commit on the Hugging Face Hub; `known` is asked before the Hub; `token` replaces

@@ -14,7 +14,7 @@ from gpuscout.runner.engines.registry import create_engine
 from gpuscout.runner.hub_errors import HubModel
 from gpuscout.runner.models import KnownModels, ModelFinder, target_of
 from gpuscout.runner.models import resolve_model as resolve_model  # part of the Python API
-from gpuscout.sweeps.architecture import ModelArchitecture
+from gpuscout.sweeps.architecture import Architecture
 from gpuscout.sweeps.errors import (
     GpuFileError,
     GpuscoutError,
@@ -291,7 +291,7 @@ def _precisions(names: tuple[Precision | Literal["native"], ...]) -> Precisions:
     return tuple(None if name == "native" else Precision(name) for name in names)
 
 
-def _check_tensor_parallel(spec: SweepSpec, models: list[ModelArchitecture], problems: Problems) -> None:
+def _check_tensor_parallel(spec: SweepSpec, models: list[Architecture], problems: Problems) -> None:
     """A size that no model can use is a mistake; one that some cannot use is told beside the results."""
     if spec.tensor_parallel == "auto":
         return

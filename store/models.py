@@ -11,11 +11,11 @@ import sqlalchemy as sa
 from gpuscout.store.connect import Store, open_store
 from gpuscout.store.names import register_models
 from gpuscout.store.schema import models
-from gpuscout.sweeps.architecture import ModelArchitecture
+from gpuscout.sweeps.architecture import Architecture
 from gpuscout.sweeps.errors import NoStoreError
 
 
-def stored_models(connection: sa.Connection, names: Sequence[str]) -> dict[str, ModelArchitecture]:
+def stored_models(connection: sa.Connection, names: Sequence[str]) -> dict[str, Architecture]:
     """The architectures stored last under these names; names that are not stored are left out.
 
     An architecture written by a release that described models differently counts as not stored.
@@ -24,7 +24,7 @@ def stored_models(connection: sa.Connection, names: Sequence[str]) -> dict[str, 
     found = {}
     for name, text in connection.execute(query):
         with suppress(KeyError, TypeError, ValueError):
-            found[name] = ModelArchitecture.from_dict(json.loads(text))
+            found[name] = Architecture.from_dict(json.loads(text))
     return found
 
 
@@ -34,12 +34,12 @@ class StoredModels:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def find(self, names: Sequence[str]) -> dict[str, ModelArchitecture]:
+    def find(self, names: Sequence[str]) -> dict[str, Architecture]:
         """The architectures stored last under these names. Raises StoreUnreachableError."""
         with self._store.reading() as connection:
             return stored_models(connection, names)
 
-    def remember(self, architectures: Sequence[ModelArchitecture]) -> None:
+    def remember(self, architectures: Sequence[Architecture]) -> None:
         """Store models that were fetched, each under its own name. Raises StoreBusyError, StoreUnreachableError."""
         with self._store.writing() as connection:
             register_models(connection, architectures)
@@ -54,7 +54,7 @@ class ModelsAt:
     def __init__(self, url: str) -> None:
         self._url = url
 
-    def find(self, names: Sequence[str]) -> dict[str, ModelArchitecture]:
+    def find(self, names: Sequence[str]) -> dict[str, Architecture]:
         """The architectures stored last under these names."""
         try:
             store = open_store(self._url)
@@ -63,5 +63,5 @@ class ModelsAt:
         with store:
             return StoredModels(store).find(names)
 
-    def remember(self, architectures: Sequence[ModelArchitecture]) -> None:
+    def remember(self, architectures: Sequence[Architecture]) -> None:
         """Nothing: this view only reads."""

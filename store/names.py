@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gpuscout.store.schema import engines, gpus, ladders, models
-from gpuscout.sweeps.architecture import ModelArchitecture
+from gpuscout.sweeps.architecture import Architecture
 from gpuscout.sweeps.cases import canonical_json, content_digest
 from gpuscout.sweeps.gpus import GpuSpec
 
@@ -37,7 +37,7 @@ class Names:
 
 
 def register_names(
-    connection: sa.Connection, models: Sequence[ModelArchitecture], gpus: Sequence[GpuSpec], engine: EngineIdentity
+    connection: sa.Connection, models: Sequence[Architecture], gpus: Sequence[GpuSpec], engine: EngineIdentity
 ) -> Names:
     """The ids of models, GPUs and an engine; those not known yet are stored. Idempotent, safe beside other writers."""
     return Names(
@@ -47,7 +47,7 @@ def register_names(
     )
 
 
-def register_models(connection: sa.Connection, architectures: Sequence[ModelArchitecture]) -> list[int]:
+def register_models(connection: sa.Connection, architectures: Sequence[Architecture]) -> list[int]:
     """The ids of these models, in their order."""
 
     def row(position: int) -> dict[str, Any]:

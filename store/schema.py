@@ -141,7 +141,7 @@ models = Table(
     _id(),
     _text("name"),
     _digest(),
-    _text("architecture"),  # canonical JSON of ModelArchitecture.to_dict()
+    _text("architecture"),  # canonical JSON of Architecture.to_dict()
     _big("total_parameters"),
     _big("active_parameters"),
     _word("precision"),

@@ -58,7 +58,7 @@ class AttentionGroup:
 
 
 @dataclass(frozen=True)
-class ModelArchitecture:
+class Architecture:
     """A causal language model as an estimator sees it. Parameter counts are numbers of weights, not bytes.
 
     total_parameters = everything in the checkpoint, vision towers included (without multi-token-prediction layers,
@@ -179,7 +179,7 @@ class ModelArchitecture:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ModelArchitecture:
+    def from_dict(cls, data: Mapping[str, Any]) -> Architecture:
         """The inverse of `to_dict`, after JSON too."""
         groups = (AttentionGroup(**{**group, "type": AttentionType(group["type"])}) for group in data["attention"])
         return cls(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuscout.sweeps.architecture import ModelArchitecture
+from gpuscout.sweeps.architecture import Architecture
 from gpuscout.sweeps.gpus import GpuSpec
 from gpuscout.sweeps.precision import PRECISIONS, Precision
 
@@ -44,7 +44,7 @@ _ROW = np.dtype(
 class Case:
     """One deployment under one workload. Lengths in tokens; `gpu_memory_utilization` is a fraction of GPU memory."""
 
-    model: ModelArchitecture
+    model: Architecture
     gpu: GpuSpec
     input_len: int
     output_len: int
@@ -72,7 +72,7 @@ class Case:
 class CaseColumns:
     """n cases as columns. `model`, `gpu` and `server` index the tuples; precisions are codes of `Precision`."""
 
-    models: tuple[ModelArchitecture, ...]
+    models: tuple[Architecture, ...]
     gpus: tuple[GpuSpec, ...]
     servers: tuple[str, ...]
     model: npt.NDArray[np.int64]

@@ -1,11 +1,11 @@
-"""From a Hugging Face `config.json` of any layout to a `ModelArchitecture`, or to an error that names the field."""
+"""From a Hugging Face `config.json` of any layout to a `Architecture`, or to an error that names the field."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from gpuscout.sweeps.architecture import ModelArchitecture
+from gpuscout.sweeps.architecture import Architecture
 from gpuscout.sweeps.errors import ModelConfigError, NotCausalError
 from gpuscout.sweeps.model_attention import kv_heads_of
 from gpuscout.sweeps.model_families import FAMILIES, IMPLIED_FIELDS, NOT_CAUSAL, NOT_CAUSAL_HEADS, Family
@@ -18,7 +18,7 @@ from gpuscout.sweeps.model_vision import vision_parameters
 _TEXT_SECTIONS = ("text_config", "llm_config", "language_config", "text_model_config")
 
 
-def architecture_from_config(config: Mapping[str, Any], *, name: str, source: str | None = None) -> ModelArchitecture:
+def architecture_from_config(config: Mapping[str, Any], *, name: str, source: str | None = None) -> Architecture:
     """Understand a configuration. `source` (a path or address) is where errors say the problem is; else `name`.
 
     A ModelOpt `hf_quant_config.json` goes into the key `hf_quant_config`. Multi-token-prediction layers are left
@@ -49,7 +49,7 @@ def architecture_from_config(config: Mapping[str, Any], *, name: str, source: st
     quantization = quantization_of(fields, size)
     latent = fields.find("kv_lora_rank", "o_lora_rank")[1] is not None
     searched = [layer.kv_heads for layer in layers if layer.kv_heads]
-    return ModelArchitecture(
+    return Architecture(
         name=name,
         model_type=model_type or "unknown",
         total_parameters=size.total + vision,

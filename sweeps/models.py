@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from gpuscout.sweeps.architecture import ModelArchitecture
+from gpuscout.sweeps.architecture import Architecture
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 
 _GLOB = frozenset("*?[")
@@ -33,7 +33,7 @@ class ModelCatalogue:
     def __init__(self, entries: Mapping[str, Mapping[str, Any]], *, source: str = "the model catalogue") -> None:
         self._entries = dict(entries)
         self._source = source
-        self._architectures: dict[str, ModelArchitecture] = {}
+        self._architectures: dict[str, Architecture] = {}
 
     @classmethod
     def load(cls) -> ModelCatalogue:
@@ -50,7 +50,7 @@ class ModelCatalogue:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, name: str) -> ModelArchitecture:
+    def get(self, name: str) -> Architecture:
         """The architecture of one model by its exact name. Raises UnknownNameError."""
         if name not in self._architectures:
             # Only what is needed is imported: listing names must stay fast.

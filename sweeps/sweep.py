@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gpuscout.sweeps.architecture import ModelArchitecture
+from gpuscout.sweeps.architecture import Architecture
 from gpuscout.sweeps.cases import content_digest
 from gpuscout.sweeps.gpus import GpuSpec
 from gpuscout.sweeps.precision import Precision
@@ -39,7 +39,7 @@ class SweptModel:
     In these axes None stands for the model's own precision ("native").
     """
 
-    architecture: ModelArchitecture
+    architecture: Architecture
     precision: tuple[Precision | None, ...] | None = None
     kv_precision: tuple[Precision | None, ...] | None = None
 

@@ -23,7 +23,7 @@ from gpuscout.store.locks import RunnerLock
 from gpuscout.store.schema import runners
 from gpuscout.store.sweeps import NewSweep, NewSweepEngine, SweepRecord, register_sweep
 from gpuscout.store.writes import Answer, BlockResult, commit_block
-from gpuscout.sweeps.architecture import AttentionGroup, AttentionType, ModelArchitecture
+from gpuscout.sweeps.architecture import Architecture, AttentionGroup, AttentionType
 from gpuscout.sweeps.cases import Case, CaseColumns, content_digest, task_keys
 from gpuscout.sweeps.curves import Bound, Curves, Points
 from gpuscout.sweeps.gpus import GpuSpec
@@ -35,8 +35,8 @@ OPTIONS: dict[str, object] = {"efficiency": 0.7}
 ENGINE = ("roofline", "f1")
 
 
-def a_model(name: str = "acme/tiny-1b", *, layers: int = 16) -> ModelArchitecture:
-    return ModelArchitecture(
+def a_model(name: str = "acme/tiny-1b", *, layers: int = 16) -> Architecture:
+    return Architecture(
         name=name,
         model_type="llama",
         total_parameters=1_000_000_000,

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gpuscout.sweeps.architecture import ModelArchitecture
+from gpuscout.sweeps.architecture import Architecture
 from gpuscout.sweeps.models import ModelCatalogue
 from gpuscout.sweeps.precision import Precision
 from tests.hub import TOKEN, Hub, as_file, safetensors, serving
@@ -50,9 +50,9 @@ class Answers:
     stderr: str
     seconds: float
 
-    def model(self, name: str) -> ModelArchitecture:
+    def model(self, name: str) -> Architecture:
         assert "architecture" in self.told[name], self.told[name]
-        return ModelArchitecture.from_dict(self.told[name]["architecture"])
+        return Architecture.from_dict(self.told[name]["architecture"])
 
     def error(self, name: str, kind: str) -> str:
         """The text of an error, which has to be of this kind."""
@@ -84,7 +84,7 @@ def hub() -> Iterator[Hub]:
         yield hub
 
 
-def without_name(model: ModelArchitecture) -> dict[str, Any]:
+def without_name(model: Architecture) -> dict[str, Any]:
     return model.to_dict() | {"name": None}
 
 

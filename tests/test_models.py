@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpuscout.sweeps.architecture import AttentionGroup, AttentionType, ModelArchitecture
+from gpuscout.sweeps.architecture import Architecture, AttentionGroup, AttentionType
 from gpuscout.sweeps.errors import InputError, ModelConfigError, UnknownNameError
 from gpuscout.sweeps.model_config import architecture_from_config
 from gpuscout.sweeps.models import ModelCatalogue
@@ -38,7 +38,7 @@ LLAMA = {
 }
 
 
-def parse(config: Any, **changes: Any) -> ModelArchitecture:
+def parse(config: Any, **changes: Any) -> Architecture:
     """The architecture of a configuration with some fields replaced."""
     return architecture_from_config({**config, **changes}, name="test/model", source="config.json")
 
@@ -405,7 +405,7 @@ def test_unknown_type_with_the_usual_fields_is_approximate() -> None:
     assert model.total_parameters == parse(LLAMA).total_parameters
 
 
-def check_sane(model: ModelArchitecture) -> None:
+def check_sane(model: Architecture) -> None:
     assert 0 < model.active_parameters <= model.total_parameters <= 10**16
     parts = model.linear_parameters + model.embedding_parameters + model.head_parameters + model.vision_parameters
     assert parts <= model.total_parameters
@@ -417,7 +417,7 @@ def check_sane(model: ModelArchitecture) -> None:
     for tokens in (1, 1000, 10**6):
         assert 0 < model.kv_bytes_per_sequence(model.kv_precision, tokens) < math.inf
     assert 1 in model.tensor_parallel_sizes(8)
-    assert ModelArchitecture.from_dict(json.loads(json.dumps(model.to_dict()))) == model
+    assert Architecture.from_dict(json.loads(json.dumps(model.to_dict()))) == model
 
 
 JUNK = st.one_of(
@@ -500,7 +500,7 @@ def test_whole_numbers_and_floats_have_one_digest() -> None:
     group = AttentionGroup(AttentionType.FULL, 1, 8, 8, 64, 64, kv_elements_per_token=1024)
     assert isinstance(group.kv_elements_per_token, float)
     model = parse(LLAMA)
-    assert ModelArchitecture.from_dict(json.loads(json.dumps(model.to_dict()))).digest() == model.digest()
+    assert Architecture.from_dict(json.loads(json.dumps(model.to_dict()))).digest() == model.digest()
 
 
 # The catalogue

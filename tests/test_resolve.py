@@ -18,7 +18,7 @@ from gpuscout.runner.models import ModelFinder, local_model, resolve_model, targ
 from gpuscout.runner.resolve import explained_names, resolve
 from gpuscout.store.connect import Store, open_store
 from gpuscout.store.models import ModelsAt, StoredModels, stored_models
-from gpuscout.sweeps.architecture import ModelArchitecture
+from gpuscout.sweeps.architecture import Architecture
 from gpuscout.sweeps.errors import InputError, ModelConfigError, SpecError, UnknownNameError
 from gpuscout.sweeps.models import ModelCatalogue
 from gpuscout.sweeps.precision import Precision
@@ -52,15 +52,15 @@ def command(hub: Hub, folder: Path, *arguments: str, **environment: str) -> subp
 class Known:
     """Models as a store would know them; nothing may be fetched."""
 
-    def __init__(self, *architectures: ModelArchitecture) -> None:
+    def __init__(self, *architectures: Architecture) -> None:
         self.models = {model.name: model for model in architectures}
         self.asked: list[str] = []
 
-    def find(self, names: Sequence[str]) -> dict[str, ModelArchitecture]:
+    def find(self, names: Sequence[str]) -> dict[str, Architecture]:
         self.asked += names
         return {name: self.models[name] for name in names if name in self.models}
 
-    def remember(self, architectures: Sequence[ModelArchitecture]) -> None:
+    def remember(self, architectures: Sequence[Architecture]) -> None:
         raise AssertionError("nothing was fetched")
 
 

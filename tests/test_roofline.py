@@ -18,7 +18,7 @@ from gpuscout.runner.engines.base import as_ladder, info
 from gpuscout.runner.engines.roofline import RooflineEngine
 from gpuscout.runner.engines.roofline.constants import Constants
 from gpuscout.runner.engines.roofline.features import split_weights
-from gpuscout.sweeps.architecture import ModelArchitecture
+from gpuscout.sweeps.architecture import Architecture
 from gpuscout.sweeps.cases import SERVERS, Case, CaseColumns
 from gpuscout.sweeps.curves import BOUNDS, Bound, Curves, Points
 from gpuscout.sweeps.errors import InputError
@@ -37,7 +37,7 @@ DEEPSEEK = "deepseek-ai/DeepSeek-V3"
 H100 = "H100-SXM-80GB"
 
 
-def model(name: str) -> ModelArchitecture:
+def model(name: str) -> Architecture:
     return ModelCatalogue.load().get(name)
 
 

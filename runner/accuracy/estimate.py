@@ -12,7 +12,7 @@ from gpuscout.runner.engines.base import Cost, Engine, as_ladder
 from gpuscout.runner.evaluate import evaluate
 from gpuscout.runner.models import resolve_model
 from gpuscout.store.measured import MeasuredRun
-from gpuscout.sweeps.architecture import ModelArchitecture
+from gpuscout.sweeps.architecture import Architecture
 from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.curves import FloatArray, IntArray
 from gpuscout.sweeps.errors import GpuscoutError
@@ -51,7 +51,7 @@ class Estimates:
         return len(self.runs)
 
 
-def kv_precision_of(run: MeasuredRun, model: ModelArchitecture, gpu: GpuSpec) -> Precision:
+def kv_precision_of(run: MeasuredRun, model: Architecture, gpu: GpuSpec) -> Precision:
     """The KV precision of a run that does not say it: what the recipes of published benchmarks use.
 
     They keep the cache in 8 bits where weights have 8 or 4 and the server is TensorRT-LLM or the GPU has fp4 units;
@@ -69,7 +69,7 @@ class RunCases:
     """The cases of measured runs. Names are looked up once; those nobody knows are told in `reasons`."""
 
     def __init__(self, runs: Sequence[MeasuredRun]) -> None:
-        self._models: dict[str, ModelArchitecture | str] = {}
+        self._models: dict[str, Architecture | str] = {}
         self._gpus: dict[str, GpuSpec | str] = {}
         self.cases: dict[int, Case] = {}
         self.reasons: dict[int, str] = {}
@@ -92,7 +92,7 @@ class RunCases:
                 server=run.server,
             )
 
-    def _model(self, name: str) -> ModelArchitecture | str:
+    def _model(self, name: str) -> Architecture | str:
         if name not in self._models:
             try:
                 self._models[name] = resolve_model(name)

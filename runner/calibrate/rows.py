@@ -15,7 +15,7 @@ from gpuscout.runner.engines.roofline.features import Features, features
 from gpuscout.runner.engines.roofline.memory import memory
 from gpuscout.runner.engines.roofline.serving import operate
 from gpuscout.store.measured import LoadKind, MeasuredRun
-from gpuscout.sweeps.architecture import ModelArchitecture
+from gpuscout.sweeps.architecture import Architecture
 from gpuscout.sweeps.cases import CaseColumns
 from gpuscout.sweeps.curves import FloatArray
 
@@ -126,6 +126,6 @@ def _weight(runs: tuple[MeasuredRun, ...]) -> FloatArray:
     return np.asarray(weight / weight.mean())
 
 
-def _same_architecture(model: ModelArchitecture) -> str:
+def _same_architecture(model: Architecture) -> str:
     """Equal for models that differ in weights only (DeepSeek V3 and R1), or in precision."""
     return f"{model.model_type} {model.layers}x{model.hidden_size}" + (f" E{model.experts}" if model.is_moe else "")

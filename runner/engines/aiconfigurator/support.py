@@ -9,7 +9,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from gpuscout.sweeps.architecture import ModelArchitecture
+from gpuscout.sweeps.architecture import Architecture
 from gpuscout.sweeps.cases import Case
 from gpuscout.sweeps.errors import UnknownNameError
 from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
@@ -107,7 +107,7 @@ def number_formats(case: Case) -> dict[str, str]:
     return formats
 
 
-def model_path(model: ModelArchitecture, bundled: frozenset[str]) -> str | None:
+def model_path(model: Architecture, bundled: frozenset[str]) -> str | None:
     """What to give it as the model; None when it cannot find this one by its name.
 
     In this order: the name of a model it comes with, a folder with the configuration from gpuscout's catalogue, a name

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpuscout.sweeps.architecture import ModelArchitecture
+from gpuscout.sweeps.architecture import Architecture
 from gpuscout.sweeps.cases import CaseColumns
 from gpuscout.sweeps.gpus import GpuSpec
 from gpuscout.sweeps.precision import PRECISIONS, Precision
@@ -40,7 +40,7 @@ def reasons(cases: CaseColumns) -> dict[int, str]:
 
 
 def refusal(
-    model: ModelArchitecture, gpu: GpuSpec, server: str, precision: Precision, kv_precision: Precision
+    model: Architecture, gpu: GpuSpec, server: str, precision: Precision, kv_precision: Precision
 ) -> str | None:
     """Why `server` cannot serve this model on this GPU at these precisions; None when it can."""
     return (
@@ -63,7 +63,7 @@ def _server_refusal(gpu: GpuSpec, server: str) -> str | None:
     return None
 
 
-def _weights_refusal(model: ModelArchitecture, gpu: GpuSpec, server: str, precision: Precision) -> str | None:
+def _weights_refusal(model: Architecture, gpu: GpuSpec, server: str, precision: Precision) -> str | None:
     name = _SERVER_NAMES.get(server, server)
     nvidia = _is_from(gpu, "NVIDIA")
     expands = nvidia and _capability(gpu) >= _MARLIN_CAPABILITY
