@@ -116,7 +116,7 @@ def failed(count: int, outcome: Outcome, detail: str) -> Curves:
         usable_gib=unknown,
         kv_capacity_tokens=np.full(count, -1, dtype=np.int64),
         fits_up_to=np.full(count, -1, dtype=np.int64),
-        points=Points(nothing, nothing, empty, empty, empty, empty, empty, nothing, np.zeros(0, dtype=bool)),
+        points=Points(nothing, nothing, empty, empty, empty, empty, empty, nothing, np.zeros(0, dtype=bool), nothing),
         details=dict.fromkeys(range(count), detail),
     )
 

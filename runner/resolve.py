@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from gpuscout.runner.engines.base import Cost
+from gpuscout.runner.engines.base import Cost, trust_of
 from gpuscout.runner.engines.registry import create_engine
 from gpuscout.runner.hub_errors import HubModel
 from gpuscout.runner.models import KnownModels, ModelFinder, target_of
@@ -116,7 +116,7 @@ def _look_up(spec: SweepSpec, gpu_file: Path | None, known: KnownModels | None, 
             gpus.update((gpu.name, gpu) for gpu in catalogue.selected(selector))
     for number, engine in enumerate(spec.engines):
         with problems.at("engines", number):
-            engines.append(_engine(engine, spec.concurrency))
+            engines.append(engine_part(engine, spec.concurrency))
     # A model that cannot be found may still be named by a rule.
     written = [entry.name or entry.model for entry in spec.models if problems.about("models")]
     rules = RuleNames([*models, *written], None if catalogue.incomplete else catalogue.known, catalogue.resolve)
@@ -267,13 +267,14 @@ class _Gpus:
             raise
 
 
-def _engine(entry: EngineEntry, concurrency: tuple[int, ...] | None) -> EnginePart:
+def engine_part(entry: EngineEntry, concurrency: tuple[int, ...] | None = None) -> EnginePart:
+    """An engine of a sweep with its ladder; None: the one for its kind. Raises UnknownNameError, InputError."""
     engine = create_engine(entry.name, entry.options)
     ladder = concurrency or (CHEAP_LADDER if engine.cost is Cost.CHEAP else DEAR_LADDER)
     # How large blocks should be is only known once the whole sweep is.
     size = _CHEAP_BLOCK if engine.cost is Cost.CHEAP else 1
     placement = Placement() if entry.run is None else Placement(**entry.run.model_dump(exclude_none=True))
-    return EnginePart(entry.name, engine.fingerprint(), dict(engine.options), ladder, size, placement)
+    return EnginePart(entry.name, engine.fingerprint(), dict(engine.options), ladder, size, placement, trust_of(engine))
 
 
 def _with_block_sizes(sweep: Sweep) -> Sweep:

@@ -24,7 +24,9 @@ from gpuscout.store.names import register_rows, stored_ladders
 from gpuscout.store.schema import (
     cases,
     engines,
+    errors_seen,
     gpus,
+    intervals,
     ladders,
     measured_runs,
     membership,
@@ -113,6 +115,9 @@ class _Copy:
             self._on_progress(self._copied)
         for rows in self._portions(measured_runs):
             self._measured_runs(rows)
+        for table in (intervals, errors_seen):
+            rows = self._read.execute(sa.select(table)).all()
+            durable.writing(self._target, partial(_store_trust, table, rows, self._ids[engines]))
         for rows in self._portions(prices):
             self._copied.prices += durable.writing(self._target, partial(_store_prices, rows))
         for sweep_id, target_id in self._sweep_ids.items():
@@ -238,6 +243,12 @@ def _store_points(
     columns = columns_of(operating_points, rows)
     columns["task_id"] = [task_ids[old] for old in columns["task_id"]]
     return bulk.insert(connection, operating_points, columns, unless_stored=unless_stored)
+
+
+def _store_trust(table: sa.Table, rows: Sequence[Any], engine_ids: Mapping[int, int], connection: sa.Connection) -> int:
+    columns = columns_of(table, rows)
+    columns["engine_id"] = [engine_ids[old] for old in columns["engine_id"]]
+    return bulk.insert(connection, table, columns, unless_stored=tuple(table.primary_key.columns.keys()))
 
 
 def _store_prices(rows: Sequence[Any], connection: sa.Connection) -> int:

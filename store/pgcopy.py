@@ -151,6 +151,8 @@ def _dtype(kind: sa.types.TypeEngine[Any]) -> str:
         return ">f8"
     if isinstance(kind, sa.BigInteger | UtcDateTime):
         return ">i8"
+    if isinstance(kind, sa.SmallInteger):
+        return ">i2"
     if isinstance(kind, sa.Integer | sa.Date):
         return ">i4"
     raise TypeError(f"no binary format for {kind!r}")

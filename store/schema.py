@@ -29,6 +29,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
+    SmallInteger,
     String,
     Table,
     Text,
@@ -41,7 +42,7 @@ from gpuscout.sweeps.curves import BOUNDS
 from gpuscout.sweeps.outcomes import OUTCOMES
 from gpuscout.sweeps.precision import PRECISIONS
 
-REVISIONS: tuple[str, ...] = ("0001", "0002")
+REVISIONS: tuple[str, ...] = ("0001", "0002", "0003")
 """Every revision of the schema, oldest first: what alembic knows, readable without importing it."""
 HEAD = REVISIONS[-1]
 REVISION_TABLE = "gpuscout_revision"
@@ -246,6 +247,7 @@ operating_points = Table(
     *_metrics(),
     _word("bound"),
     Column("queued", Boolean, nullable=False),
+    Column("regime", SmallInteger, nullable=True),  # of `intervals` of the engine; NULL: no interval is known
     PrimaryKeyConstraint("task_id", "concurrency"),
     _one_of("bound", BOUNDS),
     sqlite_with_rowid=False,
@@ -270,6 +272,7 @@ measured_runs = Table(
     *_metrics(),
     _text("native_itl_name", nullable=True),  # what the tool calls its own figure, when it is not our itl_ms
     _number("native_itl_ms", nullable=True),
+    _text("details", nullable=True),  # canonical JSON: what else the source says of the run
     UniqueConstraint("digest"),
     _one_of("load", LOADS),
     Index(None, "case_id"),
@@ -283,6 +286,42 @@ percentiles = Table(
     _number("percentile"),
     _number("value"),
     PrimaryKeyConstraint("run_id", "metric", "percentile"),
+    sqlite_with_rowid=False,
+)
+
+# --- how far estimates can be trusted ------------------------------------------------------------------------------
+
+# A measured value is expected between low x and high x the estimate with a probability of 80 %.
+intervals = Table(
+    "intervals",
+    metadata,
+    _ref("engine_id", "engines.id"),
+    Column("regime", SmallInteger, nullable=False),
+    _word("metric"),
+    _number("low"),
+    _number("high"),
+    PrimaryKeyConstraint("engine_id", "regime", "metric"),
+    sqlite_with_rowid=False,
+)
+
+# Fractions of what was measured, over comparable runs: `ErrorSeen` says what each column means.
+errors_seen = Table(
+    "errors_seen",
+    metadata,
+    _ref("engine_id", "engines.id"),
+    _text("source"),
+    _text("gpu_family"),
+    _word("model_kind"),
+    _int("concurrency_from"),
+    _int("concurrency_to", nullable=True),
+    _word("metric"),
+    _int("runs"),
+    _int("models"),
+    _number("median_error"),
+    _number("p90_error"),
+    _number("bias"),
+    PrimaryKeyConstraint("engine_id", "source", "gpu_family", "model_kind", "concurrency_from", "metric"),
+    _one_of("model_kind", ("dense", "moe")),
     sqlite_with_rowid=False,
 )
 

@@ -24,9 +24,11 @@ from gpuscout.store.schema import (
     sweep_workloads,
     sweeps,
 )
+from gpuscout.store.trust import note_trust
 from gpuscout.store.unshared import Unshared
 from gpuscout.sweeps.cases import canonical_json
 from gpuscout.sweeps.expand import Census, Exclusion, Expansion
+from gpuscout.sweeps.trust import NO_TRUST, Trust
 from gpuscout.sweeps.workloads import Workload
 
 
@@ -40,6 +42,7 @@ class NewSweepEngine:
     ladder: Sequence[int]
     block_size: int
     block_tasks: Sequence[int]
+    trust: Trust = NO_TRUST
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,13 @@ class NewSweep:
             gpuscout_version=gpuscout_version,
             engines=[
                 NewSweepEngine(
-                    part.name, part.fingerprint, part.options, part.ladder, part.block_size, counts[start:stop]
+                    part.name,
+                    part.fingerprint,
+                    part.options,
+                    part.ladder,
+                    part.block_size,
+                    counts[start:stop],
+                    part.trust,
                 )
                 for part, start, stop in zip(sweep.engines, starts, starts[1:], strict=False)
             ],
@@ -273,11 +282,13 @@ def _insert(connection: sa.Connection, new: NewSweep) -> None:
     ).scalar_one()
     first_block = 0
     for position, engine in enumerate(new.engines):
+        engine_id = register_engine(connection, engine)
+        note_trust(connection, engine_id, engine.trust)
         connection.execute(
             sa.insert(sweep_engines).values(
                 sweep_id=sweep_id,
                 position=position,
-                engine_id=register_engine(connection, engine),
+                engine_id=engine_id,
                 ladder_id=register_ladder(connection, engine.ladder),
                 block_size=engine.block_size,
                 first_block=first_block,

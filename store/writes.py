@@ -275,6 +275,7 @@ def _store_points(
             **{name: getattr(points, name)[pick] for name in _METRICS},
             "bound": Coded(points.bound[pick], _BOUND_NAMES),
             "queued": points.queued[pick],
+            "regime": _unless_negative(points.regime[pick]),
         },
         unless_stored=("task_id", "concurrency") if unless_stored else (),
     )

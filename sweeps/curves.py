@@ -36,7 +36,8 @@ class Points:
 
     `task` is the position of the task in its block. Concurrency counts requests in flight in the whole deployment,
     and throughput the whole deployment. Figures are finite: a point that does not exist is left out.
-    `queued` marks more requests in flight than the KV cache holds: the rest waits, which shows in TTFT.
+    `queued` marks more requests in flight than the KV cache holds: the rest waits, which shows in TTFT. `regime` is
+    which of its engine's intervals (`gpuscout.sweeps.trust`) holds around a point, -1 where none is known.
     """
 
     task: IntArray
@@ -48,6 +49,7 @@ class Points:
     requests_per_s: FloatArray
     bound: IntArray
     queued: npt.NDArray[np.bool_]
+    regime: IntArray
 
     def __len__(self) -> int:
         return len(self.task)

@@ -10,6 +10,7 @@ from gpuscout.sweeps.cases import content_digest
 from gpuscout.sweeps.gpus import GpuSpec
 from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.rules import Rule
+from gpuscout.sweeps.trust import NO_TRUST, Trust
 from gpuscout.sweeps.workloads import Workload
 
 # Raised when the order or the meaning of an expansion changes: block k must mean the same in every run of a sweep.
@@ -80,6 +81,7 @@ class EnginePart:
     ladder: tuple[int, ...]
     block_size: int
     placement: Placement = Placement()
+    trust: Trust = NO_TRUST  # what the engine says of its accuracy; like its placement no part of the identity
 
     @property
     def options_digest(self) -> bytes:

@@ -95,6 +95,7 @@ def install_engine(
                         output_tokens_per_s=concurrency * cases.output_len[task] / e2e,
                         requests_per_s=concurrency / e2e, bound=np.full(len(task), Bound.MEMORY.code),
                         queued=np.zeros(len(task), dtype=bool),
+                        regime=np.full(len(task), -1),
                     ),
                 )
             """

@@ -136,6 +136,7 @@ def curves(
             requests_per_s=figures / 7,
             bound=np.full(len(rows), Bound.COMPUTE.code),
             queued=concurrency > 8,
+            regime=np.where(concurrency > 8, 1, -1),
         ),
         details=details or {},
     )

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, print_json, print_table
+from gpuscout.runner.cli.options import Filters, grouped
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from gpuscout.store.rank import Question
-
-_FILTERS = "What counts"
 
 
 class Show(StrEnum):
@@ -28,62 +27,21 @@ def register(app: typer.Typer) -> None:
     app.command("query", rich_help_panel="Sweeps", epilog=example)(query)
 
 
+@grouped
 def query(
+    filters: Filters,
     show: Annotated[
         Show, typer.Option("--show", help="tuning: concurrency limits, roofline and commands of llm-optimizer.")
     ] = Show.TUNING,
-    sweep: Annotated[
-        str | None, typer.Option("--sweep", help="A sweep's name or id.", rich_help_panel=_FILTERS)
-    ] = None,
-    model: Annotated[
-        list[str] | None, typer.Option("--model", help="An id, bare name or glob; repeat.", rich_help_panel=_FILTERS)
-    ] = None,
-    gpu: Annotated[
-        list[str] | None, typer.Option("--gpu", help="A name, alias or glob; repeat.", rich_help_panel=_FILTERS)
-    ] = None,
-    workload: Annotated[
-        str | None, typer.Option("--workload", help="A workload of a stored sweep.", rich_help_panel=_FILTERS)
-    ] = None,
-    input_len: Annotated[
-        int | None, typer.Option("--input-len", min=1, help="Input tokens.", rich_help_panel=_FILTERS)
-    ] = None,
-    output_len: Annotated[
-        int | None, typer.Option("--output-len", min=1, help="Output tokens.", rich_help_panel=_FILTERS)
-    ] = None,
-    engine: Annotated[
-        list[str] | None, typer.Option("--engine", help="An engine; repeat.", rich_help_panel=_FILTERS)
-    ] = None,
-    server: Annotated[
-        list[str] | None, typer.Option("--server", help="vllm or sglang; repeat.", rich_help_panel=_FILTERS)
-    ] = None,
-    precision: Annotated[
-        list[str] | None, typer.Option("--precision", help="Of the weights: fp8 …; repeat.", rich_help_panel=_FILTERS)
-    ] = None,
-    max_gpus: Annotated[
-        int | None, typer.Option("--max-gpus", min=1, help="GPUs of one deployment.", rich_help_panel=_FILTERS)
-    ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Tasks to show.")] = 20,
     db: Db = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
     """Show what the store holds. Computes nothing."""
     from gpuscout.store.connect import open_store
-    from gpuscout.store.rank import Question
 
-    question = Question(
-        sweep=sweep,
-        models=tuple(model or ()),
-        gpus=tuple(gpu or ()),
-        workload=workload,
-        input_len=input_len,
-        output_len=output_len,
-        engines=tuple(engine or ()),
-        servers=tuple(server or ()),
-        precisions=tuple(precision or ()),
-        max_gpus=max_gpus,
-    )
     with open_store(db) as store, store.reading() as connection:
-        found = _reported(connection, question, show.value)
+        found = _reported(connection, filters.question(), show.value)
     if json:
         print_json({show.value: found[:limit], "tasks": len(found)})
         return

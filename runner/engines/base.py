@@ -14,6 +14,7 @@ import numpy as np
 from gpuscout.sweeps.cases import CaseColumns
 from gpuscout.sweeps.curves import Bound, Curves, IntArray, Points
 from gpuscout.sweeps.outcomes import Outcome
+from gpuscout.sweeps.trust import NO_TRUST, Trust
 
 MISSING = "missing"
 """The fingerprint of an engine that cannot run here: none of its results is ever stored under it."""
@@ -39,6 +40,7 @@ class Engine(Protocol):
     about       an `About`, on the class: what it covers, which options it takes, how to install what it needs
     missing()   a method: why it cannot run here, in one line; None when it can
     sparse      True when it cannot answer every concurrency: it may then leave points out
+    trust()     a method: a `gpuscout.sweeps.trust.Trust`, how far its figures are from measured ones
     """
 
     name: str
@@ -60,6 +62,12 @@ class EngineInfo:
     name: str
     fingerprint: str
     options: Mapping[str, object]
+
+
+def trust_of(engine: Engine) -> Trust:
+    """What an engine says of its own accuracy."""
+    says = getattr(engine, "trust", None)
+    return NO_TRUST if says is None else says()
 
 
 def info(engine: Engine) -> EngineInfo:
@@ -134,6 +142,7 @@ class Point:
     requests_per_s: float
     bound: Bound = Bound.UNKNOWN
     queued: bool = False
+    regime: int = -1
 
 
 @dataclass(frozen=True)
@@ -187,6 +196,7 @@ def answered(answers: Iterable[CaseAnswer]) -> Curves:
             requests_per_s=column("requests_per_s"),
             bound=ints(point.bound.code for _, point in points),
             queued=np.array([point.queued for _, point in points], dtype=np.bool_),
+            regime=np.array([point.regime for _, point in points], dtype=np.int8),
         ),
         details={row: answer.detail for row, answer in enumerate(answers) if answer.detail is not None},
         extras={row: answer.extras for row, answer in enumerate(answers) if answer.extras},

@@ -91,6 +91,7 @@ class RooflineEngine:
         constants = Physical(*(getattr(k, name)[:, None] for name in NAMES))
         operation = operate(columns, constants, running[:, None], concurrency)
         requests_per_s = concurrency / operation.e2e_s
+        seen = np.array([gpu.family in self.constants.families for gpu in cases.gpus], dtype=np.bool_)
         return Points(
             task=np.repeat(rows, len(ladder)),
             concurrency=np.tile(ladder, len(rows)),
@@ -101,6 +102,7 @@ class RooflineEngine:
             requests_per_s=requests_per_s.ravel(),
             bound=operation.bound.ravel(),
             queued=operation.queued.ravel(),
+            regime=regimes(ladder[None, :], seen[cases.gpu][:, None]).astype(np.int8).ravel(),
         )
 
 

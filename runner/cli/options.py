@@ -1,0 +1,206 @@
+"""Options that several commands share, declared once: which results count, which prices, what they are ranked by.
+
+A group is a frozen dataclass whose fields are options. A command takes one by naming the class as the annotation of a
+parameter and is made with `@grouped`: on the command line each field is an option of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from gpuscout.runner.cli.prices import check_purchase, parse_day, parse_prices, split_books
+from gpuscout.sweeps.errors import InputError
+
+if TYPE_CHECKING:
+    from gpuscout.store.prices import PriceRules
+    from gpuscout.store.ranking_types import Question
+
+_FILTERS = "What counts"
+_PRICES = "Prices"
+_AIM = "What is best"
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace every parameter whose annotation is a group by the options of the group."""
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, type[Any]] = {}
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        kind = parameter.annotation
+        if not dataclasses.is_dataclass(kind):
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        groups[parameter.name] = kind  # type: ignore[assignment]
+        hints = get_type_hints(kind, include_extras=True)
+        parameters += [
+            inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+            )
+            for field in dataclasses.fields(kind)
+        ]
+
+    @wraps(command)
+    def flat(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in dataclasses.fields(group)})
+        command(**given)
+
+    # typer reads both, and `wraps` made them the command's own.
+    flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    flat.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del flat.__wrapped__
+    return flat
+
+
+def _filter(*names: str, help: str, **rest: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=_FILTERS, **rest)
+
+
+def _price(*names: str, help: str, **rest: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=_PRICES, **rest)
+
+
+def _aim(*names: str, help: str, **rest: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=_AIM, **rest)
+
+
+Many = list[str] | None
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which stored results count."""
+
+    sweep: Annotated[str | None, _filter("--sweep", help="A sweep's name or id.")] = None
+    model: Annotated[Many, _filter("--model", help="An id, bare name or glob; repeat.")] = None
+    gpu: Annotated[Many, _filter("--gpu", help="A name, alias or glob; repeat.")] = None
+    vendor: Annotated[Many, _filter("--vendor", help="NVIDIA, AMD …; repeat.")] = None
+    min_memory: Annotated[float | None, _filter("--min-memory", help="GB (10^9) of one GPU.")] = None
+    workload: Annotated[str | None, _filter("--workload", help="A workload of a stored sweep.")] = None
+    input_len: Annotated[int | None, _filter("--input-len", min=1, help="Input tokens.")] = None
+    output_len: Annotated[int | None, _filter("--output-len", min=1, help="Output tokens.")] = None
+    engine: Annotated[Many, _filter("--engine", help="An engine; the first of several is preferred.")] = None
+    server: Annotated[Many, _filter("--server", help="vllm, sglang or trtllm; repeat.")] = None
+    precision: Annotated[Many, _filter("--precision", help="Of the weights: fp8 …; repeat.")] = None
+    tp: Annotated[str | None, _filter("--tp", help="Tensor parallelism: 1,2,4.")] = None
+    max_gpus: Annotated[int | None, _filter("--max-gpus", min=1, help="GPUs of one deployment.")] = None
+    min_context: Annotated[int | None, _filter("--min-context", min=1, help="Tokens a deployment must take.")] = None
+    since: Annotated[str | None, _filter("--since", help="Stored on this day or later.")] = None
+    until: Annotated[str | None, _filter("--until", help="Stored on this day or before.")] = None
+
+    def question(self) -> Question:
+        """The question about these results, by the default objective. Raises InputError."""
+        from gpuscout.store.ranking_types import Question
+
+        return Question(
+            sweep=self.sweep,
+            models=tuple(self.model or ()),
+            gpus=tuple(self.gpu or ()),
+            vendors=tuple(self.vendor or ()),
+            min_memory_gb=self.min_memory,
+            workload=self.workload,
+            input_len=self.input_len,
+            output_len=self.output_len,
+            engines=tuple(self.engine or ()),
+            servers=tuple(self.server or ()),
+            precisions=tuple(self.precision or ()),
+            tensor_parallel=_sizes(self.tp),
+            max_gpus=self.max_gpus,
+            min_context=self.min_context,
+            since=parse_day("--since", self.since),
+            until=parse_day("--until", self.until),
+        )
+
+
+@dataclass(frozen=True)
+class PriceOptions:
+    """Which prices count."""
+
+    prices: Annotated[str | None, _price("--prices", metavar="BOOK[,BOOK]", help="Price books; the first decides.")] = (
+        None
+    )
+    provider: Annotated[Many, _price("--provider", help="AWS, Lambda …; repeat.")] = None
+    region: Annotated[str | None, _price("--region", help="us-east-1 …")] = None
+    purchase: Annotated[str, _price("--purchase", help="on-demand, spot or reserved.")] = "on-demand"
+    as_of: Annotated[str | None, _price("--as-of", help="No newer prices.")] = None
+    price: Annotated[Many, _price("--price", metavar="GPU=USD", help="USD per GPU hour; repeat.")] = None
+    discount: Annotated[float, _price("--discount", help="Off the prices of the books: 0.3 is 30 %.")] = 0.0
+    whole_instances: Annotated[bool, _price("--whole-instances", help="Pay for all GPUs of an instance.")] = False
+
+    def rules(self, stored_gpus: Iterable[str]) -> PriceRules:
+        """Raises InputError, UnknownNameError. `stored_gpus` are names of GPUs besides those of the catalogue."""
+        from gpuscout.store.prices import PriceRules
+
+        return PriceRules(
+            books=split_books(self.prices),
+            providers=tuple(self.provider or ()),
+            region=self.region,
+            purchase=check_purchase(self.purchase),
+            as_of=parse_day("--as-of", self.as_of),
+            overrides=parse_prices(self.price, stored_gpus) if self.price else None,
+            discount=self.discount,
+            whole_instances=self.whole_instances,
+        )
+
+
+@dataclass(frozen=True)
+class AimOptions:
+    """What configurations are ranked by, and the limits they must meet."""
+
+    objective: Annotated[
+        Many,
+        _aim(
+            "--objective",
+            help="cost (unless given), cost-per-hour, throughput, throughput-per-gpu, ttft, itl, e2e or energy; "
+            "the first ranks, more are shown.",
+        ),
+    ] = None
+    weight: Annotated[Many, _aim("--weight", help="Rank by several: cost=0.7; repeat for more.")] = None
+    slo: Annotated[
+        Many, _aim("--slo", help="A limit to meet: 'ttft<=500ms', 'rate>=5/s', 'ttft:p95<=1s'; repeat for more.")
+    ] = None
+    no_interpolate: Annotated[bool, _aim("--no-interpolate", help="Only stored concurrencies, none between them.")] = (
+        False
+    )
+    assume_tail: Annotated[
+        float | None, _aim("--assume-tail", help="Take percentiles of estimates as this many times the mean.")
+    ] = None
+
+    def asked(self, question: Question) -> Question:
+        """The question with this aim. Raises InputError."""
+        from gpuscout.store.ranking_types import DEFAULT_OBJECTIVE
+        from gpuscout.sweeps.slo import parse_slo
+
+        if self.objective and self.weight:
+            raise InputError("--weight replaces --objective: name the objective in one of them")
+        first, *also = self.objective or [DEFAULT_OBJECTIVE]
+        return dataclasses.replace(
+            question,
+            objective=first,
+            also=tuple(also),
+            weights=tuple(map(_weight, self.weight or ())),
+            slos=tuple(map(parse_slo, self.slo or ())),
+            interpolate=not self.no_interpolate,
+            assume_tail=self.assume_tail,
+        )
+
+
+def _weight(text: str) -> tuple[str, float]:
+    name, equals, figure = text.partition("=")
+    try:
+        return name.strip(), float(figure if equals else "nothing")
+    except ValueError as error:
+        raise InputError(f'"{text}" is no weight', hint="write OBJECTIVE=WEIGHT, such as cost=0.7") from error
+
+
+def _sizes(text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError as error:
+        raise InputError(f'--tp: "{text}" is not a list of numbers', hint="for example --tp 1,2,4") from error

@@ -1,0 +1,73 @@
+"""What engines say of their accuracy, kept beside their results: a recommendation tells it without the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import sqlalchemy as sa
+
+from gpuscout.store.schema import errors_seen, intervals
+from gpuscout.sweeps.trust import ErrorSeen, Trust
+
+SHIPPED = "calibration"
+"""The source of errors that an engine brings itself."""
+
+_ERROR = tuple(ErrorSeen.__match_args__)
+
+
+def note_trust(connection: sa.Connection, engine_id: int, trust: Trust) -> None:
+    """Keep an engine's intervals and the errors it brings, in place of those it brought before."""
+    rows = [
+        {"regime": regime, "metric": metric, "low": low, "high": high}
+        for regime, metrics in trust.intervals.items()
+        for metric, (low, high) in metrics.items()
+    ]
+    _replace(connection, intervals, {"engine_id": engine_id}, rows)
+    note_errors(connection, engine_id, SHIPPED, trust.errors)
+
+
+def note_errors(connection: sa.Connection, engine_id: int, source: str, errors: Iterable[ErrorSeen]) -> None:
+    """Keep an engine's errors over the measured runs of one source, in place of those noted before."""
+    _replace(connection, errors_seen, {"engine_id": engine_id, "source": source}, [asdict(error) for error in errors])
+
+
+def errors_of(connection: sa.Connection, engine_ids: Sequence[int]) -> dict[int, list[tuple[str, ErrorSeen]]]:
+    """For each engine its errors with their sources."""
+    query = sa.select(errors_seen).where(errors_seen.c.engine_id.in_(engine_ids))
+    found: dict[int, list[tuple[str, ErrorSeen]]] = {}
+    for row in connection.execute(query.order_by(*errors_seen.primary_key.columns)).mappings():
+        found.setdefault(row["engine_id"], []).append((row["source"], ErrorSeen(*(row[name] for name in _ERROR))))
+    return found
+
+
+def intervals_of(
+    connection: sa.Connection, engine_ids: Sequence[int]
+) -> dict[int, dict[int, dict[str, tuple[float, float]]]]:
+    """For each engine its intervals, by regime and metric."""
+    query = sa.select(intervals).where(intervals.c.engine_id.in_(engine_ids))
+    found: dict[int, dict[int, dict[str, tuple[float, float]]]] = {}
+    for row in connection.execute(query.order_by(*intervals.primary_key.columns)):
+        found.setdefault(row.engine_id, {}).setdefault(row.regime, {})[row.metric] = (row.low, row.high)
+    return found
+
+
+def _replace(
+    connection: sa.Connection, table: sa.Table, owner: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Make these all the rows of an owner. Nothing is written where they are there already."""
+    mine = sa.and_(*(table.c[name] == value for name, value in owner.items()))
+    wanted = [{**owner, **row} for row in rows]
+    columns = [column.name for column in table.columns]
+    key = [column.name for column in table.primary_key.columns]
+
+    def ordered(found: Iterable[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+        return [tuple(row[name] for name in columns) for row in sorted(found, key=lambda row: [row[k] for k in key])]
+
+    stored = [dict(row) for row in connection.execute(sa.select(table).where(mine)).mappings()]
+    if ordered(stored) == ordered(wanted):
+        return
+    connection.execute(sa.delete(table).where(mine))
+    if wanted:
+        connection.execute(sa.insert(table), wanted)
