@@ -304,8 +304,8 @@ def _check_tensor_parallel(spec: SweepSpec, models: list[Architecture], problems
     path = ("tensor_parallel", spec.tensor_parallel.index(useless[0])) if len(useless) == 1 else ("tensor_parallel",)
     problems.add(
         path,
-        f"{_runs(useless)} {'does' if len(useless) == 1 else 'do'} not divide the attention heads of any model in this "
-        f"sweep ({heads})",
+        f"{_runs(useless)} {'does' if len(useless) == 1 else 'do'} not divide the heads and widths of any model in "
+        f"this sweep (attention heads: {heads})",
     )
 
 

@@ -22,6 +22,8 @@ class AttentionType(StrEnum):
 
 
 GROWING = (AttentionType.FULL, AttentionType.MLA)
+# DEFAULT_VOCAB_PADDING_SIZE in vLLM's vocab_parallel_embedding.py.
+_VOCABULARY_PADDING = 64
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Architecture:
     projectors, not read when decoding), `linear_parameters` (all matrices of the decoder layers, experts included:
     what quantisation shrinks by default). `active_parameters` are those one token is multiplied with: the experts
     it is routed to, everything else but vision towers and tables that are only looked up. `kv_heads` is what tensor
-    parallelism can divide the cache by: 1 for MLA.
+    parallelism can divide the cache by: 1 for MLA. `mlp_widths` are the different widths of the dense MLPs.
 
     `precision` is the checkpoint's own; `native_quantized_parameters` of the weights are stored with
     `native_weight_bits` bits each (scales included), the rest in 16 bits.
@@ -101,6 +103,7 @@ class Architecture:
     native_weight_bits: float
     quantization_method: str | None = None
     approximate: bool = False
+    mlp_widths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "native_weight_bits", float(self.native_weight_bits))
@@ -168,11 +171,20 @@ class Architecture:
     def tensor_parallel_sizes(self, limit: int) -> tuple[int, ...]:
         """The tensor-parallel degrees up to `limit` that a server accepts, ascending.
 
-        A degree must divide the heads of every attention layer. Key-value heads are divided among the ranks, or
-        replicated when there are fewer of them than ranks; the larger number must be a multiple of the smaller.
-        Experts set no limit.
+        A degree must divide the heads of every attention layer, the width of every dense MLP, and the vocabulary,
+        padded to a multiple of 64 as vLLM pads it. Key-value heads are divided among the ranks, or replicated when
+        there are fewer of them than ranks; the larger number must be a multiple of the smaller. Experts set no limit.
         """
-        return tuple(size for size in range(1, limit + 1) if all(_splits(group, size) for group in self.attention))
+        return tuple(degree for degree in range(1, limit + 1) if self.indivisible(degree) is None)
+
+    def indivisible(self, degree: int) -> str | None:
+        """What this tensor-parallel degree does not divide, in words; None: a server accepts it."""
+        if not all(_splits(group, degree) for group in self.attention):
+            return f"{self.attention_heads} attention heads ({self.kv_heads} for keys and values)"
+        if width := next((width for width in self.mlp_widths if width % degree), None):
+            return f"an MLP {width:,} wide"
+        padded = -(-self.vocab_size // _VOCABULARY_PADDING) * _VOCABULARY_PADDING
+        return f"a vocabulary of {padded:,} (padded)" if padded % degree else None
 
     def to_dict(self) -> dict[str, Any]:
         """A form that JSON can hold and `from_dict` reads."""
@@ -186,6 +198,7 @@ class Architecture:
             **{
                 **data,
                 "attention": tuple(groups),
+                "mlp_widths": tuple(data.get("mlp_widths", ())),
                 "precision": Precision(data["precision"]),
                 "kv_precision": Precision(data["kv_precision"]),
             }

@@ -234,12 +234,11 @@ class Expansion:
             reasons.append(_excluded_by("matches no rule of only"))
         reasons += [
             _Reason(
-                "TP does not divide the attention heads",
+                "TP does not divide the model",
                 ("models", "tensor_parallel"),
                 lambda at: (
                     f"tensor parallel {self._tensor_parallel[at['tensor_parallel']]} does not divide "
-                    f"{models[at['models']].attention_heads} attention heads "
-                    f"({models[at['models']].kv_heads} for keys and values)"
+                    f"{models[at['models']].indivisible(self._tensor_parallel[at['tensor_parallel']])}"
                 ),
             ),
             _Reason(

@@ -76,6 +76,7 @@ def architecture_from_config(config: Mapping[str, Any], *, name: str, source: st
         native_weight_bits=quantization.bits,
         quantization_method=quantization.method,
         approximate=model_type not in FAMILIES,
+        mlp_widths=size.mlp_widths,
     )
 
 

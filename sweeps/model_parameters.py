@@ -34,12 +34,16 @@ class Component(StrEnum):
 
 @dataclass(frozen=True)
 class LayerSize:
-    """Weights of one layer: its matrices by component, and the rest (norms, biases, routers, convolutions)."""
+    """Weights of one layer: its matrices by component, and the rest (norms, biases, routers, convolutions).
+
+    `mlp_width` is that of its dense MLP; None: it has none.
+    """
 
     linear: Mapping[Component, int]
     other: int
     routed_bias: int = 0
     group: AttentionGroup | None = None
+    mlp_width: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,11 @@ class DecoderSize:
     def routed(self) -> int:
         """All routed experts with their biases."""
         return self.component(Component.ROUTED_EXPERTS) + sum(layer.routed_bias for layer in self.layers)
+
+    @property
+    def mlp_widths(self) -> tuple[int, ...]:
+        """The different widths of the dense MLPs, ascending."""
+        return tuple(sorted({layer.mlp_width for layer in self.layers if layer.mlp_width is not None}))
 
     @property
     def total(self) -> int:
@@ -127,10 +136,10 @@ def _layer_size(fields: Fields, family: Family, layer: Layer, experts: int) -> L
     if fields.find("o_lora_rank")[1] is not None:
         streams = _streams(fields)
         other += 2 * ((2 + streams) * streams * (streams * hidden + 1) + 3)
-    routed_bias = 0
+    routed_bias, mlp_width = 0, None
     matrices = 3 if family.gated_mlp else 2
     if layer.mlp is Mlp.DENSE:
-        width = layer.mlp_width or _dense_width(fields, hidden)
+        width = mlp_width = layer.mlp_width or _dense_width(fields, hidden)
         linear[Component.DENSE_MLP] = matrices * hidden * width
         bias = fields.flag("mlp_bias", "use_bias") if family.mlp_bias is None else family.mlp_bias
         other += ((matrices - 1) * width + hidden) * bias
@@ -145,7 +154,7 @@ def _layer_size(fields: Fields, family: Family, layer: Layer, experts: int) -> L
         other += latent if fields.flag("latent_moe_use_norm") else 0
         other += 4 * hidden + experts if fields.flag("enable_moe_block") else 0
         routed_bias = experts * ((matrices - 1) * width + hidden) * family.expert_bias
-    return LayerSize(linear, other, routed_bias, group)
+    return LayerSize(linear, other, routed_bias, group, mlp_width)
 
 
 def _dense_width(fields: Fields, hidden: int) -> int:

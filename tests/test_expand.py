@@ -268,7 +268,7 @@ def test_reasons_name_the_model_and_the_figures() -> None:
     told: Counter[tuple[str, str | None]] = Counter()
     for exclusion in census.exclusions:
         told[exclusion.reason, exclusion.model] += exclusion.combinations
-    assert told["TP does not divide the attention heads", "Qwen/Qwen2.5-7B-Instruct"] == 4
+    assert told["TP does not divide the model", "Qwen/Qwen2.5-7B-Instruct"] == 4
     assert told["EP needs a mixture of experts", "Qwen/Qwen2.5-7B-Instruct"] == 1
     assert any("28 attention heads" in exclusion.detail for exclusion in census.exclusions)
 

@@ -274,7 +274,11 @@ def test_attention_kind(name: str, kind: str) -> None:
 
 def test_tensor_parallel_sizes() -> None:
     assert parse(LLAMA).tensor_parallel_sizes(64) == (1, 2, 4, 8, 16, 32)
-    assert CATALOGUE.get("Qwen/Qwen2.5-7B").tensor_parallel_sizes(32) == (1, 2, 4, 28)  # 28 heads, 4 KV heads
+    assert CATALOGUE.get("Qwen/Qwen2.5-7B").tensor_parallel_sizes(32) == (
+        1,
+        2,
+        4,
+    )  # 28 heads, 4 KV heads, an MLP 18,944 wide
     assert CATALOGUE.get("Qwen/Qwen2.5-0.5B-Instruct").tensor_parallel_sizes(8) == (1, 2)  # 14 heads, 2 KV heads
     assert 16 in CATALOGUE.get("deepseek-ai/DeepSeek-V3").tensor_parallel_sizes(16)
 

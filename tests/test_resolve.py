@@ -246,7 +246,11 @@ def test_names_are_checked_although_other_keys_are_wrong() -> None:
     )
     assert [problem[:3] for problem in found] == [
         (3, "gpus[2]", 'unknown GPU "H10O"'),
-        (4, "tensor_parallel[1]", "3 does not divide the attention heads of any model in this sweep (32)"),
+        (
+            4,
+            "tensor_parallel[1]",
+            "3 does not divide the heads and widths of any model in this sweep (attention heads: 32)",
+        ),
         (5, None, 'unknown key "workload"; did you mean "workloads"?'),
         (6, "engine", 'unknown engine "rooflin"'),
         (7, "exclude.family", 'unknown GPU family "Hoper"'),
@@ -278,7 +282,7 @@ def test_useless_tensor_parallel_sizes_are_told_in_one_line() -> None:
     assert [problem[1:3] for problem in found] == [
         (
             "tensor_parallel",
-            "3, 5 to 7, 9 to 12 do not divide the attention heads of any model in this sweep (32)",
+            "3, 5 to 7, 9 to 12 do not divide the heads and widths of any model in this sweep (attention heads: 32)",
         )
     ]
 
