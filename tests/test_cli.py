@@ -142,7 +142,7 @@ def test_plan_counts_what_a_run_then_does(tmp_path: Path) -> None:
     planned = json.loads(gpuscout("plan", *flags, "--json", cwd=tmp_path).stdout)
     assert not (tmp_path / "gpuscout.db").exists()
     assert planned["combinations"] == 8
-    assert planned["exclusions"][0]["reason"] == "TP does not divide the attention heads"
+    assert planned["exclusions"][0]["reason"] == "TP does not divide the model"
     ran = json.loads(gpuscout("run", *flags, "--json", cwd=tmp_path).stdout)["run"]
     assert ran["computed_tasks"] == planned["tasks_to_compute"] == 6
     assert ran["outcomes"]["does_not_fit"] == planned["expected_without_curve"]["does_not_fit"]
@@ -163,7 +163,7 @@ WRONG = [
     (
         ["run", "--model", "Qwen3-8B", "--gpu", "H100", "--tp", "3"],
         2,
-        "3 does not divide the attention heads of any model",
+        "3 does not divide the heads and widths of any model",
     ),
     (["run", "--model", "Qwen3-8B", "--gpu", "H100", "--objective", "speed"], 2, "throughput-per-gpu"),
     (["run", "--model", "Qwen3-8B", "--gpu", "H100", "--slo", "ttft"], 2, "ttft<=500ms"),
