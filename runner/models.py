@@ -82,7 +82,12 @@ class ModelFinder:
             if revision is not None:
                 raise InputError("a local model has no revision")
             return [local_model(Path(directory, Path(text).expanduser()))]
-        target = target_of(text, revision)
+        try:
+            target = target_of(text, revision)
+        except UnknownNameError as unknown:
+            if Path(directory, text).is_dir():
+                unknown.hint = f"for the local folder, write ./{text}"
+            raise
         if isinstance(target, HubModel):
             return [self._of_hub(target, text, directory)]
         catalogue = ModelCatalogue.load()

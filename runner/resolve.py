@@ -194,12 +194,7 @@ def _models(finder: ModelFinder, spec: SweepSpec, entry: ModelEntry, number: int
     directory = spec.resolve_path(("models", number), ".")
     written = spec.resolve_path(("models", number), entry.model) if entry.is_path else entry.model
     text = str(Path(written).absolute()) if entry.is_path else written
-    try:
-        found = finder.find(text, revision=entry.revision, directory=directory)
-    except UnknownNameError as unknown:
-        if Path(directory, text).is_dir():
-            unknown.hint = f"for the local folder, write ./{text}"
-        raise
+    found = finder.find(text, revision=entry.revision, directory=directory)
     architectures = [model.architecture for model in found]
     if entry.name is not None:  # which the spec refuses beside a pattern
         architectures = [replace(architectures[0], name=entry.name)]

@@ -159,6 +159,7 @@ def test_each_way_to_have_no_estimate(package: Path) -> None:
         case(server="trtllm"),
         case(max_model_len=100),
         case("my-finetune"),
+        case("Qwen/Qwen3-8B@v1.1"),
         case(),
     ]
     answer = ask(create_engine("llm-optimizer"), *cases)
@@ -170,6 +171,7 @@ def test_each_way_to_have_no_estimate(package: Path) -> None:
         *["not_supported"] * 7,
         "invalid",
         "unknown_model",
+        "not_supported",
         "ok",
     ]
     for row, text in (
@@ -181,6 +183,7 @@ def test_each_way_to_have_no_estimate(package: Path) -> None:
         (5, "precision not supported: ValueError: fp8 precision not supported on A100"),
         (6, "precision not supported: "),
         (8, "no pipeline parallelism"),
+        (12, "only the newest revision of Qwen/Qwen3-8B"),
     ):
         assert text in told[row][1]
 

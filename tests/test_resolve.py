@@ -319,6 +319,9 @@ def test_a_folder_written_like_a_name_is_told_how_to_write_it(tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     [problem] = told(SPEC.replace("Qwen/Qwen3-8B", "mine"))
     assert problem[2:] == ('unknown model "mine"', "for the local folder, write ./mine")
+    with pytest.raises(UnknownNameError) as caught:
+        resolve_model("mine")
+    assert caught.value.hint == "for the local folder, write ./mine"
 
 
 def test_every_problem_of_a_spec_is_told_at_its_line(hub: Hub, tmp_path: Path) -> None:

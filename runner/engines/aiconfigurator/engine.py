@@ -86,6 +86,9 @@ class AIConfiguratorEngine:
             return CaseAnswer.failed(Outcome.NOT_SUPPORTED, refused)
         if case.context_len < case.input_len + case.output_len:
             return CaseAnswer.failed(Outcome.INVALID, "input and output exceed max_model_len")
+        name, at, _ = case.model.name.partition("@")
+        if at:
+            return CaseAnswer.failed(Outcome.NOT_SUPPORTED, f"AIConfigurator reads only the newest revision of {name}")
         path = model_path(case.model, _bundled_models())
         if path is None:
             return CaseAnswer.failed(

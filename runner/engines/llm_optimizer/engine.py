@@ -173,6 +173,9 @@ class LlmOptimizerEngine:
             )
         if case.context_len < case.input_len + case.output_len:
             return CaseAnswer.failed(Outcome.INVALID, "input and output exceed max_model_len")
+        name, at, _ = case.model.name.partition("@")
+        if at and _HUB_NAME.fullmatch(name):
+            return CaseAnswer.failed(Outcome.NOT_SUPPORTED, f"llm-optimizer reads only the newest revision of {name}")
         if not _HUB_NAME.fullmatch(case.model.name):
             return Finding.UNKNOWN_MODEL.answer(
                 f"llm-optimizer asks the Hugging Face Hub, which has no {case.model.name}"
