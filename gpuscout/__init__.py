@@ -13,8 +13,17 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from gpuscout.runner.api import expand, run
     from gpuscout.runner.controller import RunReport
+    from gpuscout.runner.estimates import PerformanceEstimate, estimate_performance, estimate_performance_batch
+    from gpuscout.runner.gpu_lookup import get_gpu_spec, list_available_gpus
+    from gpuscout.runner.gpu_recommendations import GPURecommendation, GPURecommendations
+    from gpuscout.runner.gpu_recommender import GPURecommender, recommend_gpus
+    from gpuscout.runner.model_architecture import KVCacheDetail, KVCacheGroup, ModelArchitecture
     from gpuscout.runner.resolve import resolve_model
     from gpuscout.store.connect import Store, open_store
+    from gpuscout.store.frames import to_dataframe
+    from gpuscout.store.pareto import pareto
+    from gpuscout.store.points import query
+    from gpuscout.store.prices import PriceRules
     from gpuscout.store.rank import Question, Ranking, rank
     from gpuscout.sweeps.architecture import Architecture
     from gpuscout.sweeps.cases import Case
@@ -26,49 +35,81 @@ if TYPE_CHECKING:
     from gpuscout.sweeps.spec import SweepSpec, load_spec, parse_spec, spec_from_mapping
 
 _HOMES = {
-    "Case": "sweeps.cases",
-    "GpuCatalogue": "sweeps.gpu_catalogue",
-    "GpuSpec": "sweeps.gpus",
-    "GpuscoutError": "sweeps.errors",
     "Architecture": "sweeps.architecture",
-    "ModelCatalogue": "sweeps.models",
-    "Question": "store.rank",
-    "Ranking": "store.rank",
-    "RunReport": "runner.controller",
-    "Store": "store.connect",
-    "SweepSpec": "sweeps.spec",
+    "Case": "sweeps.cases",
+    "estimate_performance": "runner.estimates",
+    "estimate_performance_batch": "runner.estimates",
     "expand": "runner.api",
+    "get_gpu_spec": "runner.gpu_lookup",
+    "GpuCatalogue": "sweeps.gpu_catalogue",
+    "GPURecommendation": "runner.gpu_recommendations",
+    "GPURecommendations": "runner.gpu_recommendations",
+    "GPURecommender": "runner.gpu_recommender",
+    "GpuscoutError": "sweeps.errors",
+    "GpuSpec": "sweeps.gpus",
+    "KVCacheDetail": "runner.model_architecture",
+    "KVCacheGroup": "runner.model_architecture",
+    "list_available_gpus": "runner.gpu_lookup",
     "load_spec": "sweeps.spec",
+    "ModelArchitecture": "runner.model_architecture",
+    "ModelCatalogue": "sweeps.models",
     "open_store": "store.connect",
+    "pareto": "store.pareto",
     "parse_slo": "sweeps.slo",
     "parse_spec": "sweeps.spec",
+    "PerformanceEstimate": "runner.estimates",
+    "PriceRules": "store.prices",
+    "Question": "store.rank",
+    "query": "store.points",
     "rank": "store.rank",
+    "Ranking": "store.rank",
+    "recommend_gpus": "runner.gpu_recommender",
     "resolve_model": "runner.resolve",
     "run": "runner.api",
+    "RunReport": "runner.controller",
     "spec_from_mapping": "sweeps.spec",
+    "Store": "store.connect",
+    "SweepSpec": "sweeps.spec",
+    "to_dataframe": "store.frames",
 }
 
 __all__ = [
     "Architecture",
     "Case",
+    "GPURecommendation",
+    "GPURecommendations",
+    "GPURecommender",
     "GpuCatalogue",
     "GpuSpec",
     "GpuscoutError",
+    "KVCacheDetail",
+    "KVCacheGroup",
+    "ModelArchitecture",
     "ModelCatalogue",
+    "PerformanceEstimate",
+    "PriceRules",
     "Question",
     "Ranking",
     "RunReport",
     "Store",
     "SweepSpec",
+    "estimate_performance",
+    "estimate_performance_batch",
     "expand",
+    "get_gpu_spec",
+    "list_available_gpus",
     "load_spec",
     "open_store",
+    "pareto",
     "parse_slo",
     "parse_spec",
+    "query",
     "rank",
+    "recommend_gpus",
     "resolve_model",
     "run",
     "spec_from_mapping",
+    "to_dataframe",
 ]
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
 SCRIPTS = "gpuscout:migrations"
+# While it migrates, alembic keeps the connection in variables that all threads share.
+_migrating = threading.Lock()
 
 
 def alembic_config(connection: sa.Connection | None = None) -> Config:
@@ -19,4 +23,5 @@ def alembic_config(connection: sa.Connection | None = None) -> Config:
 
 def migrate_to_head(connection: sa.Connection) -> None:
     """Create or upgrade the schema in the caller's transaction, which the caller has made exclusive."""
-    command.upgrade(alembic_config(connection), "head")
+    with _migrating:
+        command.upgrade(alembic_config(connection), "head")

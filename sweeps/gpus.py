@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,10 @@ class GpuSpec:
 
         Aliases, notes, sources, power and release year are left out. 80 and 80.0 are the same figure.
         """
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> bytes:
         figures = {name: getattr(self, name) for name in _IDENTITY}
         figures |= {name: float(getattr(self, name)) for name in _FIGURES}
         figures["dense_tflops"] = {key: float(tflops) for key, tflops in self.dense_tflops.items()}
