@@ -20,8 +20,9 @@ from gpuscout.runner.retry import Again, Later, Loss, Split, decide
 from gpuscout.runner.work import BlockWork, block_work
 from gpuscout.store import durable
 from gpuscout.store.blocks import ClaimedBlock, SweepProgress, release_blocks, reopen_failed_blocks, sweep_progress
+from gpuscout.store.committer import Committer
 from gpuscout.store.connect import Store
-from gpuscout.store.durable import Patience
+from gpuscout.store.durable import Patience, once_an_outage
 from gpuscout.store.locks import RunnerLock
 from gpuscout.store.sweeps import NewSweep, SweepRecord, find_sweep, note_run, register_sweep
 from gpuscout.store.writes import Answer, BlockResult
@@ -109,7 +110,7 @@ def run_sweep(
     if record is not None and record.finished_at is not None:
         return _already_complete(store, record, started)
     with Interrupt() as interrupt, _held(RunnerLock(store), interrupt, told, lock_wait_s) as runner:
-        patience = Patience(stop=lambda: interrupt.requested, notice=told.notice)
+        patience = Patience(stop=lambda: interrupt.requested, notice=once_an_outage(told.notice))
         census = expansion.census()
         new = NewSweep.of(
             expansion,
@@ -186,7 +187,7 @@ def _already_complete(store: Store, record: SweepRecord, started: float) -> RunR
 
 @dataclass
 class _InFlight:
-    """A claimed block: what is known of its tasks so far, and how many of its jobs are not answered yet.
+    """A claimed block until its commit has ended: what is known of its tasks, and how many of its jobs are unanswered.
 
     `in_vain` counts tasks given up alone as long as none was answered.
     """
@@ -227,27 +228,37 @@ class _Run:
         self._waiting: Later[Job] = Later()
         self._running = 0
         self._executor: Executor | None = None
+        self._committer = Committer(runner, patience=patience)
 
     def work(self, choice: Choice) -> None:
         """Claim, evaluate and commit until there is nothing left to claim or to wait for."""
         try:
-            while not self._interrupt.requested:
-                self._submit_waiting()
-                self._fill(choice)
-                if self._running:
-                    self._next_done()
-                elif self._in_flight:
-                    self._interrupt.wait(_LOOK_UP_S)  # until the next attempt is due
-                elif not self._others_at_work():
-                    return
+            with self._committer:
+                self._until_done_or_stopped(choice)
+                self._note_commits(all_of_them=True)
         finally:
             if self._executor is not None:
                 self._executor.close()
             self._give_back()
-        raise SweepInterrupted(
-            f"stopped: {self._progress.done_tasks:,} of {self._progress.total_tasks:,} tasks are stored",
-            hint="run the same command to go on",
-        )
+        if self._interrupt.requested:
+            raise SweepInterrupted(
+                f"stopped: {self._progress.done_tasks:,} of {self._progress.total_tasks:,} tasks are stored",
+                hint="run the same command to go on",
+            )
+
+    def _until_done_or_stopped(self, choice: Choice) -> None:
+        while not self._interrupt.requested:
+            self._note_commits()
+            self._submit_waiting()
+            self._fill(choice)
+            if self._running:
+                self._next_done()
+            elif len(self._committer):
+                self._note_commits(all_of_them=True)
+            elif self._in_flight:
+                self._interrupt.wait(_LOOK_UP_S)  # until the next attempt is due
+            elif not self._others_at_work():
+                return
 
     def _busy(self) -> bool:
         """Whether the executor has as much as it can use; before it has started, a block that needs it is enough."""
@@ -345,11 +356,15 @@ class _Run:
             answers=flight.answers,
             reused=work.reused,
         )
-        ours = durable.commit(self._runner, result, patience=self._patience)
-        del self._in_flight[block]
-        if ours:
-            self._count(flight)
-        self._told.progress(self._progress)
+        self._committer.submit(result)
+        self._note_commits()
+
+    def _note_commits(self, *, all_of_them: bool = False) -> None:
+        for result, ours in self._committer.finished(all_of_them=all_of_them):
+            flight = self._in_flight.pop(result.block)
+            if ours:
+                self._count(flight)
+            self._told.progress(self._progress)
 
     def _count(self, flight: _InFlight) -> None:
         progress = self._progress

@@ -69,18 +69,19 @@ def claim_blocks(
     """Claim up to `limit` blocks for a runner, lowest numbers first; none of a cancelled sweep.
 
     Takes pending blocks and those whose runner is gone, at once and without a clock: `is_alive` is asked for every
-    other runner that has claimed something. With `in_flight`, the blocks this runner knows to be its own, also those
-    that are claimed in its name without its knowing. Returns fewer, or none, when there are not enough; never waits.
+    other runner that has claimed something. With `in_flight`, the blocks this runner is still busy with, also those
+    that are claimed in its name without its knowing, and never one that it is busy with, even if it lost that claim.
+    Returns fewer, or none, when there are not enough; never waits.
     No block is ever given to two runners, however many ask at once.
     """
     claimed = sa.select(blocks.c.runner_id).where(
         blocks.c.sweep_id == sweep_id, blocks.c.state == "claimed", blocks.c.runner_id != runner_id
     )
     dead = [other for other in connection.execute(claimed.distinct()).scalars() if not is_alive(other)]
-    gone: sa.ColumnElement[bool] = blocks.c.runner_id.in_(dead)
-    if in_flight is not None:
-        gone |= sa.and_(blocks.c.runner_id == runner_id, blocks.c.block.not_in(in_flight))
+    gone: sa.ColumnElement[bool] = blocks.c.runner_id.in_(dead if in_flight is None else [*dead, runner_id])
     free = sa.or_(blocks.c.state == "pending", sa.and_(blocks.c.state == "claimed", gone))
+    if in_flight is not None:
+        free &= blocks.c.block.not_in(in_flight)
     cancelled = sa.select(sweeps.c.id).where(sweeps.c.id == sweep_id, sweeps.c.cancelled_at.is_not(None))
     # Rows that another runner is claiming at this moment are skipped (Postgres), not waited for.
     chosen = (

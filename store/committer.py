@@ -10,10 +10,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Self
 
+import sqlalchemy as sa
+
 from gpuscout.store import durable
 from gpuscout.store.durable import PATIENT, Patience
 from gpuscout.store.locks import RunnerLock
+from gpuscout.store.names import register_gpus, register_models
 from gpuscout.store.writes import BlockResult
+from gpuscout.sweeps.cases import CaseColumns
 
 _AT_ONCE = 2
 
@@ -30,6 +34,7 @@ class Committer:
         self._patience = patience
         self._at_once = at_once
         self._threads = None if runner.store.is_sqlite else ThreadPoolExecutor(at_once, "gpuscout-commit")
+        self._registered: set[bytes] = set()
         self._done: list[tuple[BlockResult, bool]] = []
         self._running: dict[Future[bool], BlockResult] = {}
 
@@ -40,6 +45,7 @@ class Committer:
             return
         while len(self._running) >= self._at_once:
             self._collect(block=True)
+        self._register(result.cases)
         self._running[self._threads.submit(self._commit, result)] = result
 
     def finished(self, *, all_of_them: bool = False) -> list[tuple[BlockResult, bool]]:
@@ -65,6 +71,21 @@ class Committer:
     ) -> None:
         if self._threads is not None:
             self._threads.shutdown(wait=True)
+
+    def _register(self, cases: CaseColumns) -> None:
+        """Store models and GPUs that are new apart: of two commits that do so, the second would wait for the first."""
+        models = [model for code, model in enumerate(cases.models) if code in cases.model]
+        gpus = [gpu for code, gpu in enumerate(cases.gpus) if code in cases.gpu]
+        digests = {model.digest() for model in models} | {gpu.digest() for gpu in gpus}
+        if digests <= self._registered:
+            return
+
+        def register(connection: sa.Connection) -> None:
+            register_models(connection, models)
+            register_gpus(connection, gpus)
+
+        durable.writing(self._runner.store, register, patience=self._patience)
+        self._registered |= digests
 
     def _commit(self, result: BlockResult) -> bool:
         return durable.commit(self._runner, result, patience=self._patience)

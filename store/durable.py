@@ -8,6 +8,8 @@ serialisation failures. A SQLite store that is locked, full, read-only or damage
 
 from __future__ import annotations
 
+import math
+import threading
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ _T = TypeVar("_T")
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 5.0
 _LOOK_UP_S = 0.2
+_ONE_OUTAGE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Patience:
     """How long to put up with a store that is away.
 
     `seconds` count from the first failure on. `stop` is asked several times a second while waiting; once it says
-    True, the next failure is final. `notice` is told what is wrong whenever the waiting begins, without a password.
+    True, the next failure is final. `notice` is told what is wrong whenever the waiting begins, without a password, in
+    whichever thread waits; see `once_an_outage`.
     """
 
     seconds: float = 60.0
@@ -44,6 +48,22 @@ class Patience:
 
 
 PATIENT = Patience()
+
+
+def once_an_outage(notice: Callable[[str], None]) -> Callable[[str], None]:
+    """A `notice` for several threads: what all of them meet at about the same time is told once."""
+    lock = threading.Lock()
+    told_at = -math.inf
+
+    def tell(text: str) -> None:
+        nonlocal told_at
+        with lock:
+            now = time.monotonic()
+            if now - told_at >= _ONE_OUTAGE_S:
+                told_at = now
+                notice(text)
+
+    return tell
 
 
 def reading(store: Store, work: Callable[[sa.Connection], _T], *, patience: Patience = PATIENT) -> _T:

@@ -208,7 +208,10 @@ def _store_tasks(
     final = np.flatnonzero(said.is_answer)
     if not len(final):
         return [], []
-    ladder_ids = np.array([register_ladder(connection, answer.ladder.tolist()) for answer in result.answers])
+    ladders = [tuple(answer.ladder.tolist()) for answer in result.answers]
+    # In one order for all: two transactions that register the same new ones must not wait for each other.
+    id_of = {ladder: register_ladder(connection, ladder) for ladder in sorted(set(ladders))}
+    ladder_ids = np.array([id_of[ladder] for ladder in ladders])
     ids, inserted = bulk.insert_missing(
         connection,
         tasks,

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import random
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.commands import digest, gpuscout, install_engine, results, rows, started, wait_for
+from gpuscout import __version__ as gpuscout_version
+from gpuscout.runner.executors.shipping import packaged
+from tests.commands import count, digest, gpuscout, install_engine, results, rows, started, wait_for
 from tests.test_faults_runner import FEW, LIMITS, POISON, check_poison, is_running, undisturbed
 
 SLOW = """
@@ -79,9 +84,16 @@ def pids(plugins: Path) -> list[int]:
     return [int(line) for line in (plugins / "pids").read_text().splitlines()]
 
 
-def test_workers_and_a_node_die_and_a_new_node_joins(tmp_path: Path, nodes: TwoNodes, quiet: str) -> None:
+def place(store_url: str) -> str:
+    return store_url.removeprefix("sqlite:///")
+
+
+def test_workers_and_a_node_die_and_a_new_node_joins(
+    tmp_path: Path, nodes: TwoNodes, quiet: str, store_url: str
+) -> None:
     (tmp_path / "spec.yaml").write_text(SLOW_SPEC)
-    process = started("run", "spec.yaml", "--ray-address", nodes.address, cwd=tmp_path, plugins=nodes.plugins)
+    command = ("run", "spec.yaml", "--ray-address", nodes.address, "--db", store_url)
+    process = started(*command, cwd=tmp_path, plugins=nodes.plugins)
     wait_for(lambda: len(pids(nodes.plugins)) >= 3, process)
     os.kill(pids(nodes.plugins)[-1], signal.SIGKILL)
     wait_for(lambda: len(pids(nodes.plugins)) >= 8, process)
@@ -90,30 +102,30 @@ def test_workers_and_a_node_die_and_a_new_node_joins(tmp_path: Path, nodes: TwoN
     assert process.returncode == 0, messages
     for noise in ("raylet", "WARNING", "INFO", "Traceback", "[20"):
         assert noise not in messages
-    assert digest(results(tmp_path / "gpuscout.db")) == quiet
+    assert digest(results(place(store_url))) == quiet
 
 
-def test_a_killed_controller_is_replaced(tmp_path: Path, nodes: TwoNodes, quiet: str) -> None:
+def test_a_killed_controller_is_replaced(tmp_path: Path, nodes: TwoNodes, quiet: str, store_url: str) -> None:
     seed = int(os.environ.get("GPUSCOUT_TEST_SEED", time.time_ns() % 1_000_000))
     print(f"GPUSCOUT_TEST_SEED={seed}")
     moments = random.Random(seed)
     (tmp_path / "spec.yaml").write_text(SLOW_SPEC)
-    command = ("run", "spec.yaml", "--ray-address", nodes.address)
-    for _ in range(2):
+    command = ("run", "spec.yaml", "--ray-address", nodes.address, "--db", store_url)
+    for _ in range(3):
         known = len(pids(nodes.plugins))
         process = started(*command, cwd=tmp_path, plugins=nodes.plugins)
         wait_for(lambda known=known: len(pids(nodes.plugins)) > known, process)
-        time.sleep(moments.uniform(0, 0.8))
+        time.sleep(moments.uniform(0, 0.4))
         process.kill()
         process.communicate()
     done = gpuscout(*command, "--json", cwd=tmp_path, plugins=nodes.plugins)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["run"]["reused_tasks"] == 0
-    assert digest(results(tmp_path / "gpuscout.db")) == quiet
+    assert digest(results(place(store_url))) == quiet
 
 
-def test_poisonous_tasks_are_found_on_a_cluster(tmp_path: Path, nodes: TwoNodes) -> None:
-    check_poison(tmp_path, nodes.plugins, "--ray-address", nodes.address, name="poison")
+def test_poisonous_tasks_are_found_on_a_cluster(tmp_path: Path, nodes: TwoNodes, postgres_url: str) -> None:
+    check_poison(tmp_path, nodes.plugins, "--ray-address", nodes.address, name="poison", store=postgres_url)
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
@@ -133,26 +145,76 @@ def test_a_stopped_run_gives_its_blocks_back(tmp_path: Path, nodes: TwoNodes, qu
     assert digest(results(tmp_path / "gpuscout.db")) == quiet
 
 
-def test_an_engine_that_only_the_workers_have(tmp_path: Path, nodes: TwoNodes) -> None:
-    """As with an engine whose packages a `runtime_env` brings: the controller's own environment lacks them."""
-    install_engine(nodes.plugins, "remote", "return answer(cases, ladder)", fingerprint="7")
-    module = nodes.plugins / "remote_engine.py"
-    lacking = "\n    def missing(self):\n        return None if 'BROUGHT' in os.environ else 'not installed'\n"
-    module.write_text(module.read_text() + lacking)
-    (tmp_path / "spec.yaml").write_text(FEW + "engine: remote\n")
+def test_a_runtime_env_brings_the_package_of_an_engine(tmp_path: Path, nodes: TwoNodes) -> None:
+    """llm-optimizer as a wheel: on the workers it can be imported, in the controller's environment it cannot."""
+    if importlib.util.find_spec("llm_optimizer") is not None:
+        pytest.skip("llm-optimizer is installed here")
+    build = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(tmp_path)]
+    subprocess.run([sys.executable, "-m", "pip", *build, str(Path(__file__).parent / "standin")], check=True)
+    [wheel] = tmp_path.glob("*.whl")
+    spec = FEW.replace("L40S, H200", "H200").replace("gpus: [H100, L4, B200, A100", "gpus: [H100, A100")
     command = ("run", "spec.yaml", "--json", "--ray-address", nodes.address)
+    (tmp_path / "spec.yaml").write_text(spec + "engine: llm-optimizer\n")
     alone = gpuscout(*command, cwd=tmp_path, plugins=nodes.plugins)
     assert alone.returncode == 5, alone.stderr
-    environment = "run: {runtime_env: {env_vars: {BROUGHT: 'yes'}}}"
-    (tmp_path / "spec.yaml").write_text(f"{FEW}engine: {{name: remote, {environment}}}\n")
+    placed = f"run: {{num_cpus: 1, runtime_env: {{py_modules: ['file://{wheel}']}}}}"
+    (tmp_path / "spec.yaml").write_text(f"{spec}engine: {{name: llm-optimizer, {placed}}}\n")
     done = gpuscout(*command, cwd=tmp_path, plugins=nodes.plugins)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["run"]["computed_tasks"] == 24
-    fingerprints = rows(tmp_path / "gpuscout.db", "SELECT fingerprint FROM engines ORDER BY id")
-    assert fingerprints == [("missing",), ("7",)]
+    assert ("ok",) in rows(tmp_path / "gpuscout.db", "SELECT DISTINCT outcome FROM tasks")
+    assert count(tmp_path / "gpuscout.db", "operating_points") > 0
+    [without, theirs] = rows(tmp_path / "gpuscout.db", "SELECT fingerprint FROM engines ORDER BY id")
+    assert without == ("missing",)
+    assert theirs != without
+
+
+def test_an_engine_runs_where_its_resources_are(tmp_path: Path, nodes: TwoNodes) -> None:
+    """One node alone has what an engine asks for; the other has as many free CPUs and gets none of its tasks."""
+    where = """
+    import ray
+    with Path(__file__).with_name("nodes").open("a") as nodes:
+        nodes.write(ray.get_runtime_context().get_node_id() + "\\n")
+    return answer(cases, ladder)
+    """
+    install_engine(nodes.plugins, "choosy", where, cost="DEAR")
+    equipped = nodes.cluster.add_node(num_cpus=2, num_gpus=1, resources={"licence": 2, "accelerator_type:L4": 1})
+    try:
+        asked = "{num_cpus: 0.5, num_gpus: 0.5, accelerator_type: L4, resources: {licence: 1}}"
+        (tmp_path / "spec.yaml").write_text(f"{FEW}engine: {{name: choosy, run: {asked}}}\n")
+        command = ("run", "spec.yaml", "--ray-address", nodes.address)
+        done = gpuscout(*command, cwd=tmp_path, plugins=nodes.plugins)
+        assert done.returncode == 0, done.stderr
+        assert set((nodes.plugins / "nodes").read_text().split()) == {equipped.node_id}
+    finally:
+        nodes.cluster.remove_node(equipped)
+
+
+def test_a_node_with_another_gpuscout_is_refused(
+    tmp_path: Path, nodes: TwoNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Python puts an installation of its own before everything that is sent along."""
+    other = tmp_path / "other"
+    with packaged() as package:
+        shutil.copytree(package, other / "gpuscout")
+    start = (other / "gpuscout/__init__.py").read_text()
+    (other / "gpuscout/__init__.py").write_text(start + "\n__version__ = '9.9.9'\n")
+    (other / "sitecustomize.py").write_text(f"import sys\nsys.path.insert(0, {str(other)!r})\nimport gpuscout\n")
+    monkeypatch.setenv("PYTHONPATH", f"{other}{os.pathsep}{nodes.plugins}")
+    odd = nodes.cluster.add_node(num_cpus=1)
+    monkeypatch.undo()
+    try:
+        (tmp_path / "spec.yaml").write_text(SLOW_SPEC)
+        command = ("run", "spec.yaml", "--ray-address", nodes.address)
+        refused = gpuscout(*command, cwd=tmp_path, plugins=nodes.plugins)
+        assert refused.returncode == 1, refused.stderr
+        assert f"the cluster at {nodes.address} runs gpuscout 9.9.9, not {gpuscout_version} as here" in refused.stderr
+        assert pids(nodes.plugins) == []
+    finally:
+        nodes.cluster.remove_node(odd)
 
 
 def is_agent(command: str) -> bool:
+    """Ray's two agents, which compute nothing, go some seconds after the rest of it."""
     # By its title, or by its module until it has one. The raylet is told how to start them.
     return "agent" in command.lower() and "raylet/raylet" not in command
 
@@ -161,17 +223,12 @@ def test_a_killed_controller_takes_its_local_ray_along(tmp_path: Path, plugins: 
     (tmp_path / "spec.yaml").write_text(SLOW_SPEC)
     process = started("run", "spec.yaml", "--executor", "ray", cwd=tmp_path, plugins=plugins)
     wait_for(lambda: pids(plugins), process)
-    family = psutil.Process(process.pid).children(recursive=True)
-    # Ray's two agents wait a minute for the rest of it before they go; they compute nothing.
-    agents = [child for child in family if is_agent(" ".join(child.cmdline()))]
-    others = [child.pid for child in family if child not in agents]
+    family = {child.pid: " ".join(child.cmdline()) for child in psutil.Process(process.pid).children(recursive=True)}
+    others = [pid for pid, command in family.items() if not is_agent(command)]
     assert len(others) >= 3
     process.kill()
     process.communicate()
     wait_for(lambda: not any(map(is_running, others)), timeout_s=20)
-    for agent in agents:
-        with suppress(psutil.NoSuchProcess):
-            agent.kill()
 
     # The next one is ended by a SIGTERM, which Ray would otherwise answer in its own way.
     known = len(pids(plugins))
@@ -183,6 +240,7 @@ def test_a_killed_controller_takes_its_local_ray_along(tmp_path: Path, plugins: 
     done = gpuscout("run", "spec.yaml", "--executor", "in-process", cwd=tmp_path, plugins=plugins)
     assert done.returncode == 0, done.stderr
     assert digest(results(tmp_path / "gpuscout.db")) == quiet
+    wait_for(lambda: not any(map(is_running, family)), timeout_s=45)
 
 
 def test_what_no_cluster_gives_is_said_in_a_sentence(tmp_path: Path, plugins: Path, nodes: TwoNodes) -> None:

@@ -8,20 +8,23 @@ import random
 import signal
 import subprocess
 import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.commands import count, digest, gpuscout, install_engine, results, rows, started, wait_for
+from tests.stores import postgres_database
 
-# About 14,000 tasks in 59 blocks: some seconds of work, most of it commits.
+# About 9,000 tasks in 40 blocks: a second or two of work, most of it commits.
 MANY = """
 name: many
 models: ["Qwen/*"]
 gpus: ["*"]
 tensor_parallel: [1, 2, 4, 8]
-workloads: [chat, rag, summarization]
+workloads: [chat, rag]
 concurrency: [1, 16]
 """
 FEW = """
@@ -48,46 +51,100 @@ def open_blocks(store: Path | str) -> int:
     return int(str(rows(store, "SELECT count(*) FROM blocks WHERE state <> 'done'")[0][0]))
 
 
-def killed_at_random(folder: Path, stores: list[str], kills: int) -> None:
-    """Kill runs again and again, one store after the other; every store must end as if nothing had happened."""
+@dataclass(frozen=True)
+class Quiet:
+    """A run that nothing happens to: its rows as a digest; how long the command and its sweep alone take just now."""
+
+    digest: str
+    command_s: float
+    sweep_s: float
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Quiet:
+    folder = tmp_path_factory.mktemp("many")
+    (folder / "spec.yaml").write_text(MANY)
+    began = time.monotonic()
+    done = gpuscout("run", "spec.yaml", "--json", cwd=folder)
+    took = time.monotonic() - began
+    assert done.returncode == 0, done.stderr
+    return Quiet(digest(results(folder / "gpuscout.db")), took, json.loads(done.stdout)["run"]["seconds"])
+
+
+def killed_at_random(folder: Path, stores: list[str], quiet: Quiet, kills: int = 20) -> None:
+    """Kill runs again and again, one store after the other; every store must end as if nothing had happened.
+
+    The first kill of each store comes at any moment of the command, the others while it works on the sweep.
+    """
     seed = int(os.environ.get("GPUSCOUT_TEST_SEED", time.time_ns() % 1_000_000))
     print(f"GPUSCOUT_TEST_SEED={seed}")
     moments = random.Random(seed)
-    expected = digest(undisturbed(folder, MANY))
     (folder / "spec.yaml").write_text(MANY)
     mid_sweep = 0
     for store in stores:
         place = store.removeprefix("sqlite:///")
-        for _ in range(kills // len(stores)):
+        for number in range(kills // len(stores)):
+            known = runners(place)
             process = started("run", "spec.yaml", "--executor", "in-process", "--db", store, cwd=folder)
-            try:
-                process.wait(moments.uniform(0.6, 2.2))
-            except subprocess.TimeoutExpired:
-                process.kill()
+            if number:
+                wait_for(lambda: process.poll() is not None or runners(place) > known)  # noqa: B023
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(moments.uniform(0, 0.4 * quiet.sweep_s if number else quiet.command_s))
+            process.kill()
             process.communicate()
-            exists = store.startswith("postgres") or Path(place).exists()
-            mid_sweep += bool(exists and process.returncode and sweep_stands(place) == "open")
+            mid_sweep += sweep_stands(place) == "open"
         done = gpuscout("run", "spec.yaml", "--db", store, "--json", cwd=folder)
         assert done.returncode == 0, done.stderr
-        assert digest(results(place)) == expected
+        assert digest(results(place)) == quiet.digest
         assert open_blocks(place) == 0
         assert count(place, "tasks") == count(place, "membership")
-    assert mid_sweep > 0, "no kill came while there was work left"
+    assert mid_sweep >= kills // 4, "hardly any kill came while there was work left"
+
+
+def runners(place: str) -> int:
+    """How many runs have begun to work on a store."""
+    return count(place, "runners") if sweep_stands(place) != "empty" else 0
 
 
 def sweep_stands(place: str) -> str:
+    if not (place.startswith("postgres") or Path(place).exists()):
+        return "empty"
     try:
         return "open" if open_blocks(place) else "done"
     except Exception:  # killed before the tables were there
         return "empty"
 
 
-def test_kill_9_at_random_moments_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    killed_at_random(tmp_path, [f"sqlite:///{tmp_path / f'{number}.db'}" for number in range(4)], 16)
+def test_kill_9_at_random_moments_loses_and_doubles_nothing(tmp_path: Path, many: Quiet) -> None:
+    killed_at_random(tmp_path, [f"sqlite:///{tmp_path / f'{number}.db'}" for number in range(4)], many)
 
 
-def test_kill_9_at_random_moments_on_postgres(tmp_path: Path, postgres_url: str) -> None:
-    killed_at_random(tmp_path, [postgres_url], 4)
+def test_kill_9_at_random_moments_on_postgres(tmp_path: Path, postgres: str, many: Quiet) -> None:
+    with ExitStack() as databases:
+        stores = [databases.enter_context(postgres_database(postgres)) for _ in range(4)]
+        killed_at_random(tmp_path, stores, many)
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_ends_its_commits_and_counts_them(
+    tmp_path: Path, postgres_url: str, many: Quiet, stop: signal.Signals
+) -> None:
+    """On Postgres several blocks are being committed when the signal comes."""
+    (tmp_path / "spec.yaml").write_text(MANY)
+    command = ("run", "spec.yaml", "--executor", "in-process", "--db", postgres_url)
+    process = started(*command, cwd=tmp_path)
+    done = "SELECT count(*), coalesce(sum(task_count), 0) FROM blocks WHERE state = 'done'"
+    wait_for(lambda: sweep_stands(postgres_url) == "open" and rows(postgres_url, done)[0][0], process)
+    os.kill(process.pid, stop)
+    messages = process.communicate(timeout=30)[1]
+    assert process.returncode == 130, messages
+    [(_, stored)] = rows(postgres_url, done)
+    assert f"{stored:,} of " in messages
+    assert rows(postgres_url, "SELECT count(*) FROM blocks WHERE state = 'claimed'") == [(0,)]
+    assert [(stored,)] == rows(postgres_url, "SELECT count(*) FROM membership")
+    again = gpuscout(*command, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert digest(results(postgres_url)) == many.digest
 
 
 POISON = """
@@ -122,20 +179,22 @@ POISONED = {
 LIMITS = "run: {task_timeout_s: 2, memory_limit_gb: 4}"
 
 
-def check_poison(folder: Path, plugins: Path, *options: str, name: str) -> None:
+def check_poison(folder: Path, plugins: Path, *options: str, name: str, store: str = "gpuscout.db") -> None:
     """Run a sweep of 24 tasks of which 8 are poisonous: these are found and stored, and so are the others."""
+    place = store if store.startswith("postgres") else folder / store
+    options = ("--db", store, *options)
     (folder / "spec.yaml").write_text(f"{FEW}engine: {{name: {name}, {LIMITS}}}\n")
     done = gpuscout("run", "spec.yaml", "--json", *options, cwd=folder, plugins=plugins)
     assert done.returncode == 5, done.stderr
     assert "noise" not in done.stderr + done.stdout
     report = json.loads(done.stdout)["run"]
     assert (report["computed_tasks"], report["open_failures"]) == (16, 8)
-    shown = json.loads(gpuscout("sweeps", "show", "few", "--json", cwd=folder).stdout)["failures"]
+    shown = json.loads(gpuscout("sweeps", "show", "few", "--json", "--db", store, cwd=folder).stdout)["failures"]
     for message, outcome in POISONED.items():
         (group,) = (group for group in shown if message in group["message"])
         assert (group["outcome"], group["tasks"], group["attempts"]) == (outcome, 1, 1)
         assert "Qwen3-8B on" in group["example"]
-    healthy = results(folder / "gpuscout.db")
+    healthy = results(place)
     (plugins / "harmless").touch()
     everything = undisturbed(folder, f"{FEW}engine: {{name: {name}, {LIMITS}}}\n", plugins)
     keys = {row[0] for row in healthy}
@@ -148,8 +207,8 @@ def check_poison(folder: Path, plugins: Path, *options: str, name: str) -> None:
     assert json.loads(again.stdout)["run"]["open_failures"] == 3
     asked = gpuscout("sweeps", "resume", "few", "--retry-failed", "--json", *options, cwd=folder, plugins=plugins)
     assert asked.returncode == 0, asked.stderr
-    assert digest(results(folder / "gpuscout.db")) == digest(everything)
-    assert count(folder / "gpuscout.db", "failures") == 8
+    assert digest(results(place)) == digest(everything)
+    assert count(place, "failures") == 8
 
 
 def test_poisonous_tasks_are_found_and_the_others_stored(tmp_path: Path) -> None:

