@@ -33,6 +33,13 @@ def note_errors(connection: sa.Connection, engine_id: int, source: str, errors: 
     _replace(connection, errors_seen, {"engine_id": engine_id, "source": source}, [asdict(error) for error in errors])
 
 
+def trust_of(connection: sa.Connection, engine_id: int) -> Trust:
+    """What an engine itself says of its accuracy."""
+    errors = errors_of(connection, [engine_id]).get(engine_id, [])
+    shipped = tuple(error for source, error in errors if source == SHIPPED)
+    return Trust(intervals_of(connection, [engine_id]).get(engine_id, {}), shipped)
+
+
 def errors_of(connection: sa.Connection, engine_ids: Sequence[int]) -> dict[int, list[tuple[str, ErrorSeen]]]:
     """For each engine its errors with their sources."""
     query = sa.select(errors_seen).where(errors_seen.c.engine_id.in_(engine_ids))

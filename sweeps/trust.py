@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-
-ANY_FAMILY = "any"
-"""Stands for all GPU families together."""
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 TRUSTED_METRICS = ("ttft_ms", "itl_ms", "output_tokens_per_s")
 
@@ -15,8 +13,8 @@ TRUSTED_METRICS = ("ttft_ms", "itl_ms", "output_tokens_per_s")
 class ErrorSeen:
     """An engine's errors over comparable measured runs. Errors are fractions of what was measured.
 
-    The runs are of GPUs of one family (or `ANY_FAMILY`), of dense or mixture-of-experts models (`model_kind` "dense" or
-    "moe"), with concurrencies from `concurrency_from` to `concurrency_to` (None: no upper end), both included.
+    The runs are of GPUs of one family, or of all families of a vendor, where `gpu_family` names it; of dense or
+    mixture-of-experts models (`model_kind` "dense" or "moe"); with concurrencies from `concurrency_from` to `concurrency_to` (None: no upper end), both included.
     `bias` is the median of estimated / measured - 1.
     """
 
@@ -42,6 +40,20 @@ class Trust:
 
     intervals: Mapping[int, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
     errors: tuple[ErrorSeen, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """A form that JSON can hold and `from_dict` reads."""
+        intervals = {str(r): {m: list(pair) for m, pair in metrics.items()} for r, metrics in self.intervals.items()}
+        return {"intervals": intervals, "errors": [asdict(error) for error in self.errors]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Trust:
+        """The inverse of `to_dict`. Raises KeyError, TypeError or ValueError for anything else."""
+        intervals = {
+            int(regime): {str(metric): (float(low), float(high)) for metric, (low, high) in metrics.items()}
+            for regime, metrics in data["intervals"].items()
+        }
+        return cls(intervals, tuple(ErrorSeen(**error) for error in data["errors"]))
 
 
 NO_TRUST = Trust()

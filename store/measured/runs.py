@@ -2,24 +2,24 @@
 
 A file has one line a run and the columns `id, model, gpu, tp, precision, server, input_len, output_len` and whatever
 is known of `num_gpus, pp, dp, ep, kv_precision, server_version, concurrency, ttft_ms, itl_ms, output_tokens_per_s,
-measured_on, source`; other columns are ignored. An empty field is unknown. `FILE.csv.gz` is read as well.
+measured_on, source`; other columns are ignored, runs at a `request_rate` left out. An empty field is unknown.
+`FILE.csv.gz` is read as well.
 """
 
 from __future__ import annotations
 
-import csv
 import functools
 import gzip
 import hashlib
 import importlib.resources
-import io
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
 
+from gpuscout.store.measured.formats import table
+from gpuscout.store.measured.formats.reported import Reported
+from gpuscout.store.measured.formats.source_file import SourceFile
 from gpuscout.sweeps.cases import canonical_json
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 from gpuscout.sweeps.precision import Precision
@@ -27,7 +27,6 @@ from gpuscout.sweeps.precision import Precision
 # Closed-loop serving runs of InferenceX and of AIConfigurator's validation set; AccelMark's runs on other GPUs;
 # the offline maxima of TensorRT-LLM's performance overview. SOURCES.md says more.
 PUBLIC_FILES = ("serving_runs", "other_gpus", "max_throughput")
-T = TypeVar("T")
 _REQUIRED = ("id", "model", "gpu", "tp", "precision", "server", "input_len", "output_len")
 
 
@@ -92,6 +91,16 @@ def public_runs(*files: str) -> tuple[MeasuredRun, ...]:
     return tuple(run for file in files or PUBLIC_FILES for run in _public(file))
 
 
+def public_file(name: str) -> SourceFile:
+    """One of `PUBLIC_FILES` as the CSV file it is. Raises UnknownNameError."""
+    if name not in PUBLIC_FILES:
+        raise UnknownNameError(
+            "public runs", name, nearest(name, PUBLIC_FILES), hint=f"there are {', '.join(PUBLIC_FILES)}"
+        )
+    data = importlib.resources.files(__package__).joinpath(f"{name}.csv.gz").read_bytes()
+    return SourceFile(f"public:{name}", gzip.decompress(data))
+
+
 def read_runs(file: Path) -> tuple[MeasuredRun, ...]:
     """The runs of a CSV file. Raises InputError with file, line and column of what is wrong."""
     try:
@@ -111,93 +120,38 @@ def runs_digest(runs: Iterable[MeasuredRun]) -> str:
 
 @functools.cache
 def _public(file: str) -> tuple[MeasuredRun, ...]:
-    data = importlib.resources.files(__package__).joinpath(f"{file}.csv.gz").read_bytes()
-    return tuple(_rows(gzip.decompress(data).decode(), f"{file}.csv"))
+    return tuple(_rows(public_file(file).text, f"{file}.csv"))
 
 
 def _rows(text: str, file: str) -> Iterator[MeasuredRun]:
-    lines = csv.DictReader(io.StringIO(text, newline=""))
-    if missing := [name for name in _REQUIRED if name not in (lines.fieldnames or ())]:
-        raise InputError(
-            f"{file}:1: not a file of measured runs: no column {', '.join(missing)}",
-            hint=f"columns every file needs: {', '.join(_REQUIRED)}",
-        )
-    seen: set[str] = set()
-    for line in lines:
-        try:
-            run = _run(line)
-            if run.id in seen:
-                raise ValueError(f"id: {run.id!r} is given twice")
-        except ValueError as error:
-            raise InputError(f"{file}:{lines.line_num}: {error}") from error
-        seen.add(run.id)
-        yield run
+    for reported in table.rows(text, file, required=_REQUIRED):
+        # Neither a closed loop nor a maximum: no estimate says what a request rate does.
+        if reported.load is None or reported.load.request_rate is None:
+            yield _run(reported)
 
 
-def _run(line: Mapping[str, str | None]) -> MeasuredRun:
-    def text(name: str) -> str | None:
-        return (line.get(name) or "").strip() or None
-
-    def parsed(name: str, parse: Callable[[str], T], expected: str) -> T | None:
-        value = text(name)
-        if value is None:
-            return None
-        try:
-            return parse(value)
-        except ValueError:
-            raise ValueError(f"{name}: expected {expected}, got {value!r}") from None
-
-    def given(name: str, value: T | None) -> T:
-        if value is None:
-            raise ValueError(f"{name}: missing")
-        return value
-
-    def whole(name: str) -> int | None:
-        return parsed(name, _positive_int, "a positive whole number")
-
-    def figure(name: str) -> float | None:
-        return parsed(name, _positive, "a positive number")
-
-    def precision(name: str) -> Precision | None:
-        return parsed(name, Precision, f"one of {', '.join(Precision)}")
-
-    run = MeasuredRun(
-        id=given("id", text("id")),
-        model=given("model", text("model")),
-        gpu=given("gpu", text("gpu")),
-        tp=given("tp", whole("tp")),
-        pp=whole("pp") or 1,
-        dp=whole("dp") or 1,
-        ep=whole("ep") or 1,
-        precision=given("precision", precision("precision")),
-        kv_precision=precision("kv_precision"),
-        server=given("server", text("server")),
-        server_version=text("server_version"),
-        input_len=given("input_len", whole("input_len")),
-        output_len=given("output_len", whole("output_len")),
-        concurrency=whole("concurrency"),
-        ttft_ms=figure("ttft_ms"),
-        itl_ms=figure("itl_ms"),
-        output_tokens_per_s=figure("output_tokens_per_s"),
-        measured_on=text("measured_on"),
-        source=text("source"),
+def _run(reported: Reported) -> MeasuredRun:
+    """The run of a line that has all of `_REQUIRED`."""
+    says, load = reported.deployment, reported.load
+    kv_precision = says.get("kv_precision")
+    return MeasuredRun(
+        id=reported.run or "",
+        model=says["model"],
+        gpu=says["gpu"],
+        tp=int(says["tp"]),
+        pp=int(says.get("pp", 1)),
+        dp=int(says.get("dp", 1)),
+        ep=int(says.get("ep", 1)),
+        precision=Precision(says["precision"]),
+        kv_precision=None if kv_precision is None else Precision(kv_precision),
+        server=says["server"],
+        server_version=says.get("server_version"),
+        input_len=reported.input_len or 0,
+        output_len=reported.output_len or 0,
+        concurrency=None if load is None else load.concurrency,
+        ttft_ms=reported.ttft_ms,
+        itl_ms=reported.itl_ms,
+        output_tokens_per_s=reported.output_tokens_per_s,
+        measured_on=None if reported.measured_on is None else reported.measured_on.isoformat(),
+        source=reported.source,
     )
-    if (gpus := whole("num_gpus")) not in (None, run.num_gpus):
-        raise ValueError(f"num_gpus: {gpus} is not tp x pp x dp = {run.num_gpus}")
-    if (run.ttft_ms, run.itl_ms, run.output_tokens_per_s) == (None, None, None):
-        raise ValueError("ttft_ms, itl_ms and output_tokens_per_s are all missing: nothing was measured")
-    return run
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError
-    return value
-
-
-def _positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value

@@ -1,0 +1,88 @@
+"""`gpuscout export`: stored results as CSV, JSON Lines or Parquet, which `gpuscout import` takes back."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, err
+from gpuscout.runner.cli.options import Filters, grouped
+from gpuscout.sweeps.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from gpuscout.store.exports.files import Format
+    from gpuscout.store.exports.rows import Row
+
+_STDOUT = "-"
+
+
+def register(app: typer.Typer) -> None:
+    example = "Example: gpuscout export --sweep capacity --output capacity.parquet"
+    app.command("export", rich_help_panel="Sweeps", epilog=example)(export)
+
+
+@grouped
+def export(
+    filters: Filters,
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="A .csv, .jsonl or .parquet file; -: standard output.")
+    ],
+    form: Annotated[
+        str | None, typer.Option("--format", help="csv, jsonl or parquet; else what the name of the file says.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    db: Db = DEFAULT_STORE,
+) -> None:
+    """Write every stored figure with what identifies it: an archive, a table for other tools, a way to a store."""
+    from gpuscout.store.connect import open_store
+    from gpuscout.store.exports.files import Format, format_of, write_text
+    from gpuscout.store.exports.rows import export_rows
+
+    file = Path(output)
+    chosen = _format(form) if form else Format.CSV if output == _STDOUT else format_of(file)
+    if output == _STDOUT and chosen is Format.PARQUET:
+        raise InputError("Parquet goes to a file, not to standard output", hint="name one with --output")
+    if output != _STDOUT and file.exists() and not force:
+        raise InputError(f"{file} is there", hint="--force replaces it")
+    with open_store(db) as store, store.reading() as connection:
+        rows = export_rows(connection, filters.question())
+        written = write_text(rows, sys.stdout, chosen) if output == _STDOUT else _to_file(rows, file, chosen)
+    place = "" if output == _STDOUT else f" to {file}"
+    err().print(f"{count(written, 'row')} written{place}")
+
+
+def _to_file(rows: Iterable[Row], file: Path, form: Format) -> int:
+    """Written beside the file and moved there when it is whole. Raises InputError."""
+    from gpuscout.store.exports.files import Format, write_parquet, write_text
+
+    part = file.with_name(f"{file.name}.part-{os.getpid()}")
+    try:
+        if form is Format.PARQUET:
+            written = write_parquet(rows, part)
+        else:
+            with part.open("w", encoding="utf-8", newline="") as stream:
+                written = write_text(rows, stream, form)
+        part.replace(file)
+    except OSError as error:
+        raise InputError(f"cannot write {file}: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return written
+
+
+def _format(text: str) -> Format:
+    from gpuscout.store.exports.files import Format
+    from gpuscout.sweeps.errors import UnknownNameError, nearest
+
+    try:
+        return Format(text.casefold())
+    except ValueError:
+        formats = [form.value for form in Format]
+        hint = f"allowed: {', '.join(formats)}"
+        raise UnknownNameError("format", text, nearest(text.casefold(), formats), hint=hint) from None

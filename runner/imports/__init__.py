@@ -1,0 +1,1 @@
+"""Importing measured results: what flags and mapping files add to what files say, names resolved, runs stored."""

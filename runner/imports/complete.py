@@ -1,0 +1,295 @@
+"""Completes what a file says of a run: flags and mappings added, names resolved, what is still unknown asked for.
+
+A mapping file, which speaks of single files, wins over what they say themselves. Flags, which speak of all files, fill
+in what is still open; a file that contradicts one is refused, but for the model, which files call as it was served.
+Nothing is guessed: parallelism that nobody mentions is 1 except for TP, which must be known; weights have the model's
+own precision unless somebody says otherwise; an unknown KV precision stays unknown.
+
+At a request rate, `concurrency` is the mean of what was in flight. Lengths: the length a request was meant to have, if
+the requests had it within 5 % on average; else their mean, rounded. `_derived` says what follows from other figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from gpuscout.runner.imports.given import FIELDS, UNKNOWN, Mappings, Value, Values, check, flag
+from gpuscout.runner.models import ModelFinder
+from gpuscout.store.measured.formats import Load, Reported
+from gpuscout.store.measured.formats.reported import known
+from gpuscout.store.measured.stored import METRICS, NewRun
+from gpuscout.sweeps.architecture import Architecture
+from gpuscout.sweeps.cases import Case
+from gpuscout.sweeps.errors import GpuscoutError, InputError
+from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
+from gpuscout.sweeps.gpus import GpuSpec
+from gpuscout.sweeps.models import is_path
+from gpuscout.sweeps.precision import Precision
+
+REQUIRED = ("model", "gpu", "tp", "server", "server_version", "input_len", "output_len")
+_NEAR = 0.05
+_ODD = 0.25  # how far TTFT + ITL x (n - 1) may be from the end-to-end latency, all means
+_IDLE = 0.8  # the share of a closed loop's places that must have been taken on average
+
+
+class NotSaid(InputError):
+    """What a file does not say and nobody has added: names of `FIELDS`."""
+
+    def __init__(self, fields: Iterable[str]) -> None:
+        self.fields = tuple(fields)
+        names = [FIELDS[name].about for name in self.fields]
+        told = " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+        flags = " ".join(f"{flag(name)} {FIELDS[name].placeholder}" for name in self.fields)
+        super().__init__(f"does not say {told}", hint=f"add {flags}, or --mapping FILE with them")
+
+
+@dataclass
+class Completer:
+    """Completes runs, looking every model up once."""
+
+    flags: Values
+    mappings: Mappings
+    gpus: GpuCatalogue
+    models: ModelFinder
+    _models: dict[str, Architecture | GpuscoutError] = field(default_factory=dict)
+
+    def complete(self, run: Reported, file: str, *, version_may_lack: bool = False) -> tuple[NewRun, list[str]]:
+        """The run as it is stored, and what is worth telling of it.
+
+        Raises NotSaid for what is missing, InputError for what is wrong or contradicts the file.
+        """
+        place = file + run.place
+        said = {name: Value(text, place) for name, text in run.deployment.items()}
+        if "model" in said and is_path(said["model"].text):
+            del said["model"]  # a folder of the machine that served
+        added, replaced = self._added(said, self.mappings.of(file, run.label))
+        values = {name: _checked(name, value, said=name not in added) for name, value in {**said, **added}.items()}
+        self._check_lengths(run, added)
+        lengths = {name: values.get(name) or _length(run, name) for name in ("input_len", "output_len")}
+        load = run.load or _load_of(values)
+        missing = [name for name in REQUIRED if name not in values and not lengths.get(name)]
+        if version_may_lack and "server_version" in missing:
+            missing.remove("server_version")
+        if load is None:
+            missing.append("concurrency")
+        if missing or load is None:
+            raise NotSaid(missing)
+        self._check_load(run, added)
+        model = self._model(values["model"], place, given="model" in added)
+        gpu = self._gpu(values["gpu"], place, given="gpu" in added)
+        case = _case(values, lengths, model, gpu)
+        if all(getattr(run, name) is None for name in METRICS):
+            raise InputError(f"{place}: nothing was measured: no TTFT, ITL, latency or throughput")
+        derived = _derived(run, load, case.output_len)
+        details = known(
+            {
+                **run.details,
+                "file": file,
+                "run": run.run,
+                "label": run.label,
+                "tool_version": run.tool_version,
+                "input_len_mean": run.mean_input_len,
+                "output_len_mean": run.mean_output_len,
+                "derived": sorted(derived),
+                "file_says": {name: value.text for name, value in replaced.items()},
+            }
+        )
+        version = values.get("server_version", UNKNOWN)
+        new = NewRun(
+            case=case,
+            kv_known="kv_precision" in values,
+            load=_with_mean_concurrency(load, run),
+            reported=run,
+            server_version=None if version.casefold() == UNKNOWN else version,
+            source=values.get("source") or run.source or file,
+            details=details,
+            derived=derived,
+        )
+        return new, [f"{place}: {text}" for text in _oddities(new, replaced, values)]
+
+    def _added(self, said: Values, mapped: Values) -> tuple[Values, Values]:
+        """What people add to what a file says, and what of that they replace. Raises InputError."""
+        # A version is only "unknown" where nobody knows it.
+        filled = {
+            name: value
+            for name, value in self.flags.items()
+            if name not in mapped and not (name in said and value.text.casefold() == UNKNOWN)
+        }
+        replaced = {name: said[name] for name in said if name in mapped and self._differs(name, said, mapped)}
+        for name in sorted(said.keys() & filled.keys()):
+            if self._differs(name, said, filled):
+                replaced[name] = self._overruled(name, said[name], filled[name])
+        return {**filled, **mapped}, replaced
+
+    def _model(self, name: str, place: str, *, given: bool) -> Architecture:
+        if name not in self._models:
+            try:
+                self._models[name] = self.models.find_one(name).architecture
+            except GpuscoutError as error:
+                self._models[name] = error
+        found = self._models[name]
+        if isinstance(found, GpuscoutError):
+            raise found if given else _named_by_file(found, place, "model")
+        return found
+
+    def _gpu(self, name: str, place: str, *, given: bool) -> GpuSpec:
+        try:
+            return self.gpus.resolve(name)
+        except GpuscoutError as error:
+            raise error if given else _named_by_file(error, place, "gpu") from error
+
+    def _differs(self, name: str, said: Values, added: Values) -> bool:
+        """Whether what somebody adds contradicts the file. Two names of one GPU do not."""
+        one, other = said[name], added[name]
+        if name == "gpu":
+            return self._canonical_gpu(one.text) != self._canonical_gpu(other.text)
+        try:
+            return check(name, one) != check(name, other)
+        except InputError:
+            return True
+
+    def _overruled(self, name: str, said: Value, flag_: Value) -> Value:
+        """What a file said and a flag may say otherwise: its model, and what nobody understands. Raises InputError."""
+        try:
+            understood = name != "model" and (name != "gpu" or self.gpus.resolve(said.text) is not None)
+            check(name, said)
+        except GpuscoutError:
+            understood = False
+        if understood:
+            raise InputError(
+                f'{said.origin}: {name}: the file says "{said.text}", {flag_.origin} says "{flag_.text}"',
+                hint=f"leave {flag_.origin} out for this file, or overrule the file by --mapping",
+            )
+        return said
+
+    def _canonical_gpu(self, name: str) -> str:
+        try:
+            return self.gpus.resolve(name).name
+        except GpuscoutError:
+            return name
+
+    @staticmethod
+    def _check_lengths(run: Reported, added: Values) -> None:
+        for name in ("input_len", "output_len"):
+            mean = getattr(run, f"mean_{name}")
+            if name in added and mean is not None and not _near(int(added[name].text), mean):
+                raise InputError(
+                    f"{added[name].origin}: {name}: {added[name].text}, but requests had {mean:,.1f} tokens on average"
+                )
+
+    @staticmethod
+    def _check_load(run: Reported, added: Values) -> None:
+        """A load that the file states is not another one because somebody says so."""
+        for name in ("concurrency", "request_rate"):
+            stated = None if run.load is None else getattr(run.load, name)
+            if run.load is not None and name in added and float(added[name].text) != stated:
+                told = stated if stated is not None else f"none, its load is {run.load.kind.replace('_', ' ')}"
+                raise InputError(f"{added[name].origin}: {name}: {added[name].text}, but the file says {told}")
+
+
+def _case(values: Mapping[str, str], lengths: Mapping[str, str | None], model: Architecture, gpu: GpuSpec) -> Case:
+    """The case, with the defaults of estimates where nothing was said."""
+    said = values.get
+    fraction, longest, kv_precision = said("gpu_memory_utilization"), said("max_model_len"), said("kv_precision")
+    return Case(
+        model=model,
+        gpu=gpu,
+        input_len=int(lengths["input_len"] or 0),
+        output_len=int(lengths["output_len"] or 0),
+        precision=Precision(values["precision"]) if "precision" in values else model.precision,
+        kv_precision=Precision(kv_precision) if kv_precision else model.kv_precision,
+        tensor_parallel=int(values["tp"]),
+        pipeline_parallel=int(values.get("pp", 1)),
+        data_parallel=int(values.get("dp", 1)),
+        expert_parallel=int(values.get("ep", 1)),
+        server=values["server"],
+        gpu_memory_utilization=0.9 if fraction is None else float(fraction),
+        max_model_len=None if longest is None else int(longest),
+    )
+
+
+def _checked(name: str, value: Value, *, said: bool) -> str:
+    """The value; where a file says what nobody understands, the error names the flag that replaces it."""
+    try:
+        return check(name, value)
+    except InputError as error:
+        raise _named_by_file(error, None, name) if said else error from None
+
+
+def _named_by_file(error: GpuscoutError, place: str | None, name: str) -> InputError:
+    hint = f"{flag(name)} says which it is"
+    message = f"{place}: {error.message}" if place else error.message
+    return InputError(message, hint=f"{error.hint}   {hint}" if error.hint else hint)
+
+
+def _load_of(values: Mapping[str, str]) -> Load | None:
+    """What was said of the load of a run whose file does not tell."""
+    if "request_rate" in values:
+        return Load("request_rate", None, float(values["request_rate"]))
+    return Load("closed_loop", int(values["concurrency"])) if "concurrency" in values else None
+
+
+def _with_mean_concurrency(load: Load, run: Reported) -> Load:
+    """At a request rate, the mean number of requests in flight: as measured, or by Little's law from the latencies."""
+    if load.kind != "request_rate":
+        return load
+    mean = run.details.get("mean_concurrency")
+    if not isinstance(mean, float) and run.requests_per_s and run.e2e_s:
+        mean = run.requests_per_s * run.e2e_s
+    return load._replace(concurrency=max(round(mean), 1)) if isinstance(mean, float) else load
+
+
+def _length(run: Reported, name: str) -> str | None:
+    meant: int | None = getattr(run, name)
+    mean: float | None = getattr(run, f"mean_{name}")
+    if meant is not None and (mean is None or _near(meant, mean)):
+        return str(meant)
+    return None if mean is None else str(max(round(mean), 1))
+
+
+def _near(meant: int, mean: float) -> bool:
+    return abs(mean - meant) <= max(_NEAR * meant, 1.0)
+
+
+def _derived(run: Reported, load: Load, output_len: int) -> dict[str, float]:
+    """Figures that a file lacks and that follow from those it has.
+
+    The ITL by its definition, or the end-to-end latency that the same definition gives; in a closed loop also the
+    throughput, since each of its places finishes a request every E2E seconds.
+    """
+    ttft_ms, itl_ms, e2e_s = run.ttft_ms, run.itl_ms, run.e2e_s
+    found: dict[str, float] = {}
+    gaps = (run.mean_output_len or output_len) - 1
+    if itl_ms is None and ttft_ms is not None and e2e_s is not None and gaps >= 1 and 1e3 * e2e_s > ttft_ms:
+        found["itl_ms"] = (1e3 * e2e_s - ttft_ms) / gaps
+    if e2e_s is None and ttft_ms is not None and itl_ms is not None:
+        e2e_s = found["e2e_s"] = (ttft_ms + itl_ms * gaps) / 1e3
+    if load.kind == "closed_loop" and load.concurrency and e2e_s is not None:
+        found["requests_per_s"] = load.concurrency / e2e_s
+        found["output_tokens_per_s"] = load.concurrency * (gaps + 1) / e2e_s
+    return {name: float(f"{value:.6g}") for name, value in found.items() if getattr(run, name) is None}
+
+
+def _oddities(run: NewRun, replaced: Values, values: Mapping[str, str]) -> Iterable[str]:
+    details = run.details
+    for name, value in sorted(replaced.items()):
+        yield f'{name}: "{value.text}" in the file, taken as {values[name]}'
+    completed, failed = details.get("completed"), details.get("failed")
+    if isinstance(failed, int) and failed > 0:
+        yield f"{failed:,} of {failed + (completed if isinstance(completed, int) else 0):,} requests failed"
+    if details.get("drafts_tokens"):
+        yield "the server drafted tokens, which estimates do not know of"
+    if details.get("shared_prefixes"):
+        yield "requests share prefixes; what a prefix cache saves, estimates do not know"
+    limit = details.get("max_concurrency", run.load.concurrency)
+    if run.load.kind == "closed_loop" and isinstance(completed, int) and isinstance(limit, int) and completed < limit:
+        yield f"{completed:,} requests cannot keep {limit:,} in flight"
+    mean = details.get("mean_concurrency")
+    if run.load.kind == "closed_loop" and isinstance(mean, float) and mean < _IDLE * (run.load.concurrency or 0):
+        yield f"{mean:.1f} requests were in flight on average, not {run.load.concurrency}"
+    ttft_ms, itl_ms, e2e_s = (run.figure(name) for name in ("ttft_ms", "itl_ms", "e2e_s"))
+    if ttft_ms and itl_ms and e2e_s:
+        sum_s = (ttft_ms + itl_ms * (run.case.output_len - 1)) / 1e3
+        if abs(sum_s / e2e_s - 1) > _ODD:
+            yield f"TTFT + ITL x (output - 1) is {sum_s:.3g} s, the end-to-end latency {e2e_s:.3g} s"

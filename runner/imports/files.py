@@ -1,0 +1,139 @@
+"""Reads, completes and stores result files, each for itself: a broken one stores nothing and stops no other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from sqlalchemy.exc import IntegrityError
+
+from gpuscout.runner.imports.complete import Completer, NotSaid
+from gpuscout.runner.imports.given import Mappings
+from gpuscout.store import drivers, durable
+from gpuscout.store.connect import Store
+from gpuscout.store.measured.formats import FORMATS, Format, SourceFile, find_format, recognise
+from gpuscout.store.measured.runs import PUBLIC_FILES, public_file
+from gpuscout.store.measured.stored import NewRun, store_runs, stored_digests
+from gpuscout.sweeps.errors import GpuscoutError, InputError, StoreBusyError, UnknownNameError
+
+PUBLIC = "public"
+
+
+@dataclass
+class ImportedFile:
+    """One file: its runs, complete and not yet stored, or why there are none. `new` says which runs were stored now."""
+
+    name: str
+    format: str | None = None
+    runs: list[NewRun] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    error: GpuscoutError | None = None
+    new: list[bool] = field(default_factory=list)
+
+    @property
+    def added(self) -> int:
+        return sum(self.new)
+
+    @property
+    def already_stored(self) -> int:
+        return len(self.new) - self.added
+
+
+def split_format(arguments: Sequence[str]) -> tuple[Format | None, list[str]]:
+    """The format, when the first of `[FORMAT] FILE…` is one, and the files. Raises InputError."""
+    first, rest = arguments[0], list(arguments[1:])
+    try:
+        chosen = find_format(first)
+    except UnknownNameError as error:
+        if Path(first).exists() or _is_public(first):
+            return None, list(arguments)
+        if rest and not any(character in first for character in "./*\\"):
+            raise UnknownNameError("file or format", first, error.suggestions, hint=_what_formats()) from None
+        return None, list(arguments)
+    if not rest:
+        raise InputError(f"no files given for the format {chosen.name}", hint=f"for a file of that name: ./{first}")
+    return chosen, rest
+
+
+def read_files(names: Iterable[str], chosen: Format | None, completer: Completer) -> Iterator[ImportedFile]:
+    """Every file, read and completed, in order; what is wrong with one is its `error`."""
+    for name in _expanded(names):
+        file = ImportedFile(name)
+        try:
+            _read(file, chosen, completer)
+        except InputError as error:
+            file.error, file.runs = error, []
+        yield file
+
+
+def store_file(store: Store, file: ImportedFile) -> None:
+    """Store what is new of a file in one transaction, and note it in `file.new`.
+
+    Raises StoreBusyError when somebody deletes meanwhile what the runs refer to, StoreUnreachableError.
+    """
+
+    try:
+        file.new = durable.writing(store, lambda connection: store_runs(connection, file.runs))
+    except IntegrityError as error:
+        if not drivers.is_missing_reference(error):
+            raise
+        raise StoreBusyError(
+            f"something was deleted from {store.url_for_display} meanwhile", hint="start the import again"
+        ) from error
+
+
+def compare_files(files: Sequence[ImportedFile], store: Store | None) -> None:
+    """Note in `new` of each file what storing them all would add; without a store, nothing is there yet."""
+    known: set[bytes] = set()
+    if store is not None:
+        with store.reading() as connection:
+            known = stored_digests(connection, [run for file in files for run in file.runs])
+    for file in files:
+        for run in file.runs:
+            digest = run.digest()
+            file.new.append(digest not in known)
+            known.add(digest)
+
+
+def _read(file: ImportedFile, chosen: Format | None, completer: Completer) -> None:
+    public = _is_public(file.name)
+    source = public_file(file.name.partition(":")[2]) if public else SourceFile.open(Path(file.name))
+    kind = chosen or recognise(source)
+    file.format = kind.name
+    contents = kind.read(source)
+    file.notes += contents.notes
+    if not contents.runs:
+        raise InputError(f"{file.name}: no run in it", hint=contents.notes[0] if contents.notes else None)
+    if public:  # which neither flags nor mappings speak of
+        completer = replace(completer, flags={}, mappings=Mappings())
+    lacking: dict[str, int] = {}
+    for reported in contents.runs:
+        try:
+            run, notes = completer.complete(reported, file.name, version_may_lack=public)
+        except NotSaid as missing:
+            for name in missing.fields:
+                lacking[name] = lacking.get(name, 0) + 1
+            continue
+        file.runs.append(run)
+        file.notes += notes
+    if lacking:
+        incomplete = NotSaid(lacking)
+        some = "" if set(lacking.values()) == {len(contents.runs)} else " for some of its runs"
+        raise InputError(f"{file.name}: {incomplete.message}{some}", hint=incomplete.hint)
+
+
+def _expanded(names: Iterable[str]) -> Iterator[str]:
+    for name in names:
+        if name == PUBLIC:
+            yield from (f"{PUBLIC}:{file}" for file in PUBLIC_FILES)
+        else:
+            yield name
+
+
+def _is_public(name: str) -> bool:
+    return name == PUBLIC or name.startswith(f"{PUBLIC}:")
+
+
+def _what_formats() -> str:
+    return f"formats: {', '.join(known.name for known in FORMATS)}"

@@ -1,0 +1,347 @@
+"""Exports back into a store: what it lacks is added, nothing it holds changes.
+
+The file becomes a store of its own first, so that a broken one changes nothing; merging two stores is what `copy`
+does. Nothing is believed that can be checked: models and GPUs must have the digests the rows name, cases and tasks the
+digests that follow from their columns.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from gpuscout.store import bulk
+from gpuscout.store.connect import Store, open_store
+from gpuscout.store.copy import Copied, copy_store
+from gpuscout.store.exports.columns import CASE, ESTIMATED, MEASURED, POINT
+from gpuscout.store.exports.files import read_rows
+from gpuscout.store.exports.placed import Placed
+from gpuscout.store.measured.stored import digest_without_kv
+from gpuscout.store.names import register_engine, register_gpus, register_ladder, register_models
+from gpuscout.store.schema import (
+    LOADS,
+    cases,
+    engines,
+    gpus,
+    measured_runs,
+    models,
+    operating_points,
+    percentiles,
+    tasks,
+)
+from gpuscout.store.trust import note_trust
+from gpuscout.sweeps.architecture import Architecture
+from gpuscout.sweeps.cases import Case, CaseColumns, content_digest, task_keys
+from gpuscout.sweeps.curves import BOUNDS
+from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.gpus import GpuSpec
+from gpuscout.sweeps.outcomes import OUTCOMES
+from gpuscout.sweeps.precision import PRECISIONS, Precision
+from gpuscout.sweeps.trust import Trust
+
+_AT_ONCE = 5_000
+_T = TypeVar("_T")
+
+
+def read_back(file: Path, target: Store, *, on_progress: Callable[[Copied], None] = lambda copied: None) -> Copied:
+    """Add an export to a store; what was added. Raises InputError with the place of what is wrong."""
+    with (
+        tempfile.TemporaryDirectory(prefix="gpuscout-import-") as folder,
+        open_store(str(Path(folder) / "import.db"), create=True) as own,
+    ):
+        fill(file, own, target)
+        return copy_store(own, target, on_progress=on_progress)
+
+
+def size_of(file: Path, target: Store) -> Copied:
+    """What an export holds, checked as `read_back` checks it; nothing is added. Raises InputError."""
+    with (
+        tempfile.TemporaryDirectory(prefix="gpuscout-import-") as folder,
+        open_store(str(Path(folder) / "import.db"), create=True) as own,
+    ):
+        fill(file, own, target)
+        with own.reading() as connection:
+            tables = (tasks, operating_points, measured_runs)
+            counts = [
+                connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one() for table in tables
+            ]
+        return Copied(counts[0], tasks=counts[0], points=counts[1], measured_runs=counts[2])
+
+
+def fill(file: Path, own: Store, target: Store) -> None:
+    """Put an export into an empty store. Models and GPUs it does not define are taken from `target`, by digest."""
+    with own.writing() as connection:
+        _Filling(connection, target).everything(file)
+
+
+@dataclass
+class _Filling:
+    """One file on its way into an empty store, in one transaction. Ids are those of that store."""
+
+    connection: sa.Connection
+    target: Store
+    models: dict[str, Architecture] = field(default_factory=dict)
+    gpus: dict[str, GpuSpec] = field(default_factory=dict)
+    cases: dict[str, int] = field(default_factory=dict)
+    engines: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    tasks: dict[str, int] = field(default_factory=dict)
+    runs: set[str] = field(default_factory=set)
+    ladders: dict[str, int] = field(default_factory=dict)
+
+    def everything(self, file: Path) -> None:
+        portion: list[Placed] = []
+        for place, row in read_rows(file):
+            portion.append(Placed(place, row))
+            if len(portion) == _AT_ONCE:
+                self._store(portion)
+                portion.clear()
+        self._store(portion)
+        if not self.tasks and not self.runs:
+            raise InputError(f"{file}: there are no results in it")
+
+    def _store(self, rows: list[Placed]) -> None:
+        kinds = (ESTIMATED, MEASURED)
+        estimated, measured = ([row for row in rows if row.word("kind", kinds) == kind] for kind in kinds)
+        self._store_cases(rows)
+        self._store_tasks(estimated)
+        self._store_points([row for row in estimated if row.values.get("concurrency") is not None])
+        self._store_runs(measured)
+
+    # --- what is asked -------------------------------------------------------------------------------------------
+
+    def _store_cases(self, rows: list[Placed]) -> None:
+        new: dict[str, Placed] = {}
+        for row in rows:
+            for defined, digest in (("model_architecture", "model_digest"), ("gpu_figures", "gpu_digest")):
+                if row.values.get(defined) is not None:
+                    self._define(row, defined, row.text(digest))
+            if row.text("case_digest") not in self.cases:
+                new.setdefault(row.text("case_digest"), row)
+        if not new:
+            return
+        asked = [self._case(row) for row in new.values()]
+        known = [row.values.get("kv_precision") is not None for row in new.values()]
+        digests = [
+            digest if kv_known else digest_without_kv(digest)
+            for digest, kv_known in zip(CaseColumns.of(asked).digests(), known, strict=True)
+        ]
+        for row, found in zip(new.values(), digests, strict=True):
+            if found.hex() != row.text("case_digest"):
+                raise row.error("case_digest", "not that of the case in this row: something was changed")
+        columns: dict[str, Any] = {
+            column.name: [row.values[column.name] for row in new.values()] for column in CASE[6:]
+        }
+        columns |= {column.name: [getattr(case, column.name) for case in asked] for column in CASE[:5]}
+        columns["precision"] = [row.text("precision") for row in new.values()]
+        columns["kv_precision"] = [row.values.get("kv_precision") for row in new.values()]
+        ids, _ = bulk.insert_missing(
+            self.connection,
+            cases,
+            "digest",
+            {
+                "digest": digests,
+                "model_id": self._named(register_models, models, [case.model for case in asked], new),
+                "gpu_id": self._named(register_gpus, gpus, [case.gpu for case in asked], new),
+                **columns,
+            },
+        )
+        self.cases |= dict(zip(new, ids, strict=True))
+
+    def _case(self, row: Placed) -> Case:
+        kv = row.values.get("kv_precision")
+        sizes = {column.name: row.count(column.name) for column in CASE[1:5]}
+        case = Case(
+            self._model(row),
+            self._gpu(row),
+            row.count("input_len"),
+            row.count("output_len"),
+            Precision(row.word("precision", PRECISIONS)),
+            # Stands for an unknown one in the digest, too.
+            Precision.BF16 if kv is None else Precision(row.word("kv_precision", PRECISIONS)),
+            **sizes,
+            server=row.text("server"),
+            gpu_memory_utilization=row.figure("gpu_memory_utilization"),
+            max_model_len=row.count("max_model_len"),
+        )
+        if case.num_gpus != row.count("num_gpus"):
+            raise row.error("num_gpus", f"{row.values['num_gpus']} is not tp x pp x dp = {case.num_gpus}")
+        return case
+
+    def _define(self, row: Placed, name: str, digest: str) -> None:
+        try:
+            document = json.loads(row.text(name))
+            found = Architecture.from_dict(document) if name == "model_architecture" else GpuSpec.from_dict(document)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise row.error(name, f"cannot be understood ({type(error).__name__}: {error})") from error
+        if found.digest().hex() != digest:
+            raise row.error(name, "does not have the digest that the row names")
+        if isinstance(found, Architecture):
+            self.models[digest] = found
+        else:
+            self.gpus[digest] = found
+
+    def _model(self, row: Placed) -> Architecture:
+        digest = row.text("model_digest")
+        if digest not in self.models:
+            text = self._defined_in_target(models, models.c.architecture, digest)
+            if text is None:
+                raise row.error(
+                    "model_architecture", f"no row and no store defines this version of {row.text('model')}"
+                )
+            self.models[digest] = Architecture.from_dict(json.loads(text))
+        return self.models[digest]
+
+    def _gpu(self, row: Placed) -> GpuSpec:
+        digest = row.text("gpu_digest")
+        if digest not in self.gpus:
+            text = self._defined_in_target(gpus, gpus.c.figures, digest)
+            if text is None:
+                raise row.error("gpu_figures", f"no row and no store defines this version of {row.text('gpu')}")
+            self.gpus[digest] = GpuSpec.from_dict(json.loads(text))
+        return self.gpus[digest]
+
+    def _defined_in_target(self, table: sa.Table, column: sa.Column[str], digest: str) -> str | None:
+        try:
+            wanted = bytes.fromhex(digest)
+        except ValueError:
+            return None
+        with self.target.reading() as connection:
+            return connection.execute(sa.select(column).where(table.c.digest == wanted)).scalar()
+
+    def _named(
+        self,
+        register: Callable[[sa.Connection, list[_T]], list[int]],
+        table: sa.Table,
+        things: list[_T],
+        rows: Mapping[str, Placed],
+    ) -> list[int]:
+        """The ids of models or GPUs, as old as the first row that names them: the newest stands in a ranking."""
+        unique = {id(thing): (thing, row) for thing, row in reversed(list(zip(things, rows.values(), strict=True)))}
+        ids = register(self.connection, [thing for thing, _ in unique.values()])
+        for row_id, (_, row) in zip(ids, unique.values(), strict=True):
+            self._age(table, row_id, row)
+        by_thing = dict(zip(unique, ids, strict=True))
+        return [by_thing[id(thing)] for thing in things]
+
+    def _age(self, table: sa.Table, row_id: int, row: Placed) -> None:
+        moment = row.moment("stored_at")
+        older = sa.and_(table.c.id == row_id, table.c.created_at > moment)
+        self.connection.execute(sa.update(table).where(older).values(created_at=moment))
+
+    # --- what is answered ----------------------------------------------------------------------------------------
+
+    def _engine(self, row: Placed) -> int:
+        key = (row.text("engine"), row.text("engine_fingerprint"), row.text("engine_options"))
+        if key not in self.engines:
+            identity = _Engine(key[0], key[1], row.json("engine_options"))
+            self.engines[key] = register_engine(self.connection, identity)
+            self._age(engines, self.engines[key], row)
+        if row.values.get("engine_trust") is not None:
+            try:
+                trust = Trust.from_dict(row.json("engine_trust"))
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise row.error("engine_trust", "cannot be understood") from error
+            note_trust(self.connection, self.engines[key], trust)
+        return self.engines[key]
+
+    def _store_tasks(self, rows: list[Placed]) -> None:
+        new: dict[str, Placed] = {}
+        for row in rows:
+            if row.text("task_key") not in self.tasks:
+                new.setdefault(row.text("task_key"), row)
+        if not new:
+            return
+        for key, row in new.items():
+            [expected] = task_keys(
+                [bytes.fromhex(row.text("case_digest"))],
+                engine=row.text("engine"),
+                fingerprint=row.text("engine_fingerprint"),
+                options_digest=content_digest(row.json("engine_options")),
+            )
+            if key != expected.hex():
+                raise row.error("task_key", "does not follow from the case and the engine: something was changed")
+        told = list(new.values())
+        columns: dict[str, Any] = {
+            "key": [bytes.fromhex(key) for key in new],
+            "case_id": [self.cases[row.text("case_digest")] for row in told],
+            "engine_id": [self._engine(row) for row in told],
+            "ladder_id": [self._ladder(row) for row in told],
+            "outcome": [row.word("outcome", _ANSWERS) for row in told],
+            "created_at": [row.moment("stored_at") for row in told],
+        }
+        for name in ("detail", "extras", "needed_gib", "usable_gib", "kv_capacity_tokens", "fits_up_to"):
+            columns[name] = [row.values.get(name) for row in told]
+        ids, _ = bulk.insert_missing(self.connection, tasks, "key", columns)
+        self.tasks |= dict(zip(new, ids, strict=True))
+
+    def _ladder(self, row: Placed) -> int:
+        text = row.text("ladder")
+        if text not in self.ladders:
+            try:
+                steps = [int(part) for part in text.split(",")]
+            except ValueError as error:
+                raise row.error("ladder", f'expected concurrencies such as 1,2,4, got "{text}"') from error
+            self.ladders[text] = register_ladder(self.connection, steps)
+        return self.ladders[text]
+
+    def _store_points(self, rows: list[Placed]) -> None:
+        if not rows:
+            return
+        columns: dict[str, Any] = {
+            "task_id": [self.tasks[row.text("task_key")] for row in rows],
+            "concurrency": [row.count("concurrency") for row in rows],
+            "bound": [row.word("bound", BOUNDS) for row in rows],
+            "queued": [row.values.get("queued") is True for row in rows],
+            "regime": [row.values.get("regime") for row in rows],
+            **{column.name: [row.figure(column.name) for row in rows] for column in POINT if column.kind is float},
+        }
+        try:
+            bulk.insert(self.connection, operating_points, columns)
+        except sa.exc.IntegrityError as error:
+            raise InputError(f"{rows[0].place} and following: an operating point is there twice") from error
+
+    def _store_runs(self, rows: list[Placed]) -> None:
+        for row in rows:
+            if row.text("run_digest") in self.runs:
+                raise row.error("run_digest", "this run is there twice")
+            self.runs.add(row.text("run_digest"))
+        columns: dict[str, Any] = {
+            "digest": [row.digest("run_digest") for row in rows],
+            "case_id": [self.cases[row.text("case_digest")] for row in rows],
+            "source": [row.text("source") for row in rows],
+            "load": [row.word("load", LOADS) for row in rows],
+            "measured_on": [row.day("measured_on") for row in rows],
+            "imported_at": [row.moment("stored_at") for row in rows],
+            "concurrency": [
+                None if row.values.get("concurrency") is None else row.count("concurrency") for row in rows
+            ],
+        }
+        for name in ("tool", "server_version", "native_itl_name", "details"):
+            columns[name] = [row.values.get(name) for row in rows]
+        for name in ("request_rate", "native_itl_ms", *(column.name for column in POINT if column.kind is float)):
+            columns[name] = [None if row.values.get(name) is None else row.figure(name) for row in rows]
+        ids, _ = bulk.insert_missing(self.connection, measured_runs, "digest", columns)
+        tails = [
+            (run_id, *tail)
+            for row, run_id in zip(rows, ids, strict=True)
+            if row.values.get("percentiles") is not None
+            for tail in row.percentiles()
+        ]
+        names = ("run_id", "metric", "percentile", "value")
+        bulk.insert(self.connection, percentiles, {name: [tail[i] for tail in tails] for i, name in enumerate(names)})
+
+
+_ANSWERS = tuple(outcome.value for outcome in OUTCOMES if outcome.is_answer)
+
+
+@dataclass(frozen=True)
+class _Engine:
+    name: str
+    fingerprint: str
+    options: Mapping[str, object]

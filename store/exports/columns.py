@@ -1,0 +1,122 @@
+"""The columns of an export: one row an operating point or a measured run, the same in every format.
+
+Lengths in tokens, memory in GiB per GPU, latencies and throughputs as their names say; throughputs count the whole
+deployment. Keys and digests are hexadecimal. `ladder` lists every concurrency the task was asked for. What is JSON in
+the store is its text. `model_architecture`, `gpu_figures` and `engine_trust` define a model, a GPU and an engine and
+stand in the first row that names it, empty in all others. A task without points has one row without them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gpuscout.sweeps.errors import InputError
+
+Value = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """Name and type of a column; any value may be missing."""
+
+    name: str
+    kind: type[str] | type[int] | type[float] | type[bool]
+
+    def parse(self, text: str) -> Value:
+        """What a CSV file says. Raises InputError."""
+        if text == "":
+            return None
+        if self.kind is bool:
+            if text not in ("true", "false"):
+                raise InputError(f'{self.name}: expected true or false, got "{text}"')
+            return text == "true"
+        try:
+            return self.kind(text)
+        except ValueError:
+            raise InputError(f'{self.name}: expected {_EXPECTED[self.kind]}, got "{text}"') from None
+
+    def check(self, value: object) -> Value:
+        """What a JSON or Parquet file says. Raises InputError."""
+        if value is None or (type(value) is self.kind):
+            return value
+        if self.kind is float and type(value) is int:
+            return float(value)
+        raise InputError(f"{self.name}: expected {_EXPECTED[self.kind]}, got {value!r}")
+
+
+_EXPECTED: dict[type, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+CASE = (
+    Column("num_gpus", int),
+    Column("tensor_parallel", int),
+    Column("pipeline_parallel", int),
+    Column("data_parallel", int),
+    Column("expert_parallel", int),
+    Column("precision", str),
+    Column("kv_precision", str),
+    Column("server", str),
+    Column("gpu_memory_utilization", float),
+    Column("max_model_len", int),
+    Column("input_len", int),
+    Column("output_len", int),
+)
+POINT = (
+    Column("concurrency", int),
+    Column("ttft_ms", float),
+    Column("itl_ms", float),
+    Column("e2e_s", float),
+    Column("output_tokens_per_s", float),
+    Column("requests_per_s", float),
+    Column("bound", str),
+    Column("queued", bool),
+    Column("regime", int),
+)
+ENGINE = (Column("engine", str), Column("engine_fingerprint", str), Column("engine_options", str))
+TASK = (
+    Column("outcome", str),
+    Column("detail", str),
+    Column("needed_gib", float),
+    Column("usable_gib", float),
+    Column("kv_capacity_tokens", int),
+    Column("fits_up_to", int),
+    Column("ladder", str),
+    Column("extras", str),
+)
+RUN = (
+    Column("load", str),
+    Column("request_rate", float),
+    Column("source", str),
+    Column("tool", str),
+    Column("measured_on", str),
+    Column("server_version", str),
+    Column("native_itl_name", str),
+    Column("native_itl_ms", float),
+    Column("percentiles", str),
+    Column("details", str),
+)
+KEYS = (
+    Column("task_key", str),
+    Column("run_digest", str),
+    Column("case_digest", str),
+    Column("model_digest", str),
+    Column("gpu_digest", str),
+)
+DEFINITIONS = (Column("model_architecture", str), Column("gpu_figures", str), Column("engine_trust", str))
+
+COLUMNS = (
+    Column("kind", str),
+    Column("model", str),
+    Column("gpu", str),
+    *CASE,
+    *POINT,
+    *ENGINE,
+    *TASK,
+    *RUN,
+    Column("stored_at", str),
+    *KEYS,
+    *DEFINITIONS,
+)
+NAMES = tuple(column.name for column in COLUMNS)
+FIRST_POINT = NAMES.index(POINT[0].name)
+
+ESTIMATED, MEASURED = "estimated", "measured"

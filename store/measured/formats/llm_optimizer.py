@@ -1,0 +1,107 @@
+"""llm-optimizer: the JSON of `--output-json`, its `.jsonl` sibling, and single results of its benchmark client.
+
+Latencies are milliseconds; `tpot` is (E2E - TTFT) / (n - 1) of each request, `itl` pools the gaps of all. The best
+configurations it lists are copies of test results and are not read. `results.backend` is always "vllm", so the server
+is taken from its command; `gpu_count` may count the host's GPUs, so the GPUs follow from the server's arguments.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from gpuscout.store.measured.formats.arguments import deployment, drafts_tokens
+from gpuscout.store.measured.formats.flat import flat_figures, is_flat_result, mean_lengths
+from gpuscout.store.measured.formats.node import Node, scalars
+from gpuscout.store.measured.formats.reported import Contents, Load, Reported, known
+from gpuscout.store.measured.formats.source_file import SourceFile
+
+_SERVERS = {
+    r"\bsglang\.launch_server\b|\bsglang serve\b": "sglang",
+    r"\bvllm\.entrypoints\b|\bvllm serve\b": "vllm",
+    r"\btrtllm-serve\b": "trtllm",
+}
+
+
+def recognises(file: SourceFile) -> bool:
+    first = file.first
+    if first is None:
+        return False
+    if "test_results" in first or ("results" in first and "config" in first):
+        return True
+    return is_flat_result(first) and "model_id" not in first and "mean_e2el_ms" not in first
+
+
+def read(file: SourceFile) -> Contents:
+    runs, notes = [], []
+    for entry, shared in _entries(file):
+        results = entry["results"]
+        if results.missing:  # a result of its benchmark client alone
+            results = entry
+        if results.mapping()["completed"].required().count() == 0:
+            notes.append(f"{entry.file}{entry.place}: no request succeeded, left out")
+        else:
+            runs.append(_run(entry, results, shared))
+    return Contents(tuple(runs), tuple(notes))
+
+
+def _entries(file: SourceFile) -> Iterator[tuple[Node, Node]]:
+    """Every test result, with what is said of all tests of the file."""
+    for document in file.documents:
+        tests = document.mapping()["test_results"]
+        if tests.missing:
+            yield document, document["metadata"]
+        for entry in tests.elements():
+            yield entry.mapping(), document["metadata"]
+
+
+def _run(entry: Node, results: Node, shared: Node) -> Reported:
+    figures = flat_figures(results)
+    about, client = entry["metadata"], entry["config"]["client_args"]
+    arguments = scalars(entry["config"]["server_args"])
+    told = deployment(arguments)
+    for field, key in (("gpu", "gpu_type"), ("model", "model_tag")):
+        said = about[key].text() or shared[key].text()
+        if said and said.casefold() != "unknown":
+            told[field] = said
+    command = entry["cmd"].text() or ""
+    for pattern, server in _SERVERS.items():
+        if re.search(pattern, command):
+            told["server"] = server
+    concurrency = client["max_concurrency"].size() or results["max_concurrency"].size()
+    rate = client["request_rate"].rate() or results["request_rate"].rate()
+    load = Load.of(concurrency, rate)
+    completed = results["completed"].count() or 1
+    mean_input_len, mean_output_len = mean_lengths(results, completed)
+    native_name, native_ms = figures.native_itl
+    return Reported(
+        place=entry.place,
+        tool="llm-optimizer",
+        deployment=told,
+        input_len=results["random_input_len"].size() or about["input_tokens"].size() or shared["input_len"].size(),
+        output_len=results["random_output_len"].size() or about["output_tokens"].size() or shared["output_len"].size(),
+        mean_input_len=mean_input_len,
+        mean_output_len=mean_output_len,
+        load=load,
+        ttft_ms=figures.means.get("ttft_ms"),
+        itl_ms=figures.means.get("itl_ms"),
+        e2e_s=figures.means.get("e2e_s"),
+        output_tokens_per_s=results["output_throughput"].figure(),
+        requests_per_s=results["request_throughput"].required().figure(),
+        native_itl_name=native_name,
+        native_itl_ms=native_ms,
+        percentiles=figures.percentiles,
+        details=known(
+            {
+                "completed": completed,
+                "duration_s": results["duration"].figure(),
+                "dataset": results["dataset_name"].text(),
+                "max_concurrency": concurrency if concurrency != load.concurrency else None,
+                "mean_concurrency": results["concurrency"].figure(),
+                "mean_token_gap_ms": figures.means.get("token_gap_ms"),
+                "drafts_tokens": drafts_tokens(arguments) or (results["accept_length"].number() or 0) > 1 or None,
+                "server_arguments": arguments,
+                "gpu_count_stated": about["gpu_count"].size() or shared["gpu_count"].size(),
+            }
+        ),
+    )

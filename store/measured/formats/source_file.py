@@ -1,0 +1,124 @@
+"""A result file as it was given: its bytes, its text, and the JSON or YAML documents in it, each parsed once."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import zlib
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpuscout.store.measured.formats.node import Node
+from gpuscout.sweeps.errors import InputError
+
+if TYPE_CHECKING:
+    import yaml
+
+_SPACE = re.compile(r"\s*")
+_YAML_START = re.compile(r"(?:\s|#.*\n|---)*[\w'\"-]+\s*:(?:\s|$)")
+
+
+class SourceFile:
+    """One file. `name` is how it is called in messages; `FILE.gz` is unpacked. Raises InputError for what is wrong."""
+
+    def __init__(self, name: str, data: bytes) -> None:
+        self.name = name
+        if name.endswith(".gz"):
+            try:
+                data = gzip.decompress(data)
+            except (OSError, EOFError, zlib.error) as error:
+                raise InputError(f"{name}: damaged gzip file ({error})") from error
+        self.data = data
+        if not data.strip():
+            raise InputError(f"{name}: the file is empty")
+
+    @classmethod
+    def open(cls, path: Path) -> SourceFile:
+        try:
+            return cls(str(path), path.read_bytes())
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+    @cached_property
+    def text(self) -> str:
+        try:
+            return self.data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = self.data.count(b"\n", 0, error.start) + 1
+            raise InputError(f"{self.name}:{line}: not a text in UTF-8") from error
+
+    @property
+    def suffix(self) -> str:
+        return Path(self.name.removesuffix(".gz")).suffix.casefold()
+
+    @cached_property
+    def kind(self) -> str:
+        """ "json", "yaml", "csv" or "binary", by the name or else by how the content begins."""
+        if self.suffix in (".csv", ".tsv"):
+            return "csv"
+        if b"\0" in self.data[:1024]:
+            return "binary"
+        start = self.text[:4096].lstrip()
+        if start.startswith(("{", "[")) or self.suffix in (".json", ".jsonl", ".ndjson"):
+            return "json"
+        if self.suffix in (".yaml", ".yml") or _YAML_START.match(start):
+            return "yaml"
+        return "csv"
+
+    @cached_property
+    def documents(self) -> tuple[Node, ...]:
+        """The documents of a JSON file (one, or several after each other, such as JSON lines) or of a YAML file."""
+        if self.kind == "json":
+            return tuple(self._json())
+        if self.kind == "yaml":
+            return tuple(self._yaml())
+        raise InputError(f"{self.name}: neither JSON nor YAML")
+
+    @property
+    def first(self) -> Node | None:
+        """The first document; None for a file that is neither JSON nor YAML."""
+        return next(iter(self.documents), None) if self.kind in ("json", "yaml") else None
+
+    def _json(self) -> list[Node]:
+        decoder = json.JSONDecoder()
+        found: list[tuple[int, object]] = []
+        text = self.text
+        at = _end_of_space(text, 0)
+        while at < len(text):
+            line = text.count("\n", 0, at) + 1
+            try:
+                value, end = decoder.raw_decode(text, at)
+            except json.JSONDecodeError as error:
+                raise InputError(
+                    f"{self.name}:{error.lineno}:{error.colno}: not JSON: {error.msg}",
+                    hint="the file is cut off" if error.pos >= len(text.rstrip()) - 1 else None,
+                ) from error
+            except (RecursionError, ValueError) as error:  # nested too deeply; a number of thousands of digits
+                raise InputError(f"{self.name}:{line}: not JSON that can be read: {error}") from error
+            found.append((line, value))
+            at = _end_of_space(text, end)
+        several = len(found) > 1
+        return [Node(value, self.name, line=line if several else None) for line, value in found]
+
+    def _yaml(self) -> list[Node]:
+        import yaml
+
+        # One of the two safe loaders: they build plain values only.
+        loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        try:
+            found = [document for document in yaml.load_all(self.text, loader) if document is not None]
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            place = f"{self.name}:{mark.line + 1}:{mark.column + 1}" if mark else self.name
+            raise InputError(f"{place}: not YAML: {error.problem or error.context}") from error
+        except (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError) as error:
+            raise InputError(f"{self.name}: not YAML that can be read: {error}") from error
+        # A document of YAML does not tell where it begins; the second one of a file is rare.
+        return [Node(document, self.name) for document in found]
+
+
+def _end_of_space(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    return match.end() if match else at

@@ -1,0 +1,314 @@
+"""Measured runs in a store: added once by their content, listed by where they came from, removed, read back.
+
+A run hangs on a case, so that estimates can be joined by its columns: model and GPU by name, parallelism, precisions,
+server and lengths. Where a run does not say them, the case has the defaults of estimates: 0.9 of the GPU's memory and
+`max_model_len` = input + output. A KV precision nobody stated is NULL, and matches any.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from gpuscout.store import bulk
+from gpuscout.store.measured.formats.reported import Load, Reported
+from gpuscout.store.measured.runs import MeasuredRun
+from gpuscout.store.names import register_gpus, register_models
+from gpuscout.store.schema import cases, failures, gpus, measured_runs, models, percentiles, tasks
+from gpuscout.sweeps.cases import DIGEST_BYTES, Case, CaseColumns, canonical_json, content_digest
+from gpuscout.sweeps.precision import Precision
+
+_T = TypeVar("_T")
+
+_UNKNOWN_KV = b"gpuscout case, KV precision unknown 1\0"
+_ROWS_AT_ONCE = 1_000
+_CASE_COLUMNS = (
+    "tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "num_gpus", "precision", "server",
+    "gpu_memory_utilization", "input_len", "output_len",
+)  # fmt: skip
+_SIZES = _CASE_COLUMNS[:4]
+METRICS = ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s", "requests_per_s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewRun:
+    """One run, complete: `case` is what was deployed and asked, `reported` has the figures in the units of the store.
+
+    `kv_known` False: `case.kv_precision` means nothing. `load.concurrency` of a run at a request rate is the mean of
+    the requests in flight, as far as it is known. `derived` has figures that follow from those of the file, which lacks
+    them: they are stored in their columns and named in `details`. `details` is what else to keep, JSON-able.
+    """
+
+    case: Case
+    kv_known: bool
+    load: Load
+    reported: Reported
+    server_version: str | None
+    source: str
+    details: dict[str, object]
+    derived: Mapping[str, float] = field(default_factory=dict)
+
+    def figure(self, name: str) -> float | None:
+        """One of the figures of a run, as it is stored."""
+        value: float | None = getattr(self.reported, name)
+        return self.derived.get(name) if value is None else value
+
+    def digest(self) -> bytes:
+        """16 bytes that identify what was measured, on what, when and in which run; not the file or its format.
+
+        Model and GPU count by their names: better figures of a GPU do not make another run of an old one.
+        """
+        case, reported = self.case, self.reported
+        return content_digest(
+            {
+                "model": case.model.name,
+                "gpu": case.gpu.name,
+                **{name: _plain(getattr(case, name)) for name in _CASE_COLUMNS},
+                "max_model_len": case.context_len,
+                "kv_precision": case.kv_precision.value if self.kv_known else None,
+                "server_version": self.server_version,
+                "load": [
+                    self.load.kind,
+                    None if self.load.request_rate else self.load.concurrency,
+                    self.load.request_rate,
+                ],
+                **{name: _plain(getattr(reported, name)) for name in METRICS},
+                "percentiles": sorted([*key, float(value)] for key, value in reported.percentiles.items()),
+                "measured_on": reported.measured_on and reported.measured_on.isoformat(),
+                "run": reported.run,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class ImportedGroup:
+    """Runs that came from the same place by the same tool."""
+
+    file: str | None
+    source: str
+    tool: str | None
+    runs: int
+    measured_from: date | None
+    measured_to: date | None
+    imported_at: datetime
+    """The latest import."""
+
+
+@dataclass(frozen=True)
+class Removed:
+    runs: int
+    percentiles: int
+    cases: int
+
+
+def store_runs(connection: sa.Connection, runs: Sequence[NewRun]) -> list[bool]:
+    """Store those runs that are not stored yet; which of them were new. The caller's transaction is one for all."""
+    if not runs:
+        return []
+    columns: dict[str, Any] = {
+        "digest": [run.digest() for run in runs],
+        "case_id": _store_cases(connection, runs),
+        "source": [run.source for run in runs],
+        "tool": [run.reported.tool for run in runs],
+        "measured_on": [run.reported.measured_on for run in runs],
+        "imported_at": datetime.now(UTC),
+        "server_version": [run.server_version for run in runs],
+        "load": [run.load.kind for run in runs],
+        "concurrency": [run.load.concurrency for run in runs],
+        "request_rate": [run.load.request_rate for run in runs],
+        **{name: [run.figure(name) for run in runs] for name in METRICS},
+        "native_itl_name": [run.reported.native_itl_name for run in runs],
+        "native_itl_ms": [run.reported.native_itl_ms for run in runs],
+        "details": [canonical_json(run.details).decode() if run.details else None for run in runs],
+    }
+    ids, inserted = bulk.insert_missing(connection, measured_runs, "digest", columns)
+    tails = [
+        (run_id, metric, percentile, value)
+        for run, run_id, new in zip(runs, ids, inserted, strict=True)
+        if new
+        for (metric, percentile), value in run.reported.percentiles.items()
+    ]
+    names = ("run_id", "metric", "percentile", "value")
+    bulk.insert(connection, percentiles, {name: [row[i] for row in tails] for i, name in enumerate(names)})
+    return inserted
+
+
+def stored_digests(connection: sa.Connection, runs: Sequence[NewRun]) -> set[bytes]:
+    """Those of the runs' digests that are stored."""
+    return set(bulk.stored_ids(connection, measured_runs, "digest", [run.digest() for run in runs]))
+
+
+def imported_groups(connection: sa.Connection, patterns: Sequence[str] = ()) -> list[ImportedGroup]:
+    """What was imported, by place and tool, in the order of the first import."""
+    groups: dict[tuple[str | None, str, str | None], list[Any]] = {}
+    for row in _matching(connection, patterns):
+        groups.setdefault((row.file, row.source, row.tool), []).append(row)
+    found = []
+    for (file, source, tool), rows in groups.items():
+        days = [row.measured_on for row in rows if row.measured_on is not None]
+        latest = max(row.imported_at for row in rows)
+        found.append(
+            ImportedGroup(file, source, tool, len(rows), min(days, default=None), max(days, default=None), latest)
+        )
+    return found
+
+
+def remove_runs(connection: sa.Connection, patterns: Sequence[str]) -> Removed:
+    """Remove the runs whose file or source matches one of these patterns, and cases that nothing uses then.
+
+    Estimates are never touched.
+    """
+    ids = [row.id for row in _matching(connection, patterns)]
+    case_ids = set[int]()
+    tails = 0
+    for some in _portions(ids):
+        case_ids |= set(
+            connection.execute(sa.select(measured_runs.c.case_id).where(measured_runs.c.id.in_(some))).scalars()
+        )
+        tails += connection.execute(sa.delete(percentiles).where(percentiles.c.run_id.in_(some))).rowcount
+        connection.execute(sa.delete(measured_runs).where(measured_runs.c.id.in_(some)))
+    users = [sa.select(table.c.id).where(table.c.case_id == cases.c.id) for table in (tasks, failures, measured_runs)]
+    gone = 0
+    for some in _portions(sorted(case_ids)):
+        unused = sa.and_(cases.c.id.in_(some), *(~user.exists() for user in users))
+        gone += connection.execute(sa.delete(cases).where(unused)).rowcount
+    return Removed(len(ids), tails, gone)
+
+
+def stored_runs(
+    connection: sa.Connection, patterns: Sequence[str] = (), *, rate_driven: bool = False
+) -> list[MeasuredRun]:
+    """The stored runs that an estimate can be compared with: closed loops and offline maxima, oldest import first.
+
+    With `rate_driven` also runs at a request rate whose mean concurrency is known, as closed loops of it.
+    """
+    matching = _matching(connection, patterns)
+    wanted = {row.id for row in matching}
+    derived = {row.id for row in matching if "output_tokens_per_s" in row.derived}
+    query = (
+        sa.select(
+            measured_runs,
+            models.c.name.label("model"),
+            gpus.c.name.label("gpu"),
+            *cases.c[(*_SIZES, "precision", "kv_precision", "server", "input_len", "output_len")],
+        )
+        .select_from(measured_runs.join(cases).join(models).join(gpus))
+        .where(
+            sa.or_(
+                measured_runs.c.load != "request_rate",
+                sa.and_(sa.literal(rate_driven), measured_runs.c.concurrency.is_not(None)),
+            )
+        )
+        .order_by(measured_runs.c.id)
+    )
+    return [
+        MeasuredRun(
+            id=row.digest.hex(),
+            model=row.model,
+            gpu=row.gpu,
+            tp=row.tensor_parallel,
+            pp=row.pipeline_parallel,
+            dp=row.data_parallel,
+            ep=row.expert_parallel,
+            precision=Precision(row.precision),
+            kv_precision=None if row.kv_precision is None else Precision(row.kv_precision),
+            server=row.server,
+            server_version=row.server_version,
+            input_len=row.input_len,
+            output_len=row.output_len,
+            concurrency=row.concurrency,
+            ttft_ms=row.ttft_ms,
+            itl_ms=row.itl_ms,
+            output_tokens_per_s=None if row.id in derived else row.output_tokens_per_s,
+            measured_on=None if row.measured_on is None else row.measured_on.isoformat(),
+            source=row.source,
+        )
+        for row in connection.execute(query)
+        if row.id in wanted
+    ]
+
+
+def digest_without_kv(digest: bytes) -> bytes:
+    """The digest of a case whose KV precision is not known, from that of the same case with a BF16 cache."""
+    return _digest(_UNKNOWN_KV + digest)
+
+
+def runs_without_concurrency(connection: sa.Connection, patterns: Sequence[str] = ()) -> int:
+    """How many stored runs no estimate can be compared with: at a request rate, and the concurrency is not known."""
+    wanted = {row.id for row in _matching(connection, patterns)}
+    rated = sa.and_(measured_runs.c.load == "request_rate", measured_runs.c.concurrency.is_(None))
+    return len(wanted & set(connection.execute(sa.select(measured_runs.c.id).where(rated)).scalars()))
+
+
+def _store_cases(connection: sa.Connection, runs: Sequence[NewRun]) -> list[int]:
+    model_ids = _registered(connection, [run.case.model for run in runs], register_models)
+    gpu_ids = _registered(connection, [run.case.gpu for run in runs], register_gpus)
+    asked = [run.case if run.kv_known else replace(run.case, kv_precision=Precision.BF16) for run in runs]
+    digests = zip(runs, CaseColumns.of(asked).digests(), strict=True)
+    ids, _ = bulk.insert_missing(
+        connection,
+        cases,
+        "digest",
+        {
+            # No case with a known KV precision has the digest of one without.
+            "digest": [digest if run.kv_known else digest_without_kv(digest) for run, digest in digests],
+            "model_id": model_ids,
+            "gpu_id": gpu_ids,
+            "kv_precision": [run.case.kv_precision.value if run.kv_known else None for run in runs],
+            "max_model_len": [run.case.context_len for run in runs],
+            **{name: [_plain(getattr(run.case, name)) for run in runs] for name in _CASE_COLUMNS},
+        },
+    )
+    return ids
+
+
+def _registered(
+    connection: sa.Connection, things: Sequence[_T], register: Callable[[sa.Connection, list[_T]], list[int]]
+) -> list[int]:
+    """The id of every thing; each is registered once."""
+    unique = {id(thing): thing for thing in things}
+    ids = dict(zip(unique, register(connection, list(unique.values())), strict=True))
+    return [ids[id(thing)] for thing in things]
+
+
+@dataclass(frozen=True)
+class _Row:
+    id: int
+    file: str | None
+    source: str
+    tool: str | None
+    measured_on: date | None
+    imported_at: datetime
+    derived: Sequence[str]
+
+
+def _matching(connection: sa.Connection, patterns: Sequence[str]) -> list[_Row]:
+    """Runs whose file or source matches; all without patterns. "public" stands for the public files."""
+    wanted = ["public:*" if pattern == "public" else pattern for pattern in patterns]
+    columns = measured_runs.c["id", "source", "tool", "measured_on", "imported_at", "details"]
+    rows = []
+    for row in connection.execute(sa.select(*columns).order_by(measured_runs.c.id)):
+        details = json.loads(row.details) if row.details else {}
+        file, derived = details.get("file"), details.get("derived", ())
+        if not wanted or any(fnmatch.fnmatchcase(name, p) for name in (file, row.source) if name for p in wanted):
+            rows.append(_Row(row.id, file, row.source, row.tool, row.measured_on, row.imported_at, derived))
+    return rows
+
+
+def _portions(ids: Sequence[int]) -> Iterable[Sequence[int]]:
+    return (ids[start : start + _ROWS_AT_ONCE] for start in range(0, len(ids), _ROWS_AT_ONCE))
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()[:DIGEST_BYTES]
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Precision) else value

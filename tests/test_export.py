@@ -1,0 +1,240 @@
+"""Exports: every stored figure out to a file, and back into the same store or another one."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gpuscout.runner.api import run
+from gpuscout.store.connect import Store, open_store
+from gpuscout.store.exports.back import read_back
+from gpuscout.store.exports.columns import NAMES
+from gpuscout.store.exports.files import Format, is_export, write_parquet, write_text
+from gpuscout.store.exports.rows import export_rows
+from gpuscout.store.rank import Question, rank
+from gpuscout.store.schema import cases, engines, gpus, ladders, measured_runs, models, operating_points, percentiles
+from gpuscout.store.schema import tasks as tasks_table
+from gpuscout.sweeps.errors import GpuscoutError, InputError
+from gpuscout.sweeps.spec import parse_spec
+from tests.commands import gpuscout
+from tests.test_copy import measure
+
+SPEC = """
+name: exported
+models: [Qwen/Qwen3-8B, Qwen/Qwen3-32B]
+gpus: [H100, L4]
+tensor_parallel: [1, 2]
+workloads: [chat]
+concurrency: [1, 8, 64]
+"""
+
+
+def fill(store: Store) -> None:
+    """Curves, tasks that do not fit, and a measured run with a percentile."""
+    run(parse_spec(SPEC), store, executor="in-process")
+    with store.reading() as connection:
+        case_id = connection.execute(sa.select(sa.func.min(cases.c.id))).scalar_one()
+    measure(store, case_id)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with open_store(str(tmp_path_factory.mktemp("exported") / "gpuscout.db"), create=True) as store:
+        fill(store)
+        yield store
+
+
+def results(store: Store) -> list[list[object]]:
+    """All results with what identifies them, without ids and without the sweeps they belong to."""
+    figures = [
+        sa.select(
+            tasks_table.c.key, tasks_table.c.outcome, tasks_table.c.detail, tasks_table.c.needed_gib,
+            tasks_table.c.kv_capacity_tokens, tasks_table.c.fits_up_to, tasks_table.c.created_at,
+            ladders.c.concurrencies, cases.c.digest, models.c.name, models.c.architecture, gpus.c.name,
+            gpus.c.figures, engines.c.fingerprint,
+        )
+        .select_from(
+            tasks_table.join(cases).join(models).join(gpus, gpus.c.id == cases.c.gpu_id).join(engines).join(ladders)
+        )
+        .order_by(tasks_table.c.key),
+        sa.select(
+            tasks_table.c.key, *[column for column in operating_points.columns if column.name != "task_id"]
+        )
+        .join_from(operating_points, tasks_table, tasks_table.c.id == operating_points.c.task_id)
+        .order_by(tasks_table.c.key, operating_points.c.concurrency),
+        sa.select(
+            *[column for column in measured_runs.columns if column.name not in ("id", "case_id")],
+            cases.c.digest, percentiles.c.metric, percentiles.c.value,
+        ).select_from(measured_runs.join(cases).outerjoin(percentiles)),
+    ]  # fmt: skip
+    with store.reading() as connection:
+        return [[tuple(row) for row in connection.execute(query)] for query in figures]
+
+
+def write(store: Store, file: Path, question: Question | None = None) -> int:
+    form = Format(file.suffix[1:])
+    with store.reading() as connection:
+        rows = export_rows(connection, question or Question())
+        if form is Format.PARQUET:
+            return write_parquet(rows, file)
+        with file.open("w", newline="", encoding="utf-8") as stream:
+            return write_text(rows, stream, form)
+
+
+@pytest.mark.parametrize("form", list(Format))
+def test_the_same_store_gains_nothing_and_another_gets_everything(
+    filled: Store, tmp_path: Path, form: Format, store: Store
+) -> None:
+    file = tmp_path / f"all.{form}"
+    rows = write(filled, file)
+    assert is_export(file)
+    before = results(filled)
+    assert rows == len(before[1]) + sum(row[1] != "ok" for row in before[0]) + len(before[2])
+    again = read_back(file, filled)
+    assert (again.tasks, again.points, again.measured_runs) == (0, 0, 0)
+    assert results(filled) == before
+    other = store
+    added = read_back(file, other)
+    assert (added.tasks, added.points, added.measured_runs) == tuple(map(len, before))
+    assert results(other) == before
+
+
+def test_it_answers_as_before(filled: Store, tmp_path: Path, store: Store) -> None:
+    file = tmp_path / "all.jsonl"
+    write(filled, file)
+    other = store
+    read_back(file, other)
+    answers = []
+    for one in (filled, other):
+        with one.reading() as connection:
+            groups = rank(connection, Question(objective="throughput", kinds=("estimated",))).groups
+        answers.append(
+            [(group.model, [(best.gpu, best.concurrency, best.itl_ms) for best in group.configs]) for group in groups]
+        )
+    assert answers[0] == answers[1]
+
+
+def test_filters_choose_tasks_and_all_their_points(filled: Store, tmp_path: Path) -> None:
+    file = tmp_path / "some.csv"
+    write(filled, file, Question(models=("Qwen3-8B",), gpus=("H100",), kinds=("estimated",)))
+    with file.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {(row["model"], row["gpu"], row["kind"]) for row in rows} == {
+        ("Qwen/Qwen3-8B", "H100-SXM-80GB", "estimated")
+    }
+    assert sorted(int(row["concurrency"]) for row in rows) == [1, 1, 8, 8, 64, 64]
+    assert [bool(row["model_architecture"]) for row in rows] == [True, *[False] * 5]
+
+
+def _changed(file: Path, change: Callable[[list[dict[str, str]]], None]) -> Path:
+    with file.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    change(rows)
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, NAMES)
+        writer.writeheader()
+        writer.writerows(rows)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "told"),
+    [
+        ("itl_ms", "nan", ":4: itl_ms: expected a finite number"),
+        ("itl_ms", "fast", ':4: itl_ms: expected a number, got "fast"'),
+        ("tensor_parallel", "4", ":4: num_gpus: 1 is not tp x pp x dp = 4"),
+        ("task_key", "00" * 16, ":4: task_key: does not follow from the case and the engine"),
+        ("engine_fingerprint", "other", None),
+        ("outcome", "fine", ':2: outcome: expected one of ok'),
+        ("stored_at", "yesterday", "stored_at: expected a time"),
+        ("concurrency", "1", "an operating point is there twice"),
+        ("kind", "guessed", ':4: kind: expected one of estimated, measured'),
+    ],
+)  # fmt: skip
+def test_what_was_changed_is_refused_whole(
+    filled: Store, tmp_path: Path, store: Store, column: str, value: str, told: str | None
+) -> None:
+    """Line 4 is the last point of the first task; what belongs to the task is read in its first row, line 2."""
+    file = tmp_path / "all.csv"
+    write(filled, file, Question(kinds=("estimated",)))
+    line = 0 if column in ("outcome", "stored_at", "tensor_parallel") else 2
+    _changed(file, lambda rows: rows[line].update({column: value}))
+    other = store
+    if told is None:
+        # The key of a task that is known already is not looked at again.
+        assert read_back(file, other).tasks > 0
+        return
+    with pytest.raises(InputError) as caught:
+        read_back(file, other)
+    assert (told if line == 2 else told.replace(":4:", ":2:")) in caught.value.message
+    with other.reading() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(tasks_table)).scalar_one() == 0
+
+
+def test_definitions_of_the_target_serve_where_the_file_lost_its_own(filled: Store, tmp_path: Path) -> None:
+    file = tmp_path / "all.csv"
+    write(filled, file)
+    _changed(file, lambda rows: [row.update(model_architecture="", gpu_figures="") for row in rows])
+    assert read_back(file, filled).tasks == 0
+    with open_store(str(tmp_path / "new.db"), create=True) as other, pytest.raises(InputError, match="no row and no"):
+        read_back(file, other)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(form=st.sampled_from([Format.CSV, Format.JSONL, Format.PARQUET]), data=st.data())
+def test_damaged_files_are_errors_and_leave_no_trace(
+    filled: Store, tmp_path_factory: pytest.TempPathFactory, form: Format, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("damaged")
+    file = folder / f"all.{form}"
+    write(filled, file, Question(models=("Qwen3-8B",), gpus=("H100",)))
+    content = bytearray(file.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    del content[data.draw(st.integers(1, len(content))) :]
+    file.write_bytes(content)
+    with open_store(str(folder / "new.db"), create=True) as other:
+        try:
+            read_back(file, other)
+        except GpuscoutError:
+            with other.reading() as connection:
+                assert connection.execute(sa.select(sa.func.count()).select_from(tasks_table)).scalar_one() == 0
+
+
+def test_the_command(filled: Store, tmp_path: Path) -> None:
+    assert filled.path is not None
+    db = ("--db", str(filled.path))
+    done = gpuscout("export", *db, "--output", "all.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "rows written to all.csv" in done.stderr
+    refused = gpuscout("export", *db, "--output", "all.csv", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "--force" in refused.stderr
+    lines = gpuscout("export", *db, "--output", "-", "--format", "jsonl", "--gpu", "H100", cwd=tmp_path)
+    assert {json.loads(line)["gpu"] for line in lines.stdout.splitlines()} == {"H100-SXM-80GB"}
+    unknown = gpuscout("export", *db, "--output", "all.xlsx", cwd=tmp_path)
+    assert unknown.returncode == 2
+    assert "--format csv, jsonl or parquet" in unknown.stderr
+    assert not list(tmp_path.glob("*.part*"))
+
+
+def test_import_takes_exports_back(filled: Store, tmp_path: Path) -> None:
+    written = write(filled, tmp_path / "all.jsonl")
+    (tmp_path / "broken.csv").write_text("kind,model,case_digest,task_key\nestimated,x,0,0\n")
+    first = gpuscout("import", "all.jsonl", "broken.csv", "--dry-run", cwd=tmp_path)
+    assert first.returncode == 2
+    assert "broken.csv:2: " in first.stderr
+    added = gpuscout("import", "all.jsonl", "--json", cwd=tmp_path)
+    assert added.returncode == 0, added.stderr
+    [told] = json.loads(added.stdout)["exports"]
+    assert told["operating_points"] + told["measured_runs"] <= written
+    assert told["tasks"] > 0
+    again = gpuscout("import", "gpuscout", "all.jsonl", cwd=tmp_path)
+    assert "all.jsonl: 0 tasks, 0 operating points, 0 measured runs added" in again.stdout
