@@ -13,13 +13,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
 from gpuscout.runner.accuracy.choice import ITL_LIMITS_MS, REFERENCE_PRICES, gpu_choice, maxima_order
 from gpuscout.runner.accuracy.errors import errors
 from gpuscout.runner.accuracy.estimate import Estimates, estimate
 from gpuscout.runner.accuracy.report import AccuracyReport, report, write_predictions
+from gpuscout.runner.accuracy.seen import errors_seen
 from gpuscout.runner.engines.roofline import RooflineEngine
+from gpuscout.store.connect import open_store
 from gpuscout.store.measured import LoadKind, MeasuredRun, public_runs, read_runs, runs_digest
+from gpuscout.store.schema import engines
+from gpuscout.store.trust import errors_of
+from gpuscout.sweeps.cases import CaseColumns
+from gpuscout.sweeps.curves import Curves, IntArray
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.precision import Precision
 from tests.commands import gpuscout
@@ -173,6 +180,41 @@ def test_a_choice_without_answers_pays_for_the_dearest() -> None:
     assert gpu_choice(perfect(public_runs("serving_runs")), {"H100-SXM-80GB": 2.0}) is None
 
 
+def test_errors_seen_equal_an_independent_count(serving: AccuracyReport) -> None:
+    seen = {(e.gpu_family, e.model_kind, e.concurrency_from, e.metric): e for e in errors_seen(serving.estimates)}
+    # Of the serving runs, those of mixtures of experts on Blackwell-Ultra are those on B300.
+    off, names = [], set()
+    for run, itl_ms in zip(serving.estimates.runs, serving.estimates.itl_ms.tolist(), strict=True):
+        if run.gpu == "B300" and run.concurrency and 9 <= run.concurrency <= 64:
+            off.append(itl_ms / (run.itl_ms or math.nan) - 1)
+            names.add(run.model.replace("DeepSeek-R1", "DeepSeek-V3"))
+    one = seen["Blackwell-Ultra", "moe", 9, "itl_ms"]
+    assert (one.concurrency_to, one.runs, one.models) == (64, len(off), len(names))
+    assert one.median_error == pytest.approx(statistics.median(map(abs, off)))
+    assert one.bias == pytest.approx(statistics.median(off))
+    for metric in ("ttft_ms", "itl_ms", "output_tokens_per_s"):
+        everywhere = [e for e in seen.values() if e.gpu_family == "NVIDIA" and e.metric == metric]
+        assert sum(e.runs for e in everywhere) == len(serving.estimates)
+        assert all(0 <= e.median_error <= e.p90_error and e.median_error >= abs(e.bias) for e in everywhere)
+
+
+def test_another_engine_is_measured_the_same_way() -> None:
+    class Doubtful(RooflineEngine):
+        """Every token takes twice as long."""
+
+        name = "doubtful"
+
+        def evaluate(self, cases: CaseColumns, ladder: IntArray) -> Curves:
+            curves = super().evaluate(cases, ladder)
+            return dataclasses.replace(
+                curves, points=dataclasses.replace(curves.points, itl_ms=2 * curves.points.itl_ms)
+            )
+
+    runs = public_runs("serving_runs")[::20]
+    one, other = (report(engine, runs).estimates.itl_ms for engine in (RooflineEngine(), Doubtful()))
+    np.testing.assert_allclose(other, 2 * one)
+
+
 # --- which runs are answered
 
 
@@ -218,3 +260,45 @@ def test_the_command_prints_and_writes(tmp_path: Path) -> None:
     wrong = gpuscout("accuracy", "--measured", "mine.csv", "--by", "colour", cwd=tmp_path)
     assert wrong.returncode == 2
     assert "groupings: model, gpu" in wrong.stderr
+
+
+def test_runs_of_a_store_give_the_figures_of_their_file(tmp_path: Path) -> None:
+    lines = [ROW.replace("a,", f"r{n},", 1).replace("50,10", f"50,{10 + n}") for n in range(4)]
+    (tmp_path / "mine.csv").write_text("\n".join((HEADER, *lines)) + "\n")
+    for arguments in (("mine.csv", "--server-version", "0.19.0"), ("public:serving_runs",)):
+        done = gpuscout("import", *arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    stored = gpuscout("accuracy", "--measured", "stored", "--store", "--json", cwd=tmp_path)
+    assert stored.returncode == 0, stored.stderr
+    file = gpuscout("accuracy", "--measured", "public:serving_runs", "--measured", "mine.csv", "--json", cwd=tmp_path)
+    one, other = (json.loads(done.stdout)["accuracy"][0] for done in (stored, file))
+    assert one["gpu_choice"] == other["gpu_choice"]
+    assert one["loads"]["closed loop"]["total"] == other["loads"]["closed loop"]["total"]
+    # Of what the engine was fitted to, it brings errors on models left out.
+    assert "errors over 4 runs of this store kept; 1,986 public runs apart" in stored.stderr
+    with open_store(f"sqlite:///{tmp_path / 'gpuscout.db'}") as store, store.reading() as connection:
+        ids = connection.execute(sa.select(engines.c.id).where(engines.c.name == "roofline")).scalars().all()
+        kept = [error for errors in errors_of(connection, ids).values() for _, error in errors]
+    assert {(e.gpu_family, e.model_kind, e.runs) for e in kept} == {("Hopper", "dense", 4), ("NVIDIA", "dense", 4)}
+    wrong = gpuscout("accuracy", "--store", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "--measured stored" in wrong.stderr
+
+
+def test_the_choice_can_be_made_with_other_prices_and_drawn(serving: AccuracyReport, tmp_path: Path) -> None:
+    prices = {"H100-SXM-80GB": 1.0, "H200-SXM-141GB": 1.0, "B200": 9.0, "B300": 100.0}
+    options = [word for gpu, usd in prices.items() for word in ("--price", f"{gpu}={usd}")]
+    arguments = ("accuracy", "--measured", "public:serving_runs", "--json", "--plot", "plot.html")
+    done = gpuscout(*arguments, *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    expected = gpu_choice(serving.estimates, prices)
+    assert expected is not None
+    assert json.loads(done.stdout)["accuracy"][0]["gpu_choice"] == pytest.approx(dataclasses.asdict(expected))
+    assert expected != serving.choice
+    drawn = (tmp_path / "plot.html").read_text()
+    assert drawn.startswith("<!doctype html>")
+    assert drawn.count("<svg") == 1
+    assert "http-equiv" not in drawn
+    wrong = gpuscout("accuracy", "--plot", "plot.docx", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert ".png, .svg, .html" in wrong.stderr

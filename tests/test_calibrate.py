@@ -9,22 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gpuscout.runner.accuracy.sources import measured_runs
 from gpuscout.runner.calibrate.document import calibrate, figures_document
 from gpuscout.runner.calibrate.fit import fit
 from gpuscout.runner.calibrate.intervals import coverage
 from gpuscout.runner.calibrate.parameters import PRIORS, Parameters
 from gpuscout.runner.calibrate.rows import Figures, FitRows, fit_rows
-from gpuscout.runner.cli.accuracy import measured_runs
 from gpuscout.runner.cli.calibrate import SHIPPED
 from gpuscout.runner.engines.base import as_ladder
 from gpuscout.runner.engines.roofline import RooflineEngine
 from gpuscout.runner.engines.roofline import constants as constants_module
 from gpuscout.runner.engines.roofline.constants import NAMES, Constants
-from gpuscout.store.measured import public_runs, runs_digest
+from gpuscout.store.measured import LoadKind, MeasuredRun, public_runs, runs_digest
 from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
 from gpuscout.sweeps.models import ModelCatalogue
+from gpuscout.sweeps.trust import NO_TRUST
 from tests.commands import gpuscout
 
 Document = dict[str, dict[str, dict[str, dict[str, float]]]]
@@ -38,14 +39,18 @@ def shipped() -> Document:
 
 @pytest.fixture(scope="module")
 def kinds() -> list[FitRows]:
-    return fit_rows(measured_runs(SHIPPED))
+    return fit_rows(shipped_runs())
+
+
+def shipped_runs() -> tuple[MeasuredRun, ...]:
+    return measured_runs(SHIPPED, "").runs
 
 
 # --- the shipped constants
 
 
 def test_the_shipped_constants_are_fitted_to_the_shipped_runs(shipped: Document) -> None:
-    assert shipped["data_digest"] == runs_digest(measured_runs(SHIPPED))
+    assert shipped["data_digest"] == runs_digest(shipped_runs())
     assert shipped["runs"] == 2494
     assert set(PRIORS) == set(NAMES)
 
@@ -67,9 +72,10 @@ def test_a_refit_does_not_move_the_shipped_constants(shipped: Document, kinds: l
 def test_recorded_errors_of_models_left_out(shipped: Document) -> None:
     """What the README states; a worse calibration is not shipped unnoticed."""
     left_out = shipped["errors"]["model_left_out"]
-    assert left_out["closed loop"]["itl"] < 0.12
-    assert left_out["closed loop"]["throughput"] < 0.11
-    assert left_out["closed loop"]["ttft"] < 0.33
+    assert left_out["closed loop"]["itl"] < 0.11
+    assert left_out["closed loop"]["throughput"] < 0.10
+    assert left_out["closed loop"]["ttft"] < 0.30
+    assert left_out["closed loop"]["choice_regret"] < 0.12
     assert left_out["offline maximum"]["throughput"] < 0.20
     for share in shipped["errors"]["inside_80_percent_interval"]["closed loop"].values():
         assert 0.75 <= share <= 0.90
@@ -151,6 +157,34 @@ def test_coverage_is_counted_without_a_models_own_residuals(kinds: list[FitRows]
     # Of one model off by 30 %, nothing lies inside intervals made from the others.
     biased = dataclasses.replace(exact, itl=np.where(rows.model == rows.model[0], 1.3, 1.0) * rows.measured.itl)
     assert coverage(rows, biased)["itl"] == pytest.approx((rows.model != rows.model[0]).mean(), abs=1e-4)
+
+
+def test_the_engine_tells_its_errors_on_models_left_out(shipped: Document) -> None:
+    trust = RooflineEngine().trust()
+    assert [dataclasses.asdict(error) for error in trust.errors] == shipped["errors_seen"]
+    closed = [run for run in shipped_runs() if run.load is LoadKind.CLOSED_LOOP]
+    everywhere = [e for e in trust.errors if e.gpu_family == "NVIDIA" and e.metric == "itl_ms"]
+    assert sum(e.runs for e in everywhere) == len(closed)
+    # The median over all lies among those of its parts.
+    assert min(e.median_error for e in everywhere) <= shipped["errors"]["model_left_out"]["closed loop"]["itl"]
+    assert max(e.median_error for e in everywhere) >= shipped["errors"]["model_left_out"]["closed loop"]["itl"]
+
+
+def test_every_point_carries_the_regime_of_its_interval(shipped: Document, tmp_path: Path) -> None:
+    file = tmp_path / "constants.json"
+    file.write_text(
+        json.dumps({key: value for key, value in shipped.items() if key not in ("intervals", "errors_seen")})
+    )
+    for gpu in ("B200", "A100-SXM-80GB"):
+        engine, cases = points_on(gpu)
+        points = engine.evaluate(cases, as_ladder([1, 32, 256])).points
+        factors = [engine.trust().intervals[regime]["itl_ms"] for regime in points.regime.tolist()]
+        np.testing.assert_allclose(
+            engine.intervals(cases, points).itl_ms[0], points.itl_ms * [low for low, _ in factors]
+        )
+        uncertain = RooflineEngine(constants_file=file)
+        assert uncertain.evaluate(cases, as_ladder([1, 32])).points.regime.tolist() == [-1, -1]
+        assert uncertain.trust() == NO_TRUST
 
 
 # --- the command

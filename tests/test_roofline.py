@@ -194,7 +194,7 @@ def test_expert_parallelism_has_a_price_and_needs_experts() -> None:
 def test_a_mixture_of_experts_is_cheap_alone_and_reads_more_experts_in_a_batch() -> None:
     itl = points(case(QWEN_MOE, "B200", tensor_parallel=8), [1, 64]).itl_ms
     dense = points(case(LLAMA_70B, "B200", tensor_parallel=8), [1, 64]).itl_ms
-    assert itl[1] / itl[0] > 1.2 * dense[1] / dense[0]
+    assert itl[1] / itl[0] > 1.1 * dense[1] / dense[0]
 
 
 # --- memory and queueing

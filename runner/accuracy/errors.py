@@ -83,14 +83,15 @@ def errors(estimates: Estimates, of: Callable[[MeasuredRun], object] = lambda ru
     found = {}
     for name in sorted(members, key=lambda name: (name is None, isinstance(name, str), name)):
         rows = np.array(members[name])
-        metrics = {metric: _metric(values[rows]) for metric, values in ratio.items()}
+        metrics = {metric: metric_error(values[rows]) for metric, values in ratio.items()}
         found["unknown" if name is None else str(name)] = GroupErrors(
             len(rows), int(answered[rows].sum()), {metric: error for metric, error in metrics.items() if error}
         )
     return found
 
 
-def _metric(ratio: FloatArray) -> MetricError | None:
+def metric_error(ratio: FloatArray) -> MetricError | None:
+    """Errors from estimate / measured, NaN where either is missing; None without a run that has both."""
     signed = ratio[np.isfinite(ratio)] - 1
     if not len(signed):
         return None

@@ -10,7 +10,7 @@ import numpy as np
 
 from gpuscout.runner.engines.base import Cost, Engine, as_ladder
 from gpuscout.runner.evaluate import evaluate
-from gpuscout.runner.models import resolve_model
+from gpuscout.runner.models import KnownModels, resolve_model
 from gpuscout.store.measured import MeasuredRun
 from gpuscout.sweeps.architecture import Architecture
 from gpuscout.sweeps.cases import Case, CaseColumns
@@ -66,9 +66,13 @@ def kv_precision_of(run: MeasuredRun, model: Architecture, gpu: GpuSpec) -> Prec
 
 
 class RunCases:
-    """The cases of measured runs. Names are looked up once; those nobody knows are told in `reasons`."""
+    """The cases of measured runs. Names are looked up once; those nobody knows are told in `reasons`.
 
-    def __init__(self, runs: Sequence[MeasuredRun]) -> None:
+    `known` finds models that are in no catalogue, before the Hub is asked.
+    """
+
+    def __init__(self, runs: Sequence[MeasuredRun], known: KnownModels | None = None) -> None:
+        self._known = known
         self._models: dict[str, Architecture | str] = {}
         self._gpus: dict[str, GpuSpec | str] = {}
         self.cases: dict[int, Case] = {}
@@ -95,7 +99,7 @@ class RunCases:
     def _model(self, name: str) -> Architecture | str:
         if name not in self._models:
             try:
-                self._models[name] = resolve_model(name)
+                self._models[name] = resolve_model(name, known=self._known)
             except GpuscoutError as error:
                 self._models[name] = error.message
         return self._models[name]
@@ -109,10 +113,10 @@ class RunCases:
         return self._gpus[name]
 
 
-def estimate(engine: Engine, runs: Iterable[MeasuredRun]) -> Estimates:
-    """What this engine says to each run, in the order of the runs."""
+def estimate(engine: Engine, runs: Iterable[MeasuredRun], known: KnownModels | None = None) -> Estimates:
+    """What this engine says to each run, in the order of the runs. `known` finds models that are in no catalogue."""
     runs = tuple(runs)
-    asked = RunCases(runs)
+    asked = RunCases(runs, known)
     answer = _Answer(runs, dict(asked.reasons))
     waiting = asked.cases
     for fraction in (*_MEMORY_FRACTIONS, _STRETCHED_MEMORY):

@@ -20,6 +20,7 @@ from gpuscout.runner.accuracy.choice import (
 from gpuscout.runner.accuracy.errors import GROUPINGS, GroupErrors, errors
 from gpuscout.runner.accuracy.estimate import Estimates, estimate
 from gpuscout.runner.engines.base import Engine
+from gpuscout.runner.models import KnownModels
 from gpuscout.store.measured import LoadKind, MeasuredRun, runs_digest
 from gpuscout.sweeps.errors import InputError
 
@@ -70,12 +71,16 @@ def report(
     *,
     by: Sequence[str] = DEFAULT_GROUPINGS,
     prices: Mapping[str, float] = REFERENCE_PRICES,
+    known: KnownModels | None = None,
 ) -> AccuracyReport:
-    """Estimate every run with the engine and compare. Raises InputError for a grouping that does not exist."""
+    """Estimate every run with the engine and compare. Raises InputError for a grouping that does not exist.
+
+    `prices` in USD per GPU hour are those of the GPU choice; `known` finds models that are in no catalogue.
+    """
     if unknown := [name for name in by if name not in GROUPINGS]:
         raise InputError(f"cannot group runs by {unknown[0]!r}", hint=f"groupings: {', '.join(GROUPINGS)}")
     runs = tuple(runs)
-    estimates = estimate(engine, runs)
+    estimates = estimate(engine, runs, known)
     loads = {}
     for load in LoadKind:
         if rows := [position for position, run in enumerate(runs) if run.load is load]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from gpuscout.runner.accuracy.choice import gpu_choice, maxima_order
 from gpuscout.runner.accuracy.errors import errors
+from gpuscout.runner.accuracy.estimate import Estimates
+from gpuscout.runner.accuracy.seen import errors_seen
 from gpuscout.runner.calibrate.fit import fit
 from gpuscout.runner.calibrate.intervals import coverage, interval_document
 from gpuscout.runner.calibrate.parameters import Parameters
@@ -31,7 +34,7 @@ def calibrate(
 ) -> dict[str, object]:
     """The document of a constants file fitted to these runs, with the date `today` in it.
 
-    The fit starts from `start` (else from the priors): a start saves steps, it does not decide where the fit ends.
+    The fit starts from `start` (else from the priors, with wider tails first): a start near the end saves steps.
     Raises InputError when there are too few runs that the engine can answer.
     """
     runs = tuple(runs)
@@ -48,13 +51,16 @@ def calibrate(
     here = [rows.predict(parameters.logs(fitted.vector, parameters.masks(rows.family, rows.server))) for rows in kinds]
     errors_of: dict[str, object] = {"fitted": figures_document(kinds, here)}
     closed = next((number for number, rows in enumerate(kinds) if not rows.offline), None)
-    intervals: dict[str, object] = {}
+    trust: dict[str, object] = {}
     for name in LEFT_OUT if validate else ():
         tell(f"leaving out one {name} after the other")
-        figures = held_out(kinds, parameters, fitted.vector, name)
+        figures = held_out(kinds, parameters, name)
         errors_of[f"{name}_left_out"] = figures_document(kinds, figures)
         if name == "model" and closed is not None:
-            intervals = {"intervals": interval_document(kinds[closed], figures[closed])}
+            trust = {
+                "intervals": interval_document(kinds[closed], figures[closed]),
+                "errors_seen": errors_document(kinds[closed].estimates(figures[closed])),
+            }
             errors_of["inside_80_percent_interval"] = {"closed loop": coverage(kinds[closed], figures[closed])}
     sources = sorted({run.source for run in runs if run.source})
     return {
@@ -64,7 +70,7 @@ def calibrate(
         "fitted_on": today,
         "data_digest": runs_digest(runs),
         "errors": errors_of,
-        **intervals,
+        **trust,
         **parameters.document(fitted.vector),
     }
 
@@ -85,6 +91,12 @@ def figures_document(kinds: Sequence[FitRows], figures: Sequence[Figures]) -> di
             name: round(value, 4) for name, value in values.items()
         }
     return document
+
+
+def errors_document(estimates: Estimates) -> list[dict[str, object]]:
+    """The part `errors_seen` of a constants file; fractions to four digits."""
+    rows = [asdict(error) for error in errors_seen(estimates)]
+    return [{name: round(v, 4) if isinstance(v, float) else v for name, v in row.items()} for row in rows]
 
 
 def write_constants(document: Mapping[str, object], file: Path) -> None:

@@ -12,9 +12,14 @@ from gpuscout.runner.calibrate.rows import Figures, FitRows
 from gpuscout.runner.engines.roofline.constants import NAMES
 from gpuscout.sweeps.curves import FloatArray
 
-# How much a metric counts, and the error of a logarithm up to which it counts squared (beyond: linearly).
-_WEIGHTS = {"itl": 1.0, "ttft": 0.7, "throughput": 0.7}
-_SCALES = {"itl": 0.1, "ttft": 0.2, "throughput": 0.1}
+# How much a metric counts, and the error of a logarithm up to which it counts squared (beyond: ever less).
+_WEIGHTS = {"itl": 1.0, "ttft": 0.35, "throughput": 0.7}
+_SCALES = {"itl": 0.1, "ttft": 0.1, "throughput": 0.1}
+# Degrees of freedom of Student's t, whose tails residuals have: runs with speculative decoding, a cached prefix or a
+# cold first round do not say so, and must not move the constants of all others.
+_FREEDOM = 2.5
+# A fit begins with nearly normal tails, where one minimum draws from everywhere, and narrows them from there.
+_FIRST_FREEDOM = 30.0
 # An offline maximum says less than a closed loop: the server chose batch sizes that nobody tells.
 _OFFLINE_WEIGHT = 0.3
 _DELTA = 1e-4  # of a logarithm, for derivatives
@@ -37,21 +42,31 @@ def fit(
 ) -> Fit:
     """The vector that minimises robust squared log errors plus the distance from the priors.
 
-    A rough fit ends sooner: its predictions are the same to a fraction of a percent, its constants are not.
+    It begins with the priors, or at `start`, which is then near the end. A rough fit ends sooner: its predictions are
+    the same to a fraction of a percent, its constants are not.
     """
     problem = [_Problem(rows, parameters) for rows in kinds if len(rows)]
-    vector = np.zeros(len(parameters.width)) if start is None else start.copy()
+    if start is not None:
+        return _minimised(problem, parameters, start.copy(), _FREEDOM, roughly)
+    first = _minimised(problem, parameters, np.zeros(len(parameters.width)), _FIRST_FREEDOM, roughly)
+    last = _minimised(problem, parameters, first.vector, _FREEDOM, roughly)
+    return Fit(last.vector, last.objective, first.steps + last.steps)
+
+
+def _minimised(
+    problem: Sequence[_Problem], parameters: Parameters, vector: FloatArray, freedom: float, roughly: bool
+) -> Fit:
     prior = parameters.width**-2.0
 
     def objective(vector: FloatArray) -> float:
-        return sum(part.loss(vector) for part in problem) + float(prior @ vector**2)
+        return sum(part.loss(vector, freedom) for part in problem) + float(prior @ vector**2)
 
     best, damping, steps = objective(vector), 1e-2, 0
     while steps < _MOST_STEPS:
         gradient = prior * vector
         curvature = np.diag(prior)
         for part in problem:
-            jacobian, residual = part.linear(vector)
+            jacobian, residual = part.linear(vector, freedom)
             gradient = gradient + jacobian.T @ residual
             curvature = curvature + jacobian.T @ jacobian
         steps += 1
@@ -89,17 +104,17 @@ class _Problem:
     def _logs(self, figures: Figures) -> FloatArray:
         return np.log([getattr(figures, m) for m in self._metrics])
 
-    def loss(self, vector: FloatArray) -> float:
+    def loss(self, vector: FloatArray, freedom: float) -> float:
         logs = self._logs(self._rows.predict(self._parameters.logs(vector, self._masks)))
         z = (logs - self._measured) / self._scale
-        return float((self._weight * 2 * (np.sqrt(1 + z**2) - 1)).sum())
+        return float((self._weight * freedom * np.log1p(z**2 / freedom)).sum())
 
-    def linear(self, vector: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def linear(self, vector: FloatArray, freedom: float) -> tuple[FloatArray, FloatArray]:
         """Weighted residuals and their derivatives by every slot. A factor's derivative is its constant's, masked."""
         table = self._parameters.logs(vector, self._masks)
         logs = self._logs(self._rows.predict(table))
         z = (logs - self._measured) / self._scale
-        robust = np.sqrt(self._weight / np.sqrt(1 + z**2))
+        robust = np.sqrt(self._weight / (1 + z**2 / freedom))
         slopes = np.zeros((len(NAMES), *logs.shape))
         for constant in self._fitted:
             moved = table.copy()

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuscout.runner.accuracy.estimate import Estimates, RunCases, estimate, with_memory
+from gpuscout.runner.accuracy.seen import same_architecture
 from gpuscout.runner.engines.roofline import RooflineEngine
 from gpuscout.runner.engines.roofline.constants import Physical
 from gpuscout.runner.engines.roofline.features import Features, features
 from gpuscout.runner.engines.roofline.memory import memory
 from gpuscout.runner.engines.roofline.serving import operate
 from gpuscout.store.measured import LoadKind, MeasuredRun
-from gpuscout.sweeps.architecture import Architecture
 from gpuscout.sweeps.cases import CaseColumns
 from gpuscout.sweeps.curves import FloatArray
 
@@ -91,7 +91,7 @@ def fit_rows(runs: Iterable[MeasuredRun]) -> list[FitRows]:
         chosen = tuple(answered.runs[p] for p in positions)
         columns = CaseColumns.of([with_memory(cases[p], float(answered.fraction[p])) for p in positions])
         f = features(columns)
-        model = np.array([_same_architecture(cases[p].model) for p in positions])
+        model = np.array([same_architecture(cases[p].model) for p in positions])
         gpu = np.array([cases[p].gpu.name for p in positions])
         server = np.array([run.server for run in chosen])
         offline = load is LoadKind.OFFLINE_MAXIMUM
@@ -124,8 +124,3 @@ def _weight(runs: tuple[MeasuredRun, ...]) -> FloatArray:
     _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
     weight = counts[inverse] ** -0.5
     return np.asarray(weight / weight.mean())
-
-
-def _same_architecture(model: Architecture) -> str:
-    """Equal for models that differ in weights only (DeepSeek V3 and R1), or in precision."""
-    return f"{model.model_type} {model.layers}x{model.hidden_size}" + (f" E{model.experts}" if model.is_moe else "")

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpuscout.runner.cli.common import Json, count, err, out, print_json, print_table
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, err, out, print_json
+from gpuscout.runner.cli.options import PriceOptions, grouped
+from gpuscout.runner.cli.output import Column, Output, Row, a_figure, print_rows, whole_number
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
     from gpuscout.runner.accuracy.errors import GroupErrors
     from gpuscout.runner.accuracy.report import AccuracyReport
-    from gpuscout.store.measured import MeasuredRun
+    from gpuscout.runner.engines.base import Engine
 
-PUBLIC = "public"
-_FIGURES = [
-    "runs",
-    "answered",
-    *(f"{m} {part}" for m in ("ITL", "TTFT", "tokens/s") for part in ("err", "p90", "bias")),
-]
+_SOURCE = "measured runs of this store"
 
 
 def register(app: typer.Typer) -> None:
@@ -29,12 +26,16 @@ def register(app: typer.Typer) -> None:
     app.command("accuracy", rich_help_panel="Trust", epilog=example)(accuracy)
 
 
+@grouped
 def accuracy(
+    output: Output,
+    prices: PriceOptions,
     measured: Annotated[
         list[str] | None,
         typer.Option(
             "--measured",
-            help="`public` (the runs that ship), `public:serving_runs` (one file of them) or a CSV file; repeat.",
+            help="`public` (the runs that ship), `public:serving_runs` (one file of them), `stored` (those imported "
+            "into --db), `stored:PATTERN` (a file or source of them) or a CSV file; repeat.",
         ),
     ] = None,
     engine: Annotated[list[str] | None, typer.Option("--engine", help="An engine; repeat to compare.")] = None,
@@ -48,55 +49,143 @@ def accuracy(
     predictions: Annotated[
         Path | None, typer.Option("--predictions", help="Write every estimate to this CSV file.")
     ] = None,
-    json: Json = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw estimated against measured: FILE.png, .svg or .html.")
+    ] = None,
+    store: Annotated[
+        bool, typer.Option("--store", help="Keep the errors over stored runs, for `gpuscout recommend` to tell.")
+    ] = False,
+    db: Db = DEFAULT_STORE,
 ) -> None:
-    """Estimate measured runs and show the errors, by group, and how good the choice of GPU is."""
-    from gpuscout.runner.accuracy.report import DEFAULT_GROUPINGS, report, write_predictions
-    from gpuscout.runner.engines.registry import create_engine
+    """Estimate measured runs and show the errors, by group, and how good the choice of GPU is.
 
-    engines = engine or ["roofline"]
-    if predictions and len(engines) > 1:
+    The choice is made with one fixed list of prices, so that figures can be compared, unless prices are named.
+    """
+    from gpuscout.runner.accuracy.report import DEFAULT_GROUPINGS, report, write_predictions
+    from gpuscout.runner.accuracy.sources import PUBLIC, STORED, measured_runs
+    from gpuscout.runner.engines.registry import create_engine
+    from gpuscout.runner.plots.accuracy import accuracy_plot
+    from gpuscout.runner.plots.files import check_plot, save
+    from gpuscout.store.models import ModelsAt
+
+    names = engine or ["roofline"]
+    sources = measured or [PUBLIC]
+    if predictions and len(names) > 1:
         raise InputError("--predictions holds the estimates of one engine", hint="name one --engine")
-    runs = measured_runs(measured or [PUBLIC])
-    err().print(f"estimating {count(len(runs), 'measured run')} with {', '.join(engines)}")
+    if store and any(source.partition(":")[0] != STORED for source in sources):
+        raise InputError("--store keeps errors over runs of the store", hint="add --measured stored")
+    if plot:
+        check_plot(plot)
+    found = measured_runs(sources, db)
+    gpu_prices = _gpu_prices(prices, db, {run.gpu for run in found.runs})
+    err().print(f"estimating {count(len(found.runs), 'measured run')} with {', '.join(names)}")
+    if found.not_comparable:
+        err().print(f"left out: {count(found.not_comparable, 'run')} at a request rate whose concurrency is not known")
     reports = []
-    for name in engines:
+    for name in names:
         options = {"constants_file": str(constants)} if constants and name == "roofline" else {}
-        reports.append(report(create_engine(name, options), runs, by=by or DEFAULT_GROUPINGS))
+        asked = create_engine(name, options)
+        reports.append(report(asked, found.runs, by=by or DEFAULT_GROUPINGS, prices=gpu_prices, known=ModelsAt(db)))
+        if store:
+            err().print(_keep(asked, reports[-1], db))
     if predictions:
         write_predictions(reports[0].estimates, predictions)
-    if json:
+    if plot:
+        save(accuracy_plot(reports), plot)
+    if output.json:
         print_json({"accuracy": [one.to_dict() for one in reports]})
         return
+    if not output.for_people:
+        columns = [Column("engine", "engine"), Column("load", "load"), *_COLUMNS]
+        print_rows(columns, (row for one in reports for load in one.loads for row in _rows(one, load)), output)
+        return
     for one in reports:
-        _print_report(one)
+        _print_report(one, output)
 
 
-def measured_runs(sources: Iterable[str]) -> tuple[MeasuredRun, ...]:
-    """The runs of all sources; a run that two of them hold counts once. Raises InputError."""
-    from gpuscout.store.measured import public_runs, read_runs
+def _gpu_prices(options: PriceOptions, db: str, gpus: Iterable[str]) -> Mapping[str, float]:
+    """USD per GPU hour: the reference prices, or those that the options name. Says which GPUs have none."""
+    from gpuscout.runner.accuracy.choice import REFERENCE_PRICES
+    from gpuscout.runner.cli.prices import quotes_at
+    from gpuscout.store.prices import price_gpus
 
-    def read(source: str) -> tuple[MeasuredRun, ...]:
-        kind, _, part = source.partition(":")
-        return public_runs(*filter(None, [part])) if kind == PUBLIC else read_runs(Path(source))
+    if options == PriceOptions():
+        return REFERENCE_PRICES
+    names = sorted(gpus)
+    rules = options.rules(names)
+    priced = price_gpus(names, quotes_at(db, rules.books), rules)
+    for gpu, reason in priced.missing.items():
+        err().print(f"not in the choice of GPU: {gpu}: {reason}")
+    return {gpu: price.per_hour(1).usd for gpu, price in priced.known.items()}
 
-    found = map(read, sources)
-    return tuple(dict.fromkeys(run for runs in found for run in runs))
+
+def _keep(engine: Engine, one: AccuracyReport, db: str) -> str:
+    """Write the errors of an engine over stored runs into the store, in place of earlier ones; what to tell of it."""
+    from gpuscout.runner.accuracy.report import select
+    from gpuscout.runner.accuracy.seen import errors_seen
+    from gpuscout.runner.accuracy.sources import not_public
+    from gpuscout.runner.engines.base import info, trust_of
+    from gpuscout.store.connect import open_store
+    from gpuscout.store.models import ModelsAt
+    from gpuscout.store.names import register_engine
+    from gpuscout.store.trust import note_errors
+
+    rows = list(range(len(one.estimates)))
+    if trust_of(engine).errors:
+        # It was fitted to public runs and brings its errors on models left out; those it was fitted to look smaller.
+        rows = not_public(one.estimates.runs)
+    errors = errors_seen(select(one.estimates, rows), ModelsAt(db))
+    with open_store(db) as store, store.writing() as connection:
+        note_errors(connection, register_engine(connection, info(engine)), _SOURCE, errors)
+    fitted = len(one.estimates) - len(rows)
+    apart = f"; {count(fitted, 'public run')} apart, whose errors the calibration tells" if fitted else ""
+    return f"{engine.name}: errors over {count(len(rows), 'run')} of this store kept{apart}"
 
 
-def _print_report(one: AccuracyReport) -> None:
+_METRICS = {"itl": "ITL", "ttft": "TTFT", "throughput": "tokens/s"}
+_COLUMNS = (
+    Column("by", "by", lambda by: by.replace("_", " ")),
+    Column("group", "group"),
+    a_figure("runs", "runs", whole_number),
+    a_figure("answered", "answered", "{:.1%}".format),
+    *(
+        a_figure(f"{metric}_{part}", f"{label} {heading}", show, unknown="")
+        for metric, label in _METRICS.items()
+        for part, heading, show in (
+            ("median_error", "err", "{:.1%}".format),
+            ("p90_error", "p90", "{:.0%}".format),
+            ("bias", "bias", "{:+.1%}".format),
+        )
+    ),
+)
+
+# What a narrow terminal leaves out, the first one first.
+_LESS = tuple(f"{metric}_{part}" for part in ("bias", "p90_error") for metric in ("throughput", "ttft", "itl"))
+
+
+def _rows(one: AccuracyReport, load: str) -> list[Row]:
+    """The errors under one kind of load, of all runs and of every group: fractions of what was measured."""
+    part = one.loads[load]
+    groups: list[tuple[str, str | None, GroupErrors]] = [("all runs", None, part.total)]
+    groups += [(by, name, group) for by, named in part.groups.items() for name, group in named.items()]
+    return [
+        {"engine": one.engine, "load": load, "by": by, "group": name, "runs": group.runs, "answered": group.coverage}
+        | {
+            f"{metric}_{name}": getattr(group.metrics.get(metric), field, None)
+            for metric in _METRICS
+            for name, field in (("median_error", "median"), ("p90_error", "p90"), ("bias", "bias"))
+        }
+        for by, name, group in groups
+    ]
+
+
+def _print_report(one: AccuracyReport, output: Output) -> None:
     for load, part in one.loads.items():
-        rows = [["all runs", "", *_figures(part.total)]]
-        rows += [
-            [by.replace("_", " "), name, *_figures(group)]
-            for by, groups in part.groups.items()
-            for name, group in groups.items()
-        ]
+        rows = _rows(one, load)
         # Columns without a figure (offline maxima have no latencies) only take room.
-        used = [i for i, _ in enumerate(_FIGURES, start=2) if any(row[i] for row in rows)]
-        columns = ["by", "group", *(_FIGURES[i - 2] for i in used)]
+        used = [column for column in _COLUMNS if any(row[column.name] is not None for row in rows)]
         title = f"{one.engine} {one.fingerprint}: {load} ({count(part.total.runs, 'run')})"
-        print_table(columns, [[*row[:2], *(row[i] for i in used)] for row in rows], title=title, right=columns[2:])
+        print_rows(used, rows, output, title=title, drop=_LESS)
         out().print()
     if choice := one.choice:
         out().print(
@@ -111,11 +200,3 @@ def _print_report(one: AccuracyReport) -> None:
     for reason, runs in one.reasons.items():
         out().print(f"not answered: {count(runs, 'run')}: {reason}")
     out().print("err: median of |estimate / measured - 1|; p90: its 90th percentile; bias: median of the signed error")
-
-
-def _figures(group: GroupErrors) -> list[str]:
-    cells = [f"{group.runs:,}", f"{group.coverage:.1%}"]
-    for name in ("itl", "ttft", "throughput"):
-        error = group.metrics.get(name)
-        cells += [f"{error.median:.1%}", f"{error.p90:.0%}", f"{error.bias:+.1%}"] if error else ["", "", ""]
-    return cells

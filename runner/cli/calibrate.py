@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gpuscout.runner.cli.accuracy import measured_runs
-from gpuscout.runner.cli.common import Json, err, out, print_json, print_table
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, err, out, print_json, print_table
 
 # What the shipped constants are fitted to. The third public file stays outside: it shows how far the constants carry
 # to generations that nobody fitted.
@@ -22,7 +21,8 @@ def register(app: typer.Typer) -> None:
 
 def calibrate(
     measured: Annotated[
-        list[str] | None, typer.Option("--measured", help="`public`, `public:serving_runs` or a CSV file; repeat.")
+        list[str] | None,
+        typer.Option("--measured", help="`public`, `public:serving_runs`, `stored` (in --db) or a CSV file; repeat."),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the constants go.")] = Path(
         "roofline_constants.json"
@@ -30,14 +30,16 @@ def calibrate(
     validate: Annotated[
         bool, typer.Option("--validate/--no-validate", help="Also fit without each model and each GPU type.")
     ] = True,
+    db: Db = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
     """Fit the constants of `roofline` to measured runs and say how well they carry to what was left out."""
     import datetime
 
+    from gpuscout.runner.accuracy.sources import measured_runs
     from gpuscout.runner.calibrate.document import calibrate, write_constants
 
-    runs = measured_runs(measured or SHIPPED)
+    runs = measured_runs(measured or SHIPPED, db).runs
     document = calibrate(
         runs,
         today=datetime.datetime.now(datetime.UTC).date().isoformat(),

@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from gpuscout.runner.engines.roofline.uncertainty import interval_table
+from gpuscout.runner.engines.roofline.uncertainty import errors_from, interval_table
 from gpuscout.sweeps.cases import canonical_json
 from gpuscout.sweeps.curves import FloatArray
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.trust import ErrorSeen
 
 FORMAT = 1
 
@@ -36,9 +37,8 @@ class Physical:
     kv_efficiency: FloatArray  # KV cache, relative to dense weights
     state_efficiency: FloatArray  # constant states of linear-attention and Mamba layers, relative to dense weights
     routing_spread: FloatArray  # tokens that choose experts independently, per token: similar tokens choose alike
-    activation_passes: (
-        FloatArray  # times a layer reads or writes each token's hidden state, and each expert's copy of it
-    )
+    activation_passes: FloatArray  # times a layer reads or writes each token's hidden state
+    expert_passes: FloatArray  # the same for the copy of it that each chosen expert gets
     # arithmetic: share of the peak that is reached
     flops_efficiency: FloatArray  # matrices in 16 bits with many tokens
     flops_efficiency_8bit: FloatArray  # the same in 8 bits, relative
@@ -70,9 +70,8 @@ class Physical:
     interference: FloatArray  # share of the prefills of other requests that delays a running one
     ttft_base_ms: FloatArray  # tokenising, HTTP, scheduling of one request
     ttft_prefill: FloatArray  # own prefill, as a multiple of the time the matrices need
-    queue_share: FloatArray  # of the prefills of C^queue_exponent other requests that a new one waits for
-    queue_exponent: FloatArray
-    ttft_steps: FloatArray  # decode steps a new request waits for
+    burst_share: FloatArray  # of requests that arrive together with all others: the rounds of a closed loop
+    ttft_steps: FloatArray  # decode steps until a server looks for new requests
 
 
 NAMES: tuple[str, ...] = tuple(f.name for f in fields(Physical))
@@ -92,6 +91,7 @@ class Constants:
     fitted_on: str
     data_digest: str
     intervals: FloatArray = field(compare=False)  # regimes x metrics x (low, high): uncertainty.py
+    errors: tuple[ErrorSeen, ...] = field(default=(), compare=False)  # on models that a fit had not seen
     digest: str = field(default="", compare=False)
 
     def rows(
@@ -120,7 +120,7 @@ class Constants:
         runs = document.get("runs")
         if not isinstance(runs, int):
             raise ValueError("runs: expected the number of measured runs")
-        # Only numbers decide: the same constants with another note are the same constants.
+        # Only numbers decide: the same constants with another note, or other errors seen, give the same figures.
         decides = {key: document[key] for key in ("pooled", "families", "servers", "intervals") if key in document}
         return cls(
             pooled=np.array([pooled[name] for name in NAMES]),
@@ -133,6 +133,7 @@ class Constants:
             fitted_on=str(document.get("fitted_on", "")),
             data_digest=str(document.get("data_digest", "")),
             intervals=interval_table(document.get("intervals")),
+            errors=errors_from(document.get("errors_seen")),
             digest=hashlib.sha256(canonical_json(decides)).hexdigest()[:16],
         )
 

@@ -14,13 +14,14 @@ from gpuscout.runner.engines.roofline.features import GIB, Features, features
 from gpuscout.runner.engines.roofline.memory import memory, why_it_does_not_fit
 from gpuscout.runner.engines.roofline.serving import operate
 from gpuscout.runner.engines.roofline.support import reasons
-from gpuscout.runner.engines.roofline.uncertainty import Intervals, regimes
+from gpuscout.runner.engines.roofline.uncertainty import Intervals, interval_factors, regimes
 from gpuscout.sweeps.cases import CaseColumns
 from gpuscout.sweeps.curves import Curves, IntArray, Points
 from gpuscout.sweeps.outcomes import Outcome
+from gpuscout.sweeps.trust import Trust
 
 # Changes whenever the formulas do: results of another version are other results.
-VERSION = "2"
+VERSION = "3"
 
 
 class RooflineEngine:
@@ -69,12 +70,19 @@ class RooflineEngine:
 
     def intervals(self, cases: CaseColumns, points: Points) -> Intervals:
         """The 80 % intervals of operating points that this engine gave for these cases."""
-        seen = np.array([gpu.family in self.constants.families for gpu in cases.gpus], dtype=np.bool_)
-        regime = regimes(points.concurrency, seen[cases.gpu[points.task]])
-        factors = self.constants.intervals[regime]
+        factors = self.constants.intervals[regimes(points.concurrency, self._measured(cases)[points.task])]
         figures = (points.ttft_ms, points.itl_ms, points.output_tokens_per_s)
         ends = [(figure * factors[:, m, 0], figure * factors[:, m, 1]) for m, figure in enumerate(figures)]
         return Intervals(*ends)
+
+    def _measured(self, cases: CaseColumns) -> npt.NDArray[np.bool_]:
+        """Which cases are on a generation that the constants were fitted to."""
+        families = np.array([gpu.family in self.constants.families for gpu in cases.gpus], dtype=np.bool_)
+        return families[cases.gpu]
+
+    def trust(self) -> Trust:
+        """Intervals and errors of the calibration, both on models that a fit had not seen."""
+        return Trust(interval_factors(self.constants.intervals), self.constants.errors)
 
     def _points(
         self,
@@ -91,7 +99,9 @@ class RooflineEngine:
         constants = Physical(*(getattr(k, name)[:, None] for name in NAMES))
         operation = operate(columns, constants, running[:, None], concurrency)
         requests_per_s = concurrency / operation.e2e_s
-        seen = np.array([gpu.family in self.constants.families for gpu in cases.gpus], dtype=np.bool_)
+        regime = regimes(ladder[None, :], self._measured(cases)[:, None])
+        known = interval_factors(self.constants.intervals)
+        codes = np.array([code if code in known else -1 for code in range(len(self.constants.intervals))], np.int8)
         return Points(
             task=np.repeat(rows, len(ladder)),
             concurrency=np.tile(ladder, len(rows)),
@@ -102,7 +112,7 @@ class RooflineEngine:
             requests_per_s=requests_per_s.ravel(),
             bound=operation.bound.ravel(),
             queued=operation.queued.ravel(),
-            regime=regimes(ladder[None, :], seen[cases.gpu][:, None]).astype(np.int8).ravel(),
+            regime=codes[regime].ravel(),
         )
 
 

@@ -117,7 +117,8 @@ def activation_bytes(f: Features, k: Physical) -> FloatArray:
     Norms and residuals work on the whole hidden state on every tensor-parallel rank; routing copies it once for each
     chosen expert that the rank holds.
     """
-    return k.activation_passes * (f.layers + f.moe_layers * f.experts_per_token / f.ep) * f.hidden * _WIDE
+    experts = k.expert_passes * f.moe_layers * f.experts_per_token / f.ep
+    return (k.activation_passes * f.layers + experts) * f.hidden * _WIDE
 
 
 def reached_experts(f: Features, k: Physical, tokens: FloatArray) -> FloatArray:

@@ -12,8 +12,6 @@ from gpuscout.runner.engines.roofline.features import Features
 from gpuscout.runner.engines.roofline.physics import Step, decode_step, prefill
 from gpuscout.sweeps.curves import Bound, FloatArray, IntArray
 
-_MOST_WAITED = 0.7  # of the other requests' prefills: the rest meets a request while it decodes
-
 
 @dataclass(frozen=True)
 class Operation:
@@ -34,7 +32,9 @@ def operate(f: Features, k: Physical, running: FloatArray, concurrency: FloatArr
     those prefills that it did not already wait for before its first token interrupt its decoding. With an output of
     one token nothing falls between tokens: ITL is the step a next token would take.
 
-    TTFT is a fixed part, the request's own prefill, a wait for prefills ahead of it and for the step in progress.
+    TTFT is a fixed part, the request's own prefill, a wait for prefills ahead of it and for decode steps. A share of
+    the requests arrives together with all others and waits for half of their prefills on average: a closed loop
+    starts so, and requests of equal lengths stay together from round to round.
     Requests beyond `running` wait for a place: each holds its place for as long as a running request lives.
     """
     asked = np.maximum(concurrency / f.dp, 1.0)
@@ -43,7 +43,7 @@ def operate(f: Features, k: Physical, running: FloatArray, concurrency: FloatArr
     step = decode_step(f, k, batch)
     alone, more = prefill(f, k)
     step_s = step.total
-    waited = np.minimum(k.queue_share * (np.exp(k.queue_exponent * np.log(batch)) - 1.0), _MOST_WAITED * others)
+    waited = np.minimum(k.burst_share, 1.0) * others / 2
     between = np.where(f.output_len > 1, (others - waited) / f.output_len, 0.0)
     itl = step_s + between * k.interference * more
     # The first request of all meets no step in progress; steps beyond an output's length never happen.

@@ -1,4 +1,4 @@
-"""How sure the roofline engine is of a figure: 80 % intervals from cross-validated residuals, by regime.
+"""How sure the roofline engine is of a figure: 80 % intervals and errors from cross-validated residuals, by regime.
 
 A regime is a band of concurrency on a generation that was measured, or on one that was not. An interval is a pair of
 factors: of the runs of models that a fit had not seen, 80 % lay between low x and high x what it said. Finer regimes
@@ -8,14 +8,15 @@ factors: of the runs of models that a fit had not seen, 80 % lay between low x a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 
 from gpuscout.sweeps.curves import FloatArray, IntArray
+from gpuscout.sweeps.trust import TRUSTED_METRICS, ErrorSeen
 
-INTERVAL_METRICS = ("ttft", "itl", "throughput")
+INTERVAL_METRICS = ("ttft", "itl", "throughput")  # in the order of `TRUSTED_METRICS`
 # Upper ends of the bands of concurrency (requests in flight in the whole deployment); the last band is open.
 BAND_ENDS = (8, 64)
 BAND_NAMES = ("1-8", "9-64", "65-")
@@ -59,3 +60,25 @@ def interval_table(factors: object) -> FloatArray:
             table[b, m] = low, high
             table[len(BAND_NAMES) + b, m] = low**UNSEEN_WIDTH, high**UNSEEN_WIDTH
     return table
+
+
+def interval_factors(table: FloatArray) -> dict[int, dict[str, tuple[float, float]]]:
+    """The table of `interval_table` by regime and metric, without regimes of which nothing is known."""
+    known = np.flatnonzero(np.isfinite(table).all(axis=(1, 2)))
+    return {
+        int(regime): {
+            metric: (float(low), float(high))
+            for metric, (low, high) in zip(TRUSTED_METRICS, table[regime], strict=True)
+        }
+        for regime in known
+    }
+
+
+def errors_from(part: object) -> tuple[ErrorSeen, ...]:
+    """The errors of the part `errors_seen` of a constants file: a list of mappings. Raises ValueError."""
+    if part is None:
+        return ()
+    names = [field.name for field in fields(ErrorSeen)]
+    if not (isinstance(part, list) and all(isinstance(one, dict) and set(one) == set(names) for one in part)):
+        raise ValueError(f"errors_seen: expected a list of mappings of {', '.join(names)}")
+    return tuple(ErrorSeen(**one) for one in part)

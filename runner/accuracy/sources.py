@@ -1,0 +1,61 @@
+"""Where measured runs come from: the public files, CSV files, and the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gpuscout.store.measured import MeasuredRun, public_runs, read_runs
+
+PUBLIC, STORED = "public", "stored"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Runs that estimates are compared with, and how many could not be: their concurrency is not known."""
+
+    runs: tuple[MeasuredRun, ...]
+    not_comparable: int = 0
+
+
+def measured_runs(sources: Iterable[str], db: str) -> Measured:
+    """The runs of all sources; a run that two of them hold counts once.
+
+    A source is `public`, `public:FILE`, `stored`, `stored:PATTERN` (a file or source of an import) or a CSV file.
+    Raises InputError, UnknownNameError, and what `open_store` raises.
+    """
+    found: list[MeasuredRun] = []
+    not_comparable = 0
+    for source in sources:
+        kind, _, part = source.partition(":")
+        parts = [part] if part else []
+        if kind == PUBLIC:
+            found += public_runs(*parts)
+        elif kind == STORED:
+            stored = _stored(db, parts)
+            found += stored.runs
+            not_comparable += stored.not_comparable
+        else:
+            found += read_runs(Path(source))
+    return Measured(tuple(dict.fromkeys(found)), not_comparable)
+
+
+def not_public(runs: Sequence[MeasuredRun]) -> list[int]:
+    """The positions of runs that are in no public file: an engine that was fitted to those has not seen them."""
+    public = {_content(run) for run in public_runs()}
+    return [position for position, run in enumerate(runs) if _content(run) not in public]
+
+
+def _stored(db: str, patterns: Sequence[str]) -> Measured:
+    from gpuscout.store.connect import open_store
+    from gpuscout.store.measured.stored import runs_without_concurrency, stored_runs
+
+    with open_store(db) as store, store.reading() as connection:
+        runs = stored_runs(connection, patterns, rate_driven=True)
+        return Measured(tuple(runs), runs_without_concurrency(connection, patterns))
+
+
+def _content(run: MeasuredRun) -> MeasuredRun:
+    """What was measured, without what a store calls it."""
+    return replace(run, id="", server_version=None, measured_on=None, source=None)

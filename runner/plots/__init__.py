@@ -1,0 +1,1 @@
+"""Plots, drawn with matplotlib (`pip install 'gpuscout[plots]'`), which is imported when one is asked for."""
