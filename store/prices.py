@@ -51,10 +51,20 @@ class Quote:
     source: str = ""
     note: str = ""
 
-    def usd_per_hour(self, num_gpus: int, *, whole_instances: bool) -> float:
-        """What `num_gpus` GPUs cost for an hour; with `whole_instances` those that stay idle are charged too."""
+    def usd_per_hour(self, num_gpus: int, *, whole_instances: bool, replicas: int = 1) -> float:
+        """What so many deployments of `num_gpus` GPUs cost for an hour; with `whole_instances` idle GPUs as well."""
         size = self.gpus_per_instance if whole_instances and self.gpus_per_instance else 1
-        return self.usd_per_gpu_hour * size * -(-num_gpus // size)
+        return self.usd_per_gpu_hour * size * packed(num_gpus, replicas, size)
+
+
+def packed(num_gpus: int, replicas: int, size: int) -> int:
+    """How many machines of `size` GPUs hold so many deployments of `num_gpus` GPUs.
+
+    A deployment that fits a machine is never cut in two; one that does not has whole machines of its own.
+    """
+    if num_gpus > size:
+        return replicas * -(-num_gpus // size)
+    return -(-replicas // (size // num_gpus))
 
 
 @dataclass(frozen=True)
@@ -98,14 +108,15 @@ class GpuPrice:
     whole_instances: bool = False
     override: float | None = None
 
-    def per_hour(self, num_gpus: int) -> HourlyPrice:
-        """What a deployment of so many GPUs costs."""
+    def per_hour(self, num_gpus: int, replicas: int = 1) -> HourlyPrice:
+        """What a deployment of so many GPUs costs, or several of them side by side."""
         if self.override is not None:
-            total = self.override * num_gpus
+            total = self.override * num_gpus * replicas
             return HourlyPrice(total, total, total)
         cheapest: dict[str, float] = {}
         for quote in self.quotes:
-            usd = quote.usd_per_hour(num_gpus, whole_instances=self.whole_instances) * (1 - self.discount)
+            usd = quote.usd_per_hour(num_gpus, whole_instances=self.whole_instances, replicas=replicas)
+            usd *= 1 - self.discount
             cheapest[quote.provider] = min(usd, cheapest.get(quote.provider, usd))
         totals = cheapest.values()
         return HourlyPrice(median(totals), min(totals), max(totals))

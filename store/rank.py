@@ -5,17 +5,22 @@ configurations of a group (a model under one pair of lengths) are ranked by it. 
 (`ranking_points`), placing them is arithmetic on columns (`ranking_places`). The rules:
 
 *Objectives and weights*: `ranking_measures`. *Prices*: `prices`. *Points between stored ones*: `ranking_limits`.
-*Ties.* Figures equal to six decimals are equal. Between points of one task, the lower concurrency goes first. Between
-configurations: not queued, fewer GPUs, lower ITL, lower TTFT, then GPU name, TP, PP, DP, EP, precision, KV precision,
-server, memory fraction and maximum length, ascending.
+*Ties.* Figures equal to six decimals are equal. Between points of one configuration, the lower concurrency goes first.
+Between configurations: not queued, fewer GPUs, lower ITL, lower TTFT, then GPU name, TP, PP, DP, EP, precision, KV
+precision, server, memory fraction and maximum length, ascending.
 *Queueing.* A point with more requests in flight than the KV cache holds is real, and its TTFT includes the wait. It
 buys a few per cent of throughput with seconds of waiting, so a configuration is only shown at such a point, marked
 `queued`, where none of its points without a queue meets the limits.
-*Percentiles.* An estimate is a mean. It meets a limit on a percentile only where `Question.assume_tail` says by what to
-multiply the mean.
+*Measured over estimated.* Measured runs of a configuration stand for all estimates of it: see `ranking_measured`.
 *One engine per group.* Estimates of different engines are never mixed in one ranking: a group shows the engine that
-comes first in `Question.engines`, else in the sweep, else the one stored last, of those that have any answer for it.
-What the others say of the same configuration, each at its own best point, stands beside it (`RankedConfig.opinions`).
+comes first in `Question.engines`, else in the sweep, else the one stored last, of those that have any answer for it;
+and, beside its estimates, what was measured. What the others say of the same configuration, each at its own best point,
+stands beside it (`RankedConfig.opinions`).
+*Percentiles.* An estimate is a mean. It meets a limit on a percentile only where `Question.assume_tail` says by what to
+multiply the mean; measured runs meet it by exactly that percentile.
+*Trust*: `Trusted`, `ranking_trust`. With `Trusted.PREFER` what is better trusted goes first, whatever its figures.
+*Caution.* Where the question is cautious, estimates count by the pessimistic ends of their intervals
+(`ranking_intervals`): for the point of each configuration, for the limits and for the objective.
 *Versions never compete.* Of the answers of one engine (whatever fingerprint and options) for one configuration, by the
 names of model and GPU, the newest stands: the engine stored last, then the model's figures, then the GPU's. Where a
 sweep is named only its own tasks count, and of an engine it lists twice the first.
@@ -28,27 +33,35 @@ and says why. Nothing is guessed.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 
 from gpuscout.store import ranking_points as statements
 from gpuscout.store.prices import PriceRules
+from gpuscout.store.ranking_described import Described
 from gpuscout.store.ranking_groups import Shown, configs_of, flips_of, unranked_of, unranked_rows
 from gpuscout.store.ranking_losers import excluded, in_words, losers_of, shortfalls_of
+from gpuscout.store.ranking_names import choose_word, means_estimated
 from gpuscout.store.ranking_places import placed
+from gpuscout.store.ranking_runs import check_there_are_any, counts, runs_statement
 from gpuscout.store.ranking_scope import Scope, nothing_matches, scope_of
-from gpuscout.store.ranking_study import Described, Study, choice_of, study
+from gpuscout.store.ranking_study import Study, choice_of, study
+from gpuscout.store.ranking_trust import doubt_of
 from gpuscout.store.ranking_types import (
     DEFAULT_OBJECTIVE,
+    MEASURED,
     MEASURES,
     Group,
     Losers,
     Question,
     RankedConfig,
     Ranking,
+    Trusted,
 )
 from gpuscout.store.schema import membership, sweeps
+from gpuscout.store.trust import intervals_of
 from gpuscout.sweeps.errors import InputError
 
 __all__ = [
@@ -75,6 +88,8 @@ def rank(connection: sa.Connection, question: Question) -> Ranking:
     _provide_logarithms(connection)
     found = study(connection, scope, question)
     if found is None:
+        if (question.engines and not scope.engines.ids) or not means_estimated(question.kinds):
+            check_there_are_any(connection)
         raise nothing_matches(connection, scope)
     groups = _groups(connection, scope, found)
     name, sweep_id = (scope.sweep.name, scope.sweep.id) if scope.sweep else (None, None)
@@ -96,14 +111,18 @@ def _missing_tasks(connection: sa.Connection, sweep_id: int) -> int:
 def sql_of(connection: sa.Connection, question: Question) -> str:
     """The statement that reads the operating points of a question, with its parameters written out, for reading.
 
-    Raises what `rank` raises for names.
+    If there are measured runs, a second one, after an empty line, reads these. Raises what `rank` raises for names.
     """
     _check(question)
     scope = scope_of(connection, question)
-    choice = choice_of(question)
-    statement = statements.answers(scope, choice, sides=choice.sides(interpolate=question.interpolate))
-    compiled = statement.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True})
-    return f"{compiled};"
+    choice = choice_of(question, intervals_of(connection, scope.engines.all_ids()))
+    found: list[sa.Select[Any]] = []
+    if means_estimated(question.kinds):
+        found.append(statements.answers(scope, choice, sides=choice.sides(interpolate=question.interpolate)))
+    if counts(connection, question):
+        found.append(runs_statement(scope, question))
+    written = (one.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True}) for one in found)
+    return "\n\n".join(f"{one};" for one in written)
 
 
 def _groups(connection: sa.Connection, scope: Scope, found: Study) -> list[Group]:
@@ -113,6 +132,7 @@ def _groups(connection: sa.Connection, scope: Scope, found: Study) -> list[Group
         found.found,
         found.num_gpus,
         found.values,
+        found.level,
         more_is_better=found.aim.more_is_better,
     )
     shown = Shown.of(ranked, found.question.top)
@@ -139,8 +159,9 @@ def _groups(connection: sa.Connection, scope: Scope, found: Study) -> list[Group
         gpus: dict[str, RankedConfig] = {}
         for config in all_configs:
             gpus.setdefault(config.gpu, config)
-        unreachable, closest = shortfalls.get(number, ((), None))
+        unreachable, closest, closest_values = shortfalls.get(number, ((), None, ()))
         engine, *others = found.engines[number]
+        best_per_gpu = tuple(gpus.values())
         groups.append(
             Group(
                 model=model,
@@ -148,13 +169,15 @@ def _groups(connection: sa.Connection, scope: Scope, found: Study) -> list[Group
                 input_len=input_len,
                 output_len=output_len,
                 engine=engine,
-                other_engines=tuple(others),
+                other_engines=tuple(name for name in others if name != MEASURED),
                 configs=tuple(all_configs[: found.question.top]),
-                best_per_gpu=tuple(gpus.values()),
+                best_per_gpu=best_per_gpu,
                 candidates=int(candidates[number]),
                 losers=tuple(sorted(losers.get(number, ()), key=lambda out: (out.slo is None, -out.count, out.cause))),
                 unreachable=unreachable,
                 closest=closest,
+                closest_values=closest_values,
+                doubt=doubt_of(best_per_gpu),
                 unranked=tuple(aside.get(number, ())),
                 flips=tuple(flips.get(number, ())),
             )
@@ -163,7 +186,8 @@ def _groups(connection: sa.Connection, scope: Scope, found: Study) -> list[Group
 
 
 def _check(question: Question) -> None:
-    """Raises InputError for numbers that mean nothing."""
+    """Raises InputError for numbers that mean nothing, UnknownNameError."""
+    choose_word("trust", [question.trust], list(Trusted))
     tail = question.assume_tail
     if tail is not None and not (math.isfinite(tail) and tail >= 1):
         raise InputError(f"a tail of {tail:g} means nothing: a percentile is at least the mean", hint="for example 1.3")

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from gpuscout.store.ranking_described import Described, Description
+from gpuscout.store.ranking_limits import Flags
 from gpuscout.store.ranking_measures import DECIMALS, Array
 from gpuscout.store.ranking_places import Indices, Placed
-from gpuscout.store.ranking_study import Described, Study
-from gpuscout.store.ranking_types import Flip, Operating, Opinion, RankedConfig, Unranked
+from gpuscout.store.ranking_study import Study
+from gpuscout.store.ranking_types import Backing, Flip, Operating, Opinion, RankedConfig, Unranked
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,15 @@ class Shown:
 def configs_of(study: Study, shown: Shown, described: Described) -> dict[int, list[RankedConfig]]:
     """The configurations of every group, best first."""
     opinions = _opinions(study, shown.rows)
-    also = [name for name in study.question.also if name != study.aim.name]
-    parts = [name for name, _ in study.aim.weights]
+    aim, weighted, more_is_better = study.aim, study.aim.is_weighted, study.aim.more_is_better
+    also = [name for name in study.question.also if name != aim.name]
+    parts = [name for name, _ in aim.weights]
     names = list(dict.fromkeys([*parts, *also]))
+    objective = aim.name
     found: dict[int, list[tuple[tuple[Any, ...], RankedConfig]]] = {}
     best: dict[int, float] = {}
     # The best of a group comes first, before anything is compared with it.
+    credentials = _Credentials(study)
     columns = (study.values, study.worth.usd, study.found.interpolated)
     figures = (column[shown.rows].tolist() for column in columns)
     for row, group, place, value, usd, interpolated in zip(
@@ -47,24 +52,64 @@ def configs_of(study: Study, shown: Shown, described: Described) -> dict[int, li
     ):
         about = described[row]
         first = best.setdefault(group, value)
-        worse = first - value if study.aim.more_is_better else value - first
-        known = also or study.aim.is_weighted
+        worse = first - value if more_is_better else value - first
         in_order: list[Any] = [
             *map(about.__getitem__, Operating.__match_args__),
             place,
-            value / first if study.aim.is_weighted else value,
-            # Figures that count as equal may differ in the last bits, to either side.
-            max(worse / first, 0.0) if first else 0.0,
+            value / first if weighted else value,
+            _share(worse, first),
             interpolated,
             None if math.isnan(usd) else usd,
-            described.values(row, about, names) if known else {study.aim.name: value},
+            described.values(row, about, names) if also or weighted else {objective: value},
             opinions.get(row, ()),
+            *credentials.of(row, about),
         ]
         config = RankedConfig(*in_order)
         found.setdefault(group, []).append((_tie_break(config), config))
     return {
         group: [config for _, config in sorted(configs, key=lambda pair: pair[0])] for group, configs in found.items()
     }
+
+
+def _share(worse: float, first: float) -> float:
+    """A difference as a fraction of the first. Figures that count as equal may differ in the last bits."""
+    return worse / first if first and abs(worse) * DECIMALS > 0.5 else 0.0
+
+
+class _Credentials:
+    """The fields of ranked configurations from `runs` on."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._tails = [(line, slo) for line, slo in enumerate(study.question.slos) if slo.percentile is not None]
+        self._nothing = not (self._tails or study.measured or study.errors.seen or study.intervals)
+
+    def of(self, row: int, about: Description) -> tuple[Any, ...]:
+        if self._nothing:
+            return ()
+        study = self._study
+        if row >= study.estimates and study.measured is not None:
+            runs = study.measured.runs_of(row - study.estimates)
+            return runs, None, {}, False, self._percentiles(row, 1.0), None
+        tail = study.question.assume_tail if self._tails else None
+        intervals = about["intervals"]
+        cautious = study.question.cautious and bool(intervals)
+        backing = self._backing(row, about["concurrency"])
+        return None, backing, intervals, cautious, self._percentiles(row, tail or 1.0), tail
+
+    def _backing(self, row: int, concurrency: int) -> Backing | None:
+        if not self._study.errors.seen:
+            return None
+        engine_id, gpu_id, model_id = (
+            int(self._study.about[name][row]) for name in ("engine_id", "gpu_id", "model_id")
+        )
+        return self._study.errors.nearest(engine_id, gpu_id, model_id, concurrency)
+
+    def _percentiles(self, row: int, tail: float) -> dict[str, float]:
+        if not self._tails:
+            return {}
+        figures, _ = self._study.bounded(np.array([row]))
+        return {slo.name: float(figures[line, 0]) * tail for line, slo in self._tails}
 
 
 def _tie_break(config: RankedConfig) -> tuple[Any, ...]:
@@ -81,18 +126,18 @@ def _tie_break(config: RankedConfig) -> tuple[Any, ...]:
         config.server,
         config.gpu_memory_utilization,
         config.max_model_len,
-        config.task_id,
+        config.task_id or 0,
     )
 
 
 def unranked_rows(study: Study) -> list[int]:
     """Of every group and GPU type that qualifies but cannot be valued the row with the highest throughput per GPU."""
-    rows = np.flatnonzero(study.own & study.found.qualifies & np.isnan(study.values))
+    rows = np.flatnonzero(study.own & study.trusted & study.found.qualifies & np.isnan(study.values))
     if not len(rows):
         return []
     per_gpu = study.found.figures["output_tokens_per_s"][rows] / study.num_gpus[rows]
     kind = study.cast.group[rows] * len(study.cast.gpus) + study.cast.gpu[rows]
-    order = np.lexsort((study.rows.about["task_id"][rows], study.num_gpus[rows], -per_gpu, kind))
+    order = np.lexsort((study.about["task_id"][rows], study.num_gpus[rows], -per_gpu, kind))
     first: list[int] = rows[order[np.diff(kind[order], prepend=-1) != 0]].tolist()
     return first
 
@@ -112,24 +157,51 @@ def unranked_of(study: Study, rows: list[int], described: Described) -> dict[int
 
 
 def _opinions(study: Study, rows: Indices) -> dict[int, tuple[Opinion, ...]]:
-    """What every engine that answered says of these rows' configurations, the engine ranked first."""
+    """What every engine that answered says of these rows' configurations, the row itself first.
+
+    A measured configuration may be that of several tasks of an engine: the best of them is its opinion.
+    """
     if len(study.cast.engines) < 2:
         return {}
-    asked = np.flatnonzero(np.isin(study.configuration, study.configuration[rows]))
-    by_configuration: dict[int, list[int]] = {}
-    for row in asked.tolist():
-        by_configuration.setdefault(int(study.configuration[row]), []).append(row)
+    alike = _alike(study.configuration, study.configuration[rows])
+    of_case: dict[int, list[int]] = {}
+    if study.measured is not None:
+        shown = [study.measured.estimated[row - study.estimates] for row in rows.tolist() if row >= study.estimates]
+        of_case = _alike(study.about["case_id"][: study.estimates], np.array([case for one in shown for case in one]))
+    valued = study.valued
     found = {}
     for row in rows.tolist():
-        others = by_configuration[int(study.configuration[row])]
+        others = alike[int(study.configuration[row])]
+        if row >= study.estimates and study.measured is not None:
+            cases = study.measured.estimated[row - study.estimates]
+            estimates = [other for case in cases for other in of_case.get(case, ())]
+            others = [row, *_best_of_engines(study, valued, estimates)]
         if len(others) > 1:
             others = sorted(others, key=lambda other: (other != row, study.cast.engine[other]))
-            found[row] = tuple(_opinion(study, row, other) for other in others)
+            found[row] = tuple(_opinion(study, valued, row, other) for other in others)
     return found
 
 
-def _opinion(study: Study, row: int, other: int) -> Opinion:
-    value = float(study.values[other]) if study.rankable[other] else None
+def _alike(column: Array, wanted: Array) -> dict[int, list[int]]:
+    """The rows that have one of these numbers in a column, by number."""
+    found: dict[int, list[int]] = {}
+    for row in np.flatnonzero(np.isin(column, wanted)).tolist():
+        found.setdefault(int(column[row]), []).append(row)
+    return found
+
+
+def _best_of_engines(study: Study, valued: Flags, rows: list[int]) -> list[int]:
+    best: dict[int, tuple[bool, float, int]] = {}
+    sign = -1 if study.aim.more_is_better else 1
+    for row in rows:
+        how_good = (not valued[row], sign * float(study.values[row]) if valued[row] else 0.0, row)
+        engine = int(study.cast.engine[row])
+        best[engine] = min(best.get(engine, how_good), how_good)
+    return [row for _, _, row in best.values()]
+
+
+def _opinion(study: Study, valued: Flags, row: int, other: int) -> Opinion:
+    value = float(study.values[other]) if valued[other] else None
     if value is not None and study.aim.is_weighted:
         value /= float(study.values[row])
     return Opinion(study.cast.engines[study.cast.engine[other]], value)
@@ -142,8 +214,13 @@ def flips_of(study: Study, ranked: Placed) -> dict[int, list[Flip]]:
     """Where another GPU type would be best if one GPU's price were the lowest or the highest of its range."""
     if not study.aim.needs("price") or not len(ranked.rows):
         return {}
-    rows = ranked.rows
-    types = ranked.group * len(study.cast.gpus) + study.cast.gpu[rows]
+    # What is less trusted does not win by a price.
+    rows, of_group = ranked.rows, ranked.group
+    if (level := study.level[rows]).any():
+        best_level = np.full(len(study.cast.groups), level.max())
+        np.minimum.at(best_level, of_group, level)
+        rows, of_group = rows[level == best_level[of_group]], of_group[level == best_level[of_group]]
+    types = of_group * len(study.cast.gpus) + study.cast.gpu[rows]
     order = np.lexsort((np.arange(len(rows)), types))
     starts = np.flatnonzero(np.diff(types[order], prepend=-1) != 0)
     figures = {name: column[rows] for name, column in study.found.figures.items()}
@@ -160,6 +237,8 @@ def flips_of(study: Study, ranked: Placed) -> dict[int, list[Flip]]:
     kind = types[order[starts]]
     group, gpu = kind // len(study.cast.gpus), kind % len(study.cast.gpus)
     found: dict[int, list[Flip]] = {}
+    # Figures that are equal to six decimals are equal.
+    now_count, low_count, high_count = (np.rint(values * DECIMALS).tolist() for values in (now, low, high))
     # Of every group the best type first.
     by_group = np.lexsort((now, group))
     bounds = [*np.flatnonzero(np.diff(group[by_group], prepend=-1) != 0).tolist(), len(by_group)]
@@ -169,18 +248,14 @@ def flips_of(study: Study, ranked: Placed) -> dict[int, list[Flip]]:
             continue
         winner = study.cast.gpus[gpu[first]]
         flips = []
-        if _less(now[others[0]], high[first]):
+        if now_count[others[0]] < high_count[first]:
             usd = study.worth.usd_high[high_row[first]] / study.num_gpus[high_row[first]]
             flips.append(Flip(winner, float(usd), study.cast.gpus[gpu[others[0]]], winner))
         for other in others:
-            if _less(low[other], now[first]):
+            if low_count[other] < now_count[first]:
                 usd = study.worth.usd_low[low_row[other]] / study.num_gpus[low_row[other]]
                 name = study.cast.gpus[gpu[other]]
                 flips.append(Flip(name, float(usd), name, winner))
         if flips:
             found[int(group[first])] = flips
     return found
-
-
-def _less(one: float, other: float) -> bool:
-    return round(one * DECIMALS) < round(other * DECIMALS)

@@ -27,14 +27,11 @@ UNKNOWN = 1e300
 
 @dataclass(frozen=True)
 class Limit:
-    """An SLO as it applies to the mean that an estimate is. `value` is in the unit of the column."""
+    """An SLO as it applies to one column of figures, in whose unit `value` is."""
 
     slo: Slo
     value: float
-
-    @property
-    def column(self) -> str:
-        return self.slo.column
+    column: str
 
     def holds(self, figures: Figures) -> Flags:
         """Unknown figures meet nothing."""
@@ -55,10 +52,15 @@ def limits_of(slos: Sequence[Slo], assume_tail: float | None) -> list[Limit]:
     Without one, limits on percentiles are left out: see `need_percentiles`.
     """
     return [
-        Limit(slo, slo.limit if slo.percentile is None else slo.limit / (assume_tail or 1.0))
+        Limit(slo, slo.limit if slo.percentile is None else slo.limit / (assume_tail or 1.0), slo.column)
         for slo in slos
         if slo.percentile is None or assume_tail is not None
     ]
+
+
+def limits_on_runs(slos: Sequence[Slo]) -> list[Limit]:
+    """The limits on what was measured: a percentile has a column of its own, called by the name of the SLO."""
+    return [Limit(slo, slo.limit, slo.column if slo.percentile is None else slo.name) for slo in slos]
 
 
 def need_percentiles(slos: Sequence[Slo], assume_tail: float | None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,18 +10,19 @@ import numpy as np
 import sqlalchemy as sa
 
 from gpuscout.store import ranking_points as statements
-from gpuscout.store.ranking_limits import UNKNOWN, worst_ratio
+from gpuscout.store.ranking_described import Described, Description, describe
+from gpuscout.store.ranking_limits import UNKNOWN, Limit
 from gpuscout.store.ranking_measures import Array
 from gpuscout.store.ranking_places import Indices
 from gpuscout.store.ranking_points import OUTCOME_CODES
 from gpuscout.store.ranking_scope import Scope
-from gpuscout.store.ranking_study import Described, Description, Study, describe
-from gpuscout.store.ranking_types import Cause, Loser, Losers, Operating, SweepExclusion, Unmet
+from gpuscout.store.ranking_study import Study
+from gpuscout.store.ranking_types import Cause, Loser, Losers, Operating, SweepExclusion, Trusted, Unmet
 from gpuscout.store.schema import exclusions, sweeps
 from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.slo import Slo
 
-Shortfall = tuple[tuple[Unmet, ...], Operating | None]
+Shortfall = tuple[tuple[Unmet, ...], Operating | None, tuple[float | None, ...]]
 _OUTCOMES = {code: outcome for outcome, code in OUTCOME_CODES.items()}
 
 
@@ -40,7 +41,7 @@ def losers_of(study: Study) -> list[Lost]:
     """Every row of a group that is not ranked, by cause; of each cause the examples that were asked for."""
     rows = np.flatnonzero(study.own & ~study.rankable)
     codes, ratio = _causes(study, rows)
-    order = np.lexsort((study.rows.about["task_id"][rows], study.num_gpus[rows], ratio, codes, study.cast.group[rows]))
+    order = np.lexsort((study.about["task_id"][rows], study.num_gpus[rows], ratio, codes, study.cast.group[rows]))
     rows, codes = rows[order], codes[order]
     kind = study.cast.group[rows] * 1_000 + codes
     _, starts, counts = np.unique(kind, return_index=True, return_counts=True)
@@ -54,37 +55,41 @@ def losers_of(study: Study) -> list[Lost]:
 
 
 _MISSED = 100  # and the position of the SLO that is missed by most
-_UNMEASURED = (Cause.NO_POINT, Cause.NO_PERCENTILE, Cause.NO_PRICE, Cause.NO_TDP)
+_UNMEASURED = (Cause.NO_POINT, Cause.NO_PERCENTILE, Cause.NO_PRICE, Cause.NO_TDP, Cause.NOT_TRUSTED)
+_UNMEASURED_CODES = {cause: len(_OUTCOMES) + place for place, cause in enumerate(_UNMEASURED)}
 
 
 def _causes(study: Study, rows: Indices) -> tuple[Array, Array]:
     """A number for the cause of each row, and how far it is from being ranked (infinite where nothing says)."""
-    figures = {name: column[rows] for name, column in study.found.figures.items()}
-    outcome = study.rows.about["outcome"][rows]
+    outcome = study.about["outcome"][rows]
     refused = outcome != OUTCOME_CODES[Outcome.OK]
-    no_point = len(_OUTCOMES) + _UNMEASURED.index(Cause.NO_POINT)
-    codes = np.where(refused, outcome, no_point)
-    ratio = np.where(refused, study.rows.about["memory_ratio"][rows], np.inf)
+    codes = np.where(refused, outcome, _UNMEASURED_CODES[Cause.NO_POINT])
+    ratio = np.where(refused, study.about["memory_ratio"][rows], np.inf)
 
-    worst = worst_ratio(study.limits, figures)
-    missed = ~refused & ~np.isnan(figures["concurrency"]) & (worst > 1)
-    for position, limit in reversed(list(enumerate(study.limits))):
-        this = missed & (limit.ratio(figures) == worst)
+    _, ratios = study.bounded(rows)
+    worst = ratios.max(axis=0, initial=0.0)
+    missed = ~refused & ~np.isnan(study.found.figures["concurrency"][rows]) & (worst > 1)
+    for position, slo in reversed(list(enumerate(study.question.slos))):
+        this = missed & (ratios[position] == worst)
         codes[this] = _MISSED + position
-    ratio = np.where(missed, worst, ratio)
+        if slo.percentile is not None:
+            unknown = this & (rows >= study.estimates) & (worst == UNKNOWN)
+            codes[unknown] = _UNMEASURED_CODES[Cause.NO_PERCENTILE]
+    ratio = np.where(missed & (worst < UNKNOWN), worst, ratio)
 
     if study.no_percentiles:
-        codes[~refused & ~missed] = len(_OUTCOMES) + _UNMEASURED.index(Cause.NO_PERCENTILE)
-    unpriced = study.found.qualifies[rows]
+        codes[~refused & ~missed & (rows < study.estimates)] = _UNMEASURED_CODES[Cause.NO_PERCENTILE]
+    qualifies = study.found.qualifies[rows]
     no_price = study.aim.needs("price") & np.isnan(study.worth.usd[rows])
-    codes[unpriced] = len(_OUTCOMES) + _UNMEASURED.index(Cause.NO_TDP)
-    codes[unpriced & no_price] = len(_OUTCOMES) + _UNMEASURED.index(Cause.NO_PRICE)
+    codes[qualifies] = _UNMEASURED_CODES[Cause.NO_TDP]
+    codes[qualifies & no_price] = _UNMEASURED_CODES[Cause.NO_PRICE]
+    codes[study.valued[rows] & ~study.trusted[rows]] = _UNMEASURED_CODES[Cause.NOT_TRUSTED]
     return codes, np.nan_to_num(ratio, nan=np.inf)
 
 
 def _meaning(study: Study, code: int) -> tuple[Cause, Slo | None]:
     if code >= _MISSED:
-        return Cause.MISSES_SLO, study.limits[code - _MISSED].slo
+        return Cause.MISSES_SLO, study.question.slos[code - _MISSED]
     if code < len(_OUTCOMES):
         return Cause(_OUTCOMES[code]), None
     return _UNMEASURED[code - len(_OUTCOMES)], None
@@ -99,24 +104,20 @@ def in_words(study: Study, lost: Lost, described: Described) -> Losers:
 def _loser(study: Study, lost: Lost, row: int, about: Description) -> Loser:
     detail, note, ratio = "", None, None
     if lost.slo is not None:
-        value = about[lost.slo.column]
-        name = lost.slo.metric.upper() if not lost.slo.at_least else "rate"
-        if value is None:
-            detail = f"{name} is unknown"
-        else:
-            unit = lost.slo.unit if lost.slo.at_least else f" {lost.slo.unit}"
-            tail = f" x {study.question.assume_tail:g}" if lost.slo.percentile is not None else ""
-            detail = f"{name} {value:,.4g}{unit}{tail} at concurrency {about['concurrency']}"
-            (limit,) = (limit for limit in study.limits if limit.slo is lost.slo)
-            ratio = limit.value / value if lost.slo.at_least and value else value / limit.value
+        line = study.question.slos.index(lost.slo)
+        figures, ratios = study.bounded(np.array([row]))
+        detail = _missed(study, lost.slo, row, float(figures[line, 0]), about)
+        ratio = float(ratios[line, 0]) if ratios[line, 0] < UNKNOWN else None
     elif lost.cause is Cause.NO_POINT:
         detail = "no operating point with the figures asked for"
     elif lost.cause is Cause.NO_PERCENTILE:
-        detail = "an estimate is a mean"
+        detail = "an estimate is a mean" if row < study.estimates else "its runs do not tell this percentile"
     elif lost.cause is Cause.NO_PRICE:
         detail = study.prices.missing[about["gpu"]]
     elif lost.cause is Cause.NO_TDP:
         detail = "its TDP is not known"
+    elif lost.cause is Cause.NOT_TRUSTED:
+        detail = "an estimate" if study.question.trust == Trusted.MEASURED else "no measured runs of its kind near this"
     elif about["needed_gib"] is not None and about["usable_gib"] is not None and lost.cause is Cause.DOES_NOT_FIT:
         detail = f"needs {about['needed_gib']:,.4g} of {about['usable_gib']:,.4g} GiB per GPU"
         note = about["detail"]
@@ -126,6 +127,20 @@ def _loser(study: Study, lost: Lost, row: int, about: Description) -> Loser:
     return Loser.of({**about, "detail": detail, "note": note, "ratio": ratio})
 
 
+def _missed(study: Study, slo: Slo, row: int, value: float, about: Description) -> str:
+    """ "ITL 37.8 ms at concurrency 1" """
+    name = slo.metric.upper() if not slo.at_least else "rate"
+    if math.isnan(value):
+        return f"{name} is unknown"
+    measured = row >= study.estimates
+    if slo.percentile is not None and measured:
+        name = f"{name} p{slo.percentile:g}"
+    unit = slo.unit if slo.at_least else f" {slo.unit}"
+    tail = f" x {study.question.assume_tail:g}" if slo.percentile is not None and not measured else ""
+    where = f"at concurrency {about['concurrency']}" if about["concurrency"] is not None else "at its request rate"
+    return f"{name} {value:,.4g}{unit}{tail} {where}{', measured' if measured else ''}"
+
+
 # --- what comes closest ------------------------------------------------------------------------------------------
 
 
@@ -133,47 +148,97 @@ def shortfalls_of(connection: sa.Connection, scope: Scope, study: Study, groups:
     """For groups of which no configuration qualifies: the SLOs none meets even alone, or else the least violation."""
     if not study.limits or not groups:
         return {}
-    hopeless = np.isin(study.cast.group, groups) & study.own & study.ok & ~np.isnan(study.found.low)
-    together = _nearest(study, np.flatnonzero(hopeless), worst_ratio(study.limits, study.found.figures))
-    model_ids = [
-        row_id
-        for model in sorted({study.cast.groups[group][0] for group in groups})
-        for row_id in scope.models.ids[model]
-    ]
-    group_of = dict(
-        zip(study.rows.about["task_id"][hopeless].tolist(), study.cast.group[hopeless].tolist(), strict=True)
+    hopeless = np.flatnonzero(
+        np.isin(study.cast.group, groups) & study.own & study.ok & ~np.isnan(study.found.figures["concurrency"])
     )
-    unmet: dict[int, list[tuple[Slo, float, tuple[int, int]]]] = defaultdict(list)
+    figures, ratios = study.bounded(hopeless)
+    together = _nearest(study, hopeless, ratios.max(axis=0))
+    unmet = {number: [] for number in groups}  # type: dict[int, list[tuple[Slo, _Near]]]
     for limit in study.limits:
-        statement = statements.nearest_alone(scope, limit, (limit.column,), model_ids)
-        rows = statements.fetch(connection, statement, (limit.column,))
-        rows = rows.take(np.isin(rows.about["task_id"], list(group_of)))
-        point, tasks = rows.points["point"], rows.about["task_id"]
-        group = np.array([group_of[int(task)] for task in tasks], dtype=np.int64)
-        ratio = limit.ratio(point)
-        order = np.lexsort((tasks, rows.about["num_gpus"], ratio, group))
-        for row in order[np.diff(group[order], prepend=-1) != 0].tolist():
-            if 1 < ratio[row] < UNKNOWN:
-                at = int(tasks[row]), int(point["concurrency"][row])
-                unmet[int(group[row])].append((limit.slo, float(point[limit.column][row]), at))
-    wanted = {at for found in unmet.values() for _, _, at in found}
-    wanted |= {(study.task(row), int(study.found.low[row])) for row in together.values()}
-    known = describe(connection, wanted)
+        for group, near in _nearest_alone(connection, scope, study, limit, hopeless).items():
+            if 1 < near.ratio < UNKNOWN:
+                unmet[group].append((limit.slo, near))
+    wanted = {(near.task, near.point) for found in unmet.values() for _, near in found if near.task > 0}
+    wanted |= {(study.task(row), int(study.found.low[row])) for row in together.values() if row < study.estimates}
+    known = describe(connection, wanted, study.intervals)
+
+    def in_words(task: int, point: int | None) -> Operating:
+        if task > 0:
+            return Operating.of(known[task, point or 0])
+        assert study.measured is not None
+        return Operating.of(study.measured.described(-task - 1, point))
+
     shortfalls: dict[int, Shortfall] = {}
     for number in groups:
-        out = tuple(Unmet(slo, value, Operating.of(known[at])) for slo, value, at in unmet[number])
-        closest = None
+        out = tuple(Unmet(slo, near.value, in_words(near.task, near.point)) for slo, near in unmet[number])
+        closest, values = None, ()  # type: Operating | None, tuple[float | None, ...]
         if not out and number in together:
             row = together[number]
-            closest = Operating.of(known[study.task(row), int(study.found.low[row])])
-        shortfalls[number] = (out, closest)
+            closest = in_words(study.task(row), int(study.found.low[row]) if row < study.estimates else None)
+            column = figures[:, np.searchsorted(hopeless, row)].tolist()
+            values = tuple(None if math.isnan(value) else value for value in column)
+        shortfalls[number] = (out, closest, values)
     return shortfalls
 
 
+@dataclass(frozen=True)
+class _Near:
+    """A point and how far it is from a limit. `task` below 0: a measured row, of which `point` is one of its points."""
+
+    ratio: float
+    num_gpus: float
+    task: int
+    point: int
+    value: float
+
+
+def _nearest_alone(
+    connection: sa.Connection, scope: Scope, study: Study, limit: Limit, rows: Indices
+) -> dict[int, _Near]:
+    """Of each group the point of these rows that comes nearest to one limit, whatever the others."""
+    tasks = study.about["task_id"][rows]
+    group_of = dict(zip(tasks.astype(np.int64).tolist(), study.cast.group[rows].tolist(), strict=True))
+    models = {study.cast.groups[group][0] for group in group_of.values()}
+    ids = [row_id for model in sorted(models) for row_id in scope.models.ids[model]]
+    found: dict[int, _Near] = {}
+    if (tasks > 0).any():
+        statement = statements.nearest_alone(scope, study.choice, limit, ids)
+        stored = statements.fetch(connection, statement, (limit.column,))
+        stored = stored.take(np.isin(stored.about["task_id"], tasks))
+        point = stored.points["point"]
+        ratio = limit.ratio(point)
+        group = np.array([group_of[int(task)] for task in stored.about["task_id"]], dtype=np.int64)
+        order = np.lexsort((stored.about["task_id"], stored.about["num_gpus"], ratio, group))
+        for row in order[np.diff(group[order], prepend=-1) != 0].tolist():
+            columns = (
+                ratio,
+                stored.about["num_gpus"],
+                stored.about["task_id"],
+                point["concurrency"],
+                point[limit.column],
+            )
+            near, gpus, task, concurrency, value = (float(column[row]) for column in columns)
+            found[int(group[row])] = _Near(near, gpus, int(task), int(concurrency), value)
+    if study.measured is not None:
+        (mine,) = (one for one in study.measured.limits if one.slo is limit.slo)
+        points, ratio = study.measured.nearest_to(mine)
+        for task, group_number in group_of.items():
+            if task < 0:
+                row = -task - 1
+                point_number = int(points[row])
+                value = float(study.measured.points.figures[mine.column][point_number])
+                gpus = float(study.measured.configurations[row]["num_gpus"])
+                near_one = _Near(float(ratio[row]), gpus, task, point_number, value)
+                best = found.setdefault(group_number, near_one)
+                if (near_one.ratio, near_one.num_gpus) < (best.ratio, best.num_gpus):
+                    found[group_number] = near_one
+    return found
+
+
 def _nearest(study: Study, rows: Indices, ratio: Array) -> dict[int, int]:
-    """For each group the row with the lowest ratio, then fewest GPUs."""
+    """For each group the row with the lowest ratio, then fewest GPUs. `ratio` is of these rows."""
     group = study.cast.group[rows]
-    order = np.lexsort((study.rows.about["task_id"][rows], study.num_gpus[rows], ratio[rows], group))
+    order = np.lexsort((study.about["task_id"][rows], study.num_gpus[rows], ratio, group))
     first = order[np.diff(group[order], prepend=-1) != 0]
     return {int(group[place]): int(rows[place]) for place in first.tolist()}
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from gpuscout.store.ranking_types import MEASURED, Kind
 from gpuscout.store.schema import engines, gpus, ladders, models, sweep_engines, sweep_workloads, sweeps
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 
@@ -149,9 +150,25 @@ def _having(connection: sa.Connection, known: Names, vendors: Sequence[str], min
 def choose_engines(connection: sa.Connection, wanted: Sequence[str]) -> Names:
     """The engines of these names or globs in the order of `wanted`; without any, the newest engine first.
 
-    Raises UnknownNameError.
+    "measured" is a name that is known and stands for none of them: see `means_measured`. Raises UnknownNameError.
     """
-    return _choose(stored_names(connection, engines), "engine", wanted, lambda name: [name], str.casefold)
+    known = (
+        Names({**stored_names(connection, engines).ids, MEASURED: ()}) if wanted else stored_names(connection, engines)
+    )
+    chosen = _choose(known, "engine", wanted, lambda name: [name], str.casefold)
+    return chosen.only(name for name in chosen.ids if name != MEASURED)
+
+
+def means_measured(kinds: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Whether measured runs count: unless other kinds or engines are named. Raises UnknownNameError."""
+    if kinds and Kind.MEASURED not in choose_word("kind", kinds, list(Kind)):
+        return False
+    return not wanted or any(fnmatch.fnmatchcase(MEASURED, text.casefold()) for text in wanted)
+
+
+def means_estimated(kinds: Sequence[str]) -> bool:
+    """Whether estimates count. Raises UnknownNameError."""
+    return not kinds or Kind.ESTIMATED in choose_word("kind", kinds, list(Kind))
 
 
 def choose_word(kind: str, wanted: Sequence[str], words: Sequence[str]) -> list[str]:

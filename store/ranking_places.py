@@ -30,16 +30,16 @@ class Cast:
     engine: Indices
 
     @classmethod
-    def of(cls, rows: Rows, models: Names, gpus: Names, engines: Names) -> Cast:
-        model_names, model = _numbered(models, rows.about["model_id"])
-        lengths = [rows.about[name].astype(np.int64) for name in ("input_len", "output_len")]
+    def of(cls, about: Mapping[str, Array], models: Names, gpus: Names, engines: Names) -> Cast:
+        model_names, model = _numbered(models, about["model_id"])
+        lengths = [about[name].astype(np.int64) for name in ("input_len", "output_len")]
         _, pair = np.unique((lengths[0] << 31) + lengths[1], return_inverse=True)
         # By the name of the model: a group is one whatever the version of its figures.
         keys = pair.reshape(-1) * len(model_names) + model
         _, first, group = np.unique(keys, return_index=True, return_inverse=True)
         found = [(model_names[model[i]], int(lengths[0][i]), int(lengths[1][i])) for i in first]
-        gpu_names, gpu = _numbered(gpus, rows.about["gpu_id"])
-        engine_names, engine = _numbered(engines, rows.about["engine_id"])
+        gpu_names, gpu = _numbered(gpus, about["gpu_id"])
+        engine_names, engine = _numbered(engines, about["engine_id"])
         return cls(found, group.reshape(-1), gpu_names, gpu, engine_names, engine)
 
     def take(self, rows: Any) -> Cast:
@@ -92,6 +92,17 @@ class Found:
     interpolated: Flags
     low: Array
     high: Array
+
+    def followed_by(self, other: Found) -> Found:
+        """These rows and then those of another, which has the same figures or more."""
+        figures = {name: np.concatenate([column, other.figures[name]]) for name, column in self.figures.items()}
+        return Found(
+            figures,
+            np.concatenate([self.qualifies, other.qualifies]),
+            np.concatenate([self.interpolated, other.interpolated]),
+            np.concatenate([self.low, other.low]),
+            np.concatenate([self.high, other.high]),
+        )
 
 
 def operating_points_of(rows: Rows, aim: Aim, limits: Sequence[Limit], straddling: Rows | None) -> Found:
@@ -183,12 +194,12 @@ class Placed:
 
 
 def placed(
-    ranked: Indices, cast: Cast, found: Found, num_gpus: Array, values: Array, *, more_is_better: bool
+    ranked: Indices, cast: Cast, found: Found, num_gpus: Array, values: Array, level: Indices, *, more_is_better: bool
 ) -> Placed:
-    """Rank these rows within their groups, and within each GPU type of a group."""
+    """Rank these rows within their groups, and within each GPU type of a group; a lower level goes first."""
     score = np.rint(values[ranked] * (-DECIMALS if more_is_better else DECIMALS))
     unknown_last = [np.nan_to_num(found.figures[name][ranked], nan=np.inf) for name in ("itl_ms", "ttft_ms")]
-    keys = [score, found.figures["queued"][ranked], num_gpus[ranked], *unknown_last]
+    keys = [level[ranked].astype(np.float64), score, found.figures["queued"][ranked], num_gpus[ranked], *unknown_last]
     order = np.lexsort((*reversed(keys), cast.group[ranked]))
     rows = ranked[order]
     changes = np.logical_or.reduce([np.diff(key[order], prepend=np.nan) != 0 for key in _finite(keys)])

@@ -1,19 +1,24 @@
 """The statements of a ranking. One row a task comes out of the database; ranking the rows is arithmetic on columns.
 
-For every task a correlated subquery picks one point along the primary key of the points: the best one within all
-limits, or else the one that comes nearest to them. (A window over the points would sort them all, which takes twice as
-long, and one over the tasks would sort by names.)
+For every task one point is picked along the primary key of the points: the best one within all limits, or else the one
+that comes nearest to them. (A window over the points would sort them all, which takes twice as long, and one over the
+tasks would sort by names.) SQLite is quickest with a correlated subquery for the concurrency of the point. Postgres
+would run that twice and join all points once more: there the picked point is the smallest array of what decides and
+the figures themselves, of each task where few tasks are asked about, and in one pass over all points where all are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
+from gpuscout.store.pgcopy import copied_numbers
+from gpuscout.store.ranking_intervals import Intervals, pessimistic
 from gpuscout.store.ranking_limits import UNKNOWN, Limit
 from gpuscout.store.ranking_measures import DECIMALS, Aim, Array
 from gpuscout.store.ranking_scope import CONFIGURATION, Condition, Scope
@@ -25,17 +30,26 @@ Number = sa.ColumnElement[Any]
 METRICS = ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s", "requests_per_s")
 OUTCOME_CODES = {outcome.value: code for code, outcome in enumerate(OUTCOMES)}
 _ABOUT = ("task_id", "case_id", "engine_id", "outcome", "model_id", "gpu_id", "input_len", "output_len", "num_gpus")
+_IS_OK = tasks.c.outcome == Outcome.OK.value
 # Rows that are turned into columns at once: enough to be fast, few enough to hold.
 _CHUNK = 50_000
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What picks the points: the aim between those within all limits. `columns` are the figures to fetch of each."""
+    """What picks the points: the aim between those within all limits. `columns` are the figures to fetch of each.
+
+    `intervals`: figures count by the pessimistic ends of these.
+    """
 
     aim: Aim
     limits: Sequence[Limit]
     columns: tuple[str, ...]
+    intervals: Intervals = field(default_factory=dict)
+
+    def figure(self, points: sa.FromClause, name: str) -> Number:
+        """A column of operating points as it counts."""
+        return pessimistic(points, name, self.intervals) if self.intervals else points.c[name]
 
     def sides(self, *, interpolate: bool) -> tuple[str, ...]:
         """The stored neighbours to fetch besides, see `ranking_limits`."""
@@ -46,34 +60,42 @@ class Choice:
         return (*(("above",) if upwards else ()), *(("below",) if downwards else ()))
 
 
+@dataclass(frozen=True)
+class _Pick:
+    """Which point of a task counts: the first in this order of those that meet the conditions."""
+
+    order: Sequence[Number]
+    where: Sequence[Condition] = ()
+
+
 def answers(scope: Scope, choice: Choice, *, sides: Sequence[str] = ()) -> sa.Select[Any]:
     """One row for every task: `_ABOUT`, needed to usable memory, its point, and the neighbours of that point.
 
     A task without points has NULLs in their place.
     """
-    near, miss = operating_points.alias("near"), operating_points.alias("miss")
-    meets = [*_known(near, choice.aim), *_meets(near, choice.limits)]
+    near = operating_points.alias("near")
+    meets = [*_known(near, choice), *_meets(near, choice, choice.limits)]
     # A queue only where nothing else meets the limits; among equals the fewest requests in flight.
-    best = _concurrency(scope, near, [near.c.queued, _score(near, choice.aim), near.c.concurrency], meets)
-    if not choice.limits:
-        return _with_points(scope, choice.columns, best, sides)
-    nearest = _concurrency(scope, miss, [_worst(miss, choice.limits), miss.c.queued, miss.c.concurrency], [])
-    return _with_points(scope, choice.columns, sa.func.coalesce(best, nearest), sides)
+    picks = [_Pick([near.c.queued, _score(near, choice), near.c.concurrency], meets)]
+    if choice.limits:
+        picks.append(_Pick([_worst(near, choice, choice.limits), near.c.queued, near.c.concurrency]))
+    return _with_points(scope, choice, near, picks, sides)
 
 
 def straddling(scope: Scope, choice: Choice) -> sa.Select[Any]:
     """Like `answers`, at the highest point that meets all limits on latencies, with the next above."""
     near = operating_points.alias("near")
     latencies = [limit for limit in choice.limits if not limit.slo.at_least]
-    highest = _concurrency(scope, near, [near.c.concurrency.desc()], _meets(near, latencies))
-    return _with_points(scope, choice.columns, highest, ("above",))
+    highest = _Pick([-near.c.concurrency], _meets(near, choice, latencies))
+    return _with_points(scope, choice, near, [highest], ("above",))
 
 
-def nearest_alone(scope: Scope, limit: Limit, columns: tuple[str, ...], model_ids: Sequence[int]) -> sa.Select[Any]:
+def nearest_alone(scope: Scope, choice: Choice, limit: Limit, model_ids: Sequence[int]) -> sa.Select[Any]:
     """Like `answers`, at the point of each task of these models that comes nearest to one limit."""
     near = operating_points.alias("near")
-    concurrency = _concurrency(scope, near, [_worst(near, [limit]), near.c.queued, near.c.concurrency], [])
-    return _with_points(scope, columns, concurrency).where(cases.c.model_id.in_(model_ids))
+    nearest = _Pick([_worst(near, choice, [limit]), near.c.queued, near.c.concurrency])
+    only = replace(choice, columns=(limit.column,))
+    return _with_points(scope, only, near, [nearest]).where(cases.c.model_id.in_(model_ids))
 
 
 def same_configurations(scope: Scope) -> sa.Select[Any]:
@@ -112,24 +134,23 @@ def described(wanted: Iterable[tuple[int, int]]) -> sa.Select[Any]:
         *(cases.c[name] for name in ("input_len", "output_len", "num_gpus", *CONFIGURATION)),
         engines.c.name.label("engine"),
         engines.c.fingerprint,
+        tasks.c.engine_id,
         *(tasks.c[name] for name in ("outcome", "detail", "needed_gib", "usable_gib")),
-        *(point.c[name] for name in ("concurrency", *METRICS, "bound", "queued")),
+        *(point.c[name] for name in ("concurrency", *METRICS, "bound", "queued", "regime")),
     ).select_from(source)
 
 
 def _with_points(
-    scope: Scope, columns: Sequence[str], concurrency: Number, sides: Sequence[str] = ()
+    scope: Scope, choice: Choice, near: sa.FromClause, picks: Sequence[_Pick], sides: Sequence[str] = ()
 ) -> sa.Select[Any]:
-    point = operating_points.alias("point")
-    source = scope.source.outerjoin(point, _at(point, concurrency))
-    figures = _figures(point, columns)
+    """One row for every task, with the point that the first of the picks finds that finds any."""
+    names = ("concurrency", "queued", *choice.columns)
+    point_of = _smallest_array if scope.on_postgres else _by_concurrency
+    source, point = point_of(scope, choice, names, near, picks)
+    figures = [point[name].label(f"point_{name}") for name in names]
     for side in sides:
-        neighbour, other = operating_points.alias(side), operating_points.alias(f"any_{side}")
-        upwards = side == "above"
-        beyond = other.c.concurrency > point.c.concurrency if upwards else other.c.concurrency < point.c.concurrency
-        order = other.c.concurrency if upwards else other.c.concurrency.desc()
-        source = source.outerjoin(neighbour, _at(neighbour, _concurrency(scope, other, [order], [beyond], point)))
-        figures += _figures(neighbour, columns)
+        source, neighbour = _neighbour(scope, choice, source, names, point["concurrency"], side)
+        figures += [neighbour[name].label(f"{side}_{name}") for name in names]
     refused = tasks.c.outcome != Outcome.OK.value
     ratio = sa.case((refused, tasks.c.needed_gib / sa.func.nullif(tasks.c.usable_gib, 0.0, type_=sa.Double)))
     about: list[Number] = [
@@ -142,63 +163,117 @@ def _with_points(
     return sa.select(*about, ratio.label("memory_ratio"), *figures).select_from(source).where(*scope.conditions)
 
 
-def _figures(points: sa.FromClause, columns: Sequence[str]) -> list[Number]:
-    name = points.name  # type: ignore[attr-defined]
-    return [points.c[column].label(f"{name}_{column}") for column in ("concurrency", "queued", *columns)]
+def _by_concurrency(
+    scope: Scope, choice: Choice, names: Sequence[str], near: sa.FromClause, picks: Sequence[_Pick]
+) -> tuple[sa.FromClause, Mapping[str, Number]]:
+    """The tasks of the scope with their points, found by the concurrency that a subquery picks."""
+    found = [_first(scope, near, pick.order, pick.where, of_task=bool(choice.intervals)) for pick in picks]
+    point = operating_points.alias("point")
+    at = point.c.concurrency == (sa.func.coalesce(*found) if len(found) > 1 else found[0])
+    source = scope.source.outerjoin(point, sa.and_(_IS_OK, point.c.task_id == tasks.c.id, at))
+    return source, {name: choice.figure(point, name) for name in names}
 
 
-def _concurrency(
+def _smallest_array(
+    scope: Scope, choice: Choice, names: Sequence[str], near: sa.FromClause, picks: Sequence[_Pick]
+) -> tuple[sa.FromClause, Mapping[str, Number]]:
+    """The tasks of the scope with their points, each the smallest array of a pick's order and the point's figures."""
+
+    def smallest(pick: _Pick) -> Number:
+        # All alike in length, so that the figures have the same places in all of them.
+        order = [*pick.order, *[sa.literal(0)] * (longest - len(pick.order))]
+        entries = [_as_double(entry) for entry in (*order, *(choice.figure(near, name) for name in names))]
+        found: Number = sa.func.min(postgresql.array(entries), type_=postgresql.ARRAY(sa.Double))
+        return found.filter(sa.and_(*pick.where)) if pick.where else found
+
+    longest = max(len(pick.order) for pick in picks)
+    found = sa.func.coalesce(*map(smallest, picks)).label("found")
+    picked: sa.FromClause
+    # Which interval holds around a point depends on its task.
+    if scope.is_everything and not choice.intervals:
+        picked = sa.select(near.c.task_id, found).group_by(near.c.task_id).subquery("picked")
+        source = scope.source.outerjoin(picked, sa.and_(_IS_OK, picked.c.task_id == tasks.c.id))
+    else:
+        mine = (near.c.task_id == tasks.c.id, *scope.on_ladder(near))
+        picked = sa.select(found).where(*mine).lateral("picked")
+        source = scope.source.outerjoin(picked, _IS_OK)
+    return source, {name: picked.c.found[longest + 1 + place] for place, name in enumerate(names)}
+
+
+def _neighbour(
+    scope: Scope, choice: Choice, source: sa.FromClause, names: Sequence[str], concurrency: Number, side: str
+) -> tuple[sa.FromClause, Mapping[str, Number]]:
+    """The stored point next to that of a task, above or below."""
+    upwards = side == "above"
+    other = operating_points.alias(f"any_{side}" if not scope.on_postgres else side)
+    order = other.c.concurrency if upwards else other.c.concurrency.desc()
+    beyond = other.c.concurrency > concurrency if upwards else other.c.concurrency < concurrency
+    if scope.on_postgres:
+        mine = (other.c.task_id == tasks.c.id, beyond, *scope.on_ladder(other))
+        figures = [choice.figure(other, name).label(name) for name in names]
+        lateral = sa.select(*figures).where(*mine).order_by(order).limit(1).lateral(f"next_{side}")
+        return source.outerjoin(lateral, sa.true()), {name: lateral.c[name] for name in names}
+    neighbour = operating_points.alias(side)
+    at = neighbour.c.concurrency == _first(scope, other, [order], [beyond])
+    joined = source.outerjoin(neighbour, sa.and_(_IS_OK, neighbour.c.task_id == tasks.c.id, at))
+    return joined, {name: choice.figure(neighbour, name) for name in names}
+
+
+def _first(
     scope: Scope,
     near: sa.FromClause,
     order: Sequence[Number],
     where: Sequence[Condition],
-    *also: sa.FromClause,
+    *,
+    of_task: bool = False,
 ) -> sa.ScalarSelect[int]:
-    """The concurrency of the point of a task that comes first."""
-    return (
-        sa.select(near.c.concurrency)
-        .where(near.c.task_id == tasks.c.id, *where, *scope.on_ladder(near))
-        .order_by(*order)
-        .limit(1)
-        .correlate(tasks, *also)
-        .scalar_subquery()
-    )
+    """The concurrency of the point of a task that comes first. `of_task`: the order depends on the task."""
+    columns: list[Number] = [near.c.concurrency]
+    if of_task:
+        columns += [value.label(f"order_{place}") for place, value in enumerate(order)]
+    mine = sa.select(*columns).where(near.c.task_id == tasks.c.id, *where, *scope.on_ladder(near))
+    mine = mine.correlate_except(near)
+    if of_task:
+        # SQLite looks up what an ORDER BY names in the same query only.
+        points = mine.subquery(f"{near.name}_points")  # type: ignore[attr-defined]
+        mine, order = sa.select(points.c.concurrency), list(points.c)[1:]
+    return mine.order_by(*order).limit(1).scalar_subquery()
 
 
-def _at(points: sa.FromClause, concurrency: Number) -> Condition:
-    return sa.and_(
-        points.c.task_id == tasks.c.id, points.c.concurrency == concurrency, tasks.c.outcome == Outcome.OK.value
-    )
+def _as_double(value: Number) -> Number:
+    return sa.cast(sa.cast(value, sa.Integer) if isinstance(value.type, sa.Boolean) else value, sa.Double)
 
 
-def _known(points: sa.FromClause, aim: Aim) -> list[Condition]:
+def _known(points: sa.FromClause, choice: Choice) -> list[Condition]:
+    aim = choice.aim
+    # No interval makes a figure known, nor 0 of what is above it.
     return [points.c[name] > 0 if aim.positive else points.c[name].is_not(None) for name in aim.columns]
 
 
-def _score(points: sa.FromClause, aim: Aim) -> Number:
+def _score(points: sa.FromClause, choice: Choice) -> Number:
     """What sorts ascending from the best to the worst, as `Aim.point_score` does."""
+    aim = choice.aim
     if not aim.is_weighted:
-        return sa.func.round(points.c[aim.columns[0]] * (-DECIMALS if aim.single.highest_column else DECIMALS))
+        value = choice.figure(points, aim.columns[0])
+        return sa.func.round(value * (-DECIMALS if aim.single.highest_column else DECIMALS))
+    figures = {name: choice.figure(points, name) for name in aim.exponents()}
     terms = [
-        sa.func.ln(sa.case((points.c[name] > 0, points.c[name]))) * exponent
-        for name, exponent in aim.exponents().items()
+        sa.func.ln(sa.case((figures[name] > 0, figures[name]))) * exponent for name, exponent in aim.exponents().items()
     ]
     return sa.func.round(sum(terms[1:], terms[0]) * DECIMALS)
 
 
-def _meets(points: sa.FromClause, limits: Sequence[Limit]) -> list[Condition]:
+def _meets(points: sa.FromClause, choice: Choice, limits: Sequence[Limit]) -> list[Condition]:
     """Unknown figures meet nothing."""
-    return [
-        points.c[limit.column] >= limit.value if limit.slo.at_least else points.c[limit.column] <= limit.value
-        for limit in limits
-    ]
+    figures = [(limit, choice.figure(points, limit.column)) for limit in limits]
+    return [found >= limit.value if limit.slo.at_least else found <= limit.value for limit, found in figures]
 
 
-def _worst(points: sa.FromClause, limits: Sequence[Limit]) -> Number:
+def _worst(points: sa.FromClause, choice: Choice, limits: Sequence[Limit]) -> Number:
     """The largest ratio of a figure to its limit, as `worst_ratio` has it."""
     worst: Number = sa.literal(0.0)
     for position, limit in enumerate(limits):
-        found = points.c[limit.column]
+        found = choice.figure(points, limit.column)
         part = limit.value / sa.case((found > 0, found)) if limit.slo.at_least else found / limit.value
         ratio = sa.func.coalesce(part, UNKNOWN)
         worst = sa.case((ratio > worst, ratio), else_=worst) if position else ratio
@@ -228,13 +303,8 @@ class Rows:
 
 def fetch(connection: sa.Connection, statement: sa.Select[Any], columns: Sequence[str]) -> Rows:
     """Run `answers`, `straddling` or `nearest_alone`."""
-    cursor = connection.execute(statement).cursor
-    assert cursor is not None
-    chunks = [np.empty((0, len(statement.selected_columns)))]
-    # The driver's own rows: a hundred thousand of them are wanted as columns, not as objects.
-    while part := cursor.fetchmany(_CHUNK):
-        chunks.append(np.array(part, dtype=np.float64))
-    columns_of = np.ascontiguousarray(np.concatenate(chunks).T)
+    read = _copied if connection.dialect.name == "postgresql" else _fetched
+    columns_of = np.ascontiguousarray(read(connection, statement).T)
     about = dict(zip((*_ABOUT, "memory_ratio"), columns_of, strict=False))
     names = ("concurrency", "queued", *columns)
     labels = [column.name for column in statement.selected_columns]
@@ -242,3 +312,22 @@ def fetch(connection: sa.Connection, statement: sa.Select[Any], columns: Sequenc
     figures = columns_of[len(about) :].reshape(len(aliases), len(names), columns_of.shape[1])
     points = {alias: dict(zip(names, group, strict=True)) for alias, group in zip(aliases, figures, strict=True)}
     return Rows(about, points)
+
+
+def _fetched(connection: sa.Connection, statement: sa.Select[Any]) -> Array:
+    """The driver's own rows: a hundred thousand of them are wanted as columns, not as objects."""
+    cursor = connection.execute(statement).cursor
+    assert cursor is not None
+    chunks = [np.empty((0, len(statement.selected_columns)))]
+    while part := cursor.fetchmany(_CHUNK):
+        chunks.append(np.array(part, dtype=np.float64))
+    return np.concatenate(chunks)
+
+
+def _copied(connection: sa.Connection, statement: sa.Select[Any]) -> Array:
+    """The same by COPY: all numbers, none of them NULL, make rows of one length that need no reading one by one."""
+    numbers = [
+        sa.func.coalesce(_as_double(column), sa.literal_column("'NaN'")).label(column.name)
+        for column in statement.selected_columns
+    ]
+    return copied_numbers(connection, statement.with_only_columns(*numbers))

@@ -22,7 +22,7 @@ from gpuscout.store.ranking_names import (
     workload_names,
 )
 from gpuscout.store.ranking_types import Question
-from gpuscout.store.schema import cases, engines, gpus, membership, models, tasks
+from gpuscout.store.schema import cases, engines, gpus, measured_runs, membership, models, tasks
 from gpuscout.sweeps.cases import SERVERS
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.precision import PRECISIONS
@@ -54,7 +54,8 @@ class Scope:
     """The tasks that a question is about, of all its engines and all versions.
 
     `source` joins tasks, cases and, for a sweep, its members. `models`, `gpus` and `engines` are the names that the
-    question leaves in, the preferred engine first. `workloads` names pairs of lengths.
+    question leaves in, the preferred engine first. `workloads` names pairs of lengths. `on_cases` are the conditions on
+    cases alone, which measured runs have to meet as well.
     """
 
     source: sa.FromClause
@@ -64,6 +65,13 @@ class Scope:
     gpus: Names
     engines: Names
     workloads: dict[tuple[int, int], str]
+    on_cases: tuple[Condition, ...] = ()
+    on_postgres: bool = False
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether no filter leaves anything out."""
+        return self.sweep is None and not self.conditions
 
     @property
     def answers(self) -> sa.CTE:
@@ -101,13 +109,15 @@ def scope_of(connection: sa.Connection, question: Question) -> Scope:
     if sweep is not None:
         engine_names = _in_order_of(sweep, engine_names, chosen=bool(question.engines))
 
-    conditions = _conditions(question, lengths)
+    conditions = _on_cases(question, lengths)
     by_lengths = lengths is not None or question.input_len is not None
     if question.models or by_lengths:
         # The index on cases starts with the model: naming all models lets lengths alone use it too.
         conditions.append(cases.c.model_id.in_(model_names.all_ids()))
     if question.gpus or question.vendors or question.min_memory_gb is not None:
         conditions.append(cases.c.gpu_id.in_(gpu_names.all_ids()))
+    on_cases = tuple(conditions)
+    conditions += _on_tasks(question)
     if question.engines:
         conditions.append(tasks.c.engine_id.in_(engine_names.all_ids()))
 
@@ -121,10 +131,20 @@ def scope_of(connection: sa.Connection, question: Question) -> Scope:
             source = source.join(membership, member)
     # The sweep that was run last names a workload.
     workloads = {(input_len, output_len): name for name, input_len, output_len in reversed(named)}
-    return Scope(source, tuple(conditions), sweep, model_names, gpu_names, engine_names, workloads)
+    return Scope(
+        source,
+        tuple(conditions),
+        sweep,
+        model_names,
+        gpu_names,
+        engine_names,
+        workloads,
+        on_cases,
+        on_postgres=connection.dialect.name == "postgresql",
+    )
 
 
-def _conditions(question: Question, lengths: Sequence[tuple[int, int]] | None) -> list[Condition]:
+def _on_cases(question: Question, lengths: Sequence[tuple[int, int]] | None) -> list[Condition]:
     """What does not depend on names of the store."""
     found: list[Condition] = []
     if lengths is not None:
@@ -141,6 +161,12 @@ def _conditions(question: Question, lengths: Sequence[tuple[int, int]] | None) -
         found.append(cases.c.tensor_parallel.in_(question.tensor_parallel))
     if question.max_gpus is not None:
         found.append(cases.c.num_gpus <= question.max_gpus)
+    return found
+
+
+def _on_tasks(question: Question) -> list[Condition]:
+    """What is another thing for an estimate than for a measured run."""
+    found: list[Condition] = []
     if question.min_context is not None:
         found.append(cases.c.max_model_len >= question.min_context)
     if question.since is not None:
@@ -152,13 +178,15 @@ def _conditions(question: Question, lengths: Sequence[tuple[int, int]] | None) -
 
 def nothing_matches(connection: sa.Connection, scope: Scope) -> InputError:
     """Why there is no answer at all, and what the store, or the sweep that was asked for, does have."""
-    within = tasks.join(cases, cases.c.id == tasks.c.case_id)
+    within: sa.FromClause = cases.outerjoin(tasks, cases.c.id == tasks.c.case_id)
+    measured = sa.exists().where(measured_runs.c.case_id == cases.c.id)
+    answered = sa.or_(tasks.c.id.is_not(None), measured)
     if scope.sweep is not None:
-        member = sa.and_(membership.c.sweep_id == scope.sweep.id, membership.c.task_id == tasks.c.id)
-        within = within.join(membership, member)
+        answered = membership.c.sweep_id == scope.sweep.id
+        within = within.join(membership, membership.c.task_id == tasks.c.id)
 
     def present(name: sa.ColumnElement[Any], table: sa.Table, ref: sa.ColumnElement[int]) -> list[Any]:
-        used = sa.select(ref).select_from(within).distinct()
+        used = sa.select(ref).select_from(within).where(answered).distinct()
         return list(connection.execute(sa.select(name).where(table.c.id.in_(used)).distinct().order_by(name)).scalars())
 
     where = f'sweep "{scope.sweep.name}"' if scope.sweep else "the store"
@@ -166,7 +194,11 @@ def nothing_matches(connection: sa.Connection, scope: Scope) -> InputError:
     if not models_there:
         return InputError(f"{where} holds no results yet", hint="gpuscout run SPEC computes them")
     lengths = connection.execute(
-        sa.select(cases.c.input_len, cases.c.output_len).select_from(within).distinct().order_by(sa.text("1, 2"))
+        sa.select(cases.c.input_len, cases.c.output_len)
+        .select_from(within)
+        .where(answered)
+        .distinct()
+        .order_by(sa.text("1, 2"))
     )
     workloads = [
         f"{scope.workloads[pair]} ({pair[0]}/{pair[1]})" if pair in scope.workloads else f"{pair[0]}/{pair[1]}"

@@ -1,11 +1,10 @@
-"""Everything known about one question before anybody is placed: rows that stand, points, values; and their words."""
+"""Everything known about one question before anybody is placed: rows that stand, points and values."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -13,11 +12,15 @@ import sqlalchemy as sa
 from gpuscout.store import ranking_points as statements
 from gpuscout.store.prices import Prices
 from gpuscout.store.prices_books import prices_for
+from gpuscout.store.ranking_intervals import Intervals
 from gpuscout.store.ranking_limits import Flags, Limit, hold, limits_of, need_percentiles
-from gpuscout.store.ranking_measures import MEASURES, Aim, Array, measure_of, value_of
+from gpuscout.store.ranking_measured import MEASURED_ID, Measured, measured
+from gpuscout.store.ranking_measures import Aim, Array, measure_of
+from gpuscout.store.ranking_names import Names, means_estimated
 from gpuscout.store.ranking_places import (
     Cast,
     Found,
+    Indices,
     Worth,
     first_engines,
     newest,
@@ -25,31 +28,33 @@ from gpuscout.store.ranking_places import (
     versions,
     worth,
 )
-from gpuscout.store.ranking_points import METRICS, OUTCOME_CODES, Choice, Rows
+from gpuscout.store.ranking_points import OUTCOME_CODES, Choice, Rows
 from gpuscout.store.ranking_scope import Scope
-from gpuscout.store.ranking_types import Operating, Question
+from gpuscout.store.ranking_trust import BACKED_LEVEL, MEASURED_LEVEL, OTHER_LEVEL, Errors, trusted_metric
+from gpuscout.store.ranking_types import MEASURED, Question, Trusted
 from gpuscout.store.schema import gpus
+from gpuscout.store.trust import intervals_of
 from gpuscout.sweeps.outcomes import Outcome
-
-Description = Mapping[str, Any]
-# Pairs looked up by one statement.
-_BATCH = 5_000
 
 
 @dataclass(frozen=True)
 class Study:
-    """One row a task that stands, of all engines. `own`: of the engine that its group shows.
+    """One row a task that stands, of all engines, then one a measured configuration; `estimates` counts the tasks.
 
-    `configuration` is the same for rows of different engines that answer the same. `values` are those of the aim, NaN
-    where a price or TDP is not known (or the point). `no_percentiles`: limits ask for percentiles, nothing qualifies.
+    `own`: its group may show it.
+
+    `about` are the columns of `Rows`, `configuration` is the same for tasks of different engines that answer the same.
+    `values` are those of the aim, NaN where a price or TDP is not known (or the point). `no_percentiles`: limits ask
+    for percentiles, which no estimate meets. `level` of trust, lower is better: see `ranking_trust`. `trusted`: enough
+    for the question.
     """
 
     question: Question
-    aim: Aim
-    limits: Sequence[Limit]
+    choice: Choice
+    estimates: int
     no_percentiles: bool
     prices: Prices
-    rows: Rows
+    about: dict[str, Array]
     cast: Cast
     configuration: Array
     own: Flags
@@ -57,46 +62,89 @@ class Study:
     found: Found
     worth: Worth
     values: Array
+    measured: Measured | None
+    errors: Errors
+    intervals: Intervals
+    level: Indices
+    trusted: Flags
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def aim(self) -> Aim:
+        return self.choice.aim
+
+    @property
+    def limits(self) -> Sequence[Limit]:
+        """On estimates."""
+        return self.choice.limits
 
     @property
     def ok(self) -> Flags:
-        return np.asarray(self.rows.about["outcome"] == OUTCOME_CODES[Outcome.OK])
+        return np.asarray(self.about["outcome"] == OUTCOME_CODES[Outcome.OK])
 
     @property
     def num_gpus(self) -> Array:
-        return self.rows.about["num_gpus"]
+        return self.about["num_gpus"]
+
+    @property
+    def valued(self) -> Flags:
+        """Rows that meet all limits and have a value."""
+        return self.found.qualifies & ~np.isnan(self.values)
 
     @property
     def rankable(self) -> Flags:
-        return self.found.qualifies & ~np.isnan(self.values)
+        return self.valued & self.trusted
 
     def task(self, row: int) -> int:
-        return int(self.rows.about["task_id"][row])
+        return int(self.about["task_id"][row])
+
+    def bounded(self, rows: Indices) -> tuple[Array, Array]:
+        """(figures, ratios): of these rows what each SLO bounds, and how far it is from the limit, one line an SLO.
+
+        `UNKNOWN`: the figure is not known. A limit on a percentile that estimates have no figure for: NaN and 0.
+        """
+        slos = self.question.slos
+        figures, ratios = np.full((len(slos), len(rows)), np.nan), np.zeros((len(slos), len(rows)))
+        parts = [(rows < self.estimates, 0, self.limits, self.found.figures)]
+        if self.measured is not None:
+            parts.append((rows >= self.estimates, self.estimates, self.measured.limits, self.measured.found.figures))
+        for mine, first, limits, columns in parts:
+            for limit in limits:
+                line = slos.index(limit.slo)
+                figures[line, mine] = columns[limit.column][rows[mine] - first]
+                ratios[line, mine] = limit.ratio({limit.column: figures[line, mine]})
+        return figures, ratios
 
 
-def choice_of(question: Question) -> Choice:
-    """What picks the points of a question. Raises UnknownNameError, InputError."""
+def choice_of(question: Question, intervals: Intervals) -> Choice:
+    """What picks the points of a question, among engines with these intervals. Raises UnknownNameError, InputError."""
     aim = question.aim
     for name in question.also:
         measure_of(name)
     limits = limits_of(question.slos, question.assume_tail)
     columns = dict.fromkeys(("ttft_ms", "itl_ms", *aim.columns, *(limit.column for limit in limits)))
-    return Choice(aim, limits, tuple(columns))
+    return Choice(aim, limits, tuple(columns), intervals if question.cautious else {})
 
 
 def study(connection: sa.Connection, scope: Scope, question: Question) -> Study | None:
-    """Read and judge all tasks of the scope; None: there are none."""
-    choice = choice_of(question)
+    """Read and judge all results of the scope; None: there are none."""
+    intervals = intervals_of(connection, scope.engines.all_ids())
+    choice = choice_of(question, intervals)
     sides = choice.sides(interpolate=question.interpolate)
-    rows = statements.fetch(connection, statements.answers(scope, choice, sides=sides), choice.columns)
-    if not len(rows):
+    runs = measured(connection, scope, question, choice, sides)
+    statement = statements.answers(scope, choice, sides=sides)
+    if not means_estimated(question.kinds):
+        statement = statement.where(sa.false())
+    rows = statements.fetch(connection, statement, choice.columns)
+    if not len(rows) and runs is None:
         return None
-    cast = Cast.of(rows, scope.models, scope.gpus, scope.engines)
-    engines = _engines_of_groups(cast)
+    cast = Cast.of(rows.about, scope.models, scope.gpus, scope.engines)
     configuration = rows.about["case_id"]
     if scope.models.have_versions or scope.gpus.have_versions:
         configuration = _same_configurations(connection, scope, configuration)
-    if any(names.have_versions for names in (scope.models, scope.gpus, scope.engines)):
+    if any(names.have_versions for names in (scope.models, scope.gpus, scope.engines)) and len(rows):
         ages = versions(rows, scope.models, scope.gpus, scope.engines)
         stand = newest(rows, cast, configuration, ages)
         rows, cast, configuration = rows.take(stand), cast.take(stand), configuration[stand]
@@ -105,26 +153,69 @@ def study(connection: sa.Connection, scope: Scope, question: Question) -> Study 
     no_percentiles = need_percentiles(question.slos, question.assume_tail)
     if no_percentiles:
         found.qualifies[:] = False
+    about = rows.about
+    if runs is not None:
+        of_runs = runs.about(scope)
+        about = {name: np.concatenate([column, of_runs[name]]) for name, column in about.items()}
+        found = found.followed_by(runs.found)
+        configuration = np.concatenate([configuration, of_runs["task_id"]])
+        engines = Names({**scope.engines.ids, MEASURED: (MEASURED_ID,)})
+        cast = Cast.of(about, scope.models, scope.gpus, engines)
     prices = prices_for(connection, cast.gpus, question.prices)
     tdp_w = _tdp_w(connection) if any(name == "energy" for name in (*question.also, *dict(choice.aim.weights))) else {}
-    value = worth(cast, rows.about["num_gpus"], prices.known, tdp_w)
-    values = choice.aim.values(found.figures, rows.about["num_gpus"], value.usd, value.tdp_w)
-    own = cast.engine == first_engines(cast)[cast.group]
+    value = worth(cast, about["num_gpus"], prices.known, tdp_w)
+    values = choice.aim.values(found.figures, about["num_gpus"], value.usd, value.tdp_w)
+    errors = Errors.of(connection, scope.engines.all_ids(), scope.models.all_ids(), trusted_metric(choice.aim))
+    level, trusted = _trust(question.trust, about, found, errors)
     return Study(
         question,
-        choice.aim,
-        choice.limits,
+        choice,
+        len(rows),
         no_percentiles,
         prices,
-        rows,
+        about,
         cast,
         configuration,
-        np.asarray(own),
-        engines,
+        _own(about, cast, runs),
+        _engines_of_groups(cast),
         found,
         value,
         values,
+        runs,
+        errors,
+        intervals,
+        level,
+        trusted,
     )
+
+
+def _own(about: Mapping[str, Array], cast: Cast, runs: Measured | None) -> Flags:
+    """Which rows their groups may show: of one engine, and what was measured; of one configuration only one of both."""
+    first = first_engines(cast)
+    own = np.asarray(cast.engine == first[cast.group])
+    if runs is None:
+        return own
+    estimates = len(own) - len(runs)
+    decided = {case for decides, cases in zip(runs.decides, runs.estimated, strict=True) if decides for case in cases}
+    own[:estimates] &= ~np.isin(about["case_id"][:estimates], list(decided))
+    shown = set(about["case_id"][:estimates][own[:estimates]].astype(np.int64).tolist())
+    for row, (decides, cases) in enumerate(zip(runs.decides, runs.estimated, strict=True)):
+        # Runs that lack a figure stand aside for an estimate that is shown.
+        own[estimates + row] = decides or shown.isdisjoint(cases)
+    return own
+
+
+def _trust(wanted: str, about: Mapping[str, Array], found: Found, errors: Errors) -> tuple[Indices, Flags]:
+    """How far each row can be trusted, and whether that is enough; where nothing is wanted, all alike."""
+    count = len(about["task_id"])
+    if wanted == Trusted.ANY:
+        return np.zeros(count, dtype=np.int64), np.ones(count, dtype=bool)
+    engine, gpu, model = (about[name] for name in ("engine_id", "gpu_id", "model_id"))
+    backed = errors.backed(engine, gpu, model, found.figures["concurrency"])
+    level = np.where(about["engine_id"] == MEASURED_ID, MEASURED_LEVEL, np.where(backed, BACKED_LEVEL, OTHER_LEVEL))
+    if wanted == Trusted.PREFER:
+        return level, np.ones(count, dtype=bool)
+    return np.zeros_like(level), level <= (MEASURED_LEVEL if wanted == Trusted.MEASURED else BACKED_LEVEL)
 
 
 def _straddling(
@@ -141,7 +232,7 @@ def _straddling(
 
 def _engines_of_groups(cast: Cast) -> dict[int, list[str]]:
     """The engines that have answers for each group, the preferred first, whether these stand or not."""
-    pairs = np.unique(cast.group * len(cast.engines) + cast.engine)
+    pairs = np.unique(cast.group * len(cast.engines) + cast.engine)  # measured runs come last
     found: dict[int, list[str]] = {}
     for group, engine in zip(*np.divmod(pairs, len(cast.engines)), strict=True):
         found.setdefault(int(group), []).append(cast.engines[engine])
@@ -150,8 +241,12 @@ def _engines_of_groups(cast: Cast) -> dict[int, list[str]]:
 
 def _same_configurations(connection: sa.Connection, scope: Scope, case: Array) -> Array:
     """For each case the one that stands for its configuration in all versions of models and GPUs."""
-    first = {row[0]: row[1] for row in connection.execute(statements.same_configurations(scope))}
-    return np.array([first[int(case_id)] for case_id in case], dtype=np.float64)
+    cursor = connection.execute(statements.same_configurations(scope)).cursor
+    assert cursor is not None
+    ids = np.array(cursor.fetchall(), dtype=np.int64).reshape(-1, 2)
+    first = np.zeros(ids[:, 0].max(initial=0) + 1)
+    first[ids[:, 0]] = ids[:, 1]
+    return first[case.astype(np.int64)]
 
 
 def _tdp_w(connection: sa.Connection) -> dict[str, float]:
@@ -159,63 +254,3 @@ def _tdp_w(connection: sa.Connection) -> dict[str, float]:
     rows = connection.execute(sa.select(gpus.c.name, gpus.c.figures).order_by(gpus.c.created_at))
     figures = {row.name: json.loads(row.figures).get("tdp_w") for row in rows}
     return {name: float(tdp) for name, tdp in figures.items() if tdp is not None}
-
-
-# --- in words ----------------------------------------------------------------------------------------------------
-
-
-class Described:
-    """Rows of a study with their configuration and all figures, looked up together."""
-
-    def __init__(self, connection: sa.Connection, found: Study, rows: Iterable[int]) -> None:
-        self._study = found
-        wanted = np.array(sorted(set(rows)), dtype=np.int64)
-        columns = (found.rows.about["task_id"], *map(np.nan_to_num, (found.found.low, found.found.high)))
-        tasks, lows, highs = (column[wanted].astype(np.int64).tolist() for column in columns)
-        # The stored concurrencies that the row's point lies between, or twice its own; 0: it has none.
-        self._stored = dict(zip(wanted.tolist(), zip(tasks, lows, highs, strict=True), strict=True))
-        self._known = describe(connection, {*zip(tasks, lows, strict=True), *zip(tasks, highs, strict=True)})
-
-    def __getitem__(self, row: int) -> Description:
-        task, low, high = self._stored[row]
-        below = self._known[task, low]
-        if low == high:
-            return below
-        above = self._known[task, high]
-        concurrency = int(self._study.found.figures["concurrency"][row])
-        share = (concurrency - low) / (high - low)
-        figures = {
-            name: None
-            if below[name] is None or above[name] is None
-            else below[name] + (above[name] - below[name]) * share
-            for name in METRICS
-        }
-        return {**below, **figures, "concurrency": concurrency, "queued": above["queued"]}
-
-    def operating(self, row: int) -> Operating:
-        return Operating.of(self[row])
-
-    def values(self, row: int, description: Description, names: Iterable[str]) -> dict[str, float | None]:
-        """The figures of objectives; None where something they need is not known."""
-        worth = self._study.worth
-        known = {name: np.nan if description[name] is None else description[name] for name in METRICS}
-        found: dict[str, float | None] = {}
-        for name in names:
-            if MEASURES[name].needs is not None and not known["output_tokens_per_s"] > 0:
-                found[name] = None
-                continue
-            value = value_of(name, known, description["num_gpus"], worth.usd[row], worth.tdp_w[row])
-            found[name] = None if np.isnan(value) else float(value)
-        return found
-
-
-def describe(connection: sa.Connection, pairs: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Description]:
-    """Tasks at stored concurrencies (0: none) in words."""
-    wanted = sorted(pairs)
-    found: dict[tuple[int, int], Description] = {}
-    for start in range(0, len(wanted), _BATCH):
-        result = connection.execute(statements.described(wanted[start : start + _BATCH]))
-        names = tuple(result.keys())
-        for row in result.all():
-            found[row[0], row[1]] = dict(zip(names, row, strict=True))
-    return found

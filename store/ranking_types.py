@@ -11,8 +11,32 @@ from typing import Any, Self
 from gpuscout.store.prices import PriceRules, Prices
 from gpuscout.store.ranking_measures import DEFAULT_OBJECTIVE, MEASURES, Aim, Measure, aim_of, measure_of
 from gpuscout.sweeps.slo import Slo
+from gpuscout.sweeps.trust import ErrorSeen
 
 __all__ = ["DEFAULT_OBJECTIVE", "MEASURES", "Measure", "measure_of"]
+
+MEASURED = "measured"
+"""Stands among the engines for measured runs."""
+
+
+class Kind(StrEnum):
+    """Where a result comes from."""
+
+    ESTIMATED = "estimated"
+    MEASURED = "measured"
+
+
+class Trusted(StrEnum):
+    """How far a result must be, or should be, trusted to be ranked.
+
+    A result is *measured*, or an estimate *backed* by measured runs (its engine's errors are known for the same GPU
+    family, kind of model and concurrency), or neither.
+    """
+
+    ANY = "any"  # all alike
+    PREFER = "prefer"  # measured results first, then backed estimates, then others
+    BACKED = "backed"  # only measured results and backed estimates
+    MEASURED = "measured"  # only measured results
 
 
 @dataclass(frozen=True)
@@ -30,10 +54,14 @@ class Question:
     models          ids, bare names or globs            gpus      names, aliases or globs
     vendors         of GPUs                             min_memory_gb   of one GPU, 10^9 bytes
     workload        a name from the stored sweeps; or `input_len` and `output_len` in tokens
-    engines         in order of preference: a group shows the answers of one engine, the first that has any
+    engines         in order of preference: a group shows the estimates of one engine, the first that has any;
+                    "measured" among them stands for measured runs, which go first wherever it stands
+    kinds           "estimated", "measured"
+    trust           what must be, or is preferably, measured: a word of `Trusted`
+    cautious        whether estimates count by the pessimistic end of their interval, for the objective and the SLOs
     servers, precisions (of the weights), tensor_parallel, max_gpus (GPUs of one deployment)
     min_context     tokens a deployment must take (input and output)
-    since, until    days (UTC) on which an answer was stored, both included
+    since, until    days (UTC), both included, on which an answer was stored or a run was measured
     top             how many configurations of a group are returned besides the best of each GPU type; None: all
     examples        how many losers are returned for each cause; None: all
     """
@@ -63,6 +91,9 @@ class Question:
     min_context: int | None = None
     since: date | None = None
     until: date | None = None
+    kinds: tuple[str, ...] = ()
+    trust: str = Trusted.ANY
+    cautious: bool = False
 
     @property
     def aim(self) -> Aim:
@@ -75,9 +106,10 @@ class Configuration:
     """One way to serve a model, and the engine that answered for it.
 
     `gpu_memory_utilization` is a fraction of GPU memory, `max_model_len` in tokens. `kv_precision` None: unknown.
+    Where `engine` is "measured" there is no task and no fingerprint, and `max_model_len` is what the run took at least.
     """
 
-    task_id: int
+    task_id: int | None
     gpu: str
     num_gpus: int
     tensor_parallel: int
@@ -90,7 +122,11 @@ class Configuration:
     gpu_memory_utilization: float
     max_model_len: int
     engine: str
-    fingerprint: str
+    fingerprint: str | None
+
+    @property
+    def kind(self) -> Kind:
+        return Kind.MEASURED if self.engine == MEASURED else Kind.ESTIMATED
 
     @classmethod
     def of(cls, values: Mapping[Any, Any]) -> Self:
@@ -102,10 +138,11 @@ class Configuration:
 class Operating(Configuration):
     """A configuration at one operating point. Concurrency and throughputs are of the whole deployment.
 
-    None: the metric is unknown. `queued`: more requests in flight than the KV cache holds, the rest waits (in TTFT).
+    None: the metric is unknown, as is the concurrency of some measured runs. `queued`: more requests in flight than the
+    KV cache holds, the rest waits (in TTFT).
     """
 
-    concurrency: int
+    concurrency: int | None
     ttft_ms: float | None
     itl_ms: float | None
     e2e_s: float | None
@@ -129,15 +166,49 @@ class Opinion:
 
 
 @dataclass(frozen=True)
+class Runs:
+    """The measured runs that a figure is the median of.
+
+    `repeats` is how many; of a point between two measured ones, the fewer. `request_rate` (requests/s): how runs were
+    driven whose concurrency is not known. The days are None where no run has one.
+    """
+
+    repeats: int
+    load: str
+    request_rate: float | None
+    sources: tuple[str, ...]
+    server_versions: tuple[str, ...]
+    first_day: date | None
+    last_day: date | None
+
+
+@dataclass(frozen=True)
+class Backing:
+    """The errors of an estimate's engine over the measured runs that are nearest to it.
+
+    `own_family`: the runs are of the estimate's own GPU family; otherwise of all families together.
+    """
+
+    source: str
+    error: ErrorSeen
+    own_family: bool
+
+
+@dataclass(frozen=True)
 class RankedConfig(Operating):
     """A configuration at the operating point that is best for the objective and meets all SLOs.
 
     `place` counts from 1 within the group; configurations with the same figures share one. `objective` is in the unit
     of the objective's `Measure`; of weighted objectives it is relative to the best of the group. `behind_best` is how
-    much worse it is than the best, as a fraction of the best: 0.18 is 18 % less throughput or 18 % more latency.
+    much worse it is than the best, as a fraction of the best: 0.18 is 18 % less throughput or 18 % more latency; below
+    0 where it is better but less trusted (`Trusted.PREFER`).
     `interpolated`: the point lies between two stored ones. `usd_per_hour` None: there is no price.
     `values` are the figures of all objectives asked about, None where one is not known. `opinions` are those of all
-    engines that answered, the one ranked first; empty where only one did.
+    engines that answered, the one ranked first; empty where only one did. `runs`: what a measured one rests on.
+    `backing`: how wrong its engine was elsewhere; None: no measured runs near it, or it is measured itself.
+    `intervals`: of each metric where a measured value is expected with a probability of 80 %; empty: not known.
+    `cautious`: it is ranked by the pessimistic ends of these. `percentiles` are those that the SLOs are on, by
+    `Slo.name`, as measured or as `assumed_tail` times the mean.
     """
 
     place: int
@@ -147,6 +218,20 @@ class RankedConfig(Operating):
     usd_per_hour: float | None = None
     values: Mapping[str, float | None] = field(default_factory=dict)
     opinions: tuple[Opinion, ...] = ()
+    runs: Runs | None = None
+    backing: Backing | None = None
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    cautious: bool = False
+    percentiles: Mapping[str, float] = field(default_factory=dict)
+    assumed_tail: float | None = None
+
+    def counted(self, metric: str) -> float | None:
+        """A metric as it counts in the ranking: the pessimistic end of its interval where that was asked for."""
+        value: float | None = getattr(self, metric)
+        if not self.cautious or metric not in self.intervals:
+            return value
+        low, high = self.intervals[metric]
+        return low if metric in ("output_tokens_per_s", "requests_per_s") else high
 
     @property
     def spread(self) -> tuple[float, float] | None:
@@ -188,6 +273,7 @@ class Cause(StrEnum):
     NO_PERCENTILE = "no_percentile"
     NO_PRICE = "no_price"
     NO_TDP = "no_tdp"
+    NOT_TRUSTED = "not_trusted"
 
 
 @dataclass(frozen=True)
@@ -217,6 +303,16 @@ class Losers:
 
 
 @dataclass(frozen=True)
+class Doubt:
+    """The lead of the best over the runner-up of another GPU type (a fraction) is below the error of one of them."""
+
+    lead: float
+    error: float
+    doubtful: RankedConfig
+    runner_up: RankedConfig
+
+
+@dataclass(frozen=True)
 class Unmet:
     """An SLO that no configuration of a group meets, even alone; `nearest` comes closest, with `value`."""
 
@@ -233,9 +329,12 @@ class Group:
     best_per_gpu   the best configuration of each GPU type, best first
     candidates     how many configurations are ranked, returned or not
     losers         why the others were out: SLOs first, then by number
-    engine         whose answers these are; `other_engines` have answers too, which are not mixed in
+    engine         whose estimates these are; `other_engines` have some too, which are not mixed in. Measured results
+                   stand beside them; "measured": there are no others
     unreachable    if none is ranked: the SLOs that no configuration meets even alone
-    closest        if none is ranked although each SLO can be met alone: the least violation of all of them
+    closest        if none is ranked although each SLO can be met alone: the least violation of all of them, with the
+                   figure that each SLO bounds in `closest_values`
+    doubt          why the best may not be the best; None: nothing says so
     unranked       GPU types that qualify, but without a price or TDP that the objective needs, by name
     flips          prices within the range of providers at which another GPU type would be best: first of the best type
     """
@@ -252,6 +351,8 @@ class Group:
     losers: tuple[Losers, ...]
     unreachable: tuple[Unmet, ...] = ()
     closest: Operating | None = None
+    closest_values: tuple[float | None, ...] = ()
+    doubt: Doubt | None = None
     unranked: tuple[Unranked, ...] = ()
     flips: tuple[Flip, ...] = ()
 

@@ -203,6 +203,7 @@ cases = Table(
     _one_of("kv_precision", PRECISIONS),
     # Nearly every question is about one model under one workload.
     Index(None, "model_id", "input_len", "output_len"),
+    Index(None, "gpu_id"),
 )
 
 # --- what is estimated -------------------------------------------------------------------------------------------
@@ -235,6 +236,8 @@ tasks = Table(
     UniqueConstraint("key"),
     _one_of("outcome", (outcome for outcome in OUTCOMES if outcome.is_answer)),
     Index(None, "case_id", "engine_id"),
+    # A dear engine has answered little beside a cheap one.
+    Index(None, "engine_id"),
 )
 
 # Without a foreign key, whose check costs more than storing the row (3 of 5 µs on Postgres). Whoever writes points also

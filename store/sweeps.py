@@ -88,7 +88,7 @@ class NewSweep:
                 )
                 for part, start, stop in zip(sweep.engines, starts, starts[1:], strict=False)
             ],
-            workloads=sweep.workloads,
+            workloads=tuple(dict.fromkeys(sweep.workloads)),  # in lockstep one may come several times
             exclusions=census.exclusions,
         )
 

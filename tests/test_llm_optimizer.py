@@ -419,10 +419,10 @@ def test_a_sweep_stores_both_opinions_and_the_tuning_advice(standin: Path, tmp_p
     shown = gpuscout("query", "--show", "tuning", "--model", "Qwen3-8B", "--gpu", "H100", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert "  vllm, simple:\n    llm-optimizer --framework vllm --model Qwen/Qwen3-8B" in shown.stdout
-    document = json.loads(gpuscout("query", "--json", cwd=tmp_path).stdout)
+    document = json.loads(gpuscout("query", "--show", "tuning", "--json", cwd=tmp_path).stdout)
     assert document["tasks"] == 1
     assert document["tuning"][0]["concurrency"]["overall_limit"] == 6
-    nothing = gpuscout("query", "--gpu", "MI300X", cwd=tmp_path)
+    nothing = gpuscout("query", "--show", "tuning", "--gpu", "MI300X", cwd=tmp_path)
     assert nothing.returncode == 2
     assert "no engine reports tuning" in nothing.stderr
 

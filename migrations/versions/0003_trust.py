@@ -1,4 +1,4 @@
-"""How far points can be trusted: the regime of each, the intervals and errors of engines; more of measured runs."""
+"""How far points can be trusted: regimes, intervals, errors of engines; more of measured runs; indexes of filters."""
 
 from __future__ import annotations
 
@@ -48,3 +48,5 @@ def upgrade() -> None:
         sa.CheckConstraint("model_kind IN ('dense', 'moe')", name=op.f("ck_errors_seen_model_kind")),
         sqlite_with_rowid=False,
     )
+    op.create_index("ix_cases_gpu_id", "cases", ["gpu_id"])
+    op.create_index("ix_tasks_engine_id", "tasks", ["engine_id"])

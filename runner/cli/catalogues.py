@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, list_by_default, print_json, print_table
+from gpuscout.runner.cli.options import grouped
+from gpuscout.runner.cli.output import Column, Output, a_figure, print_rows, whole_number
 from gpuscout.sweeps.errors import GpuscoutError, InputError
 
 if TYPE_CHECKING:
@@ -41,49 +43,34 @@ def register(app: typer.Typer) -> None:
 
 
 @gpus.command("list", epilog="Example: gpuscout gpus list --vendor AMD")
+@grouped
 def list_gpus(
+    output: Output,
     pattern: Annotated[str, typer.Argument(help="A name, an alias or a glob.")] = "*",
     vendor: Annotated[str | None, typer.Option(help="NVIDIA, AMD, Intel, Google or AWS.")] = None,
     family: Annotated[str | None, typer.Option(help="Hopper, Ada, CDNA3 …")] = None,
     gpu_file: GpuFile = None,
-    json: Json = False,
 ) -> None:
     """List accelerators with memory, bandwidth and arithmetic."""
     chosen = _gpu_catalogue(gpu_file).select(glob=pattern, vendor=vendor, family=family)
-    if json:
+    if output.json:
         print_json({"gpus": [_gpu_document(gpu) for gpu in chosen]})
         return
-    precisions = ("bf16", "fp8", "fp4")
-    print_table(
-        [
-            "name",
-            "vendor",
-            "family",
-            "GB",
-            "GB/s",
-            *(f"{p} TFLOPS" for p in precisions),
-            "link",
-            "link GB/s",
-            "per node",
-        ],
-        [
-            [
-                gpu.name,
-                gpu.vendor,
-                gpu.family,
-                f"{gpu.memory_gb:g}",
-                f"{gpu.memory_bandwidth_gbs:,.0f}",
-                *(f"{gpu.dense_tflops[p]:,.0f}" if p in gpu.dense_tflops else "-" for p in precisions),
-                gpu.link_kind,
-                f"{gpu.link_gbs:,.0f}",
-                gpu.gpus_per_node,
-            ]
-            for gpu in chosen
-        ],
-        right=["GB", "GB/s", *(f"{p} TFLOPS" for p in precisions), "link GB/s", "per node"],
-        whole=["name"],
-        drop=["link", "vendor", "per node", "fp4 TFLOPS", "family", "link GB/s"],
+    shown = ("bf16", "fp8", "fp4")
+    rows = [gpu.to_dict() | {f"dense_{p}_tflops": gpu.dense_tflops.get(p) for p in shown} for gpu in chosen]
+    columns = (
+        Column("name", "name", whole=True),
+        Column("vendor", "vendor"),
+        Column("family", "family"),
+        a_figure("memory_gb", "GB", "{:g}".format),
+        a_figure("memory_bandwidth_gbs", "GB/s", "{:,.0f}".format),
+        *(a_figure(f"dense_{p}_tflops", f"{p} TFLOPS", "{:,.0f}".format) for p in shown),
+        Column("link_kind", "link"),
+        a_figure("link_gbs", "link GB/s", "{:,.0f}".format),
+        a_figure("gpus_per_node", "per node", whole_number),
     )
+    drop = ("link_kind", "vendor", "gpus_per_node", "dense_fp4_tflops", "family", "link_gbs")
+    print_rows(columns, rows, output, drop=drop)
 
 
 @gpus.command("show", epilog="Example: gpuscout gpus show H100")
@@ -105,34 +92,34 @@ def show_gpu(
 
 
 @models.command("list", epilog="Example: gpuscout models list 'Qwen/*'")
+@grouped
 def list_models(
-    pattern: Annotated[str, typer.Argument(help="An id, a bare name or a glob.")] = "*", json: Json = False
+    output: Output, pattern: Annotated[str, typer.Argument(help="An id, a bare name or a glob.")] = "*"
 ) -> None:
     """List models with their size, attention and precision."""
     from gpuscout.sweeps.models import ModelCatalogue
 
     catalogue = ModelCatalogue.load()
     chosen = [catalogue.get(name) for name in catalogue.resolve(pattern)]
-    if json:
+    if output.json:
         print_json({"models": [model.to_dict() for model in chosen]})
         return
-    print_table(
-        ["model", "parameters", "active", "attention", "precision", "context"],
-        [
-            [
-                model.name,
-                f"{model.total_parameters / 1e9:,.2f} B",
-                f"{model.active_parameters / 1e9:,.2f} B",
-                model.attention_kind,
-                model.precision,
-                f"{model.max_context:,}" if model.max_context else "?",
-            ]
-            for model in chosen
-        ],
-        right=["parameters", "active", "context"],
-        whole=["model"],
-        drop=["attention", "context", "active"],
-    )
+    rows = [{column.name: getattr(model, column.name) for column in _MODELS} for model in chosen]
+    print_rows(_MODELS, rows, output, drop=("attention_kind", "max_context", "active_parameters"))
+
+
+def _billions(number: int) -> str:
+    return f"{number / 1e9:,.2f} B"
+
+
+_MODELS = (
+    Column("name", "model", whole=True),
+    a_figure("total_parameters", "parameters", _billions),
+    a_figure("active_parameters", "active", _billions),
+    Column("attention_kind", "attention"),
+    Column("precision", "precision"),
+    a_figure("max_context", "context", whole_number, unknown="?"),
+)
 
 
 @models.command("show", epilog="Example: gpuscout models show gpt-oss-120b --json")
@@ -190,51 +177,53 @@ def add_models(
     if json:
         print_json({"models": [{"name": model.architecture.name, "source": model.source} for model in found]})
     else:
-        rows = [[m.architecture.name, f"{m.architecture.total_parameters / 1e9:,.2f} B", m.source] for m in found]
+        rows = [[m.architecture.name, _billions(m.architecture.total_parameters), m.source] for m in found]
         print_table(["model", "parameters", "source"], rows, right=["parameters"])
     if problems:
         raise InputError("\n".join(problems))
 
 
 @workloads.command("list", epilog="Example: gpuscout workloads list")
-def list_workloads(json: Json = False) -> None:
+@grouped
+def list_workloads(output: Output) -> None:
     """List the presets with their lengths and what they stand for."""
     from gpuscout.sweeps.workloads import PRESETS
 
-    presets = list(PRESETS.values())
-    if json:
-        print_json(
-            {
-                "workloads": [
-                    {"name": w.name, "input_len": w.input_len, "output_len": w.output_len, "description": w.description}
-                    for w in presets
-                ]
-            }
-        )
+    rows = [
+        {"name": w.name, "input_len": w.input_len, "output_len": w.output_len, "description": w.description}
+        for w in PRESETS.values()
+    ]
+    if output.json:
+        print_json({"workloads": rows})
         return
-    print_table(
-        ["workload", "input tokens", "output tokens", "stands for"],
-        [[w.name, f"{w.input_len:,}", f"{w.output_len:,}", w.description] for w in presets],
-        right=["input tokens", "output tokens"],
+    columns = (
+        Column("name", "workload"),
+        a_figure("input_len", "input tokens", whole_number),
+        a_figure("output_len", "output tokens", whole_number),
+        Column("description", "stands for"),
     )
+    print_rows(columns, rows, output)
 
 
 @engines.command("list", epilog="Example: gpuscout engines list")
-def list_engines(json: Json = False) -> None:
+@grouped
+def list_engines(output: Output) -> None:
     """List the engines, the fingerprint that their results are stored under, and how to install what is missing."""
     from gpuscout.runner.engines.registry import engine_names
 
     found = [_engine(name) for name in engine_names()]
-    if json:
+    if output.json:
         print_json({"engines": found})
         return
-    print_table(
-        ["engine", "installed", "fingerprint", "covers"],
-        [
-            [engine["name"], "yes" if engine["installed"] else "no", engine["fingerprint"] or "-", engine["covers"]]
-            for engine in found
-        ],
+    columns = (
+        Column("name", "engine"),
+        Column("installed", "installed", lambda installed: "yes" if installed else "no"),
+        Column("fingerprint", "fingerprint", unknown="-"),
+        Column("covers", "covers"),
     )
+    print_rows(columns, found, output)
+    if not output.for_people:
+        return
     for engine in found:
         if not engine["installed"]:
             print(f"\n{engine['missing']}")

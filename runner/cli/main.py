@@ -11,9 +11,15 @@ import typer
 from gpuscout.runner.cli import (
     accuracy,
     calibrate,
+    capacity,
     catalogues,
+    compare,
     database,
+    deploy,
     doctor,
+    export,
+    imports,
+    pareto,
     prices,
     query,
     recommend,
@@ -32,7 +38,25 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
 )
-for group in (run, recommend, query, accuracy, calibrate, spec, catalogues, prices, sweeps, database, doctor):
+for group in (
+    run,
+    recommend,
+    compare,
+    capacity,
+    deploy,
+    query,
+    pareto,
+    export,
+    accuracy,
+    calibrate,
+    imports,
+    spec,
+    catalogues,
+    prices,
+    sweeps,
+    database,
+    doctor,
+):
     group.register(app)
 
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from gpuscout.runner.cli.prices import check_purchase, parse_day, parse_prices, split_books
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,7 +47,10 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def flat(**given: Any) -> None:
         for name, group in groups.items():
-            given[name] = group(**{field.name: given.pop(field.name) for field in dataclasses.fields(group)})
+            # What is not given: `gpuscout GROUP` calls the command that it stands for without options.
+            given[name] = group(
+                **{field.name: given.pop(field.name, field.default) for field in dataclasses.fields(group)}
+            )
         command(**given)
 
     # typer reads both, and `wraps` made them the command's own.
@@ -85,17 +87,21 @@ class Filters:
     workload: Annotated[str | None, _filter("--workload", help="A workload of a stored sweep.")] = None
     input_len: Annotated[int | None, _filter("--input-len", min=1, help="Input tokens.")] = None
     output_len: Annotated[int | None, _filter("--output-len", min=1, help="Output tokens.")] = None
-    engine: Annotated[Many, _filter("--engine", help="An engine; the first of several is preferred.")] = None
+    engine: Annotated[Many, _filter("--engine", help="An engine, or measured; the first of several is preferred.")] = (
+        None
+    )
+    kind: Annotated[Many, _filter("--kind", help="estimated or measured; both unless given.")] = None
     server: Annotated[Many, _filter("--server", help="vllm, sglang or trtllm; repeat.")] = None
     precision: Annotated[Many, _filter("--precision", help="Of the weights: fp8 …; repeat.")] = None
     tp: Annotated[str | None, _filter("--tp", help="Tensor parallelism: 1,2,4.")] = None
     max_gpus: Annotated[int | None, _filter("--max-gpus", min=1, help="GPUs of one deployment.")] = None
     min_context: Annotated[int | None, _filter("--min-context", min=1, help="Tokens a deployment must take.")] = None
-    since: Annotated[str | None, _filter("--since", help="Stored on this day or later.")] = None
-    until: Annotated[str | None, _filter("--until", help="Stored on this day or before.")] = None
+    since: Annotated[str | None, _filter("--since", help="Stored (or measured) on this day or later.")] = None
+    until: Annotated[str | None, _filter("--until", help="Stored (or measured) on this day or before.")] = None
 
     def question(self) -> Question:
         """The question about these results, by the default objective. Raises InputError."""
+        from gpuscout.runner.cli.prices import parse_day
         from gpuscout.store.ranking_types import Question
 
         return Question(
@@ -108,6 +114,7 @@ class Filters:
             input_len=self.input_len,
             output_len=self.output_len,
             engines=tuple(self.engine or ()),
+            kinds=tuple(self.kind or ()),
             servers=tuple(self.server or ()),
             precisions=tuple(self.precision or ()),
             tensor_parallel=_sizes(self.tp),
@@ -135,6 +142,7 @@ class PriceOptions:
 
     def rules(self, stored_gpus: Iterable[str]) -> PriceRules:
         """Raises InputError, UnknownNameError. `stored_gpus` are names of GPUs besides those of the catalogue."""
+        from gpuscout.runner.cli.prices import check_purchase, parse_day, parse_prices, split_books
         from gpuscout.store.prices import PriceRules
 
         return PriceRules(
@@ -150,7 +158,53 @@ class PriceOptions:
 
 
 @dataclass(frozen=True)
-class AimOptions:
+class SloOptions:
+    """The limits that an operating point must meet."""
+
+    slo: Annotated[
+        Many, _aim("--slo", help="A limit to meet: 'ttft<=500ms', 'rate>=5/s', 'ttft:p95<=1s'; repeat for more.")
+    ] = None
+    assume_tail: Annotated[
+        float | None, _aim("--assume-tail", help="Take percentiles of estimates as this many times the mean.")
+    ] = None
+
+    def limited(self, question: Question) -> Question:
+        """The question within these limits. Raises InputError."""
+        from gpuscout.sweeps.slo import parse_slo
+
+        return dataclasses.replace(question, slos=tuple(map(parse_slo, self.slo or ())), assume_tail=self.assume_tail)
+
+
+@dataclass(frozen=True)
+class LimitOptions(SloOptions):
+    """Those limits, which a point between stored ones may meet as well, and how far estimates are to be trusted."""
+
+    no_interpolate: Annotated[bool, _aim("--no-interpolate", help="Only stored concurrencies, none between them.")] = (
+        False
+    )
+    trust: Annotated[
+        str,
+        _aim(
+            "--trust",
+            help="any; prefer: measured first, then estimates with measured runs of their GPU family near them, then "
+            "others; backed: without these others; measured: nothing else.",
+        ),
+    ] = "any"
+    cautious: Annotated[
+        bool, _aim("--cautious", help="Estimates count by the pessimistic end of their 80 % interval.")
+    ] = False
+
+    def limited(self, question: Question) -> Question:
+        return dataclasses.replace(
+            super().limited(question),
+            interpolate=not self.no_interpolate,
+            trust=self.trust.casefold(),
+            cautious=self.cautious,
+        )
+
+
+@dataclass(frozen=True)
+class AimOptions(LimitOptions):
     """What configurations are ranked by, and the limits they must meet."""
 
     objective: Annotated[
@@ -162,32 +216,19 @@ class AimOptions:
         ),
     ] = None
     weight: Annotated[Many, _aim("--weight", help="Rank by several: cost=0.7; repeat for more.")] = None
-    slo: Annotated[
-        Many, _aim("--slo", help="A limit to meet: 'ttft<=500ms', 'rate>=5/s', 'ttft:p95<=1s'; repeat for more.")
-    ] = None
-    no_interpolate: Annotated[bool, _aim("--no-interpolate", help="Only stored concurrencies, none between them.")] = (
-        False
-    )
-    assume_tail: Annotated[
-        float | None, _aim("--assume-tail", help="Take percentiles of estimates as this many times the mean.")
-    ] = None
 
     def asked(self, question: Question) -> Question:
         """The question with this aim. Raises InputError."""
         from gpuscout.store.ranking_types import DEFAULT_OBJECTIVE
-        from gpuscout.sweeps.slo import parse_slo
 
         if self.objective and self.weight:
             raise InputError("--weight replaces --objective: name the objective in one of them")
         first, *also = self.objective or [DEFAULT_OBJECTIVE]
         return dataclasses.replace(
-            question,
+            self.limited(question),
             objective=first,
             also=tuple(also),
             weights=tuple(map(_weight, self.weight or ())),
-            slos=tuple(map(parse_slo, self.slo or ())),
-            interpolate=not self.no_interpolate,
-            assume_tail=self.assume_tail,
         )
 
 

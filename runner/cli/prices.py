@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, print_json, print_table
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, print_json
+from gpuscout.runner.cli.options import grouped
+from gpuscout.runner.cli.output import Column, Output, a_figure, print_line, print_rows, whole_number
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,19 +36,21 @@ def register(app: typer.Typer) -> None:
 
 
 @prices.command("list", epilog="Example: gpuscout prices list")
-def list_prices(books: Books = None, db: Db = DEFAULT_STORE, json: Json = False) -> None:
+@grouped
+def list_prices(output: Output, books: Books = None, db: Db = DEFAULT_STORE) -> None:
     """List the books, and the price of every GPU that a ranking would use by default."""
     from gpuscout.store.prices import PriceRules, price_gpus
 
-    found = _quotes(db, split_books(books))
+    found = quotes_at(db, split_books(books))
     names = list(dict.fromkeys(quote.book for quote in found))
     gpus = list(dict.fromkeys(quote.gpu for quote in found))
     priced = price_gpus(gpus, found, PriceRules(books=tuple(names)))
-    if json:
+    document = prices_document(priced)
+    if output.json:
         books_document = [{"book": name, **_summary(q for q in found if q.book == name)} for name in names]
-        print_json({"books": books_document, **prices_document(priced)})
+        print_json({"books": books_document, **document})
         return
-    for name in names:
+    for name in names if output.for_people else ():
         about = _summary(q for q in found if q.book == name)
         told = f"{count(about['quotes'], 'price')} of {count(about['gpus'], 'GPU')}, {about['from']} to {about['to']}"
         print(f"{name}: {told}")
@@ -54,58 +58,61 @@ def list_prices(books: Books = None, db: Db = DEFAULT_STORE, json: Json = False)
     for price in priced.known.values():
         hourly, dates = price.per_hour(1), price.dates
         assert dates is not None
-        days = f"{dates[0]} to {dates[1]}" if dates[0] < dates[1] else str(dates[0])
-        figures = [_usd(hourly.usd), _usd(hourly.low), _usd(hourly.high)]
-        rows.append([price.gpu, *figures, price.book, ", ".join(price.providers), days])
-    print_table(
-        ["GPU", "USD/h", "lowest", "highest", "book", "providers (newest on-demand price each)", "dates"],
-        rows,
-        right=["USD/h", "lowest", "highest"],
+        rows.append(
+            {
+                "gpu": price.gpu,
+                "usd_per_gpu_hour": hourly.usd,
+                "lowest_usd_per_gpu_hour": hourly.low,
+                "highest_usd_per_gpu_hour": hourly.high,
+                "book": price.book,
+                "providers": price.providers,
+                "dates": " to ".join(map(str, dict.fromkeys(dates))),
+            }
+        )
+    columns = (
+        Column("gpu", "GPU"),
+        a_figure("usd_per_gpu_hour", "USD/h", _usd),
+        a_figure("lowest_usd_per_gpu_hour", "lowest", _usd),
+        a_figure("highest_usd_per_gpu_hour", "highest", _usd),
+        Column("book", "book"),
+        Column("providers", "providers (newest on-demand price each)", ", ".join),
+        Column("dates", "dates"),
     )
+    print_rows(columns, rows, output)
     for gpu, reason in priced.missing.items():
-        print(f"{gpu}: {reason}")
+        print_line(f"{gpu}: {reason}", output)
 
 
 @prices.command("show", epilog="Example: gpuscout prices show H100")
+@grouped
 def show_price(
     gpu: Annotated[str, typer.Argument(help="A name or an alias.")],
+    output: Output,
     books: Books = None,
     db: Db = DEFAULT_STORE,
-    json: Json = False,
 ) -> None:
     """Show every price of a GPU, with its date, region and source."""
     from gpuscout.store.prices_import import gpu_name
 
-    everything = _quotes(db, split_books(books))
+    everything = quotes_at(db, split_books(books))
     name = gpu_name(gpu, {quote.gpu for quote in everything})
     found = [quote for quote in everything if quote.gpu == name]
-    if json:
+    if output.json:
         print_json({"gpu": name, "prices": [asdict(quote) for quote in found]})
         return
-    if not found:
+    if not found and output.for_people:
         print(f"{name}: no price in any book; gpuscout prices set '{name}'=USD gives it one")
         return
-    print_table(
-        ["book", "provider", "USD/h", "date", "purchase", "region", "instance", "GPUs", "remarks"],
-        [
-            (
-                quote.book,
-                quote.provider,
-                _usd(quote.usd_per_gpu_hour),
-                quote.date,
-                quote.purchase,
-                "all" if quote.region == "*" else quote.region,
-                quote.instance_type,
-                quote.gpus_per_instance,
-                _remarks(quote),
-            )
-            for quote in found
-        ],
-        title=name,
-        right=["USD/h", "GPUs"],
+    remarks = Column("remarks", "remarks")
+    columns = (
+        (*_QUOTES, remarks)
+        if output.for_people
+        else (Column("gpu", "GPU"), *_QUOTES, Column("source", "source"), remarks)
     )
+    rows = [asdict(quote) | {"remarks": _remarks(quote)} for quote in found]
+    print_rows(columns, rows, output, title=name)
     for source in sorted({quote.source for quote in found if quote.source}):
-        print(f"  source: {source}")
+        print_line(f"  source: {source}", output)
 
 
 @prices.command("import", epilog="Example: gpuscout prices import contract.csv --book acme --rate EUR=1.08")
@@ -254,7 +261,7 @@ def _rates(given: list[str] | None) -> dict[str, float]:
     return rates
 
 
-def _quotes(db: str, books: tuple[str, ...]) -> list[Quote]:
+def quotes_at(db: str, books: tuple[str, ...]) -> list[Quote]:
     """All prices of these books, or of all; without a store those that ship."""
     from gpuscout.store.connect import open_store
     from gpuscout.store.prices import DEFAULT_BOOK
@@ -279,14 +286,7 @@ def price_notes(ranking: Ranking) -> list[str]:
     if not any(question.aim.needs("price") or name.startswith("cost") for name in ("", *question.also)):
         return []
     shown = [config.gpu for group in ranking.groups for config in group.best_per_gpu[:2]]
-    notes = []
-    rules = question.prices
-    kind = f"{rules.purchase} USD per GPU hour, median of providers (lowest to highest)"
-    kind += f", {rules.discount:.0%} off" if rules.discount else ""
-    kind += ", whole instances" if rules.whole_instances else ""
-    told = [text for gpu in dict.fromkeys(shown) if (text := _told(ranking.prices, gpu))]
-    if told:
-        notes.append(f"prices: {kind}: {'; '.join(told)}")
+    notes = prices_told(ranking.prices, shown)
     notes += _decisions(ranking)
     lacking: dict[str, list[str]] = defaultdict(list)
     for gpu in dict.fromkeys(sorted(one.config.gpu for group in ranking.groups for one in group.unranked)):
@@ -295,6 +295,16 @@ def price_notes(ranking: Ranking) -> list[str]:
     for reason, gpus in lacking.items():
         notes.append(f"unranked: {', '.join(gpus)}: {reason}; --price '{gpus[0]}'=USD ranks it")
     return notes
+
+
+def prices_told(prices: Prices, gpus: Iterable[str]) -> list[str]:
+    """Where the prices of these GPUs come from, in one note; none where there are none."""
+    rules = prices.rules
+    kind = f"{rules.purchase} USD per GPU hour, median of providers (lowest to highest)"
+    kind += f", {rules.discount:.0%} off" if rules.discount else ""
+    kind += ", whole instances" if rules.whole_instances else ""
+    told = [text for gpu in dict.fromkeys(gpus) if (text := _told(prices, gpu))]
+    return [f"prices: {kind}: {'; '.join(told)}"] if told else []
 
 
 def _told(prices: Prices, gpu: str) -> str | None:
@@ -386,3 +396,15 @@ def _print_saved(book: str, quotes: list[Quote], gone: int, *, json: bool) -> No
 
 def _usd(value: float) -> str:
     return f"{value:,.2f}"
+
+
+_QUOTES = (
+    Column("book", "book"),
+    Column("provider", "provider"),
+    a_figure("usd_per_gpu_hour", "USD/h", _usd),
+    Column("date", "date"),
+    Column("purchase", "purchase"),
+    Column("region", "region", lambda region: "all" if region == "*" else region),
+    Column("instance_type", "instance"),
+    a_figure("gpus_per_instance", "GPUs", whole_number, unknown=""),
+)

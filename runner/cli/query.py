@@ -1,53 +1,163 @@
-"""`gpuscout query`: what the store holds of each task, filtered. So far: the tuning advice of llm-optimizer."""
+"""`gpuscout query`: operating points of the store, filtered and sorted; or the tuning advice of llm-optimizer."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from enum import StrEnum
+from itertools import chain, islice
 from json import loads as parse
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, print_json, print_table
-from gpuscout.runner.cli.options import Filters, grouped
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, err, print_json, print_table
+from gpuscout.runner.cli.options import Filters, PriceOptions, SloOptions, grouped
+from gpuscout.runner.cli.output import Column, Output, print_json_rows, print_rows
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from gpuscout.store.rank import Question
+    from gpuscout.store.points import PointReader
+    from gpuscout.store.ranking_types import Question
+
+_DEFAULT_LIMIT = 20
+Columns = Annotated[
+    str | None, typer.Option("--columns", metavar="A,B,C", help="These columns, in this order; see --list-columns.")
+]
+AllVersions = Annotated[
+    bool, typer.Option("--all-versions", help="Also answers that newer versions of an engine, model or GPU replaced.")
+]
+Plot = Annotated[
+    Path | None, typer.Option("--plot", metavar="FILE", help="Draw it too: FILE.png, FILE.svg or FILE.html.")
+]
 
 
 class Show(StrEnum):
+    POINTS = "points"
     TUNING = "tuning"  # what llm-optimizer reports beside operating points
 
 
+class Latency(StrEnum):
+    ITL = "itl"
+    TTFT = "ttft"
+    E2E = "e2e"
+    INTERACTIVITY = "interactivity"
+
+
 def register(app: typer.Typer) -> None:
-    example = "Example: gpuscout query --show tuning --model Qwen/Qwen3-32B --gpu H100"
+    example = "Example: gpuscout query --model Qwen/Qwen3-32B --slo 'itl<=30ms' --sort -output_tokens_per_s_per_gpu"
     app.command("query", rich_help_panel="Sweeps", epilog=example)(query)
 
 
 @grouped
 def query(
     filters: Filters,
+    limits: SloOptions,
+    prices: PriceOptions,
+    output: Output,
     show: Annotated[
         Show, typer.Option("--show", help="tuning: concurrency limits, roofline and commands of llm-optimizer.")
-    ] = Show.TUNING,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Tasks to show.")] = 20,
+    ] = Show.POINTS,
+    columns: Columns = None,
+    sort: Annotated[
+        list[str] | None, typer.Option("--sort", metavar="COLUMN", help="-COLUMN sorts descending; repeat for more.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="Rows to show; 0: all.")] = _DEFAULT_LIMIT,
+    all_versions: AllVersions = False,
+    list_columns: Annotated[bool, typer.Option("--list-columns", help="List all columns.")] = False,
+    plot: Plot = None,
+    latency: Annotated[Latency, typer.Option("--latency", help="What --plot shows the throughput over.")] = Latency.ITL,
     db: Db = DEFAULT_STORE,
-    json: Json = False,
 ) -> None:
-    """Show what the store holds. Computes nothing."""
-    from gpuscout.store.connect import open_store
+    """Show operating points of the store, estimated and measured. Computes nothing.
 
-    with open_store(db) as store, store.reading() as connection:
-        found = _reported(connection, filters.question(), show.value)
-    if json:
-        print_json({show.value: found[:limit], "tasks": len(found)})
+    --plot draws throughput over latency: for each GPU type the best that any of its configurations can do.
+    """
+    if list_columns:
+        _print_columns(output)
         return
-    _print_tuning(found[:limit])
-    if len(found) > limit:
-        err().print(f"{limit} of {count(len(found), 'task')}: --limit shows more, filters choose others")
+    from gpuscout.store.connect import open_store
+    from gpuscout.store.points import PointReader
+    from gpuscout.store.ranking_names import stored_names
+    from gpuscout.store.schema import gpus
+
+    if plot is not None:
+        from gpuscout.runner.plots.files import check_plot
+
+        check_plot(plot)
+    question = limits.limited(filters.question())
+    with open_store(db) as store, store.reading() as connection:
+        if show is Show.TUNING:
+            _print_tuning(_reported(connection, question, show.value), limit or None, output)
+            return
+        question = replace(question, prices=prices.rules(stored_names(connection, gpus).ids))
+        reader = PointReader(connection, question, all_versions=all_versions)
+        _print_points(reader, columns, sort or [], limit or None, output)
+        if plot is not None:
+            _plot_curves(reader, plot, latency)
+
+
+# --- operating points --------------------------------------------------------------------------------------------
+
+
+def _print_points(reader: PointReader, given: str | None, sort: list[str], limit: int | None, output: Output) -> None:
+    from gpuscout.runner.cli.points import DROP, chosen, column_of, price_remarks, telling
+
+    names = chosen(given, output)
+    # One more than is shown tells whether there are more.
+    rows = _some(reader, reader.rows(names, sort=sort, limit=None if limit is None else limit + 1))
+    shown = islice(rows, limit)
+    if output.json:
+        print_json_rows({"sort": sort, "limit": limit}, "points", shown)
+    else:
+        if not output.for_people:
+            print_rows([column_of(name) for name in names], shown, output)
+        else:
+            held = list(shown)
+            columns = names if given else telling(names, held)
+            print_rows([column_of(name) for name in columns], held, output, drop=() if given else DROP)
+            for remark in price_remarks(reader.prices, held) if "usd_per_mtok" in names else ():
+                print(remark)
+    if next(rows, None) is not None:
+        err().print(f"the first {count(limit or 0, 'point')}; --limit shows more (0: all), --sort and filters others")
+
+
+def _some(reader: PointReader, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows. Raises InputError where there are none, and not because of a limit on latency or rate."""
+    first = next(rows, None)
+    if first is not None:
+        return chain([first], rows)
+    if not reader.question.slos or not reader.has_any():
+        raise reader.nothing()
+    err().print(f"no stored point meets {', '.join(map(str, reader.question.slos))}")
+    return iter(())
+
+
+def _plot_curves(reader: PointReader, file: Path, latency: Latency) -> None:
+    from gpuscout.runner.plots.curves import COLUMNS, curves
+    from gpuscout.runner.plots.files import save
+    from gpuscout.store.pareto import metric_of
+
+    metric = metric_of(latency.value)
+    save(curves(reader.rows([*COLUMNS, metric.column]), metric), file)
+    err().print(f"drawn: {file}")
+
+
+def _print_columns(output: Output) -> None:
+    from gpuscout.store.points import COLUMNS
+
+    rows: Iterable[dict[str, Any]] = [{"name": name, "meaning": about[1]} for name, about in COLUMNS.items()]
+    rows = [*rows, {"name": "p95_ttft_ms", "meaning": "a percentile of ttft_ms, itl_ms or e2e_s, of a measured run"}]
+    if output.json:
+        print_json({"columns": rows})
+        return
+    print_rows([Column("name", "column", whole=True), Column("meaning", "meaning")], rows, output)
+
+
+# --- tuning advice -----------------------------------------------------------------------------------------------
 
 
 def _reported(connection: Connection, question: Question, part: str) -> list[dict[str, Any]]:
@@ -84,8 +194,14 @@ def _reported(connection: Connection, question: Question, part: str) -> list[dic
     return list(newest.values())
 
 
-def _print_tuning(found: list[dict[str, Any]]) -> None:
+def _print_tuning(everything: list[dict[str, Any]], limit: int | None, output: Output) -> None:
     """A table of what limits each configuration, then its commands, one a line to copy."""
+    found = everything[:limit]
+    if output.json:
+        print_json({Show.TUNING.value: found, "tasks": len(everything)})
+        return
+    if not output.for_people:
+        raise InputError("--show tuning has no rows for --csv and --md", hint="--json holds all of it")
     figures = ["KV cache", "prefill", "decode", "overall", "suggested"]
     names = ["kv_cache_limit", "prefill_compute_limit", "decode_capacity_limit", "overall_limit", "empirical_optimum"]
     print_table(
@@ -111,3 +227,5 @@ def _print_tuning(found: list[dict[str, Any]]) -> None:
                 print(f"  {framework}, {level}:")
                 for command in levels[level]:
                     print(f"    {command}")
+    if len(everything) > len(found):
+        err().print(f"{len(found)} of {count(len(everything), 'task')}: --limit shows more, filters choose others")

@@ -7,11 +7,9 @@ from typing import Annotated
 
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, print_json
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, print_json
 from gpuscout.runner.cli.options import AimOptions, Filters, PriceOptions, grouped
-from gpuscout.runner.cli.ranking import print_ranking, ranking_document
-
-__all__ = ["print_ranking", "ranking_document", "register"]
+from gpuscout.runner.cli.output import Output
 
 
 def register(app: typer.Typer) -> None:
@@ -24,13 +22,15 @@ def recommend(
     aim: AimOptions,
     filters: Filters,
     prices: PriceOptions,
+    output: Output,
     top: Annotated[int, typer.Option("--top", min=1, help="Configurations per model, of other GPUs first.")] = 1,
     explain: Annotated[bool, typer.Option("--explain", help="List every configuration that lost, and why.")] = False,
     sql: Annotated[bool, typer.Option("--sql", help="Print the statement that reads the points.")] = False,
     db: Db = DEFAULT_STORE,
-    json: Json = False,
 ) -> None:
     """Recommend the best configuration for each model and workload. Computes nothing."""
+    from gpuscout.runner.cli.ranking import print_ranking, ranking_document
+    from gpuscout.runner.cli.ranking_rows import print_ranking_rows
     from gpuscout.store.connect import open_store
     from gpuscout.store.rank import rank, sql_of
     from gpuscout.store.ranking_names import stored_names
@@ -45,8 +45,11 @@ def recommend(
             print(sql_of(connection, question))
             return
         ranking = rank(connection, question)
-    if json:
+    if output.json:
         print_json(ranking_document(ranking))
+        return
+    if not output.for_people:
+        print_ranking_rows(ranking, output, top=None if explain else top)
         return
     print_ranking(ranking, top=top, explain=explain)
     print("nothing was recomputed.")

@@ -154,7 +154,7 @@ def run_and_report(
 ) -> None:
     """Run a sweep with a line that moves, then print what to buy. Exit status 5 when tasks have failed."""
     from gpuscout.runner.cli.progress import progress_line
-    from gpuscout.runner.cli.recommend import print_ranking, ranking_document
+    from gpuscout.runner.cli.ranking import print_ranking, ranking_document
     from gpuscout.runner.controller import Told
     from gpuscout.runner.resolve import explained_names
     from gpuscout.store.rank import Question, rank

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, list_by_default, print_json, print_table
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, list_by_default, print_json
+from gpuscout.runner.cli.options import grouped
+from gpuscout.runner.cli.output import Column, Output, a_figure, print_rows, whole_number
 from gpuscout.runner.cli.run import (
     ExecutorFlag,
     GpuFile,
@@ -40,47 +42,41 @@ def register(app: typer.Typer) -> None:
 
 
 @sweeps.command("list", epilog="Example: gpuscout sweeps list")
-def list_sweeps(db: Db = DEFAULT_STORE, json: Json = False) -> None:
+@grouped
+def list_sweeps(output: Output, db: Db = DEFAULT_STORE) -> None:
     """List sweeps and their revisions, the one run last first."""
     from gpuscout.store import sweeps as stored
     from gpuscout.store.connect import open_store
 
     with open_store(db) as store, store.reading() as connection:
         found = stored.list_sweeps(connection)
-    if json:
-        print_json(
-            {
-                "sweeps": [
-                    {
-                        "name": sweep.name,
-                        "revision": sweep.revision,
-                        "state": _state(sweep),
-                        "tasks": sweep.task_count,
-                        "excluded_combinations": sweep.excluded_count,
-                        "engines": [engine.name for engine in sweep.engines],
-                        "created_at": sweep.created_at.isoformat(),
-                        "finished_at": sweep.finished_at and sweep.finished_at.isoformat(),
-                    }
-                    for sweep in found
-                ]
-            }
-        )
+    rows = [
+        {
+            "name": sweep.name,
+            "revision": sweep.revision,
+            "state": _state(sweep),
+            "tasks": sweep.task_count,
+            "excluded_combinations": sweep.excluded_count,
+            "engines": [engine.name for engine in sweep.engines],
+            "created_at": sweep.created_at.isoformat(),
+            "finished_at": sweep.finished_at and sweep.finished_at.isoformat(),
+        }
+        for sweep in found
+    ]
+    if output.json:
+        print_json({"sweeps": rows})
         return
-    print_table(
-        ["sweep", "revision", "tasks", "engines", "created", "state"],
-        [
-            [
-                sweep.name,
-                sweep.revision,
-                f"{sweep.task_count:,}",
-                ", ".join(engine.name for engine in sweep.engines),
-                f"{sweep.created_at:%Y-%m-%d %H:%M} UTC",
-                _state(sweep),
-            ]
-            for sweep in found
-        ],
-        right=["revision", "tasks"],
-    )
+    print_rows(_LISTED, rows, output)
+
+
+_LISTED = (
+    Column("name", "sweep"),
+    a_figure("revision", "revision", str),
+    a_figure("tasks", "tasks", whole_number),
+    Column("engines", "engines", ", ".join),
+    Column("created_at", "created", lambda time: f"{time[:16].replace('T', ' ')} UTC"),
+    Column("state", "state"),
+)
 
 
 @sweeps.command("show", epilog="Example: gpuscout sweeps show quickstart")

@@ -1,0 +1,265 @@
+"""`gpuscout compare`: two sweeps, engines, kinds, price books or days, side by side, from the store alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from statistics import median
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count
+from gpuscout.runner.cli.options import AimOptions, Filters, PriceOptions, grouped
+from gpuscout.runner.cli.output import Column, Output, a_figure, number, print_json_rows, print_rows
+
+if TYPE_CHECKING:
+    from gpuscout.store.compare import Change, Comparison, MetricChange, Winner
+    from gpuscout.store.ranking_types import RankedConfig
+
+# By the values of `Status`.
+_STATUSES = {"qualifies": "only in B", "drops out": "only in A", "added": "added", "vanished": "gone"}
+_METRICS = {"ttft_ms": "TTFT", "itl_ms": "ITL", "output_tokens_per_s": "tok/s"}
+
+
+def register(app: typer.Typer) -> None:
+    example = "Example: gpuscout compare as-of:2026-01-01 as-of:2026-11-01 --workload chat --slo 'itl<=30ms'"
+    app.command("compare", rich_help_panel="Sweeps", epilog=example)(compare)
+
+
+@grouped
+def compare(
+    aim: AimOptions,
+    filters: Filters,
+    prices: PriceOptions,
+    output: Output,
+    a: Annotated[str, typer.Argument(metavar="A", help="A sweep, NAME@REVISION, engine:NAME, kind:measured …")],
+    b: Annotated[str, typer.Argument(metavar="B", help="… prices:BOOK or as-of:DATE; of the same kind as A.")],
+    top: Annotated[int, typer.Option("--top", min=0, help="Of the largest changes, how many to list.")] = 5,
+    db: Db = DEFAULT_STORE,
+) -> None:
+    """Compare two answers to one question: what was added, vanished and changed, and whether the winner did.
+
+    A and B are sweeps (nightly, nightly@1, an id), engines (engine:roofline), kinds (kind:estimated kind:measured),
+    price books (prices:default prices:own) or days of prices (as-of:2026-01-31). Computes nothing.
+    """
+    from gpuscout.store.compare import compare as compared
+    from gpuscout.store.compare_sides import sides_of
+    from gpuscout.store.connect import open_store
+    from gpuscout.store.ranking_names import stored_names
+    from gpuscout.store.schema import gpus
+
+    question = aim.asked(filters.question())
+    with open_store(db) as store, store.reading() as connection:
+        question = replace(question, prices=prices.rules(stored_names(connection, gpus).ids))
+        found = compared(connection, *sides_of(connection, a, b, question))
+    if output.json:
+        print_json_rows(_document(found), "configurations", map(_row, found.changes))
+    elif output.for_people:
+        _print(found, top)
+    else:
+        unit = {"objective_unit": found.sides[0].question.aim.unit}
+        columns = _columns(found) if output.md else [Column(name, name) for name in _NAMES]
+        print_rows(columns, (_row(change) | unit for change in found.changes), output)
+
+
+# --- for people --------------------------------------------------------------------------------------------------
+
+
+def _print(found: Comparison, top: int) -> None:
+    from gpuscout.runner.cli.words import print_wrapped
+
+    for line in _summary(found):
+        print_wrapped(line)
+    told = [winner for winner in found.winners if winner.changes]
+    rest = [winner for winner in found.winners if not winner.changes]
+    if told:
+        print(f"\nanother winner ({len(told)}); staying: how far A's winner is behind B's")
+        print_rows(_WINNERS, map(_winner_row, told), Output(), drop=("a_lead", "workload"))
+    if rest:
+        print(f"\nthe same winner ({len(rest)})")
+        shown = _WINNERS[:-1]
+        print_rows(shown, map(_winner_row, rest[: max(top, 1)]), Output(), drop=("a_lead", "workload"))
+        if len(rest) > max(top, 1):
+            print(f"… {len(rest) - max(top, 1)} more (--top, or --csv for all configurations)")
+    largest = sorted((c for c in found.changes if c.change), key=lambda c: -abs(c.change or 0))[:top]
+    if largest:
+        print("\nlargest changes")
+        print_rows(_columns(found), map(_row, largest), Output(), drop=("status", "workload"))
+
+
+def _summary(found: Comparison) -> Iterator[str]:
+    from gpuscout.runner.cli.words import limit
+    from gpuscout.store.compare import Status
+
+    question = found.sides[0].question
+    limits = "".join(f", {limit(slo)}" for slo in question.slos)
+    yield f"A {found.sides[0].label}, B {found.sides[1].label}   objective: {question.aim.label}{limits}"
+    if found.prices:
+        told = [f"{price.gpu} {_usd(price.before)} -> {_usd(price.after)}" for price in found.prices]
+        yield f"{count(len(told), 'GPU')} at another price: {'; '.join(told)}"
+    statuses = found.statuses
+    parts = [f"{statuses[status]:,} {_STATUSES.get(status, status)}" for status in Status if statuses[status]]
+    yield (
+        f"{count(found.both, 'configuration')} on both sides, {found.added:,} added, {found.vanished:,} vanished; "
+        f"of those that qualify somewhere: {', '.join(parts) or 'none'}"
+    )
+    changes = [change.change for change in found.changes if change.change is not None]
+    if changes:
+        yield (
+            f"{question.aim.label}: median {_signed(median(changes))}, from {_signed(min(changes))} to "
+            f"{_signed(max(changes))}"
+        )
+    for name, heading in _METRICS.items():
+        if (metric := found.metrics.get(name)) is not None:
+            yield f"{heading} at equal concurrencies ({metric.points:,} points): {_told(metric)}"
+    winners = [winner for winner in found.winners if winner.before or winner.after]
+    changed = [winner for winner in winners if winner.changes]
+    if not changed:
+        yield f"the winner is the same in all {count(len(winners), 'case')}"
+    else:
+        other = sum(winner.changes_gpu for winner in changed)
+        yield f"the winner changes in {len(changed)} of {count(len(winners), 'case')}, {other} to another GPU type"
+
+
+def _told(metric: MetricChange) -> str:
+    where = ""
+    at = metric.worst_at
+    if at is not None:
+        where = f" ({at.model} on {_words(at, at.config)}, c {metric.worst_concurrency})"
+    return f"median {_signed(metric.median)}, at most {_signed(metric.worst)}{where}"
+
+
+def _usd(value: float | None) -> str:
+    return "no price" if value is None else f"{value:.2f}"
+
+
+def _signed(value: float) -> str:
+    percent = 100 * value
+    if abs(percent) < 0.05:
+        return "+0 %"
+    return f"{percent:+,.0f} %" if abs(percent) >= 10 else f"{percent:+.1f} %"
+
+
+def _words(change: Change, config: RankedConfig | None) -> str | None:
+    from gpuscout.runner.cli.words import configuration
+
+    return None if config is None else configuration(config, change.input_len, change.output_len)
+
+
+# Without the organisation: names are long, and so are those of configurations.
+_MODEL = Column("model", "model", show=lambda name: str(name).rpartition("/")[2])
+_SHOWN_CHANGE = a_figure("change", "change", _signed)
+_WINNERS = (
+    _MODEL,
+    Column("workload", "workload"),
+    Column("a", "A's best", unknown="none"),
+    Column("b", "B's best", unknown="none"),
+    _SHOWN_CHANGE,
+    a_figure("a_lead", "A leads", _signed),
+    a_figure("b_lead", "B leads", _signed),
+    a_figure("staying", "staying", _signed),
+)
+
+
+def _columns(found: Comparison) -> tuple[Column, ...]:
+    unit = found.sides[0].question.aim.unit
+    return (
+        _MODEL,
+        Column("workload", "workload"),
+        Column("configuration", "configuration"),
+        Column("status", "status", whole=True),
+        a_figure("a_objective", f"A {unit}"),
+        a_figure("b_objective", f"B {unit}"),
+        _SHOWN_CHANGE,
+    )
+
+
+def _winner_row(winner: Winner) -> dict[str, Any]:
+    from gpuscout.runner.cli.words import configuration
+
+    a, b = (
+        config and f"{configuration(config, winner.input_len, winner.output_len)}: {number(config.objective)}"
+        for config in (winner.before, winner.after)
+    )
+    same = winner.before and not winner.changes
+    return {
+        "model": winner.model,
+        "workload": winner.workload or f"{winner.input_len}/{winner.output_len}",
+        "a": a,
+        "b": (number(winner.after.objective) if same and winner.after else b),
+        "change": winner.change,
+        "a_lead": winner.lead_before,
+        "b_lead": winner.lead_after,
+        "staying": winner.staying,
+    }
+
+
+# --- for machines ------------------------------------------------------------------------------------------------
+
+
+_CASE = ("model", "workload", "input_len", "output_len")
+_SETTINGS = (
+    *("gpu", "num_gpus", "tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "precision"),
+    *("kv_precision", "server", "gpu_memory_utilization", "max_model_len"),
+)
+_FIGURES = ("objective", "place", "concurrency", "ttft_ms", "itl_ms", "output_tokens_per_s", "usd_per_hour")
+_SIDES = tuple(f"{side}_{name}" for side in ("a", "b") for name in _FIGURES)
+_NAMES = (*_CASE, "configuration", *_SETTINGS, "status", "change", *_SIDES, "objective_unit")
+
+
+def _row(change: Change) -> dict[str, Any]:
+    figures = [config and getattr(config, name) for config in (change.before, change.after) for name in _FIGURES]
+    return {
+        **{name: getattr(change, name) for name in _CASE},
+        "configuration": _words(change, change.config),
+        **{name: getattr(change.config, name) for name in _SETTINGS},
+        "status": change.status.value,
+        "change": change.change,
+        **dict(zip(_SIDES, figures, strict=True)),
+    }
+
+
+def _document(found: Comparison) -> dict[str, object]:
+    question = found.sides[0].question
+    return {
+        "a": found.sides[0].label,
+        "b": found.sides[1].label,
+        "objective": question.aim.name,
+        "objective_unit": question.aim.unit,
+        "more_is_better": question.aim.more_is_better,
+        "slos": [str(slo) for slo in question.slos],
+        "configurations_on_both_sides": found.both,
+        "configurations_added": found.added,
+        "configurations_vanished": found.vanished,
+        "statuses": {status.value: number for status, number in found.statuses.items()},
+        "prices": [{"gpu": p.gpu, "a_usd_per_gpu_hour": p.before, "b_usd_per_gpu_hour": p.after} for p in found.prices],
+        "metrics_at_equal_concurrencies": {
+            name: {
+                "points": metric.points,
+                "median_change": metric.median,
+                "largest_change": metric.worst,
+                "largest_at": metric.worst_at
+                and f"{metric.worst_at.model} on {_words(metric.worst_at, metric.worst_at.config)}",
+                "largest_at_concurrency": metric.worst_concurrency,
+            }
+            for name, metric in found.metrics.items()
+        },
+        "winners": [
+            {
+                "model": winner.model,
+                "workload": winner.workload,
+                "input_len": winner.input_len,
+                "output_len": winner.output_len,
+                "changes": winner.changes,
+                "changes_gpu": winner.changes_gpu,
+                "change": winner.change,
+                "a_lead": winner.lead_before,
+                "b_lead": winner.lead_after,
+                "a_winner_behind_in_b": winner.staying,
+                "a": winner.before and asdict(winner.before),
+                "b": winner.after and asdict(winner.after),
+            }
+            for winner in found.winners
+        ],
+    }

@@ -1,0 +1,239 @@
+"""`gpuscout deploy`: the launch command and the Kubernetes manifest of a recommended configuration."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, err
+from gpuscout.runner.cli.options import AimOptions, Filters, PriceOptions, grouped
+from gpuscout.sweeps.errors import InputError, UnknownNameError
+
+if TYPE_CHECKING:
+    from gpuscout.runner.deploy.base import Deployment, Launch
+    from gpuscout.store.rank import Ranking
+    from gpuscout.store.ranking_types import Group, RankedConfig
+
+_WHAT = "What is written"
+
+
+class Format(StrEnum):
+    COMMAND = "command"
+    KUBERNETES = "kubernetes"
+    JSON = "json"
+
+
+def register(app: typer.Typer) -> None:
+    example = (
+        "Example: gpuscout deploy --model Qwen3-32B --workload chat --slo 'itl<=30ms' --format kubernetes --rate 50"
+    )
+    app.command("deploy", rich_help_panel="Sweeps", epilog=example)(deploy)
+
+
+@grouped
+def deploy(
+    aim: AimOptions,
+    filters: Filters,
+    prices: PriceOptions,
+    rank: Annotated[int, typer.Option("--rank", min=1, help="Not the best: the second is 2 …")] = 1,
+    config: Annotated[
+        int | None, typer.Option("--config", metavar="ID", help="The configuration of this task_id (recommend --json).")
+    ] = None,
+    run_with: Annotated[
+        str | None, typer.Option("--run-with", help="Another server: vllm, sglang or trtllm.", rich_help_panel=_WHAT)
+    ] = None,
+    format: Annotated[Format, typer.Option("--format", help="What to write.", rich_help_panel=_WHAT)] = Format.COMMAND,
+    rate: Annotated[
+        float | None,
+        typer.Option("--rate", help="Requests per second: as many replicas as they need.", rich_help_panel=_WHAT),
+    ] = None,
+    headroom: Annotated[
+        float, typer.Option("--headroom", help="With --rate: share of the capacity kept free.", rich_help_panel=_WHAT)
+    ] = 0.2,
+    image: Annotated[str | None, typer.Option("--image", help="The container's image.", rich_help_panel=_WHAT)] = None,
+    node_selector: Annotated[
+        list[str] | None,
+        typer.Option("--node-selector", metavar="LABEL=VALUE", help="Of nodes; repeat.", rich_help_panel=_WHAT),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write to this file.", rich_help_panel=_WHAT)
+    ] = None,
+    db: Db = DEFAULT_STORE,
+) -> None:
+    """Write what starts the recommended configuration: a launch command or a Kubernetes manifest.
+
+    It takes as many sequences at once as its operating point has requests in flight, so that the limits hold. Nothing
+    is started.
+    """
+    from gpuscout.runner.deploy.servers import deployment_of, launch_of
+    from gpuscout.store.connect import open_store
+    from gpuscout.store.rank import rank as ranked
+    from gpuscout.store.ranking_names import stored_names
+    from gpuscout.store.schema import gpus
+
+    question = replace(aim.asked(filters.question()), top=None if config is not None else rank)
+    with open_store(db) as store, store.reading() as connection:
+        question = replace(question, prices=prices.rules(stored_names(connection, gpus).ids))
+        ranking = ranked(connection, question)
+        group = _only(ranking)
+        chosen = _chosen(group, rank, config)
+        deployment = deployment_of(connection, group, chosen)
+    launch = launch_of(deployment, run_with or chosen.server)
+    if run_with and run_with != chosen.server:
+        launch = replace(launch, notes=(*launch.notes, f"the figures are those of {chosen.server}, not {run_with}"))
+    replicas = _replicas(group, chosen, rate, headroom)
+    text = _written(format, group, chosen, deployment, launch, replicas, image, _selector(node_selector))
+    if output is None:
+        print(text, end="")
+    else:
+        try:
+            output.write_text(text)
+        except OSError as error:
+            raise InputError(f"cannot write {output}: {error.strerror}") from error
+        err().print(f"written to {output}")
+    if format is not Format.JSON:
+        for line in _about(group, chosen, launch, replicas, rate):
+            err().print(line, soft_wrap=True)
+
+
+def _only(ranking: Ranking) -> Group:
+    """The one group there is. Raises InputError."""
+    from gpuscout.runner.cli.words import workload
+
+    if len(ranking.groups) == 1:
+        return ranking.groups[0]
+    models = sorted({group.model for group in ranking.groups})
+    more = " …" if len(models) > 5 else ""
+    loads = sorted({workload(group) for group in ranking.groups})
+    raise InputError(
+        f"{len(ranking.groups)} models and workloads match: deploy writes one",
+        hint=f"--model: {', '.join(models[:5])}{more}\n    --workload: {', '.join(loads[:5])}",
+    )
+
+
+def _chosen(group: Group, rank: int, config: int | None) -> RankedConfig:
+    """Raises InputError, UnknownNameError."""
+    if not group.configs:
+        raise InputError(
+            f"no configuration of {group.model} can be recommended",
+            hint="gpuscout recommend with the same options says why",
+        )
+    if config is not None:
+        for found in group.configs:
+            if found.task_id == config:
+                return found
+        raise UnknownNameError("configuration", str(config), hint="task_id of gpuscout recommend --json --top 50")
+    if rank > len(group.configs):
+        raise InputError(
+            f"only {len(group.configs)} configurations of {group.model} qualify: there is no --rank {rank}"
+        )
+    return group.configs[rank - 1]
+
+
+def _replicas(group: Group, chosen: RankedConfig, rate: float | None, headroom: float) -> int:
+    """Raises InputError."""
+    from gpuscout.store.capacity import Demand, rate_of, replicas_for
+
+    if rate is None:
+        return 1
+    each = rate_of(chosen, group.output_len)
+    if not rate > 0 or not each:
+        raise InputError(f"cannot tell the replicas for {rate:g} requests per second", hint="--rate 50")
+    return replicas_for(rate, each, Demand(headroom))
+
+
+def _selector(texts: list[str] | None) -> dict[str, str]:
+    found = {}
+    for text in texts or ():
+        label, equals, value = text.partition("=")
+        if not (label and equals and value):
+            raise InputError(f'--node-selector: "{text}" is not LABEL=VALUE')
+        found[label] = value
+    return found
+
+
+def _written(
+    format: Format,
+    group: Group,
+    chosen: RankedConfig,
+    deployment: Deployment,
+    launch: Launch,
+    replicas: int,
+    image: str | None,
+    selector: dict[str, str],
+) -> str:
+    from gpuscout.runner.deploy.kubernetes import as_yaml, manifest
+    from gpuscout.runner.deploy.servers import shell_script
+
+    if format is Format.COMMAND:
+        return f"{shell_script(launch)}\n"
+    if format is Format.KUBERNETES:
+        objects = manifest(launch, deployment, replicas=replicas, image=image, node_selector=selector)
+        return as_yaml(objects, deployment, launch.notes)
+    document = _document(group, chosen, deployment, launch, replicas, image)
+    known = image or launch.image
+    objects = manifest(launch, deployment, replicas=replicas, image=known, node_selector=selector) if known else []
+    return _json(document | {"manifest": objects})
+
+
+def _json(document: dict[str, Any]) -> str:
+    import json
+
+    from gpuscout.runner.cli.common import SCHEMA_VERSION
+
+    return json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=2, default=str, allow_nan=False) + "\n"
+
+
+def _document(
+    group: Group, chosen: RankedConfig, deployment: Deployment, launch: Launch, replicas: int, image: str | None
+) -> dict[str, Any]:
+    from gpuscout.runner.deploy.servers import shell_script
+
+    return {
+        "model": group.model,
+        "workload": group.workload,
+        "input_len": group.input_len,
+        "output_len": group.output_len,
+        "server": launch.server,
+        "command": list(launch.command),
+        "shell": shell_script(launch),
+        "files": {name: dict(content) for name, content in launch.files.items()},
+        "image": image or launch.image,
+        "port": launch.port,
+        "gpus_per_replica": deployment.num_gpus,
+        "replicas": replicas,
+        "notes": list(launch.notes),
+        "documentation": {part: launch.documentation[part] for part in launch.command if part in launch.documentation},
+        "configuration": asdict(chosen),
+    }
+
+
+def _about(group: Group, chosen: RankedConfig, launch: Launch, replicas: int, rate: float | None) -> list[str]:
+    """What was chosen, and what to know of it: on standard error."""
+    from gpuscout.runner.cli.output import number
+    from gpuscout.runner.cli.words import configuration, workload
+
+    figures = ", ".join(
+        f"{name} {number(value)} {unit}"
+        for name, value, unit in (
+            ("TTFT", chosen.ttft_ms, "ms"),
+            ("ITL", chosen.itl_ms, "ms"),
+            ("", chosen.output_tokens_per_s, "tok/s"),
+        )
+        if value is not None
+    ).replace("  ", " ")
+    told = [
+        f"{group.model} on {configuration(chosen, group.input_len, group.output_len)}, {workload(group)}: "
+        f"{chosen.concurrency:,} in flight, {figures} ({chosen.engine})"
+    ]
+    if rate is not None:
+        told.append(f"{replicas} replicas carry {rate:g} requests/s")
+    if chosen.max_model_len == group.input_len + group.output_len:
+        told.append(
+            f"note: it takes {chosen.max_model_len:,} tokens, exactly the workload's: raise it for longer requests"
+        )
+    return [*told, *(f"note: {note}" for note in launch.notes)]

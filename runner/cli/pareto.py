@@ -1,0 +1,154 @@
+"""`gpuscout pareto`: the operating points that no other is better than in every metric, from the store alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import chain
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, err
+from gpuscout.runner.cli.options import Filters, PriceOptions, SloOptions, grouped
+from gpuscout.runner.cli.output import Column, Output, print_json_rows, print_rows
+from gpuscout.runner.cli.query import AllVersions, Columns, Plot
+
+if TYPE_CHECKING:
+    from gpuscout.store.pareto import Front, Pareto
+
+_DEFAULT_METRICS = "cost,interactivity"
+# Of the columns of a table these are told above it, or are metrics.
+_ABOVE = ("model", "input_len", "output_len", "ttft_ms", "itl_ms", "usd_per_mtok")
+
+
+# What groups, plots and remarks need.
+_ALWAYS = (
+    "kind", "model", "workload", "input_len", "output_len", "gpu", "num_gpus", "precision", "server", "concurrency",
+)  # fmt: skip
+
+
+def register(app: typer.Typer) -> None:
+    example = "Example: gpuscout pareto --metrics cost,ttft,itl --workload chat --slo 'ttft<=1s' --plot frontier.svg"
+    app.command("pareto", rich_help_panel="Sweeps", epilog=example)(pareto)
+
+
+@grouped
+def pareto(
+    filters: Filters,
+    limits: SloOptions,
+    prices: PriceOptions,
+    output: Output,
+    metrics: Annotated[
+        str,
+        typer.Option(
+            "--metrics",
+            metavar="A,B[,C]",
+            help="Two or three of cost, cost-per-hour, throughput, throughput-per-gpu, ttft, itl, e2e, interactivity "
+            "(1000 / ITL), rate, energy and num-gpus; the first sorts.",
+        ),
+    ] = _DEFAULT_METRICS,
+    across: Annotated[bool, typer.Option("--across", help="One frontier over all models and workloads.")] = False,
+    dominated: Annotated[
+        bool, typer.Option("--all", help="Also the points that are dominated, marked as such.")
+    ] = False,
+    queued: Annotated[
+        bool, typer.Option("--queued", help="Also points with more requests in flight than the KV cache holds.")
+    ] = False,
+    columns: Columns = None,
+    all_versions: AllVersions = False,
+    plot: Plot = None,
+    db: Db = DEFAULT_STORE,
+) -> None:
+    """Show the frontier of operating points for each model and workload. Computes nothing.
+
+    A point is dominated if another is at least as good in all metrics and better in one; figures equal to six decimals
+    are equal, and equal points are all kept.
+    """
+    from gpuscout.runner.cli.points import TABLE, chosen, price_remarks
+    from gpuscout.store.connect import open_store
+    from gpuscout.store.pareto import metric_of
+    from gpuscout.store.pareto import pareto as frontiers
+    from gpuscout.store.ranking_names import stored_names
+    from gpuscout.store.schema import gpus
+
+    if plot is not None:
+        from gpuscout.runner.plots.files import check_plot
+
+        check_plot(plot)
+    axes = [metric_of(name) for name in metrics.split(",")]
+    question = limits.limited(filters.question())
+    names = chosen(
+        columns, output, [name for name in TABLE if name not in _ABOVE and not name.startswith("output_tokens")]
+    )
+    with open_store(db) as store, store.reading() as connection:
+        question = replace(question, prices=prices.rules(stored_names(connection, gpus).ids))
+        found = frontiers(
+            connection,
+            question,
+            [axis.name for axis in axes],
+            columns=list(dict.fromkeys([*names, *_ALWAYS])),
+            across=across,
+            dominated=dominated or plot is not None,
+            queued=queued,
+            all_versions=all_versions,
+        )
+    if output.json:
+        document = {"metrics": [_metric(axis) for axis in found.metrics], "across": across}
+        print_json_rows(document, "points", _rows(found, [*names, "dominated"], dominated))
+    elif output.for_people:
+        for front in found.fronts:
+            _print(found, front, names, dominated=dominated, across=across, whole=columns is not None)
+        if found.prices is not None:
+            for remark in price_remarks(found.prices, [{"gpu": gpu} for gpu in found.prices.missing]):
+                print(remark)
+    else:
+        shown = list(dict.fromkeys(["model", "input_len", "output_len", *names, *(a.column for a in found.metrics)]))
+        print_rows(_columns(shown, dominated), _rows(found, [*shown, "dominated"], dominated), output)
+    if plot is not None:
+        from gpuscout.runner.plots.files import save
+        from gpuscout.runner.plots.frontier import frontier
+
+        save(frontier(found), plot)
+        err().print(f"drawn: {plot}")
+
+
+def _rows(found: Pareto, names: list[str], dominated: bool) -> Any:
+    points = chain.from_iterable(front.points for front in found.fronts)
+    axes = [axis.column for axis in found.metrics]
+    wanted = list(dict.fromkeys([*names, *axes]))
+    return ({name: point[name] for name in wanted} for point in points if dominated or not point["dominated"])
+
+
+def _columns(names: list[str], dominated: bool) -> list[Column]:
+    from gpuscout.runner.cli.points import column_of
+
+    marks = [Column("dominated", "dominated", lambda dominated: "yes" if dominated else "no")] if dominated else []
+    return [*map(column_of, names), *marks]
+
+
+def _metric(axis: Any) -> dict[str, object]:
+    return {"name": axis.name, "column": axis.column, "unit": axis.unit, "more_is_better": axis.more_is_better}
+
+
+def _print(found: Pareto, front: Front, names: list[str], *, dominated: bool, across: bool, whole: bool) -> None:
+    """One group: its name, its frontier, and what was left out."""
+    from gpuscout.runner.cli.points import DROP, telling
+
+    title = "all models and workloads"
+    if front.model is not None:
+        lengths = f"{front.input_len:,} in / {front.output_len:,} out"
+        title = f"{front.model}, {f'{front.workload} ({lengths})' if front.workload else lengths}"
+    shown = [point for point in front.points if dominated or not point["dominated"]]
+    best = sum(not point["dominated"] for point in shown)
+    by = ", ".join(
+        f"{axis.label} ({axis.unit})" if axis.unit not in axis.label else axis.label for axis in found.metrics
+    )
+    print(f"{title}\n  {best:,} of {count(front.considered, 'point')} on the frontier of {by}")
+    lead = ["model", "input_len", "output_len"] if across else []
+    told = names if whole else telling(names, shown)
+    columns = list(dict.fromkeys([*lead, *told, *(axis.column for axis in found.metrics)]))
+    if shown:
+        print_rows(_columns(columns, dominated), shown, Output(), drop=() if whole else DROP)
+    out = [(front.queued, "wait for memory (--queued)"), (front.incomplete, "lack one of the figures")]
+    left = "; ".join(f"{number:,} {reason}" for number, reason in out if number)
+    print(f"left out: {left}\n" if left else "")

@@ -1,0 +1,34 @@
+"""How the rows of a ranking are printed as CSV and Markdown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gpuscout.runner.cli.output import Column, Output, a_figure, print_rows
+from gpuscout.runner.cli.points import column_of
+
+if TYPE_CHECKING:
+    from gpuscout.store.ranking_types import Ranking
+
+_FIRST = ("model", "input_len", "output_len", "gpu", "num_gpus", "tensor_parallel", "precision", "server")
+_LAST = (
+    "concurrency",
+    "ttft_ms",
+    "itl_ms",
+    "output_tokens_per_s",
+    "output_tokens_per_s_per_gpu",
+    "usd_per_hour",
+    "kind",
+)
+
+
+def print_ranking_rows(ranking: Ranking, output: Output, *, top: int | None) -> None:
+    """One row a configuration: everything as CSV, what a reader wants as Markdown."""
+    from gpuscout.store.ranking_rows import COLUMNS, ranking_rows
+
+    columns = [Column(name, name) for name in COLUMNS]
+    if output.md:
+        objective = a_figure("objective_value", ranking.question.aim.unit)
+        behind = a_figure("behind_best", "behind", lambda behind: f"{100 * behind:,.0f} %" if behind else "best")
+        columns = [*map(column_of, _FIRST), objective, behind, *map(column_of, _LAST)]
+    print_rows(columns, ranking_rows(ranking, top=top), output)

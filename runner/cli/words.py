@@ -1,0 +1,75 @@
+"""How tables and messages call configurations, workloads, limits and causes."""
+
+from __future__ import annotations
+
+import textwrap
+
+from gpuscout.runner.cli.common import out
+from gpuscout.store.ranking_types import Cause, Configuration, Group
+from gpuscout.sweeps.slo import Slo
+
+CAUSES = {
+    Cause.DOES_NOT_FIT: "does not fit",
+    Cause.NOT_SUPPORTED: "not supported",
+    Cause.UNKNOWN_MODEL: "the engine does not know the model",
+    Cause.INVALID: "not valid",
+    Cause.NO_POINT: "no operating point",
+    Cause.NO_PERCENTILE: "no percentiles (--assume-tail 1.3 multiplies the mean)",
+    Cause.NO_PRICE: "no price",
+    Cause.NO_TDP: "no TDP",
+}
+_METRICS = {"ttft": "TTFT", "itl": "ITL", "e2e": "E2E", "rate": "rate"}
+
+
+def configuration(config: Configuration, input_len: int, output_len: int, *, gpu: bool = True) -> str:
+    """ "H100-SXM-80GB x8 tp4 pp2 bf16 sglang": what differs from the defaults. Without the GPU type: "x8 …"."""
+    parts = [f"{config.gpu} x{config.num_gpus}" if gpu else f"x{config.num_gpus}"]
+    if config.tensor_parallel != config.num_gpus or config.expert_parallel > 1:
+        sizes = {
+            "tp": config.tensor_parallel,
+            "pp": config.pipeline_parallel,
+            "dp": config.data_parallel,
+            "ep": config.expert_parallel,
+        }
+        parts += [f"{name}{size}" for name, size in sizes.items() if size > 1]
+    parts.append(config.precision)
+    if config.kv_precision not in (None, "bf16", "fp16"):
+        parts.append(f"kv-{config.kv_precision}")
+    if config.server != "vllm":
+        parts.append(config.server)
+    if config.gpu_memory_utilization != 0.9:
+        parts.append(f"mem={config.gpu_memory_utilization:g}")
+    if config.max_model_len != input_len + output_len:
+        parts.append(f"ctx={config.max_model_len}")
+    return " ".join(parts)
+
+
+def workload(group: Group) -> str:
+    """ "chat (1,024 in / 512 out)" """
+    lengths = f"{group.input_len:,} in / {group.output_len:,} out"
+    return f"{group.workload} ({lengths})" if group.workload else lengths
+
+
+def limit(slo: Slo) -> str:
+    """ "TTFT p95 <= 800 ms" """
+    name = _METRICS[slo.metric] + ("" if slo.percentile is None else f" p{slo.percentile:g}")
+    return f"{name} {'>=' if slo.at_least else '<='} {slo.limit:,.15g}{'' if slo.at_least else ' '}{slo.unit}"
+
+
+def cause(why: Cause, slo: Slo | None) -> str:
+    """Why a configuration is not ranked: "misses ITL <= 40 ms"."""
+    return f"misses {limit(slo)}" if slo else CAUSES.get(why, why.value.replace("_", " "))
+
+
+def print_wrapped(text: str, *, indent: int = 0) -> None:
+    """A line for people, folded to the terminal; what continues it is indented by two more."""
+    width = max(out().width, 40)
+    for line in textwrap.wrap(
+        text,
+        width,
+        initial_indent=" " * indent,
+        subsequent_indent=" " * (indent + 2),
+        break_long_words=False,
+        break_on_hyphens=False,
+    ):
+        print(line)

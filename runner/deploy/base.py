@@ -1,0 +1,137 @@
+"""What is deployed, how it is launched, and what every server has to be told; the servers are modules of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gpuscout.sweeps.errors import InputError
+
+# Servers listen where a load balancer or a Service reaches them.
+ANY_ADDRESS = "0.0.0.0"  # noqa: S104
+SIXTEEN_BITS = ("bf16", "fp16")
+# Of 16-bit formats and fp32, by the name that servers give to `--dtype`.
+DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One replica: a model on the GPUs of one node. `concurrency` requests are in flight at its operating point.
+
+    Precisions are of the weights and the KV cache as they should run, and as the checkpoint has them. `kv_precision`
+    None: not known, the checkpoint's stays. `max_model_len` in tokens; `gpu_memory_utilization` a fraction.
+    """
+
+    model: str
+    gpu: str
+    vendor: str
+    gpus_per_node: int
+    is_moe: bool
+    tensor_parallel: int
+    pipeline_parallel: int
+    data_parallel: int
+    expert_parallel: int
+    precision: str
+    kv_precision: str | None
+    checkpoint_precision: str
+    checkpoint_kv_precision: str
+    gpu_memory_utilization: float
+    max_model_len: int
+    concurrency: int
+
+    @property
+    def num_gpus(self) -> int:
+        return self.tensor_parallel * self.pipeline_parallel * self.data_parallel
+
+    @property
+    def sequences_per_rank(self) -> int:
+        """Requests that each data-parallel rank takes at once."""
+        return -(-self.concurrency // self.data_parallel)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a server is started: arguments, not a line for a shell.
+
+    `files` maps names to YAML documents that the command reads from its working directory. `image` None: no image is
+    known for these GPUs. `documentation` maps every flag of the command to the page that says what it means.
+    """
+
+    server: str
+    command: tuple[str, ...]
+    image: str | None
+    port: int
+    health: str
+    documentation: Mapping[str, str]
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def check(deployment: Deployment, server: str, vendors: tuple[str, ...], multi_node: str) -> None:
+    """What no server can be told. `multi_node` is the server's page on several nodes. Raises InputError."""
+    name = deployment.model
+    if not name or name.startswith("-") or not name.isprintable():
+        raise InputError(
+            "this model's name cannot be handed to a server", hint="it is empty, an option or not printable"
+        )
+    if deployment.vendor.casefold() not in map(str.casefold, vendors):
+        raise InputError(
+            f"no command for {server} on {deployment.gpu}: gpuscout knows how to start it on {', '.join(vendors)}",
+            hint="another GPU: --gpu, or another server: --run-with",
+        )
+    if deployment.num_gpus > deployment.gpus_per_node:
+        nodes = -(-deployment.num_gpus // deployment.gpus_per_node)
+        raise InputError(
+            f"{deployment.num_gpus} GPUs span {nodes} nodes of {deployment.gpus_per_node}: "
+            "gpuscout writes commands for one node",
+            hint=f"--max-gpus {deployment.gpus_per_node} finds what fits one; several nodes: {multi_node}",
+        )
+    if deployment.expert_parallel > 1 and not deployment.is_moe:
+        raise InputError(f"{name} has no experts to be spread over {deployment.expert_parallel} GPUs")
+
+
+def dtype_of(deployment: Deployment) -> str | None:
+    """`--dtype` where the weights are not quantised; None: the checkpoint decides."""
+    plain = deployment.checkpoint_precision in DTYPES and deployment.precision in DTYPES
+    return DTYPES[deployment.precision] if plain else None
+
+
+def is_online(deployment: Deployment) -> bool:
+    """Whether a 16-bit checkpoint has to be quantised while it is loaded."""
+    return deployment.precision != deployment.checkpoint_precision and deployment.precision not in DTYPES
+
+
+def check_precision(deployment: Deployment, server: str, online: Mapping[str, str]) -> None:
+    """Raises InputError where the weights of the checkpoint cannot run so; `online`: what it quantises itself."""
+    have, want = deployment.checkpoint_precision, deployment.precision
+    if have == want or (have in DTYPES and want in DTYPES):
+        return
+    if have not in SIXTEEN_BITS:
+        raise InputError(
+            f"{deployment.model} is stored in {have}: {server} does not turn it into {want}",
+            hint=f"--precision {have} finds a configuration that serves it as it is",
+        )
+    if want not in online:
+        able = f"; it quantises to {', '.join(online)} itself" if online else ""
+        raise InputError(
+            f"{server} does not quantise {deployment.model} from {have} to {want} when it loads it{able}",
+            hint=f"name a checkpoint that is stored in {want}, or --precision {have}",
+        )
+
+
+def kv_follows_model(deployment: Deployment) -> bool:
+    """Whether the KV cache has the format that the server picks by itself."""
+    wanted = deployment.kv_precision
+    if wanted is None:
+        return True
+    if dtype_of(deployment) is not None and deployment.checkpoint_kv_precision in SIXTEEN_BITS:
+        return wanted == deployment.precision
+    return wanted == deployment.checkpoint_kv_precision
+
+
+def no_such_cache(deployment: Deployment, server: str, able: Mapping[str, str]) -> InputError:
+    return InputError(
+        f"{server} has no KV cache in {deployment.kv_precision} for {deployment.model}",
+        hint=f"it can be told {', '.join(able)}",
+    )

@@ -1,0 +1,73 @@
+"""The servers by name, and the deployment that a ranked configuration stands for."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Callable
+
+import sqlalchemy as sa
+import yaml
+
+from gpuscout.runner.deploy import sglang, trtllm, vllm
+from gpuscout.runner.deploy.base import Deployment, Launch
+from gpuscout.store.ranking_types import Group, RankedConfig
+from gpuscout.store.schema import gpus, models
+from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
+
+SERVERS: dict[str, Callable[[Deployment], Launch]] = {
+    "vllm": vllm.launch,
+    "sglang": sglang.launch,
+    "trtllm": trtllm.launch,
+}
+
+
+def launch_of(deployment: Deployment, server: str) -> Launch:
+    """How this server starts it. Raises UnknownNameError, and InputError for what it cannot do."""
+    if server not in SERVERS:
+        raise UnknownNameError("server", server, nearest(server, SERVERS), hint=f"allowed: {', '.join(SERVERS)}")
+    return SERVERS[server](deployment)
+
+
+def deployment_of(connection: sa.Connection, group: Group, config: RankedConfig) -> Deployment:
+    """What a ranked configuration asks for, by the newest figures of its model and GPU. Raises InputError."""
+    concurrency = config.concurrency
+    if concurrency is None:
+        raise InputError(
+            "how many requests were in flight is not known of this measured run", hint="--rank 2, or --config"
+        )
+    model, gpu = (
+        json.loads(connection.execute(statement.order_by(table.c.created_at.desc()).limit(1)).scalar_one())
+        for table, statement in (
+            (models, sa.select(models.c.architecture).where(models.c.name == group.model)),
+            (gpus, sa.select(gpus.c.figures).where(gpus.c.name == config.gpu)),
+        )
+    )
+    return Deployment(
+        model=group.model,
+        gpu=config.gpu,
+        vendor=gpu["vendor"],
+        gpus_per_node=gpu["gpus_per_node"],
+        is_moe=model["experts"] > 0,
+        tensor_parallel=config.tensor_parallel,
+        pipeline_parallel=config.pipeline_parallel,
+        data_parallel=config.data_parallel,
+        expert_parallel=config.expert_parallel,
+        precision=config.precision,
+        kv_precision=config.kv_precision,
+        checkpoint_precision=model["precision"],
+        checkpoint_kv_precision=model["kv_precision"],
+        gpu_memory_utilization=config.gpu_memory_utilization,
+        max_model_len=config.max_model_len,
+        concurrency=math.ceil(concurrency),
+    )
+
+
+def shell_script(launch: Launch) -> str:
+    """The command for a shell, quoted, after the files that it reads."""
+    lines = [
+        f"printf '%s\\n' {' '.join(map(shlex.quote, yaml.safe_dump(dict(content)).splitlines()))} > {shlex.quote(file)}"
+        for file, content in launch.files.items()
+    ]
+    return "\n".join([*lines, shlex.join(launch.command)])

@@ -1,0 +1,97 @@
+"""How SGLang is launched, SGLang 0.5. Every flag is in `FLAGS` with the page that documents it.
+
+https://docs.sglang.io/advanced_features/server_arguments.html and `dp_dpa_smg_guide.html` beside it: with
+`--enable-dp-attention` the tensor-parallel size counts all GPUs, and the running requests are shared out between the
+ranks; without it the router starts whole replicas, each with its own running requests.
+https://docs.sglang.io/advanced_features/quantization.html : of 16-bit checkpoints only fp8 is quantised when loaded.
+"""
+
+from __future__ import annotations
+
+from gpuscout.runner.deploy.base import (
+    ANY_ADDRESS,
+    Deployment,
+    Launch,
+    check,
+    check_precision,
+    dtype_of,
+    is_online,
+    kv_follows_model,
+    no_such_cache,
+)
+from gpuscout.sweeps.errors import InputError
+
+NAME = "SGLang"
+VENDORS = ("NVIDIA", "AMD")
+# https://docs.sglang.io/docs/get-started/install ; images for AMD are tagged by GPU family and release.
+IMAGES = {"nvidia": "lmsysorg/sglang:v0.5.19"}
+MULTI_NODE = "https://docs.sglang.io/advanced_features/server_arguments.html (--nnodes)"
+
+_ARGUMENTS = "https://docs.sglang.io/advanced_features/server_arguments.html"
+_DATA_PARALLEL = "https://docs.sglang.io/advanced_features/dp_dpa_smg_guide.html"
+FLAGS = {
+    "--model-path": _ARGUMENTS,
+    "--host": _ARGUMENTS,
+    "--port": _ARGUMENTS,
+    "--tp-size": _ARGUMENTS,
+    "--pp-size": _ARGUMENTS,
+    "--dp-size": _DATA_PARALLEL,
+    "--enable-dp-attention": _DATA_PARALLEL,
+    "--ep-size": "https://docs.sglang.io/advanced_features/expert_parallelism.html",
+    "--dtype": _ARGUMENTS,
+    "--quantization": "https://docs.sglang.io/advanced_features/quantization.html",
+    "--kv-cache-dtype": "https://docs.sglang.io/docs/advanced_features/quantized_kv_cache",
+    "--mem-fraction-static": _ARGUMENTS,
+    "--max-running-requests": _ARGUMENTS,
+    "--context-length": _ARGUMENTS,
+}
+_ONLINE = {"fp8": "fp8"}
+_KV = {"fp8": "fp8_e4m3", "fp4": "fp4_e2m1", "bf16": "bfloat16"}
+_PORT = 30000
+
+
+def launch(deployment: Deployment) -> Launch:
+    """Raises InputError for what SGLang cannot do."""
+    d = deployment
+    check(d, NAME, VENDORS, MULTI_NODE)
+    check_precision(d, NAME, _ONLINE)
+    with_attention = d.is_moe and d.data_parallel > 1
+    if with_attention and d.pipeline_parallel > 1:
+        raise InputError(
+            "data-parallel attention of SGLang has no command with pipeline stages here", hint="--tp, --max-gpus"
+        )
+    ranks = d.tensor_parallel * (d.data_parallel if with_attention else 1)
+    if ranks % d.expert_parallel:
+        raise InputError(f"SGLang spreads experts over a divisor of its {ranks} ranks, not over {d.expert_parallel}")
+    notes = [
+        "--mem-fraction-static is the share of weights and KV cache alone, without activations and CUDA graphs:"
+        " lower it if the server runs out of memory"
+    ]
+    module, requests = "sglang.launch_server", d.sequences_per_rank
+    if with_attention:
+        requests *= d.data_parallel
+    elif d.data_parallel > 1:
+        module = "sglang_router.launch_server"
+        notes.append(f"the router starts {d.data_parallel} whole replicas: it needs the package sglang-router")
+    command = ["python3", "-m", module, "--model-path", d.model, "--host", ANY_ADDRESS, "--port", str(_PORT)]
+    command += ["--tp-size", str(ranks)]
+    if d.pipeline_parallel > 1:
+        command += ["--pp-size", str(d.pipeline_parallel)]
+    if d.data_parallel > 1:
+        command += ["--dp-size", str(d.data_parallel)]
+    if with_attention:
+        command.append("--enable-dp-attention")
+    if d.expert_parallel > 1:
+        command += ["--ep-size", str(d.expert_parallel)]
+    if (dtype := dtype_of(d)) is not None:
+        command += ["--dtype", dtype]
+    if is_online(d):
+        command += ["--quantization", _ONLINE[d.precision]]
+    if not kv_follows_model(d):
+        if d.kv_precision not in _KV:
+            raise no_such_cache(d, NAME, _KV)
+        command += ["--kv-cache-dtype", _KV[d.kv_precision]]
+    command += ["--mem-fraction-static", f"{d.gpu_memory_utilization:g}"]
+    command += ["--max-running-requests", str(requests), "--context-length", str(d.max_model_len)]
+    image = IMAGES.get(d.vendor.casefold())
+    return Launch("sglang", tuple(command), image, _PORT, "/health", FLAGS, notes=tuple(notes))

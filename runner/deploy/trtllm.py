@@ -1,0 +1,97 @@
+"""How TensorRT-LLM is launched: `trtllm-serve` with the PyTorch backend, 1.0. Every flag is in `FLAGS` with its page.
+
+https://nvidia.github.io/TensorRT-LLM/1.0.0/commands/trtllm-serve/trtllm-serve.html ; what has no flag stands in a file:
+https://nvidia.github.io/TensorRT-LLM/1.0.0/features/quantization.html (FP8 KV cache; checkpoints come quantised) and
+https://docs.nvidia.com/dynamo/additional-resources/tensor-rt-llm-details/dp-rank-routing (attention DP spans all ranks
+of the tensor-parallel group, each with a KV cache and a batch of its own).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpuscout.runner.deploy.base import (
+    ANY_ADDRESS,
+    Deployment,
+    Launch,
+    check,
+    check_precision,
+    kv_follows_model,
+    no_such_cache,
+)
+from gpuscout.sweeps.errors import InputError
+
+NAME = "TensorRT-LLM"
+VENDORS = ("NVIDIA",)
+# https://nvidia.github.io/TensorRT-LLM/1.0.0/commands/trtllm-serve/run-benchmark-with-trtllm-serve.html
+IMAGES = {"nvidia": "nvcr.io/nvidia/tensorrt-llm/release:1.0.0"}
+MULTI_NODE = "https://nvidia.github.io/TensorRT-LLM/1.0.0/commands/trtllm-serve/trtllm-serve.html"
+
+_SERVE = "https://nvidia.github.io/TensorRT-LLM/1.0.0/commands/trtllm-serve/trtllm-serve.html"
+FLAGS = dict.fromkeys(
+    (
+        "--host",
+        "--port",
+        "--backend",
+        "--tp_size",
+        "--pp_size",
+        "--ep_size",
+        "--max_batch_size",
+        "--max_seq_len",
+        "--kv_cache_free_gpu_memory_fraction",
+        "--extra_llm_api_options",
+    ),
+    _SERVE,
+)
+_KV = {"fp8": "fp8"}
+_FILE = "trtllm-serve.yaml"
+_PORT = 8000
+
+
+def launch(deployment: Deployment) -> Launch:
+    """Raises InputError for what TensorRT-LLM cannot do."""
+    d = deployment
+    check(d, NAME, VENDORS, MULTI_NODE)
+    check_precision(d, NAME, {})
+    if d.precision != d.checkpoint_precision:
+        raise InputError(
+            f"trtllm-serve has no flag that serves {d.model} in {d.precision} instead of {d.checkpoint_precision}",
+            hint=f"--precision {d.checkpoint_precision}",
+        )
+    if d.data_parallel > 1 and not d.is_moe:
+        raise InputError(
+            f"trtllm-serve has no data parallelism for {d.model}, which has no experts",
+            hint=f"start {d.data_parallel} replicas of TP {d.tensor_parallel} behind a load balancer",
+        )
+    if d.data_parallel > 1 and d.tensor_parallel > 1:
+        raise InputError(
+            f"attention of TensorRT-LLM is data-parallel over all ranks or none, not over {d.data_parallel} times TP "
+            f"{d.tensor_parallel}",
+            hint="--tp 1, or a configuration without data parallelism",
+        )
+    ranks = d.tensor_parallel * d.data_parallel
+    if ranks % d.expert_parallel:
+        raise InputError(
+            f"TensorRT-LLM spreads experts over a divisor of its {ranks} ranks, not over {d.expert_parallel}"
+        )
+    options: dict[str, Any] = {"enable_attention_dp": True} if d.data_parallel > 1 else {}
+    memory = d.gpu_memory_utilization
+    if not kv_follows_model(d):
+        if d.kv_precision not in _KV:
+            raise no_such_cache(d, NAME, _KV)
+        # A file with this section replaces what flags say of the KV cache.
+        options["kv_cache_config"] = {"dtype": _KV[d.kv_precision], "free_gpu_memory_fraction": memory}
+    command = ["trtllm-serve", d.model, "--host", ANY_ADDRESS, "--port", str(_PORT), "--backend", "pytorch"]
+    command += ["--tp_size", str(ranks)]
+    if d.pipeline_parallel > 1:
+        command += ["--pp_size", str(d.pipeline_parallel)]
+    if d.expert_parallel > 1:
+        command += ["--ep_size", str(d.expert_parallel)]
+    command += ["--max_batch_size", str(d.sequences_per_rank), "--max_seq_len", str(d.max_model_len)]
+    if "kv_cache_config" not in options:
+        command += ["--kv_cache_free_gpu_memory_fraction", f"{memory:g}"]
+    if options:
+        command += ["--extra_llm_api_options", _FILE]
+    note = f"the memory fraction {memory:g} is of what the weights leave free, which is how trtllm-serve counts"
+    files = {_FILE: options} if options else {}
+    return Launch("trtllm", tuple(command), IMAGES["nvidia"], _PORT, "/health", FLAGS, files, (note,))

@@ -1,0 +1,82 @@
+"""How vLLM is launched: `vllm serve`, vLLM 0.23. Every flag is in `FLAGS` with the page that documents it.
+
+https://docs.vllm.ai/en/stable/serving/data_parallel_deployment/ : `--max-num-seqs` counts per DP rank; without expert
+parallelism the experts are split over TP x DP, with it they are spread over exactly as many ranks.
+https://docs.vllm.ai/en/v0.20.0/features/quantization/online/ : 16-bit checkpoints can be quantised when loaded.
+"""
+
+from __future__ import annotations
+
+from gpuscout.runner.deploy.base import (
+    ANY_ADDRESS,
+    Deployment,
+    Launch,
+    check,
+    check_precision,
+    dtype_of,
+    is_online,
+    kv_follows_model,
+    no_such_cache,
+)
+from gpuscout.sweeps.errors import InputError
+
+NAME = "vLLM"
+VENDORS = ("NVIDIA", "AMD", "Intel")
+# https://docs.vllm.ai/en/stable/deployment/docker/ ; https://rocm.docs.amd.com/projects/ai-ecosystem/en/latest/inference/vllm.html
+IMAGES = {
+    "nvidia": "vllm/vllm-openai:v0.23.0",
+    "amd": "rocm/vllm:rocm7.14.0_cdna_ubuntu24.04_py3.14_pytorch_2.11.0_vllm_0.23.0",
+}
+MULTI_NODE = "https://docs.vllm.ai/en/stable/serving/parallelism_scaling/"
+
+_ENGINE = "https://docs.vllm.ai/en/stable/configuration/engine_args/"
+_DATA_PARALLEL = "https://docs.vllm.ai/en/stable/serving/data_parallel_deployment/"
+FLAGS = {
+    "--host": "https://docs.vllm.ai/en/stable/cli/serve/",
+    "--port": "https://docs.vllm.ai/en/stable/cli/serve/",
+    "--tensor-parallel-size": _ENGINE,
+    "--pipeline-parallel-size": _ENGINE,
+    "--data-parallel-size": _DATA_PARALLEL,
+    "--enable-expert-parallel": "https://docs.vllm.ai/en/stable/serving/expert_parallel_deployment/",
+    "--dtype": _ENGINE,
+    "--quantization": "https://docs.vllm.ai/en/v0.20.0/features/quantization/online/",
+    "--kv-cache-dtype": "https://docs.vllm.ai/en/latest/features/quantization/quantized_kvcache/",
+    "--gpu-memory-utilization": _ENGINE,
+    "--max-num-seqs": _DATA_PARALLEL,
+    "--max-model-len": _ENGINE,
+}
+_ONLINE = {"fp8": "fp8_per_tensor"}
+_KV = {"fp8": "fp8", "bf16": "bfloat16"}
+_PORT = 8000
+
+
+def launch(deployment: Deployment) -> Launch:
+    """Raises InputError for what vLLM cannot do."""
+    d = deployment
+    check(d, NAME, VENDORS, MULTI_NODE)
+    check_precision(d, NAME, _ONLINE)
+    ranks = d.tensor_parallel * d.data_parallel
+    if d.expert_parallel not in (1, ranks):
+        raise InputError(
+            f"vLLM spreads experts over all TP x DP = {ranks} ranks, not over {d.expert_parallel}",
+            hint=f"a configuration with EP {ranks} or without it",
+        )
+    command = ["vllm", "serve", d.model, "--host", ANY_ADDRESS, "--port", str(_PORT)]
+    command += ["--tensor-parallel-size", str(d.tensor_parallel)]
+    if d.pipeline_parallel > 1:
+        command += ["--pipeline-parallel-size", str(d.pipeline_parallel)]
+    if d.data_parallel > 1:
+        command += ["--data-parallel-size", str(d.data_parallel)]
+    if d.expert_parallel > 1:
+        command.append("--enable-expert-parallel")
+    if (dtype := dtype_of(d)) is not None:
+        command += ["--dtype", dtype]
+    if is_online(d):
+        command += ["--quantization", _ONLINE[d.precision]]
+    if not kv_follows_model(d):
+        if d.kv_precision not in _KV:
+            raise no_such_cache(d, NAME, _KV)
+        command += ["--kv-cache-dtype", _KV[d.kv_precision]]
+    command += ["--gpu-memory-utilization", f"{d.gpu_memory_utilization:g}"]
+    command += ["--max-num-seqs", str(d.sequences_per_rank), "--max-model-len", str(d.max_model_len)]
+    return Launch("vllm", tuple(command), IMAGES.get(d.vendor.casefold()), _PORT, "/health", FLAGS)

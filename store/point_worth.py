@@ -1,0 +1,51 @@
+"""What deployments cost per hour and draw, as SQL expressions over cases: prices and TDPs are known by GPU."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from gpuscout.store.prices import PriceRules, Prices
+from gpuscout.store.prices_books import prices_for
+from gpuscout.store.ranking_scope import Scope
+from gpuscout.store.schema import cases, gpus
+
+
+@dataclass(frozen=True)
+class Worth:
+    """`usd_per_hour` of a case's deployment and `tdp_w` of one of its GPUs; NULL where it is not known."""
+
+    prices: Prices
+    usd_per_hour: sa.ColumnElement[Any]
+    tdp_w: sa.ColumnElement[Any]
+
+
+def worth_of(connection: sa.Connection, scope: Scope, rules: PriceRules) -> Worth:
+    """Prices of all GPUs of a scope. Raises UnknownNameError for a book or provider that does not exist."""
+    prices = prices_for(connection, scope.gpus.ids, rules)
+    usd: list[tuple[Any, float]] = []
+    for name, price in prices.known.items():
+        here = cases.c.gpu_id.in_(scope.gpus.ids[name])
+        if not rules.whole_instances:
+            usd.append((here, price.per_hour(1).usd))
+            continue
+        # How many GPUs are paid for is not proportional to how many are used.
+        sizes = sa.select(cases.c.num_gpus).where(here).distinct()
+        for num_gpus in connection.execute(sizes).scalars():
+            usd.append((sa.and_(here, cases.c.num_gpus == num_gpus), price.per_hour(num_gpus).usd / num_gpus))
+    per_gpu = sa.case(*usd, else_=None) if usd else sa.cast(sa.null(), sa.Double)
+    return Worth(prices, per_gpu * cases.c.num_gpus, _tdp_w(connection, scope))
+
+
+def _tdp_w(connection: sa.Connection, scope: Scope) -> sa.ColumnElement[Any]:
+    """By the newest figures of each name."""
+    figures = {row.id: row.figures for row in connection.execute(sa.select(gpus.c.id, gpus.c.figures))}
+    known: dict[int, float] = {}
+    for ids in scope.gpus.ids.values():
+        tdp = json.loads(figures[ids[0]]).get("tdp_w")
+        if tdp is not None:
+            known |= dict.fromkeys(ids, float(tdp))
+    return sa.case(known, value=cases.c.gpu_id, else_=None) if known else sa.cast(sa.null(), sa.Double)

@@ -1,0 +1,99 @@
+"""Rows of a study in words: configuration, all figures, intervals around them, and the values of objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from gpuscout.store import ranking_points as statements
+from gpuscout.store.ranking_intervals import Intervals, intervals_around, pessimistic_end
+from gpuscout.store.ranking_measures import MEASURES, value_of
+from gpuscout.store.ranking_points import METRICS
+from gpuscout.store.ranking_study import Study
+from gpuscout.store.ranking_types import Operating
+
+Description = Mapping[str, Any]
+# Pairs looked up by one statement.
+_BATCH = 5_000
+
+
+class Described:
+    """Rows of a study at their operating points, looked up together. "intervals" has those of each metric."""
+
+    def __init__(self, connection: sa.Connection, found: Study, rows: Iterable[int]) -> None:
+        self._study = found
+        wanted = np.unique(np.array(list(rows), dtype=np.int64))
+        wanted = wanted[wanted < found.estimates]
+        columns = (found.about["task_id"], *map(np.nan_to_num, (found.found.low, found.found.high)))
+        tasks, lows, highs = (column[wanted].astype(np.int64).tolist() for column in columns)
+        # The stored concurrencies that the row's point lies between, or twice its own; 0: it has none.
+        self._stored = dict(zip(wanted.tolist(), zip(tasks, lows, highs, strict=True), strict=True))
+        pairs = {*zip(tasks, lows, strict=True), *zip(tasks, highs, strict=True)}
+        self._known = describe(connection, pairs, found.intervals)
+
+    def __getitem__(self, row: int) -> Description:
+        study = self._study
+        if row >= study.estimates and study.measured is not None:
+            return {**study.measured.described(row - study.estimates), "intervals": {}}
+        task, low, high = self._stored[row]
+        below = self._known[task, low]
+        if low == high:
+            return below
+        above = self._known[task, high]
+        concurrency = int(study.found.figures["concurrency"][row])
+        share = (concurrency - low) / (high - low)
+
+        def between(start: float | None, end: float | None) -> float | None:
+            return None if start is None or end is None else start + (end - start) * share
+
+        figures = {name: between(below[name], above[name]) for name in METRICS}
+        intervals = {}
+        for name in {**below["intervals"], **above["intervals"]}:
+            if figures[name] is not None:
+                starts = below["intervals"].get(name, (below[name],) * 2)
+                ends = above["intervals"].get(name, (above[name],) * 2)
+                intervals[name] = tuple(start + (end - start) * share for start, end in zip(starts, ends, strict=True))
+        return {
+            **below,
+            **figures,
+            "concurrency": concurrency,
+            "queued": above["queued"],
+            "intervals": intervals,
+        }
+
+    def operating(self, row: int) -> Operating:
+        return Operating.of(self[row])
+
+    def values(self, row: int, description: Description, names: Iterable[str]) -> dict[str, float | None]:
+        """The figures of objectives; None where something they need is not known."""
+        worth = self._study.worth
+        known = {name: np.nan if description[name] is None else description[name] for name in METRICS}
+        if self._study.question.cautious:
+            known |= {name: pessimistic_end(name, interval) for name, interval in description["intervals"].items()}
+        found: dict[str, float | None] = {}
+        for name in names:
+            if MEASURES[name].needs is not None and not known["output_tokens_per_s"] > 0:
+                found[name] = None
+                continue
+            value = value_of(name, known, description["num_gpus"], worth.usd[row], worth.tdp_w[row])
+            found[name] = None if np.isnan(value) else float(value)
+        return found
+
+
+def describe(
+    connection: sa.Connection, pairs: Iterable[tuple[int, int]], intervals: Intervals
+) -> dict[tuple[int, int], Description]:
+    """Tasks at stored concurrencies (0: none) in words."""
+    wanted = sorted(pairs)
+    found: dict[tuple[int, int], Description] = {}
+    for start in range(0, len(wanted), _BATCH):
+        result = connection.execute(statements.described(wanted[start : start + _BATCH]))
+        names = tuple(result.keys())
+        for row in result.all():
+            about: dict[str, Any] = dict(zip(names, row, strict=True))
+            about["intervals"] = intervals_around(about, intervals) if intervals else {}
+            found[row[0], row[1]] = about
+    return found

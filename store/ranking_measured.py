@@ -1,0 +1,207 @@
+"""Measured runs in a ranking: of every configuration a curve of medians, judged by the same rules as estimates.
+
+A configuration is one by names and settings: model, GPU, sizes, precisions, server, memory fraction and lengths; what
+context it was started with is not known.
+*Repeats.* Runs of one configuration at one concurrency are one point: every figure is the median of the runs that have
+it. A run driven at a request rate counts at the concurrency that was measured; where none was, runs of one rate are a
+point without a concurrency. All offline maxima of a configuration are one such point; it has throughputs and no
+latencies, so it meets no limit on them.
+*Between points* as for estimates, but only between closed-loop neighbours whose runs come from the same sources and
+server versions: what lies between two servers is neither.
+*Percentiles* count where the runs store exactly that one.
+*Precedence.* A measured configuration that has, at one point, all figures that the objective and the limits need stands
+for the estimates of it, also where it misses a limit. An unknown KV precision is any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from gpuscout.store.ranking_limits import Flags, Limit, at, hold, limits_on_runs, worst_ratio
+from gpuscout.store.ranking_measures import Aim, Array
+from gpuscout.store.ranking_places import Found, Indices, operating_points_of
+from gpuscout.store.ranking_points import METRICS, OUTCOME_CODES, Choice, Rows
+from gpuscout.store.ranking_runs import (
+    CLOSED_LOOP,
+    LENGTHS,
+    Points,
+    configurations_of,
+    counts,
+    estimated_cases,
+    points_of,
+    runs_statement,
+)
+from gpuscout.store.ranking_scope import Scope
+from gpuscout.store.ranking_types import MEASURED, Question, Runs
+from gpuscout.store.schema import LOADS
+from gpuscout.sweeps.curves import Bound
+from gpuscout.sweeps.outcomes import Outcome
+
+MEASURED_ID = 0
+"""Stands for an engine's id; those of engines start at 1."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Measured configurations, one row each, as a study has rows of tasks.
+
+    `low` and `high` are the points that a row's operating point lies at or between. `decides`: it stands for estimates.
+    `estimated` are the cases that estimates of the same configuration have.
+    """
+
+    configurations: list[dict[str, Any]]
+    limits: list[Limit]
+    points: Points
+    found: Found
+    low: Indices
+    high: Indices
+    decides: Flags
+    estimated: list[set[int]]
+
+    def __len__(self) -> int:
+        return len(self.configurations)
+
+    def about(self, scope: Scope) -> dict[str, Array]:
+        """The columns that rows of tasks have. In place of a task the negative of the row, counting from 1."""
+        count = len(self)
+
+        def ids(name: str, known: Mapping[str, tuple[int, ...]]) -> Array:
+            return np.array([known[one[name]][0] for one in self.configurations], dtype=np.float64)
+
+        columns = {
+            "task_id": -1.0 - np.arange(count),
+            "case_id": np.zeros(count),
+            "engine_id": np.full(count, float(MEASURED_ID)),
+            "outcome": np.full(count, float(OUTCOME_CODES[Outcome.OK])),
+            "model_id": ids("model", scope.models.ids),
+            "gpu_id": ids("gpu", scope.gpus.ids),
+            "memory_ratio": np.full(count, np.nan),
+        }
+        return columns | {
+            name: np.array([one[name] for one in self.configurations], dtype=np.float64)
+            for name in (*LENGTHS, "num_gpus")
+        }
+
+    def described(self, row: int, point: int | None = None) -> dict[str, Any]:
+        """A row in words, at its operating point or at another of its points."""
+        low, high = (int(self.low[row]), int(self.high[row])) if point is None else (point, point)
+        figures = {name: self.points.figures[name] for name in ("concurrency", "queued", *METRICS)}
+        here = {name: column[[low]] for name, column in figures.items()}
+        if low != high:
+            there = {name: column[[high]] for name, column in figures.items()}
+            here = at(here, there, self.found.figures["concurrency"][[row]])
+        known = {name: float(column[0]) for name, column in here.items()}
+        return {
+            **self.configurations[row],
+            "task_id": None,
+            "engine": MEASURED,
+            "fingerprint": None,
+            "outcome": Outcome.OK.value,
+            **dict.fromkeys(("detail", "needed_gib", "usable_gib")),
+            **{name: None if np.isnan(known[name]) else known[name] for name in METRICS},
+            "concurrency": int(known["concurrency"]) if np.isfinite(known["concurrency"]) else None,
+            "bound": Bound.UNKNOWN.value,
+            "queued": False,
+        }
+
+    def runs_of(self, row: int) -> Runs:
+        """The runs that a row's figures rest on."""
+        points = sorted({int(self.low[row]), int(self.high[row])})
+        starts = self.points.starts
+        runs = [run for point in points for run in self.points.runs[starts[point] : starts[point + 1]]]
+        days = [day for _, _, day in runs if day is not None]
+        rate = float(self.points.rate[points[0]])
+        return Runs(
+            repeats=int(min(starts[point + 1] - starts[point] for point in points)),
+            load=LOADS[self.points.load[points[0]]],
+            request_rate=None if np.isnan(rate) else rate,
+            sources=tuple(sorted({source for source, _, _ in runs})),
+            server_versions=tuple(sorted({version for _, version, _ in runs if version is not None})),
+            first_day=min(days, default=None),
+            last_day=max(days, default=None),
+        )
+
+    def nearest_to(self, limit: Limit) -> tuple[Indices, Array]:
+        """Of every row the point that comes nearest to one limit, and how far it is from it."""
+        ratio = limit.ratio(self.points.figures)
+        nearest = _first(self.points.configuration, ratio, self.points.figures["concurrency"])
+        return nearest, ratio[nearest]
+
+
+def measured(
+    connection: sa.Connection, scope: Scope, question: Question, choice: Choice, sides: Sequence[str]
+) -> Measured | None:
+    """The measured configurations that a question is about; None: there are none. Raises UnknownNameError."""
+    if not counts(connection, question):
+        return None
+    known, configurations = configurations_of(connection, scope, question)
+    estimated = estimated_cases(connection, scope, configurations)
+    if scope.sweep is not None:
+        # Of a sweep only what it has estimates of.
+        kept = [number for number, found in enumerate(estimated) if found]
+        place = {number: position for position, number in enumerate(kept)}
+        known = {case: place[number] for case, number in known.items() if number in place}
+        configurations, estimated = [configurations[n] for n in kept], [estimated[n] for n in kept]
+    limits = limits_on_runs(question.slos)
+    points = points_of(connection, runs_statement(scope, question), known, limits)
+    if points is None:
+        return None
+    if len(present := np.unique(points.configuration)) < len(configurations):
+        # Days may leave a configuration without runs.
+        points.configuration[:] = np.searchsorted(present, points.configuration)
+        configurations, estimated = [configurations[n] for n in present], [estimated[n] for n in present]
+    found, low, high = _judged(points, choice.aim, limits, sides)
+    needed = [points.figures[name] for name in (*choice.aim.columns, *(limit.column for limit in limits))]
+    knows = np.logical_and.reduce([~np.isnan(column) for column in needed])
+    decides = np.zeros(len(configurations), dtype=bool)
+    decides[points.configuration[knows]] = True
+    return Measured(configurations, limits, points, found, low, high, decides, estimated)
+
+
+# --- judging -----------------------------------------------------------------------------------------------------
+
+
+def _judged(points: Points, aim: Aim, limits: Sequence[Limit], sides: Sequence[str]) -> tuple[Found, Indices, Indices]:
+    """The operating point of every configuration, with the points it lies at or between."""
+    meets = hold(limits, points.figures) & aim.known(points.figures)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        how_good = np.where(meets, aim.point_score(points.figures), worst_ratio(limits, points.figures))
+    concurrency = points.figures["concurrency"]
+    chosen = _first(points.configuration, ~meets, how_good, concurrency, points.load)
+    neighbours = {side: getattr(points, side)[chosen] for side in sides}
+    number = {"task_id": np.arange(len(chosen), dtype=np.float64)}
+    rows = Rows(number, {"point": points.figures_at(chosen)} | {s: points.figures_at(n) for s, n in neighbours.items()})
+
+    straddling, highest = None, chosen
+    if len(sides) == 2:
+        latencies = [limit for limit in limits if not limit.slo.at_least]
+        within = hold(latencies, points.figures) & (points.load == CLOSED_LOOP)
+        highest = _first(points.configuration, ~within, -concurrency)
+        figures = {
+            "point": points.figures_at(np.where(within[highest], highest, -1)),
+            "above": points.figures_at(np.where(within[highest], points.above[highest], -1)),
+        }
+        straddling = Rows(number, figures)
+    found = operating_points_of(rows, aim, limits, straddling)
+    low, high = chosen.copy(), chosen.copy()
+    for row in np.flatnonzero(found.interpolated).tolist():
+        # Between the chosen point, or else the highest within the latencies, and a neighbour.
+        for start in (chosen[row], highest[row]):
+            for first, second in ((start, points.above[start]), (points.below[start], start)):
+                if first >= 0 <= second and (concurrency[first], concurrency[second]) == (
+                    found.low[row],
+                    found.high[row],
+                ):
+                    low[row], high[row] = first, second
+    return found, low, high
+
+
+def _first(configuration: Indices, *keys: Any) -> Indices:
+    """Of every configuration the point that comes first."""
+    order = np.lexsort((*reversed(keys), configuration))
+    return np.asarray(order[np.diff(configuration[order], prepend=-1) != 0])

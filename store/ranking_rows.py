@@ -1,0 +1,60 @@
+"""A ranking as rows, one a configuration: for CSV, Markdown and data frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from gpuscout.store.ranking_types import Group, RankedConfig, Ranking
+
+_CONFIGURATION = (
+    "gpu", "num_gpus", "tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "precision",
+    "kv_precision", "server", "gpu_memory_utilization", "max_model_len", "kind", "engine", "fingerprint",
+)  # fmt: skip
+_FIGURES = (
+    "concurrency", "interpolated", "queued", "ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s", "requests_per_s",
+)  # fmt: skip
+# Objectives that are no column of an operating point.
+_VALUES = {"cost": "usd_per_mtok", "energy": "kwh_per_mtok"}
+
+COLUMNS = (
+    "model", "workload", "input_len", "output_len", "place", *_CONFIGURATION, "objective", "objective_unit",
+    "objective_value", "behind_best", "usd_per_hour", *_VALUES.values(), *_FIGURES, "output_tokens_per_s_per_gpu",
+    "bound", "runs",
+)  # fmt: skip
+"""What a row holds. `objective_value` is in `objective_unit`, `behind_best` a fraction, lengths are in tokens,
+`runs` are the measured runs behind it."""
+
+
+def ranking_rows(ranking: Ranking, *, top: int | None = None) -> Iterator[dict[str, Any]]:
+    """The configurations of all groups that the ranking holds, or `top` of each, in the order of `listed`.
+
+    None where a figure is not known; cost and energy where the question did not ask for them.
+    """
+    aim = ranking.question.aim
+    for group in ranking.groups:
+        for config in listed(group)[:top]:
+            values = {column: config.values.get(name) for name, column in _VALUES.items()}
+            yield {
+                "model": group.model,
+                "workload": group.workload,
+                "input_len": group.input_len,
+                "output_len": group.output_len,
+                "place": config.place,
+                **{name: getattr(config, name) for name in _CONFIGURATION},
+                "objective": aim.name,
+                "objective_unit": aim.unit,
+                "objective_value": config.objective,
+                "behind_best": config.behind_best,
+                "usd_per_hour": config.usd_per_hour,
+                **values,
+                **{name: getattr(config, name) for name in _FIGURES},
+                "output_tokens_per_s_per_gpu": config.tokens_per_s_per_gpu,
+                "bound": config.bound,
+                "runs": None if config.runs is None else config.runs.repeats,
+            }
+
+
+def listed(group: Group) -> list[RankedConfig]:
+    """The best, then the best of other GPU types, then what else there is: another TP of one GPU is less news."""
+    return [*group.best_per_gpu, *(config for config in group.configs if config not in group.best_per_gpu)]

@@ -1,0 +1,227 @@
+"""Reads measured runs for a ranking: which configurations they are of, and their medians as points of curves."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from gpuscout.store.ranking_limits import Limit
+from gpuscout.store.ranking_measures import Array
+from gpuscout.store.ranking_names import means_measured
+from gpuscout.store.ranking_places import Indices
+from gpuscout.store.ranking_points import METRICS
+from gpuscout.store.ranking_scope import CONFIGURATION, Condition, Scope
+from gpuscout.store.ranking_types import Question
+from gpuscout.store.schema import LOADS, cases, gpus, measured_runs, membership, models, percentiles, tasks
+from gpuscout.sweeps.errors import InputError
+
+CLOSED_LOOP, _, _OFFLINE = range(len(LOADS))
+LENGTHS = ("input_len", "output_len")
+# What tells configurations apart besides the names; the KV precision does only where it is known.
+_SETTINGS = tuple(name for name in CONFIGURATION if name not in ("kv_precision", "max_model_len"))
+# Runs that are named in a statement; of more, the percentiles of all are read.
+_FEW = 1_000
+Key = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Points:
+    """Medians, ordered by configuration, load and concurrency (infinite: not known). NaN: no run has the figure.
+
+    `configuration` indexes the configurations, `load` `LOADS`. The runs (source, server version, day) of point p
+    are `runs[starts[p]:starts[p + 1]]`. `above` and `below` are the neighbours between which and a point it may be
+    interpolated, -1: none.
+    """
+
+    configuration: Indices
+    load: Indices
+    rate: Array
+    figures: dict[str, Array]
+    starts: Indices
+    runs: Sequence[tuple[str, str | None, date | None]]
+    above: Indices
+    below: Indices
+
+    def __len__(self) -> int:
+        return len(self.load)
+
+    def figures_at(self, points: Indices) -> dict[str, Array]:
+        """Their figures; NaN for -1."""
+        there = points >= 0
+        return {name: np.where(there, column[points], np.nan) for name, column in self.figures.items()}
+
+
+def counts(connection: sa.Connection, question: Question) -> bool:
+    """Whether there are measured runs, and they are asked for. Raises UnknownNameError."""
+    return means_measured(question.kinds, question.engines) and _are_there(connection)
+
+
+def check_there_are_any(connection: sa.Connection) -> None:
+    """Raises InputError if the store has no measured runs."""
+    if not _are_there(connection):
+        raise InputError(
+            "the store has no measured runs", hint="gpuscout import FILE adds yours, import public others'"
+        )
+
+
+def _are_there(connection: sa.Connection) -> bool:
+    return connection.execute(sa.select(measured_runs.c.id).limit(1)).first() is not None
+
+
+def configurations_of(
+    connection: sa.Connection, scope: Scope, question: Question
+) -> tuple[dict[int, int], list[dict[str, Any]]]:
+    """The configurations of all cases in the scope that were measured, and of each case the number of its own."""
+    names = (*LENGTHS, "num_gpus", *CONFIGURATION)
+    query = (
+        sa.select(
+            cases.c.id, models.c.name.label("model"), gpus.c.name.label("gpu"), *(cases.c[name] for name in names)
+        )
+        .join(models, models.c.id == cases.c.model_id)
+        .join(gpus, gpus.c.id == cases.c.gpu_id)
+        .where(*_on_cases(scope, question), cases.c.id.in_(sa.select(measured_runs.c.case_id)))
+        .order_by(cases.c.id)
+    )
+    number_of: dict[int, int] = {}
+    numbers: dict[Key, int] = {}
+    found: list[dict[str, Any]] = []
+    for row in connection.execute(query).mappings():
+        key = (*_key(row), row["kv_precision"])
+        number = numbers.setdefault(key, len(found))
+        if number == len(found):
+            found.append({**row, "max_model_len": row["input_len"] + row["output_len"]})
+        number_of[row["id"]] = number
+    return number_of, found
+
+
+def _on_cases(scope: Scope, question: Question) -> list[Condition]:
+    if question.min_context is None:
+        return [*scope.on_cases]
+    # That a deployment takes more than it was asked for is not known.
+    return [*scope.on_cases, cases.c.input_len + cases.c.output_len >= question.min_context]
+
+
+def _key(row: Mapping[Any, Any]) -> Key:
+    """What tells configurations apart, but for the KV precision."""
+    return tuple(row[name] for name in ("model", "gpu", *LENGTHS, *_SETTINGS))
+
+
+def estimated_cases(
+    connection: sa.Connection, scope: Scope, configurations: Sequence[Mapping[str, Any]]
+) -> list[set[int]]:
+    """For each configuration the cases of estimates that it matches; with a sweep, those of its tasks."""
+    found: list[set[int]] = [set() for _ in configurations]
+    numbers: dict[Key, list[int]] = {}
+    for number, one in enumerate(configurations):
+        numbers.setdefault(_key(one), []).append(number)
+    if not numbers:
+        return found
+    columns = (*LENGTHS, "kv_precision", *_SETTINGS)
+    source = cases.join(models, models.c.id == cases.c.model_id).join(gpus, gpus.c.id == cases.c.gpu_id)
+    # A few values of each column leave few cases to compare.
+    conditions: list[Condition] = [
+        cases.c.model_id.in_([i for name in {one["model"] for one in configurations} for i in scope.models.ids[name]]),
+        cases.c.gpu_id.in_([i for name in {one["gpu"] for one in configurations} for i in scope.gpus.ids[name]]),
+        sa.exists().where(tasks.c.case_id == cases.c.id),
+    ]
+    conditions += [cases.c[n].in_(sorted({one[n] for one in configurations})) for n in (*LENGTHS, *_SETTINGS)]
+    if scope.sweep is not None:
+        members = sa.select(tasks.c.case_id).join(membership, membership.c.task_id == tasks.c.id)
+        conditions.append(cases.c.id.in_(members.where(membership.c.sweep_id == scope.sweep.id)))
+    query = sa.select(
+        cases.c.id, models.c.name.label("model"), gpus.c.name.label("gpu"), *(cases.c[name] for name in columns)
+    )
+    for row in connection.execute(query.select_from(source).where(*conditions)).mappings():
+        for number in numbers.get(_key(row), ()):
+            kv = configurations[number]["kv_precision"]
+            if None in (kv, row["kv_precision"]) or kv == row["kv_precision"]:
+                found[number].add(row["id"])
+    return found
+
+
+def runs_statement(scope: Scope, question: Question) -> sa.Select[Any]:
+    """All measured runs that a question is about."""
+    runs = measured_runs.c
+    query = sa.select(
+        runs.id, runs.case_id, runs.load, runs.concurrency, runs.request_rate, *(runs[name] for name in METRICS),
+        runs.source, runs.server_version, runs.measured_on,
+    )  # fmt: skip
+    if question.since is not None:
+        query = query.where(runs.measured_on >= question.since)
+    if question.until is not None:
+        query = query.where(runs.measured_on <= question.until)
+    if conditions := _on_cases(scope, question):
+        query = query.where(runs.case_id.in_(sa.select(cases.c.id).where(*conditions)))
+    return query.order_by(runs.id)
+
+
+def points_of(
+    connection: sa.Connection, statement: sa.Select[Any], known: Mapping[int, int], limits: Sequence[Limit]
+) -> Points | None:
+    """The runs of these cases as points; None: there are none."""
+    rows = [row for row in connection.execute(statement) if row.case_id in known]
+    if not rows:
+        return None
+    ids, case_ids, loads, *numbers, sources, versions, days = zip(*rows, strict=True)
+    configuration = np.array([known[case_id] for case_id in case_ids], dtype=np.int64)
+    load = np.array([LOADS.index(word) for word in loads], dtype=np.int64)
+    concurrency, rate, *metrics = np.array(numbers, dtype=np.float64)
+    figures = dict(zip(METRICS, metrics, strict=True))
+    tails = [limit for limit in limits if limit.slo.percentile is not None]
+    figures |= {limit.column: _percentiles(connection, limit, ids) for limit in tails}
+    offline = load == _OFFLINE
+    for name in ("ttft_ms", "itl_ms", "e2e_s", *(limit.column for limit in tails)):
+        figures[name][offline] = np.nan
+    concurrency[offline] = np.nan
+    rate[offline | (load == CLOSED_LOOP) | ~np.isnan(concurrency)] = np.nan
+    concurrency = np.nan_to_num(concurrency, nan=np.inf)
+
+    keys = [np.nan_to_num(rate, nan=0.0), concurrency, load, configuration]
+    order = np.lexsort(keys)
+    new = np.logical_or.reduce([key[order][1:] != key[order][:-1] for key in keys])
+    starts = np.concatenate([[0], 1 + np.flatnonzero(new), [len(order)]]).astype(np.int64)
+    first = order[starts[:-1]]
+    point = np.repeat(np.arange(len(first)), np.diff(starts))
+    medians = {name: _medians(column[order], point, starts) for name, column in figures.items()}
+    medians |= {"concurrency": concurrency[first], "queued": np.zeros(len(first))}
+    told = [(sources[run], versions[run], days[run]) for run in order.tolist()]
+    origins: dict[frozenset[tuple[str, str | None]], int] = {}
+    bounds = starts.tolist()
+    origin = np.array(
+        [
+            origins.setdefault(frozenset((source, version) for source, version, _ in told[start:stop]), len(origins))
+            for start, stop in itertools.pairwise(bounds)
+        ]
+    )
+    follows = (load[first] == CLOSED_LOOP)[1:]
+    for key in (configuration[first], load[first], origin):
+        follows &= key[1:] == key[:-1]
+    here = np.arange(len(first))
+    above = np.where(np.append(follows, False), here + 1, -1)
+    below = np.where(np.insert(follows, 0, False), here - 1, -1)
+    return Points(configuration[first], load[first], rate[first], medians, starts, told, above, below)
+
+
+def _percentiles(connection: sa.Connection, limit: Limit, run_ids: Sequence[int]) -> Array:
+    """The percentile that a limit is on, of each run; NaN where it is not stored."""
+    query = sa.select(percentiles.c.run_id, percentiles.c.value).where(
+        percentiles.c.metric == limit.slo.column, percentiles.c.percentile == limit.slo.percentile
+    )
+    if len(run_ids) < _FEW:
+        query = query.where(percentiles.c.run_id.in_(run_ids))
+    stored = {row.run_id: row.value for row in connection.execute(query)}
+    return np.array([stored.get(run_id, np.nan) for run_id in run_ids], dtype=np.float64)
+
+
+def _medians(values: Array, point: Indices, starts: Indices) -> Array:
+    """The median of each point's runs, which stand one after another; of those that know the value."""
+    values = values[np.lexsort((values, point))]  # NaN goes last
+    known = np.add.reduceat(~np.isnan(values), starts[:-1], dtype=np.int64)
+    low, high = starts[:-1] + np.maximum(known - 1, 0) // 2, starts[:-1] + np.minimum(known // 2, np.diff(starts) - 1)
+    return np.where(known > 0, (values[low] + values[high]) / 2, np.nan)
