@@ -14,8 +14,8 @@ class ErrorSeen:
     """An engine's errors over comparable measured runs. Errors are fractions of what was measured.
 
     The runs are of GPUs of one family, or of all families of a vendor, where `gpu_family` names it; of dense or
-    mixture-of-experts models (`model_kind` "dense" or "moe"); with concurrencies from `concurrency_from` to `concurrency_to` (None: no upper end), both included.
-    `bias` is the median of estimated / measured - 1.
+    mixture-of-experts models (`model_kind` "dense" or "moe"); with concurrencies from `concurrency_from` to
+    `concurrency_to` (None: no upper end), both included. `bias` is the median of estimated / measured - 1.
     """
 
     gpu_family: str
