@@ -326,7 +326,7 @@ from gpuscout.runner.cli.main import execute
 assert execute({arguments!r}) == 0
 heavy = {{"ray", "transformers", "torch", "alembic", "huggingface_hub", "pandas", "matplotlib", "pyarrow"}}
 if "--help" in {arguments!r}:
-    heavy |= {{"sqlalchemy", "numpy", "pydantic"}}
+    heavy |= {{"sqlalchemy", "numpy"}}
 heavy &= sys.modules.keys()
 assert not heavy, heavy
 """

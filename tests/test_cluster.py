@@ -146,18 +146,21 @@ def test_a_stopped_run_gives_its_blocks_back(tmp_path: Path, nodes: TwoNodes, qu
 
 
 def test_a_runtime_env_brings_the_package_of_an_engine(tmp_path: Path, nodes: TwoNodes) -> None:
-    """llm-optimizer as a wheel: on the workers it can be imported, in the controller's environment it cannot."""
+    """llm-optimizer as an archive: on the workers it can be imported, in the controller's environment it cannot."""
     if importlib.util.find_spec("llm_optimizer") is not None:
         pytest.skip("llm-optimizer is installed here")
     build = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(tmp_path)]
     subprocess.run([sys.executable, "-m", "pip", *build, str(Path(__file__).parent / "standin")], check=True)
     [wheel] = tmp_path.glob("*.whl")
+    # Ray takes wheels, too, but two nodes on one machine install them into one folder and are in each other's way.
+    shutil.unpack_archive(wheel, tmp_path / "theirs" / "modules", "zip")
+    archive = shutil.make_archive(str(tmp_path / "modules"), "zip", tmp_path / "theirs", "modules")
     spec = FEW.replace("L40S, H200", "H200").replace("gpus: [H100, L4, B200, A100", "gpus: [H100, A100")
     command = ("run", "spec.yaml", "--json", "--ray-address", nodes.address)
     (tmp_path / "spec.yaml").write_text(spec + "engine: llm-optimizer\n")
     alone = gpuscout(*command, cwd=tmp_path, plugins=nodes.plugins)
     assert alone.returncode == 5, alone.stderr
-    placed = f"run: {{num_cpus: 1, runtime_env: {{py_modules: ['file://{wheel}']}}}}"
+    placed = f"run: {{num_cpus: 1, runtime_env: {{py_modules: ['file://{archive}']}}}}"
     (tmp_path / "spec.yaml").write_text(f"{spec}engine: {{name: llm-optimizer, {placed}}}\n")
     done = gpuscout(*command, cwd=tmp_path, plugins=nodes.plugins)
     assert done.returncode == 0, done.stderr
@@ -169,22 +172,29 @@ def test_a_runtime_env_brings_the_package_of_an_engine(tmp_path: Path, nodes: Tw
 
 
 def test_an_engine_runs_where_its_resources_are(tmp_path: Path, nodes: TwoNodes) -> None:
-    """One node alone has what an engine asks for; the other has as many free CPUs and gets none of its tasks."""
+    """One node alone has what an engine asks for; the other has as many free CPUs and gets none of its tasks.
+
+    The gpuscout that was sent along runs it, also where an engine brings modules of its own.
+    """
     where = """
-    import ray
+    import gpuscout, ray
     with Path(__file__).with_name("nodes").open("a") as nodes:
-        nodes.write(ray.get_runtime_context().get_node_id() + "\\n")
+        nodes.write(f"{ray.get_runtime_context().get_node_id()} {gpuscout.__file__}\\n")
     return answer(cases, ladder)
     """
+    archive = shutil.make_archive(str(tmp_path / "theirs"), "zip", Path(__file__).parent, "standin")
     install_engine(nodes.plugins, "choosy", where, cost="DEAR")
     equipped = nodes.cluster.add_node(num_cpus=2, num_gpus=1, resources={"licence": 2, "accelerator_type:L4": 1})
     try:
-        asked = "{num_cpus: 0.5, num_gpus: 0.5, accelerator_type: L4, resources: {licence: 1}}"
+        needed = "num_cpus: 0.5, num_gpus: 0.5, accelerator_type: L4, resources: {licence: 1}"
+        asked = f"{{{needed}, runtime_env: {{py_modules: ['file://{archive}']}}}}"
         (tmp_path / "spec.yaml").write_text(f"{FEW}engine: {{name: choosy, run: {asked}}}\n")
         command = ("run", "spec.yaml", "--ray-address", nodes.address)
         done = gpuscout(*command, cwd=tmp_path, plugins=nodes.plugins)
         assert done.returncode == 0, done.stderr
-        assert set((nodes.plugins / "nodes").read_text().split()) == {equipped.node_id}
+        [(node, source)] = {tuple(line.split()) for line in (nodes.plugins / "nodes").read_text().splitlines()}
+        assert node == equipped.node_id
+        assert "py_modules_files" in source
     finally:
         nodes.cluster.remove_node(equipped)
 

@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -219,8 +219,18 @@ def _ray_options(part: EnginePart) -> dict[str, Any]:
     if placement.resources:
         options["resources"] = dict(placement.resources)
     if placement.runtime_env:
-        options["runtime_env"] = dict(placement.runtime_env)
+        options["runtime_env"] = {**placement.runtime_env, **_all_modules(placement.runtime_env)}
     return options
+
+
+def _all_modules(runtime_env: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Its `py_modules`, and this gpuscout, which was sent with those of the job: of the two Ray takes its own only."""
+    import ray
+
+    if "py_modules" not in runtime_env:
+        return {}
+    job = ray.get_runtime_context().runtime_env.get("py_modules") or []
+    return {"py_modules": [*runtime_env["py_modules"], *job]}
 
 
 def _demands(part: EnginePart) -> dict[str, float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from gpuscout.sweeps.expand import Expansion
 from tests.bench import alternatives, plain, queries
 from tests.bench.sweeps import LADDER, run, run_in, sweep
 from tests.commands import environment, install_engine
+from tests.memory import peak_mib
 from tests.stores import postgres_database, postgres_server
 
 _REPEATS = 5
@@ -173,8 +173,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.only_run:
         report = run_in(Path(options.only_run[1]) / "large.db", sweep(int(options.only_run[0])), "ray")
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1 << 20)
-        print(report.progress.points, report.seconds, peak)
+        print(report.progress.points, report.seconds, peak_mib())
         return
     print(f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores", flush=True)
     engine()
