@@ -17,7 +17,7 @@ from gpuscout.store.answers import StoredAnswer
 from gpuscout.store.models import StoredModels
 from gpuscout.store.prices import PriceRules, Prices
 from gpuscout.store.prices_books import prices_for
-from gpuscout.store.ranking_measures import value_of
+from gpuscout.store.ranking.measures import value_of
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
 from gpuscout.sweeps.outcomes import Outcome

@@ -20,7 +20,7 @@ from gpuscout.store.connect import Store
 from gpuscout.store.models import StoredModels
 from gpuscout.store.prices import GpuPrice
 from gpuscout.store.rank import DEFAULT_OBJECTIVE, Group, Question, RankedConfig, rank
-from gpuscout.store.ranking_types import Cause, Configuration, Losers
+from gpuscout.store.ranking.types import Cause, Configuration, Losers
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.expand import Expansion
 from gpuscout.sweeps.models import is_path

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any, overload
 
 from gpuscout.runner.estimates import PerformanceEstimate
-from gpuscout.store.ranking_measures import MEASURES, measure_of, value_of
+from gpuscout.store.ranking.measures import MEASURES, measure_of, value_of
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
 from gpuscout.sweeps.gpus import GpuSpec

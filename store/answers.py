@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from gpuscout.store.ranking_points import described
+from gpuscout.store.ranking.points import described
 from gpuscout.store.schema import tasks
 from gpuscout.sweeps.outcomes import Outcome
 

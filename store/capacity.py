@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpuscout.store.prices import GpuPrice, HourlyPrice, Prices, packed
-from gpuscout.store.ranking_types import Cause, Group, Loser, RankedConfig
+from gpuscout.store.ranking.types import Cause, Group, Loser, RankedConfig
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.slo import Slo
 

@@ -19,10 +19,10 @@ import sqlalchemy as sa
 
 from gpuscout.store.compare_sides import Form, Side
 from gpuscout.store.rank import rank
-from gpuscout.store.ranking_measures import DECIMALS, Array
-from gpuscout.store.ranking_names import means_estimated
-from gpuscout.store.ranking_scope import CONFIGURATION, Scope, scope_of
-from gpuscout.store.ranking_types import Configuration, Group, Kind, RankedConfig, Ranking
+from gpuscout.store.ranking.measures import DECIMALS, Array
+from gpuscout.store.ranking.names import means_estimated
+from gpuscout.store.ranking.scope import CONFIGURATION, Scope, scope_of
+from gpuscout.store.ranking.types import Configuration, Group, Kind, RankedConfig, Ranking
 from gpuscout.store.schema import engines, operating_points, tasks
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 

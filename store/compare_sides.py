@@ -14,8 +14,8 @@ from enum import StrEnum
 import sqlalchemy as sa
 
 from gpuscout.store.prices_books import book_names
-from gpuscout.store.ranking_names import listed
-from gpuscout.store.ranking_types import MEASURED, Kind, Question
+from gpuscout.store.ranking.names import listed
+from gpuscout.store.ranking.types import MEASURED, Kind, Question
 from gpuscout.store.schema import engines, sweeps
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 

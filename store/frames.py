@@ -7,10 +7,11 @@ from datetime import date, datetime
 from importlib import import_module
 from typing import Any
 
-from gpuscout.store import ranking_rows
 from gpuscout.store.pareto import Pareto
 from gpuscout.store.point_columns import COLUMNS
-from gpuscout.store.ranking_types import Ranking
+from gpuscout.store.ranking.rows import COLUMNS as RANKING_COLUMNS
+from gpuscout.store.ranking.rows import ranking_rows
+from gpuscout.store.ranking.types import Ranking
 from gpuscout.sweeps.errors import InputError
 
 # What pandas calls a column of this type in which values may be missing.
@@ -29,7 +30,7 @@ def to_dataframe(answer: Ranking | Pareto | Iterable[Mapping[str, Any]]) -> Any:
         raise InputError("to_dataframe needs pandas, which is not installed", hint="pip install pandas") from error
     columns: list[str] | None = None
     if isinstance(answer, Ranking):
-        rows, columns = list(ranking_rows.ranking_rows(answer)), list(ranking_rows.COLUMNS)
+        rows, columns = list(ranking_rows(answer)), list(RANKING_COLUMNS)
     elif isinstance(answer, Pareto):
         rows = [point for front in answer.fronts for point in front.points]
     else:

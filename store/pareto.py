@@ -21,8 +21,8 @@ import sqlalchemy as sa
 
 from gpuscout.store.points import PointReader
 from gpuscout.store.prices import Prices
-from gpuscout.store.ranking_measures import DECIMALS, MEASURES, Array
-from gpuscout.store.ranking_types import Kind, Question
+from gpuscout.store.ranking.measures import DECIMALS, MEASURES, Array
+from gpuscout.store.ranking.types import Kind, Question
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 
 Row = dict[str, Any]

@@ -10,8 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from gpuscout.store.point_worth import Worth
-from gpuscout.store.ranking_measures import value_of
-from gpuscout.store.ranking_types import MEASURED, Kind
+from gpuscout.store.ranking.measures import value_of
+from gpuscout.store.ranking.types import MEASURED, Kind
 from gpuscout.store.schema import cases, engines, gpus, measured_runs, models, operating_points, percentiles, tasks
 from gpuscout.sweeps.curves import Bound
 

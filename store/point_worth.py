@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from gpuscout.store.prices import PriceRules, Prices
 from gpuscout.store.prices_books import prices_for
-from gpuscout.store.ranking_scope import Scope
+from gpuscout.store.ranking.scope import Scope
 from gpuscout.store.schema import cases, gpus
 
 

@@ -22,10 +22,10 @@ import sqlalchemy as sa
 from gpuscout.store.point_columns import COLUMNS, PERCENTILE, Field, estimated_fields, measured_fields
 from gpuscout.store.point_worth import Worth, worth_of
 from gpuscout.store.prices import Prices
-from gpuscout.store.ranking_limits import limits_of, limits_on_runs, need_percentiles
-from gpuscout.store.ranking_names import means_estimated, means_measured
-from gpuscout.store.ranking_scope import CONFIGURATION, Condition, Scope, nothing_matches, scope_of
-from gpuscout.store.ranking_types import Kind, Question
+from gpuscout.store.ranking.limits import limits_of, limits_on_runs, need_percentiles
+from gpuscout.store.ranking.names import means_estimated, means_measured
+from gpuscout.store.ranking.scope import CONFIGURATION, Condition, Scope, nothing_matches, scope_of
+from gpuscout.store.ranking.types import Kind, Question
 from gpuscout.store.schema import cases, engines, gpus, measured_runs, membership, models, operating_points, tasks
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 from gpuscout.sweeps.slo import Slo

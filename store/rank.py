@@ -2,25 +2,25 @@
 
 Of every configuration (task) the operating point counts that is best for the objective and meets *all* SLOs, and the
 configurations of a group (a model under one pair of lengths) are ranked by it. The database reduces curves to points
-(`ranking_points`), placing them is arithmetic on columns (`ranking_places`). The rules:
+(`ranking/points.py`), placing them is arithmetic on columns (`ranking/places.py`). The rules:
 
-*Objectives and weights*: `ranking_measures`. *Prices*: `prices`. *Points between stored ones*: `ranking_limits`.
+*Objectives and weights*: `ranking/measures.py`. *Prices*: `prices`. *Points between stored ones*: `ranking/limits.py`.
 *Ties.* Figures equal to six decimals are equal. Between points of one configuration, the lower concurrency goes first.
 Between configurations: not queued, fewer GPUs, lower ITL, lower TTFT, then GPU name, TP, PP, DP, EP, precision, KV
 precision, server, memory fraction and maximum length, ascending.
 *Queueing.* A point with more requests in flight than the KV cache holds is real, and its TTFT includes the wait. It
 buys a few per cent of throughput with seconds of waiting, so a configuration is only shown at such a point, marked
 `queued`, where none of its points without a queue meets the limits.
-*Measured over estimated.* Measured runs of a configuration stand for all estimates of it: see `ranking_measured`.
+*Measured over estimated.* Measured runs of a configuration stand for all estimates of it: see `ranking/measured.py`.
 *One engine per group.* Estimates of different engines are never mixed in one ranking: a group shows the engine that
 comes first in `Question.engines`, else in the sweep, else the one stored last, of those that have any answer for it;
 and, beside its estimates, what was measured. What the others say of the same configuration, each at its own best point,
 stands beside it (`RankedConfig.opinions`).
 *Percentiles.* An estimate is a mean. It meets a limit on a percentile only where `Question.assume_tail` says by what to
 multiply the mean; measured runs meet it by exactly that percentile.
-*Trust*: `Trusted`, `ranking_trust`. With `Trusted.PREFER` what is better trusted goes first, whatever its figures.
+*Trust*: `Trusted`, `ranking/trust.py`. With `Trusted.PREFER` what is better trusted goes first, whatever its figures.
 *Caution.* Where the question is cautious, estimates count by the pessimistic ends of their intervals
-(`ranking_intervals`): for the point of each configuration, for the limits and for the objective.
+(`ranking/intervals.py`): for the point of each configuration, for the limits and for the objective.
 *Versions never compete.* Of the answers of one engine (whatever fingerprint and options) for one configuration, by the
 names of model and GPU, the newest stands: the engine stored last, then the model's figures, then the GPU's. Where a
 sweep is named only its own tasks count, and of an engine it lists twice the first.
@@ -38,18 +38,18 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from gpuscout.store import ranking_points as statements
 from gpuscout.store.prices import PriceRules
-from gpuscout.store.ranking_described import Described
-from gpuscout.store.ranking_groups import Shown, configs_of, flips_of, unranked_of, unranked_rows
-from gpuscout.store.ranking_losers import excluded, in_words, losers_of, shortfalls_of
-from gpuscout.store.ranking_names import choose_word, means_estimated
-from gpuscout.store.ranking_places import placed
-from gpuscout.store.ranking_runs import check_there_are_any, counts, runs_statement
-from gpuscout.store.ranking_scope import Scope, nothing_matches, scope_of
-from gpuscout.store.ranking_study import Study, choice_of, study
-from gpuscout.store.ranking_trust import doubt_of
-from gpuscout.store.ranking_types import (
+from gpuscout.store.ranking import points as statements
+from gpuscout.store.ranking.described import Described
+from gpuscout.store.ranking.groups import Shown, configs_of, flips_of, unranked_of, unranked_rows
+from gpuscout.store.ranking.losers import excluded, in_words, losers_of, shortfalls_of
+from gpuscout.store.ranking.names import choose_word, means_estimated
+from gpuscout.store.ranking.places import placed
+from gpuscout.store.ranking.runs import check_there_are_any, counts, runs_statement
+from gpuscout.store.ranking.scope import Scope, nothing_matches, scope_of
+from gpuscout.store.ranking.study import Study, choice_of, study
+from gpuscout.store.ranking.trust import doubt_of
+from gpuscout.store.ranking.types import (
     DEFAULT_OBJECTIVE,
     MEASURED,
     MEASURES,

@@ -17,7 +17,7 @@ from gpuscout.runner.cli.main import execute
 from gpuscout.store.capacity import HOURS_PER_MONTH, Demand, load_at, plan, replicas_for
 from gpuscout.store.connect import Store, open_store
 from gpuscout.store.prices import GpuPrice, Quote, packed
-from gpuscout.store.ranking_types import RankedConfig
+from gpuscout.store.ranking.types import RankedConfig
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.spec import spec_from_mapping
 

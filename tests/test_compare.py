@@ -22,7 +22,7 @@ from gpuscout.store.connect import Store, open_store
 from gpuscout.store.prices import PriceRules, Quote
 from gpuscout.store.prices_books import save_quotes
 from gpuscout.store.rank import Question, rank
-from gpuscout.store.ranking_types import RankedConfig
+from gpuscout.store.ranking.types import RankedConfig
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.slo import parse_slo
 from gpuscout.sweeps.spec import spec_from_mapping

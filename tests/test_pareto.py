@@ -20,7 +20,7 @@ from gpuscout.store.frames import to_dataframe
 from gpuscout.store.pareto import METRICS, Pareto, frontier, metric_of, pareto
 from gpuscout.store.points import query
 from gpuscout.store.prices import PriceRules
-from gpuscout.store.ranking_types import Question
+from gpuscout.store.ranking.types import Question
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.slo import parse_slo
 from tests.rank_stores import a_run, an_answer, fill

@@ -24,7 +24,7 @@ from gpuscout.store.frames import to_dataframe
 from gpuscout.store.points import COLUMNS, query
 from gpuscout.store.prices import PriceRules
 from gpuscout.store.rank import rank
-from gpuscout.store.ranking_types import Question
+from gpuscout.store.ranking.types import Question
 from gpuscout.sweeps.errors import UnknownNameError
 from gpuscout.sweeps.slo import Slo
 from tests.rank_stores import GPUS, LADDER, LENGTHS, MODELS, TDP_W, Row, a_run, an_answer, fill

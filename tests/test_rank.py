@@ -17,7 +17,7 @@ from gpuscout.runner.cli.main import execute
 from gpuscout.store import schema
 from gpuscout.store.connect import Store, open_store
 from gpuscout.store.rank import DEFAULT_OBJECTIVE, Question, Ranking, rank
-from gpuscout.store.ranking_types import Cause
+from gpuscout.store.ranking.types import Cause
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.slo import parse_slo
 from tests.rank_stores import Row, an_answer, fill

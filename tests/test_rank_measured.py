@@ -13,7 +13,7 @@ import pytest
 from gpuscout.runner.cli.main import execute
 from gpuscout.store.connect import Store, open_store
 from gpuscout.store.rank import Group, Question, rank
-from gpuscout.store.ranking_types import Cause, Opinion, Runs
+from gpuscout.store.ranking.types import Cause, Opinion, Runs
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.slo import parse_slo
 from gpuscout.sweeps.trust import ErrorSeen, Trust

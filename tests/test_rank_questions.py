@@ -17,7 +17,7 @@ from gpuscout.store.connect import Store, open_store
 from gpuscout.store.prices import PriceRules, Quote
 from gpuscout.store.prices_books import save_quotes
 from gpuscout.store.rank import Question, Ranking, rank, sql_of
-from gpuscout.store.ranking_types import Cause, Opinion
+from gpuscout.store.ranking.types import Cause, Opinion
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.slo import parse_slo
 from tests.rank_stores import Row, an_answer, fill

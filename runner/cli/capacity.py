@@ -68,7 +68,7 @@ def capacity(
     from gpuscout.store.capacity import Demand
     from gpuscout.store.capacity_question import capacity as sized
     from gpuscout.store.connect import open_store
-    from gpuscout.store.ranking_names import stored_names
+    from gpuscout.store.ranking.names import stored_names
     from gpuscout.store.schema import gpus
 
     rates = [_rate(text, tokens=False) for text in rate or ()] + [

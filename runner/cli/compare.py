@@ -15,7 +15,7 @@ from gpuscout.runner.cli.output import Column, Output, a_figure, number, print_j
 
 if TYPE_CHECKING:
     from gpuscout.store.compare import Change, Comparison, MetricChange, Winner
-    from gpuscout.store.ranking_types import RankedConfig
+    from gpuscout.store.ranking.types import RankedConfig
 
 # By the values of `Status`.
 _STATUSES = {"qualifies": "only in B", "drops out": "only in A", "added": "added", "vanished": "gone"}
@@ -46,7 +46,7 @@ def compare(
     from gpuscout.store.compare import compare as compared
     from gpuscout.store.compare_sides import sides_of
     from gpuscout.store.connect import open_store
-    from gpuscout.store.ranking_names import stored_names
+    from gpuscout.store.ranking.names import stored_names
     from gpuscout.store.schema import gpus
 
     question = aim.asked(filters.question())

@@ -16,7 +16,7 @@ from gpuscout.sweeps.errors import InputError, UnknownNameError
 if TYPE_CHECKING:
     from gpuscout.runner.deploy.base import Deployment, Launch
     from gpuscout.store.rank import Ranking
-    from gpuscout.store.ranking_types import Group, RankedConfig
+    from gpuscout.store.ranking.types import Group, RankedConfig
 
 _WHAT = "What is written"
 
@@ -72,7 +72,7 @@ def deploy(
     from gpuscout.runner.deploy.servers import deployment_of, launch_of
     from gpuscout.store.connect import open_store
     from gpuscout.store.rank import rank as ranked
-    from gpuscout.store.ranking_names import stored_names
+    from gpuscout.store.ranking.names import stored_names
     from gpuscout.store.schema import gpus
 
     question = replace(aim.asked(filters.question()), top=None if config is not None else rank)

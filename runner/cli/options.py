@@ -19,7 +19,7 @@ from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
     from gpuscout.store.prices import PriceRules
-    from gpuscout.store.ranking_types import Question
+    from gpuscout.store.ranking.types import Question
 
 _FILTERS = "What counts"
 _PRICES = "Prices"
@@ -102,7 +102,7 @@ class Filters:
     def question(self) -> Question:
         """The question about these results, by the default objective. Raises InputError."""
         from gpuscout.runner.cli.prices import parse_day
-        from gpuscout.store.ranking_types import Question
+        from gpuscout.store.ranking.types import Question
 
         return Question(
             sweep=self.sweep,
@@ -219,7 +219,7 @@ class AimOptions(LimitOptions):
 
     def asked(self, question: Question) -> Question:
         """The question with this aim. Raises InputError."""
-        from gpuscout.store.ranking_types import DEFAULT_OBJECTIVE
+        from gpuscout.store.ranking.types import DEFAULT_OBJECTIVE
 
         if self.objective and self.weight:
             raise InputError("--weight replaces --objective: name the objective in one of them")

@@ -68,7 +68,7 @@ def pareto(
     from gpuscout.store.connect import open_store
     from gpuscout.store.pareto import metric_of
     from gpuscout.store.pareto import pareto as frontiers
-    from gpuscout.store.ranking_names import stored_names
+    from gpuscout.store.ranking.names import stored_names
     from gpuscout.store.schema import gpus
 
     if plot is not None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from gpuscout.store.prices import Prices, Quote
-    from gpuscout.store.ranking_types import Ranking
+    from gpuscout.store.ranking.types import Ranking
 
 prices = typer.Typer(help="What an hour of a GPU costs.", no_args_is_help=True)
 
@@ -129,7 +129,7 @@ def import_prices(
     from gpuscout.store.connect import open_store
     from gpuscout.store.prices_books import check_book_name, save_quotes
     from gpuscout.store.prices_import import PriceFile
-    from gpuscout.store.ranking_names import stored_names
+    from gpuscout.store.ranking.names import stored_names
     from gpuscout.store.schema import gpus
 
     check_book_name(book)
@@ -158,7 +158,7 @@ def set_prices(
     from gpuscout.store.connect import open_store
     from gpuscout.store.prices import Quote
     from gpuscout.store.prices_books import check_book_name, save_quotes
-    from gpuscout.store.ranking_names import stored_names
+    from gpuscout.store.ranking.names import stored_names
     from gpuscout.store.schema import gpus
 
     check_book_name(book)

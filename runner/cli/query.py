@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from gpuscout.store.points import PointReader
-    from gpuscout.store.ranking_types import Question
+    from gpuscout.store.ranking.types import Question
 
 _DEFAULT_LIMIT = 20
 Columns = Annotated[
@@ -81,7 +81,7 @@ def query(
         return
     from gpuscout.store.connect import open_store
     from gpuscout.store.points import PointReader
-    from gpuscout.store.ranking_names import stored_names
+    from gpuscout.store.ranking.names import stored_names
     from gpuscout.store.schema import gpus
 
     if plot is not None:
@@ -167,7 +167,7 @@ def _reported(connection: Connection, question: Question, part: str) -> list[dic
     """
     import sqlalchemy as sa
 
-    from gpuscout.store.ranking_scope import ABOUT, nothing_matches, scope_of
+    from gpuscout.store.ranking.scope import ABOUT, nothing_matches, scope_of
     from gpuscout.store.schema import engines, tasks
 
     scope = scope_of(connection, question)

@@ -25,8 +25,8 @@ from gpuscout.runner.cli.ranking_words import (
     trust,
     wrapped,
 )
-from gpuscout.store.ranking_rows import listed
-from gpuscout.store.ranking_types import MEASURES, Group, Kind, RankedConfig, Ranking
+from gpuscout.store.ranking.rows import listed
+from gpuscout.store.ranking.types import MEASURES, Group, Kind, RankedConfig, Ranking
 from gpuscout.sweeps.slo import Slo
 
 __all__ = ["print_ranking", "ranking_document"]

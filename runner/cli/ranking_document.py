@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from gpuscout.runner.cli.prices import prices_document
-from gpuscout.store.ranking_types import (
+from gpuscout.store.ranking.types import (
     MEASURES,
     Backing,
     Configuration,

@@ -20,7 +20,7 @@ from gpuscout.runner.cli.ranking_words import (
     trust,
     wrapped,
 )
-from gpuscout.store.ranking_types import Cause, Group, Loser, Losers, Ranking
+from gpuscout.store.ranking.types import Cause, Group, Loser, Losers, Ranking
 
 
 def nothing(ranking: Ranking, group: Group) -> str:

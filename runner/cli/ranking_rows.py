@@ -8,7 +8,7 @@ from gpuscout.runner.cli.output import Column, Output, a_figure, print_rows
 from gpuscout.runner.cli.points import column_of
 
 if TYPE_CHECKING:
-    from gpuscout.store.ranking_types import Ranking
+    from gpuscout.store.ranking.types import Ranking
 
 _FIRST = ("model", "input_len", "output_len", "gpu", "num_gpus", "tensor_parallel", "precision", "server")
 _LAST = (
@@ -24,7 +24,7 @@ _LAST = (
 
 def print_ranking_rows(ranking: Ranking, output: Output, *, top: int | None) -> None:
     """One row a configuration: everything as CSV, what a reader wants as Markdown."""
-    from gpuscout.store.ranking_rows import COLUMNS, ranking_rows
+    from gpuscout.store.ranking.rows import COLUMNS, ranking_rows
 
     columns = [Column(name, name) for name in COLUMNS]
     if output.md:

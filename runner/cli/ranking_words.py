@@ -8,7 +8,7 @@ import textwrap
 from gpuscout.runner.cli import words
 from gpuscout.runner.cli.common import count
 from gpuscout.runner.cli.output import number
-from gpuscout.store.ranking_types import Backing, Configuration, Doubt, Group, Operating, RankedConfig, Ranking, Runs
+from gpuscout.store.ranking.types import Backing, Configuration, Doubt, Group, Operating, RankedConfig, Ranking, Runs
 from gpuscout.sweeps.slo import Slo
 
 GLUE = "\u00a0"

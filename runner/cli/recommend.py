@@ -33,7 +33,7 @@ def recommend(
     from gpuscout.runner.cli.ranking_rows import print_ranking_rows
     from gpuscout.store.connect import open_store
     from gpuscout.store.rank import rank, sql_of
-    from gpuscout.store.ranking_names import stored_names
+    from gpuscout.store.ranking.names import stored_names
     from gpuscout.store.schema import gpus
 
     question = aim.asked(filters.question())

@@ -295,7 +295,7 @@ def _numbers(flag: str, text: str) -> list[int]:
 
 def question(spec: SweepSpec, objective: str | None, slos: list[str] | None) -> dict[str, Any]:
     """What to ask the store in the end: flags replace what the spec says."""
-    from gpuscout.store.ranking_types import DEFAULT_OBJECTIVE, measure_of
+    from gpuscout.store.ranking.types import DEFAULT_OBJECTIVE, measure_of
     from gpuscout.sweeps.slo import parse_slo
 
     chosen = objective or spec.objective or DEFAULT_OBJECTIVE

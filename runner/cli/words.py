@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from gpuscout.runner.cli.common import out
-from gpuscout.store.ranking_types import Cause, Configuration, Group
+from gpuscout.store.ranking.types import Cause, Configuration, Group
 from gpuscout.sweeps.slo import Slo
 
 CAUSES = {

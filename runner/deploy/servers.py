@@ -12,7 +12,7 @@ import yaml
 
 from gpuscout.runner.deploy import sglang, trtllm, vllm
 from gpuscout.runner.deploy.base import Deployment, Launch
-from gpuscout.store.ranking_types import Group, RankedConfig
+from gpuscout.store.ranking.types import Group, RankedConfig
 from gpuscout.store.schema import gpus, models
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 

@@ -19,8 +19,8 @@ from gpuscout.store.exports.columns import (
     POINT,
     Value,
 )
-from gpuscout.store.ranking_scope import Condition, scope_of
-from gpuscout.store.ranking_types import Question
+from gpuscout.store.ranking.scope import Condition, scope_of
+from gpuscout.store.ranking.types import Question
 from gpuscout.store.schema import (
     cases,
     engines,

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from gpuscout.store.ranking_limits import Flags, Limit, at, hold, limits_on_runs, worst_ratio
-from gpuscout.store.ranking_measures import Aim, Array
-from gpuscout.store.ranking_places import Found, Indices, operating_points_of
-from gpuscout.store.ranking_points import METRICS, OUTCOME_CODES, Choice, Rows
-from gpuscout.store.ranking_runs import (
+from gpuscout.store.ranking.limits import Flags, Limit, at, hold, limits_on_runs, worst_ratio
+from gpuscout.store.ranking.measures import Aim, Array
+from gpuscout.store.ranking.places import Found, Indices, operating_points_of
+from gpuscout.store.ranking.points import METRICS, OUTCOME_CODES, Choice, Rows
+from gpuscout.store.ranking.runs import (
     CLOSED_LOOP,
     LENGTHS,
     Points,
@@ -36,8 +36,8 @@ from gpuscout.store.ranking_runs import (
     points_of,
     runs_statement,
 )
-from gpuscout.store.ranking_scope import Scope
-from gpuscout.store.ranking_types import MEASURED, Question, Runs
+from gpuscout.store.ranking.scope import Scope
+from gpuscout.store.ranking.types import MEASURED, Question, Runs
 from gpuscout.store.schema import LOADS
 from gpuscout.sweeps.curves import Bound
 from gpuscout.sweeps.outcomes import Outcome

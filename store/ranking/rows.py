@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from gpuscout.store.ranking_types import Group, RankedConfig, Ranking
+from gpuscout.store.ranking.types import Group, RankedConfig, Ranking
 
 _CONFIGURATION = (
     "gpu", "num_gpus", "tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "precision",

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from gpuscout.store.ranking_described import Described, Description
-from gpuscout.store.ranking_limits import Flags
-from gpuscout.store.ranking_measures import DECIMALS, Array
-from gpuscout.store.ranking_places import Indices, Placed
-from gpuscout.store.ranking_study import Study
-from gpuscout.store.ranking_types import Backing, Flip, Operating, Opinion, RankedConfig, Unranked
+from gpuscout.store.ranking.described import Described, Description
+from gpuscout.store.ranking.limits import Flags
+from gpuscout.store.ranking.measures import DECIMALS, Array
+from gpuscout.store.ranking.places import Indices, Placed
+from gpuscout.store.ranking.study import Study
+from gpuscout.store.ranking.types import Backing, Flip, Operating, Opinion, RankedConfig, Unranked
 
 
 @dataclass(frozen=True)

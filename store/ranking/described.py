@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from gpuscout.store import ranking_points as statements
-from gpuscout.store.ranking_intervals import Intervals, intervals_around, pessimistic_end
-from gpuscout.store.ranking_measures import MEASURES, value_of
-from gpuscout.store.ranking_points import METRICS
-from gpuscout.store.ranking_study import Study
-from gpuscout.store.ranking_types import Operating
+from gpuscout.store.ranking import points as statements
+from gpuscout.store.ranking.intervals import Intervals, intervals_around, pessimistic_end
+from gpuscout.store.ranking.measures import MEASURES, value_of
+from gpuscout.store.ranking.points import METRICS
+from gpuscout.store.ranking.study import Study
+from gpuscout.store.ranking.types import Operating
 
 Description = Mapping[str, Any]
 # Pairs looked up by one statement.

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuscout.store.prices import GpuPrice
-from gpuscout.store.ranking_limits import Flags, Limit, between, hold
-from gpuscout.store.ranking_measures import DECIMALS, Aim, Array
-from gpuscout.store.ranking_names import Names
-from gpuscout.store.ranking_points import Rows
+from gpuscout.store.ranking.limits import Flags, Limit, between, hold
+from gpuscout.store.ranking.measures import DECIMALS, Aim, Array
+from gpuscout.store.ranking.names import Names
+from gpuscout.store.ranking.points import Rows
 
 Indices = npt.NDArray[np.int64]
 

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from gpuscout.store.prices import PriceRules, Prices
-from gpuscout.store.ranking_measures import DEFAULT_OBJECTIVE, MEASURES, Aim, Measure, aim_of, measure_of
+from gpuscout.store.ranking.measures import DEFAULT_OBJECTIVE, MEASURES, Aim, Measure, aim_of, measure_of
 from gpuscout.sweeps.slo import Slo
 from gpuscout.sweeps.trust import ErrorSeen
 
@@ -44,7 +44,7 @@ class Question:
     """Which configurations should be ranked, and by what. Empty tuples and None do not restrict.
 
     objective       what is best, a key of `MEASURES`          also   further objectives whose figures are told
-    weights         (objective, weight): ranks by several instead, see `ranking_measures`; need not sum up to 1
+    weights         (objective, weight): ranks by several instead, see `ranking/measures.py`; need not sum up to 1
     slos            limits that a recommended operating point meets, all of them
     interpolate     whether an operating point may lie between stored ones, at the limit of an SLO
     assume_tail     what a mean is multiplied by where an SLO is on a percentile; None: estimates meet no such SLO

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gpuscout.store.ranking_measures import Array
+from gpuscout.store.ranking.measures import Array
 from gpuscout.sweeps.slo import Slo
 
 Figures = Mapping[str, Array]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from gpuscout.store.ranking_types import MEASURED, Kind
+from gpuscout.store.ranking.types import MEASURED, Kind
 from gpuscout.store.schema import engines, gpus, ladders, models, sweep_engines, sweep_workloads, sweeps
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 

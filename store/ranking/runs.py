@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from gpuscout.store.ranking_limits import Limit
-from gpuscout.store.ranking_measures import Array
-from gpuscout.store.ranking_names import means_measured
-from gpuscout.store.ranking_places import Indices
-from gpuscout.store.ranking_points import METRICS
-from gpuscout.store.ranking_scope import CONFIGURATION, Condition, Scope
-from gpuscout.store.ranking_types import Question
+from gpuscout.store.ranking.limits import Limit
+from gpuscout.store.ranking.measures import Array
+from gpuscout.store.ranking.names import means_measured
+from gpuscout.store.ranking.places import Indices
+from gpuscout.store.ranking.points import METRICS
+from gpuscout.store.ranking.scope import CONFIGURATION, Condition, Scope
+from gpuscout.store.ranking.types import Question
 from gpuscout.store.schema import LOADS, cases, gpus, measured_runs, membership, models, percentiles, tasks
 from gpuscout.sweeps.errors import InputError
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 import sqlalchemy as sa
 
-from gpuscout.store import ranking_points as statements
 from gpuscout.store.prices import Prices
 from gpuscout.store.prices_books import prices_for
-from gpuscout.store.ranking_intervals import Intervals
-from gpuscout.store.ranking_limits import Flags, Limit, hold, limits_of, need_percentiles
-from gpuscout.store.ranking_measured import MEASURED_ID, Measured, measured
-from gpuscout.store.ranking_measures import Aim, Array, measure_of
-from gpuscout.store.ranking_names import Names, means_estimated
-from gpuscout.store.ranking_places import (
+from gpuscout.store.ranking import points as statements
+from gpuscout.store.ranking.intervals import Intervals
+from gpuscout.store.ranking.limits import Flags, Limit, hold, limits_of, need_percentiles
+from gpuscout.store.ranking.measured import MEASURED_ID, Measured, measured
+from gpuscout.store.ranking.measures import Aim, Array, measure_of
+from gpuscout.store.ranking.names import Names, means_estimated
+from gpuscout.store.ranking.places import (
     Cast,
     Found,
     Indices,
@@ -28,10 +28,10 @@ from gpuscout.store.ranking_places import (
     versions,
     worth,
 )
-from gpuscout.store.ranking_points import OUTCOME_CODES, Choice, Rows
-from gpuscout.store.ranking_scope import Scope
-from gpuscout.store.ranking_trust import BACKED_LEVEL, MEASURED_LEVEL, OTHER_LEVEL, Errors, trusted_metric
-from gpuscout.store.ranking_types import MEASURED, Question, Trusted
+from gpuscout.store.ranking.points import OUTCOME_CODES, Choice, Rows
+from gpuscout.store.ranking.scope import Scope
+from gpuscout.store.ranking.trust import BACKED_LEVEL, MEASURED_LEVEL, OTHER_LEVEL, Errors, trusted_metric
+from gpuscout.store.ranking.types import MEASURED, Question, Trusted
 from gpuscout.store.schema import gpus
 from gpuscout.store.trust import intervals_of
 from gpuscout.sweeps.outcomes import Outcome
@@ -45,8 +45,8 @@ class Study:
 
     `about` are the columns of `Rows`, `configuration` is the same for tasks of different engines that answer the same.
     `values` are those of the aim, NaN where a price or TDP is not known (or the point). `no_percentiles`: limits ask
-    for percentiles, which no estimate meets. `level` of trust, lower is better: see `ranking_trust`. `trusted`: enough
-    for the question.
+    for percentiles, which no estimate meets. `level` of trust, lower is better: see `ranking/trust.py`. `trusted`:
+    enough for the question.
     """
 
     question: Question

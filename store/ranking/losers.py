@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 import sqlalchemy as sa
 
-from gpuscout.store import ranking_points as statements
-from gpuscout.store.ranking_described import Described, Description, describe
-from gpuscout.store.ranking_limits import UNKNOWN, Limit
-from gpuscout.store.ranking_measures import Array
-from gpuscout.store.ranking_places import Indices
-from gpuscout.store.ranking_points import OUTCOME_CODES
-from gpuscout.store.ranking_scope import Scope
-from gpuscout.store.ranking_study import Study
-from gpuscout.store.ranking_types import Cause, Loser, Losers, Operating, SweepExclusion, Trusted, Unmet
+from gpuscout.store.ranking import points as statements
+from gpuscout.store.ranking.described import Described, Description, describe
+from gpuscout.store.ranking.limits import UNKNOWN, Limit
+from gpuscout.store.ranking.measures import Array
+from gpuscout.store.ranking.places import Indices
+from gpuscout.store.ranking.points import OUTCOME_CODES
+from gpuscout.store.ranking.scope import Scope
+from gpuscout.store.ranking.study import Study
+from gpuscout.store.ranking.types import Cause, Loser, Losers, Operating, SweepExclusion, Trusted, Unmet
 from gpuscout.store.schema import exclusions, sweeps
 from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.slo import Slo

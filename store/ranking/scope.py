@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from gpuscout.store.ranking_names import (
+from gpuscout.store.ranking.names import (
     Names,
     SweepParts,
     choose_engines,
@@ -21,7 +21,7 @@ from gpuscout.store.ranking_names import (
     listed,
     workload_names,
 )
-from gpuscout.store.ranking_types import Question
+from gpuscout.store.ranking.types import Question
 from gpuscout.store.schema import cases, engines, gpus, measured_runs, membership, models, tasks
 from gpuscout.sweeps.cases import SERVERS
 from gpuscout.sweeps.errors import InputError

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import sqlalchemy as sa
 
-from gpuscout.store.ranking_limits import Flags
-from gpuscout.store.ranking_measures import MEASURES, Aim, Array
-from gpuscout.store.ranking_places import Indices
-from gpuscout.store.ranking_types import Backing, Doubt, RankedConfig
+from gpuscout.store.ranking.limits import Flags
+from gpuscout.store.ranking.measures import MEASURES, Aim, Array
+from gpuscout.store.ranking.places import Indices
+from gpuscout.store.ranking.types import Backing, Doubt, RankedConfig
 from gpuscout.store.schema import gpus, models
 from gpuscout.store.trust import errors_of
 from gpuscout.sweeps.trust import TRUSTED_METRICS, ErrorSeen

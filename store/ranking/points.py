@@ -18,10 +18,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from gpuscout.store.pgcopy import copied_numbers
-from gpuscout.store.ranking_intervals import Intervals, pessimistic
-from gpuscout.store.ranking_limits import UNKNOWN, Limit
-from gpuscout.store.ranking_measures import DECIMALS, Aim, Array
-from gpuscout.store.ranking_scope import CONFIGURATION, Condition, Scope
+from gpuscout.store.ranking.intervals import Intervals, pessimistic
+from gpuscout.store.ranking.limits import UNKNOWN, Limit
+from gpuscout.store.ranking.measures import DECIMALS, Aim, Array
+from gpuscout.store.ranking.scope import CONFIGURATION, Condition, Scope
 from gpuscout.store.schema import cases, engines, gpus, models, operating_points, tasks
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 
@@ -52,7 +52,7 @@ class Choice:
         return pessimistic(points, name, self.intervals) if self.intervals else points.c[name]
 
     def sides(self, *, interpolate: bool) -> tuple[str, ...]:
-        """The stored neighbours to fetch besides, see `ranking_limits`."""
+        """The stored neighbours to fetch besides, see `ranking/limits.py`."""
         if not interpolate:
             return ()
         upwards = any(not limit.slo.at_least for limit in self.limits)
