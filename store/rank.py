@@ -135,7 +135,7 @@ def _groups(connection: sa.Connection, scope: Scope, found: Study) -> list[Group
         found.level,
         more_is_better=found.aim.more_is_better,
     )
-    shown = Shown.of(ranked, found.question.top)
+    shown = Shown.of(ranked, found.question)
     lost = losers_of(found)
     unranked = unranked_rows(found)
     examples = [row for losers in lost for row in losers.rows]
@@ -161,7 +161,7 @@ def _groups(connection: sa.Connection, scope: Scope, found: Study) -> list[Group
             gpus.setdefault(config.gpu, config)
         unreachable, closest, closest_values = shortfalls.get(number, ((), None, ()))
         engine, *others = found.engines[number]
-        best_per_gpu = tuple(gpus.values())
+        best_per_gpu = tuple(gpus.values())[: found.question.gpu_types]
         groups.append(
             Group(
                 model=model,

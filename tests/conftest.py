@@ -12,6 +12,12 @@ from gpuscout.store.connect import Store, open_store
 from tests.stores import postgres_database, postgres_server
 
 
+@pytest.fixture(autouse=True)
+def width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables and notes are as wide wherever tests run; those about widths ask for theirs."""
+    monkeypatch.setenv("COLUMNS", "120")
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """The URL of a Postgres server, skipping the test where there is none; in CI there must be one."""

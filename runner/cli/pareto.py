@@ -109,7 +109,7 @@ def pareto(
         from gpuscout.runner.plots.frontier import frontier
 
         save(frontier(found), plot)
-        err().print(f"drawn: {plot}")
+        err().print(f"drawn: {plot}", soft_wrap=True)
 
 
 def _rows(found: Pareto, names: list[str], dominated: bool) -> Any:

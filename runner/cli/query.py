@@ -143,7 +143,7 @@ def _plot_curves(reader: PointReader, file: Path, latency: Latency) -> None:
 
     metric = metric_of(latency.value)
     save(curves(reader.rows([*COLUMNS, metric.column]), metric), file)
-    err().print(f"drawn: {file}")
+    err().print(f"drawn: {file}", soft_wrap=True)
 
 
 def _print_columns(output: Output) -> None:

@@ -37,8 +37,12 @@ def recommend(
     from gpuscout.store.schema import gpus
 
     question = aim.asked(filters.question())
-    # One more than is listed, for the runner-up.
-    question = replace(question, top=None if explain else top + 1, examples=None if explain else 1)
+    if explain:
+        question = replace(question, top=None, examples=None)
+    else:
+        # One more than is listed, for the runner-up.
+        listed = top + 1
+        question = replace(question, top=listed, examples=1, gpu_types=listed if output.for_people else None)
     with open_store(db) as store, store.reading() as connection:
         question = replace(question, prices=prices.rules(stored_names(connection, gpus).ids))
         if sql:

@@ -9,7 +9,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from gpuscout.store.ranking import points as statements
-from gpuscout.store.ranking.intervals import Intervals, intervals_around, pessimistic_end
+from gpuscout.store.ranking.intervals import intervals_around, pessimistic_end
 from gpuscout.store.ranking.measures import MEASURES, value_of
 from gpuscout.store.ranking.points import METRICS
 from gpuscout.store.ranking.study import Study
@@ -21,7 +21,7 @@ _BATCH = 5_000
 
 
 class Described:
-    """Rows of a study at their operating points, looked up together. "intervals" has those of each metric."""
+    """Rows of a study at their operating points, looked up together."""
 
     def __init__(self, connection: sa.Connection, found: Study, rows: Iterable[int]) -> None:
         self._study = found
@@ -32,47 +32,65 @@ class Described:
         # The stored concurrencies that the row's point lies between, or twice its own; 0: it has none.
         self._stored = dict(zip(wanted.tolist(), zip(tasks, lows, highs, strict=True), strict=True))
         pairs = {*zip(tasks, lows, strict=True), *zip(tasks, highs, strict=True)}
-        self._known = describe(connection, pairs, found.intervals)
+        self._known = describe(connection, pairs)
 
     def __getitem__(self, row: int) -> Description:
         study = self._study
         if row >= study.estimates and study.measured is not None:
-            return {**study.measured.described(row - study.estimates), "intervals": {}}
-        task, low, high = self._stored[row]
-        below = self._known[task, low]
-        if low == high:
+            return study.measured.described(row - study.estimates)
+        below, above, share = self._neighbours(row)
+        if below is above:
             return below
-        above = self._known[task, high]
-        concurrency = int(study.found.figures["concurrency"][row])
-        share = (concurrency - low) / (high - low)
 
         def between(start: float | None, end: float | None) -> float | None:
             return None if start is None or end is None else start + (end - start) * share
 
         figures = {name: between(below[name], above[name]) for name in METRICS}
-        intervals = {}
-        for name in {**below["intervals"], **above["intervals"]}:
-            if figures[name] is not None:
-                starts = below["intervals"].get(name, (below[name],) * 2)
-                ends = above["intervals"].get(name, (above[name],) * 2)
-                intervals[name] = tuple(start + (end - start) * share for start, end in zip(starts, ends, strict=True))
-        return {
-            **below,
-            **figures,
-            "concurrency": concurrency,
-            "queued": above["queued"],
-            "intervals": intervals,
-        }
+        concurrency = int(study.found.figures["concurrency"][row])
+        return {**below, **figures, "concurrency": concurrency, "queued": above["queued"]}
+
+    def intervals(self, row: int) -> dict[str, tuple[float, float]]:
+        """Those around the metrics of a row that have one."""
+        known = self._study.intervals
+        if row >= self._study.estimates or not known:
+            return {}
+        below, above, share = self._neighbours(row)
+        starts = intervals_around(below, known)
+        if below is above:
+            return starts
+        ends = intervals_around(above, known)
+        found = {}
+        for name in {**starts, **ends}:
+            if below[name] is not None and above[name] is not None:
+                pair = zip(starts.get(name, (below[name],) * 2), ends.get(name, (above[name],) * 2), strict=True)
+                low, high = (start + (end - start) * share for start, end in pair)
+                found[name] = low, high
+        return found
+
+    def _neighbours(self, row: int) -> tuple[Description, Description, float]:
+        """The stored points that a row's point lies between, and how far it is from the first to the second."""
+        task, low, high = self._stored[row]
+        below = self._known[task, low]
+        if low == high:
+            return below, below, 0.0
+        share = (int(self._study.found.figures["concurrency"][row]) - low) / (high - low)
+        return below, self._known[task, high], share
 
     def operating(self, row: int) -> Operating:
         return Operating.of(self[row])
 
-    def values(self, row: int, description: Description, names: Iterable[str]) -> dict[str, float | None]:
+    def values(
+        self,
+        row: int,
+        description: Description,
+        intervals: Mapping[str, tuple[float, float]],
+        names: Iterable[str],
+    ) -> dict[str, float | None]:
         """The figures of objectives; None where something they need is not known."""
         worth = self._study.worth
         known = {name: np.nan if description[name] is None else description[name] for name in METRICS}
         if self._study.question.cautious:
-            known |= {name: pessimistic_end(name, interval) for name, interval in description["intervals"].items()}
+            known |= {name: pessimistic_end(name, interval) for name, interval in intervals.items()}
         found: dict[str, float | None] = {}
         for name in names:
             if MEASURES[name].needs is not None and not known["output_tokens_per_s"] > 0:
@@ -83,17 +101,12 @@ class Described:
         return found
 
 
-def describe(
-    connection: sa.Connection, pairs: Iterable[tuple[int, int]], intervals: Intervals
-) -> dict[tuple[int, int], Description]:
+def describe(connection: sa.Connection, pairs: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Description]:
     """Tasks at stored concurrencies (0: none) in words."""
     wanted = sorted(pairs)
     found: dict[tuple[int, int], Description] = {}
     for start in range(0, len(wanted), _BATCH):
         result = connection.execute(statements.described(wanted[start : start + _BATCH]))
         names = tuple(result.keys())
-        for row in result.all():
-            about: dict[str, Any] = dict(zip(names, row, strict=True))
-            about["intervals"] = intervals_around(about, intervals) if intervals else {}
-            found[row[0], row[1]] = about
+        found.update({(row[0], row[1]): dict(zip(names, row, strict=True)) for row in result.all()})
     return found

@@ -14,23 +14,39 @@ from gpuscout.store.ranking.limits import Flags
 from gpuscout.store.ranking.measures import DECIMALS, Array
 from gpuscout.store.ranking.places import Indices, Placed
 from gpuscout.store.ranking.study import Study
-from gpuscout.store.ranking.types import Backing, Flip, Operating, Opinion, RankedConfig, Unranked
+from gpuscout.store.ranking.types import Backing, Flip, Operating, Opinion, Question, RankedConfig, Unranked
 
 
 @dataclass(frozen=True)
 class Shown:
-    """The rows of a ranking that are returned, by group: `top` places and the best of every GPU type."""
+    """The rows of a ranking that are returned, by group: `top` places and the best of GPU types."""
 
     rows: Indices
     group: Indices
     place: Indices
 
     @classmethod
-    def of(cls, ranked: Placed, top: int | None) -> Shown:
+    def of(cls, ranked: Placed, question: Question) -> Shown:
         keep = np.ones(len(ranked.rows), dtype=bool)
-        if top is not None:
-            keep = (ranked.place <= top) | (ranked.gpu_place == 1)
+        if question.top is not None:
+            keep = ranked.gpu_place == 1
+            if question.gpu_types is not None:
+                keep &= _types_before(ranked) < question.gpu_types
+            keep |= ranked.place <= question.top
         return cls(ranked.rows[keep], ranked.group[keep], ranked.place[keep])
+
+
+def _types_before(ranked: Placed) -> Indices:
+    """For every placed row, how many GPU types have their best at a better place of its group."""
+    _, first = np.unique((ranked.group << 32) + ranked.gpu, return_index=True)
+    best = np.zeros(len(ranked.rows), dtype=np.int64)
+    best[first] = 1
+    before = np.cumsum(best) - best
+    starts = np.diff(ranked.group, prepend=-1) != 0
+    ties = starts | (np.diff(ranked.place, prepend=0) != 0)
+    index = np.arange(len(before))
+    start_of_group, start_of_tie = (np.maximum.accumulate(np.where(at, index, 0)) for at in (starts, ties))
+    return np.asarray(before[start_of_tie] - before[start_of_group], dtype=np.int64)
 
 
 def configs_of(study: Study, shown: Shown, described: Described) -> dict[int, list[RankedConfig]]:
@@ -51,6 +67,7 @@ def configs_of(study: Study, shown: Shown, described: Described) -> dict[int, li
         shown.rows.tolist(), shown.group.tolist(), shown.place.tolist(), *figures, strict=True
     ):
         about = described[row]
+        intervals = described.intervals(row)
         first = best.setdefault(group, value)
         worse = first - value if more_is_better else value - first
         in_order: list[Any] = [
@@ -60,9 +77,9 @@ def configs_of(study: Study, shown: Shown, described: Described) -> dict[int, li
             _share(worse, first),
             interpolated,
             None if math.isnan(usd) else usd,
-            described.values(row, about, names) if also or weighted else {objective: value},
+            described.values(row, about, intervals, names) if also or weighted else {objective: value},
             opinions.get(row, ()),
-            *credentials.of(row, about),
+            *credentials.of(row, about, intervals),
         ]
         config = RankedConfig(*in_order)
         found.setdefault(group, []).append((_tie_break(config), config))
@@ -84,7 +101,7 @@ class _Credentials:
         self._tails = [(line, slo) for line, slo in enumerate(study.question.slos) if slo.percentile is not None]
         self._nothing = not (self._tails or study.measured or study.errors.seen or study.intervals)
 
-    def of(self, row: int, about: Description) -> tuple[Any, ...]:
+    def of(self, row: int, about: Description, intervals: dict[str, tuple[float, float]]) -> tuple[Any, ...]:
         if self._nothing:
             return ()
         study = self._study
@@ -92,7 +109,6 @@ class _Credentials:
             runs = study.measured.runs_of(row - study.estimates)
             return runs, None, {}, False, self._percentiles(row, 1.0), None
         tail = study.question.assume_tail if self._tails else None
-        intervals = about["intervals"]
         cautious = study.question.cautious and bool(intervals)
         backing = self._backing(row, about["concurrency"])
         return None, backing, intervals, cautious, self._percentiles(row, tail or 1.0), tail

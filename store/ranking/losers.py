@@ -160,7 +160,7 @@ def shortfalls_of(connection: sa.Connection, scope: Scope, study: Study, groups:
                 unmet[group].append((limit.slo, near))
     wanted = {(near.task, near.point) for found in unmet.values() for _, near in found if near.task > 0}
     wanted |= {(study.task(row), int(study.found.low[row])) for row in together.values() if row < study.estimates}
-    known = describe(connection, wanted, study.intervals)
+    known = describe(connection, wanted)
 
     def in_words(task: int, point: int | None) -> Operating:
         if task > 0:

@@ -189,6 +189,7 @@ class Placed:
 
     rows: Indices
     group: Indices
+    gpu: Indices
     place: Indices
     gpu_place: Indices
 
@@ -210,7 +211,7 @@ def placed(
     gpu_place = np.empty_like(place)
     # Within a GPU type two rows are equal when they share their place in the group.
     gpu_place[by_gpu] = _places(types, np.diff(place[by_gpu], prepend=-1) != 0)
-    return Placed(rows, group, place, gpu_place)
+    return Placed(rows, group, cast.gpu[rows], place, gpu_place)
 
 
 def _finite(keys: Sequence[Array]) -> list[Array]:

@@ -63,6 +63,7 @@ class Question:
     min_context     tokens a deployment must take (input and output)
     since, until    days (UTC), both included, on which an answer was stored or a run was measured
     top             how many configurations of a group are returned besides the best of each GPU type; None: all
+    gpu_types       of how many GPU types the best are returned, which takes less time; None: of all
     examples        how many losers are returned for each cause; None: all
     """
 
@@ -79,6 +80,7 @@ class Question:
     precisions: tuple[str, ...] = ()
     max_gpus: int | None = None
     top: int | None = 5
+    gpu_types: int | None = None
     examples: int | None = 1
     also: tuple[str, ...] = ()
     weights: tuple[tuple[str, float], ...] = ()
@@ -326,7 +328,7 @@ class Group:
     """One model under one workload (lengths in tokens; `workload` is its name in the newest sweep, None: unnamed).
 
     configs        the best configurations, best first: `Question.top` of them
-    best_per_gpu   the best configuration of each GPU type, best first
+    best_per_gpu   the best configuration of each GPU type, best first: `Question.gpu_types` of them
     candidates     how many configurations are ranked, returned or not
     losers         why the others were out: SLOs first, then by number
     engine         whose estimates these are; `other_engines` have some too, which are not mixed in. Measured results

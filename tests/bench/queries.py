@@ -1,10 +1,10 @@
 """Questions to a large store beside the best SQL that we could write by hand for them, and the start of commands.
 
 The statements by hand know what they read: one engine, one version of every name, no measured runs. The first returns
-what is best for each model and workload. The second returns the configurations that a ranking does, five for each model
-and workload and the best of every GPU type, with their settings and stored figures; a ranking also says why the others
-lost and which prices would change the best. `python -m tests.bench.queries --tasks 1000000` asks a store of 10 million
-points.
+what is best for each model and workload. The second returns what `gpuscout recommend` prints of each: the best and the
+next GPU type with their settings and figures, and how many of the other configurations were out for what; a ranking
+also says why the nearest of them were, and which prices would change the best. `python -m tests.bench.queries
+--tasks 1000000` asks a store of 10 million points.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
+from gpuscout.runner.cli.main import collect_rarely
 from gpuscout.store.connect import Store, open_store
 from gpuscout.store.prices import PriceRules
 from gpuscout.store.prices_books import prices_for
@@ -33,10 +35,12 @@ from tests.stores import postgres_database, postgres_server
 Say = Callable[..., None]
 _REPEATS = 5
 _ITL, _TTFT = "itl<=30ms", "ttft<=2s"
+# As `gpuscout recommend` asks: for the best and a runner-up of another GPU type.
+_ASKED = Question(top=2, gpu_types=2)
 _QUESTIONS = {
-    "cost, no limits": Question(),
-    f"cost, {_ITL}, stored points": Question(slos=(parse_slo(_ITL),), interpolate=False),
-    f"cost, {_ITL}, {_TTFT}, interpolated": Question(slos=(parse_slo(_ITL), parse_slo(_TTFT))),
+    "cost, no limits": _ASKED,
+    f"cost, {_ITL}, stored points": replace(_ASKED, slos=(parse_slo(_ITL),), interpolate=False),
+    f"cost, {_ITL}, {_TTFT}, interpolated": replace(_ASKED, slos=(parse_slo(_ITL), parse_slo(_TTFT))),
 }
 _WITHIN = ("", "AND itl_ms <= 30", "AND itl_ms <= 30 AND ttft_ms <= 2000")
 
@@ -97,22 +101,34 @@ _WINNERS = {
 }
 
 
-# The configurations that a ranking returns.
-_SHOWN = """, valued AS (
-        SELECT task_id, concurrency, tokens, engine_id, cases.*, num_gpus * usd / (tokens * 0.0036) AS cost
-        FROM found {cross} JOIN tasks ON tasks.id = task_id JOIN cases ON cases.id = case_id
-        JOIN price ON price.gpu_id = cases.gpu_id),
-    ranked AS (
-        SELECT valued.*, rank() OVER (PARTITION BY model_id, input_len, output_len ORDER BY cost) AS place,
-               rank() OVER (PARTITION BY model_id, input_len, output_len, gpu_id ORDER BY cost) AS gpu_place
-        FROM valued)
-    SELECT ranked.*, models.name, gpus.name, engines.name, fingerprint, points.*
-    FROM ranked JOIN models ON models.id = model_id JOIN gpus ON gpus.id = gpu_id JOIN engines ON engines.id = engine_id
+# The configurations that are printed, and the others.
+_TYPES = {
+    "sqlite": """, types AS (
+        SELECT model_id, input_len, output_len, gpu_id, task_id, concurrency,
+               min(num_gpus * usd / (tokens * 0.0036)) AS cost
+        FROM found CROSS JOIN tasks ON tasks.id = task_id JOIN cases ON cases.id = case_id
+        JOIN price USING (gpu_id) GROUP BY model_id, input_len, output_len, gpu_id)""",
+    "postgresql": """, types AS (
+        SELECT DISTINCT ON (model_id, input_len, output_len, gpu_id)
+               model_id, input_len, output_len, gpu_id, task_id, concurrency,
+               num_gpus * usd / (tokens * 0.0036) AS cost
+        FROM found JOIN tasks ON tasks.id = task_id JOIN cases ON cases.id = case_id
+        JOIN price USING (gpu_id) ORDER BY model_id, input_len, output_len, gpu_id, cost)""",
+}
+_PRINTED = """, ranked AS (
+        SELECT types.*, rank() OVER (PARTITION BY model_id, input_len, output_len ORDER BY cost) AS place FROM types)
+    SELECT ranked.*, cases.*, models.name, gpus.name, engines.name, fingerprint, points.*
+    FROM ranked JOIN tasks ON tasks.id = ranked.task_id JOIN cases ON cases.id = case_id
+    JOIN models ON models.id = ranked.model_id JOIN gpus ON gpus.id = ranked.gpu_id
+    JOIN engines ON engines.id = engine_id
     LEFT JOIN operating_points AS points ON points.task_id = ranked.task_id AND points.concurrency = ranked.concurrency
-    WHERE place <= 5 OR gpu_place = 1"""
+    WHERE place <= 2"""
+_OUT = """
+    SELECT model_id, input_len, output_len, outcome, count(*) FROM tasks JOIN cases ON cases.id = case_id
+    GROUP BY model_id, input_len, output_len, outcome"""
 
 
-def by_hand(connection: sa.Connection, number: int, *, shown: bool = False) -> Iterator[str]:
+def by_hand(connection: sa.Connection, number: int, *, printed: bool = False) -> Iterator[str]:
     """Statements for one of `_QUESTIONS`; which is quickest depends on the database."""
     dialect = connection.dialect.name
     ids = {row.name: row.id for row in connection.execute(sa.select(gpus.c.name, gpus.c.id))}
@@ -124,7 +140,7 @@ def by_hand(connection: sa.Connection, number: int, *, shown: bool = False) -> I
     for way in ["sqlite"] if sqlite else ["distinct on", "array"]:
         best = _BEST[way].format(within=_WITHIN[number])
         points = between if number == 2 else _STORED
-        result = _SHOWN.format(cross="CROSS" if sqlite else "") if shown else _WINNERS[dialect]
+        result = _TYPES[dialect] + _PRINTED if printed else _WINNERS[dialect]
         yield f"WITH price (gpu_id, usd) AS (VALUES {price}), best AS ({best}), {points} {result}"
 
 
@@ -138,16 +154,15 @@ def beside_sql(say: Say, store: Store, repeats: int = _REPEATS) -> None:
     """Rankings of everything, in turns with the statements by hand; the best of each."""
     for number, (name, question) in enumerate(_QUESTIONS.items()):
         with store.reading() as connection:
-            winners = list(by_hand(connection, number))
-            written = {"what is best": winners, "all that is shown": list(by_hand(connection, number, shown=True))}
+            winners = [(sql,) for sql in by_hand(connection, number)]
+            printed = [(sql, _OUT) for sql in by_hand(connection, number, printed=True)]
+            written = {"what is best": winners, "what is printed": printed}
             ours = []
             theirs: dict[str, list[float]] = {what: [] for what in written}
             for _ in range(repeats):
                 ours.append(milliseconds(lambda question=question: rank(connection, question)))
-                for what, texts in written.items():
-                    theirs[what] += [
-                        milliseconds(lambda sql=sql: connection.exec_driver_sql(sql).all()) for sql in texts
-                    ]
+                for what, ways in written.items():
+                    theirs[what] += [milliseconds(lambda way=way: _answers(connection, way)) for way in ways]
             _same_winners(connection, question, winners)
         say(f"  {name}", min(ours), "ms")
         for what, took in theirs.items():
@@ -155,12 +170,16 @@ def beside_sql(say: Say, store: Store, repeats: int = _REPEATS) -> None:
             say("      ratio", min(ours) / min(took), "x", ".2f")
 
 
-def _same_winners(connection: sa.Connection, question: Question, written: Sequence[str]) -> None:
+def _answers(connection: sa.Connection, statements: Sequence[str]) -> list[Any]:
+    return [row for sql in statements for row in connection.exec_driver_sql(sql).all()]
+
+
+def _same_winners(connection: sa.Connection, question: Question, written: Sequence[Sequence[str]]) -> None:
     names = {row.id: row.name for row in connection.execute(sa.select(models.c.id, models.c.name))}
     groups = rank(connection, question).groups
     ours = {(group.model, group.input_len, group.output_len): group.best for group in groups if group.best}
-    for text in written:
-        rows = connection.exec_driver_sql(text).all()
+    for statements in written:
+        rows = _answers(connection, statements)
         theirs = {(names[row.model_id], row.input_len, row.output_len): row for row in rows}
         assert theirs.keys() == ours.keys(), (len(theirs), len(ours))
         for group, best in ours.items():
@@ -171,9 +190,9 @@ def _same_winners(connection: sa.Connection, question: Question, written: Sequen
 
 def one_group(say: Say, store: Store) -> None:
     """One model and workload of 1,920 tasks, and the same again with other limits and prices."""
-    asked: dict[str, Any] = {"models": ("Qwen/Qwen3-8B",), "workload": "one"}
-    first = Question(**asked, slos=(parse_slo(_ITL), parse_slo(_TTFT)))
-    again = Question(**asked, slos=(parse_slo("itl<=20ms"), parse_slo("ttft<=1s")), prices=PriceRules(discount=0.3))
+    asked = replace(_ASKED, models=("Qwen/Qwen3-8B",), workload="one")
+    first = replace(asked, slos=(parse_slo(_ITL), parse_slo(_TTFT)))
+    again = replace(asked, slos=(parse_slo("itl<=20ms"), parse_slo("ttft<=1s")), prices=PriceRules(discount=0.3))
     with store.reading() as connection:
         (group,) = rank(connection, first).groups
         tasks = group.candidates + sum(losers.count for losers in group.losers)
@@ -221,6 +240,7 @@ def stores(tasks: int) -> Iterator[Iterator[str]]:
 def queries(say: Say, tasks: int, urls: Sequence[str] = ()) -> None:
     """Print them for a new store of so many tasks on each database, or for the stores at `urls`."""
     commands(say)
+    collect_rarely()
     with stores(tasks) as new:
         for url in urls or new:
             if not urls:
