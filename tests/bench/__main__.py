@@ -21,7 +21,7 @@ from gpuscout.runner.api import expand
 from gpuscout.runner.engines.registry import create_engine
 from gpuscout.store.connect import open_store
 from gpuscout.sweeps.expand import Expansion
-from tests.bench import alternatives, plain, queries
+from tests.bench import alternatives, llm_optimizer, plain, queries
 from tests.bench.sweeps import LADDER, run, run_in, sweep
 from tests.commands import environment, install_engine
 from tests.memory import peak_mib
@@ -60,6 +60,9 @@ def engine() -> None:
     say("roofline engine, one core", best(once), "operating points/s")
     large = expand(sweep(400_000)).sweep
     say("expansion, counted", best(lambda: 400_000 / seconds(lambda: Expansion(large).census())), "combinations/s")
+    with tempfile.TemporaryDirectory() as directory:
+        rate = llm_optimizer.points_per_s(Path(directory))
+    say("llm-optimizer engine, one core", rate, "operating points/s")
     say("expansion, keyed", best(lambda: len(cases) / seconds(lambda: expansion.block(0).digests())), "cases/s")
 
 
