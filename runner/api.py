@@ -13,9 +13,10 @@ import yaml
 
 from gpuscout.runner.choose import Work, choose_executor
 from gpuscout.runner.controller import RunReport, Told, run_sweep
-from gpuscout.runner.engines.base import MISSING
+from gpuscout.runner.engines.base import MISSING, MissingEngine
+from gpuscout.runner.engines.registry import cached_engine
 from gpuscout.runner.models import KnownModels
-from gpuscout.runner.resolve import all_problems, resolve
+from gpuscout.runner.resolve import all_problems, engine_entries, names_file, resolve
 from gpuscout.store.connect import Store
 from gpuscout.store.models import StoredModels
 from gpuscout.store.sweep_details import named_sweep, resolved_identity, spec_text
@@ -86,6 +87,8 @@ def run(
     if task_timeout_s is not None:
         expansion = Expansion(_limited(expansion.sweep, task_timeout_s))
     check_run(spec, expansion, executor=executor, ray_address=ray_address)
+    for notice in missing_engines(expansion.sweep):
+        (told or Told()).notice(notice)
     return run_sweep(
         store,
         expansion,
@@ -96,6 +99,20 @@ def run(
         lock_wait_s=lock_wait_s,
         retry_failed=retry_failed,
     )
+
+
+def missing_engines(sweep: Sweep) -> list[str]:
+    """Which engines cannot run, in a sentence each: why, and what installs it."""
+    engines = [
+        cached_engine(part.name, part.options)
+        for part in sweep.engines
+        if part.fingerprint == MISSING and not part.placement.runtime_env
+    ]
+    return [
+        f"engine {engine.name} cannot run, its tasks will fail: {engine.reason}"
+        for engine in engines
+        if isinstance(engine, MissingEngine)
+    ]
 
 
 def _as_on_workers(expansion: Expansion, *, executor: str, ray_address: str | None) -> Expansion:
@@ -124,10 +141,15 @@ class RunOptions(TypedDict, total=False):
 
 
 def stored_spec(store: Store, name: str) -> tuple[SweepSpec, SweepRecord]:
-    """The spec of a sweep of the store, as it was run last. Raises UnknownNameError."""
+    """The spec of a sweep of the store, as it was run last. Raises UnknownNameError, InputError where there is none."""
     with store.reading() as connection:
         record = named_sweep(connection, name)
         text = spec_text(connection, record.id)
+    if not text.strip():
+        raise InputError(
+            f"no spec describes {record.name}: it was stored through the Python API",
+            hint="call again what stored it: nothing that is stored is computed twice",
+        )
     return parse_spec(text), record
 
 
@@ -180,6 +202,8 @@ def self_contained(spec: SweepSpec, *, gpu_file: Path | None = None) -> str:
     update: dict[str, object] = {}
     if any(entry.is_path for entry in spec.models):
         update["models"] = tuple(_with_absolute_path(spec, number) for number in range(len(spec.models)))
+    if any(names_file(entry) for entry in spec.engines):
+        update["engines"] = engine_entries(spec)
     if spec.gpu_file is not None:
         update["gpu_file"] = os.path.abspath(spec.resolve_path(("gpu_file",), spec.gpu_file))
     elif gpu_file is not None:

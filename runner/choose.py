@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from gpuscout.runner.engines.base import Cost
+from gpuscout.runner.engines.base import MISSING, Cost
 from gpuscout.runner.engines.registry import cached_engine
 from gpuscout.runner.executors.base import Executor
 from gpuscout.runner.executors.child import needs_child
@@ -19,9 +19,11 @@ EXECUTORS = ("auto", "in-process", "ray")
 # Start, first task and stop of a local Ray took 5 to 8 s where it was measured.
 RAY_START_S = 8.0
 # To plan with, not to promise: points a second that a cheap engine answers on one core, seconds a task of a dear one,
-# and points and tasks a second that the controller stores. The first two can be shared out, storing cannot.
+# and how long the controller takes to store a block, apart from the points and tasks it stores a second. The first two
+# can be shared out, storing cannot.
 _CHEAP_POINTS_PER_S = 2_000_000.0
 _DEAR_TASK_S = 1.0
+_STORED_BLOCK_S = 0.007
 _STORED_POINTS_PER_S = 150_000.0
 _STORED_TASKS_PER_S = 20_000.0
 
@@ -62,11 +64,12 @@ def expected_work(expansion: Expansion, block_tasks: IntArray) -> Work:
     evaluating = storing = 0.0
     starts = [*map(expansion.first_block, range(len(expansion.sweep.engines))), expansion.block_count]
     for part, start, stop in zip(expansion.sweep.engines, starts, starts[1:], strict=False):
-        tasks = int(block_tasks[start:stop].sum())
+        tasks, blocks = int(block_tasks[start:stop].sum()), int((block_tasks[start:stop] > 0).sum())
         points = tasks * len(part.ladder)
-        cheap = cached_engine(part.name, part.options).cost is Cost.CHEAP
+        # One that is missing says so of every task, at no cost.
+        cheap = part.fingerprint == MISSING or cached_engine(part.name, part.options).cost is Cost.CHEAP
         evaluating += points / _CHEAP_POINTS_PER_S if cheap else tasks * _DEAR_TASK_S
-        storing += points / _STORED_POINTS_PER_S + tasks / _STORED_TASKS_PER_S
+        storing += points / _STORED_POINTS_PER_S + tasks / _STORED_TASKS_PER_S + blocks * _STORED_BLOCK_S
     return Work(evaluating, storing)
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, PlainValidator
 
 from gpuscout.runner.hub_errors import HubModel
 from gpuscout.runner.model_architecture import ModelArchitecture
-from gpuscout.runner.models import KnownModels, ModelFinder, target_of
+from gpuscout.runner.models import KnownModels, ModelFinder, model_text, target_of
 from gpuscout.runner.resolve import engine_part
 from gpuscout.sweeps.architecture import Architecture
 from gpuscout.sweeps.axes import CONCURRENCY, MEMORY_FRACTION, PARALLEL, TOKENS, parse_names
@@ -31,9 +31,12 @@ def _one_server(value: object) -> str:
 
 
 def _a_model(value: object) -> str | ModelArchitecture:
-    if isinstance(value, ModelArchitecture) or (isinstance(value, str) and value.strip()):
+    if isinstance(value, ModelArchitecture):
         return value
-    raise InvalidValue(unexpected("a model (text, or a ModelArchitecture)", value))
+    try:
+        return model_text(value)
+    except InputError:
+        raise InvalidValue(unexpected("a model (text, a Path or a ModelArchitecture)", value)) from None
 
 
 def _an_engine(value: object) -> EngineEntry:

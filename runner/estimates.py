@@ -42,6 +42,8 @@ class PerformanceEstimate:
     queued              whether the KV caches hold fewer than `batch_size` requests: the others wait
     interpolated        whether it lies between batch sizes that the engine answered, at a limit (`recommend_gpus` only)
     memory_needed_gib   without which not even one request runs; `memory_usable_gib` is what the server may use
+    ttft_ms_low, …_high between them a measured value is expected with a probability of 80 %; of every figure that has
+                        such fields. None: the engine does not say how sure it is
     usd_per_hour        of all GPUs; `cost_usd_per_mtok` of a million output tokens, when all are used all the time
     fingerprint         identifies what determines the engine's numbers: other fingerprint, other numbers
     outcome             ok, does_not_fit, not_supported, unknown_model, invalid; or a failure: error, timeout, …
@@ -70,6 +72,16 @@ class PerformanceEstimate:
     memory_needed_gib: float | None = None
     memory_usable_gib: float | None = None
     kv_capacity_tokens: int | None = None
+    ttft_ms_low: float | None = None
+    ttft_ms_high: float | None = None
+    itl_ms_low: float | None = None
+    itl_ms_high: float | None = None
+    e2e_s_low: float | None = None
+    e2e_s_high: float | None = None
+    output_tokens_per_s_low: float | None = None
+    output_tokens_per_s_high: float | None = None
+    requests_per_s_low: float | None = None
+    requests_per_s_high: float | None = None
     usd_per_hour: float | None = None
     cost_usd_per_mtok: float | None = None
     engine: str | None = None
@@ -95,7 +107,7 @@ class PerformanceEstimate:
 
 
 def estimate_performance(
-    model_id: str | ModelArchitecture,
+    model_id: str | Path | ModelArchitecture,
     gpu_name: str,
     num_gpus: int | None = None,
     tensor_parallel_size: int | None = None,
@@ -218,12 +230,25 @@ def price_rules(prices: PricesLike | None, gpus: GpuCatalogue) -> PriceRules:
     """The rules for what people give as prices. Raises UnknownNameError for a GPU, InputError for no price."""
     if prices is None or isinstance(prices, PriceRules):
         return prices or PriceRules()
+    if not isinstance(prices, Mapping):
+        raise InputError(
+            f"prices cannot be {prices!r}", hint="for example {'H200': 2.8} (USD per GPU hour), PriceRules"
+        )
     overrides = {}
     for name, usd in prices.items():
         if isinstance(usd, bool) or not isinstance(usd, int | float) or not 0 <= usd < float("inf"):
             raise InputError(f"{usd!r} is no price for {name}", hint="USD per GPU hour, for example {'H200': 2.8}")
         overrides[gpus.resolve(name).name] = float(usd)
     return PriceRules(overrides=overrides)
+
+
+def interval_ends(intervals: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+    """Intervals by metric as the fields of a `PerformanceEstimate`."""
+    return {
+        f"{metric}_{end}": value
+        for metric, ends in intervals.items()
+        for end, value in zip(("low", "high"), ends, strict=True)
+    }
 
 
 def in_one_line(error: InputError) -> str:
@@ -307,6 +332,7 @@ def _estimate(asked: Prepared, answer: StoredAnswer, prices: Prices) -> Performa
         memory_needed_gib=answer.needed_gib,
         memory_usable_gib=answer.usable_gib,
         kv_capacity_tokens=answer.kv_capacity_tokens,
+        **interval_ends(answer.intervals),
         usd_per_hour=usd_per_hour,
         cost_usd_per_mtok=cost,
         engine=engine.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
 from gpuscout.sweeps.gpus import GpuSpec
 
@@ -38,10 +39,12 @@ def list_available_gpus(
 def get_gpu_spec(name: str, *, gpu_file: str | Path | None = None) -> GpuSpec:
     """The figures of a GPU, by its name or alias, or as nvidia-smi, rocm-smi and Kubernetes print it.
 
-    Raises UnknownNameError with the nearest names, GpuFileError.
+    Raises UnknownNameError with the nearest names, InputError for what is no text, GpuFileError.
 
     >>> h200 = get_gpu_spec("nvidia h200")
     >>> h200.name, h200.memory_gb, h200.memory_bandwidth_gbs, h200.dense_tflops["fp8"]
     ('H200-SXM-141GB', 141, 4800, 1979)
     """
+    if not isinstance(name, str):
+        raise InputError(f"a GPU is named by a text, not {name!r}")
     return gpus_with(gpu_file).resolve(name)

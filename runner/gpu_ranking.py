@@ -8,12 +8,12 @@ from pathlib import Path
 
 from gpuscout.runner.answers import LOCK_WAIT_S, StoreLike, opened
 from gpuscout.runner.api import expand, run
-from gpuscout.runner.estimates import PerformanceEstimate, PricesLike, price_rules
+from gpuscout.runner.estimates import PerformanceEstimate, PricesLike, interval_ends, price_rules
 from gpuscout.runner.gpu_lookup import gpus_with
 from gpuscout.runner.gpu_recommendations import METRIC_SYNONYMS, GPURecommendation, GPURecommendations
 from gpuscout.runner.hub_errors import HubModel
 from gpuscout.runner.model_architecture import ModelArchitecture
-from gpuscout.runner.models import ModelFinder, target_of
+from gpuscout.runner.models import ModelFinder, model_text, target_of
 from gpuscout.store.answers import StoredAnswer, answers_at
 from gpuscout.store.blocks import open_failures
 from gpuscout.store.connect import Store
@@ -28,6 +28,7 @@ from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.spec import SweepSpec, spec_from_mapping
 from gpuscout.sweeps.workloads import Workload
 
+ModelLike = str | Path | ModelArchitecture
 _SWEEP = "recommend_gpus"
 _OVER_THE_LIMIT = "more GPUs than limits.max_gpus"
 
@@ -59,7 +60,7 @@ class _Asked:
 
 
 def recommended(
-    models: Sequence[str | ModelArchitecture],
+    models: Sequence[ModelLike],
     arguments: Mapping[str, object],
     *,
     batch_size: int | None,
@@ -95,14 +96,14 @@ def recommended(
         }
 
 
-def _spec(models: Sequence[str | ModelArchitecture], arguments: Mapping[str, object]) -> SweepSpec:
+def _spec(models: Sequence[ModelLike], arguments: Mapping[str, object]) -> SweepSpec:
     """The spec that asks the same. Raises SpecError in the words of the arguments."""
     given = {key: value for key, value in arguments.items() if value is not None}
     objective = str(given.get("objective", DEFAULT_OBJECTIVE))
     return spec_from_mapping(
         {
             "name": _SWEEP,
-            "models": [model if isinstance(model, str) else _name(model) for model in models],
+            "models": [_name(model) for model in models],
             "gpus": "*",
             **{key: list(value) if isinstance(value, tuple) else value for key, value in given.items()},
             "objective": METRIC_SYNONYMS.get(objective, objective),
@@ -111,13 +112,13 @@ def _spec(models: Sequence[str | ModelArchitecture], arguments: Mapping[str, obj
     )
 
 
-def _name(model: ModelArchitecture) -> str:
+def _name(model: ModelLike) -> str:
     if not isinstance(model, ModelArchitecture):
-        raise InputError(f"a model is named by a text or is a ModelArchitecture, not {model!r}")
+        return model_text(model)
     return model.given if is_path(model.given) else model.model_id
 
 
-def _fetch(models: Iterable[str | ModelArchitecture], store: Store, token: str | None) -> None:
+def _fetch(models: Iterable[ModelLike], store: Store, token: str | None) -> None:
     """Have the store know what only this call knows: models with a token of their own, and those looked up before."""
     known = StoredModels(store)
     for model in models:
@@ -125,7 +126,7 @@ def _fetch(models: Iterable[str | ModelArchitecture], store: Store, token: str |
             if not is_path(model.given) and isinstance(target_of(model.model_id), HubModel):
                 known.remember([model.architecture])
         elif token is not None:
-            ModelFinder(known, token=token).find(model)
+            ModelFinder(known, token=token).find(model_text(model))
 
 
 @dataclass(frozen=True)
@@ -280,6 +281,7 @@ def _estimate(
         memory_needed_gib=memory.needed_gib,
         memory_usable_gib=memory.usable_gib,
         kv_capacity_tokens=memory.kv_capacity_tokens,
+        **interval_ends(point.intervals),
         usd_per_hour=usd_per_hour,
         cost_usd_per_mtok=point.values.get("cost"),
         engine=point.engine,

@@ -72,6 +72,7 @@ _FIGURES = (
     "output_tokens_per_s",
     "output_tokens_per_s_per_gpu",
     "requests_per_s",
+    *(name for name in PerformanceEstimate.__match_args__ if name.endswith(("_low", "_high"))),
     "bound",
     "queued",
     "cost_usd_per_mtok",

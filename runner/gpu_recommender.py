@@ -9,16 +9,15 @@ from typing import TextIO
 
 from gpuscout.runner.answers import StoreLike
 from gpuscout.runner.estimates import PricesLike
-from gpuscout.runner.gpu_ranking import recommended
+from gpuscout.runner.gpu_ranking import ModelLike, recommended
 from gpuscout.runner.gpu_recommendations import GPURecommendations, figures_of
-from gpuscout.runner.model_architecture import ModelArchitecture
 from gpuscout.sweeps.errors import InputError
 
 Some = str | Sequence[str]
 
 
 def recommend_gpus(
-    model: str | ModelArchitecture,
+    model: ModelLike,
     input_length: int = 1024,
     output_length: int = 512,
     precision: Some | None = None,
@@ -65,6 +64,8 @@ def recommend_gpus(
     >>> by_memory.best.estimate is None, by_memory.best.memory_needed_gib < by_memory.best.memory_usable_gib
     (True, True)
     """
+    if max_tensor_parallel is not None and (type(max_tensor_parallel) is not int or max_tensor_parallel < 1):
+        raise InputError(f"max_tensor_parallel must be a whole number of at least 1, not {max_tensor_parallel!r}")
     limits = [limit for limit in (max_tensor_parallel, max_gpus) if limit is not None]
     (found,) = recommended(
         [model],
@@ -115,7 +116,7 @@ class GPURecommender:
 
     def recommend_gpus(
         self,
-        models: str | ModelArchitecture | Sequence[str | ModelArchitecture],
+        models: ModelLike | Sequence[ModelLike],
         gpus: Some | None = None,
         num_gpus: int | Sequence[int] | None = None,
         metric: str = "throughput",
@@ -132,7 +133,7 @@ class GPURecommender:
         objective (throughput, ttft, itl, e2e, cost …); "latency" means e2e. Raises what `recommend_gpus` raises.
         """
         self._last = found = recommended(
-            [models] if isinstance(models, str | ModelArchitecture) else list(models),
+            [models] if isinstance(models, ModelLike) else list(models),
             {
                 "workloads": [{"input_len": self.input_len, "output_len": self.output_len}],
                 "gpus": gpus,

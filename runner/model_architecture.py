@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuscout.runner.models import FoundModel, ModelFinder
+from gpuscout.runner.models import FoundModel, ModelFinder, model_text
 from gpuscout.sweeps.architecture import Architecture
 from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
@@ -60,7 +61,7 @@ class KVCacheDetail:
 
 
 class ModelArchitecture:
-    """A model by its name: of the catalogue, of the Hugging Face Hub, or a local folder or config.json.
+    """A model by its name: of the catalogue, of the Hugging Face Hub, or a local folder or config.json (or its Path).
 
     Only configurations and header counts are read, never weights. GB are 10^9 bytes.
 
@@ -77,7 +78,7 @@ class ModelArchitecture:
 
     def __init__(
         self,
-        model_id: str,
+        model_id: str | Path,
         hf_token: str | None = None,
         *,
         revision: str | None = None,
@@ -90,8 +91,8 @@ class ModelArchitecture:
         nearest names, InputError where several models share the name, ModelConfigError for a configuration that
         cannot be understood, and HubError (no such model, gated, offline …) when the Hub is needed and does not help.
         """
-        found = _found(model_id, hf_token, revision, store)
-        self.given = model_id
+        self.given = model_text(model_id)
+        found = _found(self.given, hf_token, revision, store)
         self.architecture: Architecture = found.architecture
         self.source: str = found.source
 

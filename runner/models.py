@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Protocol
 
 from gpuscout.runner.hub import fetch_all
@@ -109,6 +109,15 @@ class ModelFinder:
         if Path(directory, text).exists():
             answer.hint = f"for the local folder, write ./{text}"
         raise answer
+
+
+def model_text(model: object) -> str:
+    """A model as people give it in Python, as text: a name, or the path that a `Path` is. Raises InputError."""
+    if isinstance(model, PurePath):
+        return str(model) if is_path(str(model)) else f"./{model}"
+    if not isinstance(model, str) or not model.strip():
+        raise InputError(f"a model is named by a text, a Path or a ModelArchitecture, not {model!r}")
+    return model
 
 
 def target_of(text: str, revision: str | None = None) -> tuple[str, ...] | HubModel:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeGuard
 
 from gpuscout.runner.engines.base import Cost, trust_of
 from gpuscout.runner.engines.registry import create_engine
@@ -114,7 +115,7 @@ def _look_up(spec: SweepSpec, gpu_file: Path | None, known: KnownModels | None, 
     for number, selector in enumerate(spec.gpus):
         with problems.at("gpus", number):
             gpus.update((gpu.name, gpu) for gpu in catalogue.selected(selector))
-    for number, engine in enumerate(spec.engines):
+    for number, engine in enumerate(engine_entries(spec)):
         with problems.at("engines", number):
             engines.append(engine_part(engine, spec.concurrency))
     # A model that cannot be found may still be named by a rule.
@@ -260,6 +261,32 @@ class _Gpus:
             if self.incomplete:
                 return ()
             raise
+
+
+def engine_entries(spec: SweepSpec) -> tuple[EngineEntry, ...]:
+    """The engines of a spec; files that their options name (the options end in `_file`) count from its own folder."""
+    return tuple(
+        entry.model_copy(
+            update={
+                "options": {
+                    name: os.path.abspath(spec.resolve_path(("engines", number), value))
+                    if _is_file(name, value)
+                    else value
+                    for name, value in entry.options.items()
+                }
+            }
+        )
+        for number, entry in enumerate(spec.engines)
+    )
+
+
+def names_file(entry: EngineEntry) -> bool:
+    """Whether an option of the engine names a file."""
+    return any(_is_file(name, value) for name, value in entry.options.items())
+
+
+def _is_file(option: str, value: object) -> TypeGuard[str]:
+    return option.endswith("_file") and isinstance(value, str)
 
 
 def engine_part(entry: EngineEntry, concurrency: tuple[int, ...] | None = None) -> EnginePart:

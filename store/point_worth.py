@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,8 @@ import sqlalchemy as sa
 from gpuscout.store.prices import PriceRules, Prices
 from gpuscout.store.prices_books import prices_for
 from gpuscout.store.ranking.scope import Scope
-from gpuscout.store.schema import cases, gpus
+from gpuscout.store.ranking.study import tdp_w
+from gpuscout.store.schema import cases
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,6 @@ def worth_of(connection: sa.Connection, scope: Scope, rules: PriceRules) -> Wort
 
 
 def _tdp_w(connection: sa.Connection, scope: Scope) -> sa.ColumnElement[Any]:
-    """By the newest figures of each name."""
-    figures = {row.id: row.figures for row in connection.execute(sa.select(gpus.c.id, gpus.c.figures))}
-    known: dict[int, float] = {}
-    for ids in scope.gpus.ids.values():
-        tdp = json.loads(figures[ids[0]]).get("tdp_w")
-        if tdp is not None:
-            known |= dict.fromkeys(ids, float(tdp))
+    by_name = tdp_w(connection)
+    known = {row_id: by_name[name] for name, ids in scope.gpus.ids.items() if name in by_name for row_id in ids}
     return sa.case(known, value=cases.c.gpu_id, else_=None) if known else sa.cast(sa.null(), sa.Double)

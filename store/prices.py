@@ -222,3 +222,8 @@ def _by_price(quote: Quote) -> tuple[float, str, str]:
 def providers_of(quotes: Collection[Quote]) -> list[str]:
     """The names of all providers, sorted."""
     return sorted({quote.provider for quote in quotes})
+
+
+def regions_of(quotes: Collection[Quote]) -> list[str]:
+    """The names of all regions, sorted."""
+    return sorted({region for quote in quotes for region in quote.region.split() if region != EVERYWHERE})

@@ -26,6 +26,7 @@ from gpuscout.store.prices import (
     Quote,
     price_gpus,
     providers_of,
+    regions_of,
 )
 from gpuscout.store.schema import prices as table
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
@@ -84,7 +85,7 @@ def quotes_of(connection: sa.Connection, books: Sequence[str]) -> list[Quote]:
 
 
 def prices_for(connection: sa.Connection, gpus: Iterable[str], rules: PriceRules) -> Prices:
-    """One price per GPU. Raises UnknownNameError for a book or provider that does not exist."""
+    """One price per GPU. Raises UnknownNameError for a book, provider or region that does not exist."""
     books = rules.books
     if not books:
         books = DEFAULT_BOOKS if OWN_BOOK in book_names(connection) else (DEFAULT_BOOK,)
@@ -95,6 +96,10 @@ def prices_for(connection: sa.Connection, gpus: Iterable[str], rules: PriceRules
         if provider.casefold() not in known:
             hint = f"these books have {', '.join(providers)}"
             raise UnknownNameError("provider", provider, nearest(provider, providers), hint=hint)
+    regions = regions_of(quotes)
+    if rules.region is not None and rules.region.casefold() not in map(str.casefold, regions):
+        hint = f"these books have {', '.join(regions)}" if regions else "these books name no regions"
+        raise UnknownNameError("region", rules.region, nearest(rules.region, regions), hint=hint)
     return price_gpus(gpus, quotes, rules)
 
 

@@ -253,3 +253,15 @@ def gpu_name(text: str, stored: Iterable[str]) -> str:
         if not same:
             raise
         return same[0]
+
+
+def other_names(gpu: str, stored: Iterable[str]) -> list[str]:
+    """The names of the store that mean this GPU and are not its own: a run may be stored under an alias."""
+    return [name for name in stored if name != gpu and _canonical(name) == gpu]
+
+
+def _canonical(name: str) -> str | None:
+    try:
+        return GpuCatalogue.load().resolve(name).name
+    except UnknownNameError:
+        return None

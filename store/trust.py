@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from gpuscout.store.schema import errors_seen, intervals
-from gpuscout.sweeps.trust import ErrorSeen, Trust
+from gpuscout.sweeps.trust import NO_TRUST, ErrorSeen, Trust
 
 SHIPPED = "calibration"
 """The source of errors that an engine brings itself."""
@@ -38,6 +38,23 @@ def trust_of(connection: sa.Connection, engine_id: int) -> Trust:
     errors = errors_of(connection, [engine_id]).get(engine_id, [])
     shipped = tuple(error for source, error in errors if source == SHIPPED)
     return Trust(intervals_of(connection, [engine_id]).get(engine_id, {}), shipped)
+
+
+def trust_document(connection: sa.Connection, engine_id: int) -> dict[str, Any]:
+    """All that is kept of an engine's accuracy, for an export: `Trust`, and errors by other sources. May be empty."""
+    trust = trust_of(connection, engine_id)
+    kept: dict[str, list[dict[str, Any]]] = {}
+    for source, error in errors_of(connection, [engine_id]).get(engine_id, []):
+        if source != SHIPPED:
+            kept.setdefault(source, []).append(asdict(error))
+    return {} if trust == NO_TRUST and not kept else {**trust.to_dict(), "kept": kept}
+
+
+def note_document(connection: sa.Connection, engine_id: int, document: Mapping[str, Any]) -> None:
+    """Keep what `trust_document` gave. Raises KeyError, TypeError, ValueError or AttributeError for anything else."""
+    note_trust(connection, engine_id, Trust.from_dict(document))
+    for source, errors in document.get("kept", {}).items():
+        note_errors(connection, engine_id, source, Trust.from_dict({"intervals": {}, "errors": errors}).errors)
 
 
 def errors_of(connection: sa.Connection, engine_ids: Sequence[int]) -> dict[int, list[tuple[str, ErrorSeen]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -29,6 +30,23 @@ class ErrorSeen:
     p90_error: float
     bias: float
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ErrorSeen:
+        """The inverse of `asdict`. Raises KeyError, TypeError or ValueError for anything else."""
+        last = data["concurrency_to"]
+        return cls(
+            gpu_family=str(data["gpu_family"]),
+            model_kind=str(data["model_kind"]),
+            concurrency_from=int(data["concurrency_from"]),
+            concurrency_to=None if last is None else int(last),
+            metric=str(data["metric"]),
+            runs=int(data["runs"]),
+            models=int(data["models"]),
+            median_error=_finite(data["median_error"]),
+            p90_error=_finite(data["p90_error"]),
+            bias=_finite(data["bias"]),
+        )
+
 
 @dataclass(frozen=True)
 class Trust:
@@ -50,10 +68,17 @@ class Trust:
     def from_dict(cls, data: Mapping[str, Any]) -> Trust:
         """The inverse of `to_dict`. Raises KeyError, TypeError or ValueError for anything else."""
         intervals = {
-            int(regime): {str(metric): (float(low), float(high)) for metric, (low, high) in metrics.items()}
+            int(regime): {str(metric): (_finite(low), _finite(high)) for metric, (low, high) in metrics.items()}
             for regime, metrics in data["intervals"].items()
         }
-        return cls(intervals, tuple(ErrorSeen(**error) for error in data["errors"]))
+        return cls(intervals, tuple(ErrorSeen.from_dict(error) for error in data["errors"]))
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{number} is no share of anything")
+    return number
 
 
 NO_TRUST = Trust()

@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sqlalchemy as sa
+import yaml
 
 from gpuscout.runner.accuracy.choice import ITL_LIMITS_MS, REFERENCE_PRICES, gpu_choice, maxima_order
 from gpuscout.runner.accuracy.errors import errors
 from gpuscout.runner.accuracy.estimate import Estimates, estimate
 from gpuscout.runner.accuracy.report import AccuracyReport, report, write_predictions
 from gpuscout.runner.accuracy.seen import errors_seen
+from gpuscout.runner.cli.main import execute
 from gpuscout.runner.engines.roofline import RooflineEngine
 from gpuscout.store.connect import open_store
 from gpuscout.store.measured import LoadKind, MeasuredRun, public_runs, read_runs, runs_digest
@@ -28,8 +30,11 @@ from gpuscout.store.trust import errors_of
 from gpuscout.sweeps.cases import CaseColumns
 from gpuscout.sweeps.curves import Curves, IntArray
 from gpuscout.sweeps.errors import InputError, UnknownNameError
+from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
+from gpuscout.sweeps.models import ModelCatalogue
 from gpuscout.sweeps.precision import Precision
 from tests.commands import gpuscout
+from tests.hub import as_file
 
 HEADER = "id,model,gpu,num_gpus,tp,precision,server,input_len,output_len,concurrency,ttft_ms,itl_ms"
 ROW = "a,meta-llama/Llama-3.1-8B-Instruct,H100-SXM-80GB,1,1,bf16,vllm,1024,128,8,50,10"
@@ -283,6 +288,42 @@ def test_runs_of_a_store_give_the_figures_of_their_file(tmp_path: Path) -> None:
     wrong = gpuscout("accuracy", "--store", cwd=tmp_path)
     assert wrong.returncode == 2
     assert "--measured stored" in wrong.stderr
+
+
+def test_models_and_gpus_of_ones_own_are_compared_as_they_were_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A local folder and a GPU file are named at the import, and not again: the store has both."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    Path("mine").mkdir()
+    Path("mine/config.json").write_bytes(as_file(ModelCatalogue.load().config("Qwen/Qwen3-8B")))
+    h100 = GpuCatalogue.load().get("H100-SXM-80GB")
+    names = ("vendor", "memory_gb", "memory_bandwidth_gbs", "dense_tflops", "pcie_gbs", "gpus_per_node")
+    own = {"name": "X1", "family": "Own", **{name: getattr(h100, name) for name in names}}
+    own["dense_tflops"] = dict(h100.dense_tflops)
+    Path("own.yaml").write_text(yaml.safe_dump({"gpus": [own]}))
+    lines = ["id,model,gpu,tp,precision,server,server_version,input_len,output_len,concurrency,ttft_ms,itl_ms"]
+    lines += [f"r{c},mine,X1,1,bf16,vllm,1,1000,100,{c},{50 + c},{8 + c / 10}" for c in range(1, 25)]
+    Path("runs.csv").write_text("\n".join(lines))
+    assert execute(["import", "runs.csv", "--model", "./mine", "--gpu-file", "own.yaml"]) == 0
+    capsys.readouterr()
+    assert execute(["accuracy", "--measured", "stored", "--json"]) == 0
+    [told] = json.loads(capsys.readouterr().out)["accuracy"]
+    assert told["loads"]["closed loop"]["total"]["answered"] == told["runs"] == 24
+    assert execute(["calibrate", "--measured", "stored", "--no-validate", "-o", "own.json"]) == 0
+    assert "add\n  --measured public" in capsys.readouterr().out
+    assert execute(["accuracy", "--measured", "stored", "--constants", "own.json", "--json"]) == 0
+    [fitted] = json.loads(capsys.readouterr().out)["accuracy"]
+    errors = [one["loads"]["closed loop"]["total"]["metrics"]["itl"]["median"] for one in (told, fitted)]
+    assert errors[1] < errors[0]
+    # Where no store tells, the file has to, and a folder is no name.
+    empty = ("--db", "sqlite:///none.db", "--gpu-file", "own.yaml")
+    assert execute(["accuracy", "--measured", "runs.csv", *empty]) == 5
+    assert 'roofline answered none of 24 runs: unknown model "mine"' in capsys.readouterr().err
+    assert execute(["accuracy", "--measured", "stored:nothing"]) == 2
+    assert "no measured runs in stored:nothing" in capsys.readouterr().err
+    assert execute(["calibrate", "--measured", "stored", "-o", "no/folder.json"]) == 2
 
 
 def test_the_choice_can_be_made_with_other_prices_and_drawn(serving: AccuracyReport, tmp_path: Path) -> None:

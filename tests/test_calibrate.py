@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
 from gpuscout.runner.accuracy.sources import measured_runs
 from gpuscout.runner.calibrate.document import calibrate, figures_document
@@ -20,7 +21,9 @@ from gpuscout.runner.engines.base import as_ladder
 from gpuscout.runner.engines.roofline import RooflineEngine
 from gpuscout.runner.engines.roofline import constants as constants_module
 from gpuscout.runner.engines.roofline.constants import NAMES, Constants
+from gpuscout.store.connect import open_store
 from gpuscout.store.measured import LoadKind, MeasuredRun, public_runs, runs_digest
+from gpuscout.store.schema import engines
 from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
@@ -205,3 +208,20 @@ def test_the_command_fits_a_users_own_runs(tmp_path: Path) -> None:
     used = gpuscout("accuracy", "--measured", "mine.csv", "--constants", "mine.json", cwd=tmp_path)
     assert used.returncode == 0, used.stderr
     assert f"closed loop ({len(lines)} runs)" in used.stdout
+    # In a sweep the file counts from the spec's own folder, wherever the command runs, and when it is resumed.
+    spec = {"name": "mine", "models": "Qwen3-8B", "gpus": "H100", "workloads": "chat", "tensor_parallel": 1}
+    for engine in ("roofline", {"name": "roofline", "constants_file": "../mine.json"}):
+        (tmp_path / "specs").mkdir(exist_ok=True)
+        (tmp_path / "specs" / "mine.yaml").write_text(json.dumps(spec | {"engine": engine}))
+        ran = gpuscout("run", "specs/mine.yaml", cwd=tmp_path)
+        assert ran.returncode == 0, ran.stderr
+        assert "1 computed" in ran.stderr
+    again = gpuscout("sweeps", "resume", "mine", "--db", "sqlite:///../gpuscout.db", cwd=tmp_path / "specs")
+    assert again.returncode == 0, again.stderr
+    assert "nothing to compute" in again.stderr
+    with open_store(str(tmp_path / "gpuscout.db")) as store, store.reading() as connection:
+        fingerprints = set(connection.execute(sa.select(engines.c.fingerprint)).scalars())
+    assert fingerprints == {
+        RooflineEngine().fingerprint(),
+        RooflineEngine(constants_file=tmp_path / "mine.json").fingerprint(),
+    }

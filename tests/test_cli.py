@@ -14,6 +14,7 @@ import pytest
 import typer.main
 import yaml
 
+from gpuscout import estimate_performance
 from gpuscout.runner.cli.main import app, execute
 from gpuscout.store.connect import open_store
 from gpuscout.store.models import StoredModels
@@ -336,6 +337,18 @@ assert not heavy, heavy
     assert done.returncode == 0, done.stderr
 
 
+def test_engines_of_the_flags_replace_those_of_a_spec(swept: Path) -> None:
+    same = gpuscout("run", "sweep.yaml", "--engine", "roofline", "--save-spec", "same.yaml", cwd=swept)
+    assert "nothing to compute" in same.stderr, same.stderr
+    assert "nothing to compute" in gpuscout("run", "same.yaml", cwd=swept).stderr
+    both = gpuscout("plan", "sweep.yaml", "--engine", "roofline", "--engine", "aiconfigurator", cwd=swept)
+    assert "aiconfigurator: " in both.stdout, both.stderr
+    for flags, message in ((["--engine", "rofline"], "unknown engine"), (["--model", "x"], "cannot be combined")):
+        refused = gpuscout("run", "sweep.yaml", *flags, cwd=swept)
+        assert refused.returncode == 2
+        assert message in refused.stderr.splitlines()[0]
+
+
 def test_the_python_api_of_the_readme_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```(python|yaml)\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
@@ -357,3 +370,12 @@ def test_the_spec_of_the_readme_is_one(tmp_path: Path) -> None:
     (tmp_path / "my-finetune/config.json").write_text(config)
     done = gpuscout("plan", "sweep.yaml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_sweep_without_a_spec_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
+    estimate_performance("Qwen/Qwen3-8B", "H200", 1, input_length=2000, output_length=256, store=url)
+    assert execute(["sweeps", "list", "--db", url, "--json"]) == 0
+    (sweep,) = json.loads(capsys.readouterr().out)["sweeps"]
+    assert execute(["sweeps", "resume", sweep["name"], "--db", url]) == 2
+    assert f"no spec describes {sweep['name']}: it was stored through the Python API" in capsys.readouterr().err

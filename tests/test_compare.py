@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -308,6 +309,16 @@ def told(capsys: pytest.CaptureFixture[str], url: str, *arguments: str) -> str:
     capsys.readouterr()
     assert execute(["compare", "--db", url, "--objective", "throughput", *arguments]) == 0
     return capsys.readouterr().out
+
+
+def test_cases_of_one_side_have_no_winner_to_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
+    with open_store(url, create=True) as store, store.writing() as connection:
+        fill(connection, [an_answer(), oracle(), oracle(model="a/Two")])
+    shown = " ".join(told(capsys, url, "roofline", "oracle").split())
+    assert "1 pair of model and workload stand on one side only, 0 in A, 1 in B" in shown
+    assert "the winner is the same" in shown
+    assert "another winner" not in shown
 
 
 def test_the_command_tells_people_and_machines(

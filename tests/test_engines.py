@@ -170,6 +170,9 @@ def test_a_missing_engine_fails_its_own_tasks_only(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(SPEC.format(engines="[roofline, licensed]"))
     done = gpuscout("run", "spec.yaml", cwd=tmp_path, plugins=plugins)
     assert done.returncode == 5, done.stderr
+    notice = "engine licensed cannot run, its tasks will fail: no licence: buy one"
+    assert notice in done.stderr.replace("\n", " ")
+    assert notice in gpuscout("plan", "spec.yaml", cwd=tmp_path, plugins=plugins).stdout.replace("\n", " ")
     assert "no licence: buy one" in gpuscout("sweeps", "show", "thumb", cwd=tmp_path, plugins=plugins).stdout
     stored = count(tmp_path / "gpuscout.db", "tasks")
     assert stored == 4

@@ -73,6 +73,23 @@ def test_importing_again_adds_nothing_and_repeats_are_kept(store: Store, tmp_pat
     assert count(store, percentiles) == before + 3 * 12
 
 
+def test_a_run_that_comes_again_with_other_facts_is_told(store: Store, tmp_path: Path) -> None:
+    """It is stored, since nobody knows which is right; a repeat that happens to look alike is none."""
+    file = FOLDER / "aiperf.json"
+    first = imported(store, file)[0].notes
+    [again] = completed(file, **{**FACTS, "server_version": "0.19.2"})
+    compare_files([again], store)
+    told = f"{file}: 1 run has the very figures of stored ones of {file}, but another deployment or load; "
+    assert told in again.notes[-1]
+    [again] = imported(store, file, **{**FACTS, "server_version": "0.19.2"})
+    assert (again.added, told in again.notes[-1]) == (1, True)
+    assert imported(store, file)[0].notes == first
+    document = json.loads(file.read_bytes())
+    (tmp_path / "other.json").write_text(json.dumps(document | {"benchmark_id": "another"}))
+    [repeat] = imported(store, tmp_path / "other.json")
+    assert (repeat.added, len(repeat.notes)) == (1, len(first))
+
+
 def test_a_dry_run_counts_what_an_import_adds(store: Store) -> None:
     files = completed(*FILES)
     compare_files(files, None)

@@ -10,7 +10,7 @@ import pytest
 from gpuscout.runner.imports.complete import NotSaid
 from gpuscout.runner.imports.given import Mappings, from_flags
 from gpuscout.sweeps.errors import InputError
-from tests.result_files import FACTS, MODEL, complete, completer, reported
+from tests.result_files import FACTS, FOLDER, MODEL, complete, completed, completer, reported
 
 
 def test_what_a_file_does_not_say_is_asked_for_by_its_flags() -> None:
@@ -30,6 +30,14 @@ def test_what_a_file_does_not_say_is_asked_for_by_its_flags() -> None:
     assert (run.case.model.name, run.case.kv_precision, run.kv_known, run.case.precision) == (MODEL, "fp8", True, "fp8")
 
 
+def test_what_holds_for_many_runs_is_told_once() -> None:
+    [file] = completed(FOLDER / "runs.csv", model="Qwen/Qwen3-8B")
+    assert len(file.runs) == 3
+    assert [note.removeprefix(str(FOLDER)) for note in file.notes] == [
+        f'/runs.csv:2 and 2 more: model: "{MODEL}" in the file, taken as Qwen/Qwen3-8B'
+    ]
+
+
 def test_a_load_nobody_told_is_asked_for() -> None:
     def change(document: Any) -> None:
         del document["input_config"]["loadgen"]
@@ -45,7 +53,7 @@ def test_a_load_nobody_told_is_asked_for() -> None:
 def test_a_loop_that_was_mostly_idle_is_told() -> None:
     [run] = reported("llm-optimizer.json", lambda d: d["test_results"][0]["results"].update(concurrency=9.04))
     _, notes = completer(server_version="1").complete(run, "f")
-    assert notes == ["f: test_results[0]: 9.0 requests were in flight on average, not 16"]
+    assert notes == ["9.0 requests were in flight on average, not 16"]
 
 
 def test_a_version_may_be_said_to_be_unknown() -> None:
@@ -80,8 +88,8 @@ def test_a_flag_replaces_what_nobody_understands_and_the_name_a_model_was_served
     [run] = reported("vllm.json", lambda document: document.update(gpu="GPU of rack 7", model_id="my-chat"))
     new, notes = completer(gpu="L40S", model=MODEL).complete(run, "f")
     assert notes == [
-        'f: gpu: "GPU of rack 7" in the file, taken as L40S',
-        f'f: model: "my-chat" in the file, taken as {MODEL}',
+        'gpu: "GPU of rack 7" in the file, taken as L40S',
+        f'model: "my-chat" in the file, taken as {MODEL}',
     ]
     assert new.details["file_says"] == {"gpu": "GPU of rack 7", "model": "my-chat"}
     with pytest.raises(InputError, match='f: unknown GPU "GPU of rack 7"') as refused:

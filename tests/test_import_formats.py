@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from gpuscout.runner.imports.files import read_files
 from gpuscout.store.measured.formats import FORMATS, SourceFile, find_format, recognise
 from gpuscout.store.measured.formats.arguments import deployment
+from gpuscout.store.measured.stored import METRICS
 from gpuscout.sweeps.errors import InputError
 from tests.result_files import FACTS, FILES, FOLDER, MODEL, complete, completed, completer, reported
 
@@ -184,7 +186,7 @@ def test_a_loop_never_has_more_in_flight_than_requests() -> None:
     [run] = reported("vllm.json", change)
     assert run.load == ("closed_loop", 160, None)
     _, notes = completer(**FACTS).complete(run, "vllm.json")
-    assert "vllm.json: 160 requests cannot keep 512 in flight" in notes
+    assert "160 requests cannot keep 512 in flight" in notes
 
 
 @pytest.mark.parametrize(
@@ -228,7 +230,7 @@ def test_failures_are_counted_not_their_kinds() -> None:
     [run] = reported("aiperf.json")
     assert run.details["failed"] == 60  # 57 of one kind and 3 of another
     _, notes = completer(**FACTS).complete(run, "aiperf.json")
-    assert notes == ["aiperf.json: 60 of 220 requests failed"]
+    assert notes == ["60 of 220 requests failed"]
 
 
 def test_only_successful_requests_of_guidellm_count() -> None:
@@ -341,7 +343,7 @@ def test_llm_d_loads_without_a_limit_and_lengths_that_are_means() -> None:
     assert run.load == ("request_rate", None, 10.0)
     assert (run.input_len, run.mean_input_len) == (None, 2000.3)
     _, notes = completer().complete(run, "llm-d.json")
-    assert notes == ["llm-d.json: requests share prefixes; what a prefix cache saves, estimates do not know"]
+    assert notes == ["requests share prefixes; what a prefix cache saves, estimates do not know"]
 
 
 def test_servers_for_decode_alone_do_both_and_llm_d_is_no_server() -> None:
@@ -355,10 +357,66 @@ def test_servers_for_decode_alone_do_both_and_llm_d_is_no_server() -> None:
     assert complete(run, server="vllm").case.server == "vllm"
 
 
+def test_a_throughput_that_so_many_requests_cannot_have_is_told() -> None:
+    """Little's law: 40 requests/s of 4.23 s each are 169 in flight."""
+    [run] = reported("vllm.json", lambda document: document.update(request_throughput=40.0))
+    _, notes = completer(**FACTS).complete(run, "vllm.json")
+    assert notes == ["169.2 requests were in flight on average, not 16"]
+
+
 def test_latencies_that_contradict_each_other_are_told() -> None:
     [run] = reported("vllm.json", lambda document: document.update(mean_tpot_ms=0.02))
     _, notes = completer(**FACTS).complete(run, "vllm.json")
-    assert notes == ["vllm.json: TTFT + ITL x (output - 1) is 0.254 s, the end-to-end latency 4.23 s"]
+    assert notes == ["TTFT + ITL x (output - 1) is 0.254 s, the end-to-end latency 4.23 s"]
+
+
+@pytest.mark.parametrize(
+    "name", ["vllm.json", "guidellm-schema2.json", "llm-d.yaml", "aiperf.json", "llm-optimizer.json"]
+)
+def test_figures_beyond_all_reason_are_refused(name: str) -> None:
+    """Whole numbers and fractions that no database column or no latency can hold, wherever they stand."""
+    document = yaml.safe_load((FOLDER / name).read_bytes())
+    places = list(_figures(document))
+    for number in (10**30, 1e300, 1e-300):
+        for container, key in places[:: max(len(places) // 12, 1)]:
+            kept, container[key] = container[key], number
+            source = SourceFile(name, json.dumps(document, default=str).encode())
+            try:
+                for run in recognise(source).read(source).runs:
+                    new = complete(run, **FACTS)
+                    assert new.case.context_len < 2**63
+                    assert all(value is None or 0 < value <= 1e12 for value in map(new.figure, METRICS))
+            except InputError:
+                pass
+            container[key] = kept
+
+
+def _figures(document: Any) -> Iterator[tuple[Any, Any]]:
+    """Every number of a document, as the container it is in and its key there."""
+    entries = document.items() if isinstance(document, dict) else enumerate(document)
+    for key, value in list(entries):
+        if isinstance(value, dict | list):
+            yield from _figures(value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield document, key
+
+
+def test_a_key_that_is_there_twice_is_refused() -> None:
+    """Parsers take the last one; nobody knows which was meant."""
+    data = (FOLDER / "vllm.json").read_bytes().strip().removesuffix(b"}") + b', "mean_tpot_ms": 99.0}'
+    with pytest.raises(InputError, match=r'v.json:1: .*"mean_tpot_ms" is there twice'):
+        recognise(SourceFile("v.json", data))
+    data = (FOLDER / "llm-d.yaml").read_bytes() + b"\nrun: {uid: other}\n"
+    with pytest.raises(InputError, match=r'd.yaml:\d+:1: not YAML: "run" is there twice'):
+        recognise(SourceFile("d.yaml", data))
+
+
+def test_a_file_of_another_format_than_was_said_is_told() -> None:
+    for name, said, is_ in (("vllm.json", "aiperf", "vllm"), ("guidellm-0.3.json", "vllm", "guidellm")):
+        [file] = read_files([str(FOLDER / name)], find_format(said), completer(**FACTS))
+        assert file.error is not None
+        assert file.error.message.endswith(f"it looks like {is_}")
+        assert file.error.hint == "leave the format out"
 
 
 # --- what is recognised --------------------------------------------------------------------------------------------

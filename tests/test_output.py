@@ -19,7 +19,8 @@ from gpuscout.runner.cli.main import execute
 from gpuscout.runner.cli.output import Column, Output, a_figure, number, print_json_rows, print_rows
 from gpuscout.store.connect import open_store
 from gpuscout.sweeps.errors import InputError
-from tests.rank_stores import an_answer, fill
+from gpuscout.sweeps.trust import ErrorSeen, Trust
+from tests.rank_stores import a_run, an_answer, fill
 
 COLUMNS = (Column("name", "name"), a_figure("itl_ms", "ITL ms"), Column("queued", "queued"), Column("day", "day"))
 _rows = st.lists(
@@ -162,3 +163,24 @@ def test_recommendations_as_rows(db: str, capsys: pytest.CaptureFixture[str]) ->
         ("L4", "1", "400.0", "8"),
     ]
     assert rows[0]["objective_unit"] == "tokens/s"
+
+
+def test_recommendations_as_rows_say_what_they_rest_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
+    error = ErrorSeen("Ada", "dense", 1, None, "output_tokens_per_s", 38, 3, 0.12, 0.3, 0.0)
+    trust = Trust({0: {"itl_ms": (0.5, 2.0)}}, (error,))
+    answers = [an_answer(gpu=gpu, points={8: {"regime": 0, "itl_ms": 10.0}}) for gpu in ("H100", "L40S")]
+    runs = [a_run(output_tokens_per_s=900.0), a_run(output_tokens_per_s=1100.0, source="field")]
+    with open_store(url, create=True) as store, store.writing() as connection:
+        fill(connection, answers, runs, {"roofline": trust})
+    asked = ["recommend", "--db", url, "--objective", "throughput", "--top", "2"]
+    assert execute([*asked, "--csv"]) == 0
+    measured, estimated = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (measured["runs"], measured["sources"], measured["first_day"]) == ("2", "field, lab", "2026-04-17")
+    assert (measured["error_runs"], measured["itl_ms_low"]) == ("", "")
+    assert (estimated["runs"], estimated["error_runs"], estimated["error_median"]) == ("", "38", "0.12")
+    assert (estimated["itl_ms_low"], estimated["itl_ms_high"]) == ("5.0", "20.0")
+    assert execute([*asked, "--md"]) == 0
+    told = capsys.readouterr().out
+    assert "2 runs, field, lab |" in told
+    assert "+-12% (38 runs, Ada) |" in told

@@ -178,3 +178,16 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert max(map(len, shown.splitlines())) <= 80
     assert execute([*asked, "--metrics", "costs,itl"]) == 2
     assert "did you mean cost" in capsys.readouterr().err
+
+
+def test_a_plot_of_too_much_is_refused_before_anything_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
+    with open_store(url, create=True) as store, store.writing() as connection:
+        fill(connection, [an_answer(lengths=(1000 + number, 512)) for number in range(13)])
+    asked = ["pareto", "--db", url, "--metrics", "itl,throughput", "--plot", str(tmp_path / "many.svg")]
+    assert execute(asked) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "12 pairs of model and workload at most" in shown.err

@@ -216,7 +216,13 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
         "L4": 0.6,
         "L40S": 0.86,
     }
+    ranked = {row["gpu"]: row["book"] for row in json.loads(run("list", "--json"))["gpus"]}
+    assert (ranked["L4"], ranked["L40S"]) == ("own", "default")  # a ranking takes acme only when it is named
     assert "Acme Cloud" in run("show", "L40S")
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = run("show", "L40S")
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "2026-11-02  on-demand" in shown
     assert "no price in any book" in run("show", "H20")
     assert "1 price removed from own" in run("remove", "own", "--gpu", "L4")
     for wrong in (["set", "L4=-1"], ["set", "L4"], ["set", "L4=1", "--book", "default"], ["import", "none.csv"],

@@ -122,6 +122,36 @@ def test_a_local_model_is_one_like_any_other(tmp_path: Path, monkeypatch: pytest
         assert recommend_gpus(asked, 2000, 256, gpus="H200").best is not None
 
 
+def test_a_path_is_a_local_model_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("mine")  # not one of the catalogue called so
+    folder.mkdir()
+    (folder / "config.json").write_bytes(as_file(CATALOGUE.config("Qwen/Qwen3-8B")))
+    for path in (folder, folder / "config.json", folder.absolute()):
+        model = ModelArchitecture(path)
+        assert (model.model_id, model.architecture) == ("mine", ModelArchitecture("./mine").architecture)
+        assert estimate_performance(path, "H200") == estimate_performance("./mine", "H200")
+    found = recommend_gpus(folder, gpus=["H200"], max_gpus=1)
+    assert found.model == "mine"
+    assert list(GPURecommender().recommend_gpus(folder, ["H200"], 1)) == ["mine"]
+
+
+@pytest.mark.parametrize("wrong", [None, 5, "", b"Qwen/Qwen3-8B", ["Qwen/Qwen3-8B"]])
+def test_what_names_nothing_is_told(wrong: Any) -> None:
+    for ask in (ModelArchitecture, get_gpu_spec, lambda name: recommend_gpus(name, gpus=["H200"])):
+        with pytest.raises(InputError):
+            ask(wrong)
+    assert "model_id: " in str(estimate_performance(wrong, "H200").error)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "4"])
+def test_limits_and_prices_that_are_none_are_told_by_their_names(wrong: Any) -> None:
+    with pytest.raises(InputError, match="max_tensor_parallel must be"):
+        recommend_gpus("Qwen3-8B", max_tensor_parallel=wrong, max_gpus=8)
+    with pytest.raises(InputError, match="prices cannot be"):
+        estimate_performance("Qwen3-8B", "H200", prices=wrong)
+
+
 def test_gpus_of_ones_own(tmp_path: Path) -> None:
     file = tmp_path / "gpus.yaml"
     file.write_text(
@@ -209,6 +239,25 @@ def test_an_estimate_tells_what_was_asked_and_by_whom_it_was_answered() -> None:
             == estimate
         )
     assert estimate_performance(**GOOD[-1]).queued
+
+
+def test_an_estimate_says_how_sure_it_is() -> None:
+    """Around every figure, wider on a GPU that nobody measured; and in the rows of a recommendation, too."""
+    shape = {"input_length": 2000, "output_length": 256, "batch_size": 32}
+    measured, unmeasured = (estimate_performance("Qwen3-32B", gpu, **shape) for gpu in ("H200", "MI300X"))
+    width = {}
+    for estimate in (measured, unmeasured):
+        document = estimate.to_dict()
+        for name in ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s", "requests_per_s"):
+            low, value, high = document[f"{name}_low"], document[name], document[f"{name}_high"]
+            assert 0 < low < value < high
+            width[estimate.gpu_name, name] = high / low
+    assert all(width["MI300X", name] > width["H200-SXM-141GB", name] for name in ("ttft_ms", "itl_ms"))
+    [best] = recommend_gpus("Qwen3-32B", 2000, 256, batch_size=32, gpus=["H200"], max_gpus=1)
+    assert best.estimate == measured
+    assert best.to_row()["itl_ms_high"] == measured.itl_ms_high
+    refused = estimate_performance("Llama-3.3-70B-Instruct", "L40")
+    assert refused.itl_ms_low is refused.itl_ms_high is None
 
 
 def test_everything_wrong_is_told_in_the_estimate() -> None:

@@ -381,6 +381,17 @@ def test_the_table_tells_what_differs_and_fits(
     assert "no price of H100" in out
 
 
+def test_points_that_wait_for_memory_are_told_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
+    with open_store(url, create=True) as store, store.writing() as connection:
+        fill(connection, [an_answer(points={8: {}, 16: {"queued": True}})])
+    shown = run(capsys, "query", "--db", url)[0].splitlines()
+    assert [line.split()[shown[0].split().index("queued")] for line in shown[1:3]] == ["no", "yes"]
+
+
 def test_errors_of_the_command(db: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean itl_ms?" in run(capsys, "query", "--db", db, "--columns", "gpu,itl", status=2)[1]
     assert (
@@ -389,4 +400,6 @@ def test_errors_of_the_command(db: str, capsys: pytest.CaptureFixture[str]) -> N
     )
     assert "cannot sort by" in run(capsys, "query", "--db", db, "--sort", "-", status=2)[1]
     assert "exclude each other" in run(capsys, "query", "--db", db, "--csv", "--md", status=2)[1]
+    assert "not --show tuning" in run(capsys, "query", "--db", db, "--show", "tuning", "--sort", "gpu", status=2)[1]
+    assert "--assume-tail" in run(capsys, "query", "--db", db, "--gpu", "L4", "--slo", "ttft:p95<=1s")[1]
     assert run(capsys, "query", "--list-columns", "--csv")[0].splitlines()[1].startswith("kind,")

@@ -287,6 +287,19 @@ def recommend(capsys: pytest.CaptureFixture[str], database: str, *arguments: str
     return capsys.readouterr().out
 
 
+def test_runs_of_other_lengths_do_not_bury_the_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
+    runs = [a_run(lengths=(length, 512)) for length in (100, 200, 300)]
+    with open_store(url, create=True) as store, store.writing() as connection:
+        fill(connection, [an_answer(in_sweep=True, gpu="L4")], runs)
+    shown = " ".join(recommend(capsys, url).split())
+    assert "not shown: 3 pairs of model and lengths that only measured runs have" in shown
+    assert "100 in" not in shown
+    for named in (["--kind", "measured"], ["--input-len", "100"], ["--explain"]):
+        assert "100 in / 512 out" in recommend(capsys, url, *named)
+    assert len(json.loads(recommend(capsys, url, "--json"))["groups"]) == 4
+
+
 def test_every_row_says_what_it_rests_on(
     database: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from datetime import date
 from typing import Any
@@ -160,7 +161,11 @@ def database(request: pytest.FixtureRequest) -> Iterator[sa.Connection]:
         engine.dispose()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+# Each run of the tests draws others; `GPUSCOUT_TEST_EXAMPLES=2000` goes through thousands at once.
+_EXAMPLES = int(os.environ.get("GPUSCOUT_TEST_EXAMPLES", "200"))
+
+
+@settings(max_examples=_EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     answers=_stores,
     runs=st.lists(_runs, max_size=12),

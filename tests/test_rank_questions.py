@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -18,6 +20,7 @@ from gpuscout.store.prices import PriceRules, Quote
 from gpuscout.store.prices_books import save_quotes
 from gpuscout.store.rank import Question, Ranking, rank, sql_of
 from gpuscout.store.ranking.types import Cause, Opinion
+from gpuscout.store.schema import exclusions, sweeps
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.slo import parse_slo
 from tests.rank_stores import Row, an_answer, fill
@@ -180,6 +183,53 @@ def test_filters_on_gpus_dates_and_sizes(answered: Callable[..., Ask]) -> None:
         left(vendors=("AMD",))
 
 
+@pytest.mark.parametrize(
+    ("filters", "told"),
+    [
+        ({"max_gpus": 10**30}, "max gpus"),
+        ({"min_context": 2**31}, "min context"),
+        ({"input_len": 0}, "input len"),
+        ({"tensor_parallel": (1, 0)}, "tensor parallel"),
+        ({"min_memory_gb": math.nan}, "a memory of nan GB"),
+        ({"min_memory_gb": -1.0}, "a memory of -1 GB"),
+        ({"since": date(2026, 2, 1), "until": date(2026, 1, 1)}, "no day is both"),
+    ],
+)
+def test_filters_that_mean_nothing(answered: Callable[..., Ask], filters: Row, told: str) -> None:
+    ask = answered(an_answer())
+    with pytest.raises(InputError, match=told):
+        ask(**filters)
+
+
+def test_filters_that_leave_nothing_name_what_there_is(answered: Callable[..., Ask]) -> None:
+    ask = answered(an_answer(), an_answer(tensor_parallel=4))
+    for filters, told in (
+        ({"tensor_parallel": (2,)}, "TP: 1, 4"),
+        ({"servers": ("sglang",)}, "servers: vllm"),
+        ({"precisions": ("int8",)}, "precisions: fp8"),
+        ({"since": date(2026, 1, 2)}, "estimates stored: 2026-01-01 to 2026-01-01"),
+    ):
+        with pytest.raises(InputError) as found:
+            ask(**filters)
+        assert told in (found.value.hint or "")
+
+
+def test_what_a_sweep_left_out_of_all_models_is_not_said_of_one(store: Store, answered: Callable[..., Ask]) -> None:
+    ask = answered(an_answer(in_sweep=True), an_answer(in_sweep=True, model="a/Two"))
+    with store.writing() as connection:
+        sweep = connection.execute(sa.select(sweeps.c.id)).scalar_one()
+        for model in (None, "a/One"):
+            row = {"reason": "rule", "model": model, "gpu": None, "detail": f"of {model}", "combinations": 7}
+            connection.execute(sa.insert(exclusions).values(sweep_id=sweep, **row))
+
+    def said(**question: Any) -> list[str]:
+        return sorted(exclusion.detail for exclusion in ask(**question).exclusions)
+
+    assert said() == said(sweep="nightly") == said(workload="chat") == ["of None", "of a/One"]
+    assert said(models=("a/One",)) == ["of a/One"]
+    assert said(models=("a/Two",)) == []
+
+
 # --- statements --------------------------------------------------------------------------------------------------
 
 
@@ -293,13 +343,30 @@ def test_every_option_prints(database: str, arguments: list[str], capsys: pytest
         json.loads(recommend(capsys, database, *arguments, "--json"), parse_constant=pytest.fail)
 
 
+def test_a_price_holds_for_a_gpu_stored_under_another_name(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("H100", "h100-sxm-80gb", "nvidia h100 80gb hbm3"):
+        document = json.loads(recommend(capsys, database, "--price", f"{name}=0.01", "--json"))
+        assert document["groups"][0]["configurations"][0]["gpu"] == "H100"
+        assert document["prices"]["without_price"] == []
+
+
 def test_an_interpolated_row_is_marked(database: str, capsys: pytest.CaptureFixture[str]) -> None:
     shown = recommend(capsys, database, "--gpu", "L40S", "--slo", "itl<=9.5ms")
     assert "33~" in shown
     assert "~ at a limit, interpolated between the stored concurrencies" in shown
 
 
-@pytest.mark.parametrize("arguments", [["--weight", "cost"], ["--price", "L4=-1"], ["--discount", "1"], ["--tp", "x"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--weight", "cost"],
+        ["--price", "L4=-1"],
+        ["--discount", "1"],
+        ["--tp", "x"],
+        ["--region", "mars"],
+        ["--assume-tail", "1.3", "--slo", "ttft<=1s"],
+    ],
+)
 def test_wrong_options_are_input_errors(database: str, arguments: list[str]) -> None:
     assert execute(["recommend", "--db", database, *arguments]) == 2
 
@@ -308,3 +375,19 @@ def test_where_questions_are_asked_nothing_can_be_written(store: Store) -> None:
     quote = Quote("acme", "L4", "acme", 1.0, date(2026, 1, 1))
     with pytest.raises(sa.exc.DBAPIError), store.reading() as connection:
         save_quotes(connection, [quote])
+
+
+def test_listed_rows_stand_in_the_order_of_their_places(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another GPU type is listed before another TP of the best, but not above it."""
+    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
+    answers = [
+        an_answer(points=tokens(c8=1000.0)),
+        an_answer(tensor_parallel=2, points=tokens(c8=1900.0)),
+        an_answer(gpu="L4", points=tokens(c8=100.0)),
+    ]
+    with open_store(url, create=True) as store, store.writing() as connection:
+        fill(connection, answers)
+    prices = ("--price", "H100=2", "--price", "L4=0.36")
+    assert execute(["recommend", "--db", url, "--top", "3", *prices]) == 0
+    table, _, _ = capsys.readouterr().out.partition("prices:")
+    assert re.findall(r"(?:H100|L4) x\d", table) == ["H100 x1", "H100 x2", "L4 x1"]

@@ -8,15 +8,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from gpuscout.runner.accuracy.names import Names
 from gpuscout.runner.engines.base import Cost, Engine, as_ladder
 from gpuscout.runner.evaluate import evaluate
-from gpuscout.runner.models import KnownModels, resolve_model
 from gpuscout.store.measured import MeasuredRun
 from gpuscout.sweeps.architecture import Architecture
 from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.curves import FloatArray, IntArray
 from gpuscout.sweeps.errors import GpuscoutError
-from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
 from gpuscout.sweeps.gpus import GpuSpec
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.precision import Precision
@@ -66,13 +65,10 @@ def kv_precision_of(run: MeasuredRun, model: Architecture, gpu: GpuSpec) -> Prec
 
 
 class RunCases:
-    """The cases of measured runs. Names are looked up once; those nobody knows are told in `reasons`.
+    """The cases of measured runs. Names are looked up once; those nobody knows are told in `reasons`."""
 
-    `known` finds models that are in no catalogue, before the Hub is asked.
-    """
-
-    def __init__(self, runs: Sequence[MeasuredRun], known: KnownModels | None = None) -> None:
-        self._known = known
+    def __init__(self, runs: Sequence[MeasuredRun], names: Names | None = None) -> None:
+        self._names = names or Names()
         self._models: dict[str, Architecture | str] = {}
         self._gpus: dict[str, GpuSpec | str] = {}
         self.cases: dict[int, Case] = {}
@@ -99,7 +95,7 @@ class RunCases:
     def _model(self, name: str) -> Architecture | str:
         if name not in self._models:
             try:
-                self._models[name] = resolve_model(name, known=self._known)
+                self._models[name] = self._names.model(name)
             except GpuscoutError as error:
                 self._models[name] = error.message
         return self._models[name]
@@ -107,16 +103,16 @@ class RunCases:
     def _gpu(self, name: str) -> GpuSpec | str:
         if name not in self._gpus:
             try:
-                self._gpus[name] = GpuCatalogue.load().resolve(name)
+                self._gpus[name] = self._names.gpu(name)
             except GpuscoutError as error:
                 self._gpus[name] = error.message
         return self._gpus[name]
 
 
-def estimate(engine: Engine, runs: Iterable[MeasuredRun], known: KnownModels | None = None) -> Estimates:
-    """What this engine says to each run, in the order of the runs. `known` finds models that are in no catalogue."""
+def estimate(engine: Engine, runs: Iterable[MeasuredRun], names: Names | None = None) -> Estimates:
+    """What this engine says to each run, in the order of the runs. `names` None: of the catalogues and the Hub."""
     runs = tuple(runs)
-    asked = RunCases(runs, known)
+    asked = RunCases(runs, names)
     answer = _Answer(runs, dict(asked.reasons))
     waiting = asked.cases
     for fraction in (*_MEMORY_FRACTIONS, _STRETCHED_MEMORY):

@@ -19,8 +19,8 @@ from gpuscout.runner.accuracy.choice import (
 )
 from gpuscout.runner.accuracy.errors import GROUPINGS, GroupErrors, errors
 from gpuscout.runner.accuracy.estimate import Estimates, estimate
+from gpuscout.runner.accuracy.names import Names
 from gpuscout.runner.engines.base import Engine
-from gpuscout.runner.models import KnownModels
 from gpuscout.store.measured import LoadKind, MeasuredRun, runs_digest
 from gpuscout.sweeps.errors import InputError
 
@@ -50,6 +50,11 @@ class AccuracyReport:
     memory_assumed: Mapping[str, int]
     estimates: Estimates
 
+    @property
+    def answered(self) -> int:
+        """How many runs have an answer."""
+        return sum(load.total.answered for load in self.loads.values())
+
     def to_dict(self) -> dict[str, object]:
         """A form that JSON can hold; fractions stay fractions."""
         return {
@@ -71,16 +76,16 @@ def report(
     *,
     by: Sequence[str] = DEFAULT_GROUPINGS,
     prices: Mapping[str, float] = REFERENCE_PRICES,
-    known: KnownModels | None = None,
+    names: Names | None = None,
 ) -> AccuracyReport:
     """Estimate every run with the engine and compare. Raises InputError for a grouping that does not exist.
 
-    `prices` in USD per GPU hour are those of the GPU choice; `known` finds models that are in no catalogue.
+    `prices` in USD per GPU hour are those of the GPU choice; `names` None: those of the catalogues and the Hub.
     """
     if unknown := [name for name in by if name not in GROUPINGS]:
         raise InputError(f"cannot group runs by {unknown[0]!r}", hint=f"groupings: {', '.join(GROUPINGS)}")
     runs = tuple(runs)
-    estimates = estimate(engine, runs, known)
+    estimates = estimate(engine, runs, names)
     loads = {}
     for load in LoadKind:
         if rows := [position for position, run in enumerate(runs) if run.load is load]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from gpuscout.runner.accuracy.errors import metric_error, ratios
 from gpuscout.runner.accuracy.estimate import Estimates, RunCases
-from gpuscout.runner.models import KnownModels
+from gpuscout.runner.accuracy.names import Names
 from gpuscout.store.measured import LoadKind
 from gpuscout.sweeps.architecture import Architecture
 from gpuscout.sweeps.trust import ErrorSeen
@@ -21,12 +21,12 @@ _FEWEST = 3
 _COLUMNS: Mapping[str, str] = {"ttft_ms": "ttft", "itl_ms": "itl", "output_tokens_per_s": "throughput"}
 
 
-def errors_seen(estimates: Estimates, known: KnownModels | None = None) -> tuple[ErrorSeen, ...]:
+def errors_seen(estimates: Estimates, names: Names | None = None) -> tuple[ErrorSeen, ...]:
     """The errors of closed-loop runs, where at least three runs are alike: of each family, and of each vendor.
 
-    Models that differ in weights only count as one. `known` finds models that are in no catalogue.
+    Models that differ in weights only count as one. `names` None: those of the catalogues and the Hub.
     """
-    cases = RunCases(estimates.runs, known).cases
+    cases = RunCases(estimates.runs, names).cases
     rows = [row for row in cases if estimates.runs[row].load is LoadKind.CLOSED_LOOP]
     family = np.array([cases[row].gpu.family for row in rows])
     vendor = np.array([cases[row].gpu.vendor for row in rows])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpuscout.store.measured import MeasuredRun, public_runs, read_runs
+from gpuscout.sweeps.errors import InputError
 
 PUBLIC, STORED = "public", "stored"
 
@@ -19,8 +20,8 @@ class Measured:
     not_comparable: int = 0
 
 
-def measured_runs(sources: Iterable[str], db: str) -> Measured:
-    """The runs of all sources; a run that two of them hold counts once.
+def measured_runs(sources: Sequence[str], db: str) -> Measured:
+    """The runs of all sources, at least one; a run that two of them hold counts once.
 
     A source is `public`, `public:FILE`, `stored`, `stored:PATTERN` (a file or source of an import) or a CSV file.
     Raises InputError, UnknownNameError, and what `open_store` raises.
@@ -38,6 +39,15 @@ def measured_runs(sources: Iterable[str], db: str) -> Measured:
             not_comparable += stored.not_comparable
         else:
             found += read_runs(Path(source))
+    if not found:
+        where = ", ".join(sources)
+        rated = (
+            f": all {not_comparable:,} are at a request rate whose concurrency is not known" if not_comparable else ""
+        )
+        raise InputError(
+            f"no measured runs in {where} to compare with{rated}",
+            hint="`gpuscout import --list` tells what was imported" if not rated else None,
+        )
     return Measured(tuple(dict.fromkeys(found)), not_comparable)
 
 

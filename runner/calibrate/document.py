@@ -10,6 +10,7 @@ from pathlib import Path
 from gpuscout.runner.accuracy.choice import gpu_choice, maxima_order
 from gpuscout.runner.accuracy.errors import errors
 from gpuscout.runner.accuracy.estimate import Estimates
+from gpuscout.runner.accuracy.names import Names
 from gpuscout.runner.accuracy.seen import errors_seen
 from gpuscout.runner.calibrate.fit import fit
 from gpuscout.runner.calibrate.intervals import coverage, interval_document
@@ -28,17 +29,19 @@ def calibrate(
     runs: Iterable[MeasuredRun],
     *,
     today: str,
+    names: Names | None = None,
     start: Constants | None = None,
     validate: bool = True,
     tell: Callable[[str], None] = lambda text: None,
 ) -> dict[str, object]:
     """The document of a constants file fitted to these runs, with the date `today` in it.
 
-    The fit starts from `start` (else from the priors, with wider tails first): a start near the end saves steps.
+    `names` None: models and GPUs are those of the catalogues and the Hub. The fit starts from `start` (else from the
+    priors, with wider tails first): a start near the end saves steps.
     Raises InputError when there are too few runs that the engine can answer.
     """
     runs = tuple(runs)
-    kinds = fit_rows(runs)
+    kinds = fit_rows(runs, names)
     if (usable := sum(len(rows) for rows in kinds)) < _FEWEST:
         raise InputError(
             f"{usable} of {len(runs)} measured runs can be estimated; a calibration needs at least {_FEWEST}",
@@ -59,7 +62,7 @@ def calibrate(
         if name == "model" and closed is not None:
             trust = {
                 "intervals": interval_document(kinds[closed], figures[closed]),
-                "errors_seen": errors_document(kinds[closed].estimates(figures[closed])),
+                "errors_seen": errors_document(kinds[closed].estimates(figures[closed]), names),
             }
             errors_of["inside_80_percent_interval"] = {"closed loop": coverage(kinds[closed], figures[closed])}
     sources = sorted({run.source for run in runs if run.source})
@@ -93,9 +96,9 @@ def figures_document(kinds: Sequence[FitRows], figures: Sequence[Figures]) -> di
     return document
 
 
-def errors_document(estimates: Estimates) -> list[dict[str, object]]:
+def errors_document(estimates: Estimates, names: Names | None = None) -> list[dict[str, object]]:
     """The part `errors_seen` of a constants file; fractions to four digits."""
-    rows = [asdict(error) for error in errors_seen(estimates)]
+    rows = [asdict(error) for error in errors_seen(estimates, names)]
     return [{name: round(v, 4) if isinstance(v, float) else v for name, v in row.items()} for row in rows]
 
 

@@ -15,6 +15,7 @@ from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
     from gpuscout.runner.accuracy.errors import GroupErrors
+    from gpuscout.runner.accuracy.names import Names
     from gpuscout.runner.accuracy.report import AccuracyReport
     from gpuscout.runner.engines.base import Engine
 
@@ -52,6 +53,7 @@ def accuracy(
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw estimated against measured: FILE.png, .svg or .html.")
     ] = None,
+    gpu_file: Annotated[Path | None, typer.Option("--gpu-file", help="A YAML file with GPUs of your own.")] = None,
     store: Annotated[
         bool, typer.Option("--store", help="Keep the errors over stored runs, for `gpuscout recommend` to tell.")
     ] = False,
@@ -59,18 +61,19 @@ def accuracy(
 ) -> None:
     """Estimate measured runs and show the errors, by group, and how good the choice of GPU is.
 
-    The choice is made with one fixed list of prices, so that figures can be compared, unless prices are named.
+    The choice is made with one fixed list of prices, so that figures can be compared, unless prices are named. Exit
+    status 5: an engine answered nothing.
     """
+    from gpuscout.runner.accuracy.names import Names
     from gpuscout.runner.accuracy.report import DEFAULT_GROUPINGS, report, write_predictions
     from gpuscout.runner.accuracy.sources import PUBLIC, STORED, measured_runs
     from gpuscout.runner.engines.registry import create_engine
     from gpuscout.runner.plots.accuracy import accuracy_plot
     from gpuscout.runner.plots.files import check_plot, save
-    from gpuscout.store.models import ModelsAt
 
-    names = engine or ["roofline"]
+    engines = list(dict.fromkeys(engine or ["roofline"]))
     sources = measured or [PUBLIC]
-    if predictions and len(names) > 1:
+    if predictions and len(engines) > 1:
         raise InputError("--predictions holds the estimates of one engine", hint="name one --engine")
     if store and any(source.partition(":")[0] != STORED for source in sources):
         raise InputError("--store keeps errors over runs of the store", hint="add --measured stored")
@@ -78,29 +81,35 @@ def accuracy(
         check_plot(plot)
     found = measured_runs(sources, db)
     gpu_prices = _gpu_prices(prices, db, {run.gpu for run in found.runs})
-    err().print(f"estimating {count(len(found.runs), 'measured run')} with {', '.join(names)}")
+    err().print(f"estimating {count(len(found.runs), 'measured run')} with {', '.join(engines)}")
     if found.not_comparable:
         err().print(f"left out: {count(found.not_comparable, 'run')} at a request rate whose concurrency is not known")
     reports = []
-    for name in names:
+    names = Names.at(db, gpu_file)
+    for name in engines:
         options = {"constants_file": str(constants)} if constants and name == "roofline" else {}
         asked = create_engine(name, options)
-        reports.append(report(asked, found.runs, by=by or DEFAULT_GROUPINGS, prices=gpu_prices, known=ModelsAt(db)))
+        reports.append(report(asked, found.runs, by=by or DEFAULT_GROUPINGS, prices=gpu_prices, names=names))
         if store:
-            err().print(_keep(asked, reports[-1], db))
+            err().print(_keep(asked, reports[-1], db, names))
     if predictions:
         write_predictions(reports[0].estimates, predictions)
     if plot:
         save(accuracy_plot(reports), plot)
     if output.json:
         print_json({"accuracy": [one.to_dict() for one in reports]})
-        return
-    if not output.for_people:
+    elif output.for_people:
+        for one in reports:
+            _print_report(one, output)
+    else:
         columns = [Column("engine", "engine"), Column("load", "load"), *_COLUMNS]
         print_rows(columns, (row for one in reports for load in one.loads for row in _rows(one, load)), output)
-        return
     for one in reports:
-        _print_report(one, output)
+        if not one.answered:
+            told = f"{one.engine} answered none of {count(one.runs, 'run')}"
+            err().print(f"{told}: {max(one.reasons, key=lambda reason: one.reasons[reason])}")
+    if not all(one.answered for one in reports):
+        raise typer.Exit(5)
 
 
 def _gpu_prices(options: PriceOptions, db: str, gpus: Iterable[str]) -> Mapping[str, float]:
@@ -119,14 +128,13 @@ def _gpu_prices(options: PriceOptions, db: str, gpus: Iterable[str]) -> Mapping[
     return {gpu: price.per_hour(1).usd for gpu, price in priced.known.items()}
 
 
-def _keep(engine: Engine, one: AccuracyReport, db: str) -> str:
+def _keep(engine: Engine, one: AccuracyReport, db: str, names: Names) -> str:
     """Write the errors of an engine over stored runs into the store, in place of earlier ones; what to tell of it."""
     from gpuscout.runner.accuracy.report import select
     from gpuscout.runner.accuracy.seen import errors_seen
     from gpuscout.runner.accuracy.sources import not_public
     from gpuscout.runner.engines.base import info, trust_of
     from gpuscout.store.connect import open_store
-    from gpuscout.store.models import ModelsAt
     from gpuscout.store.names import register_engine
     from gpuscout.store.trust import note_errors
 
@@ -134,7 +142,7 @@ def _keep(engine: Engine, one: AccuracyReport, db: str) -> str:
     if trust_of(engine).errors:
         # It was fitted to public runs and brings its errors on models left out; those it was fitted to look smaller.
         rows = not_public(one.estimates.runs)
-    errors = errors_seen(select(one.estimates, rows), ModelsAt(db))
+    errors = errors_seen(select(one.estimates, rows), names)
     with open_store(db) as store, store.writing() as connection:
         note_errors(connection, register_engine(connection, info(engine)), _SOURCE, errors)
     fitted = len(one.estimates) - len(rows)
@@ -180,6 +188,8 @@ def _rows(one: AccuracyReport, load: str) -> list[Row]:
 
 
 def _print_report(one: AccuracyReport, output: Output) -> None:
+    if not one.answered:
+        return  # which is told as an error
     for load, part in one.loads.items():
         rows = _rows(one, load)
         # Columns without a figure (offline maxima have no latencies) only take room.

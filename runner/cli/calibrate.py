@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, err, out, print_json, print_table
+from gpuscout.sweeps.errors import InputError
 
 # What the shipped constants are fitted to. The third public file stays outside: it shows how far the constants carry
 # to generations that nobody fitted.
@@ -30,18 +31,24 @@ def calibrate(
     validate: Annotated[
         bool, typer.Option("--validate/--no-validate", help="Also fit without each model and each GPU type.")
     ] = True,
+    gpu_file: Annotated[Path | None, typer.Option("--gpu-file", help="A YAML file with GPUs of your own.")] = None,
     db: Db = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
     """Fit the constants of `roofline` to measured runs and say how well they carry to what was left out."""
     import datetime
 
-    from gpuscout.runner.accuracy.sources import measured_runs
+    from gpuscout.runner.accuracy.names import Names
+    from gpuscout.runner.accuracy.sources import PUBLIC, measured_runs
     from gpuscout.runner.calibrate.document import calibrate, write_constants
 
-    runs = measured_runs(measured or SHIPPED, db).runs
+    sources = measured or SHIPPED
+    if not output.parent.is_dir() or output.is_dir():
+        raise InputError(f"cannot write {output}: {'a directory' if output.is_dir() else 'no such directory'}")
+    runs = measured_runs(sources, db).runs
     document = calibrate(
         runs,
+        names=Names.at(db, gpu_file),
         today=datetime.datetime.now(datetime.UTC).date().isoformat(),
         validate=validate,
         tell=lambda text: err().print(text),
@@ -51,6 +58,9 @@ def calibrate(
         print_json({"calibration": {**document, "file": str(output)}})
         return
     _print_errors(document["errors"])
+    if not any(source.partition(":")[0] == PUBLIC for source in sources):
+        out().print("\nGPU families and servers that none of these runs used have rough constants; for fitted ones add")
+        out().print("  --measured public")
     out().print(f"\nwritten to {output}; in a sweep: engines: [{{name: roofline, constants_file: {output}}}]")
 
 

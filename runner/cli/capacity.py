@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,8 +63,6 @@ def capacity(
     A replica takes the requests per second that it sustains within all --slo limits, less the headroom; all its GPUs
     are paid, busy or not. A month has 730 hours.
     """
-    from dataclasses import replace
-
     from gpuscout.store.capacity import Demand
     from gpuscout.store.capacity_question import capacity as sized
     from gpuscout.store.connect import open_store
@@ -94,7 +92,10 @@ def _rate(text: str, *, tokens: bool) -> Rate:
     value = float(form["value"]) * _PER_SECOND[form["unit"]] if form else 0.0
     if form is None or not value > 0:
         name = "--tokens-rate" if tokens else "--rate"
-        raise InputError(f'{name}: "{text}" is no rate above 0', hint=f"for example {name} 50, 300/min or chat=50")
+        raise InputError(
+            f'{name}: "{text}" is no rate: a number above 0 in digits, per second unless /min or /h follows',
+            hint=f"for example {name} 50, 300/min or chat=50",
+        )
     return Rate(value, form["workload"].strip() if form["workload"] else None, tokens)
 
 
@@ -107,11 +108,13 @@ def _all(group: GroupCapacity) -> Sequence[Plan]:
 
 def _print(found: Capacity) -> None:
     from gpuscout.runner.cli.prices import prices_told
-    from gpuscout.runner.cli.words import limit, print_wrapped, workload
+    from gpuscout.runner.cli.words import limit, measured_aside, not_shown, print_wrapped, workload
 
     question, demand = found.rankings[0].question, found.demand
     limits = ", ".join(map(limit, question.slos)) or "no limit on latencies"
     print_wrapped(f"{limits}; {_percent(demand.headroom)} of the capacity kept free{_extras(found)}")
+    aside = measured_aside(question, [group.group for group in found.groups])
+    found = replace(found, groups=tuple(group for group in found.groups if group.group not in aside))
     for group in found.groups:
         asked = f"{number(group.rate)} requests/s ({number(group.rate * group.group.output_len)} output tokens/s)"
         print()
@@ -124,6 +127,8 @@ def _print(found: Capacity) -> None:
         for line in _why_out(group):
             print_wrapped(line, indent=2)
     print()
+    if aside:
+        print_wrapped(not_shown(aside))
     for line in _totals(found):
         print_wrapped(line)
     sized = [plan.config.gpu for group in found.groups for plan in group.plans[:2]]

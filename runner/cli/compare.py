@@ -71,8 +71,9 @@ def _print(found: Comparison, top: int) -> None:
 
     for line in _summary(found):
         print_wrapped(line)
-    told = [winner for winner in found.winners if winner.changes]
-    rest = [winner for winner in found.winners if not winner.changes]
+    shared = _shared(found)
+    told = [winner for winner in shared if winner.changes]
+    rest = [winner for winner in shared if not winner.changes]
     if told:
         print(f"\nanother winner ({len(told)}); staying: how far A's winner is behind B's")
         print_rows(_WINNERS, map(_winner_row, told), Output(), drop=("a_lead", "workload"))
@@ -86,6 +87,18 @@ def _print(found: Comparison, top: int) -> None:
     if largest:
         print("\nlargest changes")
         print_rows(_columns(found), map(_row, largest), Output(), drop=("status", "workload"))
+
+
+def _shared(found: Comparison) -> list[Winner]:
+    """The winners of the models and workloads that both sides have an answer about."""
+    from gpuscout.store.compare import Status
+
+    there = {_case(change) for change in found.changes if change.status not in (Status.ADDED, Status.VANISHED)}
+    return [winner for winner in found.winners if (winner.before and winner.after) or _case(winner) in there]
+
+
+def _case(of: Change | Winner) -> tuple[str, int, int]:
+    return of.model, of.input_len, of.output_len
 
 
 def _summary(found: Comparison) -> Iterator[str]:
@@ -113,10 +126,20 @@ def _summary(found: Comparison) -> Iterator[str]:
     for name, heading in _METRICS.items():
         if (metric := found.metrics.get(name)) is not None:
             yield f"{heading} at equal concurrencies ({metric.points:,} points): {_told(metric)}"
-    winners = [winner for winner in found.winners if winner.before or winner.after]
+    shared = _shared(found)
+    alone = [winner for winner in found.winners if winner not in shared]
+    if alone:
+        of_a = sum(winner.before is not None for winner in alone)
+        yield (
+            f"{count(len(alone), 'pair')} of model and workload stand on one side only, {of_a} in A, "
+            f"{len(alone) - of_a} in B: nothing to compare there"
+        )
+    winners = [winner for winner in shared if winner.before or winner.after]
+    if not winners:
+        return
     changed = [winner for winner in winners if winner.changes]
     if not changed:
-        yield f"the winner is the same in all {count(len(winners), 'case')}"
+        yield "the winner is the same" + (f" in all {len(winners)} cases" if len(winners) > 1 else "")
     else:
         other = sum(winner.changes_gpu for winner in changed)
         yield f"the winner changes in {len(changed)} of {count(len(winners), 'case')}, {other} to another GPU type"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gpuscout.store.ranking.types import Group, RankedConfig
 
 _WHAT = "What is written"
+_HIGHEST_RATE = 1e9
 
 
 class Format(StrEnum):
@@ -63,6 +64,7 @@ def deploy(
         Path | None, typer.Option("--output", "-o", help="Write to this file.", rich_help_panel=_WHAT)
     ] = None,
     db: Db = DEFAULT_STORE,
+    json: Annotated[bool, typer.Option("--json", help="--format json.", rich_help_panel=_WHAT)] = False,
 ) -> None:
     """Write what starts the recommended configuration: a launch command or a Kubernetes manifest.
 
@@ -75,6 +77,7 @@ def deploy(
     from gpuscout.store.ranking.names import stored_names
     from gpuscout.store.schema import gpus
 
+    format = Format.JSON if json else format
     question = replace(aim.asked(filters.question()), top=None if config is not None else rank)
     with open_store(db) as store, store.reading() as connection:
         question = replace(question, prices=prices.rules(stored_names(connection, gpus).ids))
@@ -141,8 +144,10 @@ def _replicas(group: Group, chosen: RankedConfig, rate: float | None, headroom: 
     if rate is None:
         return 1
     each = rate_of(chosen, group.output_len)
-    if not rate > 0 or not each:
-        raise InputError(f"cannot tell the replicas for {rate:g} requests per second", hint="--rate 50")
+    if not 0 < rate <= _HIGHEST_RATE:
+        raise InputError(f"--rate: {rate:g} is not a number of requests per second", hint="for example --rate 50")
+    if not each:
+        raise InputError("how many requests per second this configuration sustains is not known: --rate cannot size it")
     return replicas_for(rate, each, Demand(headroom))
 
 

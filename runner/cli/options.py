@@ -172,7 +172,12 @@ class SloOptions:
         """The question within these limits. Raises InputError."""
         from gpuscout.sweeps.slo import parse_slo
 
-        return dataclasses.replace(question, slos=tuple(map(parse_slo, self.slo or ())), assume_tail=self.assume_tail)
+        slos = tuple(map(parse_slo, self.slo or ()))
+        if self.assume_tail is not None and all(slo.percentile is None for slo in slos):
+            raise InputError(
+                "--assume-tail changes nothing: no --slo is on a percentile", hint="for example --slo 'ttft:p95<=1s'"
+            )
+        return dataclasses.replace(question, slos=slos, assume_tail=self.assume_tail)
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,12 @@ def pareto(
             queued=queued,
             all_versions=all_versions,
         )
+    if plot is not None:
+        from gpuscout.runner.plots.files import save
+        from gpuscout.runner.plots.frontier import frontier
+
+        # First, for it may refuse: nothing is printed then.
+        save(frontier(found), plot)
     if output.json:
         document = {"metrics": [_metric(axis) for axis in found.metrics], "across": across}
         print_json_rows(document, "points", _rows(found, [*names, "dominated"], dominated))
@@ -105,10 +111,6 @@ def pareto(
         shown = list(dict.fromkeys(["model", "input_len", "output_len", *names, *(a.column for a in found.metrics)]))
         print_rows(_columns(shown, dominated), _rows(found, [*shown, "dominated"], dominated), output)
     if plot is not None:
-        from gpuscout.runner.plots.files import save
-        from gpuscout.runner.plots.frontier import frontier
-
-        save(frontier(found), plot)
         err().print(f"drawn: {plot}", soft_wrap=True)
 
 
@@ -133,6 +135,7 @@ def _metric(axis: Any) -> dict[str, object]:
 def _print(found: Pareto, front: Front, names: list[str], *, dominated: bool, across: bool, whole: bool) -> None:
     """One group: its name, its frontier, and what was left out."""
     from gpuscout.runner.cli.points import DROP, telling
+    from gpuscout.runner.cli.words import print_wrapped
 
     title = "all models and workloads"
     if front.model is not None:
@@ -143,7 +146,8 @@ def _print(found: Pareto, front: Front, names: list[str], *, dominated: bool, ac
     by = ", ".join(
         f"{axis.label} ({axis.unit})" if axis.unit not in axis.label else axis.label for axis in found.metrics
     )
-    print(f"{title}\n  {best:,} of {count(front.considered, 'point')} on the frontier of {by}")
+    print_wrapped(title)
+    print_wrapped(f"{best:,} of {count(front.considered, 'point')} on the frontier of {by}", indent=2)
     lead = ["model", "input_len", "output_len"] if across else []
     told = names if whole else telling(names, shown)
     columns = list(dict.fromkeys([*lead, *told, *(axis.column for axis in found.metrics)]))
@@ -151,4 +155,6 @@ def _print(found: Pareto, front: Front, names: list[str], *, dominated: bool, ac
         print_rows(_columns(columns, dominated), shown, Output(), drop=() if whole else DROP)
     out = [(front.queued, "wait for memory (--queued)"), (front.incomplete, "lack one of the figures")]
     left = "; ".join(f"{number:,} {reason}" for number, reason in out if number)
-    print(f"left out: {left}\n" if left else "")
+    if left:
+        print_wrapped(f"left out: {left}")
+    print()

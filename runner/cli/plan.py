@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+from gpuscout.runner.api import missing_engines
 from gpuscout.runner.choose import duration
 from gpuscout.runner.cli.common import count, print_json
 from gpuscout.runner.plan import Plan, plan_sweep, why
@@ -47,6 +48,8 @@ def _print(expansion: Expansion, plan: Plan) -> None:
     )
     for part in sweep.engines:
         print(f"  {part.name}: {len(part.ladder)} concurrencies each, {part.ladder[0]} to {part.ladder[-1]}")
+    for notice in missing_engines(sweep):
+        print(f"  {notice}")
     reasons = Counter[str]()
     for exclusion in census.exclusions:
         reasons[exclusion.reason] += exclusion.combinations

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 # What a table holds unless columns are chosen; machines get everything.
 TABLE = (
     "model", "gpu", "num_gpus", "tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "precision",
-    "kv_precision", "server", "engine", "kind", "input_len", "output_len", "concurrency", "ttft_ms", "itl_ms",
+    "kv_precision", "server", "engine", "kind", "input_len", "output_len", "concurrency", "queued", "ttft_ms", "itl_ms",
     "output_tokens_per_s", "output_tokens_per_s_per_gpu", "usd_per_mtok",
 )  # fmt: skip
-DROP = ("output_tokens_per_s", "ttft_ms", "kv_precision", "output_len", "input_len", "precision", "engine")
+DROP = ("output_tokens_per_s", "ttft_ms", "kv_precision", "output_len", "input_len", "precision", "engine", "queued")
 # Only worth their room where they tell rows apart.
 _DETAILS = {
     "tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "kv_precision", "server", "engine",
-    "kind",
+    "kind", "queued",
 }  # fmt: skip
 
 _HEADINGS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
@@ -66,7 +66,7 @@ def column_of(name: str) -> Column:
         return a_figure(name, f"p{form['percentile']} {_HEADINGS[form['metric']][0]}")
     if name in _HEADINGS:
         return a_figure(name, *_HEADINGS[name])
-    return Column(name, *_WORDS.get(name, (name.replace("_", " "), str)), whole=name == "gpu")
+    return Column(name, *_WORDS.get(name, (name.replace("_", " "), str)))
 
 
 def chosen(given: str | None, output: Output, default: Sequence[str] = TABLE) -> list[str]:

@@ -44,16 +44,17 @@ def list_prices(output: Output, books: Books = None, db: Db = DEFAULT_STORE) -> 
     found = quotes_at(db, split_books(books))
     names = list(dict.fromkeys(quote.book for quote in found))
     gpus = list(dict.fromkeys(quote.gpu for quote in found))
-    priced = price_gpus(gpus, found, PriceRules(books=tuple(names)))
+    priced = price_gpus(gpus, found, PriceRules(books=split_books(books)))
     document = prices_document(priced)
     if output.json:
         books_document = [{"book": name, **_summary(q for q in found if q.book == name)} for name in names]
         print_json({"books": books_document, **document})
         return
-    for name in names if output.for_people else ():
+    for name in names:
         about = _summary(q for q in found if q.book == name)
         told = f"{count(about['quotes'], 'price')} of {count(about['gpus'], 'GPU')}, {about['from']} to {about['to']}"
-        print(f"{name}: {told}")
+        print_line(f"{name}: {told}", output)
+    print_line("USD/h: of one GPU, on demand; the median of the newest price of each provider", output)
     rows = []
     for price in priced.known.values():
         hourly, dates = price.per_hour(1), price.dates
@@ -75,7 +76,7 @@ def list_prices(output: Output, books: Books = None, db: Db = DEFAULT_STORE) -> 
         a_figure("lowest_usd_per_gpu_hour", "lowest", _usd),
         a_figure("highest_usd_per_gpu_hour", "highest", _usd),
         Column("book", "book"),
-        Column("providers", "providers (newest on-demand price each)", ", ".join),
+        Column("providers", "providers", ", ".join),
         Column("dates", "dates"),
     )
     print_rows(columns, rows, output)
@@ -92,6 +93,7 @@ def show_price(
     db: Db = DEFAULT_STORE,
 ) -> None:
     """Show every price of a GPU, with its date, region and source."""
+    from gpuscout.runner.cli.words import print_wrapped
     from gpuscout.store.prices_import import gpu_name
 
     everything = quotes_at(db, split_books(books))
@@ -103,16 +105,17 @@ def show_price(
     if not found and output.for_people:
         print(f"{name}: no price in any book; gpuscout prices set '{name}'=USD gives it one")
         return
-    remarks = Column("remarks", "remarks")
-    columns = (
-        (*_QUOTES, remarks)
-        if output.for_people
-        else (Column("gpu", "GPU"), *_QUOTES, Column("source", "source"), remarks)
-    )
     rows = [asdict(quote) | {"remarks": _remarks(quote)} for quote in found]
-    print_rows(columns, rows, output, title=name)
+    if not output.for_people:
+        more = (Column("source", "source"), Column("remarks", "remarks"))
+        print_rows((Column("gpu", "GPU"), *_QUOTES, *more), rows, output)
+        return
+    print_rows(_QUOTES, rows, output, title=name)
+    for row in rows:
+        if row["remarks"]:
+            print_wrapped(f"{row['provider']} {row['date']} {row['instance_type']}: {row['remarks']}", indent=2)
     for source in sorted({quote.source for quote in found if quote.source}):
-        print_line(f"  source: {source}", output)
+        print_wrapped(f"source: {source}", indent=2)
 
 
 @prices.command("import", epilog="Example: gpuscout prices import contract.csv --book acme --rate EUR=1.08")
@@ -202,7 +205,7 @@ def remove_prices(
 
 def parse_prices(given: Iterable[str], stored_gpus: Iterable[str]) -> dict[str, float]:
     """ "H100=2.10" -> USD per GPU hour by canonical name. Raises InputError, UnknownNameError."""
-    from gpuscout.store.prices_import import check_price, gpu_name
+    from gpuscout.store.prices_import import check_price, gpu_name, other_names
 
     found: dict[str, float] = {}
     known = tuple(stored_gpus)
@@ -219,6 +222,7 @@ def parse_prices(given: Iterable[str], stored_gpus: Iterable[str]) -> dict[str, 
             raise InputError(f"{gpu}: {wrong}")
         if found.setdefault(gpu, usd) != usd:
             raise InputError(f"{gpu} has two prices: {found[gpu]:g} and {usd:g}")
+        found |= dict.fromkeys(other_names(gpu, known), usd)
     return found
 
 
@@ -402,8 +406,8 @@ _QUOTES = (
     Column("book", "book"),
     Column("provider", "provider"),
     a_figure("usd_per_gpu_hour", "USD/h", _usd),
-    Column("date", "date"),
-    Column("purchase", "purchase"),
+    Column("date", "date", whole=True),
+    Column("purchase", "purchase", whole=True),
     Column("region", "region", lambda region: "all" if region == "*" else region),
     Column("instance_type", "instance"),
     a_figure("gpus_per_instance", "GPUs", whole_number, unknown=""),

@@ -88,6 +88,8 @@ def query(
         from gpuscout.runner.plots.files import check_plot
 
         check_plot(plot)
+    if show is Show.TUNING and (columns or sort or plot):
+        raise InputError("--columns, --sort and --plot are about operating points, not --show tuning")
     question = limits.limited(filters.question())
     with open_store(db) as store, store.reading() as connection:
         if show is Show.TUNING:
@@ -132,7 +134,10 @@ def _some(reader: PointReader, rows: Iterator[dict[str, Any]]) -> Iterator[dict[
         return chain([first], rows)
     if not reader.question.slos or not reader.has_any():
         raise reader.nothing()
-    err().print(f"no stored point meets {', '.join(map(str, reader.question.slos))}")
+    slos, tail = reader.question.slos, reader.question.assume_tail
+    untold = tail is None and any(slo.percentile is not None for slo in slos)
+    hint = "; estimates have no percentiles: --assume-tail 1.3 takes 1.3 x the mean" if untold else ""
+    err().print(f"no stored point meets {', '.join(map(str, slos))}{hint}", soft_wrap=True)
     return iter(())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 from gpuscout.runner.cli import words
@@ -39,13 +40,18 @@ _SHORTEST_MODEL = 14
 def print_ranking(ranking: Ranking, *, top: int = 1, explain: bool = False) -> None:
     """Print, for each workload, `top` configurations of every model, and why others were out.
 
-    With `explain` every configuration is listed that the ranking holds.
+    With `explain` every configuration is listed that the ranking holds. Measured runs of other lengths than sweeps have
+    are told by their number unless the question names them: public ones would bury the answer.
     """
     width = out().width
+    aside = [] if explain else words.measured_aside(ranking.question, ranking.groups)
+    ranking = replace(ranking, groups=tuple(group for group in ranking.groups if group not in aside))
     lines: list[str] = []
     for _, same in groupby(ranking.groups, key=lambda group: (group.input_len, group.output_len)):
         groups = list(same)
         lines += [*_heading(ranking, groups[0], width), *_Block(ranking, groups, top, width).lines(), ""]
+    if aside:
+        lines += wrapped(words.not_shown(aside), width, indent=0)
     lines += _notes(ranking, width)
     lines += explained(ranking, width) if explain else summary(ranking, width)
     for line in lines:
@@ -74,7 +80,7 @@ class _Block:
 
     def __init__(self, ranking: Ranking, groups: Sequence[Group], top: int, width: int) -> None:
         self._ranking, self._top, self._width = ranking, top, width
-        self._groups = [(group, listed(group)) for group in groups]
+        self._groups = [(group, _in_order(group, top)) for group in groups]
         self._header: list[str] = []
         self._cells: dict[int, list[str]] = {}
         columns = _columns(ranking)
@@ -165,6 +171,12 @@ class _Block:
             for place, (cell, width) in enumerate(zip(cells, self._widths, strict=True))
             if width
         )
+
+
+def _in_order(group: Group, top: int) -> list[RankedConfig]:
+    """The rows to choose from, those that are shown by their places."""
+    rows = listed(group)
+    return [*sorted(rows[:top], key=lambda config: config.place), *rows[top:]]
 
 
 def _trust_tells(ranking: Ranking) -> bool:

@@ -49,7 +49,7 @@ def nothing(ranking: Ranking, group: Group) -> str:
     ]
     none = "no configuration can be ranked" if group.unranked else "no configuration runs"
     if any(losers.cause is Cause.NO_PERCENTILE for losers in group.losers):
-        none = "no configuration meets a limit on a percentile, which estimates do not have"
+        none = "no configuration meets a limit on a percentile"
     elif any(losers.cause is Cause.NOT_TRUSTED for losers in group.losers):
         none = f"no configuration can be trusted as asked (--trust {ranking.question.trust})"
     return f"{none}: " + "; ".join(told)

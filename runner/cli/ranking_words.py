@@ -57,9 +57,11 @@ def figure(value: float | None) -> str:
 
 
 def quantity(value: float | None, column: str, *, exact: bool = False) -> str:
-    """A latency or a rate with its unit."""
+    """A latency or a rate with its unit; "-": not known."""
+    if value is None:
+        return figure(value)
     unit = "/s" if column == "requests_per_s" else f"{GLUE}{column.rpartition('_')[2]}"
-    return f"{f'{value:,.4g}' if exact and value is not None else figure(value)}{unit}"
+    return f"{f'{value:,.4g}' if exact else figure(value)}{unit}"
 
 
 def load(config: Operating) -> str:

@@ -10,6 +10,7 @@ import typer
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, print_json
 from gpuscout.runner.cli.options import AimOptions, Filters, PriceOptions, grouped
 from gpuscout.runner.cli.output import Output
+from gpuscout.sweeps.errors import InputError
 
 
 def register(app: typer.Typer) -> None:
@@ -36,6 +37,8 @@ def recommend(
     from gpuscout.store.ranking.names import stored_names
     from gpuscout.store.schema import gpus
 
+    if sql and not output.for_people:
+        raise InputError("--sql prints a statement, not rows: leave out --json, --csv and --md")
     question = aim.asked(filters.question())
     if explain:
         question = replace(question, top=None, examples=None)

@@ -43,7 +43,10 @@ Servers = Annotated[
 Concurrency = Annotated[
     str | None, typer.Option("--concurrency", help="Requests in flight: 1,8,64.", rich_help_panel=_SWEEP)
 ]
-Engines = Annotated[list[str] | None, typer.Option("--engine", help="An engine; repeat.", rich_help_panel=_SWEEP)]
+Engines = Annotated[
+    list[str] | None,
+    typer.Option("--engine", help="An engine, also instead of those of a spec; repeat.", rich_help_panel=_SWEEP),
+]
 MaxGpus = Annotated[int | None, typer.Option("--max-gpus", help="At most this many GPUs.", rich_help_panel=_SWEEP)]
 SweepName = Annotated[str | None, typer.Option("--name", help="What to call the sweep.", rich_help_panel=_SWEEP)]
 GpuFile = Annotated[Path | None, typer.Option("--gpu-file", help="A YAML file with GPUs of your own.")]
@@ -180,7 +183,7 @@ def run_and_report(
     else:
         if ranking:
             print_ranking(ranking)
-        err().print(_summary(report))
+        err().print(_summary(report, ranked=ranking is not None))
     if report.open_failures:
         raise typer.Exit(_EXIT_FAILURES)
 
@@ -236,15 +239,23 @@ def plan(
 
 
 def _spec(file: Path | None, **flags: Any) -> SweepSpec:
-    """The spec in a file, or the one the flags describe."""
+    """The spec in a file, with the engines of the flags if there are any, or the one that the flags describe."""
+    from gpuscout.runner.engines.registry import about
     from gpuscout.sweeps.spec import load_spec, spec_from_mapping
+    from gpuscout.sweeps.spec_entries import EngineEntry
 
     given = {flag: value for flag, value in flags.items() if value is not None}
     if file is not None:
+        engines = given.pop("engine", None)
         if given:
             names = ", ".join("--" + flag.replace("_", "-") for flag in given)
             raise InputError(f"{names} cannot be combined with a spec file", hint=f"write it into {file}")
-        return load_spec(file)
+        spec = load_spec(file)
+        if engines is not None:
+            for name in engines:
+                about(name)  # an unknown one is not the file's fault
+            spec = spec.model_copy(update={"engines": tuple(EngineEntry(name=name) for name in engines)})
+        return spec
     if not given:
         raise InputError(
             "name a spec file, or at least --model and --gpu", hint="gpuscout init writes a spec to start from"
@@ -344,7 +355,7 @@ def _report_document(report: RunReport) -> dict[str, object]:
     }
 
 
-def _summary(report: RunReport) -> str:
+def _summary(report: RunReport, *, ranked: bool) -> str:
     progress = report.progress
     if report.already_complete:
         return f"nothing to compute: all {count(progress.total_tasks, 'task')} of {report.sweep.name} are in the store."
@@ -360,10 +371,9 @@ def _summary(report: RunReport) -> str:
     ]
     if report.open_failures:
         parts.append(f"{report.open_failures:,} failed")
-    lines = [
-        f"{', '.join(parts)}, in {report.seconds:.1f} s.",
-        f"gpuscout recommend --sweep {report.sweep.name} --explain   shows why the others lost.",
-    ]
+    lines = [f"{', '.join(parts)}, in {report.seconds:.1f} s."]
+    if ranked:
+        lines.append(f"gpuscout recommend --sweep {report.sweep.name} --explain   shows why the others lost.")
     if report.elsewhere:
         lines.append(f"{count(report.elsewhere, 'block')} are being computed by other runners.")
     if report.open_failures:

@@ -66,6 +66,9 @@ def list_sweeps(output: Output, db: Db = DEFAULT_STORE) -> None:
     if output.json:
         print_json({"sweeps": rows})
         return
+    if not rows and output.for_people:
+        err().print("no sweeps yet: gpuscout run SPEC")
+        return
     print_rows(_LISTED, rows, output)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 
-from gpuscout.runner.cli.common import out
-from gpuscout.store.ranking.types import Cause, Configuration, Group
+from gpuscout.runner.cli.common import count, out
+from gpuscout.store.ranking.types import MEASURED, Cause, Configuration, Group, Question, Trusted
 from gpuscout.sweeps.slo import Slo
 
 CAUSES = {
@@ -17,6 +18,7 @@ CAUSES = {
     Cause.NO_PERCENTILE: "no percentiles (--assume-tail 1.3 multiplies the mean)",
     Cause.NO_PRICE: "no price",
     Cause.NO_TDP: "no TDP",
+    Cause.NOT_TRUSTED: "not trusted as asked (--trust)",
 }
 _METRICS = {"ttft": "TTFT", "itl": "ITL", "e2e": "E2E", "rate": "rate"}
 
@@ -48,6 +50,24 @@ def workload(group: Group) -> str:
     """ "chat (1,024 in / 512 out)" """
     lengths = f"{group.input_len:,} in / {group.output_len:,} out"
     return f"{group.workload} ({lengths})" if group.workload else lengths
+
+
+def measured_aside(question: Question, groups: Sequence[Group]) -> list[Group]:
+    """Groups that only measured runs answer, at lengths that no sweep has, unless the question names them.
+
+    Imported public runs have so many lengths that they would bury the answer.
+    """
+    named = (question.workload, question.input_len, question.output_len, question.kinds, question.engines)
+    if any(named) or question.trust == Trusted.MEASURED:
+        return []
+    aside = [group for group in groups if group.engine == MEASURED and group.workload is None]
+    return aside if len(aside) < len(groups) else []
+
+
+def not_shown(aside: Sequence[Group]) -> str:
+    """What is said of them instead."""
+    pairs = count(len(aside), "pair")
+    return f"not shown: {pairs} of model and lengths that only measured runs have (--kind measured shows them)"
 
 
 def limit(slo: Slo) -> str:

@@ -30,7 +30,7 @@ from gpuscout.sweeps.precision import Precision
 REQUIRED = ("model", "gpu", "tp", "server", "server_version", "input_len", "output_len")
 _NEAR = 0.05
 _ODD = 0.25  # how far TTFT + ITL x (n - 1) may be from the end-to-end latency, all means
-_IDLE = 0.8  # the share of a closed loop's places that must have been taken on average
+_IDLE, _CROWDED = 0.8, 1.25  # the shares of a closed loop's places that can have been taken on average
 
 
 class NotSaid(InputError):
@@ -106,7 +106,7 @@ class Completer:
             details=details,
             derived=derived,
         )
-        return new, [f"{place}: {text}" for text in _oddities(new, replaced, values)]
+        return new, list(_oddities(new, replaced, values))
 
     def _added(self, said: Values, mapped: Values) -> tuple[Values, Values]:
         """What people add to what a file says, and what of that they replace. Raises InputError."""
@@ -285,10 +285,13 @@ def _oddities(run: NewRun, replaced: Values, values: Mapping[str, str]) -> Itera
     limit = details.get("max_concurrency", run.load.concurrency)
     if run.load.kind == "closed_loop" and isinstance(completed, int) and isinstance(limit, int) and completed < limit:
         yield f"{completed:,} requests cannot keep {limit:,} in flight"
+    ttft_ms, itl_ms, e2e_s, rate = (run.figure(name) for name in ("ttft_ms", "itl_ms", "e2e_s", "requests_per_s"))
     mean = details.get("mean_concurrency")
-    if run.load.kind == "closed_loop" and isinstance(mean, float) and mean < _IDLE * (run.load.concurrency or 0):
-        yield f"{mean:.1f} requests were in flight on average, not {run.load.concurrency}"
-    ttft_ms, itl_ms, e2e_s = (run.figure(name) for name in ("ttft_ms", "itl_ms", "e2e_s"))
+    if not isinstance(mean, float) and rate and e2e_s:
+        mean = rate * e2e_s  # Little's law
+    places = run.load.concurrency if run.load.kind == "closed_loop" else None
+    if places and isinstance(mean, float) and not _IDLE * places <= mean <= _CROWDED * places:
+        yield f"{mean:.1f} requests were in flight on average, not {places}"
     if ttft_ms and itl_ms and e2e_s:
         sum_s = (ttft_ms + itl_ms * (run.case.output_len - 1)) / 1e3
         if abs(sum_s / e2e_s - 1) > _ODD:

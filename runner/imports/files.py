@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from gpuscout.runner.imports.complete import Completer, NotSaid
 from gpuscout.runner.imports.given import Mappings
 from gpuscout.store import drivers, durable
 from gpuscout.store.connect import Store
-from gpuscout.store.measured.formats import FORMATS, Format, SourceFile, find_format, recognise
+from gpuscout.store.measured.formats import FORMATS, Format, SourceFile, check_format, find_format, recognise
 from gpuscout.store.measured.runs import PUBLIC_FILES, public_file
-from gpuscout.store.measured.stored import NewRun, store_runs, stored_digests
+from gpuscout.store.measured.stored import NewRun, store_runs, stored_digests, under_other_facts
 from gpuscout.sweeps.errors import GpuscoutError, InputError, StoreBusyError, UnknownNameError
 
 PUBLIC = "public"
@@ -73,32 +74,52 @@ def store_file(store: Store, file: ImportedFile) -> None:
     Raises StoreBusyError when somebody deletes meanwhile what the runs refer to, StoreUnreachableError.
     """
 
+    def stored(connection: sa.Connection) -> tuple[dict[int, str], list[bool]]:
+        return under_other_facts(connection, file.runs), store_runs(connection, file.runs)
+
     try:
-        file.new = durable.writing(store, lambda connection: store_runs(connection, file.runs))
+        again, file.new = durable.writing(store, stored)
     except IntegrityError as error:
         if not drivers.is_missing_reference(error):
             raise
         raise StoreBusyError(
             f"something was deleted from {store.url_for_display} meanwhile", hint="start the import again"
         ) from error
+    _note_again(file, again)
 
 
 def compare_files(files: Sequence[ImportedFile], store: Store | None) -> None:
     """Note in `new` of each file what storing them all would add; without a store, nothing is there yet."""
     known: set[bytes] = set()
+    again: list[dict[int, str]] = [{} for _ in files]
     if store is not None:
         with store.reading() as connection:
             known = stored_digests(connection, [run for file in files for run in file.runs])
+            again = [under_other_facts(connection, file.runs) for file in files]
     for file in files:
         for run in file.runs:
             digest = run.digest()
             file.new.append(digest not in known)
             known.add(digest)
+    for file, places in zip(files, again, strict=True):
+        _note_again(file, places)
+
+
+def _note_again(file: ImportedFile, places: Mapping[int, str]) -> None:
+    """Tell of runs that are new only because something else is said of them than when they were imported before."""
+    if found := [place for position, place in places.items() if file.new[position]]:
+        runs = "1 run has" if len(found) == 1 else f"{len(found):,} runs have"
+        file.notes.append(
+            f"{file.name}: {runs} the very figures of stored ones of {found[0]}, but another deployment or load; "
+            f"if those are wrong: gpuscout import --remove {found[0]}"
+        )
 
 
 def _read(file: ImportedFile, chosen: Format | None, completer: Completer) -> None:
     public = _is_public(file.name)
     source = public_file(file.name.partition(":")[2]) if public else SourceFile.open(Path(file.name))
+    if chosen:
+        check_format(source, chosen)
     kind = chosen or recognise(source)
     file.format = kind.name
     contents = kind.read(source)
@@ -108,6 +129,7 @@ def _read(file: ImportedFile, chosen: Format | None, completer: Completer) -> No
     if public:  # which neither flags nor mappings speak of
         completer = replace(completer, flags={}, mappings=Mappings())
     lacking: dict[str, int] = {}
+    told: dict[str, list[str]] = {}  # places by what is told of them
     for reported in contents.runs:
         try:
             run, notes = completer.complete(reported, file.name, version_may_lack=public)
@@ -116,7 +138,11 @@ def _read(file: ImportedFile, chosen: Format | None, completer: Completer) -> No
                 lacking[name] = lacking.get(name, 0) + 1
             continue
         file.runs.append(run)
-        file.notes += notes
+        for note in notes:
+            told.setdefault(note, []).append(file.name + reported.place)
+    for note, places in told.items():
+        more = f" and {len(places) - 1:,} more" if len(places) > 1 else ""
+        file.notes.append(f"{places[0]}{more}: {note}")
     if lacking:
         incomplete = NotSaid(lacking)
         some = "" if set(lacking.values()) == {len(contents.runs)} else " for some of its runs"

@@ -74,9 +74,10 @@ def check(name: str, value: Value) -> str:
     text = value.text.strip()
     match FIELDS[name].kind:
         case "size":
-            if not (text.isascii() and text.isdecimal() and 0 < int(text[:12]) < 2**31):
+            digits = text.lstrip("0")
+            if not (text.isascii() and digits.isdecimal() and len(digits) <= 10 and int(digits) < 2**31):
                 raise _wrong(name, value, "a positive whole number")
-            return str(int(text))
+            return digits
         case "number" | "fraction":
             try:
                 number = float(text)

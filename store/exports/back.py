@@ -11,6 +11,7 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,7 +36,7 @@ from gpuscout.store.schema import (
     percentiles,
     tasks,
 )
-from gpuscout.store.trust import note_trust
+from gpuscout.store.trust import note_document
 from gpuscout.sweeps.architecture import Architecture
 from gpuscout.sweeps.cases import Case, CaseColumns, content_digest, task_keys
 from gpuscout.sweeps.curves import BOUNDS
@@ -43,7 +44,6 @@ from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.gpus import GpuSpec
 from gpuscout.sweeps.outcomes import OUTCOMES
 from gpuscout.sweeps.precision import PRECISIONS, Precision
-from gpuscout.sweeps.trust import Trust
 
 _AT_ONCE = 5_000
 _T = TypeVar("_T")
@@ -110,7 +110,7 @@ class _Filling:
         estimated, measured = ([row for row in rows if row.word("kind", kinds) == kind] for kind in kinds)
         self._store_cases(rows)
         self._store_tasks(estimated)
-        self._store_points([row for row in estimated if row.values.get("concurrency") is not None])
+        self._store_points([row for row in estimated if row.has("concurrency")])
         self._store_runs(measured)
 
     # --- what is asked -------------------------------------------------------------------------------------------
@@ -119,14 +119,14 @@ class _Filling:
         new: dict[str, Placed] = {}
         for row in rows:
             for defined, digest in (("model_architecture", "model_digest"), ("gpu_figures", "gpu_digest")):
-                if row.values.get(defined) is not None:
+                if row.has(defined):
                     self._define(row, defined, row.text(digest))
             if row.text("case_digest") not in self.cases:
                 new.setdefault(row.text("case_digest"), row)
         if not new:
             return
         asked = [self._case(row) for row in new.values()]
-        known = [row.values.get("kv_precision") is not None for row in new.values()]
+        known = [row.has("kv_precision") for row in new.values()]
         digests = [
             digest if kv_known else digest_without_kv(digest)
             for digest, kv_known in zip(CaseColumns.of(asked).digests(), known, strict=True)
@@ -135,11 +135,8 @@ class _Filling:
             if found.hex() != row.text("case_digest"):
                 raise row.error("case_digest", "not that of the case in this row: something was changed")
         columns: dict[str, Any] = {
-            column.name: [row.values[column.name] for row in new.values()] for column in CASE[6:]
-        }
-        columns |= {column.name: [getattr(case, column.name) for case in asked] for column in CASE[:5]}
-        columns["precision"] = [row.text("precision") for row in new.values()]
-        columns["kv_precision"] = [row.values.get("kv_precision") for row in new.values()]
+            column.name: [row.values[column.name] for row in new.values()] for column in CASE
+        }  # fmt: skip
         ids, _ = bulk.insert_missing(
             self.connection,
             cases,
@@ -154,30 +151,30 @@ class _Filling:
         self.cases |= dict(zip(new, ids, strict=True))
 
     def _case(self, row: Placed) -> Case:
-        kv = row.values.get("kv_precision")
+        kv = row.known("kv_precision", lambda name: row.word(name, PRECISIONS))
         sizes = {column.name: row.count(column.name) for column in CASE[1:5]}
         case = Case(
             self._model(row),
             self._gpu(row),
-            row.count("input_len"),
-            row.count("output_len"),
+            row.tokens("input_len"),
+            row.tokens("output_len"),
             Precision(row.word("precision", PRECISIONS)),
             # Stands for an unknown one in the digest, too.
-            Precision.BF16 if kv is None else Precision(row.word("kv_precision", PRECISIONS)),
+            Precision.BF16 if kv is None else Precision(kv),
             **sizes,
             server=row.text("server"),
             gpu_memory_utilization=row.figure("gpu_memory_utilization"),
-            max_model_len=row.count("max_model_len"),
+            max_model_len=row.tokens("max_model_len"),
         )
         if case.num_gpus != row.count("num_gpus"):
-            raise row.error("num_gpus", f"{row.values['num_gpus']} is not tp x pp x dp = {case.num_gpus}")
+            raise row.error("num_gpus", f"{row.count('num_gpus')} is not tp x pp x dp = {case.num_gpus}")
         return case
 
     def _define(self, row: Placed, name: str, digest: str) -> None:
         try:
             document = json.loads(row.text(name))
             found = Architecture.from_dict(document) if name == "model_architecture" else GpuSpec.from_dict(document)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise row.error(name, f"cannot be understood ({type(error).__name__}: {error})") from error
         if found.digest().hex() != digest:
             raise row.error(name, "does not have the digest that the row names")
@@ -242,12 +239,11 @@ class _Filling:
             identity = _Engine(key[0], key[1], row.json("engine_options"))
             self.engines[key] = register_engine(self.connection, identity)
             self._age(engines, self.engines[key], row)
-        if row.values.get("engine_trust") is not None:
+        if row.has("engine_trust"):
             try:
-                trust = Trust.from_dict(row.json("engine_trust"))
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                note_document(self.connection, self.engines[key], row.json("engine_trust"))
+            except (ValueError, TypeError, KeyError, AttributeError, sa.exc.StatementError) as error:
                 raise row.error("engine_trust", "cannot be understood") from error
-            note_trust(self.connection, self.engines[key], trust)
         return self.engines[key]
 
     def _store_tasks(self, rows: list[Placed]) -> None:
@@ -275,19 +271,19 @@ class _Filling:
             "outcome": [row.word("outcome", _ANSWERS) for row in told],
             "created_at": [row.moment("stored_at") for row in told],
         }
-        for name in ("detail", "extras", "needed_gib", "usable_gib", "kv_capacity_tokens", "fits_up_to"):
-            columns[name] = [row.values.get(name) for row in told]
+        columns["detail"] = [row.values["detail"] for row in told]
+        columns["extras"] = [row.known("extras", row.json_text) for row in told]
+        for name in ("needed_gib", "usable_gib"):
+            columns[name] = [row.known(name, row.figure) for row in told]
+        for name in ("kv_capacity_tokens", "fits_up_to"):
+            columns[name] = [row.known(name, row.tokens) for row in told]
         ids, _ = bulk.insert_missing(self.connection, tasks, "key", columns)
         self.tasks |= dict(zip(new, ids, strict=True))
 
     def _ladder(self, row: Placed) -> int:
         text = row.text("ladder")
         if text not in self.ladders:
-            try:
-                steps = [int(part) for part in text.split(",")]
-            except ValueError as error:
-                raise row.error("ladder", f'expected concurrencies such as 1,2,4, got "{text}"') from error
-            self.ladders[text] = register_ladder(self.connection, steps)
+            self.ladders[text] = register_ladder(self.connection, row.ladder("ladder"))
         return self.ladders[text]
 
     def _store_points(self, rows: list[Placed]) -> None:
@@ -297,8 +293,8 @@ class _Filling:
             "task_id": [self.tasks[row.text("task_key")] for row in rows],
             "concurrency": [row.count("concurrency") for row in rows],
             "bound": [row.word("bound", BOUNDS) for row in rows],
-            "queued": [row.values.get("queued") is True for row in rows],
-            "regime": [row.values.get("regime") for row in rows],
+            "queued": [row.values["queued"] is True for row in rows],
+            "regime": [row.known("regime", partial(row.count, least=0, below=2**15)) for row in rows],
             **{column.name: [row.figure(column.name) for row in rows] for column in POINT if column.kind is float},
         }
         try:
@@ -316,21 +312,20 @@ class _Filling:
             "case_id": [self.cases[row.text("case_digest")] for row in rows],
             "source": [row.text("source") for row in rows],
             "load": [row.word("load", LOADS) for row in rows],
-            "measured_on": [row.day("measured_on") for row in rows],
+            "measured_on": [row.known("measured_on", row.day) for row in rows],
             "imported_at": [row.moment("stored_at") for row in rows],
-            "concurrency": [
-                None if row.values.get("concurrency") is None else row.count("concurrency") for row in rows
-            ],
+            "concurrency": [row.known("concurrency", row.count) for row in rows],
+            "details": [row.known("details", row.json_text) for row in rows],
         }
-        for name in ("tool", "server_version", "native_itl_name", "details"):
-            columns[name] = [row.values.get(name) for row in rows]
+        for name in ("tool", "server_version", "native_itl_name"):
+            columns[name] = [row.values[name] for row in rows]
         for name in ("request_rate", "native_itl_ms", *(column.name for column in POINT if column.kind is float)):
-            columns[name] = [None if row.values.get(name) is None else row.figure(name) for row in rows]
+            columns[name] = [row.known(name, row.figure) for row in rows]
         ids, _ = bulk.insert_missing(self.connection, measured_runs, "digest", columns)
         tails = [
             (run_id, *tail)
             for row, run_id in zip(rows, ids, strict=True)
-            if row.values.get("percentiles") is not None
+            if row.has("percentiles")
             for tail in row.percentiles()
         ]
         names = ("run_id", "metric", "percentile", "value")

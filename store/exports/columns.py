@@ -3,13 +3,15 @@
 Lengths in tokens, memory in GiB per GPU, latencies and throughputs as their names say; throughputs count the whole
 deployment. Keys and digests are hexadecimal. `ladder` lists every concurrency the task was asked for. What is JSON in
 the store is its text. `model_architecture`, `gpu_figures` and `engine_trust` define a model, a GPU and an engine and
-stand in the first row that names it, empty in all others. A task without points has one row without them.
+stand in the first row that names it, empty in all others; `engine_trust` has the engine's intervals, the errors it
+brings, and those that `gpuscout accuracy --store` kept. A task without points has one row without them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gpuscout.store.measured.formats.node import clean, shown
 from gpuscout.sweeps.errors import InputError
 
 Value = str | int | float | bool | None
@@ -31,17 +33,28 @@ class Column:
                 raise InputError(f'{self.name}: expected true or false, got "{text}"')
             return text == "true"
         try:
-            return self.kind(text)
+            return self.check(self.kind(text))
         except ValueError:
-            raise InputError(f'{self.name}: expected {_EXPECTED[self.kind]}, got "{text}"') from None
+            raise InputError(f"{self.name}: expected {_EXPECTED[self.kind]}, got {shown(text)}") from None
 
     def check(self, value: object) -> Value:
-        """What a JSON or Parquet file says. Raises InputError."""
-        if value is None or (type(value) is self.kind):
-            return value
-        if self.kind is float and type(value) is int:
-            return float(value)
-        raise InputError(f"{self.name}: expected {_EXPECTED[self.kind]}, got {value!r}")
+        """What a JSON or Parquet file says. Raises InputError, also for what no database takes."""
+        match value:
+            case None:
+                return None
+            case bool():
+                if self.kind is bool:
+                    return value
+            case str():
+                if self.kind is str and value == clean(value):
+                    return value
+            case int():
+                if self.kind in (int, float) and abs(value) < 2**63:
+                    return value if self.kind is int else float(value)
+            case float():
+                if self.kind is float:
+                    return value
+        raise InputError(f"{self.name}: expected {_EXPECTED[self.kind]}, got {shown(value)}")
 
 
 _EXPECTED: dict[type, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -78,13 +79,13 @@ def write_parquet(rows: Iterable[Sequence[Value]], file: Path) -> int:
 
 
 def read_rows(file: Path) -> Iterator[tuple[str, dict[str, Value]]]:
-    """The place ("results.csv:17") and the values of every row. Raises InputError."""
+    """The place ("results.csv:17") and the values of every row, None where it has none. Raises InputError."""
     try:
         with file.open("rb") as stream:
-            start = stream.read(len(_PARQUET_MAGIC))
-        if start == _PARQUET_MAGIC:
+            start = stream.read(4 * len(_PARQUET_MAGIC))
+        if start.startswith(_PARQUET_MAGIC):
             yield from _read_parquet(file)
-        elif start.lstrip().startswith(b"{"):
+        elif start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
             yield from _read_json_lines(file)
         else:
             yield from _read_csv(file)
@@ -107,18 +108,19 @@ def _read_csv(file: Path) -> Iterator[tuple[str, dict[str, Value]]]:
             if len(line) != len(header):
                 raise InputError(f"{place}: {len(line)} fields, expected {len(header)}")
             try:
-                yield place, {column.name: column.parse(text) for column, text in zip(columns, line, strict=True)}
+                values = {column.name: column.parse(text) for column, text in zip(columns, line, strict=True)}
+                yield place, _UNKNOWN | values
             except InputError as error:
                 raise InputError(f"{place}: {error.message}") from error
 
 
 def _read_json_lines(file: Path) -> Iterator[tuple[str, dict[str, Value]]]:
-    with file.open(encoding="utf-8") as stream:
+    with file.open(encoding="utf-8-sig") as stream:
         for number, line in enumerate(stream, 1):
             place = f"{file}:{number}"
             try:
                 document = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise InputError(f"{place}: not JSON ({error})") from error
             if not isinstance(document, dict):
                 raise InputError(f"{place}: expected one object a line")
@@ -142,7 +144,7 @@ def _read_parquet(file: Path) -> Iterator[tuple[str, dict[str, Value]]]:
 
 def _checked(place: str, document: dict[str, Any]) -> dict[str, Value]:
     try:
-        return {name: _BY_NAME[name].check(value) for name, value in document.items()}
+        return _UNKNOWN | {name: _BY_NAME[name].check(value) for name, value in document.items()}
     except InputError as error:
         raise InputError(f"{place}: {error.message}") from error
 
@@ -159,6 +161,7 @@ def _check_names(place: str, names: Iterable[str]) -> None:
 
 
 _BY_NAME = {column.name: column for column in COLUMNS}
+_UNKNOWN: dict[str, Value] = dict.fromkeys(NAMES)
 
 
 def _pyarrow() -> tuple[Any, Any]:

@@ -32,9 +32,8 @@ from gpuscout.store.schema import (
     percentiles,
     tasks,
 )
-from gpuscout.store.trust import trust_of
+from gpuscout.store.trust import trust_document
 from gpuscout.sweeps.cases import canonical_json
-from gpuscout.sweeps.trust import NO_TRUST
 
 Row = list[Value]
 
@@ -83,8 +82,8 @@ class _Defined:
     def engine(self, row_id: int) -> str | None:
         if not self._is_new("engine", row_id):
             return None
-        trust = trust_of(self._connection, row_id)
-        return None if trust == NO_TRUST else canonical_json(trust.to_dict()).decode()
+        document = trust_document(self._connection, row_id)
+        return canonical_json(document).decode() if document else None
 
     def _text(self, table: sa.Table, column: sa.Column[str], row_id: int) -> str | None:
         if not self._is_new(table.name, row_id):

@@ -145,6 +145,35 @@ def stored_digests(connection: sa.Connection, runs: Sequence[NewRun]) -> set[byt
     return set(bulk.stored_ids(connection, measured_runs, "digest", [run.digest() for run in runs]))
 
 
+def under_other_facts(connection: sa.Connection, runs: Sequence[NewRun]) -> dict[int, str]:
+    """Runs whose figures are stored already as those of another case or server: by position, from where.
+
+    Equal are model, date, the run's own name and every figure, of which there are at least two.
+    """
+
+    def identity(model: str, measured_on: date | None, run: object, figures: Sequence[float | None]) -> object:
+        return model, measured_on, run, tuple(figures)
+
+    query = (
+        sa.select(models.c.name, *measured_runs.c["digest", "measured_on", "details", "source", *METRICS])
+        .select_from(measured_runs.join(cases).join(models))
+        .where(models.c.name.in_({run.case.model.name for run in runs}))
+    )
+    stored: dict[object, tuple[bytes, str]] = {}
+    for row in connection.execute(query):
+        details = json.loads(row.details) if row.details else {}
+        key = identity(row.name, row.measured_on, details.get("run"), [getattr(row, name) for name in METRICS])
+        stored[key] = row.digest, details.get("file") or row.source
+    found = {}
+    for position, run in enumerate(runs):
+        figures = [run.figure(name) for name in METRICS]
+        key = identity(run.case.model.name, run.reported.measured_on, run.reported.run, figures)
+        digest, place = stored.get(key, (run.digest(), ""))
+        if digest != run.digest() and len([figure for figure in figures if figure is not None]) > 1:
+            found[position] = place
+    return found
+
+
 def imported_groups(connection: sa.Connection, patterns: Sequence[str] = ()) -> list[ImportedGroup]:
     """What was imported, by place and tool, in the order of the first import."""
     groups: dict[tuple[str | None, str, str | None], list[Any]] = {}

@@ -13,12 +13,13 @@ from gpuscout.store.ranking import points as statements
 from gpuscout.store.ranking.described import Described, Description, describe
 from gpuscout.store.ranking.limits import UNKNOWN, Limit
 from gpuscout.store.ranking.measures import Array
+from gpuscout.store.ranking.names import means_estimated
 from gpuscout.store.ranking.places import Indices
 from gpuscout.store.ranking.points import OUTCOME_CODES
 from gpuscout.store.ranking.scope import Scope
 from gpuscout.store.ranking.study import Study
 from gpuscout.store.ranking.types import Cause, Loser, Losers, Operating, SweepExclusion, Trusted, Unmet
-from gpuscout.store.schema import exclusions, sweeps
+from gpuscout.store.schema import exclusions, sweep_workloads, sweeps
 from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.slo import Slo
 
@@ -248,16 +249,30 @@ def _nearest(study: Study, rows: Indices, ratio: Array) -> dict[int, int]:
 
 def excluded(connection: sa.Connection, scope: Scope) -> tuple[SweepExclusion, ...]:
     """What sweeps left out, the most frequent first; see `Ranking.exclusions`."""
+    asked = scope.asked
+    if not means_estimated(asked.kinds):
+        return ()
     statement = sa.select(exclusions)
     if scope.sweep is not None:
         statement = statement.where(exclusions.c.sweep_id == scope.sweep.id)
     else:
         newest = sa.select(sa.func.max(sweeps.c.latest_run)).group_by(sweeps.c.name)
         statement = statement.join(sweeps, sweeps.c.id == exclusions.c.sweep_id).where(sweeps.c.latest_run.in_(newest))
+    of_sweep = sweep_workloads.c
+    lengths = [of_sweep[name] == getattr(asked, name) for name in ("input_len", "output_len") if getattr(asked, name)]
+    if asked.workload is not None:
+        lengths.append(sa.func.lower(of_sweep.name) == asked.workload.lower())
+    if lengths:
+        statement = statement.where(sa.exists().where(of_sweep.sweep_id == exclusions.c.sweep_id, *lengths))
+    # What was left out whatever the model is counted over all models: it is not the number of some.
+    every_model = not asked.models
+    every_gpu = not (asked.gpus or asked.vendors or asked.min_memory_gb is not None)
     # Sweeps that overlap leave the same out: it is counted once.
     found: dict[tuple[str, str | None, str | None, str], int] = {}
     for row in connection.execute(statement):
-        if (row.model is None or row.model in scope.models.ids) and (row.gpu is None or row.gpu in scope.gpus.ids):
+        of_model = every_model if row.model is None else row.model in scope.models.ids
+        of_gpu = every_gpu if row.gpu is None else row.gpu in scope.gpus.ids
+        if of_model and of_gpu:
             what = (row.reason, row.model, row.gpu, row.detail)
             found[what] = max(found.get(what, 0), row.combinations)
     return tuple(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gpuscout.store.ranking.types import Group, RankedConfig, Ranking
+from gpuscout.sweeps.trust import TRUSTED_METRICS
 
 _CONFIGURATION = (
     "gpu", "num_gpus", "tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "precision",
@@ -20,10 +21,12 @@ _VALUES = {"cost": "usd_per_mtok", "energy": "kwh_per_mtok"}
 COLUMNS = (
     "model", "workload", "input_len", "output_len", "place", *_CONFIGURATION, "objective", "objective_unit",
     "objective_value", "behind_best", "usd_per_hour", *_VALUES.values(), *_FIGURES, "output_tokens_per_s_per_gpu",
-    "bound", "runs",
+    "bound", "runs", "load", "sources", "server_versions", "first_day", "last_day", "error_metric", "error_median",
+    "error_runs", "error_gpu_family", *(f"{metric}_{end}" for metric in TRUSTED_METRICS for end in ("low", "high")),
 )  # fmt: skip
-"""What a row holds. `objective_value` is in `objective_unit`, `behind_best` a fraction, lengths are in tokens,
-`runs` are the measured runs behind it."""
+"""What a row holds. `objective_value` is in `objective_unit`, `behind_best` a fraction, lengths are in tokens. `runs`
+are the measured runs behind it, with their load, sources, versions and days; for an estimate `error_median` (a
+fraction) is its engine's error over the `error_runs` nearest to it, and low and high hold 80 % of what is measured."""
 
 
 def ranking_rows(ranking: Ranking, *, top: int | None = None) -> Iterator[dict[str, Any]]:
@@ -51,8 +54,34 @@ def ranking_rows(ranking: Ranking, *, top: int | None = None) -> Iterator[dict[s
                 **{name: getattr(config, name) for name in _FIGURES},
                 "output_tokens_per_s_per_gpu": config.tokens_per_s_per_gpu,
                 "bound": config.bound,
-                "runs": None if config.runs is None else config.runs.repeats,
+                **_runs(config),
+                **_trust(config),
             }
+
+
+def _runs(config: RankedConfig) -> dict[str, Any]:
+    runs = config.runs
+    return {
+        "runs": runs and runs.repeats,
+        "load": runs and runs.load,
+        "sources": runs and runs.sources,
+        "server_versions": runs and runs.server_versions,
+        "first_day": runs and runs.first_day,
+        "last_day": runs and runs.last_day,
+    }
+
+
+def _trust(config: RankedConfig) -> dict[str, Any]:
+    error = config.backing and config.backing.error
+    unknown = (None, None)
+    return {
+        "error_metric": error and error.metric,
+        "error_median": error and error.median_error,
+        "error_runs": error and error.runs,
+        "error_gpu_family": error and error.gpu_family,
+        **{f"{metric}_low": config.intervals.get(metric, unknown)[0] for metric in TRUSTED_METRICS},
+        **{f"{metric}_high": config.intervals.get(metric, unknown)[1] for metric in TRUSTED_METRICS},
+    }
 
 
 def listed(group: Group) -> list[RankedConfig]:

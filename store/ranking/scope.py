@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
@@ -47,6 +48,7 @@ ABOUT: tuple[sa.ColumnElement[Any], ...] = (
 """What identifies a task and its configuration to people, see `Scope.answers`."""
 
 Condition = sa.ColumnElement[bool]
+_LARGEST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Scope:
 
     `source` joins tasks, cases and, for a sweep, its members. `models`, `gpus` and `engines` are the names that the
     question leaves in, the preferred engine first. `workloads` names pairs of lengths. `on_cases` are the conditions on
-    cases alone, which measured runs have to meet as well.
+    cases alone, which measured runs have to meet as well. `asked` is the question.
     """
 
     source: sa.FromClause
@@ -67,6 +69,7 @@ class Scope:
     workloads: dict[tuple[int, int], str]
     on_cases: tuple[Condition, ...] = ()
     on_postgres: bool = False
+    asked: Question = field(default_factory=Question)
 
     @property
     def is_everything(self) -> bool:
@@ -99,7 +102,8 @@ class Scope:
 
 
 def scope_of(connection: sa.Connection, question: Question) -> Scope:
-    """Look up every name of the question. Raises UnknownNameError."""
+    """Look up every name of the question. Raises UnknownNameError, InputError for numbers and days that cannot be."""
+    _check(question)
     sweep = None if question.sweep is None else find_sweep(connection, question.sweep)
     named = workload_names(connection, sweep.id if sweep else None)
     lengths = None if question.workload is None else lengths_of(question.workload, named)
@@ -141,7 +145,22 @@ def scope_of(connection: sa.Connection, question: Question) -> Scope:
         workloads,
         on_cases,
         on_postgres=connection.dialect.name == "postgresql",
+        asked=question,
     )
+
+
+def _check(question: Question) -> None:
+    """Raises InputError for what no result can meet, or no database compare."""
+    for name in ("input_len", "output_len", "max_gpus", "min_context", "tensor_parallel"):
+        given = getattr(question, name)
+        for number in given if isinstance(given, tuple) else () if given is None else (given,):
+            if not 1 <= number <= _LARGEST:
+                raise InputError(f"{name.replace('_', ' ')}: {number} is not from 1 to {_LARGEST:,}")
+    memory = question.min_memory_gb
+    if memory is not None and not 0 < memory < math.inf:
+        raise InputError(f"a memory of {memory:g} GB means nothing", hint="80 is 80 x 10^9 bytes")
+    if question.since is not None and question.until is not None and question.since > question.until:
+        raise InputError(f"no day is both {question.since} or later and {question.until} or before")
 
 
 def _on_cases(question: Question, lengths: Sequence[tuple[int, int]] | None) -> list[Condition]:
@@ -212,6 +231,19 @@ def nothing_matches(connection: sa.Connection, scope: Scope) -> InputError:
     engines_there = present(engines.c.name, engines, tasks.c.engine_id)
     if len(engines_there) > 1:
         there["engines"] = engines_there
+    filtered = {
+        "servers": (scope.asked.servers, cases.c.server),
+        "precisions": (scope.asked.precisions, cases.c.precision),
+        "TP": (scope.asked.tensor_parallel, cases.c.tensor_parallel),
+    }
+    for kind, (_, column) in {kind: both for kind, both in filtered.items() if both[0]}.items():
+        values = connection.execute(sa.select(column).select_from(within).where(answered).distinct().order_by(column))
+        there[kind] = [str(value) for value in values.scalars()]
+    if scope.asked.since is not None or scope.asked.until is not None:
+        days = sa.func.min(tasks.c.created_at), sa.func.max(tasks.c.created_at)
+        oldest, newest = connection.execute(sa.select(*days).select_from(within).where(answered)).one()
+        if oldest is not None:
+            there["estimates stored"] = [f"{oldest:%Y-%m-%d} to {newest:%Y-%m-%d}"]
     return InputError(
         f"nothing in {where} matches all of these filters",
         hint="\n    ".join(f"{kind}: {listed(names)}" for kind, names in there.items()),

@@ -162,8 +162,8 @@ def study(connection: sa.Connection, scope: Scope, question: Question) -> Study 
         engines = Names({**scope.engines.ids, MEASURED: (MEASURED_ID,)})
         cast = Cast.of(about, scope.models, scope.gpus, engines)
     prices = prices_for(connection, cast.gpus, question.prices)
-    tdp_w = _tdp_w(connection) if any(name == "energy" for name in (*question.also, *dict(choice.aim.weights))) else {}
-    value = worth(cast, about["num_gpus"], prices.known, tdp_w)
+    asks_energy = any(name == "energy" for name in (*question.also, *dict(choice.aim.weights)))
+    value = worth(cast, about["num_gpus"], prices.known, tdp_w(connection) if asks_energy else {})
     values = choice.aim.values(found.figures, about["num_gpus"], value.usd, value.tdp_w)
     errors = Errors.of(connection, scope.engines.all_ids(), scope.models.all_ids(), trusted_metric(choice.aim))
     level, trusted = _trust(question.trust, about, found, errors)
@@ -249,8 +249,8 @@ def _same_configurations(connection: sa.Connection, scope: Scope, case: Array) -
     return first[case.astype(np.int64)]
 
 
-def _tdp_w(connection: sa.Connection) -> dict[str, float]:
+def tdp_w(connection: sa.Connection) -> dict[str, float]:
     """W per GPU, by the newest figures of every name; without those that are not known."""
-    rows = connection.execute(sa.select(gpus.c.name, gpus.c.figures).order_by(gpus.c.created_at))
+    rows = connection.execute(sa.select(gpus.c.name, gpus.c.figures).order_by(gpus.c.created_at, gpus.c.id))
     figures = {row.name: json.loads(row.figures).get("tdp_w") for row in rows}
     return {name: float(tdp) for name, tdp in figures.items() if tdp is not None}

@@ -383,8 +383,9 @@ class Ranking:
     """The answer, groups ordered by input length, output length and model.
 
     `sweep` and its id None: everything stored was asked about. `exclusions`, the most frequent first, are those of
-    the sweep or, without one, of the newest revision of every sweep, for the models and GPUs asked about. `prices` are
-    those of all GPUs asked about. `missing_tasks` of the sweep have no answer yet: a better one may be among them.
+    the sweep or, without one, of the newest revision of every sweep, for the models and GPUs asked about; what was left
+    out whatever the model or GPU is told only where none is named, and nothing where only measured runs count. `prices`
+    are those of all GPUs asked about. `missing_tasks` of the sweep have no answer yet: a better one may be among them.
     """
 
     question: Question

@@ -167,7 +167,12 @@ def _read(file: Path) -> Constants:
         if not isinstance(document, dict):
             raise ValueError("expected a JSON object")
         return Constants.from_dict(document)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise InputError(
+            f"cannot read the roofline constants {file}: {error.strerror or error}",
+            hint="`gpuscout calibrate` writes such a file",
+        ) from error
+    except ValueError as error:
         raise InputError(f"roofline constants {file}: {error}") from error
 
 

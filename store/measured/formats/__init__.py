@@ -15,7 +15,17 @@ from gpuscout.store.measured.formats.reported import Contents, Load, Reported
 from gpuscout.store.measured.formats.source_file import SourceFile
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 
-__all__ = ["FORMATS", "Contents", "Format", "Load", "Reported", "SourceFile", "find_format", "recognise"]
+__all__ = [
+    "FORMATS",
+    "Contents",
+    "Format",
+    "Load",
+    "Reported",
+    "SourceFile",
+    "check_format",
+    "find_format",
+    "recognise",
+]
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,16 @@ def find_format(name: str) -> Format:
             return known
     names = [known.name for known in FORMATS]
     raise UnknownNameError("format", name, nearest(name, [*names, *_ALSO]), hint=f"there are {', '.join(names)}")
+
+
+def check_format(file: SourceFile, chosen: Format) -> None:
+    """Raises InputError for a file that is plainly of another format than the one that somebody named."""
+    try:
+        others = [] if chosen.recognises(file) else [known.name for known in FORMATS if known.recognises(file)]
+    except InputError:
+        return  # its reader says what is wrong
+    if others:
+        raise InputError(f"{file.name}: not {chosen.about}, it looks like {others[0]}", hint="leave the format out")
 
 
 def recognise(file: SourceFile) -> Format:

@@ -12,6 +12,8 @@ from typing import Any
 from gpuscout.sweeps.errors import InputError
 
 _LARGEST = 2**31 - 1
+_SMALLEST_FIGURE, _LARGEST_FIGURE = 1e-9, 1e12
+MEASURABLE = f"a number from {_SMALLEST_FIGURE:g} to {_LARGEST_FIGURE:g}"
 _LONGEST_SHOWN = 60
 _LONGEST_KEPT = 1_000
 _SECRET = re.compile(r"api[-_]?key|secret|passw|credential|auth|(?:hf|access|bearer)[-_]?token", re.IGNORECASE)
@@ -97,10 +99,10 @@ class Node:
         return number
 
     def figure(self) -> float | None:
-        """A number above 0. Tools write 0 for what they could not measure: it counts as missing."""
+        """A number that somebody may have measured. Tools write 0 for what they could not measure: it is missing."""
         number = self.number()
-        if number is not None and number < 0:
-            raise self.wrong("expected a number above 0")
+        if number and not measurable(number):
+            raise self.wrong("expected a number above 0" if number < 0 else f"expected {MEASURABLE}")
         return number or None
 
     def count(self) -> int | None:
@@ -152,6 +154,11 @@ class Node:
         if self.value is not None and not isinstance(self.value, kind):
             raise self.wrong(f"expected {expected}")
         return self.value
+
+
+def measurable(number: float) -> bool:
+    """Whether this can be a latency, a throughput or a number of tokens: neither infinite nor beyond all reason."""
+    return _SMALLEST_FIGURE <= number <= _LARGEST_FIGURE
 
 
 def clean(text: str) -> str:

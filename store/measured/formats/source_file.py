@@ -82,7 +82,7 @@ class SourceFile:
         return next(iter(self.documents), None) if self.kind in ("json", "yaml") else None
 
     def _json(self) -> list[Node]:
-        decoder = json.JSONDecoder()
+        decoder = json.JSONDecoder(object_pairs_hook=_once)
         found: list[tuple[int, object]] = []
         text = self.text
         at = _end_of_space(text, 0)
@@ -95,7 +95,7 @@ class SourceFile:
                     f"{self.name}:{error.lineno}:{error.colno}: not JSON: {error.msg}",
                     hint="the file is cut off" if error.pos >= len(text.rstrip()) - 1 else None,
                 ) from error
-            except (RecursionError, ValueError) as error:  # nested too deeply; a number of thousands of digits
+            except (RecursionError, ValueError) as error:  # too deep; a key twice; a number of thousands of digits
                 raise InputError(f"{self.name}:{line}: not JSON that can be read: {error}") from error
             found.append((line, value))
             at = _end_of_space(text, end)
@@ -106,9 +106,22 @@ class SourceFile:
         import yaml
 
         # One of the two safe loaders: they build plain values only.
-        loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        safe: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+        class Strict(safe):  # type: ignore[misc, valid-type]
+            def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
+                seen: set[str] = set()
+                for key, _ in node.value:
+                    if isinstance(key, yaml.ScalarNode):
+                        if key.value in seen:
+                            raise yaml.constructor.ConstructorError(
+                                problem=f'"{key.value}" is there twice', problem_mark=key.start_mark
+                            )
+                        seen.add(key.value)
+                return dict(super().construct_mapping(node, deep=deep))
+
         try:
-            found = [document for document in yaml.load_all(self.text, loader) if document is not None]
+            found = [document for document in yaml.load_all(self.text, Strict) if document is not None]
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             place = f"{self.name}:{mark.line + 1}:{mark.column + 1}" if mark else self.name
@@ -117,6 +130,16 @@ class SourceFile:
             raise InputError(f"{self.name}: not YAML that can be read: {error}") from error
         # A document of YAML does not tell where it begins; the second one of a file is rare.
         return [Node(document, self.name) for document in found]
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object whose keys are all different: which of two values was meant, nobody knows. Raises ValueError."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f'"{twice}" is there twice')
+    return found
 
 
 def _end_of_space(text: str, at: int) -> int:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 from typing import TypeVar
 
-from gpuscout.store.measured.formats.node import clean
+from gpuscout.store.measured.formats.node import MEASURABLE, clean, measurable
 from gpuscout.store.measured.formats.reported import DEPLOYMENT, Contents, Load, Reported
 from gpuscout.store.measured.formats.source_file import SourceFile
 from gpuscout.sweeps.errors import InputError
@@ -84,7 +84,7 @@ def _run(line: Mapping[str, str | None], number: int, required: tuple[str, ...])
         return parsed(name, positive_int, "a positive whole number")
 
     def figure(name: str) -> float | None:
-        return parsed(name, positive, "a positive number")
+        return parsed(name, positive, MEASURABLE)
 
     for name in ("precision", "kv_precision"):
         parsed(name, Precision, f"one of {', '.join(Precision)}")
@@ -113,9 +113,9 @@ def _run(line: Mapping[str, str | None], number: int, required: tuple[str, ...])
 
 
 def positive(text: str) -> float:
-    """A finite number above 0. Raises ValueError."""
+    """A number that somebody may have measured. Raises ValueError."""
     value = float(text)
-    if not (math.isfinite(value) and value > 0):
+    if not measurable(value):
         raise ValueError
     return value
 
