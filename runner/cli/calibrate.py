@@ -16,7 +16,10 @@ SHIPPED = ("public:serving_runs", "public:max_throughput")
 
 
 def register(app: typer.Typer) -> None:
-    example = "Example: gpuscout calibrate --measured public --measured my_runs.csv --output my_constants.json"
+    example = (
+        "Example: gpuscout calibrate --measured public:serving_runs --measured public:max_throughput "
+        "--measured my_runs.csv --output my_constants.json"
+    )
     app.command("calibrate", rich_help_panel="Trust", epilog=example)(calibrate)
 
 
