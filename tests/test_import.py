@@ -352,6 +352,13 @@ def test_messages_and_exit_codes(folder: Path, capsys: pytest.CaptureFixture[str
     assert "no files given for the format vllm" in command("vllm")[2]
     assert "cannot read none.json: No such file" in command("none.json")[2]
     assert 'unknown public runs "serving"' in command("public:serving")[2]
+    assert command("public", "--tp", "2")[::2] == (
+        2,
+        "--tp: the public runs say this themselves\n    leave it out\n",
+    )
+    code, _, err = command("results/vllm.json", "--gpu", "H10O")
+    assert code == 2
+    assert err.startswith('unknown GPU "H10O"')
     assert not (folder / "gpuscout.db").exists()
     code, out, err = command("results/llm-optimizer.json", "results/llm-optimizer.jsonl")
     assert (code, out) == (2, "0 runs added, 0 already there, 2 files refused\n")

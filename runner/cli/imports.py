@@ -115,7 +115,7 @@ def _import(
 ) -> None:
     from gpuscout.runner.imports.complete import Completer
     from gpuscout.runner.imports.exports import import_exports, split_exports
-    from gpuscout.runner.imports.files import compare_files, read_files, split_format, store_file
+    from gpuscout.runner.imports.files import compare_files, is_public, read_files, split_format, store_file
     from gpuscout.runner.imports.given import Mappings, from_flags
     from gpuscout.runner.models import ModelFinder
     from gpuscout.store.connect import open_store
@@ -141,6 +141,10 @@ def _import(
         catalogue if gpu_file is None else catalogue.with_file(gpu_file),
         ModelFinder(ModelsAt(db)),
     )
+    completer.check_flags()
+    if completer.flags and all(map(is_public, names)):
+        given = ", ".join(value.origin for value in completer.flags.values())
+        raise InputError(f"{given}: the public runs say this themselves", hint="leave it out")
     files = list(read_files(names, chosen, completer))
     if dry_run:
         try:

@@ -54,6 +54,11 @@ class Completer:
     models: ModelFinder
     _models: dict[str, Architecture | GpuscoutError] = field(default_factory=dict)
 
+    def check_flags(self) -> None:
+        """Raises UnknownNameError for a GPU that is none, before any file is read."""
+        if "gpu" in self.flags:
+            self.gpus.resolve(self.flags["gpu"].text)
+
     def complete(self, run: Reported, file: str, *, version_may_lack: bool = False) -> tuple[NewRun, list[str]]:
         """The run as it is stored, and what is worth telling of it.
 

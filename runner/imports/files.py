@@ -47,7 +47,7 @@ def split_format(arguments: Sequence[str]) -> tuple[Format | None, list[str]]:
     try:
         chosen = find_format(first)
     except UnknownNameError as error:
-        if Path(first).exists() or _is_public(first):
+        if Path(first).exists() or is_public(first):
             return None, list(arguments)
         if rest and not any(character in first for character in "./*\\"):
             raise UnknownNameError("file or format", first, error.suggestions, hint=_what_formats()) from None
@@ -116,7 +116,7 @@ def _note_again(file: ImportedFile, places: Mapping[int, str]) -> None:
 
 
 def _read(file: ImportedFile, chosen: Format | None, completer: Completer) -> None:
-    public = _is_public(file.name)
+    public = is_public(file.name)
     source = public_file(file.name.partition(":")[2]) if public else SourceFile.open(Path(file.name))
     if chosen:
         check_format(source, chosen)
@@ -157,7 +157,8 @@ def _expanded(names: Iterable[str]) -> Iterator[str]:
             yield name
 
 
-def _is_public(name: str) -> bool:
+def is_public(name: str) -> bool:
+    """Whether this names runs that ship with the package."""
     return name == PUBLIC or name.startswith(f"{PUBLIC}:")
 
 
