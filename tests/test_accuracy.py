@@ -94,7 +94,10 @@ def test_a_file_may_be_compressed_and_in_any_order(tmp_path: Path) -> None:
         (f"{HEADER}\n{ROW.replace('bf16', 'fp5')}\n", "runs.csv:2: precision: expected one of"),
         (f"{HEADER}\n{ROW.replace('80GB,1,1', '80GB,4,1')}\n", "runs.csv:2: num_gpus: 4 is not tp x pp x dp = 1"),
         (f"{HEADER}\n{ROW.removesuffix('50,10')},\n", "runs.csv:2: ttft_ms, itl_ms and output_tokens_per_s are all"),
-        (f"{HEADER}\n{ROW.replace('50,10', '-5,10')}\n", "runs.csv:2: ttft_ms: expected a positive number, got '-5'"),
+        (
+            f"{HEADER}\n{ROW.replace('50,10', '-5,10')}\n",
+            "runs.csv:2: ttft_ms: expected a positive number from 1e-09 to 1e+12, got '-5'",
+        ),
     ],
 )
 def test_a_broken_file_says_where(tmp_path: Path, text: str, words: str) -> None:

@@ -13,7 +13,7 @@ from gpuscout.sweeps.errors import InputError
 
 _LARGEST = 2**31 - 1
 _SMALLEST_FIGURE, _LARGEST_FIGURE = 1e-9, 1e12
-MEASURABLE = f"a number from {_SMALLEST_FIGURE:g} to {_LARGEST_FIGURE:g}"
+MEASURABLE = f"a positive number from {_SMALLEST_FIGURE:g} to {_LARGEST_FIGURE:g}"
 _LONGEST_SHOWN = 60
 _LONGEST_KEPT = 1_000
 _SECRET = re.compile(r"api[-_]?key|secret|passw|credential|auth|(?:hf|access|bearer)[-_]?token", re.IGNORECASE)
