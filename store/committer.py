@@ -19,7 +19,7 @@ from gpuscout.store.names import register_gpus, register_models
 from gpuscout.store.writes import BlockResult
 from gpuscout.sweeps.cases import CaseColumns
 
-_AT_ONCE = 2
+_AT_ONCE = 3
 
 
 class Committer:
