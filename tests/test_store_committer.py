@@ -25,11 +25,11 @@ def test_blocks_are_committed_once_and_reported_once(store: Store) -> None:
         claims = durable.claim(runner, scenario.sweep.id, 12, in_flight=())
         results = [scenario.result(claim.block, claim.attempt) for claim in claims]
         done: list[tuple[BlockResult, bool]] = []
-        with Committer(runner) as committer:
+        with Committer(runner, at_once=3) as committer:
             for result in results:
                 committer.submit(result)
                 done += committer.finished()
-                assert len(committer) <= 2
+                assert len(committer) <= 3
             done += committer.finished(all_of_them=True)
             # A second time, and in an attempt that is none.
             committer.submit(results[0])
