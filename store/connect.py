@@ -130,17 +130,17 @@ def store_revision(store: Store) -> str | None:
 
     Raises StoreUnreachableError for a database that holds something else.
     """
-    try:
-        with store.reading() as connection:
-            revisions = connection.execute(REVISION_QUERY).scalars().all()
-        if len(revisions) == 1:
-            return revisions[0]
-    except (OperationalError, ProgrammingError):
-        pass  # most likely there is no such table; ask, rather than guess from a driver's text
+    revision = _stored_revision(store)
+    if revision is not None:
+        return revision
     with store.reading() as connection:
         tables = sorted(sa.inspect(connection).get_table_names())
     if REVISION_TABLE in tables:
-        raise StoreUnreachableError(f"cannot use {store.url_for_display}: its table {REVISION_TABLE} is damaged")
+        # Another process may have created the store since the first look.
+        revision = _stored_revision(store)
+        if revision is None:
+            raise StoreUnreachableError(f"cannot use {store.url_for_display}: its table {REVISION_TABLE} is damaged")
+        return revision
     if tables:
         raise StoreUnreachableError(
             f"{store.url_for_display} is no gpuscout store: it holds other tables ({', '.join(tables[:3])}"
@@ -148,6 +148,16 @@ def store_revision(store: Store) -> str | None:
             hint="give gpuscout a file, a database or a schema of its own",
         )
     return None
+
+
+def _stored_revision(store: Store) -> str | None:
+    """What the table of revisions says; None: there is no such table, or it does not hold exactly one."""
+    try:
+        with store.reading() as connection:
+            revisions = connection.execute(REVISION_QUERY).scalars().all()
+    except (OperationalError, ProgrammingError):
+        return None  # most likely there is no such table; ask, rather than guess from a driver's text
+    return revisions[0] if len(revisions) == 1 else None
 
 
 def lock_for_migration(connection: sa.Connection) -> None:

@@ -115,6 +115,25 @@ def test_two_processes_may_create_a_store_at_once(store_url: str) -> None:
     assert store_status(store_url).up_to_date
 
 
+def test_a_store_that_another_process_creates_between_two_looks(store_url: str) -> None:
+    """The first look finds no table of revisions; before the second one, somebody else has made it."""
+    looks = []
+
+    def somebody_is_faster(context: sa.engine.ExceptionContext) -> None:
+        looks.append(str(context.original_exception))
+        if len(looks) == 1:
+            open_store(store_url, create=True).close()
+
+    sa.event.listen(sa.Engine, "handle_error", somebody_is_faster)
+    try:
+        open_store(store_url, create=True).close()
+    finally:
+        sa.event.remove(sa.Engine, "handle_error", somebody_is_faster)
+    assert all(REVISION_TABLE in look for look in looks)
+    assert len(looks) == 2  # ours, and that of the faster one
+    assert store_status(store_url).up_to_date
+
+
 def test_reading_imports_neither_alembic_nor_ray_nor_pydantic(tmp_path: Path) -> None:
     path = tmp_path / "gpuscout.db"
     open_store(str(path), create=True).close()
