@@ -257,11 +257,6 @@ def gpu_name(text: str, stored: Iterable[str]) -> str:
 
 def other_names(gpu: str, stored: Iterable[str]) -> list[str]:
     """The names of the store that mean this GPU and are not its own: a run may be stored under an alias."""
-    return [name for name in stored if name != gpu and _canonical(name) == gpu]
-
-
-def _canonical(name: str) -> str | None:
-    try:
-        return GpuCatalogue.load().resolve(name).name
-    except UnknownNameError:
-        return None
+    catalogue = GpuCatalogue.load()
+    meant = {name: catalogue.find(name) for name in stored if name != gpu}
+    return [name for name, spec in meant.items() if spec is not None and spec.name == gpu]

@@ -78,9 +78,13 @@ class GpuCatalogue:
 
         Never a guess: raises UnknownNameError, with the nearest names, unless exactly one GPU is called that.
         """
-        if gpu := self._by_key.get(_key(_SHARED.sub("", text))):
+        if gpu := self.find(text):
             return gpu
         raise self._unknown(text)
+
+    def find(self, text: str) -> GpuSpec | None:
+        """The same; None when none is, or several are, called that."""
+        return self._by_key.get(_key(_SHARED.sub("", text)))
 
     def explain(self, text: str) -> str | None:
         """What a typed name stands for, such as "A100 -> A100-SXM-80GB"; None when it is the name itself."""

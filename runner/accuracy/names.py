@@ -11,7 +11,7 @@ from gpuscout.store.connect import open_store
 from gpuscout.store.gpus import stored_gpus
 from gpuscout.store.models import ModelsAt
 from gpuscout.sweeps.architecture import Architecture
-from gpuscout.sweeps.errors import NoStoreError, UnknownNameError
+from gpuscout.sweeps.errors import NoStoreError
 from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
 from gpuscout.sweeps.gpus import GpuSpec
 from gpuscout.sweeps.models import ModelCatalogue
@@ -37,7 +37,7 @@ class Names:
         except NoStoreError:
             return cls(None, known)
         # Aliases might be taken: runs have full names.
-        own = [replace(gpu, aliases=()) for gpu in stored if not _knows(known, gpu.name)]
+        own = [replace(gpu, aliases=()) for gpu in stored if known.find(gpu.name) is None]
         return cls(ModelsAt(db), GpuCatalogue([*known, *own]) if own else known)
 
     def model(self, name: str) -> Architecture:
@@ -51,11 +51,3 @@ class Names:
     def gpu(self, name: str) -> GpuSpec:
         """Raises UnknownNameError."""
         return self.gpus.resolve(name)
-
-
-def _knows(gpus: GpuCatalogue, name: str) -> bool:
-    try:
-        gpus.resolve(name)
-    except UnknownNameError:
-        return False
-    return True

@@ -108,13 +108,13 @@ def _all(group: GroupCapacity) -> Sequence[Plan]:
 
 def _print(found: Capacity) -> None:
     from gpuscout.runner.cli.prices import prices_told
-    from gpuscout.runner.cli.words import limit, measured_aside, not_shown, print_wrapped, workload
+    from gpuscout.runner.cli.words import case_of, limit, measured_aside, not_shown, print_wrapped, workload
 
     question, demand = found.rankings[0].question, found.demand
     limits = ", ".join(map(limit, question.slos)) or "no limit on latencies"
     print_wrapped(f"{limits}; {_percent(demand.headroom)} of the capacity kept free{_extras(found)}")
-    aside = measured_aside(question, [group.group for group in found.groups])
-    found = replace(found, groups=tuple(group for group in found.groups if group.group not in aside))
+    aside = measured_aside(question, (group.group for group in found.groups))
+    found = replace(found, groups=tuple(group for group in found.groups if case_of(group.group) not in aside))
     for group in found.groups:
         asked = f"{number(group.rate)} requests/s ({number(group.rate * group.group.output_len)} output tokens/s)"
         print()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
@@ -69,9 +69,9 @@ def compare(
 def _print(found: Comparison, top: int) -> None:
     from gpuscout.runner.cli.words import print_wrapped
 
-    for line in _summary(found):
+    shared, alone = _sided(found)
+    for line in _summary(found, shared, alone):
         print_wrapped(line)
-    shared = _shared(found)
     told = [winner for winner in shared if winner.changes]
     rest = [winner for winner in shared if not winner.changes]
     if told:
@@ -89,19 +89,21 @@ def _print(found: Comparison, top: int) -> None:
         print_rows(_columns(found), map(_row, largest), Output(), drop=("status", "workload"))
 
 
-def _shared(found: Comparison) -> list[Winner]:
-    """The winners of the models and workloads that both sides have an answer about."""
+def _sided(found: Comparison) -> tuple[list[Winner], list[Winner]]:
+    """The winners of the models and workloads that both sides have an answer about, and of the others."""
+    from gpuscout.runner.cli.words import case_of
     from gpuscout.store.compare import Status
 
-    there = {_case(change) for change in found.changes if change.status not in (Status.ADDED, Status.VANISHED)}
-    return [winner for winner in found.winners if (winner.before and winner.after) or _case(winner) in there]
+    there = {case_of(change) for change in found.changes if change.status not in (Status.ADDED, Status.VANISHED)}
+    shared: list[Winner] = []
+    alone: list[Winner] = []
+    for winner in found.winners:
+        both = (winner.before and winner.after) or case_of(winner) in there
+        (shared if both else alone).append(winner)
+    return shared, alone
 
 
-def _case(of: Change | Winner) -> tuple[str, int, int]:
-    return of.model, of.input_len, of.output_len
-
-
-def _summary(found: Comparison) -> Iterator[str]:
+def _summary(found: Comparison, shared: Sequence[Winner], alone: Sequence[Winner]) -> Iterator[str]:
     from gpuscout.runner.cli.words import limit
     from gpuscout.store.compare import Status
 
@@ -126,8 +128,6 @@ def _summary(found: Comparison) -> Iterator[str]:
     for name, heading in _METRICS.items():
         if (metric := found.metrics.get(name)) is not None:
             yield f"{heading} at equal concurrencies ({metric.points:,} points): {_told(metric)}"
-    shared = _shared(found)
-    alone = [winner for winner in found.winners if winner not in shared]
     if alone:
         of_a = sum(winner.before is not None for winner in alone)
         yield (

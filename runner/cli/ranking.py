@@ -44,8 +44,9 @@ def print_ranking(ranking: Ranking, *, top: int = 1, explain: bool = False) -> N
     are told by their number unless the question names them: public ones would bury the answer.
     """
     width = out().width
-    aside = [] if explain else words.measured_aside(ranking.question, ranking.groups)
-    ranking = replace(ranking, groups=tuple(group for group in ranking.groups if group not in aside))
+    aside = set() if explain else words.measured_aside(ranking.question, ranking.groups)
+    shown = tuple(group for group in ranking.groups if words.case_of(group) not in aside)
+    ranking = replace(ranking, groups=shown)
     lines: list[str] = []
     for _, same in groupby(ranking.groups, key=lambda group: (group.input_len, group.output_len)):
         groups = list(same)

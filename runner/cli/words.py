@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
 
 from gpuscout.runner.cli.common import count, out
 from gpuscout.store.ranking.types import MEASURED, Cause, Configuration, Group, Question, Trusted
 from gpuscout.sweeps.slo import Slo
 
+if TYPE_CHECKING:
+    from gpuscout.store.compare import Change, Winner
+
+CaseKey = tuple[str, int, int]
 CAUSES = {
     Cause.DOES_NOT_FIT: "does not fit",
     Cause.NOT_SUPPORTED: "not supported",
@@ -52,19 +57,24 @@ def workload(group: Group) -> str:
     return f"{group.workload} ({lengths})" if group.workload else lengths
 
 
-def measured_aside(question: Question, groups: Sequence[Group]) -> list[Group]:
-    """Groups that only measured runs answer, at lengths that no sweep has, unless the question names them.
+def case_of(of: Group | Change | Winner) -> CaseKey:
+    """The model and the lengths in tokens."""
+    return of.model, of.input_len, of.output_len
+
+
+def measured_aside(question: Question, groups: Iterable[Group]) -> set[CaseKey]:
+    """What only measured runs answer, at lengths that no sweep has, unless the question names them.
 
     Imported public runs have so many lengths that they would bury the answer.
     """
     named = (question.workload, question.input_len, question.output_len, question.kinds, question.engines)
     if any(named) or question.trust == Trusted.MEASURED:
-        return []
-    aside = [group for group in groups if group.engine == MEASURED and group.workload is None]
-    return aside if len(aside) < len(groups) else []
+        return set()
+    sides = {case_of(group): group.engine == MEASURED and group.workload is None for group in groups}
+    return set() if all(sides.values()) else {case for case, only_measured in sides.items() if only_measured}
 
 
-def not_shown(aside: Sequence[Group]) -> str:
+def not_shown(aside: Collection[CaseKey]) -> str:
     """What is said of them instead."""
     pairs = count(len(aside), "pair")
     return f"not shown: {pairs} of model and lengths that only measured runs have (--kind measured shows them)"

@@ -169,10 +169,8 @@ class Completer:
         return said
 
     def _canonical_gpu(self, name: str) -> str:
-        try:
-            return self.gpus.resolve(name).name
-        except GpuscoutError:
-            return name
+        gpu = self.gpus.find(name)
+        return name if gpu is None else gpu.name
 
     @staticmethod
     def _check_lengths(run: Reported, added: Values) -> None:

@@ -241,8 +241,5 @@ def _catalogued(text: str, known: Names) -> str:
     """The stored name of a GPU that only the catalogue knows by this spelling (nvidia-smi's, Kubernetes')."""
     from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
 
-    try:
-        name = GpuCatalogue.load().resolve(text).name
-    except UnknownNameError:
-        return text
-    return name if name in known.ids and text not in known.ids else text
+    gpu = GpuCatalogue.load().find(text)
+    return gpu.name if gpu is not None and gpu.name in known.ids and text not in known.ids else text
