@@ -166,14 +166,10 @@ def test_data_parallel_replicas_of_a_dense_model_multiply_throughput() -> None:
 
 def test_data_parallel_attention_shares_the_experts_and_multiplies_the_cache() -> None:
     deployment = {"precision": Precision.FP8, "gpu_name": "H200-SXM-141GB"}
-    tensor, data = (
-        evaluate(
-            case(DEEPSEEK, tensor_parallel=8, **deployment),
-            case(DEEPSEEK, data_parallel=8, expert_parallel=8, **deployment),
-        ),
-        None,
+    tensor = evaluate(
+        case(DEEPSEEK, tensor_parallel=8, **deployment),
+        case(DEEPSEEK, data_parallel=8, expert_parallel=8, **deployment),
     )
-    assert data is None
     tensor_gib, data_gib = tensor.needed_gib
     assert tensor_gib < data_gib < 2 * tensor_gib  # attention is replicated, experts are not
     tensor_tokens, data_tokens = tensor.kv_capacity_tokens
@@ -244,10 +240,33 @@ def test_requests_beyond_the_cache_queue() -> None:
     assert p.output_tokens_per_s[2] == pytest.approx(p.output_tokens_per_s[1])
 
 
-def test_servers_schedule_prefill_differently() -> None:
-    vllm, sglang = (points(case(server=server), [4, 256]) for server in ("vllm", "sglang"))
-    assert sglang.ttft_ms[1] / sglang.ttft_ms[0] > vllm.ttft_ms[1] / vllm.ttft_ms[0]
-    assert sglang.itl_ms[1] < vllm.itl_ms[1]
+def waited_steps(one: Case, concurrency: int) -> float:
+    """What requests wait longer for their first token than one alone does, in steps of the server."""
+    alone, together = points(one, [1]), points(one, [concurrency])
+    return float((together.ttft_ms[0] - alone.ttft_ms[0]) / together.itl_ms[0])
+
+
+def test_servers_take_requests_up_at_different_paces() -> None:
+    """SGLang looks for new requests every so many steps; what it so collects is not between its steps."""
+    vllm, sglang = (case(server=server) for server in ("vllm", "sglang"))
+    assert waited_steps(sglang, 4) > 10 > 5 > waited_steps(vllm, 4)
+    assert points(sglang, [256]).itl_ms[0] < points(vllm, [256]).itl_ms[0]
+
+
+def test_ranks_that_share_experts_wait_for_each_other() -> None:
+    eight = {"data_parallel": 8, "gpu_name": "B200"}
+    experts = case(DEEPSEEK, precision=Precision.FP8, expert_parallel=8, input_len=64, **eight)
+    assert waited_steps(experts, 16) > 4 * waited_steps(case(LLAMA_8B, input_len=64, **eight), 16)
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_prompt_delays_another_request_once(server: str) -> None:
+    """However short the outputs are: others wait for a prompt before their first token or between two, not twice."""
+    heavy = {"server": server, "input_len": 8192, "gpu_name": "H100-SXM-80GB"}
+    alone, many = (points(case(output_len=8, **heavy), [c]) for c in (1, 8))
+    longest = alone.e2e_s[0] + 7 * alone.ttft_ms[0] / 1000 + 8 * 8 * alone.itl_ms[0] / 1000
+    assert not many.queued[0]
+    assert many.e2e_s[0] < longest
 
 
 def test_an_output_of_one_token() -> None:

@@ -24,7 +24,10 @@ SERVERS = ("vllm", "sglang", "trtllm")
 
 @dataclass(frozen=True)
 class Prior:
-    """One constant: its value before the fit, its bounds, and standard deviations of logarithms (0: not fitted)."""
+    """One constant: its value before the fit, its bounds, and standard deviations of logarithms (0: not fitted).
+
+    `of_server` is that of the factors of `servers`; the other servers take the pooled value.
+    """
 
     value: float
     low: float
@@ -32,10 +35,11 @@ class Prior:
     width: float = 0.05
     of_family: float = 0.0
     of_server: float = 0.0
+    servers: tuple[str, ...] = SERVERS
 
 
 PRIORS: Mapping[str, Prior] = {
-    "memory_efficiency": Prior(0.85, 0.5, 0.92, 0.02, of_family=0.01),
+    "memory_efficiency": Prior(0.85, 0.5, 0.92, 0.02, of_family=0.015),
     "expert_efficiency": Prior(0.85, 0.4, 1.05, 0.1),
     "kv_efficiency": Prior(0.7, 0.4, 1.1, 0.2),
     "state_efficiency": Prior(0.6, 0.2, 1.0),
@@ -49,7 +53,7 @@ PRIORS: Mapping[str, Prior] = {
     "attention_efficiency": Prior(0.4, 0.1, 0.8, 0.2),
     "half_tokens": Prior(200, 20, 1000, 0.2),
     "overlap": Prior(2, 1, 8, 0.2),
-    "layer_us": Prior(25, 2.5, 250, 0.1, of_family=0.03, of_server=0.01),
+    "layer_us": Prior(25, 2.5, 250, 0.1, of_server=0.01),
     "moe_layer_us": Prior(30, 3, 300, 0.1, of_server=0.04),
     "mla_layer_us": Prior(15, 1.5, 150, 0.1),
     "quantize_layer_us": Prior(10, 1, 100, 0.1, of_server=0.02),
@@ -64,11 +68,12 @@ PRIORS: Mapping[str, Prior] = {
     "pcie_efficiency": Prior(0.7, 0.4, 1.6, 0.3),
     "network_gbs": Prior(50, 50, 50, 0),
     "expert_imbalance": Prior(0.3, 0.03, 3),
-    "interference": Prior(0.8, 0.3, 1.5, 0.2, of_server=0.25),
-    "ttft_base_ms": Prior(20, 5, 200, 0.4, of_server=0.25),
+    "interference": Prior(0.8, 0.3, 1.5, 0.2, of_server=0.1),
+    "ttft_base_ms": Prior(25, 5, 200, 0.2, of_server=0.25),
     "ttft_prefill": Prior(1.2, 0.12, 12, 0.1),
-    "burst_share": Prior(0.12, 0.01, 1, 0.4, of_server=0.5),
-    "ttft_steps": Prior(2, 0.3, 20, 0.4),
+    "burst_share": Prior(0.12, 0.01, 1, 0.2),
+    # SGLang looks for new requests every so many steps (`--scheduler-recv-interval`); the others at each.
+    "ttft_steps": Prior(2, 0.3, 20, 0.2, of_server=1.0, servers=("sglang",)),
 }
 
 
@@ -96,9 +101,11 @@ class Parameters:
             if prior.width:
                 slots.append(Slot(i))
                 rows.append((np.log(prior.low / prior.value), np.log(prior.high / prior.value), prior.width))
-        for kind, names in (("family", FAMILIES), ("server", SERVERS)):
-            for i, prior in enumerate(self.priors):
-                width = prior.of_family if kind == "family" else prior.of_server
+        for i, prior in enumerate(self.priors):
+            for kind, names, width in (
+                ("family", FAMILIES, prior.of_family),
+                ("server", prior.servers, prior.of_server),
+            ):
                 if width:
                     slots += [Slot(i, kind, name) for name in names]
                     rows += [(-2.5, 2.5, width)] * len(names)

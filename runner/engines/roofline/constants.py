@@ -71,7 +71,7 @@ class Physical:
     ttft_base_ms: FloatArray  # tokenising, HTTP, scheduling of one request
     ttft_prefill: FloatArray  # own prefill, as a multiple of the time the matrices need
     burst_share: FloatArray  # of requests that arrive together with all others: the rounds of a closed loop
-    ttft_steps: FloatArray  # decode steps until a server looks for new requests
+    ttft_steps: FloatArray  # steps (of an ITL each) until a server takes up new requests
 
 
 NAMES: tuple[str, ...] = tuple(f.name for f in fields(Physical))

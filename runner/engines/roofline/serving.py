@@ -27,14 +27,15 @@ class Operation:
 def operate(f: Features, k: Physical, running: FloatArray, concurrency: FloatArray) -> Operation:
     """A closed loop that keeps `concurrency` requests in flight, spread evenly over the attention ranks.
 
-    `running` is how many sequences one rank's cache holds. ITL is the decode step plus the part of other requests'
-    prefills that falls between two tokens: in the time of one request every other running one is prefilled once, and
-    those prefills that it did not already wait for before its first token interrupt its decoding. With an output of
-    one token nothing falls between tokens: ITL is the step a next token would take.
+    `running` is how many sequences one rank's cache holds. In the time of one request every other running one of its
+    rank is prefilled once. A share of the requests arrives together with all others and waits for half of their
+    prefills on average: a closed loop starts so, and requests of equal lengths stay together from round to round. The
+    other prefills fall evenly on the steps that a request lives through, and make them longer: those in which it waits
+    to be taken up by the server and those of its output. ITL is the time of such a step; with an output of one token
+    nothing falls between tokens, and ITL is the step a next token would take.
 
-    TTFT is a fixed part, the request's own prefill, a wait for prefills ahead of it and for decode steps. A share of
-    the requests arrives together with all others and waits for half of their prefills on average: a closed loop
-    starts so, and requests of equal lengths stay together from round to round.
+    TTFT is a fixed part, the request's own prefill, and both waits. Ranks of data-parallel attention that share experts
+    step together, and wait for each other before one of them takes up a request.
     Requests beyond `running` wait for a place: each holds its place for as long as a running request lives.
     """
     asked = np.maximum(concurrency / f.dp, 1.0)
@@ -42,13 +43,15 @@ def operate(f: Features, k: Physical, running: FloatArray, concurrency: FloatArr
     others = batch - 1.0
     step = decode_step(f, k, batch)
     alone, more = prefill(f, k)
-    step_s = step.total
-    waited = np.minimum(k.burst_share, 1.0) * others / 2
-    between = np.where(f.output_len > 1, (others - waited) / f.output_len, 0.0)
-    itl = step_s + between * k.interference * more
+    together = np.minimum(k.burst_share, 1.0) / 2
+    waited = together * others
     # The first request of all meets no step in progress; steps beyond an output's length never happen.
-    in_progress = np.minimum(k.ttft_steps, f.output_len) * step_s * (others / batch)
-    ttft = 1e-3 * k.ttft_base_ms + k.ttft_prefill * alone + more * waited + in_progress
+    ranks = np.where(f.moe, f.dp, 1.0)
+    taken_up = np.minimum(k.ttft_steps * ranks, f.output_len) * (others / batch)
+    between = (1 - together) * others / np.maximum(taken_up + f.output_len - 1.0, 1.0)
+    pace = step.total + between * k.interference * more
+    itl = np.where(f.output_len > 1, pace, step.total)
+    ttft = 1e-3 * k.ttft_base_ms + k.ttft_prefill * alone + more * waited + taken_up * pace
     decoding = itl * (f.output_len - 1.0)
     # All prompts of a round pass the same GPUs: a round cannot be shorter than their prefills.
     ttft = np.maximum(ttft, batch * more - decoding)
