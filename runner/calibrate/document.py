@@ -58,7 +58,7 @@ def calibrate(
     for name in LEFT_OUT if validate else ():
         tell(f"leaving out one {name} after the other")
         figures = held_out(kinds, parameters, name)
-        errors_of[f"{name}_left_out"] = figures_document(kinds, figures)
+        errors_of[f"{name}_left_out"] = figures_document(kinds, figures, by_server=True)
         if name == "model" and closed is not None:
             trust = {
                 "intervals": interval_document(kinds[closed], figures[closed]),
@@ -78,22 +78,33 @@ def calibrate(
     }
 
 
-def figures_document(kinds: Sequence[FitRows], figures: Sequence[Figures]) -> dict[str, dict[str, float]]:
-    """Errors by kind of load, as fractions: medians of absolute errors, and the quality of choices."""
+def figures_document(
+    kinds: Sequence[FitRows], figures: Sequence[Figures], *, by_server: bool = False
+) -> dict[str, dict[str, float]]:
+    """Errors by kind of load, as fractions: medians of absolute errors, and the quality of choices.
+
+    `by_server` adds those of a closed loop for each server.
+    """
     document = {}
     for rows, predicted in zip(kinds, figures, strict=True):
-        estimates = rows.estimates(predicted)
-        values = {name: error.median for name, error in errors(estimates)["all"].metrics.items()}
-        if rows.offline:
-            values = {"throughput": values["throughput"]}
-        if choice := gpu_choice(estimates):
-            values |= {"choice_within_5_percent": choice.near, "choice_regret": choice.regret}
-        if order := maxima_order(estimates):
-            values["pairs_in_order"] = order.right
-        document["offline maximum" if rows.offline else "closed loop"] = {
-            name: round(value, 4) for name, value in values.items()
-        }
+        load = "offline maximum" if rows.offline else "closed loop"
+        document[load] = _figures(rows, predicted)
+        for server in sorted(set(rows.server.tolist())) if by_server and not rows.offline else ():
+            mask = rows.server == server
+            document[f"{load}, {server}"] = _figures(rows.take(mask), predicted.take(mask))
     return document
+
+
+def _figures(rows: FitRows, predicted: Figures) -> dict[str, float]:
+    estimates = rows.estimates(predicted)
+    values = {name: error.median for name, error in errors(estimates)["all"].metrics.items()}
+    if rows.offline:
+        values = {"throughput": values["throughput"]}
+    if choice := gpu_choice(estimates):
+        values |= {"choice_within_5_percent": choice.near, "choice_regret": choice.regret}
+    if order := maxima_order(estimates):
+        values["pairs_in_order"] = order.right
+    return {name: round(value, 4) for name, value in values.items()}
 
 
 def errors_document(estimates: Estimates, names: Names | None = None) -> list[dict[str, object]]:

@@ -32,6 +32,10 @@ class Figures:
     itl: FloatArray
     throughput: FloatArray
 
+    def take(self, mask: npt.NDArray[np.bool_]) -> Figures:
+        """The rows under a mask."""
+        return Figures(*(values[mask] for values in vars(self).values()))
+
 
 @dataclass(frozen=True)
 class FitRows:
@@ -60,7 +64,7 @@ class FitRows:
                 columns[name] = values[mask]
         columns["runs"] = tuple(run for run, kept in zip(self.runs, mask, strict=True) if kept)
         columns["features"] = self.features.take(mask)
-        columns["measured"] = Figures(*(values[mask] for values in vars(self.measured).values()))
+        columns["measured"] = self.measured.take(mask)
         return FitRows(**columns)
 
     def predict(self, logs: FloatArray) -> Figures:
