@@ -72,7 +72,7 @@ PRIORS: Mapping[str, Prior] = {
     "ttft_base_ms": Prior(25, 5, 200, 0.2, of_server=0.25),
     "ttft_prefill": Prior(1.2, 0.12, 12, 0.1),
     "burst_share": Prior(0.12, 0.01, 1, 0.2),
-    # SGLang looks for new requests every so many steps (`--scheduler-recv-interval`); the others at each.
+    # SGLang looks for new requests every `--scheduler-recv-interval` steps, which InferenceX sets to 10 or 30.
     "ttft_steps": Prior(2, 0.3, 20, 0.2, of_server=1.0, servers=("sglang",)),
 }
 
