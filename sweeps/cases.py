@@ -22,6 +22,7 @@ from gpuscout.sweeps.gpus import GpuSpec
 from gpuscout.sweeps.precision import PRECISIONS, Precision
 
 SERVERS: tuple[str, ...] = ("vllm", "sglang", "trtllm")
+SERVER_ALIASES = {"tensorrt-llm": "trtllm", "tensorrt_llm": "trtllm", "trt-llm": "trtllm"}
 DIGEST_BYTES = 16
 _CASE_SCHEMA = b"gpuscout case 1\0"
 _TASK_SCHEMA = b"gpuscout task 1\0"

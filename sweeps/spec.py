@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr, 
 from pydantic.json_schema import WithJsonSchema
 
 from gpuscout.sweeps import axes
-from gpuscout.sweeps.cases import SERVERS
+from gpuscout.sweeps.cases import SERVER_ALIASES, SERVERS
 from gpuscout.sweeps.errors import InputError, InvalidSpecError, SpecError, SpecProblem
 from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.rules import Rule, parse_rules, rules_json_schema
@@ -75,7 +75,7 @@ def _parse_objective(value: object) -> str:
 
 
 def _parse_servers(value: object) -> tuple[str, ...]:
-    return axes.parse_names(value, "server", SERVERS, {"tensorrt-llm": "trtllm", "tensorrt_llm": "trtllm"})
+    return axes.parse_names(value, "server", SERVERS, SERVER_ALIASES)
 
 
 def _entry_schema(kind: type[BaseModel]) -> dict[str, object]:

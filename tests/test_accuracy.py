@@ -21,6 +21,7 @@ from gpuscout.runner.accuracy.errors import errors
 from gpuscout.runner.accuracy.estimate import Estimates, estimate
 from gpuscout.runner.accuracy.report import AccuracyReport, report, write_predictions
 from gpuscout.runner.accuracy.seen import errors_seen
+from gpuscout.runner.accuracy.sources import measured_runs
 from gpuscout.runner.cli.main import execute
 from gpuscout.runner.engines.roofline import RooflineEngine
 from gpuscout.store.connect import open_store
@@ -85,6 +86,14 @@ def test_a_file_may_be_compressed_and_in_any_order(tmp_path: Path) -> None:
     assert runs_digest([dataclasses.replace(run, itl_ms=10.1)]) != runs_digest([run])
 
 
+def test_names_in_a_file_mean_what_they_mean_elsewhere(tmp_path: Path) -> None:
+    """A GPU under another name would have no price, a server in capitals the constants of none."""
+    file = tmp_path / "runs.csv"
+    told = ROW.replace("H100-SXM-80GB", "h100").replace("vllm", "TensorRT-LLM")
+    file.write_text("\n".join((HEADER, told, told.replace("a,", "b,", 1).replace("h100", "X1"))))
+    assert [(run.gpu, run.server) for run in read_runs(file)] == [("H100-SXM-80GB", "trtllm"), ("X1", "trtllm")]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -93,6 +102,10 @@ def test_a_file_may_be_compressed_and_in_any_order(tmp_path: Path) -> None:
         (f"{HEADER}\n{ROW.replace('1024', 'long')}\n", "runs.csv:2: input_len: expected a positive whole number"),
         (f"{HEADER}\n{ROW.replace('bf16', 'fp5')}\n", "runs.csv:2: precision: expected one of"),
         (f"{HEADER}\n{ROW.replace('80GB,1,1', '80GB,4,1')}\n", "runs.csv:2: num_gpus: 4 is not tp x pp x dp = 1"),
+        (
+            f"{HEADER}\n{ROW.replace('vllm', 'vlm')}\n",
+            'runs.csv:2: server: expected one of vllm, sglang, trtllm, got "vlm"',
+        ),
         (f"{HEADER}\n{ROW.removesuffix('50,10')},\n", "runs.csv:2: ttft_ms, itl_ms and output_tokens_per_s are all"),
         (
             f"{HEADER}\n{ROW.replace('50,10', '-5,10')}\n",
@@ -120,14 +133,18 @@ def test_errors_equal_an_independent_count(serving: AccuracyReport, tmp_path: Pa
         ttft_ms, itl_ms = predicted[run.id]
         assert run.ttft_ms
         assert run.itl_ms
-        off["ttft"].append(abs(ttft_ms / run.ttft_ms - 1))
-        off["itl"].append(abs(itl_ms / run.itl_ms - 1))
+        off["ttft"].append(ttft_ms / run.ttft_ms - 1)
+        off["itl"].append(itl_ms / run.itl_ms - 1)
         gaps = run.output_len - 1
-        off["throughput"].append(abs((run.ttft_ms + run.itl_ms * gaps) / (ttft_ms + itl_ms * gaps) - 1))
+        off["throughput"].append((run.ttft_ms + run.itl_ms * gaps) / (ttft_ms + itl_ms * gaps) - 1)
     total = serving.loads["closed loop"].total
     assert total.coverage == 1.0
     for name, values in off.items():
-        assert total.metrics[name].median == pytest.approx(statistics.median(values), rel=1e-6)
+        told, absolute = total.metrics[name], sorted(map(abs, values))
+        assert told.median == pytest.approx(statistics.median(absolute), rel=1e-6)
+        assert told.bias == pytest.approx(statistics.median(values), rel=1e-6)
+        # Nine tenths of them are no larger, whichever way one counts between two of them.
+        assert absolute[len(values) * 9 // 10 - 1] <= told.p90 <= absolute[len(values) * 9 // 10 + 1]
 
 
 def test_the_choice_equals_an_independent_count(serving: AccuracyReport) -> None:
@@ -177,6 +194,17 @@ def test_perfect_estimates_have_no_error_and_no_regret() -> None:
     assert choice is not None
     assert order is not None
     assert (choice.right, choice.regret, order.right) == (1.0, 0.0, 1.0)
+
+
+def test_repeats_of_a_maximum_count_by_their_median() -> None:
+    """The estimates are those of the typical run; one that went wrong changes no order, wherever it stands."""
+    first, *_ = public_runs("max_throughput")
+    measured = [("H100-SXM-80GB", 100.0), ("H100-SXM-80GB", 110.0), ("H100-SXM-80GB", 900.0), ("B200", 300.0)]
+    runs = tuple(dataclasses.replace(first, gpu=gpu, output_tokens_per_s=figure) for gpu, figure in measured)
+    typical = np.array([110.0, 110.0, 110.0, 300.0])
+    order = maxima_order(dataclasses.replace(perfect(runs), output_tokens_per_s=typical))
+    assert order is not None
+    assert (order.pairs, order.right) == (1, 1.0)
 
 
 def test_a_choice_without_answers_pays_for_the_dearest() -> None:
@@ -270,6 +298,18 @@ def test_the_command_prints_and_writes(tmp_path: Path) -> None:
     assert "groupings: model, gpu" in wrong.stderr
 
 
+def test_predictions_never_replace_what_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.csv").write_text(f"{HEADER}\n{ROW}\n")
+    assert execute(["accuracy", "--measured", "mine.csv", "--predictions", "./mine.csv"]) == 2
+    assert "--predictions would replace the measured runs in mine.csv" in capsys.readouterr().err
+    assert Path("mine.csv").read_text() == f"{HEADER}\n{ROW}\n"
+    assert execute(["accuracy", "--measured", "publik"]) == 2
+    assert "no file publik\n    --measured takes public, stored or a CSV file" in capsys.readouterr().err
+
+
 def test_runs_of_a_store_give_the_figures_of_their_file(tmp_path: Path) -> None:
     lines = [ROW.replace("a,", f"r{n},", 1).replace("50,10", f"50,{10 + n}") for n in range(4)]
     (tmp_path / "mine.csv").write_text("\n".join((HEADER, *lines)) + "\n")
@@ -282,6 +322,9 @@ def test_runs_of_a_store_give_the_figures_of_their_file(tmp_path: Path) -> None:
     one, other = (json.loads(done.stdout)["accuracy"][0] for done in (stored, file))
     assert one["gpu_choice"] == other["gpu_choice"]
     assert one["loads"]["closed loop"]["total"] == other["loads"]["closed loop"]["total"]
+    # What several sources hold counts once, also where the file says less of it.
+    sources = ("stored", str(tmp_path / "mine.csv"), "public:serving_runs")
+    assert len(measured_runs(sources, f"sqlite:///{tmp_path / 'gpuscout.db'}").runs) == 1986 + 4
     # Of what the engine was fitted to, it brings errors on models left out.
     assert "errors over 4 runs of this store kept; 1,986 public runs apart" in stored.stderr
     with open_store(f"sqlite:///{tmp_path / 'gpuscout.db'}") as store, store.reading() as connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -444,12 +445,29 @@ def test_a_file_that_may_be_several_formats_lists_them() -> None:
         ("a.yaml", "a: !!python/object/apply:os.system [ls]", "a.yaml:1:4: not YAML"),
         ("a.json", b"\xff{", "a.json:1: not a text in UTF-8"),
         ("a.csv.gz", b"no gzip", "a.csv.gz: damaged gzip file"),
+        ("a.csv.gz", gzip.compress(b"a,b")[:10] + b"\xff" * 20, "a.csv.gz: damaged gzip file"),
+        ("a.json", '{"completed": 1}'.encode("utf-16"), "a.json: not a text in UTF-8"),
     ],
 )
 def test_what_cannot_be_read_says_where(name: str, content: str | bytes, message: str) -> None:
     with pytest.raises(InputError) as refused:
         recognise(SourceFile(name, content if isinstance(content, bytes) else content.encode()))
     assert message in refused.value.message
+
+
+def test_a_file_that_was_cut_off_is_told_so_wherever_it_was() -> None:
+    text = (FOLDER / "vllm.json").read_text().strip()
+    for end in range(20, len(text), 7):
+        with pytest.raises(InputError, match=r"v.json:\d+:\d+: not JSON") as refused:
+            recognise(SourceFile("v.json", text[:end].encode()))
+        assert refused.value.hint == "the file is cut off", text[:end]
+
+
+def test_a_packed_file_is_known_by_its_content() -> None:
+    data = (FOLDER / "vllm.json").read_bytes()
+    for name in ("v.json", "v.json.gz"):
+        source = SourceFile(name, gzip.compress(data))
+        assert recognise(source).read(source) == recognise(SourceFile("v", data)).read(SourceFile("v", data))
 
 
 @pytest.mark.parametrize(
@@ -492,6 +510,10 @@ def test_a_wrong_strategy_of_guidellm_is_told_by_its_path() -> None:
         ("four,Q,L40S,2,2,bf16,vllm,1,2,200,16,,,,,,,", "runs.csv:5: ttft_ms, itl_ms and output_tokens_per_s are all"),
         ("four,Q,L40S,2,2,bf16,vllm,1,2,200,16,1,1,1,1,1,May,", "runs.csv:5: measured_on: expected a date"),
         ("four,Q,L40S,2,2,bf16,vllm,1,2,200,16,1,1,1,1,1,,,more", "runs.csv:5: more fields than columns"),
+        ("four,Q,L40S,2,2,bf16,vllm,1,2,200,16,1", "runs.csv:5: fewer fields than columns: the line is cut off"),
+        ("four,Q,L40S,2,2,bf16,vllm,1,2,200,1_6,1,1,1,1,1,,", "runs.csv:5: concurrency: expected a positive whole"),
+        ("four,Q,L40S,2,2,bf16,vllm,1,2,200,16,1_0,1,1,1,1,,", "runs.csv:5: ttft_ms: expected a positive number"),
+        ('"four,Q,L40S,2,2,bf16,vllm,1,2,200,16,1,1,1,1,1,,', "runs.csv:5: unexpected end of data"),
     ],
 )
 def test_what_is_wrong_in_a_table_is_told_by_line_and_column(line: str, message: str) -> None:
@@ -499,3 +521,14 @@ def test_what_is_wrong_in_a_table_is_told_by_line_and_column(line: str, message:
     with pytest.raises(InputError) as refused:
         find_format("csv").read(SourceFile("runs.csv", text.encode()))
     assert message in refused.value.message
+
+
+def test_columns_are_known_by_their_words_and_each_is_there_once() -> None:
+    """A column that is written a little differently would else be a figure that nobody has."""
+    text = (FOLDER / "runs.csv").read_text()
+    header, rest = text.split("\n", 1)
+    spaced = SourceFile("runs.csv", (header.replace(",", ", ").replace("ttft_ms", "TTFT_ms") + "\n" + rest).encode())
+    assert recognise(spaced).read(spaced) == find_format("csv").read(SourceFile("runs.csv", text.encode()))
+    twice = SourceFile("runs.csv", text.replace("e2e_s", "ttft_ms", 1).encode())
+    with pytest.raises(InputError, match=r"runs\.csv:1: ttft_ms: this column is there twice"):
+        recognise(twice).read(twice)

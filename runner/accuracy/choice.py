@@ -93,21 +93,25 @@ def _regret(
 
 
 def maxima_order(estimates: Estimates) -> MaximaOrder | None:
-    """The order of GPU types by offline maxima of equal deployments. None without a pair."""
-    deployments: dict[tuple[object, ...], dict[str, int]] = defaultdict(dict)
+    """The order of GPU types by offline maxima of equal deployments, repeats by their median. None without a pair."""
+    deployments: dict[tuple[object, ...], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for position, run in enumerate(estimates.runs):
         if run.load is LoadKind.OFFLINE_MAXIMUM and run.throughput:
-            deployments[_deployment(run)][run.gpu] = position
+            deployments[_deployment(run)][run.gpu].append(position)
     pairs = right = 0
     for by_gpu in deployments.values():
         for one, other in itertools.combinations(by_gpu.values(), 2):
-            measured = (estimates.runs[one].throughput or 0) / (estimates.runs[other].throughput or 1)
+            measured = _measured_maximum(estimates, one) / _measured_maximum(estimates, other)
             if max(measured, 1 / measured) <= _CLEARLY_DIFFERENT:
                 continue
-            estimated = estimates.output_tokens_per_s[one] / estimates.output_tokens_per_s[other]
+            estimated = estimates.output_tokens_per_s[one[0]] / estimates.output_tokens_per_s[other[0]]
             pairs += 1
             right += bool(np.isfinite(estimated) and (estimated > 1) == (measured > 1))
     return MaximaOrder(pairs, right / pairs) if pairs else None
+
+
+def _measured_maximum(estimates: Estimates, repeats: list[int]) -> float:
+    return statistics.median(estimates.runs[position].throughput or 0 for position in repeats)
 
 
 def _deployment(run: MeasuredRun) -> tuple[object, ...]:

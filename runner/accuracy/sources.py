@@ -27,18 +27,24 @@ def measured_runs(sources: Sequence[str], db: str) -> Measured:
     Raises InputError, UnknownNameError, and what `open_store` raises.
     """
     found: list[MeasuredRun] = []
+    seen: set[MeasuredRun] = set()
     not_comparable = 0
     for source in sources:
         kind, _, part = source.partition(":")
         parts = [part] if part else []
         if kind == PUBLIC:
-            found += public_runs(*parts)
+            runs: Sequence[MeasuredRun] = public_runs(*parts)
         elif kind == STORED:
             stored = _stored(db, parts)
-            found += stored.runs
+            runs = stored.runs
             not_comparable += stored.not_comparable
+        elif Path(source).exists():
+            runs = read_runs(Path(source))
         else:
-            found += read_runs(Path(source))
+            raise InputError(f"no file {source}", hint="--measured takes public, stored or a CSV file")
+        contents = [_content(run) for run in runs]  # within one source, equal ones are repeats
+        found += [run for run, content in zip(runs, contents, strict=True) if content not in seen]
+        seen.update(contents)
     if not found:
         where = ", ".join(sources)
         rated = (
@@ -48,7 +54,7 @@ def measured_runs(sources: Sequence[str], db: str) -> Measured:
             f"no measured runs in {where} to compare with{rated}",
             hint="`gpuscout import --list` tells what was imported" if not rated else None,
         )
-    return Measured(tuple(dict.fromkeys(found)), not_comparable)
+    return Measured(tuple(found), not_comparable)
 
 
 def not_public(runs: Sequence[MeasuredRun]) -> list[int]:

@@ -77,6 +77,9 @@ def accuracy(
         raise InputError("--predictions holds the estimates of one engine", hint="name one --engine")
     if store and any(source.partition(":")[0] != STORED for source in sources):
         raise InputError("--store keeps errors over runs of the store", hint="add --measured stored")
+    for source in sources:
+        if predictions and predictions.exists() and Path(source).exists() and predictions.samefile(source):
+            raise InputError(f"--predictions would replace the measured runs in {source}", hint="name another file")
     if plot:
         check_plot(plot)
     found = measured_runs(sources, db)

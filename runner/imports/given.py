@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from gpuscout.sweeps.cases import SERVERS
+from gpuscout.sweeps.cases import SERVER_ALIASES, SERVERS
 from gpuscout.sweeps.errors import InputError, nearest
 from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS
 
 LABEL = "label:"
 UNKNOWN = "unknown"
-_SERVER_NAMES = {"tensorrt-llm": "trtllm", "tensorrt_llm": "trtllm", "trt-llm": "trtllm"}
 
 
 class Field(NamedTuple):
@@ -88,7 +87,7 @@ def check(name: str, value: Value) -> str:
                 raise _wrong(name, value, expected)
             return text
         case "server":
-            server = _SERVER_NAMES.get(text.casefold(), text.casefold())
+            server = SERVER_ALIASES.get(text.casefold(), text.casefold())
             return _one_of(name, value, server, SERVERS)
         case "precision":
             return _one_of(name, value, text.casefold(), PRECISIONS)

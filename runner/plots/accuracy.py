@@ -10,7 +10,7 @@ import numpy as np
 from gpuscout.runner.accuracy.errors import metric_error, ratios
 from gpuscout.runner.accuracy.report import AccuracyReport
 from gpuscout.runner.plots.files import Drawing
-from gpuscout.runner.plots.panels import styles
+from gpuscout.runner.plots.panels import scale, styles
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -61,15 +61,15 @@ def _draw(panel: Axes, one: AccuracyReport, metric: str) -> None:
             x = measured[chosen]
             look, y = looks[name], x * ratio[chosen]
             panel.scatter(x, y, s=9, color=look.color, marker=look.marker, alpha=0.5, linewidths=0, label=name)
-    panel.set(xscale="log", yscale="log", xlabel=f"measured {_METRICS[metric]}", ylabel=f"estimated {_METRICS[metric]}")
+    panel.set(xlabel=f"measured {_METRICS[metric]}", ylabel=f"estimated {_METRICS[metric]}")
     if not known.any():
         panel.set_title(f"{one.engine}: no run has both")
         return
     both = np.concatenate([measured[known], (measured * ratio)[known]])
-    ends = np.array([both.min() / 1.2, both.max() * 1.2])
+    ends = np.array([both.min(), both.max()])
     panel.plot(ends, ends, color="black", linewidth=0.8)
     panel.fill_between(ends, ends / _FACTOR, ends * _FACTOR, color="black", alpha=0.07, linewidth=0)
-    panel.set(xlim=ends, ylim=ends)
+    scale(panel, ends.tolist(), ends.tolist())
     error = metric_error(ratio)
     assert error is not None
     panel.set_title(f"{one.engine}: median error {error.median:.1%}, {error.runs:,} runs")

@@ -9,7 +9,6 @@ measured_on, source`; other columns are ignored, runs at a `request_rate` left o
 from __future__ import annotations
 
 import functools
-import gzip
 import hashlib
 import importlib.resources
 from collections.abc import Iterable, Iterator
@@ -20,8 +19,9 @@ from pathlib import Path
 from gpuscout.store.measured.formats import table
 from gpuscout.store.measured.formats.reported import Reported
 from gpuscout.store.measured.formats.source_file import SourceFile
-from gpuscout.sweeps.cases import canonical_json
+from gpuscout.sweeps.cases import SERVER_ALIASES, SERVERS, canonical_json
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
+from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
 from gpuscout.sweeps.precision import Precision
 
 # Closed-loop serving runs of InferenceX and of AIConfigurator's validation set; AccelMark's runs on other GPUs;
@@ -98,18 +98,12 @@ def public_file(name: str) -> SourceFile:
             "public runs", name, nearest(name, PUBLIC_FILES), hint=f"there are {', '.join(PUBLIC_FILES)}"
         )
     data = importlib.resources.files(__package__).joinpath(f"{name}.csv.gz").read_bytes()
-    return SourceFile(f"public:{name}", gzip.decompress(data))
+    return SourceFile(f"public:{name}", data)
 
 
 def read_runs(file: Path) -> tuple[MeasuredRun, ...]:
     """The runs of a CSV file. Raises InputError with file, line and column of what is wrong."""
-    try:
-        data = file.read_bytes()
-        text = (gzip.decompress(data) if file.suffix == ".gz" else data).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or f"not a CSV file ({error})"
-        raise InputError(f"cannot read measured runs from {file}: {reason}") from error
-    return tuple(_rows(text, str(file)))
+    return tuple(_rows(SourceFile.open(file).text, str(file)))
 
 
 def runs_digest(runs: Iterable[MeasuredRun]) -> str:
@@ -127,24 +121,31 @@ def _rows(text: str, file: str) -> Iterator[MeasuredRun]:
     for reported in table.rows(text, file, required=_REQUIRED):
         # Neither a closed loop nor a maximum: no estimate says what a request rate does.
         if reported.load is None or reported.load.request_rate is None:
-            yield _run(reported)
+            yield _run(reported, file)
 
 
-def _run(reported: Reported) -> MeasuredRun:
-    """The run of a line that has all of `_REQUIRED`."""
+def _run(reported: Reported, file: str) -> MeasuredRun:
+    """The run of a line that has all of `_REQUIRED`; a GPU of the catalogue under its own name."""
     says, load = reported.deployment, reported.load
+    gpu = GpuCatalogue.load().find(says["gpu"])
+    server = says["server"].casefold()
+    server = SERVER_ALIASES.get(server, server)
+    if server not in SERVERS:
+        raise InputError(
+            f'{file}{reported.place}: server: expected one of {", ".join(SERVERS)}, got "{says["server"]}"'
+        )
     kv_precision = says.get("kv_precision")
     return MeasuredRun(
         id=reported.run or "",
         model=says["model"],
-        gpu=says["gpu"],
+        gpu=says["gpu"] if gpu is None else gpu.name,
         tp=int(says["tp"]),
         pp=int(says.get("pp", 1)),
         dp=int(says.get("dp", 1)),
         ep=int(says.get("ep", 1)),
         precision=Precision(says["precision"]),
         kv_precision=None if kv_precision is None else Precision(kv_precision),
-        server=says["server"],
+        server=server,
         server_version=says.get("server_version"),
         input_len=reported.input_len or 0,
         output_len=reported.output_len or 0,

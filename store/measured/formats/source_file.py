@@ -16,16 +16,17 @@ from gpuscout.sweeps.errors import InputError
 if TYPE_CHECKING:
     import yaml
 
+_GZIP = b"\x1f\x8b"
 _SPACE = re.compile(r"\s*")
 _YAML_START = re.compile(r"(?:\s|#.*\n|---)*[\w'\"-]+\s*:(?:\s|$)")
 
 
 class SourceFile:
-    """One file. `name` is how it is called in messages; `FILE.gz` is unpacked. Raises InputError for what is wrong."""
+    """One file. `name` is how it is called in messages; gzip is unpacked. Raises InputError for what is wrong."""
 
     def __init__(self, name: str, data: bytes) -> None:
         self.name = name
-        if name.endswith(".gz"):
+        if name.endswith(".gz") or data.startswith(_GZIP):
             try:
                 data = gzip.decompress(data)
             except (OSError, EOFError, zlib.error) as error:
@@ -55,11 +56,11 @@ class SourceFile:
 
     @cached_property
     def kind(self) -> str:
-        """ "json", "yaml", "csv" or "binary", by the name or else by how the content begins."""
+        """ "json", "yaml" or "csv", by the name or else by how the content begins."""
         if self.suffix in (".csv", ".tsv"):
             return "csv"
         if b"\0" in self.data[:1024]:
-            return "binary"
+            raise InputError(f"{self.name}: not a text in UTF-8")
         start = self.text[:4096].lstrip()
         if start.startswith(("{", "[")) or self.suffix in (".json", ".jsonl", ".ndjson"):
             return "json"
@@ -93,7 +94,7 @@ class SourceFile:
             except json.JSONDecodeError as error:
                 raise InputError(
                     f"{self.name}:{error.lineno}:{error.colno}: not JSON: {error.msg}",
-                    hint="the file is cut off" if error.pos >= len(text.rstrip()) - 1 else None,
+                    hint="the file is cut off" if _is_cut_off(error, text) else None,
                 ) from error
             except (RecursionError, ValueError) as error:  # too deep; a key twice; a number of thousands of digits
                 raise InputError(f"{self.name}:{line}: not JSON that can be read: {error}") from error
@@ -130,6 +131,11 @@ class SourceFile:
             raise InputError(f"{self.name}: not YAML that can be read: {error}") from error
         # A document of YAML does not tell where it begins; the second one of a file is rare.
         return [Node(document, self.name) for document in found]
+
+
+def _is_cut_off(error: json.JSONDecodeError, text: str) -> bool:
+    """Whether the text ended too early. A string without an end is told by where it begins."""
+    return error.pos >= len(text.rstrip()) - 1 or error.msg.startswith("Unterminated string")
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -31,7 +31,7 @@ _SIZES = ("tp", "pp", "dp", "ep")
 def recognises(file: SourceFile) -> bool:
     if file.kind != "csv":
         return False
-    names = {name.strip(' "\r') for name in file.text.partition("\n")[0].split(",")}
+    names = {name.strip(' "\r').casefold() for name in file.text.partition("\n")[0].split(",")}
     return len({"model", "gpu", "input_len", "output_len", *FIGURES} & names) >= 3 and _EXPORT not in names
 
 
@@ -41,14 +41,21 @@ def read(file: SourceFile) -> Contents:
 
 def rows(text: str, file: str, *, required: tuple[str, ...]) -> Iterator[Reported]:
     """The runs of a file. Raises InputError, with line and column, also where a `required` column has no value."""
-    lines = csv.DictReader(io.StringIO(text, newline=""))
+    lines = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
-        if _EXPORT in (lines.fieldnames or ()):
-            raise InputError(f"{file}:1: an export of gpuscout, which may hold estimates, not a table of measured runs")
-        if missing := [name for name in required if name not in (lines.fieldnames or ())]:
+        lines.fieldnames = columns = [name.strip().casefold() for name in lines.fieldnames or ()]
+        if _EXPORT in columns:
+            raise InputError(
+                f"{file}:1: an export of gpuscout, which may hold estimates, not a table of measured runs",
+                hint=f"gpuscout import {file}",
+            )
+        if twice := next((name for name in columns if name and columns.count(name) > 1), None):
+            raise ValueError(f"{twice}: this column is there twice")
+        if missing := [name for name in required if name not in columns]:
             raise InputError(
                 f"{file}:1: not a file of measured runs: no column {', '.join(missing)}",
-                hint=f"columns every file needs: {', '.join(required)}",
+                hint=f"columns every file needs: {', '.join(required)}; results of other tools: `gpuscout import` "
+                "them, then --measured stored",
             )
         seen: set[str] = set()
         for line in lines:
@@ -58,12 +65,14 @@ def rows(text: str, file: str, *, required: tuple[str, ...]) -> Iterator[Reporte
             seen.add(run.run or "")
             yield run
     except (ValueError, csv.Error) as error:
-        raise InputError(f"{file}:{lines.line_num}: {error}") from error
+        raise InputError(f"{file}:{lines.reader.line_num}: {error}") from error
 
 
 def _run(line: Mapping[str, str | None], number: int, required: tuple[str, ...]) -> Reported:
     if None in line:
         raise ValueError("more fields than columns")
+    if None in line.values():
+        raise ValueError("fewer fields than columns: the line is cut off")
 
     def text(name: str) -> str | None:
         value = clean(line.get(name) or "").strip() or None
@@ -115,7 +124,7 @@ def _run(line: Mapping[str, str | None], number: int, required: tuple[str, ...])
 def positive(text: str) -> float:
     """A number that somebody may have measured. Raises ValueError."""
     value = float(text)
-    if not measurable(value):
+    if not measurable(value) or "_" in text:  # which Python allows within numbers
         raise ValueError
     return value
 
@@ -123,6 +132,6 @@ def positive(text: str) -> float:
 def positive_int(text: str) -> int:
     """A whole number above 0 that a store can hold. Raises ValueError."""
     value = int(text)
-    if not 1 <= value < 2**31:
+    if not 1 <= value < 2**31 or "_" in text:
         raise ValueError
     return value
