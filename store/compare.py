@@ -8,7 +8,7 @@ all of them that both sides store, where the sides have answers of their own.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from operator import attrgetter
@@ -136,8 +136,11 @@ def compare(connection: sa.Connection, one: Side, other: Side) -> Comparison:
     first = _Seen.of(connection, one)
     by_prices = one.form in (Form.PRICES, Form.AS_OF)
     seen = (first, _Seen.of(connection, other, first.answered if by_prices else None))
-    changes = tuple(_changes(*seen))
     known = [side.answered.keys() | side.ranked.keys() for side in seen]
+    if by_prices:
+        # The same results, runs among them, whatever has a price.
+        known = [known[0] | known[1]] * 2
+    changes = tuple(_changes(*seen, *known))
     return Comparison(
         sides=(one, other),
         rankings=(seen[0].ranking, seen[1].ranking),
@@ -219,13 +222,16 @@ def _answered(connection: sa.Connection, scope: Scope, groups: Mapping[_Case, Gr
     return found
 
 
-def _changes(one: _Seen, other: _Seen) -> Iterable[Change]:
-    """Every configuration that is ranked on one side at least: those of the second side in its order, then the rest."""
+def _changes(one: _Seen, other: _Seen, known: Set[Key], known_after: Set[Key]) -> Iterable[Change]:
+    """Every configuration that is ranked on one side at least: those of the second side in its order, then the rest.
+
+    `known` are the configurations that the sides have an answer about.
+    """
     more_is_better = other.ranking.question.aim.more_is_better
     for key, after in other.ranked.items():
         before = one.ranked.get(key)
         if before is None:
-            yield _change(other, key, None, after, Status.QUALIFIES if key in one.answered else Status.ADDED, None)
+            yield _change(other, key, None, after, Status.QUALIFIES if key in known else Status.ADDED, None)
             continue
         difference = after.objective - before.objective
         equal = round(difference * DECIMALS) == 0
@@ -234,7 +240,7 @@ def _changes(one: _Seen, other: _Seen) -> Iterable[Change]:
         yield _change(other, key, before, after, status, _relative(before.objective, after.objective))
     for key, before in one.ranked.items():
         if key not in other.ranked:
-            status = Status.DROPS_OUT if key in other.answered else Status.VANISHED
+            status = Status.DROPS_OUT if key in known_after else Status.VANISHED
             yield _change(one, key, before, None, status, None)
 
 

@@ -116,7 +116,8 @@ def pareto(
     `metrics` are two or three of `METRICS`. Rows hold `columns` of points and those of the metrics. With `dominated`
     also the points that are not on the frontier, with `queued` those that wait for memory.
 
-    Raises UnknownNameError, InputError for other numbers of metrics and when no point is left.
+    No fronts: no point is within the SLOs. Raises UnknownNameError, InputError for other numbers of metrics and when
+    no point matches the filters.
     """
     axes = tuple(dict.fromkeys(map(metric_of, metrics)))
     if len(axes) not in (2, 3):
@@ -125,8 +126,10 @@ def pareto(
         )
     reader = PointReader(connection, question, all_versions=all_versions)
     found = _Points.of(reader, axes, across=across)
+    priced = any(axis.column.startswith("usd_") for axis in axes)
     if not len(found):
-        raise reader.nothing()
+        reader.check_any()
+        return Pareto(axes, (), reader.prices if priced else None)
     usable = np.asarray(~np.isnan(found.figures).any(axis=0))
     waits = np.asarray(found.waits & (not queued))
     signs = np.array([[-1.0 if axis.more_is_better else 1.0] for axis in axes])
@@ -149,7 +152,6 @@ def pareto(
         considered = len(members) - waiting - incomplete
         fronts.append(Front(model, workload, input_len, output_len, told_rows, considered, waiting, incomplete))
     fronts.sort(key=lambda front: (front.input_len or 0, front.output_len or 0, front.model or ""))
-    priced = any(axis.column.startswith("usd_") for axis in axes)
     return Pareto(axes, tuple(fronts), reader.prices if priced else None)
 
 

@@ -100,9 +100,10 @@ class PointReader:
         free = PointReader(self.connection, replace(self.question, slos=()), all_versions=self._all_versions)
         return next(free.rows(["kind"], limit=1), None) is not None
 
-    def nothing(self) -> InputError:
-        """Why there are no points, and what the store has."""
-        return nothing_matches(self.connection, self.scope)
+    def check_any(self) -> None:
+        """Raises InputError where there are no points, and not because of the SLOs; it says what the store has."""
+        if not self.question.slos or not self.has_any():
+            raise nothing_matches(self.connection, self.scope)
 
     def rows(
         self,

@@ -39,7 +39,7 @@ _YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": 
 def check_price(usd: float) -> str | None:
     """What is wrong with a price per GPU hour in USD; None: nothing."""
     if not math.isfinite(usd) or usd <= 0:
-        return f"{usd:g} is no price: it must be above 0"
+        return f"{usd:g} is no price: it must be a number above 0"
     if not LOWEST_USD <= usd <= HIGHEST_USD:
         return f"{usd:,.6g} USD per GPU hour cannot be right: {LOWEST_USD:g} to {HIGHEST_USD:g} is expected"
     return None
@@ -187,7 +187,7 @@ class _Row:
             self.report(None, "a row needs exactly one price" if not given else f"two prices: {', '.join(given)}")
             return None
         (column,) = given
-        if column == "usd_per_gpu_hour" and rate not in (None, 1.0):
+        if column == "usd_per_gpu_hour" and self["currency"].upper() not in ("", "USD"):
             self.report(column, f"is in USD, but the currency is {self['currency']}", "use price_per_gpu_hour")
         number = self.number(column)
         if number is None or rate is None:

@@ -222,6 +222,13 @@ def test_a_narrow_terminal(database: str, capsys: pytest.CaptureFixture[str], mo
     assert "USD/month" in shown
 
 
+def test_an_assumed_percentile_is_said_to_be_one(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("--rate", "20", "--slo", "ttft:p95<=1s", "--assume-tail", "1.5")
+    assert "assumed to be 1.5 x the mean (--assume-tail)" in " ".join(ask(capsys, database, *asked).split())
+    document = json.loads(ask(capsys, database, *asked, "--json"))
+    assert {plan["assumed_tail"] for group in document["groups"] for plan in group["best_per_gpu"]} == {1.5}
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

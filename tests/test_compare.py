@@ -305,6 +305,22 @@ ENGINES = ("roofline", "oracle")
 # --- the command -------------------------------------------------------------------------------------------------
 
 
+def test_a_price_neither_adds_measured_runs_nor_takes_them_away(store: Store) -> None:
+    with store.writing() as connection:
+        fill(connection, [], [a_run(gpu="L4"), a_run(gpu="L40S")])
+
+    def ask(one: str, other: str, prices: PriceRules) -> Comparison:
+        with store.reading() as connection:
+            return compare(connection, *sides_of(connection, one, other, Question(prices=prices)))
+
+    old = PriceRules(books=("default",), overrides={"L4": 0.5})
+    found = ask("as-of:2020-01-01", "as-of:2026-11-01", prices=old)  # no price of an L40S is so old
+    assert (found.both, found.added, found.vanished) == (2, 0, 0)
+    assert by_gpu(found) == {"L4": (Status.SAME, 0.0), "L40S": (Status.QUALIFIES, None)}
+    found = ask("as-of:2026-11-01", "as-of:2020-01-01", prices=old)
+    assert by_gpu(found)["L40S"] == (Status.DROPS_OUT, None)
+
+
 def told(capsys: pytest.CaptureFixture[str], url: str, *arguments: str) -> str:
     capsys.readouterr()
     assert execute(["compare", "--db", url, "--objective", "throughput", *arguments]) == 0

@@ -36,7 +36,7 @@ from gpuscout.store.trust import note_errors
 from gpuscout.sweeps.errors import GpuscoutError, InputError
 from gpuscout.sweeps.spec import parse_spec
 from gpuscout.sweeps.trust import ErrorSeen
-from tests.commands import gpuscout
+from tests.forked import gpuscout
 from tests.result_files import FOLDER, count, imported
 from tests.test_copy import measure
 
@@ -247,6 +247,21 @@ def test_changed_measured_runs_are_refused_whole(
         with pytest.raises(InputError, match=f"runs.jsonl:{len(rows)}: .*{told}"):
             read_back(file, other)
         assert count(other, measured_runs) == 0
+
+
+def test_a_file_that_lost_points_is_refused_and_an_older_one_is_not(filled: Store, tmp_path: Path) -> None:
+    """With a part of its curve a task would count as answered: nothing would ever compute the rest."""
+    file = tmp_path / "all.csv"
+    write(filled, file)
+    whole = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(whole[:3]))  # of the three points of the first task two
+    with open_store(str(tmp_path / "new.db"), create=True) as other:
+        with pytest.raises(InputError, match=r"operating points are missing, 1 of task [0-9a-f]{32}: the file is not"):
+            read_back(file, other)
+        assert count(other, tasks_table) == 0
+        file.write_text("".join(whole))
+        _changed(file, lambda rows: [row.update(points="") for row in rows])
+        assert read_back(file, other).points == count(filled, operating_points)
 
 
 def test_definitions_of_the_target_serve_where_the_file_lost_its_own(filled: Store, tmp_path: Path) -> None:

@@ -184,3 +184,25 @@ def test_recommendations_as_rows_say_what_they_rest_on(tmp_path: Path, capsys: p
     told = capsys.readouterr().out
     assert "2 runs, field, lab |" in told
     assert "+-12% (38 runs, Ada) |" in told
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["query"],
+        ["pareto", "--metrics", "itl,throughput"],
+        ["compare", "as-of:2026-01-01", "as-of:2026-02-01", "--objective", "itl"],
+    ],
+)
+def test_an_assumed_percentile_is_said_to_be_one(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
+    with open_store(url, create=True) as store, store.writing() as connection:
+        fill(connection, [an_answer()])
+    asked = [*command, "--db", url, "--slo", "itl:p95<=1s", "--assume-tail", "1.5"]
+    assert execute(asked) == 0
+    assert "percentiles of estimates: assumed to be 1.5 x the mean (--assume-tail)" in capsys.readouterr().out
+    assert execute([*asked, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["assumed_tail"] == 1.5

@@ -191,3 +191,22 @@ def test_a_plot_of_too_much_is_refused_before_anything_is_printed(
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "12 pairs of model and workload at most" in shown.err
+
+
+def test_limits_that_no_point_meets_are_named_and_not_the_filters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
+    with open_store(url, create=True) as store, store.writing() as connection:
+        fill(connection, [an_answer()])
+    asked = ["pareto", "--db", url, "--metrics", "itl,throughput"]
+    assert execute([*asked, "--slo", "itl<=1ms", "--json"]) == 0
+    shown = capsys.readouterr()
+    document = json.loads(shown.out)
+    assert (document["points"], document["slos"]) == ([], ["itl<=1ms"])
+    assert shown.err.strip() == "no stored point meets itl<=1ms"
+    assert execute([*asked, "--slo", "itl:p95<=1s"]) == 0
+    assert "estimates have no percentiles: --assume-tail" in capsys.readouterr().err
+    assert execute([*asked, "--slo", "itl<=1ms", "--plot", str(tmp_path / "none.svg")]) == 2
+    assert execute([*asked, "--slo", "itl<=1ms", "--max-gpus", "1", "--tp", "8"]) == 2
+    assert "nothing in the store matches all of these filters" in capsys.readouterr().err

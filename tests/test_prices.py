@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from gpuscout.runner.cli.main import execute
-from gpuscout.store.connect import Store
+from gpuscout.store.connect import Store, open_store
 from gpuscout.store.prices import PriceRules, Quote, price_gpus
 from gpuscout.store.prices_books import prices_for, quotes_of, remove_quotes, save_quotes, shipped_quotes
 from gpuscout.store.prices_import import PriceFile
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
+from tests.rank_stores import an_answer, fill
 
 
 def quote(provider: str, usd: float, day: str = "2026-01-01", **how: Any) -> Quote:
@@ -229,3 +230,39 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
                   ["import", "book.csv", "--rate", "EUR"], ["set", "L4=1", "--purchase", "stolen"],
                   ["list", "--prices", "acmee"], ["set", "L4=1", "--date", "soon"]):  # fmt: skip
         run(*wrong, status=2)
+
+
+def test_a_currency_beside_a_price_in_usd_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as raised:
+        read(tmp_path, "gpu,usd_per_gpu_hour,date,currency\nL4,1,2026-01-01,EUR\n")
+    assert "prices in EUR need a rate" in str(raised.value)
+    assert "is in USD, but the currency is EUR" in str(raised.value)
+
+
+def test_what_is_told_of_prices(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
+    with open_store(url, create=True) as store, store.writing() as connection:
+        fill(connection, [an_answer(gpu="L4"), an_answer(gpu="L40S")])
+        quotes = [("L4", "A", 1.0, 1), ("L4", "B", 1.0, 8), ("L40S", "A", 2.0, 1)]
+        save_quotes(
+            connection,
+            [Quote("own", gpu, by, usd, date(2026, 1, 1), gpus_per_instance=n) for gpu, by, usd, n in quotes],
+        )
+
+    def told(*more: str, status: int = 0) -> str:
+        assert execute(["recommend", "--db", url, *more]) == status
+        shown = capsys.readouterr()
+        return shown.out + shown.err
+
+    # B rents out eight at once: an hour of one of them costs that of all.
+    shown = told("--whole-instances")
+    assert "on-demand USD per hour of a single GPU, its whole instance paid, median of providers" in shown
+    assert "L4 4.50 (1.00 to 8.00: A, B; 2026-01-01)" in shown
+    assert "the price decides: L4: with 1.00 L4 wins instead of L40S\n" in shown
+    assert "--price changes nothing here" not in told("--price", "L4=0.5")
+    shown = told("--price", "L4=0.5", "--price", "B200=1", "--price", "A100=1")
+    assert "--price changes nothing here: nothing that was asked about runs on A100-SXM-80GB, B200\n" in shown
+    assert "names no price book" in told("--prices", ",", status=2)

@@ -391,3 +391,10 @@ def test_listed_rows_stand_in_the_order_of_their_places(tmp_path: Path, capsys: 
     assert execute(["recommend", "--db", url, "--top", "3", *prices]) == 0
     table, _, _ = capsys.readouterr().out.partition("prices:")
     assert re.findall(r"(?:H100|L4) x\d", table) == ["H100 x1", "H100 x2", "L4 x1"]
+
+
+@pytest.mark.parametrize("asked", [["--objective", "itl", "--objective", "energy"], ["--weight", "energy=1"]])
+def test_energy_is_named_an_upper_bound_wherever_it_counts(
+    database: str, asked: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "energy: an upper bound" in recommend(capsys, database, *asked)

@@ -108,11 +108,13 @@ def _all(group: GroupCapacity) -> Sequence[Plan]:
 
 def _print(found: Capacity) -> None:
     from gpuscout.runner.cli.prices import prices_told
-    from gpuscout.runner.cli.words import case_of, limit, measured_aside, not_shown, print_wrapped, workload
+    from gpuscout.runner.cli.words import assumed, case_of, limit, measured_aside, not_shown, print_wrapped, workload
 
     question, demand = found.rankings[0].question, found.demand
     limits = ", ".join(map(limit, question.slos)) or "no limit on latencies"
     print_wrapped(f"{limits}; {_percent(demand.headroom)} of the capacity kept free{_extras(found)}")
+    if (told := assumed(question)) is not None:
+        print_wrapped(told)
     aside = measured_aside(question, (group.group for group in found.groups))
     found = replace(found, groups=tuple(group for group in found.groups if case_of(group.group) not in aside))
     for group in found.groups:
@@ -289,6 +291,6 @@ def _plans(group: GroupCapacity, plans: Iterable[Plan]) -> list[dict[str, Any]]:
     return [
         {name: value for name, value in _row(group, plan).items() if name not in said}
         | {"gpus_per_replica": plan.config.num_gpus}
-        | {name: getattr(plan.config, name) for name in (*settings, *more)}
+        | {name: getattr(plan.config, name) for name in (*settings, *more, "assumed_tail")}
         for plan in plans
     ]

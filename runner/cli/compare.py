@@ -104,14 +104,16 @@ def _sided(found: Comparison) -> tuple[list[Winner], list[Winner]]:
 
 
 def _summary(found: Comparison, shared: Sequence[Winner], alone: Sequence[Winner]) -> Iterator[str]:
-    from gpuscout.runner.cli.words import limit
+    from gpuscout.runner.cli.words import assumed, limit
     from gpuscout.store.compare import Status
 
     question = found.sides[0].question
     limits = "".join(f", {limit(slo)}" for slo in question.slos)
     yield f"A {found.sides[0].label}, B {found.sides[1].label}   objective: {question.aim.label}{limits}"
+    if (tail := assumed(question)) is not None:
+        yield tail
     if found.prices:
-        told = [f"{price.gpu} {_usd(price.before)} -> {_usd(price.after)}" for price in found.prices]
+        told = [f"{price.gpu} {_from_to(price.before, price.after)}" for price in found.prices]
         yield f"{count(len(told), 'GPU')} at another price: {'; '.join(told)}"
     statuses = found.statuses
     parts = [f"{statuses[status]:,} {_STATUSES.get(status, status)}" for status in Status if statuses[status]]
@@ -153,8 +155,13 @@ def _told(metric: MetricChange) -> str:
     return f"median {_signed(metric.median)}, at most {_signed(metric.worst)}{where}"
 
 
-def _usd(value: float | None) -> str:
-    return "no price" if value is None else f"{value:.2f}"
+def _from_to(before: float | None, after: float | None) -> str:
+    """ "6.16 -> 2.40"; in more digits where cents do not tell them apart."""
+    for digits in (2, 4):
+        told = ["no price" if usd is None else f"{usd:,.{digits}f}" for usd in (before, after)]
+        if told[0] != told[1]:
+            break
+    return " -> ".join(told)
 
 
 def _signed(value: float) -> str:
@@ -252,6 +259,7 @@ def _document(found: Comparison) -> dict[str, object]:
         "objective_unit": question.aim.unit,
         "more_is_better": question.aim.more_is_better,
         "slos": [str(slo) for slo in question.slos],
+        "assumed_tail": question.assume_tail,
         "configurations_on_both_sides": found.both,
         "configurations_added": found.added,
         "configurations_vanished": found.vanished,

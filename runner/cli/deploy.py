@@ -235,8 +235,11 @@ def _about(group: Group, chosen: RankedConfig, launch: Launch, replicas: int, ra
         f"{group.model} on {configuration(chosen, group.input_len, group.output_len)}, {workload(group)}: "
         f"{chosen.concurrency:,} in flight, {figures} ({chosen.engine})"
     ]
+    if chosen.assumed_tail is not None:
+        told.append(f"note: its percentiles are assumed to be {chosen.assumed_tail:g} x the mean (--assume-tail)")
     if rate is not None:
-        told.append(f"{replicas} replicas carry {rate:g} requests/s")
+        carry = "replica carries" if replicas == 1 else "replicas carry"
+        told.append(f"{replicas:,} {carry} {rate:g} requests/s")
     if chosen.max_model_len == group.input_len + group.output_len:
         told.append(
             f"note: it takes {chosen.max_model_len:,} tokens, exactly the workload's: raise it for longer requests"

@@ -64,7 +64,8 @@ def pareto(
     A point is dominated if another is at least as good in all metrics and better in one; figures equal to six decimals
     are equal, and equal points are all kept.
     """
-    from gpuscout.runner.cli.points import TABLE, chosen, price_remarks
+    from gpuscout.runner.cli.points import TABLE, chosen, limits_document, price_remarks
+    from gpuscout.runner.cli.words import assumed, none_meets, print_wrapped
     from gpuscout.store.connect import open_store
     from gpuscout.store.pareto import metric_of
     from gpuscout.store.pareto import pareto as frontiers
@@ -92,6 +93,8 @@ def pareto(
             queued=queued,
             all_versions=all_versions,
         )
+    if not found.fronts:
+        err().print(none_meets(question), soft_wrap=True)
     if plot is not None:
         from gpuscout.runner.plots.files import save
         from gpuscout.runner.plots.frontier import frontier
@@ -100,6 +103,7 @@ def pareto(
         save(frontier(found), plot)
     if output.json:
         document = {"metrics": [_metric(axis) for axis in found.metrics], "across": across}
+        document |= limits_document(question)
         print_json_rows(document, "points", _rows(found, [*names, "dominated"], dominated))
     elif output.for_people:
         for front in found.fronts:
@@ -107,6 +111,8 @@ def pareto(
         if found.prices is not None:
             for remark in price_remarks(found.prices, [{"gpu": gpu} for gpu in found.prices.missing]):
                 print(remark)
+        if (told := assumed(question)) is not None:
+            print_wrapped(told)
     else:
         shown = list(dict.fromkeys(["model", "input_len", "output_len", *names, *(a.column for a in found.metrics)]))
         print_rows(_columns(shown, dominated), _rows(found, [*shown, "dominated"], dominated), output)

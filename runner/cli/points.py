@@ -11,6 +11,7 @@ from gpuscout.store.point_columns import COLUMNS, PERCENTILE
 
 if TYPE_CHECKING:
     from gpuscout.store.prices import Prices
+    from gpuscout.store.ranking.types import Question
 
 # What a table holds unless columns are chosen; machines get everything.
 TABLE = (
@@ -81,6 +82,11 @@ def chosen(given: str | None, output: Output, default: Sequence[str] = TABLE) ->
 def telling(names: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The columns of a table without those that hold the same in every row and are details."""
     return [name for name in names if name not in _DETAILS or len({row[name] for row in rows}) > 1]
+
+
+def limits_document(question: Question) -> dict[str, object]:
+    """The limits that points met, as JSON types."""
+    return {"slos": [str(slo) for slo in question.slos], "assumed_tail": question.assume_tail}
 
 
 def price_remarks(prices: Prices, rows: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -247,8 +247,11 @@ def parse_day(flag: str, text: str | None) -> date | None:
 
 
 def split_books(books: str | None) -> tuple[str, ...]:
-    """Names parted by commas."""
-    return tuple(part.strip() for part in (books or "").split(",") if part.strip())
+    """Names parted by commas; None: none. Raises InputError where a text names none."""
+    names = tuple(part.strip() for part in (books or "").split(",") if part.strip())
+    if books is not None and not names:
+        raise InputError(f'--prices: "{books}" names no price book', hint="gpuscout prices list names them")
+    return names
 
 
 def _rates(given: list[str] | None) -> dict[str, float]:
@@ -302,13 +305,27 @@ def price_notes(ranking: Ranking) -> list[str]:
 
 
 def prices_told(prices: Prices, gpus: Iterable[str]) -> list[str]:
-    """Where the prices of these GPUs come from, in one note; none where there are none."""
+    """Where the prices of these GPUs come from, in one note, and which --price changed nothing."""
     rules = prices.rules
-    kind = f"{rules.purchase} USD per GPU hour, median of providers (lowest to highest)"
+    # What one GPU costs then depends on how many of an instance's a deployment takes.
+    hour = "hour of a single GPU, its whole instance paid" if rules.whole_instances else "GPU hour"
+    kind = f"{rules.purchase} USD per {hour}, median of providers (lowest to highest)"
     kind += f", {rules.discount:.0%} off" if rules.discount else ""
-    kind += ", whole instances" if rules.whole_instances else ""
     told = [text for gpu in dict.fromkeys(gpus) if (text := _told(prices, gpu))]
-    return [f"prices: {kind}: {'; '.join(told)}"] if told else []
+    notes = [f"prices: {kind}: {'; '.join(told)}"] if told else []
+    if unused := _unused_overrides(prices):
+        notes.append(f"--price changes nothing here: nothing that was asked about runs on {', '.join(unused)}")
+    return notes
+
+
+def _unused_overrides(prices: Prices) -> list[str]:
+    """The GPUs that were given a price without being asked about, whatever they are called in the store."""
+    from gpuscout.store.prices_import import gpu_name
+
+    if not prices.rules.overrides:
+        return []
+    given, asked = ({gpu_name(name, [name]) for name in names} for names in (prices.rules.overrides, prices.known))
+    return sorted(given - asked)
 
 
 def _told(prices: Prices, gpu: str) -> str | None:
@@ -332,18 +349,22 @@ def _decisions(ranking: Ranking) -> list[str]:
             won[flip.gpu, _usd(flip.usd_per_gpu_hour), flip.winner, flip.loser].append(group.model)
     notes = []
     for (gpu, usd, winner, loser), models in sorted(won.items(), key=lambda item: (-len(item[1]), item[0])):
-        hourly = ranking.prices.known[gpu].per_hour(1)
         whose = "" if len(ranking.groups) == 1 else f" ({count(len(models), 'case')}, such as {models[0]})"
         instead = f" instead of {loser}" if gpu == winner else ""
-        notes.append(
-            f"the price decides: {gpu} {_usd(hourly.low)} to {_usd(hourly.high)}: "
-            f"with {usd} {winner} wins{instead}{whose}"
-        )
+        notes.append(f"the price decides: {gpu}{_range(ranking.prices, gpu)}: with {usd} {winner} wins{instead}{whose}")
     more = len(notes) - _DECISIONS
     return [*notes[:_DECISIONS], *([f"… and {more} more such prices (--json lists all)"] if more > 0 else [])]
 
 
 _DECISIONS = 4
+
+
+def _range(prices: Prices, gpu: str) -> str:
+    """ " 0.79 to 3.50"; nothing with whole instances, where it depends on the deployment."""
+    if prices.rules.whole_instances:
+        return ""
+    hourly = prices.known[gpu].per_hour(1)
+    return f" {_usd(hourly.low)} to {_usd(hourly.high)}"
 
 
 def prices_document(found: Prices) -> dict[str, object]:

@@ -106,14 +106,15 @@ def query(
 
 
 def _print_points(reader: PointReader, given: str | None, sort: list[str], limit: int | None, output: Output) -> None:
-    from gpuscout.runner.cli.points import DROP, chosen, column_of, price_remarks, telling
+    from gpuscout.runner.cli.points import DROP, chosen, column_of, limits_document, price_remarks, telling
+    from gpuscout.runner.cli.words import assumed, print_wrapped
 
     names = chosen(given, output)
     # One more than is shown tells whether there are more.
     rows = _some(reader, reader.rows(names, sort=sort, limit=None if limit is None else limit + 1))
     shown = islice(rows, limit)
     if output.json:
-        print_json_rows({"sort": sort, "limit": limit}, "points", shown)
+        print_json_rows({"sort": sort, "limit": limit, **limits_document(reader.question)}, "points", shown)
     else:
         if not output.for_people:
             print_rows([column_of(name) for name in names], shown, output)
@@ -123,21 +124,21 @@ def _print_points(reader: PointReader, given: str | None, sort: list[str], limit
             print_rows([column_of(name) for name in columns], held, output, drop=() if given else DROP)
             for remark in price_remarks(reader.prices, held) if "usd_per_mtok" in names else ():
                 print(remark)
+            if (told := assumed(reader.question)) is not None:
+                print_wrapped(told)
     if next(rows, None) is not None:
         err().print(f"the first {count(limit or 0, 'point')}; --limit shows more (0: all), --sort and filters others")
 
 
 def _some(reader: PointReader, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The rows. Raises InputError where there are none, and not because of a limit on latency or rate."""
+    from gpuscout.runner.cli.words import none_meets
+
     first = next(rows, None)
     if first is not None:
         return chain([first], rows)
-    if not reader.question.slos or not reader.has_any():
-        raise reader.nothing()
-    slos, tail = reader.question.slos, reader.question.assume_tail
-    untold = tail is None and any(slo.percentile is not None for slo in slos)
-    hint = "; estimates have no percentiles: --assume-tail 1.3 takes 1.3 x the mean" if untold else ""
-    err().print(f"no stored point meets {', '.join(map(str, slos))}{hint}", soft_wrap=True)
+    reader.check_any()
+    err().print(none_meets(reader.question), soft_wrap=True)
     return iter(())
 
 

@@ -256,6 +256,8 @@ def _told(ranking: Ranking, shown: Sequence[RankedConfig]) -> Iterable[str]:
         yield "~ at a limit, interpolated between the stored concurrencies (--no-interpolate: stored ones only)"
     if any(config.assumed_tail is not None for config in shown):
         yield f"^ not known of an estimate: assumed to be {question.assume_tail:g} x the mean (--assume-tail)"
+    if shown and "energy" in (*question.also, *(name for name, _ in question.weights)):
+        yield "energy: an upper bound, as if every GPU drew its full TDP"
     if question.cautious and any(config.cautious for config in shown):
         yield (
             "cautious: figures of estimates are the pessimistic ends of their intervals, which hold 80 % of what is "

@@ -86,6 +86,20 @@ def limit(slo: Slo) -> str:
     return f"{name} {'>=' if slo.at_least else '<='} {slo.limit:,.15g}{'' if slo.at_least else ' '}{slo.unit}"
 
 
+def assumed(question: Question) -> str | None:
+    """What stands in for the percentiles of estimates, where the question lets anything."""
+    if question.assume_tail is None:
+        return None
+    return f"percentiles of estimates: assumed to be {question.assume_tail:g} x the mean (--assume-tail)"
+
+
+def none_meets(question: Question) -> str:
+    """What is said where no stored point is within the limits."""
+    told = f"no stored point meets {', '.join(map(str, question.slos))}"
+    untold = question.assume_tail is None and any(slo.percentile is not None for slo in question.slos)
+    return told + ("; estimates have no percentiles: --assume-tail 1.3 takes 1.3 x the mean" if untold else "")
+
+
 def cause(why: Cause, slo: Slo | None) -> str:
     """Why a configuration is not ranked: "misses ITL <= 40 ms"."""
     return f"misses {limit(slo)}" if slo else CAUSES.get(why, why.value.replace("_", " "))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -93,6 +94,8 @@ class _Filling:
     tasks: dict[str, int] = field(default_factory=dict)
     runs: set[str] = field(default_factory=set)
     ladders: dict[str, int] = field(default_factory=dict)
+    # Operating points that are still to come, by the key of their task.
+    lacking: dict[str, int] = field(default_factory=dict)
 
     def everything(self, file: Path) -> None:
         portion: list[Placed] = []
@@ -104,6 +107,12 @@ class _Filling:
         self._store(portion)
         if not self.tasks and not self.runs:
             raise InputError(f"{file}: there are no results in it")
+        if self.lacking:
+            key, points = next(iter(self.lacking.items()))
+            raise InputError(
+                f"{file}: operating points are missing, {points} of task {key}: the file is not whole",
+                hint="export it again",
+            )
 
     def _store(self, rows: list[Placed]) -> None:
         kinds = (ESTIMATED, MEASURED)
@@ -278,6 +287,8 @@ class _Filling:
         for name in ("kv_capacity_tokens", "fits_up_to"):
             columns[name] = [row.known(name, row.tokens) for row in told]
         ids, _ = bulk.insert_missing(self.connection, tasks, "key", columns)
+        # Older exports do not say it.
+        self.lacking |= {key: row.count("points") for key, row in new.items() if row.values["points"]}
         self.tasks |= dict(zip(new, ids, strict=True))
 
     def _ladder(self, row: Placed) -> int:
@@ -301,6 +312,11 @@ class _Filling:
             bulk.insert(self.connection, operating_points, columns)
         except sa.exc.IntegrityError as error:
             raise InputError(f"{rows[0].place} and following: an operating point is there twice") from error
+        for key, points in Counter(row.text("task_key") for row in rows).items():
+            if key in self.lacking:
+                self.lacking[key] -= points
+                if self.lacking[key] <= 0:
+                    del self.lacking[key]
 
     def _store_runs(self, rows: list[Placed]) -> None:
         for row in rows:

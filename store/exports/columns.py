@@ -1,10 +1,11 @@
 """The columns of an export: one row an operating point or a measured run, the same in every format.
 
 Lengths in tokens, memory in GiB per GPU, latencies and throughputs as their names say; throughputs count the whole
-deployment. Keys and digests are hexadecimal. `ladder` lists every concurrency the task was asked for. What is JSON in
-the store is its text. `model_architecture`, `gpu_figures` and `engine_trust` define a model, a GPU and an engine and
-stand in the first row that names it, empty in all others; `engine_trust` has the engine's intervals, the errors it
-brings, and those that `gpuscout accuracy --store` kept. A task without points has one row without them.
+deployment. Keys and digests are hexadecimal. `ladder` lists every concurrency the task was asked for, `points` is the
+number of its rows that are operating points. What is JSON in the store is its text. `model_architecture`, `gpu_figures`
+and `engine_trust` define a model, a GPU and an engine and stand in the first row that names it, empty in all others;
+`engine_trust` has the engine's intervals, the errors it brings, and those that `gpuscout accuracy --store` kept. A task
+without points has one row without them.
 """
 
 from __future__ import annotations
@@ -93,6 +94,7 @@ TASK = (
     Column("kv_capacity_tokens", int),
     Column("fits_up_to", int),
     Column("ladder", str),
+    Column("points", int),
     Column("extras", str),
 )
 RUN = (

@@ -63,7 +63,7 @@ class Placed:
     def figure(self, name: str) -> float:
         value = self.values[name]
         if not isinstance(value, float) or not 0 <= value < float("inf"):
-            raise self.error(name, "missing" if value is None else f"expected a finite number, got {value}")
+            raise self.error(name, "missing" if value is None else f"expected a finite number from 0 on, got {value}")
         return value
 
     def digest(self, name: str) -> bytes:

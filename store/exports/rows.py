@@ -120,9 +120,11 @@ def _estimated(
     for portion in _portions(connection, query):
         points = _points(connection, [task["id"] for task in portion])
         for task in portion:
+            found = points.get(task["id"], [])
             row = _row(
                 {
                     **task,
+                    "points": len(found),
                     "kind": ESTIMATED,
                     "task_key": task["key"],
                     "stored_at": _moment(task["created_at"]),
@@ -131,7 +133,6 @@ def _estimated(
                     "engine_trust": defined.engine(task["engine_id"]),
                 }
             )
-            found = points.get(task["id"])
             if not found:
                 yield row
                 continue
