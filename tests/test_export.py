@@ -38,7 +38,6 @@ from gpuscout.sweeps.spec import parse_spec
 from gpuscout.sweeps.trust import ErrorSeen
 from tests.forked import gpuscout
 from tests.result_files import FOLDER, count, imported
-from tests.test_copy import measure
 
 SPEC = """
 name: exported
@@ -62,7 +61,6 @@ def fill(store: Store) -> None:
         connection.execute(sa.update(tasks_table).where(of_case).values(extras='{"tuning":{"vllm":"--x, \\"1\\""}}'))
         engine_id = connection.execute(sa.select(sa.func.min(engines.c.id))).scalar_one()
         note_errors(connection, engine_id, "measured runs of this store", [SEEN])
-    measure(store, case_id)
     imported(store, FOLDER / "vllm.json", FOLDER / "llm-d.yaml", FOLDER / "runs.csv")
 
 
@@ -231,6 +229,9 @@ def test_what_was_changed_is_refused_whole(
         ("native_itl_ms", -2, "native_itl_ms: expected a finite number"),
         ("server_version", "\ud800", "server_version: expected text"),
         ("concurrency", 2**31, "concurrency: expected a whole number from 1"),
+        ("ttft_ms", 18.0, "run_digest: not that of the run in this row"),
+        ("percentiles", '[["ttft_ms",50,1.0]]', "run_digest: not that of the run in this row"),
+        ("details", "[1]", "details: expected an object"),
     ],
 )
 def test_changed_measured_runs_are_refused_whole(

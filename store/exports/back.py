@@ -1,8 +1,8 @@
 """Exports back into a store: what it lacks is added, nothing it holds changes.
 
 The file becomes a store of its own first, so that a broken one changes nothing; merging two stores is what `copy`
-does. Nothing is believed that can be checked: models and GPUs must have the digests the rows name, cases and tasks the
-digests that follow from their columns.
+does. Nothing is believed that can be checked: models and GPUs must have the digests the rows name, cases, tasks and
+measured runs the digests that follow from their columns.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from gpuscout.store.copy import Copied, copy_store
 from gpuscout.store.exports.columns import CASE, ESTIMATED, MEASURED, POINT
 from gpuscout.store.exports.files import read_rows
 from gpuscout.store.exports.placed import Placed
-from gpuscout.store.measured.stored import digest_without_kv
+from gpuscout.store.measured.formats.reported import Load, Reported
+from gpuscout.store.measured.stored import METRICS, NewRun, digest_without_kv
 from gpuscout.store.names import register_engine, register_gpus, register_ladder, register_models
 from gpuscout.store.schema import (
     LOADS,
@@ -323,6 +324,8 @@ class _Filling:
             if row.text("run_digest") in self.runs:
                 raise row.error("run_digest", "this run is there twice")
             self.runs.add(row.text("run_digest"))
+            if self._run(row).digest().hex() != row.text("run_digest"):
+                raise row.error("run_digest", "not that of the run in this row: something was changed")
         columns: dict[str, Any] = {
             "digest": [row.digest("run_digest") for row in rows],
             "case_id": [self.cases[row.text("case_digest")] for row in rows],
@@ -346,6 +349,33 @@ class _Filling:
         ]
         names = ("run_id", "metric", "percentile", "value")
         bulk.insert(self.connection, percentiles, {name: [tail[i] for tail in tails] for i, name in enumerate(names)})
+
+    def _run(self, row: Placed) -> NewRun:
+        details = row.json("details") if row.has("details") else {}
+        derived = details.get("derived") or ()
+        ttft, itl, e2e, tokens, requests = (
+            None if name in derived else row.known(name, row.figure) for name in METRICS
+        )
+        reported = Reported(
+            measured_on=row.known("measured_on", row.day),
+            run=details.get("run"),
+            ttft_ms=ttft,
+            itl_ms=itl,
+            e2e_s=e2e,
+            output_tokens_per_s=tokens,
+            requests_per_s=requests,
+            percentiles={tail[:2]: tail[2] for tail in row.percentiles()} if row.has("percentiles") else {},
+        )
+        load = Load(row.word("load", LOADS), row.known("concurrency", row.count), row.known("request_rate", row.figure))
+        return NewRun(
+            case=self._case(row),
+            kv_known=row.has("kv_precision"),
+            load=load,
+            reported=reported,
+            server_version=row.known("server_version", row.text),
+            source=row.text("source"),
+            details=details,
+        )
 
 
 _ANSWERS = tuple(outcome.value for outcome in OUTCOMES if outcome.is_answer)
