@@ -313,6 +313,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
         (["--model", "Qwen3-8B", "--run-with", "vlm"], "did you mean vllm?"),
         (["--model", "Qwen3-8B", "--slo", "itl<=0.01ms"], "no configuration of Qwen/Qwen3-8B can be recommended"),
         (["--model", "Qwen3-8B", "--rate", "0"], "--rate: 0 is not a number of requests"),
+        (["--model", "Qwen3-8B", "--headroom", "0.5"], "--headroom says how much of --rate's capacity stays free"),
         (["--model", "Qwen3-8B", "--rate", "1e300"], "--rate: 1e+300 is not a number of requests"),
         (["--model", "Qwen3-8B", "--node-selector", "gpu"], "LABEL=VALUE"),
         (["--model", "Qwen3-8B", "--output", "/no/such/folder/x"], "cannot write /no/such/folder/x"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -272,6 +273,24 @@ def test_definitions_of_the_target_serve_where_the_file_lost_its_own(filled: Sto
     assert read_back(file, filled).tasks == 0
     with open_store(str(tmp_path / "new.db"), create=True) as other, pytest.raises(InputError, match="no row and no"):
         read_back(file, other)
+
+
+@pytest.mark.parametrize("form", [Format.CSV, Format.JSONL])
+def test_a_packed_export_is_read_as_it_is(filled: Store, tmp_path: Path, form: Format) -> None:
+    file, packed = tmp_path / f"all.{form}", tmp_path / f"all.{form}.gz"
+    write(filled, file)
+    content = gzip.compress(file.read_bytes())
+    packed.write_bytes(content)
+    assert is_export(packed)
+    with open_store(str(tmp_path / "new.db"), create=True) as other:
+        read_back(packed, other)
+        assert results(other) == results(filled)
+    packed.write_bytes(content[: len(content) // 2])
+    with (
+        open_store(str(tmp_path / "cut.db"), create=True) as other,
+        pytest.raises(InputError, match=r"cannot be read: .*end"),
+    ):
+        read_back(packed, other)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

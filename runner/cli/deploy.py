@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _WHAT = "What is written"
 _HIGHEST_RATE = 1e9
+_HEADROOM = 0.2
 
 
 class Format(StrEnum):
@@ -53,8 +54,11 @@ def deploy(
         typer.Option("--rate", help="Requests per second: as many replicas as they need.", rich_help_panel=_WHAT),
     ] = None,
     headroom: Annotated[
-        float, typer.Option("--headroom", help="With --rate: share of the capacity kept free.", rich_help_panel=_WHAT)
-    ] = 0.2,
+        float | None,
+        typer.Option(
+            "--headroom", help=f"With --rate: share of the capacity kept free ({_HEADROOM}).", rich_help_panel=_WHAT
+        ),
+    ] = None,
     image: Annotated[str | None, typer.Option("--image", help="The container's image.", rich_help_panel=_WHAT)] = None,
     node_selector: Annotated[
         list[str] | None,
@@ -137,18 +141,20 @@ def _chosen(group: Group, rank: int, config: int | None) -> RankedConfig:
     return group.configs[rank - 1]
 
 
-def _replicas(group: Group, chosen: RankedConfig, rate: float | None, headroom: float) -> int:
+def _replicas(group: Group, chosen: RankedConfig, rate: float | None, headroom: float | None) -> int:
     """Raises InputError."""
     from gpuscout.store.capacity import Demand, rate_of, replicas_for
 
     if rate is None:
+        if headroom is not None:
+            raise InputError("--headroom says how much of --rate's capacity stays free", hint="for example --rate 50")
         return 1
     each = rate_of(chosen, group.output_len)
     if not 0 < rate <= _HIGHEST_RATE:
         raise InputError(f"--rate: {rate:g} is not a number of requests per second", hint="for example --rate 50")
     if not each:
         raise InputError("how many requests per second this configuration sustains is not known: --rate cannot size it")
-    return replicas_for(rate, each, Demand(headroom))
+    return replicas_for(rate, each, Demand(_HEADROOM if headroom is None else headroom))
 
 
 def _selector(texts: list[str] | None) -> dict[str, str]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import codecs
 import csv
+import gzip
+import io
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from itertools import islice
@@ -16,6 +19,7 @@ from gpuscout.sweeps.errors import InputError
 
 _AT_ONCE = 20_000
 _PARQUET_MAGIC = b"PAR1"
+_GZIP_MAGIC = b"\x1f\x8b"
 # No other file has all of these.
 _MARKS = frozenset(("kind", "task_key", "run_digest", "case_digest"))
 
@@ -36,8 +40,11 @@ def format_of(file: Path) -> Format:
 
 def is_export(file: Path) -> bool:
     """Whether a file looks like an export, by its beginning. Raises OSError."""
-    with file.open("rb") as stream:
-        start = stream.read(16_384)
+    try:
+        with _unpacked(file) as stream:
+            start = stream.read(16_384)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        return False
     if start.startswith(_PARQUET_MAGIC):
         return True
     line = start.partition(b"\n")[0]
@@ -79,9 +86,12 @@ def write_parquet(rows: Iterable[Sequence[Value]], file: Path) -> int:
 
 
 def read_rows(file: Path) -> Iterator[tuple[str, dict[str, Value]]]:
-    """The place ("results.csv:17") and the values of every row, None where it has none. Raises InputError."""
+    """The place ("results.csv:17") and the values of every row, None where it has none; text may be packed with gzip.
+
+    Raises InputError.
+    """
     try:
-        with file.open("rb") as stream:
+        with _unpacked(file) as stream:
             start = stream.read(4 * len(_PARQUET_MAGIC))
         if start.startswith(_PARQUET_MAGIC):
             yield from _read_parquet(file)
@@ -89,8 +99,15 @@ def read_rows(file: Path) -> Iterator[tuple[str, dict[str, Value]]]:
             yield from _read_json_lines(file)
         else:
             yield from _read_csv(file)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _unpacked(file: Path) -> gzip.GzipFile | io.BufferedReader:
+    """The bytes of a file, or of what was packed with gzip into it. Raises OSError."""
+    with file.open("rb") as stream:
+        packed = stream.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+    return gzip.open(file) if packed else file.open("rb")
 
 
 _CSV_BOOLEANS = {True: "true", False: "false"}
@@ -98,7 +115,7 @@ _CSV_BOOLEANS = {True: "true", False: "false"}
 
 def _read_csv(file: Path) -> Iterator[tuple[str, dict[str, Value]]]:
     csv.field_size_limit(2**27)  # architectures of unusual models are long
-    with file.open(encoding="utf-8-sig", newline="") as stream:
+    with io.TextIOWrapper(_unpacked(file), encoding="utf-8-sig", newline="") as stream:
         lines = csv.reader(stream)
         header = next(lines, [])
         _check_names(f"{file}:1", header)
@@ -115,7 +132,7 @@ def _read_csv(file: Path) -> Iterator[tuple[str, dict[str, Value]]]:
 
 
 def _read_json_lines(file: Path) -> Iterator[tuple[str, dict[str, Value]]]:
-    with file.open(encoding="utf-8-sig") as stream:
+    with io.TextIOWrapper(_unpacked(file), encoding="utf-8-sig") as stream:
         for number, line in enumerate(stream, 1):
             place = f"{file}:{number}"
             try:
