@@ -53,31 +53,6 @@ def copy_rows(connection: sa.Connection, target: str, table: sa.Table, columns: 
         cursor.close()
 
 
-def copied_numbers(connection: sa.Connection, query: sa.Select[Any]) -> npt.NDArray[np.float64]:
-    """The rows of a query of doubles, none of them NULL, as rows of an array.
-
-    Raises the exceptions of SQLAlchemy, as its own statements do.
-    """
-    text = query.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True})
-    width = len(query.selected_columns)
-    layout = np.dtype([("count", ">i2"), ("fields", [("length", ">i4"), ("value", ">f8")], (width,))])
-    driver: Any = connection.dialect.import_dbapi()
-    cursor: Any = connection.connection.cursor()
-    statement = f"COPY ({text}) TO STDOUT (FORMAT BINARY)"
-    try:
-        with cursor.copy(statement) as copy:
-            received = b"".join(copy)
-    except driver.Error as error:
-        raise sa.exc.DBAPIError.instance(
-            statement, None, error, driver.Error, dialect=connection.dialect, hide_parameters=True
-        ) from error
-    finally:
-        cursor.close()
-    count = (len(received) - len(_HEADER) - len(_TRAILER)) // layout.itemsize
-    rows = np.frombuffer(received, dtype=layout, count=count, offset=len(_HEADER))
-    return rows["fields"]["value"].astype(np.float64)
-
-
 def encoded(table: sa.Table, columns: Columns) -> Iterator[bytes]:
     """The rows in some order, in parts of bounded size, without header and trailer."""
     count = row_count(columns)

@@ -139,7 +139,8 @@ def _groups(connection: sa.Connection, scope: Scope, found: Study) -> list[Group
     lost = losers_of(found)
     unranked = unranked_rows(found)
     examples = [row for losers in lost for row in losers.rows]
-    described = Described(connection, found, [*shown.rows.tolist(), *examples, *unranked])
+    told = [*shown.rows.tolist(), *examples, *(unranked if found.question.unranked else [])]
+    described = Described(connection, found, told)
 
     configs = configs_of(found, shown, described)
     losers: dict[int, list[Losers]] = {}

@@ -91,7 +91,7 @@ def whole_tables(
             also = work(connection)
     finally:
         sa.event.remove(store.engine, "before_cursor_execute", note)
-    # What Postgres sends by COPY passes no event.
+    # And what it says that it would send.
     sent += [(text, ()) for text in re.split(r";\s*", also if isinstance(also, str) else "") if text]
     assert sent
     explain = explained_by_sqlite if store.is_sqlite else explained_by_postgres

@@ -68,7 +68,10 @@ def test_a_gpu_without_a_price_is_shown_unranked(answered: Callable[..., Ask]) -
     (group,) = ask(prices=PriceRules(overrides={"L4": 1.0})).groups
     assert [(c.gpu, c.place) for c in group.configs] == [("L4", 1)]
     (unranked,) = group.unranked
+    assert unranked.config is not None
     assert (unranked.config.gpu, unranked.config.num_gpus, unranked.reason) == ("H100", 1, "no price in default")
+    (named,) = ask(prices=PriceRules(overrides={"L4": 1.0}), unranked=False).groups[0].unranked
+    assert (named.gpu, named.reason, named.config) == ("H100", unranked.reason, None)
     assert [(out.cause, out.count) for out in group.losers] == [(Cause.NO_PRICE, 2)]
     (group,) = ask(objective="energy", gpus=("H100",)).groups
     assert group.best is not None

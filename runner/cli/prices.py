@@ -296,7 +296,7 @@ def price_notes(ranking: Ranking) -> list[str]:
     notes = prices_told(ranking.prices, shown)
     notes += _decisions(ranking)
     lacking: dict[str, list[str]] = defaultdict(list)
-    for gpu in dict.fromkeys(sorted(one.config.gpu for group in ranking.groups for one in group.unranked)):
+    for gpu in dict.fromkeys(sorted(one.gpu for group in ranking.groups for one in group.unranked)):
         if gpu in ranking.prices.missing:
             lacking[ranking.prices.missing[gpu]].append(gpu)
     for reason, gpus in lacking.items():

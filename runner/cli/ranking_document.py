@@ -80,7 +80,10 @@ def _group_document(group: Group) -> dict[str, object]:
         ],
         "closest_to_all_slos": _document(group.closest) if group.closest else None,
         "doubt": _doubt_document(group.doubt) if group.doubt else None,
-        "unranked": [{**_document(unranked.config), "reason": unranked.reason} for unranked in group.unranked],
+        "unranked": [
+            {**(_document(unranked.config) if unranked.config else {"gpu": unranked.gpu}), "reason": unranked.reason}
+            for unranked in group.unranked
+        ],
         "winner_changes": [asdict(flip) for flip in group.flips],
     }
 

@@ -45,7 +45,9 @@ def recommend(
     else:
         # One more than is listed, for the runner-up.
         listed = top + 1
-        question = replace(question, top=listed, examples=1, gpu_types=listed if output.for_people else None)
+        question = replace(question, top=listed, examples=1)
+        if output.for_people:
+            question = replace(question, gpu_types=listed, unranked=False)
     with open_store(db) as store, store.reading() as connection:
         question = replace(question, prices=prices.rules(stored_names(connection, gpus).ids))
         if sql:

@@ -160,13 +160,13 @@ def unranked_rows(study: Study) -> list[int]:
 
 def unranked_of(study: Study, rows: list[int], described: Described) -> dict[int, list[Unranked]]:
     """These rows in words, by group, in the order of the names of GPUs."""
+    missing = study.prices.missing if study.aim.needs("price") else {}
+    reasons = [missing.get(gpu, "its TDP is not known") for gpu in study.cast.gpus]
     found: dict[int, list[Unranked]] = {}
-    for row in rows:
-        config = described.operating(row)
-        no_price = study.aim.needs("price") and config.gpu in study.prices.missing
-        reason = study.prices.missing[config.gpu] if no_price else "its TDP is not known"
-        found.setdefault(int(study.cast.group[row]), []).append(Unranked(config, reason))
-    return {group: sorted(configs, key=lambda one: one.config.gpu) for group, configs in found.items()}
+    for row, group, gpu in zip(rows, study.cast.group[rows].tolist(), study.cast.gpu[rows].tolist(), strict=True):
+        config = described.operating(row) if study.question.unranked else None
+        found.setdefault(group, []).append(Unranked(study.cast.gpus[gpu], reasons[gpu], config))
+    return {group: sorted(types, key=lambda one: one.gpu) for group, types in found.items()}
 
 
 # --- several engines ---------------------------------------------------------------------------------------------
@@ -237,20 +237,23 @@ def flips_of(study: Study, ranked: Placed) -> dict[int, list[Flip]]:
         np.minimum.at(best_level, of_group, level)
         rows, of_group = rows[level == best_level[of_group]], of_group[level == best_level[of_group]]
     types = of_group * len(study.cast.gpus) + study.cast.gpu[rows]
-    order = np.lexsort((np.arange(len(rows)), types))
-    starts = np.flatnonzero(np.diff(types[order], prepend=-1) != 0)
+    order = np.argsort(types, kind="stable")
+    rows, types = rows[order], types[order]
+    starts = np.flatnonzero(np.diff(types, prepend=-1) != 0)
+    counts = np.diff(starts, append=len(rows))
     figures = {name: column[rows] for name, column in study.found.figures.items()}
 
     def best(usd: Array) -> tuple[Array, Indices]:
-        """The best value of every GPU type of every group, and its row."""
+        """The best value of every GPU type of every group, and the first row that has it."""
         values = study.aim.values(figures, study.num_gpus[rows], usd[rows], study.worth.tdp_w[rows])
-        by_value = np.lexsort((values, types))
-        return values[by_value[starts]], rows[by_value[starts]]
+        lowest = np.minimum.reduceat(values, starts)
+        have_it = np.flatnonzero(values == np.repeat(lowest, counts))
+        return lowest, rows[have_it[np.searchsorted(have_it, starts)]]
 
     now, _ = best(study.worth.usd)
     low, low_row = best(study.worth.usd_low)
     high, high_row = best(study.worth.usd_high)
-    kind = types[order[starts]]
+    kind = types[starts]
     group, gpu = kind // len(study.cast.gpus), kind % len(study.cast.gpus)
     found: dict[int, list[Flip]] = {}
     # Figures that are equal to six decimals are equal.

@@ -204,7 +204,7 @@ def _nearest_alone(
     found: dict[int, _Near] = {}
     if (tasks > 0).any():
         statement = statements.nearest_alone(scope, study.choice, limit, ids)
-        stored = statements.fetch(connection, statement, (limit.column,))
+        stored = statements.fetch(connection, scope, statement, (limit.column,))
         stored = stored.take(np.isin(stored.about["task_id"], tasks))
         point = stored.points["point"]
         ratio = limit.ratio(point)

@@ -201,7 +201,7 @@ def placed(
     score = np.rint(values[ranked] * (-DECIMALS if more_is_better else DECIMALS))
     unknown_last = [np.nan_to_num(found.figures[name][ranked], nan=np.inf) for name in ("itl_ms", "ttft_ms")]
     keys = [level[ranked].astype(np.float64), score, found.figures["queued"][ranked], num_gpus[ranked], *unknown_last]
-    order = np.lexsort((*reversed(keys), cast.group[ranked]))
+    order = _in_order(cast.group[ranked], keys)
     rows = ranked[order]
     changes = np.logical_or.reduce([np.diff(key[order], prepend=np.nan) != 0 for key in _finite(keys)])
     group = cast.group[rows]
@@ -212,6 +212,17 @@ def placed(
     # Within a GPU type two rows are equal when they share their place in the group.
     gpu_place[by_gpu] = _places(types, np.diff(place[by_gpu], prepend=-1) != 0)
     return Placed(rows, group, cast.gpu[rows], place, gpu_place)
+
+
+def _in_order(group: Indices, keys: Sequence[Array]) -> Indices:
+    """What sorts rows by group and these keys. The first two leave few undecided, which the others then sort."""
+    first = (group, *keys[:2])
+    order = np.lexsort(first[::-1])
+    same = np.logical_and.reduce([key[order[1:]] == key[order[:-1]] for key in first])
+    undecided = np.union1d(np.flatnonzero(same), np.flatnonzero(same) + 1)
+    rows = order[undecided]
+    order[undecided] = rows[np.lexsort([key[rows] for key in (*reversed(keys), group)])]
+    return order
 
 
 def _finite(keys: Sequence[Array]) -> list[Array]:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from gpuscout.store.pgcopy import copied_numbers
 from gpuscout.store.ranking.intervals import Intervals, pessimistic
 from gpuscout.store.ranking.limits import UNKNOWN, Limit
 from gpuscout.store.ranking.measures import DECIMALS, Aim, Array
@@ -29,10 +29,7 @@ Number = sa.ColumnElement[Any]
 
 METRICS = ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s", "requests_per_s")
 OUTCOME_CODES = {outcome.value: code for code, outcome in enumerate(OUTCOMES)}
-_ABOUT = ("task_id", "case_id", "engine_id", "outcome", "model_id", "gpu_id", "input_len", "output_len", "num_gpus")
 _IS_OK = tasks.c.outcome == Outcome.OK.value
-# Rows that are turned into columns at once: enough to be fast, few enough to hold.
-_CHUNK = 50_000
 
 
 @dataclass(frozen=True)
@@ -69,9 +66,9 @@ class _Pick:
 
 
 def answers(scope: Scope, choice: Choice, *, sides: Sequence[str] = ()) -> sa.Select[Any]:
-    """One row for every task: `_ABOUT`, needed to usable memory, its point, and the neighbours of that point.
+    """One row for every task: what it is, needed to usable memory, its point, and the neighbours of that point.
 
-    A task without points has NULLs in their place.
+    A task without points has NULLs in their place. An id that all tasks of the scope share is left out.
     """
     near = operating_points.alias("near")
     meets = [*_known(near, choice), *_meets(near, choice, choice.limits)]
@@ -158,9 +155,12 @@ def _with_points(
         tasks.c.case_id,
         tasks.c.engine_id,
         sa.case(OUTCOME_CODES, value=tasks.c.outcome).label("outcome"),
-        *(cases.c[name] for name in _ABOUT[4:]),
+        *(cases.c[name] for name in ("model_id", "gpu_id", "input_len", "output_len", "num_gpus")),
+        ratio.label("memory_ratio"),
     ]
-    return sa.select(*about, ratio.label("memory_ratio"), *figures).select_from(source).where(*scope.conditions)
+    shared = scope.shared_ids
+    differing = [column for column in about if column.name not in shared]
+    return sa.select(*differing, *figures).select_from(source).where(*scope.conditions)
 
 
 def _by_concurrency(
@@ -177,17 +177,21 @@ def _by_concurrency(
 def _smallest_array(
     scope: Scope, choice: Choice, names: Sequence[str], near: sa.FromClause, picks: Sequence[_Pick]
 ) -> tuple[sa.FromClause, Mapping[str, Number]]:
-    """The tasks of the scope with their points, each the smallest array of a pick's order and the point's figures."""
-
-    def smallest(pick: _Pick) -> Number:
-        # All alike in length, so that the figures have the same places in all of them.
-        order = [*pick.order, *[sa.literal(0)] * (longest - len(pick.order))]
-        entries = [_as_double(entry) for entry in (*order, *(choice.figure(near, name) for name in names))]
-        found: Number = sa.func.min(postgresql.array(entries), type_=postgresql.ARRAY(sa.Double))
-        return found.filter(sa.and_(*pick.where)) if pick.where else found
-
-    longest = max(len(pick.order) for pick in picks)
-    found = sa.func.coalesce(*map(smallest, picks)).label("found")
+    """The tasks of the scope with their points, each the smallest array of what decides and the point's figures."""
+    # Between equals the concurrency decides in any case: it is the first of the figures.
+    orders = [[_as_double(entry) for entry in pick.order if entry is not near.c.concurrency] for pick in picks]
+    first, *rest = picks
+    meets = sa.and_(sa.true(), *first.where)
+    deciding = orders[0]
+    if rest:
+        # What the first pick takes goes before everything else.
+        deciding = [
+            sa.case((meets, 0.0), else_=1.0),
+            *(sa.case((meets, a), else_=b) for a, b in zip(*orders, strict=True)),
+        ]
+    figures = [_as_double(choice.figure(near, name)) for name in names]
+    smallest: Number = sa.func.min(postgresql.array([*deciding, *figures]), type_=postgresql.ARRAY(sa.Double))
+    found = (smallest if rest else smallest.filter(meets)).label("found")
     picked: sa.FromClause
     # Which interval holds around a point depends on its task.
     if scope.is_everything and not choice.intervals:
@@ -197,7 +201,7 @@ def _smallest_array(
         mine = (near.c.task_id == tasks.c.id, *scope.on_ladder(near))
         picked = sa.select(found).where(*mine).lateral("picked")
         source = scope.source.outerjoin(picked, _IS_OK)
-    return source, {name: picked.c.found[longest + 1 + place] for place, name in enumerate(names)}
+    return source, {name: picked.c.found[len(deciding) + 1 + place] for place, name in enumerate(names)}
 
 
 def _neighbour(
@@ -301,33 +305,33 @@ class Rows:
         )
 
 
-def fetch(connection: sa.Connection, statement: sa.Select[Any], columns: Sequence[str]) -> Rows:
+def fetch(connection: sa.Connection, scope: Scope, statement: sa.Select[Any], columns: Sequence[str]) -> Rows:
     """Run `answers`, `straddling` or `nearest_alone`."""
-    read = _copied if connection.dialect.name == "postgresql" else _fetched
-    columns_of = np.ascontiguousarray(read(connection, statement).T)
-    about = dict(zip((*_ABOUT, "memory_ratio"), columns_of, strict=False))
+    read = _aggregated if scope.on_postgres else _fetched
+    found = read(connection, statement)
+    count = found.shape[1]
     names = ("concurrency", "queued", *columns)
     labels = [column.name for column in statement.selected_columns]
     aliases = [label.removesuffix("_concurrency") for label in labels if label.endswith("_concurrency")]
-    figures = columns_of[len(about) :].reshape(len(aliases), len(names), columns_of.shape[1])
+    first = len(labels) - len(aliases) * len(names)
+    shared = {name: np.full(count, float(row_id)) for name, row_id in scope.shared_ids.items()}
+    figures = found[first:].reshape(len(aliases), len(names), count)
     points = {alias: dict(zip(names, group, strict=True)) for alias, group in zip(aliases, figures, strict=True)}
-    return Rows(about, points)
+    return Rows(dict(zip(labels, found[:first], strict=False)) | shared, points)
 
 
 def _fetched(connection: sa.Connection, statement: sa.Select[Any]) -> Array:
-    """The driver's own rows: a hundred thousand of them are wanted as columns, not as objects."""
-    cursor = connection.execute(statement).cursor
-    assert cursor is not None
-    chunks = [np.empty((0, len(statement.selected_columns)))]
-    while part := cursor.fetchmany(_CHUNK):
-        chunks.append(np.array(part, dtype=np.float64))
-    return np.concatenate(chunks)
+    """The columns of a statement, straight from the driver: a hundred thousand rows are not wanted as objects."""
+    cursor: Any = connection.execute(statement).cursor
+    numbers = np.fromiter(chain.from_iterable(cursor), dtype=np.float64)
+    return np.ascontiguousarray(numbers.reshape(-1, len(statement.selected_columns)).T)
 
 
-def _copied(connection: sa.Connection, statement: sa.Select[Any]) -> Array:
-    """The same by COPY: all numbers, none of them NULL, make rows of one length that need no reading one by one."""
-    numbers = [
-        sa.func.coalesce(_as_double(column), sa.literal_column("'NaN'")).label(column.name)
-        for column in statement.selected_columns
-    ]
-    return copied_numbers(connection, statement.with_only_columns(*numbers))
+def _aggregated(connection: sa.Connection, statement: sa.Select[Any]) -> Array:
+    """The same from Postgres as one row, every column one binary value: sending rows one by one takes twice as long."""
+    nan: Number = sa.literal_column("'NaN'")
+    sent = [sa.func.float8send(sa.func.coalesce(_as_double(column), nan)) for column in statement.selected_columns]
+    whole = statement.with_only_columns(*(sa.func.string_agg(number, sa.literal(b"")) for number in sent))
+    return np.array(
+        [np.frombuffer(column or b"", dtype=">f8") for column in connection.execute(whole).one()], np.float64
+    )

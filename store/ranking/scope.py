@@ -77,6 +77,13 @@ class Scope:
         return self.sweep is None and not self.conditions
 
     @property
+    def shared_ids(self) -> dict[str, int]:
+        """The columns of ids in which all tasks have the same, and that id."""
+        named = {"model_id": self.models, "gpu_id": self.gpus, "engine_id": self.engines}
+        ids = {column: names.all_ids() for column, names in named.items()}
+        return {column: found[0] for column, found in ids.items() if len(found) == 1}
+
+    @property
     def answers(self) -> sa.CTE:
         """All tasks as a table expression with names: `ABOUT`, engine_id, outcome, model_id and gpu_id."""
         named = self.source.join(models, models.c.id == cases.c.model_id).join(gpus, gpus.c.id == cases.c.gpu_id)

@@ -137,7 +137,7 @@ def study(connection: sa.Connection, scope: Scope, question: Question) -> Study 
     statement = statements.answers(scope, choice, sides=sides)
     if not means_estimated(question.kinds):
         statement = statement.where(sa.false())
-    rows = statements.fetch(connection, statement, choice.columns)
+    rows = statements.fetch(connection, scope, statement, choice.columns)
     if not len(rows) and runs is None:
         return None
     cast = Cast.of(rows.about, scope.models, scope.gpus, scope.engines)
@@ -227,7 +227,7 @@ def _straddling(
     point = rows.points["point"]
     if (hold(choice.limits, point) & choice.aim.known(point) | np.isnan(point["concurrency"])).all():
         return None
-    return statements.fetch(connection, statements.straddling(scope, choice), choice.columns)
+    return statements.fetch(connection, scope, statements.straddling(scope, choice), choice.columns)
 
 
 def _engines_of_groups(cast: Cast) -> dict[int, list[str]]:

@@ -65,6 +65,7 @@ class Question:
     top             how many configurations of a group are returned besides the best of each GPU type; None: all
     gpu_types       of how many GPU types the best are returned, which takes less time; None: of all
     examples        how many losers are returned for each cause; None: all
+    unranked        whether what cannot be ranked is described, which takes time, or only its GPU types are named
     """
 
     objective: str = DEFAULT_OBJECTIVE
@@ -82,6 +83,7 @@ class Question:
     top: int | None = 5
     gpu_types: int | None = None
     examples: int | None = 1
+    unranked: bool = True
     also: tuple[str, ...] = ()
     weights: tuple[tuple[str, float], ...] = ()
     interpolate: bool = True
@@ -244,10 +246,11 @@ class RankedConfig(Operating):
 
 @dataclass(frozen=True)
 class Unranked:
-    """The best configuration of a GPU type that qualifies but cannot be ranked, by throughput per GPU, and why."""
+    """A GPU type that qualifies but cannot be ranked, why, and its best by throughput per GPU; None: not asked for."""
 
-    config: Operating
+    gpu: str
     reason: str
+    config: Operating | None
 
 
 @dataclass(frozen=True)
