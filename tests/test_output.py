@@ -206,3 +206,7 @@ def test_an_assumed_percentile_is_said_to_be_one(
     assert "percentiles of estimates: assumed to be 1.5 x the mean (--assume-tail)" in capsys.readouterr().out
     assert execute([*asked, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["assumed_tail"] == 1.5
+    of_one = ["recommend", "--objective", "itl", *asked[len(command) :], "--csv"]
+    assert execute(of_one) == 0
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert row["assumed_tail"] == "1.5"

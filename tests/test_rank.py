@@ -297,6 +297,8 @@ def test_names_are_found_as_people_type_them(store: Store, answered: Callable[..
         ({"gpus": ("L4OS",)}, 'unknown GPU "L4OS"', "did you mean L40S"),
         ({"engines": ("rooflin",)}, 'unknown engine "rooflin"', "did you mean roofline"),
         ({"workload": "chatt"}, 'unknown workload "chatt"', "did you mean chat"),
+        ({"gpus": ("H*",), "vendors": ("AMD",)}, 'unknown vendor "AMD"', "the store has NVIDIA"),
+        ({"gpus": ("H*",), "min_memory_gb": 300}, "no GPU with 300 GB or more", "they are of NVIDIA, with up to "),
         ({"servers": ("vlm",)}, 'unknown server "vlm"', "did you mean vllm"),
         ({"precisions": ("fp9",)}, 'unknown precision "fp9"', "did you mean fp8"),
         ({"objective": "through-put"}, 'unknown objective "through-put"', "did you mean throughput"),

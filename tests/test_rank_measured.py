@@ -131,6 +131,9 @@ def test_percentiles_are_met_where_they_were_measured(stored: Callable[..., Ask]
         ("L4", "estimated", 1.5),
     ]
     assert assumed.configs[1].percentiles == {"ttft:p95": 150.0}
+    # Nothing comes closest to what no run tells.
+    untold = ask("ttft:p90<=200ms", assume_tail=1.5, kinds=("measured",))
+    assert (untold.best, untold.closest, untold.unreachable) == (None, None, ())
 
 
 def test_kinds_engines_sweeps_and_days_filter_runs(stored: Callable[..., Ask]) -> None:

@@ -20,7 +20,7 @@ CAUSES = {
     Cause.UNKNOWN_MODEL: "the engine does not know the model",
     Cause.INVALID: "not valid",
     Cause.NO_POINT: "no operating point",
-    Cause.NO_PERCENTILE: "no percentiles (--assume-tail 1.3 multiplies the mean)",
+    Cause.NO_PERCENTILE: "no percentiles (--assume-tail 1.3 multiplies the mean of estimates)",
     Cause.NO_PRICE: "no price",
     Cause.NO_TDP: "no TDP",
     Cause.NOT_TRUSTED: "not trusted as asked (--trust)",

@@ -153,7 +153,9 @@ def shortfalls_of(connection: sa.Connection, scope: Scope, study: Study, groups:
         np.isin(study.cast.group, groups) & study.own & study.ok & ~np.isnan(study.found.figures["concurrency"])
     )
     figures, ratios = study.bounded(hopeless)
-    together = _nearest(study, hopeless, ratios.max(axis=0))
+    violation = ratios.max(axis=0)
+    told = violation < UNKNOWN
+    together = _nearest(study, hopeless[told], violation[told])
     unmet = {number: [] for number in groups}  # type: dict[int, list[tuple[Slo, _Near]]]
     for limit in study.limits:
         for group, near in _nearest_alone(connection, scope, study, limit, hopeless).items():

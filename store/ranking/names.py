@@ -142,8 +142,11 @@ def _having(connection: sa.Connection, known: Names, vendors: Sequence[str], min
     if not chosen and newest:
         conditions = [f"of {listed(vendors)}"] if vendors else []
         conditions += [f"with {min_memory_gb:g} GB or more"] if min_memory_gb is not None else []
-        most = max(row.memory_gb for row in newest.values())
-        raise InputError(f"no GPU {' '.join(conditions)} among these", hint=f"the largest of the store has {most:g} GB")
+        of = [newest[name] for name in known.ids]
+        hint = (
+            f"they are of {listed(sorted({row.vendor for row in of}))}, with up to {max(r.memory_gb for r in of):g} GB"
+        )
+        raise InputError(f"no GPU {' '.join(conditions)} among these", hint=hint)
     return known.only(chosen)
 
 
@@ -196,8 +199,9 @@ def lengths_of(workload: str, named: Sequence[tuple[str, int, int]]) -> list[tup
     names = list(dict.fromkeys(name for name, _, _ in named))
     found = [(input_len, output_len) for name, input_len, output_len in named if name.casefold() == workload.casefold()]
     if not found:
-        hint = f"the store has {listed(names)}; or give --input-len and --output-len"
-        raise UnknownNameError("workload", workload, nearest(workload, names), hint=hint if names else None)
+        there = f"the store has {listed(names)}; or" if names else "no sweep of the store names workloads:"
+        hint = f"{there} give --input-len and --output-len"
+        raise UnknownNameError("workload", workload, nearest(workload, names), hint=hint)
     return list(dict.fromkeys(found))
 
 

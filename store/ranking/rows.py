@@ -13,7 +13,8 @@ _CONFIGURATION = (
     "kv_precision", "server", "gpu_memory_utilization", "max_model_len", "kind", "engine", "fingerprint",
 )  # fmt: skip
 _FIGURES = (
-    "concurrency", "interpolated", "queued", "ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s", "requests_per_s",
+    "concurrency", "interpolated", "queued", "assumed_tail", "ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s",
+    "requests_per_s",
 )  # fmt: skip
 # Objectives that are no column of an operating point.
 _VALUES = {"cost": "usd_per_mtok", "energy": "kwh_per_mtok"}
@@ -24,7 +25,8 @@ COLUMNS = (
     "bound", "runs", "load", "sources", "server_versions", "first_day", "last_day", "error_metric", "error_median",
     "error_runs", "error_gpu_family", *(f"{metric}_{end}" for metric in TRUSTED_METRICS for end in ("low", "high")),
 )  # fmt: skip
-"""What a row holds. `objective_value` is in `objective_unit`, `behind_best` a fraction, lengths are in tokens. `runs`
+"""What a row holds. `objective_value` is in `objective_unit`, `behind_best` a fraction, lengths are in tokens.
+`assumed_tail`: what the mean is multiplied by where a limit is on a percentile that an estimate does not have. `runs`
 are the measured runs behind it, with their load, sources, versions and days; for an estimate `error_median` (a
 fraction) is its engine's error over the `error_runs` nearest to it, and low and high hold 80 % of what is measured."""
 
