@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 
-import sqlalchemy as sa
-
 GPUSCOUT = Path(sys.executable).with_name("gpuscout")
 
 
@@ -147,12 +145,10 @@ def rows(store: Path | str, query: str) -> list[tuple[object, ...]]:
     if not _is_url(store):
         with closing(sqlite3.connect(store)) as connection:
             return connection.execute(query).fetchall()
-    engine = sa.create_engine(str(store).replace("postgresql://", "postgresql+psycopg://"))
-    try:
-        with engine.connect() as connection:
-            return [tuple(row) for row in connection.execute(sa.text(query))]
-    finally:
-        engine.dispose()
+    import psycopg
+
+    with psycopg.connect(str(store)) as connection:
+        return connection.execute(query.encode()).fetchall()
 
 
 def _is_url(store: Path | str) -> bool:

@@ -252,7 +252,27 @@ def postgres_database(server: str) -> Iterator[str]:
             connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
+def empty_database(url: str) -> None:
+    """End whoever is still connected to a Postgres database and drop all that is in it."""
+    address = sa.make_url(url).set(drivername="postgresql+psycopg")
+    engine = sa.create_engine(address, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    others = "pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'"
+    schemas = "pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'"
+    with engine.connect() as connection:
+        ended = f"SELECT pg_terminate_backend(pid) FROM {others} AND pid <> pg_backend_pid()"
+        while connection.exec_driver_sql(ended).all():
+            time.sleep(0.005)
+        for name in connection.exec_driver_sql(f"SELECT quote_ident(nspname) FROM {schemas}").scalars().all():
+            connection.exec_driver_sql(f"DROP SCHEMA {name} CASCADE")
+        connection.exec_driver_sql("CREATE SCHEMA public")
+
+
 # --- what other processes do -------------------------------------------------------------------------------------
+
+
+def create(url: str) -> None:
+    """Make a new store."""
+    open_store(url, create=True).close()
 
 
 def claim_until_empty(url: str, sweep_id: int) -> list[tuple[int, int]]:

@@ -34,7 +34,7 @@ from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
 from gpuscout.sweeps.models import ModelCatalogue
 from gpuscout.sweeps.precision import Precision
-from tests.commands import gpuscout
+from tests.forked import gpuscout
 from tests.hub import as_file
 
 HEADER = "id,model,gpu,num_gpus,tp,precision,server,input_len,output_len,concurrency,ttft_ms,itl_ms"

@@ -29,7 +29,7 @@ from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
 from gpuscout.sweeps.models import ModelCatalogue
 from gpuscout.sweeps.trust import NO_TRUST
-from tests.commands import gpuscout
+from tests.forked import gpuscout
 
 Document = dict[str, dict[str, dict[str, dict[str, float]]]]
 

@@ -19,7 +19,8 @@ from gpuscout.runner.cli.main import app, execute
 from gpuscout.store.connect import open_store
 from gpuscout.store.models import StoredModels
 from gpuscout.sweeps.models import ModelCatalogue
-from tests.commands import environment, gpuscout
+from tests.commands import environment
+from tests.forked import gpuscout
 
 README = Path(__file__).parents[1] / "README.md"
 

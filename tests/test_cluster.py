@@ -38,14 +38,14 @@ class TwoNodes:
         from ray.cluster_utils import Cluster
 
         self.plugins = plugins
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
         self.address: str = self.cluster.address
-        self.second = self.cluster.add_node(num_cpus=2)
+        self.second = self.cluster.add_node(num_cpus=1)
 
     def replace_second(self) -> None:
         self.cluster.remove_node(self.second, allow_graceful=False)
         time.sleep(0.5)
-        self.second = self.cluster.add_node(num_cpus=2)
+        self.second = self.cluster.add_node(num_cpus=1)
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,8 @@ def nodes(plugins: Path) -> Iterator[TwoNodes]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(plugins))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # Workers may keep the byte code of the gpuscout that is sent to them.
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         nodes = TwoNodes(plugins)
         yield nodes
         nodes.cluster.shutdown()
@@ -184,7 +186,7 @@ def test_an_engine_runs_where_its_resources_are(tmp_path: Path, nodes: TwoNodes)
     """
     archive = shutil.make_archive(str(tmp_path / "theirs"), "zip", Path(__file__).parent, "standin")
     install_engine(nodes.plugins, "choosy", where, cost="DEAR")
-    equipped = nodes.cluster.add_node(num_cpus=2, num_gpus=1, resources={"licence": 2, "accelerator_type:L4": 1})
+    equipped = nodes.cluster.add_node(num_cpus=1, num_gpus=1, resources={"licence": 2, "accelerator_type:L4": 1})
     try:
         needed = "num_cpus: 0.5, num_gpus: 0.5, accelerator_type: L4, resources: {licence: 1}"
         asked = f"{{{needed}, runtime_env: {{py_modules: ['file://{archive}']}}}}"

@@ -36,8 +36,8 @@ from gpuscout.store.sweeps import find_sweep, list_sweeps, sweep_by_name
 from gpuscout.store.writes import commit_block, stored_tasks
 from gpuscout.sweeps.errors import InputError, StoreBusyError
 from gpuscout.sweeps.outcomes import Outcome
-from tests.commands import gpuscout
-from tests.stores import Scenario, keys_of, postgres_database
+from tests.forked import gpuscout
+from tests.stores import Scenario, keys_of
 from tests.test_store_deletion import finish, measure
 
 NOTHING = {"sweeps": 0, "tasks": 0, "points": 0, "measured_runs": 0, "prices": 0, "failures": 0}
@@ -53,9 +53,9 @@ def urls(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, 
     if "postgres" not in (source, target):
         yield kinds[source]("source"), kinds[target]("target")
         return
-    with postgres_database(request.getfixturevalue("postgres")) as url:
-        kinds["postgres"] = lambda name: url
-        yield kinds[source]("source"), kinds[target]("target")
+    url = request.getfixturevalue("postgres_url")
+    kinds["postgres"] = lambda name: url
+    yield kinds[source]("source"), kinds[target]("target")
 
 
 @pytest.fixture

@@ -24,7 +24,8 @@ from gpuscout.runner.engines.registry import about, checked_options, create_engi
 from gpuscout.sweeps.curves import Bound
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
-from tests.commands import count, gpuscout, install_engine
+from tests.commands import count, install_engine
+from tests.forked import gpuscout
 
 CONTRIBUTING = Path(__file__).parent.parent / "CONTRIBUTING.md"
 SPEC = """

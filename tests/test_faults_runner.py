@@ -14,7 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.commands import count, digest, gpuscout, install_engine, results, rows, started, wait_for
+from tests import commands
+from tests.commands import count, digest, install_engine, results, rows, started, wait_for
+from tests.forked import gpuscout
 from tests.stores import postgres_database
 
 # About 9,000 tasks in 40 blocks, each at least so long, however fast the machine; much of the time goes into commits.
@@ -39,11 +41,11 @@ concurrency: [1, 4, 16]
 
 
 def undisturbed(folder: Path, spec: str, plugins: Path | None = None) -> list[tuple[object, ...]]:
-    """The rows of a run that nothing happened to."""
+    """The rows of a run without Ray that nothing happened to."""
     quiet = folder / "undisturbed"
     quiet.mkdir()
     (quiet / "spec.yaml").write_text(spec)
-    done = gpuscout("run", "spec.yaml", "--json", cwd=quiet, plugins=plugins)
+    done = commands.gpuscout("run", "spec.yaml", "--executor", "in-process", cwd=quiet, plugins=plugins)
     assert done.returncode == 0, done.stderr
     return results(quiet / "gpuscout.db")
 
@@ -185,7 +187,7 @@ def check_poison(folder: Path, plugins: Path, *options: str, name: str, store: s
     place = store if store.startswith("postgres") else folder / store
     options = ("--db", store, *options)
     (folder / "spec.yaml").write_text(f"{FEW}engine: {{name: {name}, {LIMITS}}}\n")
-    done = gpuscout("run", "spec.yaml", "--json", *options, cwd=folder, plugins=plugins)
+    done = commands.gpuscout("run", "spec.yaml", "--json", *options, cwd=folder, plugins=plugins)
     assert done.returncode == 5, done.stderr
     assert "noise" not in done.stderr + done.stdout
     report = json.loads(done.stdout)["run"]
@@ -203,10 +205,12 @@ def check_poison(folder: Path, plugins: Path, *options: str, name: str, store: s
     assert digest(healthy) == digest([row for row in everything if row[0] in keys])
 
     # What crashed or timed out is left alone until somebody asks.
-    again = gpuscout("run", "spec.yaml", "--json", *options, cwd=folder, plugins=plugins)
+    again = commands.gpuscout("run", "spec.yaml", "--json", *options, cwd=folder, plugins=plugins)
     assert again.returncode == 5, again.stderr
     assert json.loads(again.stdout)["run"]["open_failures"] == 3
-    asked = gpuscout("sweeps", "resume", "few", "--retry-failed", "--json", *options, cwd=folder, plugins=plugins)
+    asked = commands.gpuscout(
+        "sweeps", "resume", "few", "--retry-failed", "--json", *options, cwd=folder, plugins=plugins
+    )
     assert asked.returncode == 0, asked.stderr
     assert digest(results(place)) == digest(everything)
     assert count(place, "failures") == 8

@@ -27,7 +27,6 @@ from tests.commands import (
     count,
     digest,
     environment,
-    gpuscout,
     install_engine,
     results,
     rows,
@@ -35,6 +34,7 @@ from tests.commands import (
     wait_for,
 )
 from tests.faulty_postgres import Lose, Server, commit_late, lose_answer, lose_commit, proxied
+from tests.forked import gpuscout
 from tests.stores import Scenario, postgres_database
 
 TASKS = 16

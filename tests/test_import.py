@@ -26,7 +26,7 @@ from gpuscout.store.schema import cases, measured_runs, metadata, percentiles, t
 from gpuscout.store.writes import commit_block
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.spec import parse_spec
-from tests.commands import gpuscout
+from tests.forked import gpuscout
 from tests.result_files import FACTS, FILES, FOLDER, MODEL, completed, completer, count, imported, reported
 from tests.stores import Scenario
 

@@ -29,7 +29,8 @@ from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
 from gpuscout.sweeps.models import ModelCatalogue
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.precision import Precision
-from tests.commands import count, gpuscout
+from tests.commands import count
+from tests.forked import gpuscout
 from tests.test_llm_optimizer_output import recorded_calls
 
 STANDIN = Path(__file__).parent / "standin"

@@ -33,7 +33,8 @@ from gpuscout import (
 )
 from gpuscout.store.locks import RunnerLock
 from gpuscout.sweeps.errors import InputError, SpecError, UnknownNameError
-from tests.commands import count, environment, gpuscout, install_engine
+from tests.commands import count, environment, install_engine
+from tests.forked import gpuscout
 from tests.hub import TOKEN, as_file, serving
 
 CATALOGUE = ModelCatalogue.load()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.commands import GPUSCOUT, count, digest, environment, gpuscout, install_engine, results, started, wait_for
+from tests import commands
+from tests.commands import count, digest, install_engine, results, started, wait_for
+from tests.forked import gpuscout
 
 SPEC = """
 name: small
@@ -110,7 +110,7 @@ def test_ray_stores_the_same_rows_as_this_process(spec: Path, tmp_path: Path) ->
     for executor in ("in-process", "ray"):
         folder = tmp_path / executor
         folder.mkdir()
-        done = gpuscout("run", spec, "--executor", executor, cwd=folder)
+        done = commands.gpuscout("run", spec, "--executor", executor, cwd=folder)
         assert done.returncode == 0, done.stderr
         if executor == "ray":
             assert "local Ray" in done.stderr
@@ -192,18 +192,9 @@ def test_a_stopped_run_keeps_what_was_finished_and_resumes(tmp_path: Path, stop:
     )
     spec = tmp_path / "slow.yaml"
     spec.write_text(SPEC.replace("[1, 2]", "[1, 2, 4, 8]") + "engine: slow\n")
-    process = subprocess.Popen(
-        [GPUSCOUT, "run", spec, "--executor", "in-process"],
-        cwd=tmp_path,
-        env=environment(plugins),
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
+    process = started("run", spec, "--executor", "in-process", cwd=tmp_path, plugins=plugins)
     calls = tmp_path / "calls"
-    while not calls.exists() or len(calls.read_text().splitlines()) < 3:
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.02)
+    wait_for(lambda: calls.exists() and len(calls.read_text().splitlines()) >= 3, process)
     os.kill(process.pid, stop)
     _, messages = process.communicate(timeout=30)
     assert process.returncode == (-signal.SIGKILL if stop == signal.SIGKILL else 130)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import time
@@ -50,6 +49,7 @@ from gpuscout.store.writes import BlockResult, StoredTask, commit_block, stored_
 from gpuscout.sweeps.errors import StoreBusyError
 from gpuscout.sweeps.expand import Exclusion
 from gpuscout.sweeps.outcomes import Outcome
+from tests.forked import FORKS
 from tests.stores import (
     OPTIONS,
     Scenario,
@@ -61,8 +61,6 @@ from tests.stores import (
     run_whole_sweep,
     some_cases,
 )
-
-SPAWN = multiprocessing.get_context("spawn")
 
 
 def commit(store: Store, result: BlockResult) -> bool:
@@ -419,7 +417,7 @@ def test_only_the_current_attempt_commits(store: Store) -> None:
 
 def test_processes_never_claim_the_same_block(store: Store, store_url: str) -> None:
     scenario = Scenario(store, blocks=300)
-    with SPAWN.Pool(4) as pool:
+    with FORKS.Pool(4) as pool:
         claims = pool.starmap(claim_until_empty, [(store_url, scenario.sweep.id)] * 4)
         pool.close()
         pool.join()
@@ -429,7 +427,7 @@ def test_processes_never_claim_the_same_block(store: Store, store_url: str) -> N
 def test_processes_that_store_the_same_tasks_lose_nothing(store: Store, store_url: str) -> None:
     """Two sweeps over the same tasks with different ladders, each run by two processes at once."""
     ladders = {"even": (2, 4, 8), "odd": (1, 3, 8)}
-    with SPAWN.Pool(4) as pool:
+    with FORKS.Pool(4) as pool:
         committed = pool.starmap(run_whole_sweep, [(store_url, name, ladders[name]) for name in ladders] * 2)
         pool.close()
         pool.join()
@@ -451,8 +449,8 @@ def test_processes_that_store_the_same_tasks_lose_nothing(store: Store, store_ur
 
 def test_the_blocks_of_a_killed_runner_are_free(store: Store, store_url: str) -> None:
     scenario = Scenario(store, blocks=3)
-    here, there = SPAWN.Pipe()
-    process = SPAWN.Process(target=claim_and_hang, args=(store_url, scenario.sweep.id, there), daemon=True)
+    here, there = FORKS.Pipe()
+    process = FORKS.Process(target=claim_and_hang, args=(store_url, scenario.sweep.id, there), daemon=True)
     process.start()
     assert here.recv() == [0, 1]
     lock = RunnerLock(store)

@@ -25,7 +25,8 @@ from gpuscout.sweeps.errors import (
     StoreOutdatedError,
     StoreUnreachableError,
 )
-from tests.stores import add_runner
+from tests.forked import FORKS
+from tests.stores import add_runner, create
 
 
 def refusal(url: str | Path, kind: type[GpuscoutError] = StoreUnreachableError, *, create: bool = True) -> str:
@@ -109,9 +110,12 @@ def test_sqlite_is_set_up_as_documented(tmp_path: Path) -> None:
 
 
 def test_two_processes_may_create_a_store_at_once(store_url: str) -> None:
-    code = "import sys; from gpuscout.store.connect import open_store; open_store(sys.argv[1], create=True).close()"
-    processes = [subprocess.Popen([sys.executable, "-c", code, store_url]) for _ in range(3)]
-    assert [process.wait() for process in processes] == [0, 0, 0]
+    processes = [FORKS.Process(target=create, args=(store_url,)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
     assert store_status(store_url).up_to_date
 
 
