@@ -136,10 +136,10 @@ def _groups(connection: sa.Connection, scope: Scope, found: Study) -> list[Group
         more_is_better=found.aim.more_is_better,
     )
     shown = Shown.of(ranked, found.question)
-    lost = losers_of(found)
+    lost = losers_of(found, set(ranked.group.tolist()))
     unranked = unranked_rows(found)
     examples = [row for losers in lost for row in losers.rows]
-    told = [*shown.rows.tolist(), *examples, *(unranked if found.question.unranked else [])]
+    told = [*shown.rows.tolist(), *examples, *([] if found.question.briefly else unranked)]
     described = Described(connection, found, told)
 
     configs = configs_of(found, shown, described)

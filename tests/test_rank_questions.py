@@ -63,6 +63,30 @@ def test_cost_is_the_default_and_per_million_tokens(answered: Callable[..., Ask]
     assert second.values == pytest.approx({"cost-per-hour": 2.0, "cost": 2.0 / 3.6, "energy": 0.7 / 3.6})
 
 
+def test_a_brief_ranking_describes_the_nearest_loser_of_all_groups_and_those_of_unanswered_ones(
+    answered: Callable[..., Ask],
+) -> None:
+    def slow(itl_ms: float) -> dict[int, dict[str, float]]:
+        return {1: {"itl_ms": itl_ms}}
+
+    ask = answered(
+        *(an_answer(model=model) for model in ("a/One", "a/Two")),
+        an_answer(gpu="L4", points=slow(40.0)),
+        an_answer(model="a/Two", gpu="L4", points=slow(30.0)),
+        an_answer(model="b/One-v2", gpu="L4", points=slow(50.0)),
+    )
+
+    def told(**question: Any) -> tuple[list[Any], dict[str, list[float | None]]]:
+        groups = ask("itl<=12ms", **question).groups
+        assert [[out.count for out in group.losers] for group in groups] == [[1], [1], [1]]
+        losers = {g.model: [loser.ratio for out in g.losers for loser in out.examples] for g in groups}
+        return [group.configs for group in groups], losers
+
+    configs, losers = told()
+    assert losers == {"a/One": [pytest.approx(40 / 12)], "a/Two": [2.5], "b/One-v2": [pytest.approx(50 / 12)]}
+    assert told(briefly=True) == (configs, losers | {"a/One": []})
+
+
 def test_a_gpu_without_a_price_is_shown_unranked(answered: Callable[..., Ask]) -> None:
     ask = answered(an_answer(), an_answer(tensor_parallel=2), an_answer(gpu="L4"))
     (group,) = ask(prices=PriceRules(overrides={"L4": 1.0})).groups
@@ -70,7 +94,7 @@ def test_a_gpu_without_a_price_is_shown_unranked(answered: Callable[..., Ask]) -
     (unranked,) = group.unranked
     assert unranked.config is not None
     assert (unranked.config.gpu, unranked.config.num_gpus, unranked.reason) == ("H100", 1, "no price in default")
-    (named,) = ask(prices=PriceRules(overrides={"L4": 1.0}), unranked=False).groups[0].unranked
+    (named,) = ask(prices=PriceRules(overrides={"L4": 1.0}), briefly=True).groups[0].unranked
     assert (named.gpu, named.reason, named.config) == ("H100", unranked.reason, None)
     assert [(out.cause, out.count) for out in group.losers] == [(Cause.NO_PRICE, 2)]
     (group,) = ask(objective="energy", gpus=("H100",)).groups

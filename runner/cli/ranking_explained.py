@@ -67,10 +67,13 @@ def summary(ranking: Ranking, width: int) -> list[str]:
                 told = f"{group.model} on {describe(loser, group)}: {loser.detail}"
                 how_near = (loser.ratio if loser.ratio is not None else float("inf"), told)
                 nearest[reason] = min(nearest.get(reason, how_near), how_near)
-    rows = [
-        (number, f"{reason}; {'nearest' if nearest[reason][0] < float('inf') else 'such as'} {nearest[reason][1]}")
-        for reason, number in sorted(counted.items(), key=lambda item: -item[1])
-    ]
+    rows = []
+    for reason, number in sorted(counted.items(), key=lambda item: -item[1]):
+        example = ""
+        if reason in nearest:  # what is nearest may be of a group that is not shown
+            ratio, told = nearest[reason]
+            example = f"; {'nearest' if ratio < float('inf') else 'such as'} {told}"
+        rows.append((number, reason + example))
     left_out: dict[str, list[Any]] = defaultdict(list)
     for exclusion in ranking.exclusions:
         left_out[exclusion.reason].append(exclusion)

@@ -47,7 +47,7 @@ def recommend(
         listed = top + 1
         question = replace(question, top=listed, examples=1)
         if output.for_people:
-            question = replace(question, gpu_types=listed, unranked=False)
+            question = replace(question, gpu_types=listed, briefly=True)
     with open_store(db) as store, store.reading() as connection:
         question = replace(question, prices=prices.rules(stored_names(connection, gpus).ids))
         if sql:

@@ -164,7 +164,7 @@ def unranked_of(study: Study, rows: list[int], described: Described) -> dict[int
     reasons = [missing.get(gpu, "its TDP is not known") for gpu in study.cast.gpus]
     found: dict[int, list[Unranked]] = {}
     for row, group, gpu in zip(rows, study.cast.group[rows].tolist(), study.cast.gpu[rows].tolist(), strict=True):
-        config = described.operating(row) if study.question.unranked else None
+        config = None if study.question.briefly else described.operating(row)
         found.setdefault(group, []).append(Unranked(study.cast.gpus[gpu], reasons[gpu], config))
     return {group: sorted(types, key=lambda one: one.gpu) for group, types in found.items()}
 

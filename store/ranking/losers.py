@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from gpuscout.store.ranking.places import Indices
 from gpuscout.store.ranking.points import OUTCOME_CODES
 from gpuscout.store.ranking.scope import Scope
 from gpuscout.store.ranking.study import Study
-from gpuscout.store.ranking.types import Cause, Loser, Losers, Operating, SweepExclusion, Trusted, Unmet
+from gpuscout.store.ranking.types import MEASURED, Cause, Loser, Losers, Operating, SweepExclusion, Trusted, Unmet
 from gpuscout.store.schema import exclusions, sweep_workloads, sweeps
 from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.slo import Slo
@@ -38,21 +38,40 @@ class Lost:
     rows: list[int]
 
 
-def losers_of(study: Study) -> list[Lost]:
-    """Every row of a group that is not ranked, by cause; of each cause the examples that were asked for."""
+def losers_of(study: Study, answered: Set[int]) -> list[Lost]:
+    """Every row of a group that is not ranked, by cause; of each cause the examples that were asked for.
+
+    `answered` are the groups of which something is ranked.
+    """
     rows = np.flatnonzero(study.own & ~study.rankable)
     codes, ratio = _causes(study, rows)
     order = np.lexsort((study.about["task_id"][rows], study.num_gpus[rows], ratio, codes, study.cast.group[rows]))
-    rows, codes = rows[order], codes[order]
+    rows, codes, ratio = rows[order], codes[order], ratio[order]
     kind = study.cast.group[rows] * 1_000 + codes
     _, starts, counts = np.unique(kind, return_index=True, return_counts=True)
+    groups = study.cast.group[rows[starts]].tolist()
+    nearest = _nearest_of_causes(study, codes[starts], ratio[starts], groups)
+    most = len(rows) if study.question.examples is None else study.question.examples
     found = []
-    for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
-        shown = count if study.question.examples is None else min(count, study.question.examples)
+    for place, (start, count, group) in enumerate(zip(starts.tolist(), counts.tolist(), groups, strict=True)):
+        is_told = not study.question.briefly or place in nearest or group not in answered
         cause, slo = _meaning(study, int(codes[start]))
-        group = int(study.cast.group[rows[start]])
-        found.append(Lost(group, cause, slo, count, rows[start : start + shown].tolist()))
+        shown = rows[start : start + min(count, most if is_told else 0)].tolist()
+        found.append(Lost(group, cause, slo, count, shown))
     return found
+
+
+def _nearest_of_causes(study: Study, codes: Array, ratio: Array, groups: Sequence[int]) -> set[int]:
+    """Of each cause the place of what is nearest to being ranked; between equals, in the first group by its name.
+
+    Apart for groups that only measured runs answer, which may be set aside.
+    """
+    nearest: dict[tuple[int, bool], tuple[float, tuple[str, int, int], int]] = {}
+    for place, (code, how_near, group) in enumerate(zip(codes.tolist(), ratio.tolist(), groups, strict=True)):
+        kind = code, study.engines[group][0] == MEASURED
+        this = how_near, study.cast.groups[group], place
+        nearest[kind] = min(nearest.get(kind, this), this)
+    return {place for _, _, place in nearest.values()}
 
 
 _MISSED = 100  # and the position of the SLO that is missed by most

@@ -65,7 +65,8 @@ class Question:
     top             how many configurations of a group are returned besides the best of each GPU type; None: all
     gpu_types       of how many GPU types the best are returned, which takes less time; None: of all
     examples        how many losers are returned for each cause; None: all
-    unranked        whether what cannot be ranked is described, which takes time, or only its GPU types are named
+    briefly         describes less, which takes less time: of what is out, the nearest of each cause over all groups and
+                    in groups of which nothing is ranked; of what cannot be ranked, the GPU types by name only
     """
 
     objective: str = DEFAULT_OBJECTIVE
@@ -83,7 +84,7 @@ class Question:
     top: int | None = 5
     gpu_types: int | None = None
     examples: int | None = 1
-    unranked: bool = True
+    briefly: bool = False
     also: tuple[str, ...] = ()
     weights: tuple[tuple[str, float], ...] = ()
     interpolate: bool = True

@@ -36,7 +36,7 @@ Say = Callable[..., None]
 _REPEATS = 5
 _ITL, _TTFT = "itl<=30ms", "ttft<=2s"
 # As `gpuscout recommend` asks: for the best and a runner-up of another GPU type.
-_ASKED = Question(top=2, gpu_types=2, unranked=False)
+_ASKED = Question(top=2, gpu_types=2, briefly=True)
 _QUESTIONS = {
     "cost, no limits": _ASKED,
     f"cost, {_ITL}, stored points": replace(_ASKED, slos=(parse_slo(_ITL),), interpolate=False),
