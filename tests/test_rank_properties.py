@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -182,8 +183,32 @@ def test_sql_ranks_like_python(
             with pytest.raises(InputError):
                 rank(database, question)
         else:
-            check(rank(database, question), expected, question)
+            ranking = rank(database, question)
+            check(ranking, expected, question)
+            check_brief(rank(database, replace(question, briefly=True)), ranking)
         savepoint.rollback()
+
+
+def check_brief(brief: Ranking, full: Ranking) -> None:
+    """It ranks and counts the same, and has the nearest loser of every cause."""
+    for one, other in zip(brief.groups, full.groups, strict=True):
+        assert (one.configs, one.best_per_gpu, one.candidates) == (other.configs, other.best_per_gpu, other.candidates)
+        assert [(out.cause, out.slo, out.count) for out in one.losers] == [
+            (out.cause, out.slo, out.count) for out in other.losers
+        ]
+        assert [(type_.gpu, type_.reason) for type_ in one.unranked] == [(t.gpu, t.reason) for t in other.unranked]
+        if other.best is None:
+            assert one.losers == other.losers
+    assert _nearest(brief) == _nearest(full)
+
+
+def _nearest(ranking: Ranking) -> dict[object, float]:
+    found: dict[object, float] = {}
+    for losers in (losers for group in ranking.groups for losers in group.losers):
+        for loser in losers.examples[:1]:
+            ratio = loser.ratio if loser.ratio is not None else float("inf")
+            found[losers.cause, losers.slo] = min(ratio, found.get((losers.cause, losers.slo), ratio))
+    return found
 
 
 def check(ranking: Ranking, expected: dict[tuple[str, int, int], Row], question: Question) -> None:
