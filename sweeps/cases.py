@@ -41,6 +41,11 @@ _ROW = np.dtype(
 )
 
 
+def server_called(name: str) -> str:
+    """The server that has this name or alias, in any case; another name as it is, in small letters."""
+    return SERVER_ALIASES.get(name.casefold(), name.casefold())
+
+
 @dataclass(frozen=True)
 class Case:
     """One deployment under one workload. Lengths in tokens; `gpu_memory_utilization` is a fraction of GPU memory."""

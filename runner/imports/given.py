@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from gpuscout.sweeps.cases import SERVER_ALIASES, SERVERS
+from gpuscout.sweeps.cases import SERVERS, server_called
 from gpuscout.sweeps.errors import InputError, nearest
 from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS
 
@@ -87,8 +87,7 @@ def check(name: str, value: Value) -> str:
                 raise _wrong(name, value, expected)
             return text
         case "server":
-            server = SERVER_ALIASES.get(text.casefold(), text.casefold())
-            return _one_of(name, value, server, SERVERS)
+            return _one_of(name, value, server_called(text), SERVERS)
         case "precision":
             return _one_of(name, value, text.casefold(), PRECISIONS)
         case "kv_precision":

@@ -25,7 +25,7 @@ from gpuscout.store.exports.columns import CASE, ESTIMATED, MEASURED, POINT
 from gpuscout.store.exports.files import read_rows
 from gpuscout.store.exports.placed import Placed
 from gpuscout.store.measured.formats.reported import Load, Reported
-from gpuscout.store.measured.stored import METRICS, NewRun, digest_without_kv
+from gpuscout.store.measured.stored import METRICS, NewRun, digest_without_kv, store_runs
 from gpuscout.store.names import register_engine, register_gpus, register_ladder, register_models
 from gpuscout.store.schema import (
     LOADS,
@@ -35,7 +35,6 @@ from gpuscout.store.schema import (
     measured_runs,
     models,
     operating_points,
-    percentiles,
     tasks,
 )
 from gpuscout.store.trust import note_document
@@ -320,50 +319,33 @@ class _Filling:
                     del self.lacking[key]
 
     def _store_runs(self, rows: list[Placed]) -> None:
+        runs = []
         for row in rows:
             if row.text("run_digest") in self.runs:
                 raise row.error("run_digest", "this run is there twice")
             self.runs.add(row.text("run_digest"))
-            if self._run(row).digest().hex() != row.text("run_digest"):
+            run = self._run(row)
+            if run.digest().hex() != row.text("run_digest"):
                 raise row.error("run_digest", "not that of the run in this row: something was changed")
-        columns: dict[str, Any] = {
-            "digest": [row.digest("run_digest") for row in rows],
-            "case_id": [self.cases[row.text("case_digest")] for row in rows],
-            "source": [row.text("source") for row in rows],
-            "load": [row.word("load", LOADS) for row in rows],
-            "measured_on": [row.known("measured_on", row.day) for row in rows],
-            "imported_at": [row.moment("stored_at") for row in rows],
-            "concurrency": [row.known("concurrency", row.count) for row in rows],
-            "details": [row.known("details", row.json_text) for row in rows],
-        }
-        for name in ("tool", "server_version", "native_itl_name"):
-            columns[name] = [row.values[name] for row in rows]
-        for name in ("request_rate", "native_itl_ms", *(column.name for column in POINT if column.kind is float)):
-            columns[name] = [row.known(name, row.figure) for row in rows]
-        ids, _ = bulk.insert_missing(self.connection, measured_runs, "digest", columns)
-        tails = [
-            (run_id, *tail)
-            for row, run_id in zip(rows, ids, strict=True)
-            if row.has("percentiles")
-            for tail in row.percentiles()
-        ]
-        names = ("run_id", "metric", "percentile", "value")
-        bulk.insert(self.connection, percentiles, {name: [tail[i] for tail in tails] for i, name in enumerate(names)})
+            runs.append(run)
+        store_runs(self.connection, runs, imported_at=[row.moment("stored_at") for row in rows])
 
     def _run(self, row: Placed) -> NewRun:
         details = row.json("details") if row.has("details") else {}
         derived = details.get("derived") or ()
-        ttft, itl, e2e, tokens, requests = (
-            None if name in derived else row.known(name, row.figure) for name in METRICS
-        )
+        figures = {name: row.known(name, row.figure) for name in METRICS}
+        ttft, itl, e2e, tokens, requests = (None if name in derived else value for name, value in figures.items())
         reported = Reported(
-            measured_on=row.known("measured_on", row.day),
+            tool=row.known("tool", row.text),
             run=details.get("run"),
+            measured_on=row.known("measured_on", row.day),
             ttft_ms=ttft,
             itl_ms=itl,
             e2e_s=e2e,
             output_tokens_per_s=tokens,
             requests_per_s=requests,
+            native_itl_name=row.known("native_itl_name", row.text),
+            native_itl_ms=row.known("native_itl_ms", row.figure),
             percentiles={tail[:2]: tail[2] for tail in row.percentiles()} if row.has("percentiles") else {},
         )
         load = Load(row.word("load", LOADS), row.known("concurrency", row.count), row.known("request_rate", row.figure))
@@ -375,6 +357,7 @@ class _Filling:
             server_version=row.known("server_version", row.text),
             source=row.text("source"),
             details=details,
+            derived={name: value for name, value in figures.items() if name in derived and value is not None},
         )
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from gpuscout.store.exports.columns import COLUMNS, NAMES, Value
+from gpuscout.store.measured.formats.source_file import GZIP_MAGIC
 from gpuscout.sweeps.errors import InputError
 
 _AT_ONCE = 20_000
 _PARQUET_MAGIC = b"PAR1"
-_GZIP_MAGIC = b"\x1f\x8b"
 # No other file has all of these.
 _MARKS = frozenset(("kind", "task_key", "run_digest", "case_digest"))
 
@@ -106,7 +106,7 @@ def read_rows(file: Path) -> Iterator[tuple[str, dict[str, Value]]]:
 def _unpacked(file: Path) -> gzip.GzipFile | io.BufferedReader:
     """The bytes of a file, or of what was packed with gzip into it. Raises OSError."""
     with file.open("rb") as stream:
-        packed = stream.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+        packed = stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC
     return gzip.open(file) if packed else file.open("rb")
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from gpuscout.store.measured.formats import table
 from gpuscout.store.measured.formats.reported import Reported
 from gpuscout.store.measured.formats.source_file import SourceFile
-from gpuscout.sweeps.cases import SERVER_ALIASES, SERVERS, canonical_json
+from gpuscout.sweeps.cases import SERVERS, canonical_json, server_called
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
 from gpuscout.sweeps.precision import Precision
@@ -128,8 +128,7 @@ def _run(reported: Reported, file: str) -> MeasuredRun:
     """The run of a line that has all of `_REQUIRED`; a GPU of the catalogue under its own name."""
     says, load = reported.deployment, reported.load
     gpu = GpuCatalogue.load().find(says["gpu"])
-    server = says["server"].casefold()
-    server = SERVER_ALIASES.get(server, server)
+    server = server_called(says["server"])
     if server not in SERVERS:
         raise InputError(
             f'{file}{reported.place}: server: expected one of {", ".join(SERVERS)}, got "{says["server"]}"'

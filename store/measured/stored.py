@@ -108,8 +108,13 @@ class Removed:
     cases: int
 
 
-def store_runs(connection: sa.Connection, runs: Sequence[NewRun]) -> list[bool]:
-    """Store those runs that are not stored yet; which of them were new. The caller's transaction is one for all."""
+def store_runs(
+    connection: sa.Connection, runs: Sequence[NewRun], *, imported_at: Sequence[datetime] | None = None
+) -> list[bool]:
+    """Store those runs that are not stored yet; which of them were new. The caller's transaction is one for all.
+
+    `imported_at`: when each was imported first; None: now.
+    """
     if not runs:
         return []
     columns: dict[str, Any] = {
@@ -118,7 +123,7 @@ def store_runs(connection: sa.Connection, runs: Sequence[NewRun]) -> list[bool]:
         "source": [run.source for run in runs],
         "tool": [run.reported.tool for run in runs],
         "measured_on": [run.reported.measured_on for run in runs],
-        "imported_at": datetime.now(UTC),
+        "imported_at": datetime.now(UTC) if imported_at is None else imported_at,
         "server_version": [run.server_version for run in runs],
         "load": [run.load.kind for run in runs],
         "concurrency": [run.load.concurrency for run in runs],

@@ -16,7 +16,7 @@ from gpuscout.sweeps.errors import InputError
 if TYPE_CHECKING:
     import yaml
 
-_GZIP = b"\x1f\x8b"
+GZIP_MAGIC = b"\x1f\x8b"
 _SPACE = re.compile(r"\s*")
 _YAML_START = re.compile(r"(?:\s|#.*\n|---)*[\w'\"-]+\s*:(?:\s|$)")
 
@@ -26,7 +26,7 @@ class SourceFile:
 
     def __init__(self, name: str, data: bytes) -> None:
         self.name = name
-        if name.endswith(".gz") or data.startswith(_GZIP):
+        if name.endswith(".gz") or data.startswith(GZIP_MAGIC):
             try:
                 data = gzip.decompress(data)
             except (OSError, EOFError, zlib.error) as error:
