@@ -11,6 +11,7 @@ REPEATABLE READ, READ ONLY for readers, so that one question sees one state.
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -151,10 +152,22 @@ def _sqlite_engine(url: sa.URL) -> sa.Engine:
 
 
 def use_wal(engine: sa.Engine) -> None:
-    """Put a SQLite file into WAL mode, which it then keeps; nothing happens when it is already."""
+    """Put a SQLite file into WAL mode, which it then keeps; nothing happens when it is already.
+
+    The change needs the file for itself. While another connection is in it SQLite refuses at once, whatever its
+    timeout (two processes that create one store meet here), so the wait is ours.
+    """
+    deadline = time.monotonic() + WAIT_FOR_LOCK_S
     raw = engine.raw_connection()
     try:
-        raw.cursor().execute("PRAGMA journal_mode=WAL")
+        while True:
+            try:
+                raw.cursor().execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.01)
     finally:
         raw.close()
 

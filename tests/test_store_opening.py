@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -117,6 +118,22 @@ def test_two_processes_may_create_a_store_at_once(store_url: str) -> None:
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert store_status(store_url).up_to_date
+
+
+@pytest.mark.parametrize("inside", ["BEGIN IMMEDIATE", "BEGIN; SELECT count(*) FROM runners"])
+def test_the_change_to_wal_waits_for_whoever_is_in_the_file(tmp_path: Path, inside: str) -> None:
+    """As when a second process has just created the same store, or somebody put a copy back into the old mode."""
+    path = tmp_path / "gpuscout.db"
+    create(str(path))
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        assert other.execute("PRAGMA journal_mode=DELETE").fetchone() == ("delete",)
+        for statement in inside.split("; "):
+            other.execute(statement).fetchall()
+        leaves = threading.Timer(0.3, other.execute, ["COMMIT"])
+        leaves.start()
+        with open_store(str(path)) as store, store.reading() as connection:
+            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        leaves.join()
 
 
 def test_a_store_that_another_process_creates_between_two_looks(store_url: str) -> None:
