@@ -109,9 +109,10 @@ def _missing_tasks(connection: sa.Connection, sweep_id: int) -> int:
 
 
 def sql_of(connection: sa.Connection, question: Question) -> str:
-    """The statement that reads the operating points of a question, with its parameters written out, for reading.
+    """The statements that read the answers to a question, with their parameters written out, for reading.
 
-    If there are measured runs, a second one, after an empty line, reads these. Raises what `rank` raises for names.
+    The first reads operating points, the second what could not run, a third the measured runs if there are any; empty
+    lines stand between them. Raises what `rank` raises for names.
     """
     _check(question)
     scope = scope_of(connection, question)
@@ -119,6 +120,7 @@ def sql_of(connection: sa.Connection, question: Question) -> str:
     found: list[sa.Select[Any]] = []
     if means_estimated(question.kinds):
         found.append(statements.answers(scope, choice, sides=choice.sides(interpolate=question.interpolate)))
+        found.append(statements.refused(scope))
     if counts(connection, question):
         found.append(runs_statement(scope, question))
     written = (one.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True}) for one in found)

@@ -26,7 +26,7 @@ def recommend(
     output: Output,
     top: Annotated[int, typer.Option("--top", min=1, help="Configurations per model, of other GPUs first.")] = 1,
     explain: Annotated[bool, typer.Option("--explain", help="List every configuration that lost, and why.")] = False,
-    sql: Annotated[bool, typer.Option("--sql", help="Print the statement that reads the points.")] = False,
+    sql: Annotated[bool, typer.Option("--sql", help="Print the statements that read the answers.")] = False,
     db: Db = DEFAULT_STORE,
 ) -> None:
     """Recommend the best configuration for each model and workload. Computes nothing."""

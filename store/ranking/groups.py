@@ -241,7 +241,7 @@ def flips_of(study: Study, ranked: Placed) -> dict[int, list[Flip]]:
     rows, types = rows[order], types[order]
     starts = np.flatnonzero(np.diff(types, prepend=-1) != 0)
     counts = np.diff(starts, append=len(rows))
-    figures = {name: column[rows] for name, column in study.found.figures.items()}
+    figures = {name: study.found.figures[name][rows] for name in study.aim.columns}
 
     def best(usd: Array) -> tuple[Array, Indices]:
         """The best value of every GPU type of every group, and the first row that has it."""

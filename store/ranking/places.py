@@ -206,8 +206,9 @@ def placed(
     changes = np.logical_or.reduce([np.diff(key[order], prepend=np.nan) != 0 for key in _finite(keys)])
     group = cast.group[rows]
     place = _places(group, changes)
-    by_gpu = np.lexsort((np.arange(len(rows)), cast.gpu[rows], group))
-    types = (group[by_gpu] << 32) + cast.gpu[rows][by_gpu]
+    types = (group << 32) + cast.gpu[rows]
+    by_gpu = np.argsort(types, kind="stable")
+    types = types[by_gpu]
     gpu_place = np.empty_like(place)
     # Within a GPU type two rows are equal when they share their place in the group.
     gpu_place[by_gpu] = _places(types, np.diff(place[by_gpu], prepend=-1) != 0)

@@ -29,7 +29,7 @@ Number = sa.ColumnElement[Any]
 
 METRICS = ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s", "requests_per_s")
 OUTCOME_CODES = {outcome.value: code for code, outcome in enumerate(OUTCOMES)}
-_IS_OK = tasks.c.outcome == Outcome.OK.value
+_RAN = tasks.c.outcome == Outcome.OK.value
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,19 @@ class Choice:
 
 @dataclass(frozen=True)
 class _Pick:
-    """Which point of a task counts: the first in this order of those that meet the conditions."""
+    """Which point of a task counts: the first in this order of those that meet the conditions.
+
+    The picks of one statement have orders of one length.
+    """
 
     order: Sequence[Number]
     where: Sequence[Condition] = ()
 
 
 def answers(scope: Scope, choice: Choice, *, sides: Sequence[str] = ()) -> sa.Select[Any]:
-    """One row for every task: what it is, needed to usable memory, its point, and the neighbours of that point.
+    """One row for every task that ran: what it is, its point, and the neighbours of that point.
 
-    A task without points has NULLs in their place. An id that all tasks of the scope share is left out.
+    NULLs stand for points that there are not. An id that all tasks of the scope share is left out.
     """
     near = operating_points.alias("near")
     meets = [*_known(near, choice), *_meets(near, choice, choice.limits)]
@@ -77,6 +80,14 @@ def answers(scope: Scope, choice: Choice, *, sides: Sequence[str] = ()) -> sa.Se
     if choice.limits:
         picks.append(_Pick([_worst(near, choice, choice.limits), near.c.queued, near.c.concurrency]))
     return _with_points(scope, choice, near, picks, sides)
+
+
+def refused(scope: Scope) -> sa.Select[Any]:
+    """One row for every task that could not run: what it is, its outcome, and needed to usable memory."""
+    ratio = tasks.c.needed_gib / sa.func.nullif(tasks.c.usable_gib, 0.0, type_=sa.Double)
+    outcome = sa.case(OUTCOME_CODES, value=tasks.c.outcome).label("outcome")
+    columns = (*_about(scope), outcome, ratio.label("memory_ratio"))
+    return sa.select(*columns).select_from(scope.source).where(*scope.conditions, ~_RAN)
 
 
 def straddling(scope: Scope, choice: Choice) -> sa.Select[Any]:
@@ -140,7 +151,7 @@ def described(wanted: Iterable[tuple[int, int]]) -> sa.Select[Any]:
 def _with_points(
     scope: Scope, choice: Choice, near: sa.FromClause, picks: Sequence[_Pick], sides: Sequence[str] = ()
 ) -> sa.Select[Any]:
-    """One row for every task, with the point that the first of the picks finds that finds any."""
+    """One row for every task that ran, with the point that the first of the picks finds that finds any."""
     names = ("concurrency", "queued", *choice.columns)
     point_of = _smallest_array if scope.on_postgres else _by_concurrency
     source, point = point_of(scope, choice, names, near, picks)
@@ -148,19 +159,18 @@ def _with_points(
     for side in sides:
         source, neighbour = _neighbour(scope, choice, source, names, point["concurrency"], side)
         figures += [neighbour[name].label(f"{side}_{name}") for name in names]
-    refused = tasks.c.outcome != Outcome.OK.value
-    ratio = sa.case((refused, tasks.c.needed_gib / sa.func.nullif(tasks.c.usable_gib, 0.0, type_=sa.Double)))
-    about: list[Number] = [
+    return sa.select(*_about(scope), *figures).select_from(source).where(*scope.conditions, _RAN)
+
+
+def _about(scope: Scope) -> list[Number]:
+    about = [
         tasks.c.id.label("task_id"),
         tasks.c.case_id,
         tasks.c.engine_id,
-        sa.case(OUTCOME_CODES, value=tasks.c.outcome).label("outcome"),
         *(cases.c[name] for name in ("model_id", "gpu_id", "input_len", "output_len", "num_gpus")),
-        ratio.label("memory_ratio"),
     ]
     shared = scope.shared_ids
-    differing = [column for column in about if column.name not in shared]
-    return sa.select(*differing, *figures).select_from(source).where(*scope.conditions)
+    return [column for column in about if column.name not in shared]
 
 
 def _by_concurrency(
@@ -170,7 +180,7 @@ def _by_concurrency(
     found = [_first(scope, near, pick.order, pick.where, of_task=bool(choice.intervals)) for pick in picks]
     point = operating_points.alias("point")
     at = point.c.concurrency == (sa.func.coalesce(*found) if len(found) > 1 else found[0])
-    source = scope.source.outerjoin(point, sa.and_(_IS_OK, point.c.task_id == tasks.c.id, at))
+    source = scope.source.outerjoin(point, sa.and_(point.c.task_id == tasks.c.id, at))
     return source, {name: choice.figure(point, name) for name in names}
 
 
@@ -178,29 +188,24 @@ def _smallest_array(
     scope: Scope, choice: Choice, names: Sequence[str], near: sa.FromClause, picks: Sequence[_Pick]
 ) -> tuple[sa.FromClause, Mapping[str, Number]]:
     """The tasks of the scope with their points, each the smallest array of what decides and the point's figures."""
-    # Between equals the concurrency decides in any case: it is the first of the figures.
-    orders = [[_as_double(entry) for entry in pick.order if entry is not near.c.concurrency] for pick in picks]
-    first, *rest = picks
-    meets = sa.and_(sa.true(), *first.where)
-    deciding = orders[0]
-    if rest:
-        # What the first pick takes goes before everything else.
-        deciding = [
-            sa.case((meets, 0.0), else_=1.0),
-            *(sa.case((meets, a), else_=b) for a, b in zip(*orders, strict=True)),
-        ]
     figures = [_as_double(choice.figure(near, name)) for name in names]
-    smallest: Number = sa.func.min(postgresql.array([*deciding, *figures]), type_=postgresql.ARRAY(sa.Double))
-    found = (smallest if rest else smallest.filter(meets)).label("found")
+    smallest = []
+    for number, pick in enumerate(picks):
+        # Between equals the concurrency decides in any case: it is the first of the figures.
+        deciding = [_as_double(entry) for entry in pick.order if entry is not near.c.concurrency]
+        arrays: Number = sa.func.min(postgresql.array([*deciding, *figures]), type_=postgresql.ARRAY(sa.Double))
+        not_before = [sa.and_(sa.true(), *before.where).is_not(sa.true()) for before in picks[:number]]
+        smallest.append(arrays.filter(sa.true(), *pick.where, *not_before))
+    found = sa.func.coalesce(*smallest, type_=postgresql.ARRAY(sa.Double)).label("found")
     picked: sa.FromClause
     # Which interval holds around a point depends on its task.
     if scope.is_everything and not choice.intervals:
         picked = sa.select(near.c.task_id, found).group_by(near.c.task_id).subquery("picked")
-        source = scope.source.outerjoin(picked, sa.and_(_IS_OK, picked.c.task_id == tasks.c.id))
+        source = scope.source.outerjoin(picked, picked.c.task_id == tasks.c.id)
     else:
         mine = (near.c.task_id == tasks.c.id, *scope.on_ladder(near))
         picked = sa.select(found).where(*mine).lateral("picked")
-        source = scope.source.outerjoin(picked, _IS_OK)
+        source = scope.source.outerjoin(picked, sa.true())
     return source, {name: picked.c.found[len(deciding) + 1 + place] for place, name in enumerate(names)}
 
 
@@ -209,6 +214,8 @@ def _neighbour(
 ) -> tuple[sa.FromClause, Mapping[str, Number]]:
     """The stored point next to that of a task, above or below."""
     upwards = side == "above"
+    # Arrays hold it as a double, by which Postgres would not look it up in the primary key.
+    concurrency = sa.cast(concurrency, sa.Integer) if scope.on_postgres else concurrency
     other = operating_points.alias(f"any_{side}" if not scope.on_postgres else side)
     order = other.c.concurrency if upwards else other.c.concurrency.desc()
     beyond = other.c.concurrency > concurrency if upwards else other.c.concurrency < concurrency
@@ -219,7 +226,7 @@ def _neighbour(
         return source.outerjoin(lateral, sa.true()), {name: lateral.c[name] for name in names}
     neighbour = operating_points.alias(side)
     at = neighbour.c.concurrency == _first(scope, other, [order], [beyond])
-    joined = source.outerjoin(neighbour, sa.and_(_IS_OK, neighbour.c.task_id == tasks.c.id, at))
+    joined = source.outerjoin(neighbour, sa.and_(neighbour.c.task_id == tasks.c.id, at))
     return joined, {name: choice.figure(neighbour, name) for name in names}
 
 
@@ -289,7 +296,7 @@ def _worst(points: sa.FromClause, choice: Choice, limits: Sequence[Limit]) -> Nu
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of `answers` as columns, in no order; NaN: NULL. `points` holds "point" and every side."""
+    """Rows of a statement as columns, in no order; NaN: NULL. `points` holds "point" and every side."""
 
     about: dict[str, Array]
     points: dict[str, dict[str, Array]]
@@ -304,9 +311,22 @@ class Rows:
             {at: {name: column[rows] for name, column in figures.items()} for at, figures in self.points.items()},
         )
 
+    def followed_by(self, out: Rows) -> Rows:
+        """These tasks, which ran, and then those that could not, which have no points."""
+        ran = {"outcome": float(OUTCOME_CODES[Outcome.OK]), "memory_ratio": np.nan}
+        about = self.about | {name: np.full(len(self), value) for name, value in ran.items()}
+        none = np.full(len(out), np.nan)
+        return Rows(
+            {name: np.concatenate([column, out.about[name]]) for name, column in about.items()},
+            {
+                at: {name: np.concatenate([column, none]) for name, column in figures.items()}
+                for at, figures in self.points.items()
+            },
+        )
+
 
 def fetch(connection: sa.Connection, scope: Scope, statement: sa.Select[Any], columns: Sequence[str]) -> Rows:
-    """Run `answers`, `straddling` or `nearest_alone`."""
+    """Run a statement of this module; `columns` are those of its points."""
     read = _aggregated if scope.on_postgres else _fetched
     found = read(connection, statement)
     count = found.shape[1]
@@ -332,6 +352,5 @@ def _aggregated(connection: sa.Connection, statement: sa.Select[Any]) -> Array:
     nan: Number = sa.literal_column("'NaN'")
     sent = [sa.func.float8send(sa.func.coalesce(_as_double(column), nan)) for column in statement.selected_columns]
     whole = statement.with_only_columns(*(sa.func.string_agg(number, sa.literal(b"")) for number in sent))
-    return np.array(
-        [np.frombuffer(column or b"", dtype=">f8") for column in connection.execute(whole).one()], np.float64
-    )
+    columns = connection.execute(whole).one()
+    return np.array([np.frombuffer(column or b"", dtype=">f8") for column in columns], np.float64)

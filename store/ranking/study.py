@@ -134,10 +134,11 @@ def study(connection: sa.Connection, scope: Scope, question: Question) -> Study 
     choice = choice_of(question, intervals)
     sides = choice.sides(interpolate=question.interpolate)
     runs = measured(connection, scope, question, choice, sides)
-    statement = statements.answers(scope, choice, sides=sides)
+    asked = [statements.answers(scope, choice, sides=sides), statements.refused(scope)]
     if not means_estimated(question.kinds):
-        statement = statement.where(sa.false())
-    rows = statements.fetch(connection, scope, statement, choice.columns)
+        asked = [statement.where(sa.false()) for statement in asked]
+    ran, refused = (statements.fetch(connection, scope, statement, choice.columns) for statement in asked)
+    rows = ran.followed_by(refused)
     if not len(rows) and runs is None:
         return None
     cast = Cast.of(rows.about, scope.models, scope.gpus, scope.engines)

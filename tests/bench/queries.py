@@ -1,10 +1,6 @@
 """Questions to a large store beside the best SQL that we could write by hand for them, and the start of commands.
 
-The statements by hand know what they read: one engine, one version of every name, no measured runs. The first returns
-what is best for each model and workload. The second returns what `gpuscout recommend` prints of each: the best and the
-next GPU type with their settings and figures, and how many of the other configurations were out for what; a ranking
-also says why the nearest of them were, and which prices would change the best. `python -m tests.bench.queries
---tasks 1000000` asks a store of 10 million points.
+`python -m tests.bench.queries --tasks 1000000` asks a store of 10 million points.
 """
 
 from __future__ import annotations
@@ -19,15 +15,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
 from gpuscout.runner.cli.main import collect_rarely
 from gpuscout.store.connect import Store, open_store
 from gpuscout.store.prices import PriceRules
-from gpuscout.store.prices_books import prices_for
-from gpuscout.store.rank import Question, rank
-from gpuscout.store.schema import gpus, models
+from gpuscout.store.rank import Question, Ranking, rank
+from gpuscout.store.ranking.types import Cause
+from gpuscout.store.schema import models
 from gpuscout.sweeps.slo import parse_slo
+from tests.bench import by_hand
 from tests.bench.sweeps import run_in, sweep
 from tests.commands import gpuscout
 from tests.stores import postgres_database, postgres_server
@@ -42,106 +40,6 @@ _QUESTIONS = {
     f"cost, {_ITL}, stored points": replace(_ASKED, slos=(parse_slo(_ITL),), interpolate=False),
     f"cost, {_ITL}, {_TTFT}, interpolated": replace(_ASKED, slos=(parse_slo(_ITL), parse_slo(_TTFT))),
 }
-_WITHIN = ("", "AND itl_ms <= 30", "AND itl_ms <= 30 AND ttft_ms <= 2000")
-
-# The best stored point of every task, in one pass over the points.
-_BEST = {
-    "sqlite": """
-        SELECT task_id, concurrency AS c0, ttft_ms AS ttft0, itl_ms AS itl0, output_tokens_per_s AS tokens0, queued,
-               max(output_tokens_per_s - 1e9 * queued)
-        FROM operating_points WHERE output_tokens_per_s > 0 {within} GROUP BY task_id""",
-    "distinct on": """
-        SELECT DISTINCT ON (task_id) task_id, concurrency AS c0, ttft_ms AS ttft0, itl_ms AS itl0,
-               output_tokens_per_s AS tokens0, queued
-        FROM operating_points WHERE output_tokens_per_s > 0 {within}
-        ORDER BY task_id, queued, output_tokens_per_s DESC""",
-    "array": """
-        SELECT task_id, a[3] AS c0, a[4] AS ttft0, a[5] AS itl0, -a[2] AS tokens0, a[1] = 1 AS queued FROM (
-            SELECT task_id, min(ARRAY[queued::int, -output_tokens_per_s, concurrency, ttft_ms, itl_ms]) AS a
-            FROM operating_points WHERE output_tokens_per_s > 0 {within} GROUP BY task_id) AS aggregated""",
-}
-# Between it and the next one above: the highest whole concurrency within both limits.
-_BETWEEN = """
-    pair AS (
-        SELECT best.*, next.concurrency AS c1, next.ttft_ms AS ttft1, next.itl_ms AS itl1,
-               next.output_tokens_per_s AS tokens1
-        FROM best LEFT JOIN {next}),
-    limited AS (
-        SELECT pair.*, {least}(
-            c1 - 1,
-            CASE WHEN itl1 > itl0 THEN {floor}(c0 + (30 - itl0) / (itl1 - itl0) * (c1 - c0){end} ELSE c1 - 1 END,
-            CASE WHEN ttft1 > ttft0 THEN {floor}(c0 + (2000 - ttft0) / (ttft1 - ttft0) * (c1 - c0){end} ELSE c1 - 1 END
-        ) AS c
-        FROM pair),
-    found AS (
-        SELECT task_id, CASE WHEN c > c0 AND tokens1 > tokens0 THEN c ELSE c0 END AS concurrency,
-               CASE WHEN c > c0 AND tokens1 > tokens0
-                    THEN tokens0 + (tokens1 - tokens0) * (c - c0) / (c1 - c0) ELSE tokens0 END AS tokens
-        FROM limited)"""
-_STORED = "found AS (SELECT task_id, c0 AS concurrency, tokens0 AS tokens FROM best)"
-_NEXT = {
-    "sqlite": """operating_points AS next ON next.task_id = best.task_id AND next.queued <= best.queued
-        AND next.concurrency = (SELECT min(concurrency) FROM operating_points AS above
-                                WHERE above.task_id = best.task_id AND above.concurrency > best.c0)""",
-    "postgresql": """LATERAL (
-            SELECT * FROM operating_points AS above WHERE above.task_id = best.task_id AND above.concurrency > best.c0
-            ORDER BY concurrency LIMIT 1) AS next ON next.queued <= best.queued""",
-}
-# What is best for each model and workload.
-_WINNERS = {
-    "sqlite": """
-        SELECT model_id, input_len, output_len, task_id, concurrency, min(num_gpus * usd / (tokens * 0.0036)) AS cost
-        FROM found CROSS JOIN tasks ON tasks.id = task_id JOIN cases ON cases.id = case_id
-        JOIN price ON price.gpu_id = cases.gpu_id GROUP BY model_id, input_len, output_len""",
-    "postgresql": """
-        SELECT DISTINCT ON (model_id, input_len, output_len) model_id, input_len, output_len, task_id, concurrency,
-               num_gpus * usd / (tokens * 0.0036) AS cost
-        FROM found JOIN tasks ON tasks.id = task_id JOIN cases ON cases.id = case_id
-        JOIN price ON price.gpu_id = cases.gpu_id ORDER BY model_id, input_len, output_len, cost""",
-}
-
-
-# The configurations that are printed, and the others.
-_TYPES = {
-    "sqlite": """, types AS (
-        SELECT model_id, input_len, output_len, gpu_id, task_id, concurrency,
-               min(num_gpus * usd / (tokens * 0.0036)) AS cost
-        FROM found CROSS JOIN tasks ON tasks.id = task_id JOIN cases ON cases.id = case_id
-        JOIN price USING (gpu_id) GROUP BY model_id, input_len, output_len, gpu_id)""",
-    "postgresql": """, types AS (
-        SELECT DISTINCT ON (model_id, input_len, output_len, gpu_id)
-               model_id, input_len, output_len, gpu_id, task_id, concurrency,
-               num_gpus * usd / (tokens * 0.0036) AS cost
-        FROM found JOIN tasks ON tasks.id = task_id JOIN cases ON cases.id = case_id
-        JOIN price USING (gpu_id) ORDER BY model_id, input_len, output_len, gpu_id, cost)""",
-}
-_PRINTED = """, ranked AS (
-        SELECT types.*, rank() OVER (PARTITION BY model_id, input_len, output_len ORDER BY cost) AS place FROM types)
-    SELECT ranked.*, cases.*, models.name, gpus.name, engines.name, fingerprint, points.*
-    FROM ranked JOIN tasks ON tasks.id = ranked.task_id JOIN cases ON cases.id = case_id
-    JOIN models ON models.id = ranked.model_id JOIN gpus ON gpus.id = ranked.gpu_id
-    JOIN engines ON engines.id = engine_id
-    LEFT JOIN operating_points AS points ON points.task_id = ranked.task_id AND points.concurrency = ranked.concurrency
-    WHERE place <= 2"""
-_OUT = """
-    SELECT model_id, input_len, output_len, outcome, count(*) FROM tasks JOIN cases ON cases.id = case_id
-    GROUP BY model_id, input_len, output_len, outcome"""
-
-
-def by_hand(connection: sa.Connection, number: int, *, printed: bool = False) -> Iterator[str]:
-    """Statements for one of `_QUESTIONS`; which is quickest depends on the database."""
-    dialect = connection.dialect.name
-    ids = {row.name: row.id for row in connection.execute(sa.select(gpus.c.name, gpus.c.id))}
-    prices = prices_for(connection, list(ids), PriceRules()).known
-    price = ", ".join(f"({ids[name]}, {price.per_hour(1).usd!r})" for name, price in prices.items())
-    sqlite = dialect == "sqlite"
-    least, floor, end = ("min", "CAST(", ") AS INTEGER)") if sqlite else ("least", "floor(", "))")
-    between = _BETWEEN.format(next=_NEXT[dialect], least=least, floor=floor, end=end)
-    for way in ["sqlite"] if sqlite else ["distinct on", "array"]:
-        best = _BEST[way].format(within=_WITHIN[number])
-        points = between if number == 2 else _STORED
-        result = _TYPES[dialect] + _PRINTED if printed else _WINNERS[dialect]
-        yield f"WITH price (gpu_id, usd) AS (VALUES {price}), best AS ({best}), {points} {result}"
 
 
 def milliseconds(work: Callable[[], object]) -> float:
@@ -154,38 +52,76 @@ def beside_sql(say: Say, store: Store, repeats: int = _REPEATS) -> None:
     """Rankings of everything, in turns with the statements by hand; the best of each."""
     for number, (name, question) in enumerate(_QUESTIONS.items()):
         with store.reading() as connection:
-            winners = [(sql,) for sql in by_hand(connection, number)]
-            printed = [(sql, _OUT) for sql in by_hand(connection, number, printed=True)]
-            written = {"what is best": winners, "what is printed": printed}
+            told, best = list(by_hand.told(connection, number)), list(by_hand.best(connection, number))
+            written = {"all that it tells": told, "what is best alone": best}
             ours = []
             theirs: dict[str, list[float]] = {what: [] for what in written}
             for _ in range(repeats):
                 ours.append(milliseconds(lambda question=question: rank(connection, question)))
                 for what, ways in written.items():
                     theirs[what] += [milliseconds(lambda way=way: _answers(connection, way)) for way in ways]
-            _same_winners(connection, question, winners)
+            ranking = rank(connection, question)
+            for way in told:
+                _tell_the_same(ranking, connection, way)
         say(f"  {name}", min(ours), "ms")
         for what, took in theirs.items():
             say(f"    SQL by hand, {what}", min(took), "ms")
             say("      ratio", min(ours) / min(took), "x", ".2f")
 
 
-def _answers(connection: sa.Connection, statements: Sequence[str]) -> list[Any]:
-    return [row for sql in statements for row in connection.exec_driver_sql(sql).all()]
+def _answers(connection: sa.Connection, statements: Sequence[str]) -> list[list[sa.Row[Any]]]:
+    return [list(connection.exec_driver_sql(sql).all()) for sql in statements]
 
 
-def _same_winners(connection: sa.Connection, question: Question, written: Sequence[Sequence[str]]) -> None:
+def _tell_the_same(ranking: Ranking, connection: sa.Connection, statements: Sequence[str]) -> None:
+    """The statements by hand find what the ranking tells; equal figures may be those of several configurations."""
     names = {row.id: row.name for row in connection.execute(sa.select(models.c.id, models.c.name))}
-    groups = rank(connection, question).groups
-    ours = {(group.model, group.input_len, group.output_len): group.best for group in groups if group.best}
-    for statements in written:
-        rows = _answers(connection, statements)
-        theirs = {(names[row.model_id], row.input_len, row.output_len): row for row in rows}
-        assert theirs.keys() == ours.keys(), (len(theirs), len(ours))
-        for group, best in ours.items():
-            row = theirs[group]
-            # Equal figures may be those of several points and configurations.
-            assert abs(best.objective - row.cost) <= 1e-6, (group, best, row)
+    qualifying, *out = _answers(connection, statements)
+    types: dict[tuple[str, int, int], list[Any]] = {}
+    for row in qualifying:
+        types.setdefault((row.model, row.input_len, row.output_len), []).append(row)
+    counts = {
+        (names[row.model_id], row.input_len, row.output_len, row.cause): row.configurations
+        for rows in out
+        for row in rows
+    }
+    nearest: dict[str, float] = {}
+    for row in (row for rows in out for row in rows if row.ratio is not None):
+        nearest[row.cause] = min(row.ratio, nearest.get(row.cause, row.ratio))
+
+    examples: dict[str, float] = {}
+    for group in ranking.groups:
+        key = group.model, group.input_len, group.output_len
+        unpriced = [row for row in types.get(key, []) if row.cost is None]
+        priced = sorted((row for row in types.get(key, []) if row.cost is not None), key=lambda row: row.cost)
+        for config, row in zip(group.best_per_gpu, priced, strict=False):
+            assert abs(config.objective - row.cost) <= 1e-6, (config, row)
+        assert (len(group.best_per_gpu) == 2) == (len(priced) > 1)
+        assert [one.gpu for one in group.unranked] == sorted(row.gpu for row in unpriced)
+        assert not priced or group.candidates + sum(row.configurations for row in unpriced) == priced[0].qualify
+        flips = {(flip.gpu, flip.winner) for flip in group.flips}
+        assert _flips(priced, -1e-6) <= flips <= _flips(priced, 1e-6)
+        for losers in group.losers:
+            cause = losers.cause.value if losers.slo is None else losers.slo.metric
+            if losers.cause is not Cause.NO_PRICE:
+                assert counts.pop((*key, cause)) == losers.count
+                for loser in losers.examples:
+                    if loser.ratio is not None:
+                        examples[cause] = min(loser.ratio, examples.get(cause, loser.ratio))
+    assert not counts, counts
+    assert nearest == pytest.approx(examples)
+
+
+def _flips(priced: Sequence[Any], slack: float) -> set[tuple[str, str]]:
+    """Which GPU types would win or lose at another of their prices, and what would win then; the cheapest first.
+
+    `slack`: by how much USD less would do, for a ranking takes figures that are equal to six decimals for equal.
+    """
+    if len(priced) < 2:
+        return set()
+    first, second, *_ = priced
+    found = {(other.gpu, other.gpu) for other in priced[1:] if other.cost * other.low < first.cost + slack}
+    return found | ({(first.gpu, second.gpu)} if second.cost < first.cost * first.high + slack else set())
 
 
 def one_group(say: Say, store: Store) -> None:
