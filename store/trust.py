@@ -13,6 +13,8 @@ from gpuscout.sweeps.trust import NO_TRUST, ErrorSeen, Trust
 
 SHIPPED = "calibration"
 """The source of errors that an engine brings itself."""
+OVER_STORED = "measured runs of this store"
+"""The source of errors over the runs of the store itself."""
 
 _ERROR = tuple(ErrorSeen.__match_args__)
 
@@ -31,6 +33,14 @@ def note_trust(connection: sa.Connection, engine_id: int, trust: Trust) -> None:
 def note_errors(connection: sa.Connection, engine_id: int, source: str, errors: Iterable[ErrorSeen]) -> None:
     """Keep an engine's errors over the measured runs of one source, in place of those noted before."""
     _replace(connection, errors_seen, {"engine_id": engine_id, "source": source}, [asdict(error) for error in errors])
+
+
+def forget_errors(connection: sa.Connection, source: str) -> int:
+    """Forget the errors of all engines over the measured runs of one source; how many engines had some."""
+    mine = errors_seen.c.source == source
+    engines = connection.execute(sa.select(errors_seen.c.engine_id).where(mine).distinct()).scalars().all()
+    connection.execute(sa.delete(errors_seen).where(mine))
+    return len(engines)
 
 
 def trust_of(connection: sa.Connection, engine_id: int) -> Trust:

@@ -107,6 +107,7 @@ def test_names_in_a_file_mean_what_they_mean_elsewhere(tmp_path: Path) -> None:
             'runs.csv:2: server: expected one of vllm, sglang, trtllm, got "vlm"',
         ),
         (f"{HEADER}\n{ROW.removesuffix('50,10')},\n", "runs.csv:2: ttft_ms, itl_ms and output_tokens_per_s are all"),
+        (f"{HEADER}\n{ROW.replace(',8,', ',,')}\n", "runs.csv:2: concurrency: missing"),
         (
             f"{HEADER}\n{ROW.replace('50,10', '-5,10')}\n",
             "runs.csv:2: ttft_ms: expected a positive number from 1e-09 to 1e+12, got '-5'",
@@ -214,6 +215,12 @@ def test_a_choice_without_answers_pays_for_the_dearest() -> None:
     assert choice.right < 0.01
     assert choice.regret > 0.5
     assert gpu_choice(perfect(public_runs("serving_runs")), {"H100-SXM-80GB": 2.0}) is None
+
+
+def test_latencies_of_an_offline_maximum_are_not_compared() -> None:
+    run = dataclasses.replace(public_runs("max_throughput")[0], ttft_ms=1000.0, itl_ms=10.0)
+    found = errors(estimate(RooflineEngine(), [run]))["all"]
+    assert set(found.metrics) == {"throughput"}
 
 
 def test_errors_seen_equal_an_independent_count(serving: AccuracyReport) -> None:
@@ -334,6 +341,28 @@ def test_runs_of_a_store_give_the_figures_of_their_file(tmp_path: Path) -> None:
     wrong = gpuscout("accuracy", "--store", cwd=tmp_path)
     assert wrong.returncode == 2
     assert "--measured stored" in wrong.stderr
+
+
+def test_short_names_and_request_rates_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text(
+        f"{HEADER},request_rate\n{ROW},\n{ROW.replace('a,meta-llama/', 'b,').replace(',50,', ',60,')},\n"
+        f"{ROW.replace('a,', 'c,', 1).replace(',8,', ',,')},3\n"
+    )
+    db = f"sqlite:///{tmp_path / 'gpuscout.db'}"
+    imported = gpuscout("import", "mine.csv", "--server-version", "0.19.0", cwd=tmp_path)
+    assert "3 runs added" in imported.stdout
+    found = measured_runs([str(tmp_path / "mine.csv")], db)
+    assert [run.model for run in found.runs] == ["meta-llama/Llama-3.1-8B-Instruct"] * 2
+    assert found.not_comparable == 1
+    # The store calls the model in full: the runs are the same.
+    assert len(measured_runs(["stored:*mine.csv", str(tmp_path / "mine.csv")], db).runs) == 2
+
+
+def test_errors_over_public_runs_that_no_fit_has_seen_are_kept(tmp_path: Path) -> None:
+    for arguments in (("import", "public:other_gpus"), ("accuracy", "--measured", "stored", "--store")):
+        done = gpuscout(*arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert "errors over 121 runs of this store kept\n" in done.stderr
 
 
 def test_models_and_gpus_of_ones_own_are_compared_as_they_were_imported(

@@ -10,19 +10,20 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from gpuscout.runner.accuracy.sources import measured_runs
+from gpuscout.runner.accuracy.estimate import estimate
+from gpuscout.runner.accuracy.seen import errors_seen
 from gpuscout.runner.calibrate.document import calibrate, figures_document
 from gpuscout.runner.calibrate.fit import fit
 from gpuscout.runner.calibrate.intervals import coverage
 from gpuscout.runner.calibrate.parameters import PRIORS, Parameters
 from gpuscout.runner.calibrate.rows import Figures, FitRows, fit_rows
-from gpuscout.runner.cli.calibrate import SHIPPED
 from gpuscout.runner.engines.base import as_ladder
 from gpuscout.runner.engines.roofline import RooflineEngine
 from gpuscout.runner.engines.roofline import constants as constants_module
 from gpuscout.runner.engines.roofline.constants import NAMES, Constants
 from gpuscout.store.connect import open_store
 from gpuscout.store.measured import LoadKind, MeasuredRun, public_runs, runs_digest
+from gpuscout.store.measured.runs import FITTED_FILES
 from gpuscout.store.schema import engines
 from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.errors import InputError
@@ -46,7 +47,7 @@ def kinds() -> list[FitRows]:
 
 
 def shipped_runs() -> tuple[MeasuredRun, ...]:
-    return measured_runs(SHIPPED, "").runs
+    return public_runs(*FITTED_FILES)
 
 
 # --- the shipped constants
@@ -164,15 +165,50 @@ def test_coverage_is_counted_without_a_models_own_residuals(kinds: list[FitRows]
     assert coverage(rows, biased)["itl"] == pytest.approx((rows.model != rows.model[0]).mean(), abs=1e-4)
 
 
+def test_what_cannot_be_cross_validated_is_not_told(tmp_path: Path) -> None:
+    file = tmp_path / "constants.json"
+    hopper = [run for run in public_runs("serving_runs") if run.gpu == "H100-SXM-80GB" and run.precision == "bf16"]
+    one_model = [run for run in hopper if run.model == "Qwen/Qwen3-32B"][:24]
+    others = [run for run in hopper if run.model != "Qwen/Qwen3-32B"][:24]
+    no_ttft = [dataclasses.replace(run, ttft_ms=None) for run in one_model + others]
+    for runs, parts in ((one_model, {"fitted"}), (no_ttft, {"fitted", "model_left_out", "inside_80_percent_interval"})):
+        told: list[str] = []
+        nobody = dataclasses.replace(runs[0], gpu="X1")
+        document = calibrate([*runs, nobody], today="2026-01-01", tell=told.append)
+        assert told[0].startswith(f"left out: 1 of {len(runs) + 1} runs")
+        assert "all runs are of one gpu: how far the constants carry to another one is not known" in told
+        assert set(document["errors"]) == parts  # type: ignore[call-overload]
+        # Without intervals, which a metric that nobody measured cannot have; and the engine reads it.
+        assert "intervals" not in document
+        file.write_text(json.dumps(document, allow_nan=False))
+        assert RooflineEngine(constants_file=file).trust().intervals == {}
+
+
 def test_the_engine_tells_its_errors_on_models_left_out(shipped: Document) -> None:
     trust = RooflineEngine().trust()
     assert [dataclasses.asdict(error) for error in trust.errors] == shipped["errors_seen"]
-    closed = [run for run in shipped_runs() if run.load is LoadKind.CLOSED_LOOP]
+    gpus = GpuCatalogue.load()
+    families = {gpus.get(run.gpu).family for run in shipped_runs()}
+    unfitted = [run for run in public_runs("other_gpus") if gpus.get(run.gpu).family not in families]
+    runs = [run for run in (*shipped_runs(), *unfitted) if run.load is LoadKind.CLOSED_LOOP and run.itl_ms is not None]
     everywhere = [e for e in trust.errors if e.gpu_family == "NVIDIA" and e.metric == "itl_ms"]
-    assert sum(e.runs for e in everywhere) == len(closed)
+    assert sum(e.runs for e in everywhere) == len(runs)
     # The median over all lies among those of its parts.
     assert min(e.median_error for e in everywhere) <= shipped["errors"]["model_left_out"]["closed loop"]["itl"]
     assert max(e.median_error for e in everywhere) >= shipped["errors"]["model_left_out"]["closed loop"]["itl"]
+
+
+def test_the_engine_tells_its_errors_on_families_that_nothing_was_fitted_to() -> None:
+    engine = RooflineEngine()
+    unfitted = errors_seen(estimate(engine, public_runs("other_gpus")))
+    told = {(e.gpu_family, e.model_kind, e.concurrency_from, e.metric): e for e in engine.trust().errors}
+    alone = [error for error in unfitted if error.gpu_family in ("Ada", "Ampere")]
+    assert {error.gpu_family for error in alone} == {"Ada", "Ampere"}
+    for error in alone:
+        same = told[error.gpu_family, error.model_kind, error.concurrency_from, error.metric]
+        assert (same.runs, same.models) == (error.runs, error.models)
+        # The file's constants are rounded.
+        assert same.median_error == pytest.approx(error.median_error, abs=2e-3)
 
 
 def test_every_point_carries_the_regime_of_its_interval(shipped: Document, tmp_path: Path) -> None:

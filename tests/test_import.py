@@ -16,16 +16,20 @@ from hypothesis import strategies as st
 
 from gpuscout.runner.api import run
 from gpuscout.runner.cli.main import execute
+from gpuscout.runner.engines.base import EngineInfo
 from gpuscout.runner.imports.files import compare_files, read_files, store_file
 from gpuscout.store.connect import Store, open_store
 from gpuscout.store.copy import copy_store
 from gpuscout.store.measured import public_runs
 from gpuscout.store.measured.runs import public_file
 from gpuscout.store.measured.stored import imported_groups, remove_runs, stored_runs
+from gpuscout.store.names import register_engine
 from gpuscout.store.schema import cases, measured_runs, metadata, percentiles, tasks
+from gpuscout.store.trust import OVER_STORED, SHIPPED, errors_of, note_errors
 from gpuscout.store.writes import commit_block
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.spec import parse_spec
+from gpuscout.sweeps.trust import ErrorSeen
 from tests.forked import gpuscout
 from tests.result_files import FACTS, FILES, FOLDER, MODEL, completed, completer, count, imported, reported
 from tests.stores import Scenario
@@ -126,6 +130,19 @@ def test_what_was_imported_is_listed_and_removed(store: Store) -> None:
         assert remove_runs(connection, ["*"]).cases == 1
     assert {table: count(store, table) for table in (cases, tasks)} == estimated
     assert count(store, measured_runs) == count(store, percentiles) == 0
+
+
+def test_errors_over_stored_runs_go_with_the_runs(store: Store) -> None:
+    imported(store, FOLDER / "vllm.json")
+    seen = ErrorSeen("Ada", "dense", 1, 8, "itl_ms", 3, 1, 0.1, 0.2, 0.0)
+    with store.writing() as connection:
+        engine = register_engine(connection, EngineInfo("guess", "1", {}))
+        note_errors(connection, engine, SHIPPED, [seen])
+        note_errors(connection, engine, OVER_STORED, [seen])
+        assert remove_runs(connection, ["no such file"]).engines == 0
+        assert len(errors_of(connection, [engine])[engine]) == 2
+        assert remove_runs(connection, ["*/vllm.json"]).engines == 1
+        assert errors_of(connection, [engine]) == {engine: [(SHIPPED, seen)]}
 
 
 def test_a_run_hangs_on_the_case_of_its_estimate(store: Store) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from gpuscout.runner.imports.complete import NotSaid
 from gpuscout.runner.imports.given import Mappings, from_flags
+from gpuscout.store.measured.formats import SourceFile, table
 from gpuscout.sweeps.errors import InputError
 from tests.result_files import FACTS, FOLDER, MODEL, complete, completed, completer, reported
 
@@ -48,6 +49,16 @@ def test_a_load_nobody_told_is_asked_for() -> None:
     assert "--concurrency N (or --request-rate RATE)" in str(refused.value.hint)
     assert complete(run, **FACTS, concurrency="16").load == ("closed_loop", 16, None)
     assert complete(run, **FACTS, request_rate="3").load.kind == "request_rate"
+
+
+def test_latencies_of_a_table_without_a_load_are_no_maximum() -> None:
+    head = "model,gpu,tp,precision,server,server_version,input_len,output_len,concurrency,ttft_ms,output_tokens_per_s\n"
+    line = "Qwen/Qwen3-32B,L40S,2,bf16,vllm,0.19.1,2000,200,,250,"
+    latency, maximum = (table.read(SourceFile("a.csv", f"{head}{line}{end}\n".encode())).runs[0] for end in ("", "900"))
+    with pytest.raises(NotSaid, match="does not say the requests in flight"):
+        complete(latency)
+    assert complete(latency, concurrency="16").load == ("closed_loop", 16, None)
+    assert complete(maximum).load.kind == "offline_maximum"
 
 
 def test_a_loop_that_was_mostly_idle_is_told() -> None:
@@ -113,6 +124,13 @@ def test_a_mapping_file_speaks_of_single_files_and_labels(tmp_path: Path) -> Non
     )  # fmt: skip
     assert len(notes) == 3
     assert mappings.unused == {"*.yaml"}
+
+
+def test_a_pattern_matches_however_a_path_is_written(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text('"results/*.json": {tp: 4}\n')
+    mappings = Mappings.read(tmp_path / "m.yaml")
+    assert mappings.of("./results/a.json", None)["tp"].text == "4"
+    assert not mappings.of("other/a.json", None)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 
 from gpuscout.runner.cli.main import execute
 from gpuscout.store.connect import Store, open_store
+from gpuscout.store.prices import PriceRules
 from gpuscout.store.rank import Group, Question, rank
 from gpuscout.store.ranking.types import Cause, Opinion, Runs
 from gpuscout.sweeps.errors import InputError, UnknownNameError
@@ -207,6 +208,12 @@ def test_estimates_tell_the_errors_seen_near_them(stored: Callable[..., Ask]) ->
     assert doubt is not None
     assert (doubt.lead, doubt.error, doubt.runner_up.gpu) == (pytest.approx(1 / 11), 0.12, "L4")
     assert ask(objective="cost-per-hour", gpus=("L40S",)).doubt is None
+    # What an hour costs is nobody's estimate.
+    close = PriceRules(overrides={"L4": 1.0, "L40S": 1.01})
+    assert ask(objective="cost-per-hour", gpus=("L40S", "L4"), prices=close).doubt is None
+    weighted = ask(weights=(("cost-per-hour", 0.7), ("itl", 0.3)), gpus=("L40S", "L4"), prices=close)
+    assert {config.backing and config.backing.error.metric for config in weighted.configs} == {"itl_ms"}
+    assert weighted.doubt is not None
 
 
 def test_trust_limits_and_orders(stored: Callable[..., Ask]) -> None:

@@ -60,14 +60,18 @@ def closed_loop_throughput(estimates: Estimates) -> FloatArray:
 
 
 def ratios(estimates: Estimates) -> dict[str, FloatArray]:
-    """Estimate / measured of every metric; NaN where either is missing."""
+    """Estimate / measured of every metric; NaN where either is missing.
+
+    Of an offline maximum only the throughput: how many requests were in flight when its latencies were measured, nobody
+    tells.
+    """
     runs = estimates.runs
+    offline = np.array([run.load is LoadKind.OFFLINE_MAXIMUM for run in runs], dtype=bool)
     measured = {
-        "itl": [run.itl_ms for run in runs],
-        "ttft": [run.ttft_ms for run in runs],
+        "itl": [None if run.load is LoadKind.OFFLINE_MAXIMUM else run.itl_ms for run in runs],
+        "ttft": [None if run.load is LoadKind.OFFLINE_MAXIMUM else run.ttft_ms for run in runs],
         "throughput": [run.throughput for run in runs],
     }
-    offline = np.array([run.load is LoadKind.OFFLINE_MAXIMUM for run in runs], dtype=bool)
     throughput = np.where(offline, estimates.output_tokens_per_s, closed_loop_throughput(estimates))
     estimated = {"itl": estimates.itl_ms, "ttft": estimates.ttft_ms, "throughput": throughput}
     return {name: estimated[name] / np.array(measured[name], dtype=np.float64) for name in METRICS}

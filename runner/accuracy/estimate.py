@@ -49,6 +49,18 @@ class Estimates:
     def __len__(self) -> int:
         return len(self.runs)
 
+    def followed_by(self, other: Estimates) -> Estimates:
+        """These and then those of another."""
+        return Estimates(
+            self.runs + other.runs,
+            np.concatenate([self.ttft_ms, other.ttft_ms]),
+            np.concatenate([self.itl_ms, other.itl_ms]),
+            np.concatenate([self.output_tokens_per_s, other.output_tokens_per_s]),
+            np.concatenate([self.concurrency, other.concurrency]),
+            np.concatenate([self.fraction, other.fraction]),
+            {**self.reasons, **{len(self) + place: reason for place, reason in other.reasons.items()}},
+        )
+
 
 def kv_precision_of(run: MeasuredRun, model: Architecture, gpu: GpuSpec) -> Precision:
     """The KV precision of a run that does not say it: what the recipes of published benchmarks use.

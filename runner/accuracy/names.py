@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -9,9 +10,10 @@ from gpuscout.runner.gpu_lookup import gpus_with
 from gpuscout.runner.models import KnownModels, resolve_model
 from gpuscout.store.connect import open_store
 from gpuscout.store.gpus import stored_gpus
+from gpuscout.store.measured import MeasuredRun
 from gpuscout.store.models import ModelsAt
 from gpuscout.sweeps.architecture import Architecture
-from gpuscout.sweeps.errors import NoStoreError
+from gpuscout.sweeps.errors import GpuscoutError, NoStoreError
 from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
 from gpuscout.sweeps.gpus import GpuSpec
 from gpuscout.sweeps.models import ModelCatalogue
@@ -47,6 +49,30 @@ class Names:
             if name in stored:
                 return stored[name]
         return resolve_model(name, known=self.models)
+
+    def called(self, runs: Iterable[MeasuredRun]) -> list[MeasuredRun]:
+        """Runs under the full names of their models and GPUs, as a store has them: files may use short ones.
+
+        A name that is not known stays.
+        """
+        models: dict[str, str] = {}
+        found = []
+        for run in runs:
+            if run.model not in models:
+                models[run.model] = self._full(run.model)
+            gpu = self.gpus.find(run.gpu)
+            found.append(replace(run, model=models[run.model], gpu=run.gpu if gpu is None else gpu.name))
+        return found
+
+    def _full(self, model: str) -> str:
+        catalogue = ModelCatalogue.load()
+        if model in catalogue or (self.models is not None and model in self.models.find([model])):
+            return model
+        try:
+            names = catalogue.resolve(model)
+        except GpuscoutError:
+            return model
+        return names[0] if len(names) == 1 else model
 
     def gpu(self, name: str) -> GpuSpec:
         """Raises UnknownNameError."""

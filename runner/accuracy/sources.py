@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gpuscout.runner.accuracy.names import Names
 from gpuscout.store.measured import MeasuredRun, public_runs, read_runs
+from gpuscout.store.measured.runs import FITTED_FILES, runs_at_a_rate
 from gpuscout.sweeps.errors import InputError
 
 PUBLIC, STORED = "public", "stored"
@@ -20,8 +22,10 @@ class Measured:
     not_comparable: int = 0
 
 
-def measured_runs(sources: Sequence[str], db: str) -> Measured:
+def measured_runs(sources: Sequence[str], db: str, names: Names | None = None) -> Measured:
     """The runs of all sources, at least one; a run that two of them hold counts once.
+
+    `names` says what models and GPUs are called in full; None: the catalogues.
 
     A source is `public`, `public:FILE`, `stored`, `stored:PATTERN` (a file or source of an import) or a CSV file.
     Raises InputError, UnknownNameError, and what `open_store` raises.
@@ -39,7 +43,8 @@ def measured_runs(sources: Sequence[str], db: str) -> Measured:
             runs = stored.runs
             not_comparable += stored.not_comparable
         elif Path(source).exists():
-            runs = read_runs(Path(source))
+            runs = (names or Names()).called(read_runs(Path(source)))
+            not_comparable += runs_at_a_rate(Path(source))
         else:
             raise InputError(f"no file {source}", hint="--measured takes public, stored or a CSV file")
         contents = [_content(run) for run in runs]  # within one source, equal ones are repeats
@@ -57,10 +62,10 @@ def measured_runs(sources: Sequence[str], db: str) -> Measured:
     return Measured(tuple(found), not_comparable)
 
 
-def not_public(runs: Sequence[MeasuredRun]) -> list[int]:
-    """The positions of runs that are in no public file: an engine that was fitted to those has not seen them."""
-    public = {_content(run) for run in public_runs()}
-    return [position for position, run in enumerate(runs) if _content(run) not in public]
+def not_fitted(runs: Sequence[MeasuredRun]) -> list[int]:
+    """The positions of runs that are in none of the public files that engines are fitted to."""
+    fitted = {_content(run) for run in public_runs(*FITTED_FILES)}
+    return [position for position, run in enumerate(runs) if _content(run) not in fitted]
 
 
 def _stored(db: str, patterns: Sequence[str]) -> Measured:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+
 from gpuscout.runner.accuracy.choice import gpu_choice, maxima_order
 from gpuscout.runner.accuracy.errors import errors
 from gpuscout.runner.accuracy.estimate import Estimates
@@ -19,6 +21,7 @@ from gpuscout.runner.calibrate.rows import Figures, FitRows, fit_rows
 from gpuscout.runner.calibrate.validate import LEFT_OUT, held_out
 from gpuscout.runner.engines.roofline.constants import FORMAT, Constants
 from gpuscout.store.measured import MeasuredRun, runs_digest
+from gpuscout.sweeps.curves import FloatArray
 from gpuscout.sweeps.errors import InputError
 
 # A fit to fewer runs than this would move constants by chance.
@@ -29,6 +32,7 @@ def calibrate(
     runs: Iterable[MeasuredRun],
     *,
     today: str,
+    others: Iterable[MeasuredRun] = (),
     names: Names | None = None,
     start: Constants | None = None,
     validate: bool = True,
@@ -36,6 +40,8 @@ def calibrate(
 ) -> dict[str, object]:
     """The document of a constants file fitted to these runs, with the date `today` in it.
 
+    `others` are not fitted. Those on GPU families that no run of the fit has are estimated with the constants: what is
+    seen there is told with the errors on models left out.
     `names` None: models and GPUs are those of the catalogues and the Hub. The fit starts from `start` (else from the
     priors, with wider tails first): a start near the end saves steps.
     Raises InputError when there are too few runs that the engine can answer.
@@ -47,6 +53,8 @@ def calibrate(
             f"{usable} of {len(runs)} measured runs can be estimated; a calibration needs at least {_FEWEST}",
             hint="add the public runs: --measured public",
         )
+    if usable < len(runs):
+        tell(f"left out: {len(runs) - usable:,} of {len(runs):,} runs, which cannot be estimated (`gpuscout accuracy`)")
     parameters = Parameters()
     vector = None if start is None else parameters.vector(start.to_dict())
     fitted = fit(kinds, parameters, vector)
@@ -56,14 +64,21 @@ def calibrate(
     closed = next((number for number, rows in enumerate(kinds) if not rows.offline), None)
     trust: dict[str, object] = {}
     for name in LEFT_OUT if validate else ():
+        if len({str(value) for rows in kinds for value in getattr(rows, name)}) == 1:
+            tell(f"all runs are of one {name}: how far the constants carry to another one is not known")
+            continue
         tell(f"leaving out one {name} after the other")
         figures = held_out(kinds, parameters, name)
         errors_of[f"{name}_left_out"] = figures_document(kinds, figures, by_server=True)
-        if name == "model" and closed is not None:
-            trust = {
-                "intervals": interval_document(kinds[closed], figures[closed]),
-                "errors_seen": errors_document(kinds[closed].estimates(figures[closed]), names),
-            }
+        if name == "model" and closed is not None and len(set(kinds[closed].model.tolist())) > 1:
+            seen = kinds[closed].estimates(figures[closed])
+            unfitted = _on_other_families(others, names, kinds, parameters, fitted.vector)
+            if unfitted is not None:
+                tell(f"estimated {len(unfitted):,} runs on GPU families that no run of the fit has")
+                seen = seen.followed_by(unfitted)
+            trust = {"errors_seen": errors_document(seen, names)}
+            if intervals := interval_document(kinds[closed], figures[closed]):
+                trust = {"intervals": intervals, **trust}
             errors_of["inside_80_percent_interval"] = {"closed loop": coverage(kinds[closed], figures[closed])}
     sources = sorted({run.source for run in runs if run.source})
     return {
@@ -76,6 +91,24 @@ def calibrate(
         **trust,
         **parameters.document(fitted.vector),
     }
+
+
+def _on_other_families(
+    runs: Iterable[MeasuredRun],
+    names: Names | None,
+    fitted: Sequence[FitRows],
+    parameters: Parameters,
+    vector: FloatArray,
+) -> Estimates | None:
+    """What the constants say of closed-loop runs on GPU families that no fitted row has; None: there are none."""
+    known = np.unique(np.concatenate([rows.family for rows in fitted]))
+    for rows in fit_rows(runs, names):
+        others = rows.take(~np.isin(rows.family, known))
+        if len(others) and not rows.offline:
+            return others.estimates(
+                others.predict(parameters.logs(vector, parameters.masks(others.family, others.server)))
+            )
+    return None
 
 
 def figures_document(
@@ -98,8 +131,6 @@ def figures_document(
 def _figures(rows: FitRows, predicted: Figures) -> dict[str, float]:
     estimates = rows.estimates(predicted)
     values = {name: error.median for name, error in errors(estimates)["all"].metrics.items()}
-    if rows.offline:
-        values = {"throughput": values["throughput"]}
     if choice := gpu_choice(estimates):
         values |= {"choice_within_5_percent": choice.near, "choice_regret": choice.regret}
     if order := maxima_order(estimates):

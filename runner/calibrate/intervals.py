@@ -15,20 +15,29 @@ _QUANTILES = (0.08, 0.92)
 
 
 def interval_document(rows: FitRows, held_out: Figures) -> dict[str, dict[str, list[float]]]:
-    """The part `intervals` of a constants file, from figures of fits that had not seen a row's model."""
+    """The part `intervals` of a constants file, from figures of fits that had not seen a row's model.
+
+    Empty where no row has one of the metrics: the engine wants all of them, or none.
+    """
     bands = _bands(rows)
     everything = np.ones(len(rows), dtype=np.bool_)
+    residuals = _residuals(rows, held_out)
+    if not all(np.isfinite(residual).any() for residual in residuals.values()):
+        return {}
     return {
         metric: {
             name: [round(float(np.exp(end)), 4) for end in _ends(rows, residual, bands == b, everything)]
             for b, name in enumerate(BAND_NAMES)
         }
-        for metric, residual in _residuals(rows, held_out).items()
+        for metric, residual in residuals.items()
     }
 
 
 def coverage(rows: FitRows, held_out: Figures) -> dict[str, float]:
-    """The share of runs inside intervals that were made without the residuals of their own model, by metric."""
+    """The share of runs inside intervals that were made without the residuals of their own model, by metric.
+
+    A metric is left out where no run has it, or the runs of one model only.
+    """
     bands = _bands(rows)
     shares = {}
     for metric, residual in _residuals(rows, held_out).items():
@@ -39,7 +48,8 @@ def coverage(rows: FitRows, held_out: Figures) -> dict[str, float]:
                 low, high = _ends(rows, residual, bands == band, rows.model != name)
                 inside[tested] = (residual[tested] >= low) & (residual[tested] <= high)
         known = np.isfinite(residual)
-        shares[metric] = round(float(inside[known].mean()), 4) if known.any() else float("nan")
+        if len(np.unique(rows.model[known])) > 1:
+            shares[metric] = round(float(inside[known].mean()), 4)
     return shares
 
 

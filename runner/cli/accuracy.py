@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from gpuscout.runner.accuracy.report import AccuracyReport
     from gpuscout.runner.engines.base import Engine
 
-_SOURCE = "measured runs of this store"
-
 
 def register(app: typer.Typer) -> None:
     example = "Example: gpuscout accuracy --measured my_runs.csv --predictions estimates.csv"
@@ -82,13 +80,13 @@ def accuracy(
             raise InputError(f"--predictions would replace the measured runs in {source}", hint="name another file")
     if plot:
         check_plot(plot)
-    found = measured_runs(sources, db)
+    names = Names.at(db, gpu_file)
+    found = measured_runs(sources, db, names)
     gpu_prices = _gpu_prices(prices, db, {run.gpu for run in found.runs})
     err().print(f"estimating {count(len(found.runs), 'measured run')} with {', '.join(engines)}")
     if found.not_comparable:
         err().print(f"left out: {count(found.not_comparable, 'run')} at a request rate whose concurrency is not known")
     reports = []
-    names = Names.at(db, gpu_file)
     for name in engines:
         options = {"constants_file": str(constants)} if constants and name == "roofline" else {}
         asked = create_engine(name, options)
@@ -135,19 +133,19 @@ def _keep(engine: Engine, one: AccuracyReport, db: str, names: Names) -> str:
     """Write the errors of an engine over stored runs into the store, in place of earlier ones; what to tell of it."""
     from gpuscout.runner.accuracy.report import select
     from gpuscout.runner.accuracy.seen import errors_seen
-    from gpuscout.runner.accuracy.sources import not_public
+    from gpuscout.runner.accuracy.sources import not_fitted
     from gpuscout.runner.engines.base import info, trust_of
     from gpuscout.store.connect import open_store
     from gpuscout.store.names import register_engine
-    from gpuscout.store.trust import note_errors
+    from gpuscout.store.trust import OVER_STORED, note_errors
 
     rows = list(range(len(one.estimates)))
     if trust_of(engine).errors:
         # It was fitted to public runs and brings its errors on models left out; those it was fitted to look smaller.
-        rows = not_public(one.estimates.runs)
+        rows = not_fitted(one.estimates.runs)
     errors = errors_seen(select(one.estimates, rows), names)
     with open_store(db) as store, store.writing() as connection:
-        note_errors(connection, register_engine(connection, info(engine)), _SOURCE, errors)
+        note_errors(connection, register_engine(connection, info(engine)), OVER_STORED, errors)
     fitted = len(one.estimates) - len(rows)
     apart = f"; {count(fitted, 'public run')} apart, whose errors the calibration tells" if fitted else ""
     return f"{engine.name}: errors over {count(len(rows), 'run')} of this store kept{apart}"

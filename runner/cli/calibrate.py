@@ -7,12 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, err, out, print_json, print_table
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, out, print_json, print_table
 from gpuscout.sweeps.errors import InputError
-
-# What the shipped constants are fitted to. The third public file stays outside: it shows how far the constants carry
-# to generations that nobody fitted.
-SHIPPED = ("public:serving_runs", "public:max_throughput")
 
 
 def register(app: typer.Typer) -> None:
@@ -44,14 +40,19 @@ def calibrate(
     from gpuscout.runner.accuracy.names import Names
     from gpuscout.runner.accuracy.sources import PUBLIC, measured_runs
     from gpuscout.runner.calibrate.document import calibrate, write_constants
+    from gpuscout.store.measured.runs import FITTED_FILES
 
-    sources = measured or SHIPPED
+    sources = measured or [f"{PUBLIC}:{file}" for file in FITTED_FILES]
     if not output.parent.is_dir() or output.is_dir():
         raise InputError(f"cannot write {output}: {'a directory' if output.is_dir() else 'no such directory'}")
-    runs = measured_runs(sources, db).runs
+    names = Names.at(db, gpu_file)
+    found = measured_runs(sources, db, names)
+    if found.not_comparable:
+        err().print(f"left out: {count(found.not_comparable, 'run')} at a request rate whose concurrency is not known")
     document = calibrate(
-        runs,
-        names=Names.at(db, gpu_file),
+        found.runs,
+        others=measured_runs((PUBLIC,), db, names).runs,
+        names=names,
         today=datetime.datetime.now(datetime.UTC).date().isoformat(),
         validate=validate,
         tell=lambda text: err().print(text),

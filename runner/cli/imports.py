@@ -203,6 +203,12 @@ def _remove(patterns: list[str], db: str, *, yes: bool, json: bool) -> None:
         print_json({"removed_runs": removed.runs, "removed_percentiles": removed.percentiles})
     else:
         print(f"removed {count(removed.runs, 'measured run')}; estimates are untouched")
+    if removed.engines:
+        print(
+            "the errors over stored runs counted these and are forgotten; those over the others: "
+            "gpuscout accuracy --measured stored --store",
+            file=sys.stderr,
+        )
 
 
 def _confirm(groups: Sequence[ImportedGroup], runs: int) -> None:

@@ -171,7 +171,7 @@ class Mappings:
             if pattern.startswith(LABEL):
                 matches = label is not None and fnmatch.fnmatchcase(label, pattern.removeprefix(LABEL).strip())
             else:
-                matches = any(fnmatch.fnmatchcase(name, pattern) for name in (file, Path(file).name))
+                matches = any(fnmatch.fnmatchcase(name, pattern) for name in (file, str(Path(file)), Path(file).name))
             if matches:
                 found |= values
                 self.unused.discard(pattern)

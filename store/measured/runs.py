@@ -27,6 +27,9 @@ from gpuscout.sweeps.precision import Precision
 # Closed-loop serving runs of InferenceX and of AIConfigurator's validation set; AccelMark's runs on other GPUs;
 # the offline maxima of TensorRT-LLM's performance overview. SOURCES.md says more.
 PUBLIC_FILES = ("serving_runs", "other_gpus", "max_throughput")
+# What the shipped constants are fitted to. The other file stays outside: it shows how far the constants carry to
+# generations that nobody fitted.
+FITTED_FILES = ("serving_runs", "max_throughput")
 _REQUIRED = ("id", "model", "gpu", "tp", "precision", "server", "input_len", "output_len")
 
 
@@ -87,23 +90,32 @@ class MeasuredRun:
 def public_runs(*files: str) -> tuple[MeasuredRun, ...]:
     """The public runs that ship with gpuscout: all, or those of some of `PUBLIC_FILES`. Raises UnknownNameError."""
     if unknown := [file for file in files if file not in PUBLIC_FILES]:
-        raise UnknownNameError("public runs", unknown[0], nearest(unknown[0], PUBLIC_FILES))
+        raise _unknown(unknown[0])
     return tuple(run for file in files or PUBLIC_FILES for run in _public(file))
 
 
 def public_file(name: str) -> SourceFile:
     """One of `PUBLIC_FILES` as the CSV file it is. Raises UnknownNameError."""
     if name not in PUBLIC_FILES:
-        raise UnknownNameError(
-            "public runs", name, nearest(name, PUBLIC_FILES), hint=f"there are {', '.join(PUBLIC_FILES)}"
-        )
+        raise _unknown(name)
     data = importlib.resources.files(__package__).joinpath(f"{name}.csv.gz").read_bytes()
     return SourceFile(f"public:{name}", data)
+
+
+def _unknown(name: str) -> UnknownNameError:
+    hint = f"there are {', '.join(PUBLIC_FILES)}"
+    return UnknownNameError("public runs", name, nearest(name, PUBLIC_FILES), hint=hint)
 
 
 def read_runs(file: Path) -> tuple[MeasuredRun, ...]:
     """The runs of a CSV file. Raises InputError with file, line and column of what is wrong."""
     return tuple(_rows(SourceFile.open(file).text, str(file)))
+
+
+def runs_at_a_rate(file: Path) -> int:
+    """How many runs of a CSV file are at a request rate: `read_runs` leaves them out. Raises InputError."""
+    rows = table.rows(SourceFile.open(file).text, str(file), required=_REQUIRED)
+    return sum(1 for row in rows if row.load is not None and row.load.request_rate is not None)
 
 
 def runs_digest(runs: Iterable[MeasuredRun]) -> str:
@@ -120,13 +132,19 @@ def _public(file: str) -> tuple[MeasuredRun, ...]:
 def _rows(text: str, file: str) -> Iterator[MeasuredRun]:
     for reported in table.rows(text, file, required=_REQUIRED):
         # Neither a closed loop nor a maximum: no estimate says what a request rate does.
-        if reported.load is None or reported.load.request_rate is None:
+        if reported.load is None:
+            raise InputError(
+                f"{file}{reported.place}: concurrency: missing",
+                hint="latencies are those of so many requests in flight; a run without both a concurrency and a "
+                "throughput says nothing",
+            )
+        if reported.load.request_rate is None:
             yield _run(reported, file)
 
 
 def _run(reported: Reported, file: str) -> MeasuredRun:
     """The run of a line that has all of `_REQUIRED`; a GPU of the catalogue under its own name."""
-    says, load = reported.deployment, reported.load
+    says = reported.deployment
     gpu = GpuCatalogue.load().find(says["gpu"])
     server = server_called(says["server"])
     if server not in SERVERS:
@@ -148,7 +166,7 @@ def _run(reported: Reported, file: str) -> MeasuredRun:
         server_version=says.get("server_version"),
         input_len=reported.input_len or 0,
         output_len=reported.output_len or 0,
-        concurrency=None if load is None else load.concurrency,
+        concurrency=reported.load and reported.load.concurrency,
         ttft_ms=reported.ttft_ms,
         itl_ms=reported.itl_ms,
         output_tokens_per_s=reported.output_tokens_per_s,

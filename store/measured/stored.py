@@ -22,6 +22,7 @@ from gpuscout.store.measured.formats.reported import Load, Reported
 from gpuscout.store.measured.runs import MeasuredRun
 from gpuscout.store.names import register_gpus, register_models
 from gpuscout.store.schema import cases, failures, gpus, measured_runs, models, percentiles, tasks
+from gpuscout.store.trust import OVER_STORED, forget_errors
 from gpuscout.sweeps.cases import DIGEST_BYTES, Case, CaseColumns, canonical_json, content_digest
 from gpuscout.sweeps.precision import Precision
 
@@ -103,9 +104,12 @@ class ImportedGroup:
 
 @dataclass(frozen=True)
 class Removed:
+    """What was removed; `engines`: those whose errors over stored runs were kept."""
+
     runs: int
     percentiles: int
     cases: int
+    engines: int
 
 
 def store_runs(
@@ -197,7 +201,8 @@ def imported_groups(connection: sa.Connection, patterns: Sequence[str] = ()) -> 
 def remove_runs(connection: sa.Connection, patterns: Sequence[str]) -> Removed:
     """Remove the runs whose file or source matches one of these patterns, and cases that nothing uses then.
 
-    Estimates are never touched.
+    With them go the errors that were kept of engines over stored runs, for they count runs that are gone. Estimates are
+    never touched.
     """
     ids = [row.id for row in _matching(connection, patterns)]
     case_ids = set[int]()
@@ -213,7 +218,7 @@ def remove_runs(connection: sa.Connection, patterns: Sequence[str]) -> Removed:
     for some in _portions(sorted(case_ids)):
         unused = sa.and_(cases.c.id.in_(some), *(~user.exists() for user in users))
         gone += connection.execute(sa.delete(cases).where(unused)).rowcount
-    return Removed(len(ids), tails, gone)
+    return Removed(len(ids), tails, gone, forget_errors(connection, OVER_STORED) if ids else 0)
 
 
 def stored_runs(

@@ -40,7 +40,8 @@ class SourceFile:
         try:
             return cls(str(path), path.read_bytes())
         except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+            hint = f"name the files in it: {path}/*" if path.is_dir() else None
+            raise InputError(f"cannot read {path}: {error.strerror or error}", hint=hint) from error
 
     @cached_property
     def text(self) -> str:
@@ -87,8 +88,9 @@ class SourceFile:
         found: list[tuple[int, object]] = []
         text = self.text
         at = _end_of_space(text, 0)
+        line, counted = 1, 0
         while at < len(text):
-            line = text.count("\n", 0, at) + 1
+            line, counted = line + text.count("\n", counted, at), at
             try:
                 value, end = decoder.raw_decode(text, at)
             except json.JSONDecodeError as error:

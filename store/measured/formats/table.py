@@ -2,9 +2,9 @@
 
 Columns: `id` tells a run from its repeats; `model, gpu, tp, pp, dp, ep, precision, kv_precision, server,
 server_version, gpu_memory_utilization, max_model_len` are the deployment, `num_gpus` is checked; `input_len,
-output_len`; `concurrency` (a closed loop), `request_rate` (requests/s) or neither (an offline maximum); `ttft_ms,
-itl_ms, e2e_s, output_tokens_per_s, requests_per_s`; `measured_on` (YYYY-MM-DD) and `source`. Others are ignored, an
-empty field is unknown.
+output_len`; `concurrency` (a closed loop), `request_rate` (requests/s) or neither (an offline maximum, if it has a
+throughput; else the load is not known); `ttft_ms, itl_ms, e2e_s, output_tokens_per_s, requests_per_s`; `measured_on`
+(YYYY-MM-DD) and `source`. Others are ignored, an empty field is unknown.
 """
 
 from __future__ import annotations
@@ -104,6 +104,9 @@ def _run(line: Mapping[str, str | None], number: int, required: tuple[str, ...])
     figures = {name: figure(name) for name in FIGURES}
     if not any(figures.values()):
         raise ValueError("ttft_ms, itl_ms and output_tokens_per_s are all missing: nothing was measured")
+    load: Load | None = Load.of(whole("concurrency"), figure("request_rate"))
+    if load == Load("offline_maximum") and not (figures["output_tokens_per_s"] or figures["requests_per_s"]):
+        load = None  # latencies alone are no maximum of anything
     return Reported(
         place=f":{number}",
         run=text("id"),
@@ -112,7 +115,7 @@ def _run(line: Mapping[str, str | None], number: int, required: tuple[str, ...])
         deployment={name: value for name in DEPLOYMENT if (value := text(name))},
         input_len=whole("input_len"),
         output_len=whole("output_len"),
-        load=Load.of(whole("concurrency"), figure("request_rate")),
+        load=load,
         ttft_ms=figures["ttft_ms"],
         itl_ms=figures["itl_ms"],
         e2e_s=figures["e2e_s"],
