@@ -58,6 +58,9 @@ def sides_of(connection: sa.Connection, one: str, other: str, question: Question
     form = forms[0]
     _check(form, question)
     first, second = (_side(connection, form, _bare(text), question) for text in (one, other))
+    if form is Form.ENGINE and MEASURED in (*first.question.engines, *second.question.engines):
+        # An engine against runs: what is measured has the settings of an estimate only as far as they are known.
+        first, second = replace(first, form=Form.KIND), replace(second, form=Form.KIND)
     if first.question == second.question:
         raise InputError(f'"{one}" and "{other}" are the same', hint=_EXAMPLES)
     return first, second

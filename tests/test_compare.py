@@ -27,7 +27,7 @@ from gpuscout.store.ranking.types import RankedConfig
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.slo import parse_slo
 from gpuscout.sweeps.spec import spec_from_mapping
-from tests.rank_stores import Row, a_run, an_answer, fill
+from tests.rank_stores import LENGTHS, Row, a_run, an_answer, fill
 
 PRICES = PriceRules(overrides={"H100": 2.0, "L4": 0.5, "L40S": 1.0})
 Ask = Callable[..., Comparison]
@@ -136,12 +136,13 @@ def test_revisions_of_a_sweep(store: Store) -> None:
     assert found.metrics == {}  # of the H100 both have the same answers
 
 
-def test_estimates_against_what_was_measured(store: Store) -> None:
+@pytest.mark.parametrize("sides", [("estimated", "kind:measured"), ("engine:roofline", "engine:measured")])
+def test_estimates_against_what_was_measured(store: Store, sides: tuple[str, str]) -> None:
     with store.writing() as connection:
         runs = [a_run(output_tokens_per_s=800.0), a_run(gpu="L40S", output_tokens_per_s=400.0)]
         fill(connection, [an_answer(points=tokens(1000.0)), an_answer(gpu="L4", points=tokens(200.0))], runs)
     with store.reading() as connection:
-        found = compare(connection, *sides_of(connection, "estimated", "kind:measured", Question(prices=PRICES)))
+        found = compare(connection, *sides_of(connection, *sides, Question(prices=PRICES)))
     assert by_gpu(found) == {
         "H100": (Status.WORSE, 0.25),
         "L40S": (Status.ADDED, None),
@@ -335,6 +336,26 @@ def test_cases_of_one_side_have_no_winner_to_compare(tmp_path: Path, capsys: pyt
     assert "1 pair of model and workload stand on one side only, 0 in A, 1 in B" in shown
     assert "the winner is the same" in shown
     assert "another winner" not in shown
+
+
+def test_narrow_tables_tell_the_workloads_of_one_model_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
+    with open_store(url, create=True) as store, store.writing() as connection:
+        cases: list[dict[str, Any]] = [
+            {"lengths": lengths, "gpu": gpu} for lengths in LENGTHS for gpu in ("H100", "L4")
+        ]
+        fast, slow = tokens(1000.0), tokens(10.0)
+        before = [an_answer(**case, points=fast if case["gpu"] == "H100" else slow) for case in cases]
+        fill(connection, [*before, *(oracle(**case, points=slow if case["gpu"] == "H100" else fast) for case in cases)])
+    monkeypatch.setenv("COLUMNS", "64")
+    shown = told(capsys, url, "roofline", "oracle")
+    assert max(map(len, shown.splitlines())) <= 64
+    _, another, largest = shown.split("\n\n")
+    for table in (another, largest):
+        assert " chat " in table
+        assert " 4096/512 " in table
 
 
 def test_the_command_tells_people_and_machines(

@@ -197,6 +197,10 @@ def _changed(file: Path, change: Callable[[list[dict[str, str]]], None]) -> Path
         ("engine_trust", '{"intervals":{},"errors":[],"kept":{"us":[{"runs":"x"}]}}', ":2: engine_trust: cannot be"),
         ("detail", "a\0b", ":2: detail: expected text"),
         ("regime", "99999", ":4: regime: expected a whole number from 0 to 32767"),
+        ("concurrency", "5", ":4: concurrency: not one of the ladder"),
+        ("outcome", "does_not_fit", ":2: outcome: does_not_fit with an operating point"),
+        ("model", "Qwen/Qwen3-4B", ":2: model: its digest is that of Qwen/Qwen3-"),
+        ("gpu", "B200", ":2: gpu: its digest is that of"),
     ],
 )  # fmt: skip
 def test_what_was_changed_is_refused_whole(
@@ -233,6 +237,7 @@ def test_what_was_changed_is_refused_whole(
         ("ttft_ms", 18.0, "run_digest: not that of the run in this row"),
         ("percentiles", '[["ttft_ms",50,1.0]]', "run_digest: not that of the run in this row"),
         ("details", "[1]", "details: expected an object"),
+        ("details", '{"derived":5}', "details: expected a list of the figures that are derived"),
     ],
 )
 def test_changed_measured_runs_are_refused_whole(
@@ -273,6 +278,20 @@ def test_definitions_of_the_target_serve_where_the_file_lost_its_own(filled: Sto
     assert read_back(file, filled).tasks == 0
     with open_store(str(tmp_path / "new.db"), create=True) as other, pytest.raises(InputError, match="no row and no"):
         read_back(file, other)
+
+
+@pytest.mark.parametrize("form", [Format.CSV, Format.JSONL])
+def test_an_export_is_known_however_many_concurrencies_were_asked_for(
+    filled: Store, tmp_path: Path, form: Format
+) -> None:
+    file = tmp_path / f"long.{form}"
+    ladder = ",".join(map(str, range(1, 10_000)))
+    with filled.reading() as connection:
+        row = next(export_rows(connection, Question()))
+    row[NAMES.index("ladder")] = ladder
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        write_text([row], stream, form)
+    assert is_export(file)
 
 
 @pytest.mark.parametrize("form", [Format.CSV, Format.JSONL])

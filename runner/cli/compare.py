@@ -70,23 +70,26 @@ def _print(found: Comparison, top: int) -> None:
     from gpuscout.runner.cli.words import print_wrapped
 
     shared, alone = _sided(found)
+    # A narrow table can do without the workload only where it does not tell rows apart.
+    one_workload = ["workload"] if len({(w.input_len, w.output_len) for w in found.winners}) == 1 else []
     for line in _summary(found, shared, alone):
         print_wrapped(line)
     told = [winner for winner in shared if winner.changes]
     rest = [winner for winner in shared if not winner.changes]
     if told:
         print(f"\nanother winner ({len(told)}); staying: how far A's winner is behind B's")
-        print_rows(_WINNERS, map(_winner_row, told), Output(), drop=("a_lead", "workload"))
+        print_rows(_WINNERS, map(_winner_row, told), Output(), drop=("a_lead", *one_workload))
     if rest:
         print(f"\nthe same winner ({len(rest)})")
         shown = _WINNERS[:-1]
-        print_rows(shown, map(_winner_row, rest[: max(top, 1)]), Output(), drop=("a_lead", "workload"))
+        print_rows(shown, map(_winner_row, rest[: max(top, 1)]), Output(), drop=("a_lead", *one_workload))
         if len(rest) > max(top, 1):
             print(f"… {len(rest) - max(top, 1)} more (--top, or --csv for all configurations)")
     largest = sorted((c for c in found.changes if c.change), key=lambda c: -abs(c.change or 0))[:top]
     if largest:
         print("\nlargest changes")
-        print_rows(_columns(found), map(_row, largest), Output(), drop=("status", "workload"))
+        rows = (_row(change) | {"workload": _workload(change)} for change in largest)
+        print_rows(_columns(found), rows, Output(), drop=("status", *one_workload))
 
 
 def _sided(found: Comparison) -> tuple[list[Winner], list[Winner]]:
@@ -177,12 +180,16 @@ def _words(change: Change, config: RankedConfig | None) -> str | None:
     return None if config is None else configuration(config, change.input_len, change.output_len)
 
 
+def _workload(told: Change | Winner) -> str:
+    return told.workload or f"{told.input_len}/{told.output_len}"
+
+
 # Without the organisation: names are long, and so are those of configurations.
 _MODEL = Column("model", "model", show=lambda name: str(name).rpartition("/")[2])
 _SHOWN_CHANGE = a_figure("change", "change", _signed)
 _WINNERS = (
     _MODEL,
-    Column("workload", "workload"),
+    Column("workload", "workload", whole=True),
     Column("a", "A's best", unknown="none"),
     Column("b", "B's best", unknown="none"),
     _SHOWN_CHANGE,
@@ -196,7 +203,7 @@ def _columns(found: Comparison) -> tuple[Column, ...]:
     unit = found.sides[0].question.aim.unit
     return (
         _MODEL,
-        Column("workload", "workload"),
+        Column("workload", "workload", whole=True),
         Column("configuration", "configuration"),
         Column("status", "status", whole=True),
         a_figure("a_objective", f"A {unit}"),
@@ -215,7 +222,7 @@ def _winner_row(winner: Winner) -> dict[str, Any]:
     same = winner.before and not winner.changes
     return {
         "model": winner.model,
-        "workload": winner.workload or f"{winner.input_len}/{winner.output_len}",
+        "workload": _workload(winner),
         "a": a,
         "b": (number(winner.after.objective) if same and winner.after else b),
         "change": winner.change,

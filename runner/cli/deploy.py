@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 _WHAT = "What is written"
 _HIGHEST_RATE = 1e9
 _HEADROOM = 0.2
+# https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
+_LABEL_VALUE = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_LABEL = rf"([a-z0-9]([-a-z0-9.]{{0,251}}[a-z0-9])?/)?{_LABEL_VALUE}"
 
 
 class Format(StrEnum):
@@ -163,6 +167,11 @@ def _selector(texts: list[str] | None) -> dict[str, str]:
         label, equals, value = text.partition("=")
         if not (label and equals and value):
             raise InputError(f'--node-selector: "{text}" is not LABEL=VALUE')
+        if not (re.fullmatch(_LABEL, label) and re.fullmatch(_LABEL_VALUE, value)):
+            raise InputError(
+                f'--node-selector: "{text}" is no label of Kubernetes',
+                hint="such as nvidia.com/gpu.product=NVIDIA-L40S",
+            )
         found[label] = value
     return found
 

@@ -43,7 +43,7 @@ from gpuscout.sweeps.cases import Case, CaseColumns, content_digest, task_keys
 from gpuscout.sweeps.curves import BOUNDS
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.gpus import GpuSpec
-from gpuscout.sweeps.outcomes import OUTCOMES
+from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.precision import PRECISIONS, Precision
 
 _AT_ONCE = 5_000
@@ -94,6 +94,7 @@ class _Filling:
     tasks: dict[str, int] = field(default_factory=dict)
     runs: set[str] = field(default_factory=set)
     ladders: dict[str, int] = field(default_factory=dict)
+    steps: dict[str, frozenset[int]] = field(default_factory=dict)
     # Operating points that are still to come, by the key of their task.
     lacking: dict[str, int] = field(default_factory=dict)
 
@@ -194,6 +195,12 @@ class _Filling:
 
     def _model(self, row: Placed) -> Architecture:
         digest = row.text("model_digest")
+        found = self._model_of(row, digest)
+        if found.name != row.text("model"):
+            raise row.error("model", f"its digest is that of {found.name}: something was changed")
+        return found
+
+    def _model_of(self, row: Placed, digest: str) -> Architecture:
         if digest not in self.models:
             text = self._defined_in_target(models, models.c.architecture, digest)
             if text is None:
@@ -205,6 +212,12 @@ class _Filling:
 
     def _gpu(self, row: Placed) -> GpuSpec:
         digest = row.text("gpu_digest")
+        found = self._gpu_of(row, digest)
+        if found.name != row.text("gpu"):
+            raise row.error("gpu", f"its digest is that of {found.name}: something was changed")
+        return found
+
+    def _gpu_of(self, row: Placed, digest: str) -> GpuSpec:
         if digest not in self.gpus:
             text = self._defined_in_target(gpus, gpus.c.figures, digest)
             if text is None:
@@ -297,9 +310,21 @@ class _Filling:
             self.ladders[text] = register_ladder(self.connection, row.ladder("ladder"))
         return self.ladders[text]
 
+    def _steps(self, row: Placed) -> frozenset[int]:
+        """The concurrencies of the ladder of a task."""
+        text = row.text("ladder")
+        if text not in self.steps:
+            self.steps[text] = frozenset(row.ladder("ladder"))
+        return self.steps[text]
+
     def _store_points(self, rows: list[Placed]) -> None:
         if not rows:
             return
+        for row in rows:
+            if row.text("outcome") != Outcome.OK:
+                raise row.error("outcome", f"{row.text('outcome')} with an operating point: something was changed")
+            if row.count("concurrency") not in self._steps(row):
+                raise row.error("concurrency", "not one of the ladder: something was changed")
         columns: dict[str, Any] = {
             "task_id": [self.tasks[row.text("task_key")] for row in rows],
             "concurrency": [row.count("concurrency") for row in rows],
@@ -332,7 +357,9 @@ class _Filling:
 
     def _run(self, row: Placed) -> NewRun:
         details = row.json("details") if row.has("details") else {}
-        derived = details.get("derived") or ()
+        derived = details.get("derived", [])
+        if not isinstance(derived, list):
+            raise row.error("details", "expected a list of the figures that are derived")
         figures = {name: row.known(name, row.figure) for name in METRICS}
         ttft, itl, e2e, tokens, requests = (None if name in derived else value for name, value in figures.items())
         reported = Reported(
