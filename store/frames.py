@@ -9,8 +9,7 @@ from typing import Any
 
 from gpuscout.store.pareto import Pareto
 from gpuscout.store.point_columns import COLUMNS
-from gpuscout.store.ranking.rows import COLUMNS as RANKING_COLUMNS
-from gpuscout.store.ranking.rows import ranking_rows
+from gpuscout.store.ranking.rows import columns_of, ranking_rows
 from gpuscout.store.ranking.types import Ranking
 from gpuscout.sweeps.errors import InputError
 
@@ -30,7 +29,7 @@ def to_dataframe(answer: Ranking | Pareto | Iterable[Mapping[str, Any]]) -> Any:
         raise InputError("to_dataframe needs pandas, which is not installed", hint="pip install pandas") from error
     columns: list[str] | None = None
     if isinstance(answer, Ranking):
-        rows, columns = list(ranking_rows(answer)), list(RANKING_COLUMNS)
+        rows, columns = list(ranking_rows(answer)), list(columns_of(answer))
     elif isinstance(answer, Pareto):
         rows = [point for front in answer.fronts for point in front.points]
     else:

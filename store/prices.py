@@ -1,8 +1,8 @@
 """What an hour of a GPU costs: quotes of price books, and the one price of each GPU that enters a ranking.
 
 *One price.* Of the quotes that a question leaves in (dated, on demand, exactly that part) each provider counts with its
-newest; where it has several of that date (instance types, regions), with the lowest. The price is the median over
-providers, low and high are the cheapest and the dearest provider.
+newest; where it has several of that date (instance types, regions), with the lowest. A provider is one whatever the
+case of its name. The price is the median over providers, low and high are the cheapest and the dearest provider.
 *Books.* The first book of the question that has such a quote for a GPU prices it alone: books are never mixed for one
 GPU. Without a choice that is the book "own", if the store has one, before "default", which ships with gpuscout.
 *Nothing is guessed.* A GPU without a quote that counts has no price, and says which condition left none.
@@ -117,14 +117,15 @@ class GpuPrice:
         for quote in self.quotes:
             usd = quote.usd_per_hour(num_gpus, whole_instances=self.whole_instances, replicas=replicas)
             usd *= 1 - self.discount
-            cheapest[quote.provider] = min(usd, cheapest.get(quote.provider, usd))
+            name = quote.provider.casefold()
+            cheapest[name] = min(usd, cheapest.get(name, usd))
         totals = cheapest.values()
         return HourlyPrice(median(totals), min(totals), max(totals))
 
     @property
     def providers(self) -> tuple[str, ...]:
-        """In the order of their names."""
-        return tuple(sorted({quote.provider for quote in self.quotes}))
+        """In the order of their names; of several spellings one."""
+        return tuple(sorted({quote.provider.casefold(): quote.provider for quote in self.quotes}.values()))
 
     @property
     def book(self) -> str | None:
@@ -207,7 +208,7 @@ def _newest(quotes: Iterable[Quote]) -> list[Quote]:
     """The newest quotes of every provider, in the order of providers and prices."""
     by_provider: dict[str, list[Quote]] = defaultdict(list)
     for quote in quotes:
-        by_provider[quote.provider].append(quote)
+        by_provider[quote.provider.casefold()].append(quote)
     newest: list[Quote] = []
     for _, found in sorted(by_provider.items()):
         last = max(quote.date for quote in found)

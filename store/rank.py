@@ -180,7 +180,7 @@ def _groups(connection: sa.Connection, scope: Scope, found: Study) -> list[Group
                 unreachable=unreachable,
                 closest=closest,
                 closest_values=closest_values,
-                doubt=doubt_of(best_per_gpu),
+                doubt=doubt_of(found.aim, best_per_gpu),
                 unranked=tuple(aside.get(number, ())),
                 flips=tuple(flips.get(number, ())),
             )

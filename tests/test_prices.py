@@ -42,6 +42,12 @@ def test_each_provider_counts_with_its_newest() -> None:
     assert price(quote("A", 1.0), quote("A", 3.0, "2026-02-01"), quote("B", 5.0, "2025-01-01")) == (4.0, 3.0, 5.0)
 
 
+def test_a_provider_is_one_whatever_the_case_of_its_name() -> None:
+    assert price(quote("Acme", 1.0), quote("acme", 3.0, "2026-02-01"), quote("B", 5.0)) == (4.0, 3.0, 5.0)
+    found = price_gpus(["L4"], [quote("Acme", 1.0), quote("acme", 3.0, instance_type="xl")], PriceRules()).known["L4"]
+    assert len(found.providers) == 1
+
+
 def test_of_several_newest_the_lowest_counts() -> None:
     assert price(quote("A", 2.0, instance_type="xl"), quote("A", 1.0, instance_type="s")) == (1.0, 1.0, 1.0)
 
@@ -266,3 +272,16 @@ def test_what_is_told_of_prices(
     shown = told("--price", "L4=0.5", "--price", "B200=1", "--price", "A100=1")
     assert "--price changes nothing here: nothing that was asked about runs on A100-SXM-80GB, B200\n" in shown
     assert "names no price book" in told("--prices", ",", status=2)
+
+
+def test_what_an_import_may_have_missed_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, url = tmp_path / "book.csv", f"sqlite:///{tmp_path / 'gpuscout.db'}"
+    path.write_text("gpu,price_per_gpu_hour,date\nL4,1.5,9999-01-02\n")
+    command = ["prices", "import", str(path), "--db", url]
+    assert execute([*command, "--rate", "EUR=1.1"]) == 0
+    told = capsys.readouterr().err
+    assert "dated after today (9999-01-02)" in told
+    assert f"--rate EUR changes nothing here: no price of {path} is in EUR" in told
+    path.write_text("gpu,price_per_gpu_hour,date,currency\nL4,1.5,2001-01-02,eur\n")
+    assert execute([*command, "--rate", "EUR=1.1"]) == 0
+    assert capsys.readouterr().err == ""

@@ -289,10 +289,8 @@ def check_shortfall(group: Any, expected: Row, question: Question) -> None:
 
 
 def _worst(group: Any, question: Question) -> float:
-    """How far what comes closest is from the limits that apply to it."""
-    tail = question.assume_tail if group.closest.kind == "estimated" else None
+    """How far what comes closest is from the limits."""
     ratios = []
     for slo, value in zip(question.slos, group.closest_values, strict=True):
-        limit = slo.limit / (tail or 1.0) if slo.percentile else slo.limit
-        ratios.append(1e300 if value is None else limit / value if slo.at_least else value / limit)
+        ratios.append(1e300 if value is None else slo.limit / value if slo.at_least else value / slo.limit)
     return max(ratios)

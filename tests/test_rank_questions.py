@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import re
@@ -19,7 +20,7 @@ from gpuscout.store.connect import Store, open_store
 from gpuscout.store.prices import PriceRules, Quote
 from gpuscout.store.prices_books import save_quotes
 from gpuscout.store.rank import Question, Ranking, rank, sql_of
-from gpuscout.store.ranking.types import Cause, Opinion
+from gpuscout.store.ranking.types import Cause, Flip, Opinion
 from gpuscout.store.schema import exclusions, sweeps
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.slo import parse_slo
@@ -422,6 +423,8 @@ def test_listed_rows_stand_in_the_order_of_their_places(tmp_path: Path, capsys: 
     assert execute(["recommend", "--db", url, "--top", "3", *prices]) == 0
     table, _, _ = capsys.readouterr().out.partition("prices:")
     assert re.findall(r"(?:H100|L4) x\d", table) == ["H100 x1", "H100 x2", "L4 x1"]
+    assert execute(["recommend", "--db", url, "--top", "3", *prices, "--csv"]) == 0
+    assert [row["place"] for row in csv.DictReader(capsys.readouterr().out.splitlines())] == ["1", "2", "3"]
 
 
 @pytest.mark.parametrize("asked", [["--objective", "itl", "--objective", "energy"], ["--weight", "energy=1"]])
@@ -429,3 +432,65 @@ def test_energy_is_named_an_upper_bound_wherever_it_counts(
     database: str, asked: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "energy: an upper bound" in recommend(capsys, database, *asked)
+
+
+def test_prices_that_decide_are_told_of_the_winner_of_a_tie(answered: Callable[..., Ask], store: Store) -> None:
+    """A tie falls to the lower ITL, also where prices are looked at."""
+    ask = answered(
+        an_answer(points={8: {"itl_ms": 5.0}}),
+        an_answer(gpu="L4", points={8: {"itl_ms": 9.0}}),
+        an_answer(gpu="L40S", points={8: {"itl_ms": 7.0}}),
+    )
+    day = date(2026, 1, 1)
+    with store.writing() as connection:
+        save_quotes(connection, [Quote("acme", "H100", name, usd, day) for name, usd in (("a", 1.0), ("b", 3.0))])
+    prices = PriceRules(books=("acme",), overrides={"L4": 2.0, "L40S": 2.0})
+    group = ask(objective="cost-per-hour", prices=prices).groups[0]
+    assert [config.gpu for config in group.best_per_gpu] == ["H100", "L40S", "L4"]
+    assert group.flips == (Flip("H100", 3.0, winner="L40S", loser="H100"),)
+
+
+def test_what_comes_closest_to_an_assumed_percentile_is_not_told_as_a_mean(
+    database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mean of 100 ms is below a limit of 110 ms that 1.3 x the mean misses."""
+    asked = ("--slo", "ttft:p95<=110ms", "--assume-tail", "1.3")
+    assert "with 130 ms (1.3 x the mean) at concurrency 64" in " ".join(recommend(capsys, database, *asked).split())
+    group = json.loads(recommend(capsys, database, *asked, "--json"))["groups"][0]
+    assert [unmet["closest_value"] for unmet in group["unreachable_slos"]] == [pytest.approx(130.0)]
+
+
+def test_markdown_and_csv_hold_all_that_was_asked(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("--objective", "cost", "--objective", "energy", "--objective", "e2e", "--slo", "itl<=9.5ms")
+    asked += ("--slo", "ttft:p95<=200ms", "--assume-tail", "1.3", "--top", "3", "--prices", "default")
+    assert execute(["recommend", "--db", database, *asked, "--md"]) == 0
+    markdown = capsys.readouterr()
+    header, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in markdown.out.splitlines()]
+    assert {"USD/Mtok", "kWh/Mtok", "E2E s", "p95 TTFT ms", "remarks"} <= {*header}
+    remarks = {row[header.index("GPU")]: row[header.index("remarks")] for row in rows}
+    assert remarks["L40S"] == "interpolated, percentiles assumed to be 1.3 x the mean"
+    assert execute(["recommend", "--db", database, *asked, "--csv"]) == 0
+    listed = capsys.readouterr()
+    (row, *_) = csv.DictReader(listed.out.splitlines())
+    assert float(row["p95_ttft_ms"]) == pytest.approx(1.3 * float(row["ttft_ms"]))
+    assert "L40S 2.06 (" in listed.err
+    assert listed.err == markdown.err
+
+
+def test_what_rows_cannot_hold_is_said_beside_them(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["recommend", "--db", database, "--prices", "default", "--csv"]) == 0
+    told = capsys.readouterr().err
+    assert all(part in told for part in ("L4 0.7", "unranked: H100: no price in default", "the price decides: L40S"))
+    assert execute(["recommend", "--db", database, "--prices", "default", "--as-of", "2001-01-01", "--csv"]) == 0
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == 1
+    assert "a/One, chat (1,024 in / 512 out): no configuration can be ranked" in told.err
+    assert "has no price of 2001-01-01 or before" in told.err
+
+
+def test_prices_of_all_listed_rows_are_told(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    prices = ("--price", "H100=0.5", "--price", "L40S=9")
+    shown = recommend(capsys, database, *prices, "--top", "3")
+    assert [name in shown.partition("prices:")[2] for name in ("H100 0.50", "L40S 9.00", "L4 0.7")] == [True] * 3
+    shown = recommend(capsys, database, "--objective", "throughput", "--objective", "cost", "--prices", "default")
+    assert "no price: H100: no price in default; --price 'H100'=USD prices it" in shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from dataclasses import asdict
 from datetime import UTC, date, datetime
@@ -144,6 +145,8 @@ def import_prices(
         with store.writing() as connection:
             gone = save_quotes(connection, quotes, replace_book=book if replace else None)
     _print_saved(book, quotes, gone, json=json)
+    for currency in sorted({*rates} - {quote.currency for quote in quotes}):
+        print(f"--rate {currency} changes nothing here: no price of {file} is in {currency}", file=sys.stderr)
 
 
 @prices.command("set", epilog="Example: gpuscout prices set H100=2.10 L40S=0.86")
@@ -287,20 +290,25 @@ def quotes_at(db: str, books: tuple[str, ...]) -> list[Quote]:
 # --- in words ----------------------------------------------------------------------------------------------------
 
 
-def price_notes(ranking: Ranking) -> list[str]:
-    """Where the prices of what is recommended come from, and where they decide."""
+def price_notes(ranking: Ranking, *, top: int = 1) -> list[str]:
+    """Where the prices of the `top` rows of each group, or else of the best two, come from, and where they decide."""
+    from gpuscout.store.ranking.rows import listed
+
     question = ranking.question
     if not any(question.aim.needs("price") or name.startswith("cost") for name in ("", *question.also)):
         return []
-    shown = [config.gpu for group in ranking.groups for config in group.best_per_gpu[:2]]
+    shown = [config.gpu for group in ranking.groups for config in listed(group)[: max(top, 2)]]
     notes = prices_told(ranking.prices, shown)
     notes += _decisions(ranking)
+    ranked_by_price = question.aim.needs("price")
     lacking: dict[str, list[str]] = defaultdict(list)
-    for gpu in dict.fromkeys(sorted(one.gpu for group in ranking.groups for one in group.unranked)):
+    unranked = (one.gpu for group in ranking.groups for one in group.unranked)
+    for gpu in sorted({*unranked} if ranked_by_price else {*shown}):
         if gpu in ranking.prices.missing:
             lacking[ranking.prices.missing[gpu]].append(gpu)
+    told, does = ("unranked", "ranks") if ranked_by_price else ("no price", "prices")
     for reason, gpus in lacking.items():
-        notes.append(f"unranked: {', '.join(gpus)}: {reason}; --price '{gpus[0]}'=USD ranks it")
+        notes.append(f"{told}: {', '.join(gpus)}: {reason}; --price '{gpus[0]}'=USD {does} it")
     return notes
 
 
@@ -409,6 +417,11 @@ def _remarks(quote: Quote) -> str:
 
 
 def _print_saved(book: str, quotes: list[Quote], gone: int, *, json: bool) -> None:
+    today = datetime.now(UTC).date()
+    # Somewhere on Earth it is tomorrow already.
+    if early := sorted({quote.date for quote in quotes if (quote.date - today).days > 1}):
+        days = " to ".join(dict.fromkeys(map(str, (early[0], early[-1]))))
+        print(f"dated after today ({days}): the newest price counts, so these do from now on", file=sys.stderr)
     if json:
         print_json({"book": book, "stored": len(quotes), "replaced": gone})
         return

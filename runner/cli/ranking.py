@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
 from gpuscout.runner.cli import words
-from gpuscout.runner.cli.common import count, out
+from gpuscout.runner.cli.common import count, err, out
 from gpuscout.runner.cli.prices import price_notes
 from gpuscout.runner.cli.ranking_document import ranking_document
 from gpuscout.runner.cli.ranking_explained import explained, nothing, summary
@@ -30,7 +31,7 @@ from gpuscout.store.ranking.rows import listed
 from gpuscout.store.ranking.types import MEASURES, Group, Kind, RankedConfig, Ranking
 from gpuscout.sweeps.slo import Slo
 
-__all__ = ["print_ranking", "ranking_document"]
+__all__ = ["print_notes", "print_ranking", "ranking_document"]
 
 # Objectives that have no column of their own otherwise.
 _VALUES = {"cost": "USD/Mtok", "cost-per-hour": "USD/h", "energy": "kWh/Mtok"}
@@ -53,7 +54,7 @@ def print_ranking(ranking: Ranking, *, top: int = 1, explain: bool = False) -> N
         lines += [*_heading(ranking, groups[0], width), *_Block(ranking, groups, top, width).lines(), ""]
     if aside:
         lines += wrapped(words.not_shown(aside), width, indent=0)
-    lines += _notes(ranking, width)
+    lines += _notes(ranking, top, width)
     lines += explained(ranking, width) if explain else summary(ranking, width)
     for line in lines:
         print(line.replace(GLUE, " ").rstrip())
@@ -241,15 +242,38 @@ def _percentile(config: RankedConfig, slo: Slo) -> str:
 # --- notes -------------------------------------------------------------------------------------------------------
 
 
-def _notes(ranking: Ranking, width: int) -> list[str]:
+def print_notes(ranking: Ranking, *, top: int | None) -> None:
+    """What rows of CSV and Markdown cannot tell, on standard error: who is not among them, why, and prices."""
+    width = err().width
+    aside = words.measured_aside(ranking.question, ranking.groups)
+    for group in ranking.groups:
+        if not listed(group) and words.case_of(group) not in aside:
+            told = f"{group.model}, {words.workload(group)}: {nothing(ranking, group)}"
+            _say(told, width)
+    if ranking.missing_tasks:
+        _say(_unfinished(ranking), width)
+    for note in price_notes(ranking, top=top or 1):
+        _say(note, width)
+
+
+def _say(note: str, width: int) -> None:
+    for line in wrapped(note, width, indent=0):
+        print(line.replace(GLUE, " ").rstrip(), file=sys.stderr)
+
+
+def _unfinished(ranking: Ranking) -> str:
+    return f"{ranking.sweep} is unfinished: {count(ranking.missing_tasks, 'task')} may still change this"
+
+
+def _notes(ranking: Ranking, top: int, width: int) -> list[str]:
     shown = [config for group in ranking.groups for config in (*group.configs[:1], *group.best_per_gpu)]
-    return [line for note in _told(ranking, shown) for line in wrapped(note, width, indent=0)]
+    return [line for note in _told(ranking, shown, top) for line in wrapped(note, width, indent=0)]
 
 
-def _told(ranking: Ranking, shown: Sequence[RankedConfig]) -> Iterable[str]:
+def _told(ranking: Ranking, shown: Sequence[RankedConfig], top: int) -> Iterable[str]:
     question = ranking.question
     if ranking.missing_tasks:
-        yield f"{ranking.sweep} is unfinished: {count(ranking.missing_tasks, 'task')} may still change this"
+        yield _unfinished(ranking)
     if any(config.queued for config in shown):
         yield "* more requests in flight than the KV cache holds: some wait, which is in TTFT; --slo ttft<=… limits it"
     if any(config.interpolated for config in shown):
@@ -272,4 +296,4 @@ def _told(ranking: Ranking, shown: Sequence[RankedConfig]) -> Iterable[str]:
         yield f"estimates of {shown_of}; the store also has some of {', '.join(others)} (--engine NAME)"
     if any(config.spread for config in shown):
         yield "spread: the lowest and the highest opinion of the same configuration"
-    yield from price_notes(ranking)
+    yield from price_notes(ranking, top=top)

@@ -20,7 +20,8 @@ from gpuscout.runner.cli.ranking_words import (
     trust,
     wrapped,
 )
-from gpuscout.store.ranking.types import Cause, Group, Loser, Losers, Ranking
+from gpuscout.store.ranking.types import Cause, Group, Kind, Loser, Losers, Operating, Ranking
+from gpuscout.sweeps.slo import Slo
 
 
 def nothing(ranking: Ranking, group: Group) -> str:
@@ -28,13 +29,13 @@ def nothing(ranking: Ranking, group: Group) -> str:
     if group.unreachable:
         told = [
             f"no configuration meets {limit(unmet.slo)}: closest is {describe(unmet.nearest, group)} with "
-            f"{quantity(unmet.value, unmet.slo.column, exact=True)} {at_load(unmet.nearest)}"
+            f"{_came_to(ranking, unmet.slo, unmet.value, unmet.nearest)} {at_load(unmet.nearest)}"
             for unmet in group.unreachable
         ]
         return "; ".join(told)
     if group.closest:
         figures = ", ".join(
-            f"{name_of(slo)}{GLUE}{quantity(value, slo.column, exact=True)}"
+            f"{name_of(slo)}{GLUE}{_came_to(ranking, slo, value, group.closest)}"
             for slo, value in zip(ranking.question.slos, group.closest_values, strict=True)
         )
         return (
@@ -42,17 +43,28 @@ def nothing(ranking: Ranking, group: Group) -> str:
             f"{describe(group.closest, group)} with {figures} {at_load(group.closest)}"
         )
     told = [
-        f"{losers.count:,} {words.cause(losers.cause, None)}, {'nearest is' if loser.ratio else 'such as'} "
+        f"{losers.count:,} {_reason(losers)}, {'nearest is' if loser.ratio else 'such as'} "
         f"{describe(loser, group)}: {loser.detail}"
         for losers in group.losers
         for loser in losers.examples[:1]
     ]
     none = "no configuration can be ranked" if group.unranked else "no configuration runs"
+    if any(losers.cause is Cause.MISSES_SLO for losers in group.losers):
+        none = "no configuration is known to meet all limits"
     if any(losers.cause is Cause.NO_PERCENTILE for losers in group.losers):
         none = "no configuration meets a limit on a percentile"
     elif any(losers.cause is Cause.NOT_TRUSTED for losers in group.losers):
         none = f"no configuration can be trusted as asked (--trust {ranking.question.trust})"
     return f"{none}: " + "; ".join(told)
+
+
+def _came_to(ranking: Ranking, slo: Slo, value: float | None, config: Operating) -> str:
+    """What was reached of a limit: "79.4 ms (1.9 x the mean)" where a tail is assumed."""
+    told = quantity(value, slo.column, exact=True)
+    tail = ranking.question.assume_tail
+    if slo.percentile is None or config.kind is not Kind.ESTIMATED or tail is None:
+        return told
+    return f"{told} ({tail:g} x the mean)"
 
 
 def summary(ranking: Ranking, width: int) -> list[str]:

@@ -30,7 +30,7 @@ def recommend(
     db: Db = DEFAULT_STORE,
 ) -> None:
     """Recommend the best configuration for each model and workload. Computes nothing."""
-    from gpuscout.runner.cli.ranking import print_ranking, ranking_document
+    from gpuscout.runner.cli.ranking import print_notes, print_ranking, ranking_document
     from gpuscout.runner.cli.ranking_rows import print_ranking_rows
     from gpuscout.store.connect import open_store
     from gpuscout.store.rank import rank, sql_of
@@ -59,6 +59,7 @@ def recommend(
         return
     if not output.for_people:
         print_ranking_rows(ranking, output, top=None if explain else top)
+        print_notes(ranking, top=None if explain else top)
         return
     print_ranking(ranking, top=top, explain=explain)
     print("nothing was recomputed.")

@@ -231,14 +231,15 @@ def flips_of(study: Study, ranked: Placed) -> dict[int, list[Flip]]:
     if not study.aim.needs("price") or not len(ranked.rows):
         return {}
     # What is less trusted does not win by a price.
-    rows, of_group = ranked.rows, ranked.group
+    rows, of_group, place = ranked.rows, ranked.group, ranked.place
     if (level := study.level[rows]).any():
         best_level = np.full(len(study.cast.groups), level.max())
         np.minimum.at(best_level, of_group, level)
-        rows, of_group = rows[level == best_level[of_group]], of_group[level == best_level[of_group]]
+        trusted = level == best_level[of_group]
+        rows, of_group, place = rows[trusted], of_group[trusted], place[trusted]
     types = of_group * len(study.cast.gpus) + study.cast.gpu[rows]
     order = np.argsort(types, kind="stable")
-    rows, types = rows[order], types[order]
+    rows, types, place = rows[order], types[order], place[order]
     starts = np.flatnonzero(np.diff(types, prepend=-1) != 0)
     counts = np.diff(starts, append=len(rows))
     figures = {name: study.found.figures[name][rows] for name in study.aim.columns}
@@ -258,8 +259,9 @@ def flips_of(study: Study, ranked: Placed) -> dict[int, list[Flip]]:
     found: dict[int, list[Flip]] = {}
     # Figures that are equal to six decimals are equal.
     now_count, low_count, high_count = (np.rint(values * DECIMALS).tolist() for values in (now, low, high))
-    # Of every group the best type first.
-    by_group = np.lexsort((now, group))
+    # Of every group the best type first, ties in the order of the ranking.
+    by_name = np.argsort(np.argsort(study.cast.gpus))
+    by_group = np.lexsort((by_name[gpu], place[starts], group))
     bounds = [*np.flatnonzero(np.diff(group[by_group], prepend=-1) != 0).tolist(), len(by_group)]
     for start, stop in itertools.pairwise(bounds):
         first, *others = by_group[start:stop].tolist()

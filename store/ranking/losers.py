@@ -190,15 +190,25 @@ def shortfalls_of(connection: sa.Connection, scope: Scope, study: Study, groups:
         assert study.measured is not None
         return Operating.of(study.measured.described(-task - 1, point))
 
+    def as_limited(value: float, slo: Slo, estimated: bool) -> float:
+        """What the limit is compared with: of an estimate's mean the percentile that is assumed."""
+        return value * (study.question.assume_tail or 1.0) if estimated and slo.percentile is not None else value
+
     shortfalls: dict[int, Shortfall] = {}
     for number in groups:
-        out = tuple(Unmet(slo, near.value, in_words(near.task, near.point)) for slo, near in unmet[number])
+        out = tuple(
+            Unmet(slo, as_limited(near.value, slo, near.task > 0), in_words(near.task, near.point))
+            for slo, near in unmet[number]
+        )
         closest, values = None, ()  # type: Operating | None, tuple[float | None, ...]
         if not out and number in together:
             row = together[number]
             closest = in_words(study.task(row), int(study.found.low[row]) if row < study.estimates else None)
             column = figures[:, np.searchsorted(hopeless, row)].tolist()
-            values = tuple(None if math.isnan(value) else value for value in column)
+            values = tuple(
+                None if math.isnan(value) else as_limited(value, slo, row < study.estimates)
+                for slo, value in zip(study.question.slos, column, strict=True)
+            )
         shortfalls[number] = (out, closest, values)
     return shortfalls
 

@@ -24,21 +24,36 @@ COLUMNS = (
     "objective_value", "behind_best", "usd_per_hour", *_VALUES.values(), *_FIGURES, "output_tokens_per_s_per_gpu",
     "bound", "runs", "load", "sources", "server_versions", "first_day", "last_day", "error_metric", "error_median",
     "error_runs", "error_gpu_family", *(f"{metric}_{end}" for metric in TRUSTED_METRICS for end in ("low", "high")),
+    "cautious", "lowest_opinion", "highest_opinion",
 )  # fmt: skip
 """What a row holds. `objective_value` is in `objective_unit`, `behind_best` a fraction, lengths are in tokens.
 `assumed_tail`: what the mean is multiplied by where a limit is on a percentile that an estimate does not have. `runs`
 are the measured runs behind it, with their load, sources, versions and days; for an estimate `error_median` (a
-fraction) is its engine's error over the `error_runs` nearest to it, and low and high hold 80 % of what is measured."""
+fraction) is its engine's error over the `error_runs` nearest to it, and low and high hold 80 % of what is measured.
+`cautious`: it is ranked by the pessimistic ends of these. The opinions are those of several engines, in
+`objective_unit`."""
+
+
+def columns_of(ranking: Ranking) -> tuple[str, ...]:
+    """`COLUMNS`, and one for each percentile that a limit is on, called as in `query`: "p95_ttft_ms"."""
+    return (*COLUMNS, *_percentiles(ranking))
+
+
+def _percentiles(ranking: Ranking) -> dict[str, str]:
+    """The names of the SLOs on percentiles by their columns."""
+    slos = (slo for slo in ranking.question.slos if slo.percentile is not None)
+    return {f"p{slo.percentile:g}_{slo.column}": slo.name for slo in slos}
 
 
 def ranking_rows(ranking: Ranking, *, top: int | None = None) -> Iterator[dict[str, Any]]:
-    """The configurations of all groups that the ranking holds, or `top` of each, in the order of `listed`.
+    """The configurations of all groups that the ranking holds, or `top` of each, best first.
 
     None where a figure is not known; cost and energy where the question did not ask for them.
     """
-    aim = ranking.question.aim
+    aim, percentiles = ranking.question.aim, _percentiles(ranking)
     for group in ranking.groups:
-        for config in listed(group)[:top]:
+        for config in shown(group, top):
+            lowest, highest = config.spread or (None, None)
             values = {column: config.values.get(name) for name, column in _VALUES.items()}
             yield {
                 "model": group.model,
@@ -58,6 +73,10 @@ def ranking_rows(ranking: Ranking, *, top: int | None = None) -> Iterator[dict[s
                 "bound": config.bound,
                 **_runs(config),
                 **_trust(config),
+                "cautious": config.cautious,
+                "lowest_opinion": lowest,
+                "highest_opinion": highest,
+                **{column: config.percentiles.get(name) for column, name in percentiles.items()},
             }
 
 
@@ -89,3 +108,8 @@ def _trust(config: RankedConfig) -> dict[str, Any]:
 def listed(group: Group) -> list[RankedConfig]:
     """The best, then the best of other GPU types, then what else there is: another TP of one GPU is less news."""
     return [*group.best_per_gpu, *(config for config in group.configs if config not in group.best_per_gpu)]
+
+
+def shown(group: Group, top: int | None) -> list[RankedConfig]:
+    """The first of `listed`, or all, in the order of their places."""
+    return sorted(listed(group)[:top], key=lambda config: config.place)

@@ -29,11 +29,16 @@ MEASURED_LEVEL, BACKED_LEVEL, OTHER_LEVEL = range(3)
 def trusted_metric(aim: Aim) -> str:
     """The metric whose errors tell how wrong an objective may be; of weighted ones the one that weighs most.
 
-    An end-to-end latency is mostly ITL.
+    What an hour costs is not estimated, so it only tells where nothing else is weighed. An end-to-end latency is mostly
+    ITL.
     """
-    name, _ = max(aim.weights, key=lambda pair: pair[1])
+    name, _ = max(aim.weights, key=lambda pair: (_is_estimated(pair[0]), pair[1]))
     column = MEASURES[name].column
     return column if column in TRUSTED_METRICS else "itl_ms"
+
+
+def _is_estimated(objective: str) -> bool:
+    return objective != "cost-per-hour"
 
 
 @dataclass(frozen=True)
@@ -98,9 +103,9 @@ def _looked_up(of: dict[int, int], ids: Array) -> Indices:
     return table[ids.astype(np.int64)]
 
 
-def doubt_of(best_per_gpu: Sequence[RankedConfig]) -> Doubt | None:
+def doubt_of(aim: Aim, best_per_gpu: Sequence[RankedConfig]) -> Doubt | None:
     """Whether the best may not be the best: it leads another GPU type by less than the error of one of the two."""
-    if len(best_per_gpu) < 2:
+    if len(best_per_gpu) < 2 or not any(_is_estimated(name) for name, _ in aim.weights):
         return None
     best, runner_up = best_per_gpu[:2]
     known = [config for config in (best, runner_up) if config.backing is not None]

@@ -320,7 +320,10 @@ class Doubt:
 
 @dataclass(frozen=True)
 class Unmet:
-    """An SLO that no configuration of a group meets, even alone; `nearest` comes closest, with `value`."""
+    """An SLO that no configuration of a group meets, even alone; `nearest` comes closest, with `value`.
+
+    Where a percentile of an estimate is assumed, `value` is what is assumed, not the mean.
+    """
 
     slo: Slo
     value: float
