@@ -375,6 +375,11 @@ def test_every_option_prints(database: str, arguments: list[str], capsys: pytest
         json.loads(recommend(capsys, database, *arguments, "--json"), parse_constant=pytest.fail)
 
 
+def test_a_limit_given_twice_is_one_limit(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    limits = ["--slo", "itl<=0.01ms", "--slo", "rate>=1"]
+    assert recommend(capsys, database, *limits, "--slo", "itl<=0.01ms") == recommend(capsys, database, *limits)
+
+
 def test_a_price_holds_for_a_gpu_stored_under_another_name(database: str, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("H100", "h100-sxm-80gb", "nvidia h100 80gb hbm3"):
         document = json.loads(recommend(capsys, database, "--price", f"{name}=0.01", "--json"))

@@ -172,7 +172,7 @@ class SloOptions:
         """The question within these limits. Raises InputError."""
         from gpuscout.sweeps.slo import parse_slo
 
-        slos = tuple(map(parse_slo, self.slo or ()))
+        slos = tuple(dict.fromkeys(map(parse_slo, self.slo or ())))
         if self.assume_tail is not None and all(slo.percentile is None for slo in slos):
             raise InputError(
                 "--assume-tail changes nothing: no --slo is on a percentile", hint="for example --slo 'ttft:p95<=1s'"
