@@ -203,9 +203,13 @@ def test_the_engine_tells_its_errors_on_families_that_nothing_was_fitted_to() ->
     unfitted = errors_seen(estimate(engine, public_runs("other_gpus")))
     told = {(e.gpu_family, e.model_kind, e.concurrency_from, e.metric): e for e in engine.trust().errors}
     alone = [error for error in unfitted if error.gpu_family in ("Ada", "Ampere")]
-    assert {error.gpu_family for error in alone} == {"Ada", "Ampere"}
+    assert {error.gpu_family for error in alone if error.models > 1} == {"Ada", "Ampere"}
     for error in alone:
-        same = told[error.gpu_family, error.model_kind, error.concurrency_from, error.metric]
+        same = told.get((error.gpu_family, error.model_kind, error.concurrency_from, error.metric))
+        # What one model alone did there says too little of others.
+        assert (same is not None) == (error.models > 1)
+        if same is None:
+            continue
         assert (same.runs, same.models) == (error.runs, error.models)
         # The file's constants are rounded.
         assert same.median_error == pytest.approx(error.median_error, abs=2e-3)

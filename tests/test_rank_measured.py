@@ -216,6 +216,18 @@ def test_estimates_tell_the_errors_seen_near_them(stored: Callable[..., Ask]) ->
     assert weighted.doubt is not None
 
 
+def test_the_own_family_at_another_load_says_more_than_other_families(stored: Callable[..., Ask]) -> None:
+    points = {32: {"output_tokens_per_s": 120.0}}
+    errors = (seen("Ada", 0.12), seen("Ada", 0.3, start=100, end=None), seen("NVIDIA", 0.2, start=17, end=99))
+    ask = stored([an_answer(points=points), an_answer(gpu="L4", points=points)], [], Trust({}, errors))
+    backing = {config.gpu: config.backing for config in ask(top=2).configs}
+    assert {gpu: (b.error.median_error, b.own_family, b.same_load) for gpu, b in backing.items() if b} == {
+        "H100": (0.2, False, True),
+        "L4": (0.12, True, False),
+    }
+    assert ask(trust="backed").configs == ()
+
+
 def test_trust_limits_and_orders(stored: Callable[..., Ask]) -> None:
     ask = stored(
         [an_answer(points={8: {"output_tokens_per_s": 900.0}}), an_answer(gpu="L4")],

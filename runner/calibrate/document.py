@@ -21,7 +21,6 @@ from gpuscout.runner.calibrate.rows import Figures, FitRows, fit_rows
 from gpuscout.runner.calibrate.validate import LEFT_OUT, held_out
 from gpuscout.runner.engines.roofline.constants import FORMAT, Constants
 from gpuscout.store.measured import MeasuredRun, runs_digest
-from gpuscout.sweeps.curves import FloatArray
 from gpuscout.sweeps.errors import InputError
 
 # A fit to fewer runs than this would move constants by chance.
@@ -72,11 +71,12 @@ def calibrate(
         errors_of[f"{name}_left_out"] = figures_document(kinds, figures, by_server=True)
         if name == "model" and closed is not None and len(set(kinds[closed].model.tolist())) > 1:
             seen = kinds[closed].estimates(figures[closed])
-            unfitted = _on_other_families(others, names, kinds, parameters, fitted.vector)
+            unfitted = _on_other_families(others, names, kinds)
             if unfitted is not None:
                 tell(f"estimated {len(unfitted):,} runs on GPU families that no run of the fit has")
-                seen = seen.followed_by(unfitted)
-            trust = {"errors_seen": errors_document(seen, names)}
+                masks = parameters.masks(unfitted.family, unfitted.server)
+                seen = seen.followed_by(unfitted.estimates(unfitted.predict(parameters.logs(fitted.vector, masks))))
+            trust = {"errors_seen": errors_document(seen, names, unfitted=unfitted)}
             if intervals := interval_document(kinds[closed], figures[closed]):
                 trust = {"intervals": intervals, **trust}
             errors_of["inside_80_percent_interval"] = {"closed loop": coverage(kinds[closed], figures[closed])}
@@ -93,21 +93,13 @@ def calibrate(
     }
 
 
-def _on_other_families(
-    runs: Iterable[MeasuredRun],
-    names: Names | None,
-    fitted: Sequence[FitRows],
-    parameters: Parameters,
-    vector: FloatArray,
-) -> Estimates | None:
-    """What the constants say of closed-loop runs on GPU families that no fitted row has; None: there are none."""
+def _on_other_families(runs: Iterable[MeasuredRun], names: Names | None, fitted: Sequence[FitRows]) -> FitRows | None:
+    """The closed-loop runs on GPU families that no fitted row has; None: there are none."""
     known = np.unique(np.concatenate([rows.family for rows in fitted]))
     for rows in fit_rows(runs, names):
         others = rows.take(~np.isin(rows.family, known))
         if len(others) and not rows.offline:
-            return others.estimates(
-                others.predict(parameters.logs(vector, parameters.masks(others.family, others.server)))
-            )
+            return others
     return None
 
 
@@ -138,9 +130,17 @@ def _figures(rows: FitRows, predicted: Figures) -> dict[str, float]:
     return {name: round(value, 4) for name, value in values.items()}
 
 
-def errors_document(estimates: Estimates, names: Names | None = None) -> list[dict[str, object]]:
-    """The part `errors_seen` of a constants file; fractions to four digits."""
-    rows = [asdict(error) for error in errors_seen(estimates, names)]
+def errors_document(
+    estimates: Estimates, names: Names | None = None, *, unfitted: FitRows | None = None
+) -> list[dict[str, object]]:
+    """The part `errors_seen` of a constants file; fractions to four digits.
+
+    On the families of `unfitted` runs one model alone says too little of others, and is left out.
+    """
+    alone = set() if unfitted is None else set(unfitted.family.tolist())
+    rows = [
+        asdict(error) for error in errors_seen(estimates, names) if error.models > 1 or error.gpu_family not in alone
+    ]
     return [{name: round(v, 4) if isinstance(v, float) else v for name, v in row.items()} for row in rows]
 
 

@@ -108,7 +108,8 @@ def _document(config: Configuration) -> dict[str, object]:
 def _backing_document(backing: Backing | None) -> dict[str, object] | None:
     if backing is None:
         return None
-    return {"source": backing.source, "own_family": backing.own_family, **asdict(backing.error)}
+    about = {name: getattr(backing, name) for name in ("source", "own_family", "same_load")}
+    return {**about, **asdict(backing.error)}
 
 
 def _doubt_document(doubt: Doubt) -> dict[str, object]:

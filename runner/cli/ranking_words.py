@@ -102,12 +102,16 @@ def _runs(runs: Runs, server: str) -> str:
 
 
 def _backing(backing: Backing) -> str:
-    """ "ITL +-12 % (38 runs: Ada, dense)" """
+    """ "ITL +-12 % (38 runs: Ada, dense)", or "(… dense, at 1 to 8 in flight)" where the estimate is not there."""
     error = backing.error
     family = error.gpu_family if backing.own_family else f"all {error.gpu_family}"
     kind = "MoE" if error.model_kind == "moe" else error.model_kind
     name = glued(f"{_METRICS.get(error.metric, error.metric)} +-{share(error.median_error)}")
-    return f"{name} ({glued(count(error.runs, 'run'))}: {family}, {kind})"
+    load = ""
+    if not backing.same_load:
+        upper = f" to {error.concurrency_to:,}" if error.concurrency_to is not None else " or more"
+        load = ", " + glued(f"at {error.concurrency_from:,}{upper} in flight")
+    return f"{name} ({glued(count(error.runs, 'run'))}: {family}, {kind}{load})"
 
 
 def doubt(found: Doubt, group: Group) -> str:

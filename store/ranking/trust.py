@@ -1,8 +1,8 @@
 """How far estimates can be trusted: the errors of their engines over the measured runs that are nearest to them.
 
 Nearest are runs on the same GPU family, of the same kind of model (dense or mixture of experts), at a concurrency of
-the same band; where there are none, those on all families of the vendor, which the answer says. Of several sources the
-one with the most runs counts. What was measured on GPUs of another vendor says nothing.
+the same band, or else of the nearest; where that family has none, those on all families of the vendor. The answer says
+which. Of several sources the one with the most runs counts. What was measured on GPUs of another vendor says nothing.
 """
 
 from __future__ import annotations
@@ -71,10 +71,16 @@ class Errors:
         """The errors that are nearest to an estimate; None: no measured runs are near it."""
         if not self.seen:
             return None
-        for family in (self.families[gpu_id], self.vendors[gpu_id]):
-            for source, error in self.seen.get((engine_id, family, self.kinds[model_id]), ()):
-                if error.concurrency_from <= concurrency <= (error.concurrency_to or np.inf):
-                    return Backing(source, error, family == self.families[gpu_id])
+        own, vendor = self.families[gpu_id], self.vendors[gpu_id]
+        for family in (own, vendor):
+            found = self.seen.get((engine_id, family, self.kinds[model_id]), ())
+            for source, error in found:
+                if _beyond(error, concurrency) == 0:
+                    return Backing(source, error, own_family=family == own, same_load=True)
+            # What another family did at this load says less than what the own one did at another.
+            if found and family == own:
+                source, error = min(found, key=lambda one: _beyond(one[1], concurrency))
+                return Backing(source, error, own_family=True, same_load=False)
         return None
 
     def backed(self, engine: Array, gpu: Array, model: Array, concurrency: Array) -> Flags:
@@ -95,6 +101,11 @@ class Errors:
                     same & (concurrency >= error.concurrency_from) & (concurrency <= (error.concurrency_to or np.inf))
                 )
         return result
+
+
+def _beyond(error: ErrorSeen, concurrency: float) -> float:
+    """By how many requests in flight an estimate is outside the band of these errors."""
+    return max(error.concurrency_from - concurrency, concurrency - (error.concurrency_to or np.inf), 0.0)
 
 
 def _looked_up(of: dict[int, int], ids: Array) -> Indices:

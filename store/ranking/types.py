@@ -191,12 +191,14 @@ class Runs:
 class Backing:
     """The errors of an estimate's engine over the measured runs that are nearest to it.
 
-    `own_family`: the runs are of the estimate's own GPU family; otherwise of all families together.
+    `own_family`: the runs are of the estimate's own GPU family; otherwise of all families together. `same_load`: its
+    concurrency is within theirs.
     """
 
     source: str
     error: ErrorSeen
     own_family: bool
+    same_load: bool
 
 
 @dataclass(frozen=True)
