@@ -152,8 +152,6 @@ def _start(address: str | None, num_cpus: int | None) -> None:
 
     try:
         if address is None:
-            # So long Ray's agents outlive a process that was killed; its default is a minute.
-            os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
             ray.init("local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False, logging_level=_LOG_LEVEL)
             return
         _knock(address)
