@@ -67,14 +67,14 @@ def ratios(estimates: Estimates) -> dict[str, FloatArray]:
     """
     runs = estimates.runs
     offline = np.array([run.load is LoadKind.OFFLINE_MAXIMUM for run in runs], dtype=bool)
-    measured = {
-        "itl": [None if run.load is LoadKind.OFFLINE_MAXIMUM else run.itl_ms for run in runs],
-        "ttft": [None if run.load is LoadKind.OFFLINE_MAXIMUM else run.ttft_ms for run in runs],
-        "throughput": [run.throughput for run in runs],
-    }
+    itl, ttft, tokens = (
+        np.array(values, dtype=np.float64)
+        for values in ([r.itl_ms for r in runs], [r.ttft_ms for r in runs], [r.throughput for r in runs])
+    )
+    measured = {"itl": np.where(offline, np.nan, itl), "ttft": np.where(offline, np.nan, ttft), "throughput": tokens}
     throughput = np.where(offline, estimates.output_tokens_per_s, closed_loop_throughput(estimates))
     estimated = {"itl": estimates.itl_ms, "ttft": estimates.ttft_ms, "throughput": throughput}
-    return {name: estimated[name] / np.array(measured[name], dtype=np.float64) for name in METRICS}
+    return {name: estimated[name] / measured[name] for name in METRICS}
 
 
 def errors(estimates: Estimates, of: Callable[[MeasuredRun], object] = lambda run: "all") -> dict[str, GroupErrors]:

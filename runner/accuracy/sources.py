@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpuscout.runner.accuracy.names import Names
-from gpuscout.store.measured import MeasuredRun, public_runs, read_runs
-from gpuscout.store.measured.runs import FITTED_FILES, runs_at_a_rate
+from gpuscout.store.measured import MeasuredRun, public_runs
+from gpuscout.store.measured.runs import FITTED_FILES, comparable_runs
 from gpuscout.sweeps.errors import InputError
 
 PUBLIC, STORED = "public", "stored"
@@ -43,8 +43,9 @@ def measured_runs(sources: Sequence[str], db: str, names: Names | None = None) -
             runs = stored.runs
             not_comparable += stored.not_comparable
         elif Path(source).exists():
-            runs = (names or Names()).called(read_runs(Path(source)))
-            not_comparable += runs_at_a_rate(Path(source))
+            of_file, at_a_rate = comparable_runs(Path(source))
+            runs = (names or Names()).called(of_file)
+            not_comparable += at_a_rate
         else:
             raise InputError(f"no file {source}", hint="--measured takes public, stored or a CSV file")
         contents = [_content(run) for run in runs]  # within one source, equal ones are repeats

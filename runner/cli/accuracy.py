@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gpuscout.runner.accuracy.errors import GroupErrors
     from gpuscout.runner.accuracy.names import Names
     from gpuscout.runner.accuracy.report import AccuracyReport
+    from gpuscout.runner.accuracy.sources import Measured
     from gpuscout.runner.engines.base import Engine
 
 
@@ -84,8 +85,7 @@ def accuracy(
     found = measured_runs(sources, db, names)
     gpu_prices = _gpu_prices(prices, db, {run.gpu for run in found.runs})
     err().print(f"estimating {count(len(found.runs), 'measured run')} with {', '.join(engines)}")
-    if found.not_comparable:
-        err().print(f"left out: {count(found.not_comparable, 'run')} at a request rate whose concurrency is not known")
+    tell_left_out(found)
     reports = []
     for name in engines:
         options = {"constants_file": str(constants)} if constants and name == "roofline" else {}
@@ -127,6 +127,12 @@ def _gpu_prices(options: PriceOptions, db: str, gpus: Iterable[str]) -> Mapping[
     for gpu, reason in priced.missing.items():
         err().print(f"not in the choice of GPU: {gpu}: {reason}")
     return {gpu: price.per_hour(1).usd for gpu, price in priced.known.items()}
+
+
+def tell_left_out(found: Measured) -> None:
+    """Say on standard error how many runs cannot be compared with estimates, if any."""
+    if found.not_comparable:
+        err().print(f"left out: {count(found.not_comparable, 'run')} at a request rate whose concurrency is not known")
 
 
 def _keep(engine: Engine, one: AccuracyReport, db: str, names: Names) -> str:

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, out, print_json, print_table
+from gpuscout.runner.cli.accuracy import tell_left_out
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, err, out, print_json, print_table
 from gpuscout.sweeps.errors import InputError
 
 
@@ -47,8 +48,7 @@ def calibrate(
         raise InputError(f"cannot write {output}: {'a directory' if output.is_dir() else 'no such directory'}")
     names = Names.at(db, gpu_file)
     found = measured_runs(sources, db, names)
-    if found.not_comparable:
-        err().print(f"left out: {count(found.not_comparable, 'run')} at a request rate whose concurrency is not known")
+    tell_left_out(found)
     document = calibrate(
         found.runs,
         others=measured_runs((PUBLIC,), db, names).runs,

@@ -109,13 +109,14 @@ def _unknown(name: str) -> UnknownNameError:
 
 def read_runs(file: Path) -> tuple[MeasuredRun, ...]:
     """The runs of a CSV file. Raises InputError with file, line and column of what is wrong."""
-    return tuple(_rows(SourceFile.open(file).text, str(file)))
+    return comparable_runs(file)[0]
 
 
-def runs_at_a_rate(file: Path) -> int:
-    """How many runs of a CSV file are at a request rate: `read_runs` leaves them out. Raises InputError."""
-    rows = table.rows(SourceFile.open(file).text, str(file), required=_REQUIRED)
-    return sum(1 for row in rows if row.load is not None and row.load.request_rate is not None)
+def comparable_runs(file: Path) -> tuple[tuple[MeasuredRun, ...], int]:
+    """The runs of a CSV file, and how many others are at a request rate. Raises what `read_runs` raises."""
+    rows = tuple(_rows(SourceFile.open(file).text, str(file)))
+    runs = tuple(run for run in rows if run is not None)
+    return runs, len(rows) - len(runs)
 
 
 def runs_digest(runs: Iterable[MeasuredRun]) -> str:
@@ -126,10 +127,11 @@ def runs_digest(runs: Iterable[MeasuredRun]) -> str:
 
 @functools.cache
 def _public(file: str) -> tuple[MeasuredRun, ...]:
-    return tuple(_rows(public_file(file).text, f"{file}.csv"))
+    return tuple(run for run in _rows(public_file(file).text, f"{file}.csv") if run is not None)
 
 
-def _rows(text: str, file: str) -> Iterator[MeasuredRun]:
+def _rows(text: str, file: str) -> Iterator[MeasuredRun | None]:
+    """The runs of a CSV text, None for one at a request rate."""
     for reported in table.rows(text, file, required=_REQUIRED):
         # Neither a closed loop nor a maximum: no estimate says what a request rate does.
         if reported.load is None:
@@ -138,8 +140,7 @@ def _rows(text: str, file: str) -> Iterator[MeasuredRun]:
                 hint="latencies are those of so many requests in flight; a run without both a concurrency and a "
                 "throughput says nothing",
             )
-        if reported.load.request_rate is None:
-            yield _run(reported, file)
+        yield _run(reported, file) if reported.load.request_rate is None else None
 
 
 def _run(reported: Reported, file: str) -> MeasuredRun:
