@@ -11,66 +11,66 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from gpuscout.runner.api import expand, run
-    from gpuscout.runner.controller import RunReport
-    from gpuscout.runner.estimates import PerformanceEstimate, estimate_performance, estimate_performance_batch
-    from gpuscout.runner.gpu_lookup import get_gpu_spec, list_available_gpus
-    from gpuscout.runner.gpu_recommendations import GPURecommendation, GPURecommendations
-    from gpuscout.runner.gpu_recommender import GPURecommender, recommend_gpus
-    from gpuscout.runner.model_architecture import KVCacheDetail, KVCacheGroup, ModelArchitecture
-    from gpuscout.runner.resolve import resolve_model
-    from gpuscout.store.connect import Store, open_store
-    from gpuscout.store.frames import to_dataframe
-    from gpuscout.store.pareto import pareto
-    from gpuscout.store.points import query
-    from gpuscout.store.prices import PriceRules
-    from gpuscout.store.rank import Question, Ranking, rank
-    from gpuscout.sweeps.architecture import Architecture
+    from gpuscout.runner.api.estimate import PerformanceEstimate, estimate_performance, estimate_performance_batch
+    from gpuscout.runner.api.gpus import get_gpu_spec, list_available_gpus
+    from gpuscout.runner.api.model import KVCacheDetail, KVCacheGroup, ModelArchitecture
+    from gpuscout.runner.api.recommend import GPURecommender, recommend_gpus
+    from gpuscout.runner.api.recommendations import GPURecommendation, GPURecommendations
+    from gpuscout.runner.api.run import expand, run
+    from gpuscout.runner.execution.controller import RunReport
+    from gpuscout.runner.resolve.spec import resolve_model
+    from gpuscout.store.database.connect import Store, open_store
+    from gpuscout.store.prices.prices import PriceRules
+    from gpuscout.store.queries.frames import to_dataframe
+    from gpuscout.store.queries.pareto import pareto
+    from gpuscout.store.queries.points import query
+    from gpuscout.store.ranking.rank import Question, Ranking, rank
     from gpuscout.sweeps.cases import Case
     from gpuscout.sweeps.errors import GpuscoutError
-    from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
-    from gpuscout.sweeps.gpus import GpuSpec
-    from gpuscout.sweeps.models import ModelCatalogue
+    from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
+    from gpuscout.sweeps.gpus.gpu import GpuSpec
+    from gpuscout.sweeps.models.architecture import Architecture
+    from gpuscout.sweeps.models.catalogue import ModelCatalogue
     from gpuscout.sweeps.slo import parse_slo
-    from gpuscout.sweeps.spec import SweepSpec, load_spec, parse_spec, spec_from_mapping
+    from gpuscout.sweeps.spec.spec import SweepSpec, load_spec, parse_spec, spec_from_mapping
 
 _HOMES = {
-    "Architecture": "sweeps.architecture",
+    "Architecture": "sweeps.models.architecture",
     "Case": "sweeps.cases",
-    "estimate_performance": "runner.estimates",
-    "estimate_performance_batch": "runner.estimates",
-    "expand": "runner.api",
-    "get_gpu_spec": "runner.gpu_lookup",
-    "GpuCatalogue": "sweeps.gpu_catalogue",
-    "GPURecommendation": "runner.gpu_recommendations",
-    "GPURecommendations": "runner.gpu_recommendations",
-    "GPURecommender": "runner.gpu_recommender",
+    "estimate_performance": "runner.api.estimate",
+    "estimate_performance_batch": "runner.api.estimate",
+    "expand": "runner.api.run",
+    "get_gpu_spec": "runner.api.gpus",
+    "GpuCatalogue": "sweeps.gpus.catalogue",
+    "GPURecommendation": "runner.api.recommendations",
+    "GPURecommendations": "runner.api.recommendations",
+    "GPURecommender": "runner.api.recommend",
     "GpuscoutError": "sweeps.errors",
-    "GpuSpec": "sweeps.gpus",
-    "KVCacheDetail": "runner.model_architecture",
-    "KVCacheGroup": "runner.model_architecture",
-    "list_available_gpus": "runner.gpu_lookup",
-    "load_spec": "sweeps.spec",
-    "ModelArchitecture": "runner.model_architecture",
-    "ModelCatalogue": "sweeps.models",
-    "open_store": "store.connect",
-    "pareto": "store.pareto",
+    "GpuSpec": "sweeps.gpus.gpu",
+    "KVCacheDetail": "runner.api.model",
+    "KVCacheGroup": "runner.api.model",
+    "list_available_gpus": "runner.api.gpus",
+    "load_spec": "sweeps.spec.spec",
+    "ModelArchitecture": "runner.api.model",
+    "ModelCatalogue": "sweeps.models.catalogue",
+    "open_store": "store.database.connect",
+    "pareto": "store.queries.pareto",
     "parse_slo": "sweeps.slo",
-    "parse_spec": "sweeps.spec",
-    "PerformanceEstimate": "runner.estimates",
-    "PriceRules": "store.prices",
-    "Question": "store.rank",
-    "query": "store.points",
-    "rank": "store.rank",
-    "Ranking": "store.rank",
-    "recommend_gpus": "runner.gpu_recommender",
-    "resolve_model": "runner.resolve",
-    "run": "runner.api",
-    "RunReport": "runner.controller",
-    "spec_from_mapping": "sweeps.spec",
-    "Store": "store.connect",
-    "SweepSpec": "sweeps.spec",
-    "to_dataframe": "store.frames",
+    "parse_spec": "sweeps.spec.spec",
+    "PerformanceEstimate": "runner.api.estimate",
+    "PriceRules": "store.prices.prices",
+    "Question": "store.ranking.rank",
+    "query": "store.queries.points",
+    "rank": "store.ranking.rank",
+    "Ranking": "store.ranking.rank",
+    "recommend_gpus": "runner.api.recommend",
+    "resolve_model": "runner.resolve.spec",
+    "run": "runner.api.run",
+    "RunReport": "runner.execution.controller",
+    "spec_from_mapping": "sweeps.spec.spec",
+    "Store": "store.database.connect",
+    "SweepSpec": "sweeps.spec.spec",
+    "to_dataframe": "store.queries.frames",
 }
 
 __all__ = [

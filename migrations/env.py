@@ -1,4 +1,4 @@
-"""Alembic's environment: runs revisions on the connection that `gpuscout.store.upgrade` hands over.
+"""Alembic's environment: runs revisions on the connection that `gpuscout.store.database.upgrade` hands over.
 
 The caller owns the connection, the lock and the transaction, so that a migration either happens entirely or not at
 all. There is no alembic.ini: a URL in a file would be a second place that says where the store is.
@@ -13,7 +13,7 @@ from gpuscout.store.schema import REVISION_TABLE, metadata
 
 connection = context.config.attributes.get("connection")
 if not isinstance(connection, Connection):
-    raise RuntimeError("no connection in config.attributes: run migrations through gpuscout.store.upgrade")
+    raise RuntimeError("no connection in config.attributes: run migrations through gpuscout.store.database.upgrade")
 
 context.configure(
     connection=connection,

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuscout.sweeps.architecture import Architecture
-from gpuscout.sweeps.gpus import GpuSpec
+from gpuscout.sweeps.gpus.gpu import GpuSpec
+from gpuscout.sweeps.models.architecture import Architecture
 from gpuscout.sweeps.precision import PRECISIONS, Precision
 
 SERVERS: tuple[str, ...] = ("vllm", "sglang", "trtllm")

@@ -30,10 +30,6 @@ import difflib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from gpuscout.sweeps.spec import SweepSpec
 
 
 class GpuscoutError(Exception):
@@ -78,14 +74,6 @@ class SpecError(InputError):
             "\n".join(str(problem) for problem in self.problems)
             + f"\n{count} problem{'s' if count != 1 else ''}, nothing was run."
         )
-
-
-class InvalidSpecError(SpecError):
-    """`sound` is the spec with placeholders for the keys in `broken`, which are wrong by themselves."""
-
-    def __init__(self, problems: Iterable[SpecProblem], sound: SweepSpec, broken: frozenset[str]) -> None:
-        super().__init__(problems)
-        self.sound, self.broken = sound, broken
 
 
 class GpuFileError(SpecError):
@@ -185,3 +173,12 @@ def nearest(name: str, candidates: Iterable[str], *, limit: int = 3) -> list[str
     by_folded = {candidate.casefold(): candidate for candidate in candidates}
     found = difflib.get_close_matches(name.casefold(), by_folded, n=limit, cutoff=0.6)
     return [by_folded[folded] for folded in found]
+
+
+_LONGEST_QUOTE = 60
+
+
+def quoted(text: str) -> str:
+    """In double quotes, escaped (no control characters reach a terminal), shortened when long."""
+    shown = text if len(text) <= _LONGEST_QUOTE else text[: _LONGEST_QUOTE - 1] + "…"
+    return json.dumps(shown, ensure_ascii=not shown.isprintable())

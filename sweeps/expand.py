@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from gpuscout.sweeps.cases import CaseColumns
 from gpuscout.sweeps.precision import PRECISIONS, Precision
-from gpuscout.sweeps.rules import Rule
+from gpuscout.sweeps.spec.rules import Rule
 from gpuscout.sweeps.sweep import AXES, EnginePart, Sweep
 
 Ints = npt.NDArray[np.int64]

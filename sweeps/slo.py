@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from gpuscout.sweeps.errors import InputError, nearest
-from gpuscout.sweeps.spec_errors import quoted
+from gpuscout.sweeps.errors import InputError, nearest, quoted
 
 OBJECTIVES: tuple[str, ...] = (
     "cost",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gpuscout.sweeps.architecture import Architecture
 from gpuscout.sweeps.cases import content_digest
-from gpuscout.sweeps.gpus import GpuSpec
+from gpuscout.sweeps.gpus.gpu import GpuSpec
+from gpuscout.sweeps.models.architecture import Architecture
 from gpuscout.sweeps.precision import Precision
-from gpuscout.sweeps.rules import Rule
+from gpuscout.sweeps.spec.rules import Rule
 from gpuscout.sweeps.trust import NO_TRUST, Trust
 from gpuscout.sweeps.workloads import Workload
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gpuscout.store.connect import Store, open_store
-from tests.stores import empty_database, postgres_database, postgres_server
+from gpuscout.store.database.connect import Store, open_store
+from tests.support.stores import empty_database, postgres_database, postgres_server
 
 
 @pytest.fixture(autouse=True)

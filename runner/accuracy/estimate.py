@@ -10,13 +10,13 @@ import numpy as np
 
 from gpuscout.runner.accuracy.names import Names
 from gpuscout.runner.engines.base import Cost, Engine, as_ladder
-from gpuscout.runner.evaluate import evaluate
+from gpuscout.runner.execution.evaluate import evaluate
 from gpuscout.store.measured import MeasuredRun
-from gpuscout.sweeps.architecture import Architecture
 from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.curves import FloatArray, IntArray
 from gpuscout.sweeps.errors import GpuscoutError
-from gpuscout.sweeps.gpus import GpuSpec
+from gpuscout.sweeps.gpus.gpu import GpuSpec
+from gpuscout.sweeps.models.architecture import Architecture
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.precision import Precision
 

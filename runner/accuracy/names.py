@@ -6,17 +6,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gpuscout.runner.gpu_lookup import gpus_with
-from gpuscout.runner.models import KnownModels, resolve_model
-from gpuscout.store.connect import open_store
-from gpuscout.store.gpus import stored_gpus
+from gpuscout.runner.resolve.models import KnownModels, resolve_model
+from gpuscout.store.database.connect import open_store
 from gpuscout.store.measured import MeasuredRun
-from gpuscout.store.models import ModelsAt
-from gpuscout.sweeps.architecture import Architecture
+from gpuscout.store.results.catalogues import ModelsAt, stored_gpus
 from gpuscout.sweeps.errors import GpuscoutError, NoStoreError
-from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
-from gpuscout.sweeps.gpus import GpuSpec
-from gpuscout.sweeps.models import ModelCatalogue
+from gpuscout.sweeps.gpus.catalogue import GpuCatalogue, gpus_with
+from gpuscout.sweeps.gpus.gpu import GpuSpec
+from gpuscout.sweeps.models.architecture import Architecture
+from gpuscout.sweeps.models.catalogue import ModelCatalogue
 
 
 @dataclass(frozen=True)

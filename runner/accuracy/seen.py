@@ -11,7 +11,7 @@ from gpuscout.runner.accuracy.errors import metric_error, ratios
 from gpuscout.runner.accuracy.estimate import Estimates, RunCases
 from gpuscout.runner.accuracy.names import Names
 from gpuscout.store.measured import LoadKind
-from gpuscout.sweeps.architecture import Architecture
+from gpuscout.sweeps.models.architecture import Architecture
 from gpuscout.sweeps.trust import ErrorSeen
 
 # Requests in flight, both ends included; None: no upper end.

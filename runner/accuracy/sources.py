@@ -70,7 +70,7 @@ def not_fitted(runs: Sequence[MeasuredRun]) -> list[int]:
 
 
 def _stored(db: str, patterns: Sequence[str]) -> Measured:
-    from gpuscout.store.connect import open_store
+    from gpuscout.store.database.connect import open_store
     from gpuscout.store.measured.stored import runs_without_concurrency, stored_runs
 
     with open_store(db) as store, store.reading() as connection:

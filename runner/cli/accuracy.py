@@ -10,7 +10,7 @@ import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, err, out, print_json
 from gpuscout.runner.cli.options import PriceOptions, grouped
-from gpuscout.runner.cli.output import Column, Output, Row, a_figure, print_rows, whole_number
+from gpuscout.runner.cli.show.output import Column, Output, Row, a_figure, print_rows, whole_number
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
@@ -66,9 +66,9 @@ def accuracy(
     from gpuscout.runner.accuracy.names import Names
     from gpuscout.runner.accuracy.report import DEFAULT_GROUPINGS, report, write_predictions
     from gpuscout.runner.accuracy.sources import PUBLIC, STORED, measured_runs
+    from gpuscout.runner.cli.plots.accuracy import accuracy_plot
+    from gpuscout.runner.cli.plots.files import check_plot, save
     from gpuscout.runner.engines.registry import create_engine
-    from gpuscout.runner.plots.accuracy import accuracy_plot
-    from gpuscout.runner.plots.files import check_plot, save
 
     engines = list(dict.fromkeys(engine or ["roofline"]))
     sources = measured or [PUBLIC]
@@ -117,7 +117,7 @@ def _gpu_prices(options: PriceOptions, db: str, gpus: Iterable[str]) -> Mapping[
     """USD per GPU hour: the reference prices, or those that the options name. Says which GPUs have none."""
     from gpuscout.runner.accuracy.choice import REFERENCE_PRICES
     from gpuscout.runner.cli.prices import quotes_at
-    from gpuscout.store.prices import price_gpus
+    from gpuscout.store.prices.prices import price_gpus
 
     if options == PriceOptions():
         return REFERENCE_PRICES
@@ -141,9 +141,9 @@ def _keep(engine: Engine, one: AccuracyReport, db: str, names: Names) -> str:
     from gpuscout.runner.accuracy.seen import errors_seen
     from gpuscout.runner.accuracy.sources import not_fitted
     from gpuscout.runner.engines.base import info, trust_of
-    from gpuscout.store.connect import open_store
-    from gpuscout.store.names import register_engine
-    from gpuscout.store.trust import OVER_STORED, note_errors
+    from gpuscout.store.database.connect import open_store
+    from gpuscout.store.results.registry import register_engine
+    from gpuscout.store.results.trust import OVER_STORED, note_errors
 
     rows = list(range(len(one.estimates)))
     if trust_of(engine).errors:

@@ -40,7 +40,7 @@ def calibrate(
 
     from gpuscout.runner.accuracy.names import Names
     from gpuscout.runner.accuracy.sources import PUBLIC, measured_runs
-    from gpuscout.runner.calibrate.document import calibrate, write_constants
+    from gpuscout.runner.calibration.document import calibrate, write_constants
     from gpuscout.store.measured.runs import FITTED_FILES
 
     sources = measured or [f"{PUBLIC}:{file}" for file in FITTED_FILES]

@@ -12,12 +12,12 @@ import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, print_json
 from gpuscout.runner.cli.options import Filters, LimitOptions, PriceOptions, grouped
-from gpuscout.runner.cli.output import Column, Output, a_figure, number, print_rows, whole_number
+from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, print_rows, whole_number
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
-    from gpuscout.store.capacity import GroupCapacity, Out, Plan
-    from gpuscout.store.capacity_question import Capacity, Rate
+    from gpuscout.store.queries.capacity import GroupCapacity, Out, Plan
+    from gpuscout.store.queries.capacity_question import Capacity, Rate
 
 _LOAD = "The load"
 _RATE = re.compile(r"(?:(?P<workload>.+)=)?\s*(?P<value>\d{1,15}(?:\.\d{1,15})?)\s*(?P<unit>/s|/min|/h)?\s*")
@@ -63,10 +63,10 @@ def capacity(
     A replica takes the requests per second that it sustains within all --slo limits, less the headroom; all its GPUs
     are paid, busy or not. A month has 730 hours.
     """
-    from gpuscout.store.capacity import Demand
-    from gpuscout.store.capacity_question import capacity as sized
-    from gpuscout.store.connect import open_store
-    from gpuscout.store.ranking.names import stored_names
+    from gpuscout.store.database.connect import open_store
+    from gpuscout.store.queries.capacity import Demand
+    from gpuscout.store.queries.capacity_question import capacity as sized
+    from gpuscout.store.ranking.lookup import stored_names
     from gpuscout.store.schema import gpus
 
     rates = [_rate(text, tokens=False) for text in rate or ()] + [
@@ -86,7 +86,7 @@ def capacity(
 
 
 def _rate(text: str, *, tokens: bool) -> Rate:
-    from gpuscout.store.capacity_question import Rate
+    from gpuscout.store.queries.capacity_question import Rate
 
     form = _RATE.fullmatch(text)
     value = float(form["value"]) * _PER_SECOND[form["unit"]] if form else 0.0
@@ -107,8 +107,16 @@ def _all(group: GroupCapacity) -> Sequence[Plan]:
 
 
 def _print(found: Capacity) -> None:
-    from gpuscout.runner.cli.prices import prices_told
-    from gpuscout.runner.cli.words import assumed, case_of, limit, measured_aside, not_shown, print_wrapped, workload
+    from gpuscout.runner.cli.show.prices import prices_told
+    from gpuscout.runner.cli.show.wording import (
+        assumed,
+        case_of,
+        limit,
+        measured_aside,
+        not_shown,
+        print_wrapped,
+        workload,
+    )
 
     question, demand = found.rankings[0].question, found.demand
     limits = ", ".join(map(limit, question.slos)) or "no limit on latencies"
@@ -149,7 +157,7 @@ def _extras(found: Capacity) -> str:
 
 def _why_out(group: GroupCapacity) -> Iterator[str]:
     """GPU types that cannot carry it, those with the same reason together."""
-    from gpuscout.runner.cli.words import cause, configuration
+    from gpuscout.runner.cli.show.wording import cause, configuration
 
     reasons: dict[str, list[Out]] = {}
     for out in group.out:
@@ -214,7 +222,7 @@ _LOADED = ("concurrency", "ttft_ms", "itl_ms", "e2e_s")
 
 def _row(group: GroupCapacity, plan: Plan) -> dict[str, Any]:
     """Latencies are those of a replica at full load; with "at_rate" before them, at its share of the asked rate."""
-    from gpuscout.runner.cli.words import configuration
+    from gpuscout.runner.cli.show.wording import configuration
 
     config, hourly = plan.config, plan.usd_per_hour
     return {
@@ -243,8 +251,8 @@ def _columns() -> list[Column]:
 
 
 def _document(found: Capacity) -> dict[str, object]:
-    from gpuscout.runner.cli.prices import prices_document
-    from gpuscout.store.capacity import HOURS_PER_MONTH
+    from gpuscout.runner.cli.show.prices import prices_document
+    from gpuscout.store.queries.capacity import HOURS_PER_MONTH
 
     question, demand = found.rankings[0].question, found.demand
     return {

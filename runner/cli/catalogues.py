@@ -9,13 +9,13 @@ import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, list_by_default, print_json, print_table
 from gpuscout.runner.cli.options import grouped
-from gpuscout.runner.cli.output import Column, Output, a_figure, print_rows, whole_number
+from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number
 from gpuscout.sweeps.errors import GpuscoutError, InputError
 
 if TYPE_CHECKING:
-    from gpuscout.sweeps.architecture import AttentionGroup
-    from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
-    from gpuscout.sweeps.gpus import GpuSpec
+    from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
+    from gpuscout.sweeps.gpus.gpu import GpuSpec
+    from gpuscout.sweeps.models.architecture import AttentionGroup
 
 ARITHMETIC = ("fp32", "fp16", "bf16", "fp8", "fp4", "int8")
 
@@ -97,7 +97,7 @@ def list_models(
     output: Output, pattern: Annotated[str, typer.Argument(help="An id, a bare name or a glob.")] = "*"
 ) -> None:
     """List models with their size, attention and precision."""
-    from gpuscout.sweeps.models import ModelCatalogue
+    from gpuscout.sweeps.models.catalogue import ModelCatalogue
 
     catalogue = ModelCatalogue.load()
     chosen = [catalogue.get(name) for name in catalogue.resolve(pattern)]
@@ -131,8 +131,8 @@ def show_model(
     json: Json = False,
 ) -> None:
     """Show what gpuscout derives from a model's configuration, fetched if neither catalogue nor store holds it."""
-    from gpuscout.runner.models import ModelFinder
-    from gpuscout.store.models import ModelsAt
+    from gpuscout.runner.resolve.models import ModelFinder
+    from gpuscout.store.results.catalogues import ModelsAt
 
     found = ModelFinder(None if refresh else ModelsAt(db)).find_one(name, revision=revision)
     model = found.architecture
@@ -158,10 +158,10 @@ def add_models(
     json: Json = False,
 ) -> None:
     """Fetch models and keep them in the store, for runs without a network. A model that is stored is fetched anew."""
-    from gpuscout.runner.hub_errors import HubModel
-    from gpuscout.runner.models import ModelFinder, target_of
-    from gpuscout.store.connect import open_store
-    from gpuscout.store.models import StoredModels
+    from gpuscout.runner.resolve.hub_errors import HubModel
+    from gpuscout.runner.resolve.models import ModelFinder, target_of
+    from gpuscout.store.database.connect import open_store
+    from gpuscout.store.results.catalogues import StoredModels
 
     finder = ModelFinder()
     targets = [target_of(name, revision) for name in names]
@@ -277,7 +277,7 @@ def _attention(group: AttentionGroup) -> str:
 
 
 def _gpu_catalogue(gpu_file: Path | None) -> GpuCatalogue:
-    from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
+    from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
 
     catalogue = GpuCatalogue.load()
     return catalogue.with_file(gpu_file) if gpu_file else catalogue

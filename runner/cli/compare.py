@@ -11,10 +11,10 @@ import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count
 from gpuscout.runner.cli.options import AimOptions, Filters, PriceOptions, grouped
-from gpuscout.runner.cli.output import Column, Output, a_figure, number, print_json_rows, print_rows
+from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, print_json_rows, print_rows
 
 if TYPE_CHECKING:
-    from gpuscout.store.compare import Change, Comparison, MetricChange, Winner
+    from gpuscout.store.queries.compare import Change, Comparison, MetricChange, Winner
     from gpuscout.store.ranking.types import RankedConfig
 
 # By the values of `Status`.
@@ -43,10 +43,10 @@ def compare(
     A and B are sweeps (nightly, nightly@1, an id), engines (engine:roofline), kinds (kind:estimated kind:measured),
     price books (prices:default prices:own) or days of prices (as-of:2026-01-31). Computes nothing.
     """
-    from gpuscout.store.compare import compare as compared
-    from gpuscout.store.compare_sides import sides_of
-    from gpuscout.store.connect import open_store
-    from gpuscout.store.ranking.names import stored_names
+    from gpuscout.store.database.connect import open_store
+    from gpuscout.store.queries.compare import compare as compared
+    from gpuscout.store.queries.compare_sides import sides_of
+    from gpuscout.store.ranking.lookup import stored_names
     from gpuscout.store.schema import gpus
 
     question = aim.asked(filters.question())
@@ -67,7 +67,7 @@ def compare(
 
 
 def _print(found: Comparison, top: int) -> None:
-    from gpuscout.runner.cli.words import print_wrapped
+    from gpuscout.runner.cli.show.wording import print_wrapped
 
     shared, alone = _sided(found)
     # A narrow table can do without the workload only where it does not tell rows apart.
@@ -94,8 +94,8 @@ def _print(found: Comparison, top: int) -> None:
 
 def _sided(found: Comparison) -> tuple[list[Winner], list[Winner]]:
     """The winners of the models and workloads that both sides have an answer about, and of the others."""
-    from gpuscout.runner.cli.words import case_of
-    from gpuscout.store.compare import Status
+    from gpuscout.runner.cli.show.wording import case_of
+    from gpuscout.store.queries.compare import Status
 
     there = {case_of(change) for change in found.changes if change.status not in (Status.ADDED, Status.VANISHED)}
     shared: list[Winner] = []
@@ -107,8 +107,8 @@ def _sided(found: Comparison) -> tuple[list[Winner], list[Winner]]:
 
 
 def _summary(found: Comparison, shared: Sequence[Winner], alone: Sequence[Winner]) -> Iterator[str]:
-    from gpuscout.runner.cli.words import assumed, limit
-    from gpuscout.store.compare import Status
+    from gpuscout.runner.cli.show.wording import assumed, limit
+    from gpuscout.store.queries.compare import Status
 
     question = found.sides[0].question
     limits = "".join(f", {limit(slo)}" for slo in question.slos)
@@ -175,7 +175,7 @@ def _signed(value: float) -> str:
 
 
 def _words(change: Change, config: RankedConfig | None) -> str | None:
-    from gpuscout.runner.cli.words import configuration
+    from gpuscout.runner.cli.show.wording import configuration
 
     return None if config is None else configuration(config, change.input_len, change.output_len)
 
@@ -213,7 +213,7 @@ def _columns(found: Comparison) -> tuple[Column, ...]:
 
 
 def _winner_row(winner: Winner) -> dict[str, Any]:
-    from gpuscout.runner.cli.words import configuration
+    from gpuscout.runner.cli.show.wording import configuration
 
     a, b = (
         config and f"{configuration(config, winner.input_len, winner.output_len)}: {number(config.objective)}"

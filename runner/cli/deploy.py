@@ -16,7 +16,7 @@ from gpuscout.sweeps.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from gpuscout.runner.deploy.base import Deployment, Launch
-    from gpuscout.store.rank import Ranking
+    from gpuscout.store.ranking.rank import Ranking
     from gpuscout.store.ranking.types import Group, RankedConfig
 
 _WHAT = "What is written"
@@ -80,9 +80,9 @@ def deploy(
     is started.
     """
     from gpuscout.runner.deploy.servers import deployment_of, launch_of
-    from gpuscout.store.connect import open_store
-    from gpuscout.store.rank import rank as ranked
-    from gpuscout.store.ranking.names import stored_names
+    from gpuscout.store.database.connect import open_store
+    from gpuscout.store.ranking.lookup import stored_names
+    from gpuscout.store.ranking.rank import rank as ranked
     from gpuscout.store.schema import gpus
 
     format = Format.JSON if json else format
@@ -113,7 +113,7 @@ def deploy(
 
 def _only(ranking: Ranking) -> Group:
     """The one group there is. Raises InputError."""
-    from gpuscout.runner.cli.words import workload
+    from gpuscout.runner.cli.show.wording import workload
 
     if len(ranking.groups) == 1:
         return ranking.groups[0]
@@ -147,7 +147,7 @@ def _chosen(group: Group, rank: int, config: int | None) -> RankedConfig:
 
 def _replicas(group: Group, chosen: RankedConfig, rate: float | None, headroom: float | None) -> int:
     """Raises InputError."""
-    from gpuscout.store.capacity import Demand, rate_of, replicas_for
+    from gpuscout.store.queries.capacity import Demand, rate_of, replicas_for
 
     if rate is None:
         if headroom is not None:
@@ -234,8 +234,8 @@ def _document(
 
 def _about(group: Group, chosen: RankedConfig, launch: Launch, replicas: int, rate: float | None) -> list[str]:
     """What was chosen, and what to know of it: on standard error."""
-    from gpuscout.runner.cli.output import number
-    from gpuscout.runner.cli.words import configuration, workload
+    from gpuscout.runner.cli.show.output import number
+    from gpuscout.runner.cli.show.wording import configuration, workload
 
     figures = ", ".join(
         f"{name} {number(value)} {unit}"

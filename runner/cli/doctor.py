@@ -48,7 +48,7 @@ def _version(package: str) -> str:
 
 
 def _store(db: str) -> dict[str, str]:
-    from gpuscout.store.upgrade import store_status
+    from gpuscout.store.database.upgrade import store_status
     from gpuscout.sweeps.errors import GpuscoutError
 
     try:
@@ -71,8 +71,8 @@ def _engines() -> dict[str, str]:
 
 
 def _catalogue() -> dict[str, int]:
-    from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
-    from gpuscout.sweeps.models import ModelCatalogue
+    from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
+    from gpuscout.sweeps.models.catalogue import ModelCatalogue
     from gpuscout.sweeps.workloads import PRESETS
 
     return {

@@ -16,8 +16,8 @@ from gpuscout.sweeps.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from gpuscout.store.exports.files import Format
-    from gpuscout.store.exports.rows import Row
+    from gpuscout.store.transfer.files import Format
+    from gpuscout.store.transfer.rows import Row
 
 _STDOUT = "-"
 
@@ -40,9 +40,9 @@ def export(
     db: Db = DEFAULT_STORE,
 ) -> None:
     """Write every stored figure with what identifies it: an archive, a table for other tools, a way to a store."""
-    from gpuscout.store.connect import open_store
-    from gpuscout.store.exports.files import Format, format_of, write_text
-    from gpuscout.store.exports.rows import export_rows
+    from gpuscout.store.database.connect import open_store
+    from gpuscout.store.transfer.files import Format, format_of, write_text
+    from gpuscout.store.transfer.rows import export_rows
 
     file = Path(output)
     chosen = _format(form) if form else Format.CSV if output == _STDOUT else format_of(file)
@@ -59,7 +59,7 @@ def export(
 
 def _to_file(rows: Iterable[Row], file: Path, form: Format) -> int:
     """Written beside the file and moved there when it is whole. Raises InputError."""
-    from gpuscout.store.exports.files import Format, write_parquet, write_text
+    from gpuscout.store.transfer.files import Format, write_parquet, write_text
 
     part = file.with_name(f"{file.name}.part-{os.getpid()}")
     try:
@@ -77,7 +77,7 @@ def _to_file(rows: Iterable[Row], file: Path, form: Format) -> int:
 
 
 def _format(text: str) -> Format:
-    from gpuscout.store.exports.files import Format
+    from gpuscout.store.transfer.files import Format
     from gpuscout.sweeps.errors import UnknownNameError, nearest
 
     try:

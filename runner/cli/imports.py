@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, print_json, print_table
-from gpuscout.runner.cli.imports_told import import_document, print_exports, print_files, print_refused
 from gpuscout.runner.cli.options import grouped
+from gpuscout.runner.cli.show.import_report import import_document, print_exports, print_files, print_refused
 from gpuscout.sweeps.errors import InputError, NoStoreError
 
 if TYPE_CHECKING:
@@ -116,11 +116,11 @@ def _import(
     from gpuscout.runner.imports.complete import Completer
     from gpuscout.runner.imports.exports import import_exports, split_exports
     from gpuscout.runner.imports.files import compare_files, is_public, read_files, split_format, store_file
-    from gpuscout.runner.imports.given import Mappings, from_flags
-    from gpuscout.runner.models import ModelFinder
-    from gpuscout.store.connect import open_store
-    from gpuscout.store.models import ModelsAt
-    from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
+    from gpuscout.runner.imports.stated import Mappings, from_flags
+    from gpuscout.runner.resolve.models import ModelFinder
+    from gpuscout.store.database.connect import open_store
+    from gpuscout.store.results.catalogues import ModelsAt
+    from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
 
     exports, arguments = split_exports(arguments)
     refused = False
@@ -168,7 +168,7 @@ def _import(
 
 
 def _list(patterns: list[str], db: str, *, json: bool) -> None:
-    from gpuscout.store.connect import open_store
+    from gpuscout.store.database.connect import open_store
     from gpuscout.store.measured.stored import imported_groups
 
     with open_store(db) as store, store.reading() as connection:
@@ -182,7 +182,7 @@ def _list(patterns: list[str], db: str, *, json: bool) -> None:
 
 
 def _remove(patterns: list[str], db: str, *, yes: bool, json: bool) -> None:
-    from gpuscout.store.connect import open_store
+    from gpuscout.store.database.connect import open_store
     from gpuscout.store.measured.stored import imported_groups, remove_runs
 
     if not patterns:

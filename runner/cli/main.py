@@ -15,17 +15,17 @@ from gpuscout.runner.cli import (
     capacity,
     catalogues,
     compare,
-    database,
+    db,
     deploy,
     doctor,
     export,
     imports,
+    init,
     pareto,
     prices,
     query,
     recommend,
     run,
-    spec,
     sweeps,
 )
 from gpuscout.sweeps.errors import GpuscoutError
@@ -51,11 +51,11 @@ for group in (
     accuracy,
     calibrate,
     imports,
-    spec,
+    init,
     catalogues,
     prices,
     sweeps,
-    database,
+    db,
     doctor,
 ):
     group.register(app)

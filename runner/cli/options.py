@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import date
 from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -18,7 +19,7 @@ import typer
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
-    from gpuscout.store.prices import PriceRules
+    from gpuscout.store.prices.prices import PriceRules
     from gpuscout.store.ranking.types import Question
 
 _FILTERS = "What counts"
@@ -101,7 +102,7 @@ class Filters:
 
     def question(self) -> Question:
         """The question about these results, by the default objective. Raises InputError."""
-        from gpuscout.runner.cli.prices import parse_day
+
         from gpuscout.store.ranking.types import Question
 
         return Question(
@@ -142,8 +143,8 @@ class PriceOptions:
 
     def rules(self, stored_gpus: Iterable[str]) -> PriceRules:
         """Raises InputError, UnknownNameError. `stored_gpus` are names of GPUs besides those of the catalogue."""
-        from gpuscout.runner.cli.prices import check_purchase, parse_day, parse_prices, split_books
-        from gpuscout.store.prices import PriceRules
+
+        from gpuscout.store.prices.prices import PriceRules
 
         return PriceRules(
             books=split_books(self.prices),
@@ -250,3 +251,54 @@ def _sizes(text: str | None) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(",")) if text else ()
     except ValueError as error:
         raise InputError(f'--tp: "{text}" is not a list of numbers', hint="for example --tp 1,2,4") from error
+
+
+def parse_prices(given: Iterable[str], stored_gpus: Iterable[str]) -> dict[str, float]:
+    """ "H100=2.10" -> USD per GPU hour by canonical name. Raises InputError, UnknownNameError."""
+    from gpuscout.store.prices.csv_file import check_price, gpu_name, other_names
+
+    found: dict[str, float] = {}
+    known = tuple(stored_gpus)
+    for text in given:
+        name, equals, figure = text.rpartition("=")
+        try:
+            usd = float(figure) if equals else None
+        except ValueError:
+            usd = None
+        if usd is None or not name.strip():
+            raise InputError(f'"{text}" is not a price of a GPU', hint="write GPU=USD, such as H100=2.10")
+        gpu = gpu_name(name.strip(), known)
+        if wrong := check_price(usd):
+            raise InputError(f"{gpu}: {wrong}")
+        if found.setdefault(gpu, usd) != usd:
+            raise InputError(f"{gpu} has two prices: {found[gpu]:g} and {usd:g}")
+        found |= dict.fromkeys(other_names(gpu, known), usd)
+    return found
+
+
+def check_purchase(text: str) -> str:
+    """A purchase model, whatever its case. Raises UnknownNameError."""
+    from gpuscout.store.prices.prices import PURCHASES
+    from gpuscout.sweeps.errors import UnknownNameError, nearest
+
+    word = text.casefold().replace("_", "-")
+    if word not in PURCHASES:
+        hint = f"allowed: {', '.join(PURCHASES)}"
+        raise UnknownNameError("purchase model", text, nearest(word, PURCHASES), hint=hint)
+    return word
+
+
+def parse_day(flag: str, text: str | None) -> date | None:
+    """A date; None stays None. Raises InputError."""
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError as error:
+        raise InputError(f'{flag}: "{text}" is not a date', hint="write YYYY-MM-DD") from error
+
+
+def split_books(books: str | None) -> tuple[str, ...]:
+    """Names parted by commas; None: none. Raises InputError where a text names none."""
+    names = tuple(part.strip() for part in (books or "").split(",") if part.strip())
+    if books is not None and not names:
+        raise InputError(f'--prices: "{books}" names no price book', hint="gpuscout prices list names them")
+    return names

@@ -10,11 +10,11 @@ import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, err
 from gpuscout.runner.cli.options import Filters, PriceOptions, SloOptions, grouped
-from gpuscout.runner.cli.output import Column, Output, print_json_rows, print_rows
 from gpuscout.runner.cli.query import AllVersions, Columns, Plot
+from gpuscout.runner.cli.show.output import Column, Output, print_json_rows, print_rows
 
 if TYPE_CHECKING:
-    from gpuscout.store.pareto import Front, Pareto
+    from gpuscout.store.queries.pareto import Front, Pareto
 
 _DEFAULT_METRICS = "cost,interactivity"
 # Of the columns of a table these are told above it, or are metrics.
@@ -64,16 +64,16 @@ def pareto(
     A point is dominated if another is at least as good in all metrics and better in one; figures equal to six decimals
     are equal, and equal points are all kept.
     """
-    from gpuscout.runner.cli.points import TABLE, chosen, limits_document, price_remarks
-    from gpuscout.runner.cli.words import assumed, none_meets, print_wrapped
-    from gpuscout.store.connect import open_store
-    from gpuscout.store.pareto import metric_of
-    from gpuscout.store.pareto import pareto as frontiers
-    from gpuscout.store.ranking.names import stored_names
+    from gpuscout.runner.cli.show.points import TABLE, chosen, limits_document, price_remarks
+    from gpuscout.runner.cli.show.wording import assumed, none_meets, print_wrapped
+    from gpuscout.store.database.connect import open_store
+    from gpuscout.store.queries.pareto import metric_of
+    from gpuscout.store.queries.pareto import pareto as frontiers
+    from gpuscout.store.ranking.lookup import stored_names
     from gpuscout.store.schema import gpus
 
     if plot is not None:
-        from gpuscout.runner.plots.files import check_plot
+        from gpuscout.runner.cli.plots.files import check_plot
 
         check_plot(plot)
     axes = [metric_of(name) for name in metrics.split(",")]
@@ -96,8 +96,8 @@ def pareto(
     if not found.fronts:
         err().print(none_meets(question), soft_wrap=True)
     if plot is not None:
-        from gpuscout.runner.plots.files import save
-        from gpuscout.runner.plots.frontier import frontier
+        from gpuscout.runner.cli.plots.files import save
+        from gpuscout.runner.cli.plots.frontier import frontier
 
         # First, for it may refuse: nothing is printed then.
         save(frontier(found), plot)
@@ -128,7 +128,7 @@ def _rows(found: Pareto, names: list[str], dominated: bool) -> Any:
 
 
 def _columns(names: list[str], dominated: bool) -> list[Column]:
-    from gpuscout.runner.cli.points import column_of
+    from gpuscout.runner.cli.show.points import column_of
 
     marks = [Column("dominated", "dominated", lambda dominated: "yes" if dominated else "no")] if dominated else []
     return [*map(column_of, names), *marks]
@@ -140,8 +140,8 @@ def _metric(axis: Any) -> dict[str, object]:
 
 def _print(found: Pareto, front: Front, names: list[str], *, dominated: bool, across: bool, whole: bool) -> None:
     """One group: its name, its frontier, and what was left out."""
-    from gpuscout.runner.cli.points import DROP, telling
-    from gpuscout.runner.cli.words import print_wrapped
+    from gpuscout.runner.cli.show.points import DROP, telling
+    from gpuscout.runner.cli.show.wording import print_wrapped
 
     title = "all models and workloads"
     if front.model is not None:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
 from dataclasses import asdict
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, print_json
-from gpuscout.runner.cli.options import grouped
-from gpuscout.runner.cli.output import Column, Output, a_figure, print_line, print_rows, whole_number
+from gpuscout.runner.cli.options import check_purchase, grouped, parse_day, parse_prices, split_books
+from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_line, print_rows, whole_number
+from gpuscout.runner.cli.show.prices import prices_document, usd
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from gpuscout.store.prices import Prices, Quote
-    from gpuscout.store.ranking.types import Ranking
+    from gpuscout.store.prices.prices import Quote
 
 prices = typer.Typer(help="What an hour of a GPU costs.", no_args_is_help=True)
 
@@ -40,7 +39,7 @@ def register(app: typer.Typer) -> None:
 @grouped
 def list_prices(output: Output, books: Books = None, db: Db = DEFAULT_STORE) -> None:
     """List the books, and the price of every GPU that a ranking would use by default."""
-    from gpuscout.store.prices import PriceRules, price_gpus
+    from gpuscout.store.prices.prices import PriceRules, price_gpus
 
     found = quotes_at(db, split_books(books))
     names = list(dict.fromkeys(quote.book for quote in found))
@@ -73,9 +72,9 @@ def list_prices(output: Output, books: Books = None, db: Db = DEFAULT_STORE) -> 
         )
     columns = (
         Column("gpu", "GPU"),
-        a_figure("usd_per_gpu_hour", "USD/h", _usd),
-        a_figure("lowest_usd_per_gpu_hour", "lowest", _usd),
-        a_figure("highest_usd_per_gpu_hour", "highest", _usd),
+        a_figure("usd_per_gpu_hour", "USD/h", usd),
+        a_figure("lowest_usd_per_gpu_hour", "lowest", usd),
+        a_figure("highest_usd_per_gpu_hour", "highest", usd),
         Column("book", "book"),
         Column("providers", "providers", ", ".join),
         Column("dates", "dates"),
@@ -94,8 +93,8 @@ def show_price(
     db: Db = DEFAULT_STORE,
 ) -> None:
     """Show every price of a GPU, with its date, region and source."""
-    from gpuscout.runner.cli.words import print_wrapped
-    from gpuscout.store.prices_import import gpu_name
+    from gpuscout.runner.cli.show.wording import print_wrapped
+    from gpuscout.store.prices.csv_file import gpu_name
 
     everything = quotes_at(db, split_books(books))
     name = gpu_name(gpu, {quote.gpu for quote in everything})
@@ -130,10 +129,10 @@ def import_prices(
     json: Json = False,
 ) -> None:
     """Put the prices of a CSV file into a book of the store. A newer date adds to what is there."""
-    from gpuscout.store.connect import open_store
-    from gpuscout.store.prices_books import check_book_name, save_quotes
-    from gpuscout.store.prices_import import PriceFile
-    from gpuscout.store.ranking.names import stored_names
+    from gpuscout.store.database.connect import open_store
+    from gpuscout.store.prices.books import check_book_name, save_quotes
+    from gpuscout.store.prices.csv_file import PriceFile
+    from gpuscout.store.ranking.lookup import stored_names
     from gpuscout.store.schema import gpus
 
     check_book_name(book)
@@ -161,10 +160,10 @@ def set_prices(
     json: Json = False,
 ) -> None:
     """Set prices of GPUs in a book of the store, dated today unless told otherwise."""
-    from gpuscout.store.connect import open_store
-    from gpuscout.store.prices import Quote
-    from gpuscout.store.prices_books import check_book_name, save_quotes
-    from gpuscout.store.ranking.names import stored_names
+    from gpuscout.store.database.connect import open_store
+    from gpuscout.store.prices.books import check_book_name, save_quotes
+    from gpuscout.store.prices.prices import Quote
+    from gpuscout.store.ranking.lookup import stored_names
     from gpuscout.store.schema import gpus
 
     check_book_name(book)
@@ -174,8 +173,8 @@ def set_prices(
         with store.reading() as connection:
             known = tuple(stored_names(connection, gpus).ids)
         quotes = [
-            Quote(book, gpu, provider or book, usd, day, purchase=kind, source="set by hand", note=note)
-            for gpu, usd in parse_prices(given, known).items()
+            Quote(book, gpu, provider or book, price, day, purchase=kind, source="set by hand", note=note)
+            for gpu, price in parse_prices(given, known).items()
         ]
         with store.writing() as connection:
             gone = save_quotes(connection, quotes)
@@ -190,9 +189,9 @@ def remove_prices(
     json: Json = False,
 ) -> None:
     """Remove a book from the store, or its prices of one GPU."""
-    from gpuscout.store.connect import open_store
-    from gpuscout.store.prices_books import quotes_of, remove_quotes
-    from gpuscout.store.prices_import import gpu_name
+    from gpuscout.store.database.connect import open_store
+    from gpuscout.store.prices.books import quotes_of, remove_quotes
+    from gpuscout.store.prices.csv_file import gpu_name
 
     with open_store(db) as store, store.writing() as connection:
         name = None if gpu is None else gpu_name(gpu, {q.gpu for q in quotes_of(connection, [book])})
@@ -201,60 +200,6 @@ def remove_prices(
         print_json({"book": book, "removed": gone})
     else:
         print(f"{count(gone, 'price')} removed from {book}")
-
-
-# --- what options mean -------------------------------------------------------------------------------------------
-
-
-def parse_prices(given: Iterable[str], stored_gpus: Iterable[str]) -> dict[str, float]:
-    """ "H100=2.10" -> USD per GPU hour by canonical name. Raises InputError, UnknownNameError."""
-    from gpuscout.store.prices_import import check_price, gpu_name, other_names
-
-    found: dict[str, float] = {}
-    known = tuple(stored_gpus)
-    for text in given:
-        name, equals, figure = text.rpartition("=")
-        try:
-            usd = float(figure) if equals else None
-        except ValueError:
-            usd = None
-        if usd is None or not name.strip():
-            raise InputError(f'"{text}" is not a price of a GPU', hint="write GPU=USD, such as H100=2.10")
-        gpu = gpu_name(name.strip(), known)
-        if wrong := check_price(usd):
-            raise InputError(f"{gpu}: {wrong}")
-        if found.setdefault(gpu, usd) != usd:
-            raise InputError(f"{gpu} has two prices: {found[gpu]:g} and {usd:g}")
-        found |= dict.fromkeys(other_names(gpu, known), usd)
-    return found
-
-
-def check_purchase(text: str) -> str:
-    """A purchase model, whatever its case. Raises UnknownNameError."""
-    from gpuscout.store.prices import PURCHASES
-    from gpuscout.sweeps.errors import UnknownNameError, nearest
-
-    word = text.casefold().replace("_", "-")
-    if word not in PURCHASES:
-        hint = f"allowed: {', '.join(PURCHASES)}"
-        raise UnknownNameError("purchase model", text, nearest(word, PURCHASES), hint=hint)
-    return word
-
-
-def parse_day(flag: str, text: str | None) -> date | None:
-    """A date; None stays None. Raises InputError."""
-    try:
-        return None if text is None else date.fromisoformat(text)
-    except ValueError as error:
-        raise InputError(f'{flag}: "{text}" is not a date', hint="write YYYY-MM-DD") from error
-
-
-def split_books(books: str | None) -> tuple[str, ...]:
-    """Names parted by commas; None: none. Raises InputError where a text names none."""
-    names = tuple(part.strip() for part in (books or "").split(",") if part.strip())
-    if books is not None and not names:
-        raise InputError(f'--prices: "{books}" names no price book', hint="gpuscout prices list names them")
-    return names
 
 
 def _rates(given: list[str] | None) -> dict[str, float]:
@@ -273,9 +218,9 @@ def _rates(given: list[str] | None) -> dict[str, float]:
 
 def quotes_at(db: str, books: tuple[str, ...]) -> list[Quote]:
     """All prices of these books, or of all; without a store those that ship."""
-    from gpuscout.store.connect import open_store
-    from gpuscout.store.prices import DEFAULT_BOOK
-    from gpuscout.store.prices_books import book_names, quotes_of, shipped_quotes
+    from gpuscout.store.database.connect import open_store
+    from gpuscout.store.prices.books import book_names, quotes_of, shipped_quotes
+    from gpuscout.store.prices.prices import DEFAULT_BOOK
     from gpuscout.sweeps.errors import StoreUnreachableError
 
     try:
@@ -285,120 +230,6 @@ def quotes_at(db: str, books: tuple[str, ...]) -> list[Quote]:
         if db != DEFAULT_STORE or set(books) - {DEFAULT_BOOK}:
             raise
         return list(shipped_quotes())
-
-
-# --- in words ----------------------------------------------------------------------------------------------------
-
-
-def price_notes(ranking: Ranking, *, top: int = 1) -> list[str]:
-    """Where the prices of the `top` rows of each group, or else of the best two, come from, and where they decide."""
-    from gpuscout.store.ranking.rows import listed
-
-    question = ranking.question
-    if not any(question.aim.needs("price") or name.startswith("cost") for name in ("", *question.also)):
-        return []
-    shown = [config.gpu for group in ranking.groups for config in listed(group)[: max(top, 2)]]
-    notes = prices_told(ranking.prices, shown)
-    notes += _decisions(ranking)
-    ranked_by_price = question.aim.needs("price")
-    lacking: dict[str, list[str]] = defaultdict(list)
-    unranked = (one.gpu for group in ranking.groups for one in group.unranked)
-    for gpu in sorted({*unranked} if ranked_by_price else {*shown}):
-        if gpu in ranking.prices.missing:
-            lacking[ranking.prices.missing[gpu]].append(gpu)
-    told, does = ("unranked", "ranks") if ranked_by_price else ("no price", "prices")
-    for reason, gpus in lacking.items():
-        notes.append(f"{told}: {', '.join(gpus)}: {reason}; --price '{gpus[0]}'=USD {does} it")
-    return notes
-
-
-def prices_told(prices: Prices, gpus: Iterable[str]) -> list[str]:
-    """Where the prices of these GPUs come from, in one note, and which --price changed nothing."""
-    rules = prices.rules
-    # What one GPU costs then depends on how many of an instance's a deployment takes.
-    hour = "hour of a single GPU, its whole instance paid" if rules.whole_instances else "GPU hour"
-    kind = f"{rules.purchase} USD per {hour}, median of providers (lowest to highest)"
-    kind += f", {rules.discount:.0%} off" if rules.discount else ""
-    told = [text for gpu in dict.fromkeys(gpus) if (text := _told(prices, gpu))]
-    notes = [f"prices: {kind}: {'; '.join(told)}"] if told else []
-    if unused := _unused_overrides(prices):
-        notes.append(f"--price changes nothing here: nothing that was asked about runs on {', '.join(unused)}")
-    return notes
-
-
-def _unused_overrides(prices: Prices) -> list[str]:
-    """The GPUs that were given a price without being asked about, whatever they are called in the store."""
-    from gpuscout.store.prices_import import gpu_name
-
-    if not prices.rules.overrides:
-        return []
-    given, asked = ({gpu_name(name, [name]) for name in names} for names in (prices.rules.overrides, prices.known))
-    return sorted(given - asked)
-
-
-def _told(prices: Prices, gpu: str) -> str | None:
-    """ "L40S 2.06 (0.79 to 3.50: AWS, OCI, RunPod; 2026-01-05 to 2026-09-24)" """
-    price = prices.known.get(gpu)
-    if price is None:
-        return None
-    hourly, dates = price.per_hour(1), price.dates
-    if dates is None:
-        return f"{gpu} {_usd(hourly.usd)} (--price)"
-    spread = f"{_usd(hourly.low)} to {_usd(hourly.high)}: " if hourly.low < hourly.high else ""
-    days = f"{dates[0]} to {dates[1]}" if dates[0] < dates[1] else f"{dates[0]}"
-    return f"{gpu} {_usd(hourly.usd)} ({spread}{', '.join(price.providers)}; {days})"
-
-
-def _decisions(ranking: Ranking) -> list[str]:
-    """One note for each price at which another GPU type would win, with the models it would win."""
-    won: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)
-    for group in ranking.groups:
-        for flip in group.flips:
-            won[flip.gpu, _usd(flip.usd_per_gpu_hour), flip.winner, flip.loser].append(group.model)
-    notes = []
-    for (gpu, usd, winner, loser), models in sorted(won.items(), key=lambda item: (-len(item[1]), item[0])):
-        whose = "" if len(ranking.groups) == 1 else f" ({count(len(models), 'case')}, such as {models[0]})"
-        instead = f" instead of {loser}" if gpu == winner else ""
-        notes.append(f"the price decides: {gpu}{_range(ranking.prices, gpu)}: with {usd} {winner} wins{instead}{whose}")
-    more = len(notes) - _DECISIONS
-    return [*notes[:_DECISIONS], *([f"… and {more} more such prices (--json lists all)"] if more > 0 else [])]
-
-
-_DECISIONS = 4
-
-
-def _range(prices: Prices, gpu: str) -> str:
-    """ " 0.79 to 3.50"; nothing with whole instances, where it depends on the deployment."""
-    if prices.rules.whole_instances:
-        return ""
-    hourly = prices.known[gpu].per_hour(1)
-    return f" {_usd(hourly.low)} to {_usd(hourly.high)}"
-
-
-def prices_document(found: Prices) -> dict[str, object]:
-    """Prices as JSON types: USD per GPU hour, or why there is none."""
-    rules = found.rules
-    known = []
-    for price in found.known.values():
-        hourly = price.per_hour(1)
-        known.append(
-            {
-                "gpu": price.gpu,
-                "usd_per_gpu_hour": hourly.usd,
-                "lowest_usd_per_gpu_hour": hourly.low,
-                "highest_usd_per_gpu_hour": hourly.high,
-                "book": price.book,
-                "overridden": price.override is not None,
-                "quotes": [asdict(quote) for quote in price.quotes],
-            }
-        )
-    return {
-        "purchase": rules.purchase,
-        "discount": rules.discount,
-        "whole_instances": rules.whole_instances,
-        "gpus": known,
-        "without_price": [{"gpu": gpu, "reason": reason} for gpu, reason in found.missing.items()],
-    }
 
 
 def _summary(quotes: Iterable[Quote]) -> dict[str, int]:
@@ -426,20 +257,16 @@ def _print_saved(book: str, quotes: list[Quote], gone: int, *, json: bool) -> No
         print_json({"book": book, "stored": len(quotes), "replaced": gone})
         return
     for quote in quotes[:10]:
-        print(f"{quote.gpu} {_usd(quote.usd_per_gpu_hour)} USD per hour, {quote.date}, {quote.provider}")
+        print(f"{quote.gpu} {usd(quote.usd_per_gpu_hour)} USD per hour, {quote.date}, {quote.provider}")
     more = f" ({len(quotes) - 10:,} more)" if len(quotes) > 10 else ""
     replaced = f", {gone:,} replaced" if gone else ""
     print(f"{count(len(quotes), 'price')} stored in {book}{replaced}{more}")
 
 
-def _usd(value: float) -> str:
-    return f"{value:,.2f}"
-
-
 _QUOTES = (
     Column("book", "book"),
     Column("provider", "provider"),
-    a_figure("usd_per_gpu_hour", "USD/h", _usd),
+    a_figure("usd_per_gpu_hour", "USD/h", usd),
     Column("date", "date", whole=True),
     Column("purchase", "purchase", whole=True),
     Column("region", "region", lambda region: "all" if region == "*" else region),

@@ -14,13 +14,13 @@ import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, err, print_json, print_table
 from gpuscout.runner.cli.options import Filters, PriceOptions, SloOptions, grouped
-from gpuscout.runner.cli.output import Column, Output, print_json_rows, print_rows
+from gpuscout.runner.cli.show.output import Column, Output, print_json_rows, print_rows
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from gpuscout.store.points import PointReader
+    from gpuscout.store.queries.points import PointReader
     from gpuscout.store.ranking.types import Question
 
 _DEFAULT_LIMIT = 20
@@ -79,13 +79,13 @@ def query(
     if list_columns:
         _print_columns(output)
         return
-    from gpuscout.store.connect import open_store
-    from gpuscout.store.points import PointReader
-    from gpuscout.store.ranking.names import stored_names
+    from gpuscout.store.database.connect import open_store
+    from gpuscout.store.queries.points import PointReader
+    from gpuscout.store.ranking.lookup import stored_names
     from gpuscout.store.schema import gpus
 
     if plot is not None:
-        from gpuscout.runner.plots.files import check_plot
+        from gpuscout.runner.cli.plots.files import check_plot
 
         check_plot(plot)
     if show is Show.TUNING and (columns or sort or plot):
@@ -106,8 +106,8 @@ def query(
 
 
 def _print_points(reader: PointReader, given: str | None, sort: list[str], limit: int | None, output: Output) -> None:
-    from gpuscout.runner.cli.points import DROP, chosen, column_of, limits_document, price_remarks, telling
-    from gpuscout.runner.cli.words import assumed, print_wrapped
+    from gpuscout.runner.cli.show.points import DROP, chosen, column_of, limits_document, price_remarks, telling
+    from gpuscout.runner.cli.show.wording import assumed, print_wrapped
 
     names = chosen(given, output)
     # One more than is shown tells whether there are more.
@@ -132,7 +132,7 @@ def _print_points(reader: PointReader, given: str | None, sort: list[str], limit
 
 def _some(reader: PointReader, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The rows. Raises InputError where there are none, and not because of a limit on latency or rate."""
-    from gpuscout.runner.cli.words import none_meets
+    from gpuscout.runner.cli.show.wording import none_meets
 
     first = next(rows, None)
     if first is not None:
@@ -143,9 +143,9 @@ def _some(reader: PointReader, rows: Iterator[dict[str, Any]]) -> Iterator[dict[
 
 
 def _plot_curves(reader: PointReader, file: Path, latency: Latency) -> None:
-    from gpuscout.runner.plots.curves import COLUMNS, curves
-    from gpuscout.runner.plots.files import save
-    from gpuscout.store.pareto import metric_of
+    from gpuscout.runner.cli.plots.curves import COLUMNS, curves
+    from gpuscout.runner.cli.plots.files import save
+    from gpuscout.store.queries.pareto import metric_of
 
     metric = metric_of(latency.value)
     save(curves(reader.rows([*COLUMNS, metric.column]), metric), file)
@@ -153,7 +153,7 @@ def _plot_curves(reader: PointReader, file: Path, latency: Latency) -> None:
 
 
 def _print_columns(output: Output) -> None:
-    from gpuscout.store.points import COLUMNS
+    from gpuscout.store.queries.points import COLUMNS
 
     rows: Iterable[dict[str, Any]] = [{"name": name, "meaning": about[1]} for name, about in COLUMNS.items()]
     rows = [*rows, {"name": "p95_ttft_ms", "meaning": "a percentile of ttft_ms, itl_ms or e2e_s, of a measured run"}]

@@ -9,7 +9,7 @@ import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, print_json
 from gpuscout.runner.cli.options import AimOptions, Filters, PriceOptions, grouped
-from gpuscout.runner.cli.output import Output
+from gpuscout.runner.cli.show.output import Output
 from gpuscout.sweeps.errors import InputError
 
 
@@ -30,11 +30,11 @@ def recommend(
     db: Db = DEFAULT_STORE,
 ) -> None:
     """Recommend the best configuration for each model and workload. Computes nothing."""
-    from gpuscout.runner.cli.ranking import print_notes, print_ranking, ranking_document
-    from gpuscout.runner.cli.ranking_rows import print_ranking_rows
-    from gpuscout.store.connect import open_store
-    from gpuscout.store.rank import rank, sql_of
-    from gpuscout.store.ranking.names import stored_names
+    from gpuscout.runner.cli.show.ranking_rows import print_ranking_rows
+    from gpuscout.runner.cli.show.ranking_table import print_notes, print_ranking, ranking_document
+    from gpuscout.store.database.connect import open_store
+    from gpuscout.store.ranking.lookup import stored_names
+    from gpuscout.store.ranking.rank import rank, sql_of
     from gpuscout.store.schema import gpus
 
     if sql and not output.for_people:

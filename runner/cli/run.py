@@ -14,11 +14,11 @@ from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, prin
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
-    from gpuscout.runner.api import RunOptions
-    from gpuscout.runner.choose import Choice
-    from gpuscout.runner.controller import RunReport
-    from gpuscout.store.connect import Store
-    from gpuscout.sweeps.spec import SweepSpec
+    from gpuscout.runner.api.run import RunOptions
+    from gpuscout.runner.execution.controller import RunReport
+    from gpuscout.runner.execution.executor_choice import Choice
+    from gpuscout.store.database.connect import Store
+    from gpuscout.sweeps.spec.spec import SweepSpec
 
 # What a sweep from flags is called when --name does not say.
 _NAME_OF_FLAGS = "from-flags"
@@ -103,9 +103,9 @@ def run(
     json: Json = False,
 ) -> None:
     """Compute what a sweep still lacks, store it, recommend. Running it again resumes or does nothing."""
-    from gpuscout.runner import api
-    from gpuscout.store.connect import open_store
-    from gpuscout.store.models import ModelsAt
+    from gpuscout.runner.api import run as api
+    from gpuscout.store.database.connect import open_store
+    from gpuscout.store.results.catalogues import ModelsAt
 
     read = partial(
         _spec,
@@ -156,11 +156,11 @@ def run_and_report(
     **options: Unpack[RunOptions],
 ) -> None:
     """Run a sweep with a line that moves, then print what to buy. Exit status 5 when tasks have failed."""
-    from gpuscout.runner.cli.progress import progress_line
-    from gpuscout.runner.cli.ranking import print_ranking, ranking_document
-    from gpuscout.runner.controller import Told
-    from gpuscout.runner.resolve import explained_names
-    from gpuscout.store.rank import Question, rank
+    from gpuscout.runner.cli.show.progress import progress_line
+    from gpuscout.runner.cli.show.ranking_table import print_ranking, ranking_document
+    from gpuscout.runner.execution.controller import Told
+    from gpuscout.runner.resolve.spec import explained_names
+    from gpuscout.store.ranking.rank import Question, rank
 
     with progress_line(quiet=json) as line:
 
@@ -210,9 +210,9 @@ def plan(
     json: Json = False,
 ) -> None:
     """Show what a run would do, without computing: tasks, exclusions with reasons, what is stored, expected time."""
-    from gpuscout.runner import api
-    from gpuscout.runner.cli.plan import print_plan, print_why
-    from gpuscout.store.models import ModelsAt
+    from gpuscout.runner.api import run as api
+    from gpuscout.runner.cli.show.plan import print_plan, print_why
+    from gpuscout.store.results.catalogues import ModelsAt
 
     read = partial(
         _spec,
@@ -241,8 +241,8 @@ def plan(
 def _spec(file: Path | None, **flags: Any) -> SweepSpec:
     """The spec in a file, with the engines of the flags if there are any, or the one that the flags describe."""
     from gpuscout.runner.engines.registry import about
-    from gpuscout.sweeps.spec import load_spec, spec_from_mapping
-    from gpuscout.sweeps.spec_entries import EngineEntry
+    from gpuscout.sweeps.spec.entries import EngineEntry
+    from gpuscout.sweeps.spec.spec import load_spec, spec_from_mapping
 
     given = {flag: value for flag, value in flags.items() if value is not None}
     if file is not None:

@@ -10,7 +10,6 @@ import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, list_by_default, print_json
 from gpuscout.runner.cli.options import grouped
-from gpuscout.runner.cli.output import Column, Output, a_figure, print_rows, whole_number
 from gpuscout.runner.cli.run import (
     ExecutorFlag,
     GpuFile,
@@ -23,12 +22,12 @@ from gpuscout.runner.cli.run import (
     question,
     run_and_report,
 )
+from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
-    from gpuscout.store.blocks import SweepProgress
-    from gpuscout.store.sweep_details import FailureGroup
-    from gpuscout.store.sweeps import SweepRecord
+    from gpuscout.store.results.blocks import SweepProgress
+    from gpuscout.store.results.sweeps import FailureGroup, SweepRecord
 
 sweeps = typer.Typer(help="The sweeps of a store.")
 Name = Annotated[str, typer.Argument(help="The sweep's name; it means the revision that was run last.")]
@@ -45,8 +44,8 @@ def register(app: typer.Typer) -> None:
 @grouped
 def list_sweeps(output: Output, db: Db = DEFAULT_STORE) -> None:
     """List sweeps and their revisions, the one run last first."""
-    from gpuscout.store import sweeps as stored
-    from gpuscout.store.connect import open_store
+    from gpuscout.store.database.connect import open_store
+    from gpuscout.store.results import sweeps as stored
 
     with open_store(db) as store, store.reading() as connection:
         found = stored.list_sweeps(connection)
@@ -85,9 +84,9 @@ _LISTED = (
 @sweeps.command("show", epilog="Example: gpuscout sweeps show quickstart")
 def show_sweep(name: Name, db: Db = DEFAULT_STORE, json: Json = False) -> None:
     """Show how far a sweep is and what failed, by reason."""
-    from gpuscout.store.blocks import sweep_progress
-    from gpuscout.store.connect import open_store
-    from gpuscout.store.sweep_details import failure_groups, named_sweep
+    from gpuscout.store.database.connect import open_store
+    from gpuscout.store.results.blocks import sweep_progress
+    from gpuscout.store.results.sweeps import failure_groups, named_sweep
 
     with open_store(db) as store, store.reading() as connection:
         sweep = named_sweep(connection, name)
@@ -114,8 +113,8 @@ def resume_sweep(
     json: Json = False,
 ) -> None:
     """Go on with a sweep, without the file it came from. It must still mean the same."""
-    from gpuscout.runner import api
-    from gpuscout.store.connect import open_store
+    from gpuscout.runner.api import run as api
+    from gpuscout.store.database.connect import open_store
 
     with open_store(db) as store:
         spec, _ = api.stored_spec(store, name)
@@ -137,10 +136,10 @@ def resume_sweep(
 @sweeps.command("cancel", epilog="Example: gpuscout sweeps cancel capacity")
 def cancel_sweep(name: Name, db: Db = DEFAULT_STORE, json: Json = False) -> None:
     """Stop a sweep wherever it runs: blocks under way are finished, no more are begun. What is stored stays."""
-    from gpuscout.store import sweeps as stored
-    from gpuscout.store.blocks import sweep_progress
-    from gpuscout.store.connect import open_store
-    from gpuscout.store.sweep_details import named_sweep
+    from gpuscout.store.database.connect import open_store
+    from gpuscout.store.results import sweeps as stored
+    from gpuscout.store.results.blocks import sweep_progress
+    from gpuscout.store.results.sweeps import named_sweep
 
     with open_store(db) as store, store.writing() as connection:
         sweep = named_sweep(connection, name)
@@ -166,10 +165,10 @@ def delete_sweep(
     json: Json = False,
 ) -> None:
     """Delete a sweep and the results that no other sweep uses. Measured runs always stay."""
-    from gpuscout.store import sweeps as stored
-    from gpuscout.store.connect import open_store
-    from gpuscout.store.locks import RunnerLock
-    from gpuscout.store.sweep_details import named_sweep
+    from gpuscout.store.database.connect import open_store
+    from gpuscout.store.database.locks import RunnerLock
+    from gpuscout.store.results import sweeps as stored
+    from gpuscout.store.results.sweeps import named_sweep
 
     with open_store(db) as store:
         with store.reading() as connection:

@@ -14,17 +14,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from gpuscout.runner.imports.given import FIELDS, UNKNOWN, Mappings, Value, Values, check, flag
-from gpuscout.runner.models import ModelFinder
+from gpuscout.runner.imports.stated import FIELDS, UNKNOWN, Mappings, Value, Values, check, flag
+from gpuscout.runner.resolve.models import ModelFinder
 from gpuscout.store.measured.formats import Load, Reported
 from gpuscout.store.measured.formats.reported import known
 from gpuscout.store.measured.stored import METRICS, NewRun
-from gpuscout.sweeps.architecture import Architecture
 from gpuscout.sweeps.cases import Case
 from gpuscout.sweeps.errors import GpuscoutError, InputError
-from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
-from gpuscout.sweeps.gpus import GpuSpec
-from gpuscout.sweeps.models import is_path
+from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
+from gpuscout.sweeps.gpus.gpu import GpuSpec
+from gpuscout.sweeps.models.architecture import Architecture
+from gpuscout.sweeps.models.catalogue import is_path
 from gpuscout.sweeps.precision import Precision
 
 REQUIRED = ("model", "gpu", "tp", "server", "server_version", "input_len", "output_len")

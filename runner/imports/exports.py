@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpuscout.store.connect import Store
-from gpuscout.store.copy import Copied
-from gpuscout.store.exports.back import read_back, size_of
-from gpuscout.store.exports.files import is_export
+from gpuscout.store.database.connect import Store
+from gpuscout.store.transfer.copy import Copied
+from gpuscout.store.transfer.files import is_export
+from gpuscout.store.transfer.reader import read_back, size_of
 from gpuscout.sweeps.errors import GpuscoutError, InputError
 
 FORMAT = "gpuscout"

@@ -10,12 +10,13 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from gpuscout.runner.imports.complete import Completer, NotSaid
-from gpuscout.runner.imports.given import Mappings
-from gpuscout.store import drivers, durable
-from gpuscout.store.connect import Store
+from gpuscout.runner.imports.stated import Mappings
+from gpuscout.store.database import drivers
+from gpuscout.store.database.connect import Store
 from gpuscout.store.measured.formats import FORMATS, Format, SourceFile, check_format, find_format, recognise
 from gpuscout.store.measured.runs import PUBLIC_FILES, public_file
 from gpuscout.store.measured.stored import NewRun, store_runs, stored_digests, under_other_facts
+from gpuscout.store.results import durable
 from gpuscout.sweeps.errors import GpuscoutError, InputError, StoreBusyError, UnknownNameError
 
 PUBLIC = "public"

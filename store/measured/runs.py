@@ -21,7 +21,7 @@ from gpuscout.store.measured.formats.reported import Reported
 from gpuscout.store.measured.formats.source_file import SourceFile
 from gpuscout.sweeps.cases import SERVERS, canonical_json, server_called
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
-from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
+from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
 from gpuscout.sweeps.precision import Precision
 
 # Closed-loop serving runs of InferenceX and of AIConfigurator's validation set; AccelMark's runs on other GPUs;

@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from gpuscout.store import bulk
+from gpuscout.store.database import bulk
 from gpuscout.store.measured.formats.reported import Load, Reported
 from gpuscout.store.measured.runs import MeasuredRun
-from gpuscout.store.names import register_gpus, register_models
+from gpuscout.store.results.registry import register_gpus, register_models
+from gpuscout.store.results.trust import OVER_STORED, forget_errors
 from gpuscout.store.schema import cases, failures, gpus, measured_runs, models, percentiles, tasks
-from gpuscout.store.trust import OVER_STORED, forget_errors
 from gpuscout.sweeps.cases import DIGEST_BYTES, Case, CaseColumns, canonical_json, content_digest
 from gpuscout.sweeps.precision import Precision
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from gpuscout.store.ranking import points as statements
+from gpuscout.store.ranking import statements as statements
 from gpuscout.store.ranking.intervals import intervals_around, pessimistic_end
 from gpuscout.store.ranking.measures import MEASURES, value_of
-from gpuscout.store.ranking.points import METRICS
+from gpuscout.store.ranking.statements import METRICS
 from gpuscout.store.ranking.study import Study
 from gpuscout.store.ranking.types import Operating
 

@@ -12,7 +12,7 @@ import numpy as np
 from gpuscout.store.ranking.described import Described, Description
 from gpuscout.store.ranking.limits import Flags
 from gpuscout.store.ranking.measures import DECIMALS, Array
-from gpuscout.store.ranking.places import Indices, Placed
+from gpuscout.store.ranking.placing import Indices, Placed
 from gpuscout.store.ranking.study import Study
 from gpuscout.store.ranking.types import Backing, Flip, Operating, Opinion, Question, RankedConfig, Unranked
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import sqlalchemy as sa
 
-from gpuscout.store.ranking import points as statements
+from gpuscout.store.ranking import statements as statements
 from gpuscout.store.ranking.described import Described, Description, describe
 from gpuscout.store.ranking.limits import UNKNOWN, Limit
+from gpuscout.store.ranking.lookup import means_estimated
 from gpuscout.store.ranking.measures import Array
-from gpuscout.store.ranking.names import means_estimated
-from gpuscout.store.ranking.places import Indices
-from gpuscout.store.ranking.points import OUTCOME_CODES
+from gpuscout.store.ranking.placing import Indices
 from gpuscout.store.ranking.scope import Scope
+from gpuscout.store.ranking.statements import OUTCOME_CODES
 from gpuscout.store.ranking.study import Study
 from gpuscout.store.ranking.types import MEASURED, Cause, Loser, Losers, Operating, SweepExclusion, Trusted, Unmet
 from gpuscout.store.schema import exclusions, sweep_workloads, sweeps

@@ -24,8 +24,7 @@ import sqlalchemy as sa
 
 from gpuscout.store.ranking.limits import Flags, Limit, at, hold, limits_on_runs, worst_ratio
 from gpuscout.store.ranking.measures import Aim, Array
-from gpuscout.store.ranking.places import Found, Indices, operating_points_of
-from gpuscout.store.ranking.points import METRICS, OUTCOME_CODES, Choice, Rows
+from gpuscout.store.ranking.placing import Found, Indices, operating_points_of
 from gpuscout.store.ranking.runs import (
     CLOSED_LOOP,
     LENGTHS,
@@ -37,6 +36,7 @@ from gpuscout.store.ranking.runs import (
     runs_statement,
 )
 from gpuscout.store.ranking.scope import Scope
+from gpuscout.store.ranking.statements import METRICS, OUTCOME_CODES, Choice, Rows
 from gpuscout.store.ranking.types import MEASURED, Question, Runs
 from gpuscout.store.schema import LOADS
 from gpuscout.sweeps.curves import Bound

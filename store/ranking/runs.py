@@ -12,11 +12,11 @@ import numpy as np
 import sqlalchemy as sa
 
 from gpuscout.store.ranking.limits import Limit
+from gpuscout.store.ranking.lookup import means_measured
 from gpuscout.store.ranking.measures import Array
-from gpuscout.store.ranking.names import means_measured
-from gpuscout.store.ranking.places import Indices
-from gpuscout.store.ranking.points import METRICS
+from gpuscout.store.ranking.placing import Indices
 from gpuscout.store.ranking.scope import CONFIGURATION, Condition, Scope
+from gpuscout.store.ranking.statements import METRICS
 from gpuscout.store.ranking.types import Question
 from gpuscout.store.schema import LOADS, cases, gpus, measured_runs, membership, models, percentiles, tasks
 from gpuscout.sweeps.errors import InputError

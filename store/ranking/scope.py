@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from gpuscout.store.ranking.names import (
+from gpuscout.store.ranking.lookup import (
     Names,
     SweepParts,
     choose_engines,

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import sqlalchemy as sa
 
-from gpuscout.store.prices import Prices
-from gpuscout.store.prices_books import prices_for
-from gpuscout.store.ranking import points as statements
+from gpuscout.store.prices.books import prices_for, tdp_w
+from gpuscout.store.prices.prices import Prices
+from gpuscout.store.ranking import statements as statements
 from gpuscout.store.ranking.intervals import Intervals
 from gpuscout.store.ranking.limits import Flags, Limit, hold, limits_of, need_percentiles
+from gpuscout.store.ranking.lookup import Names, means_estimated
 from gpuscout.store.ranking.measured import MEASURED_ID, Measured, measured
 from gpuscout.store.ranking.measures import Aim, Array, measure_of
-from gpuscout.store.ranking.names import Names, means_estimated
-from gpuscout.store.ranking.places import (
+from gpuscout.store.ranking.placing import (
     Cast,
     Found,
     Indices,
@@ -28,12 +27,11 @@ from gpuscout.store.ranking.places import (
     versions,
     worth,
 )
-from gpuscout.store.ranking.points import OUTCOME_CODES, Choice, Rows
 from gpuscout.store.ranking.scope import Scope
+from gpuscout.store.ranking.statements import OUTCOME_CODES, Choice, Rows
 from gpuscout.store.ranking.trust import BACKED_LEVEL, MEASURED_LEVEL, OTHER_LEVEL, Errors, trusted_metric
 from gpuscout.store.ranking.types import MEASURED, Question, Trusted
-from gpuscout.store.schema import gpus
-from gpuscout.store.trust import intervals_of
+from gpuscout.store.results.trust import intervals_of
 from gpuscout.sweeps.outcomes import Outcome
 
 
@@ -248,10 +246,3 @@ def _same_configurations(connection: sa.Connection, scope: Scope, case: Array) -
     first = np.zeros(ids[:, 0].max(initial=0) + 1)
     first[ids[:, 0]] = ids[:, 1]
     return first[case.astype(np.int64)]
-
-
-def tdp_w(connection: sa.Connection) -> dict[str, float]:
-    """W per GPU, by the newest figures of every name; without those that are not known."""
-    rows = connection.execute(sa.select(gpus.c.name, gpus.c.figures).order_by(gpus.c.created_at, gpus.c.id))
-    figures = {row.name: json.loads(row.figures).get("tdp_w") for row in rows}
-    return {name: float(tdp) for name, tdp in figures.items() if tdp is not None}

@@ -16,10 +16,10 @@ import sqlalchemy as sa
 
 from gpuscout.store.ranking.limits import Flags
 from gpuscout.store.ranking.measures import MEASURES, Aim, Array
-from gpuscout.store.ranking.places import Indices
+from gpuscout.store.ranking.placing import Indices
 from gpuscout.store.ranking.types import Backing, Doubt, RankedConfig
+from gpuscout.store.results.trust import errors_of
 from gpuscout.store.schema import gpus, models
-from gpuscout.store.trust import errors_of
 from gpuscout.sweeps.trust import TRUSTED_METRICS, ErrorSeen
 
 MEASURED_LEVEL, BACKED_LEVEL, OTHER_LEVEL = range(3)

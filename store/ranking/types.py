@@ -8,7 +8,7 @@ from datetime import date
 from enum import StrEnum
 from typing import Any, Self
 
-from gpuscout.store.prices import PriceRules, Prices
+from gpuscout.store.prices.prices import PriceRules, Prices
 from gpuscout.store.ranking.measures import DEFAULT_OBJECTIVE, MEASURES, Aim, Measure, aim_of, measure_of
 from gpuscout.sweeps.slo import Slo
 from gpuscout.sweeps.trust import ErrorSeen

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from gpuscout.runner.api import run
-from gpuscout.store.connect import open_store
-from gpuscout.store.rank import Question, rank
+from gpuscout.runner.api.run import run
+from gpuscout.store.database.connect import open_store
+from gpuscout.store.ranking.rank import Question, rank
 from gpuscout.store.schema import HEAD, cases, measured_runs, percentiles
-from gpuscout.sweeps.spec import parse_spec
+from gpuscout.sweeps.spec.spec import parse_spec
 
 FOLDER = Path(__file__).parent
 SPEC = """

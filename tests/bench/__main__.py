@@ -17,15 +17,15 @@ os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 
 import numpy as np
 
-from gpuscout.runner.api import expand
+from gpuscout.runner.api.run import expand
 from gpuscout.runner.engines.registry import create_engine
-from gpuscout.store.connect import open_store
+from gpuscout.store.database.connect import open_store
 from gpuscout.sweeps.expand import Expansion
 from tests.bench import alternatives, llm_optimizer, plain, queries
 from tests.bench.sweeps import LADDER, run, run_in, sweep
-from tests.commands import environment, install_engine
-from tests.memory import peak_mib
-from tests.stores import postgres_database, postgres_server
+from tests.support.commands import environment, install_engine
+from tests.support.memory import peak_mib
+from tests.support.stores import postgres_database, postgres_server
 
 _REPEATS = 5
 _POSTGRES_REPEATS = 2
@@ -134,7 +134,7 @@ def dear_engine(directory: Path) -> None:
     program = """
 import sys, time, ray
 from tests.bench.sweeps import run_in
-from gpuscout.sweeps.spec import spec_from_mapping
+from gpuscout.sweeps.spec.spec import spec_from_mapping
 cpus, file = int(sys.argv[1]), sys.argv[2]
 spec = spec_from_mapping(dict(name="dear", models="Qwen3-8B", gpus=["H100", "L4", "B200", "H200"], workloads="chat",
                               tensor_parallel=[1, 2, 4, 8], concurrency=[1, 8], engine="sleeper"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpuscout.runner.api import expand
+from gpuscout.runner.api.run import expand
 from gpuscout.runner.engines.registry import cached_engine
 from gpuscout.sweeps.cases import CaseColumns
 from tests.bench.sweeps import LADDER, run_in, sweep

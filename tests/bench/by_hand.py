@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import sqlalchemy as sa
 
-from gpuscout.store.prices import PriceRules
-from gpuscout.store.prices_books import prices_for
+from gpuscout.store.prices.books import prices_for
+from gpuscout.store.prices.prices import PriceRules
 from gpuscout.store.schema import gpus
 
 # No limit; ITL; ITL and TTFT.

@@ -22,7 +22,7 @@ def points_per_s(directory: Path) -> float:
     from gpuscout.runner.engines.llm_optimizer import probe
 
     if probe.kind() != "bentoml":
-        source = Path(__file__).parents[1] / "standin"
+        source = Path(__file__).parents[1] / "support" / "standin"
         options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(directory)]
         subprocess.run([sys.executable, "-m", "pip", "install", *options, str(source)], check=True)
     command = [sys.executable, "-m", "tests.bench.llm_optimizer", str(directory)]
@@ -31,10 +31,10 @@ def points_per_s(directory: Path) -> float:
 
 def _measured() -> float:
     from gpuscout.runner.engines.registry import create_engine
-    from gpuscout.runner.resolve import CHEAP_LADDER
+    from gpuscout.runner.resolve.spec import CHEAP_LADDER
     from gpuscout.sweeps.cases import Case, CaseColumns
-    from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
-    from gpuscout.sweeps.models import ModelCatalogue
+    from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
+    from gpuscout.sweeps.models.catalogue import ModelCatalogue
 
     model, gpus = ModelCatalogue.load().get("Qwen/Qwen3-8B"), GpuCatalogue.load()
     cases = CaseColumns.of(

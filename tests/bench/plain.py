@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from gpuscout.store.connect import open_store
+from gpuscout.store.database.connect import open_store
 from gpuscout.store.schema import metadata
 
 PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL", "temp_store=MEMORY", "cache_size=-65536", "foreign_keys=ON")

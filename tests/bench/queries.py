@@ -19,16 +19,16 @@ import pytest
 import sqlalchemy as sa
 
 from gpuscout.runner.cli.main import collect_rarely
-from gpuscout.store.connect import Store, open_store
-from gpuscout.store.prices import PriceRules
-from gpuscout.store.rank import Question, Ranking, rank
+from gpuscout.store.database.connect import Store, open_store
+from gpuscout.store.prices.prices import PriceRules
+from gpuscout.store.ranking.rank import Question, Ranking, rank
 from gpuscout.store.ranking.types import Cause
 from gpuscout.store.schema import models
 from gpuscout.sweeps.slo import parse_slo
 from tests.bench import by_hand
 from tests.bench.sweeps import run_in, sweep
-from tests.commands import gpuscout
-from tests.stores import postgres_database, postgres_server
+from tests.support.commands import gpuscout
+from tests.support.stores import postgres_database, postgres_server
 
 Say = Callable[..., None]
 _REPEATS = 5

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gpuscout.runner.api import expand
-from gpuscout.runner.choose import choose_executor
-from gpuscout.runner.controller import RunReport, run_sweep
-from gpuscout.store.connect import Store, open_store
+from gpuscout.runner.api.run import expand
+from gpuscout.runner.execution.controller import RunReport, run_sweep
+from gpuscout.runner.execution.executor_choice import choose_executor
+from gpuscout.store.database.connect import Store, open_store
 from gpuscout.sweeps.expand import Expansion
-from gpuscout.sweeps.spec import SweepSpec, spec_from_mapping
+from gpuscout.sweeps.spec.spec import SweepSpec, spec_from_mapping
 
 LADDER = [1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 256]
 _MODELS = ["Qwen/Qwen3-8B", "meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen3-14B", "Qwen/Qwen3-30B-A3B", "gpt-oss-120b"]

@@ -9,12 +9,12 @@ import re
 import tempfile
 from pathlib import Path
 
-from gpuscout.sweeps.architecture import Architecture
 from gpuscout.sweeps.cases import Case
 from gpuscout.sweeps.errors import UnknownNameError
-from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
-from gpuscout.sweeps.gpus import GpuSpec
-from gpuscout.sweeps.models import ModelCatalogue
+from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
+from gpuscout.sweeps.gpus.gpu import GpuSpec
+from gpuscout.sweeps.models.architecture import Architecture
+from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.precision import Precision
 
 _SYSTEMS = {

@@ -7,8 +7,8 @@ from collections.abc import Collection
 from gpuscout.runner.engines.llm_optimizer.findings import Finding
 from gpuscout.sweeps.cases import Case
 from gpuscout.sweeps.errors import UnknownNameError
-from gpuscout.sweeps.gpu_catalogue import GpuCatalogue
-from gpuscout.sweeps.gpus import GpuSpec
+from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
+from gpuscout.sweeps.gpus.gpu import GpuSpec
 from gpuscout.sweeps.precision import Precision
 
 # Its H100, H200 and A100 are the SXM parts: no other part of these families has its figures.

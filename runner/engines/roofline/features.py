@@ -14,10 +14,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from gpuscout.sweeps.architecture import Architecture, AttentionGroup, AttentionType
 from gpuscout.sweeps.cases import CaseColumns
 from gpuscout.sweeps.curves import FloatArray
-from gpuscout.sweeps.gpus import GpuSpec
+from gpuscout.sweeps.gpus.gpu import GpuSpec
+from gpuscout.sweeps.models.architecture import Architecture, AttentionGroup, AttentionType
 from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS, Precision, kv_element_bytes
 
 GIB = 2.0**30

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpuscout.sweeps.architecture import Architecture
 from gpuscout.sweeps.cases import CaseColumns
-from gpuscout.sweeps.gpus import GpuSpec
+from gpuscout.sweeps.gpus.gpu import GpuSpec
+from gpuscout.sweeps.models.architecture import Architecture
 from gpuscout.sweeps.precision import PRECISIONS, Precision
 
 _VENDORS = {

@@ -1,0 +1,1 @@
+"""The Python API: what the functions and classes of `import gpuscout` do."""

@@ -1,0 +1,152 @@
+"""A calibration as a whole: fit, cross-validate, and the constants file that the roofline engine reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from gpuscout.runner.accuracy.choice import gpu_choice, maxima_order
+from gpuscout.runner.accuracy.errors import errors
+from gpuscout.runner.accuracy.estimate import Estimates
+from gpuscout.runner.accuracy.names import Names
+from gpuscout.runner.accuracy.seen import errors_seen
+from gpuscout.runner.calibration.fit import fit
+from gpuscout.runner.calibration.intervals import coverage, interval_document
+from gpuscout.runner.calibration.parameters import Parameters
+from gpuscout.runner.calibration.rows import Figures, FitRows, fit_rows
+from gpuscout.runner.calibration.validate import LEFT_OUT, held_out
+from gpuscout.runner.engines.roofline.constants import FORMAT, Constants
+from gpuscout.store.measured import MeasuredRun, runs_digest
+from gpuscout.sweeps.errors import InputError
+
+# A fit to fewer runs than this would move constants by chance.
+_FEWEST = 20
+
+
+def calibrate(
+    runs: Iterable[MeasuredRun],
+    *,
+    today: str,
+    others: Iterable[MeasuredRun] = (),
+    names: Names | None = None,
+    start: Constants | None = None,
+    validate: bool = True,
+    tell: Callable[[str], None] = lambda text: None,
+) -> dict[str, object]:
+    """The document of a constants file fitted to these runs, with the date `today` in it.
+
+    `others` are not fitted. Those on GPU families that no run of the fit has are estimated with the constants: what is
+    seen there is told with the errors on models left out.
+    `names` None: models and GPUs are those of the catalogues and the Hub. The fit starts from `start` (else from the
+    priors, with wider tails first): a start near the end saves steps.
+    Raises InputError when there are too few runs that the engine can answer.
+    """
+    runs = tuple(runs)
+    kinds = fit_rows(runs, names)
+    if (usable := sum(len(rows) for rows in kinds)) < _FEWEST:
+        raise InputError(
+            f"{usable} of {len(runs)} measured runs can be estimated; a calibration needs at least {_FEWEST}",
+            hint="add the public runs: --measured public",
+        )
+    if usable < len(runs):
+        tell(f"left out: {len(runs) - usable:,} of {len(runs):,} runs, which cannot be estimated (`gpuscout accuracy`)")
+    parameters = Parameters()
+    vector = None if start is None else parameters.vector(start.to_dict())
+    fitted = fit(kinds, parameters, vector)
+    tell(f"fitted {len(fitted.vector)} numbers to {usable:,} runs in {fitted.steps} steps")
+    here = [rows.predict(parameters.logs(fitted.vector, parameters.masks(rows.family, rows.server))) for rows in kinds]
+    errors_of: dict[str, object] = {"fitted": figures_document(kinds, here)}
+    closed = next((number for number, rows in enumerate(kinds) if not rows.offline), None)
+    trust: dict[str, object] = {}
+    for name in LEFT_OUT if validate else ():
+        if len({str(value) for rows in kinds for value in getattr(rows, name)}) == 1:
+            tell(f"all runs are of one {name}: how far the constants carry to another one is not known")
+            continue
+        tell(f"leaving out one {name} after the other")
+        figures = held_out(kinds, parameters, name)
+        errors_of[f"{name}_left_out"] = figures_document(kinds, figures, by_server=True)
+        if name == "model" and closed is not None and len(set(kinds[closed].model.tolist())) > 1:
+            seen = kinds[closed].estimates(figures[closed])
+            unfitted = _on_other_families(others, names, kinds)
+            if unfitted is not None:
+                tell(f"estimated {len(unfitted):,} runs on GPU families that no run of the fit has")
+                masks = parameters.masks(unfitted.family, unfitted.server)
+                seen = seen.followed_by(unfitted.estimates(unfitted.predict(parameters.logs(fitted.vector, masks))))
+            trust = {"errors_seen": errors_document(seen, names, unfitted=unfitted)}
+            if intervals := interval_document(kinds[closed], figures[closed]):
+                trust = {"intervals": intervals, **trust}
+            errors_of["inside_80_percent_interval"] = {"closed loop": coverage(kinds[closed], figures[closed])}
+    sources = sorted({run.source for run in runs if run.source})
+    return {
+        "format": FORMAT,
+        "source": f"gpuscout calibrate; runs of {', '.join(sources) or 'an unnamed source'}",
+        "runs": usable,
+        "fitted_on": today,
+        "data_digest": runs_digest(runs),
+        "errors": errors_of,
+        **trust,
+        **parameters.document(fitted.vector),
+    }
+
+
+def _on_other_families(runs: Iterable[MeasuredRun], names: Names | None, fitted: Sequence[FitRows]) -> FitRows | None:
+    """The closed-loop runs on GPU families that no fitted row has; None: there are none."""
+    known = np.unique(np.concatenate([rows.family for rows in fitted]))
+    for rows in fit_rows(runs, names):
+        others = rows.take(~np.isin(rows.family, known))
+        if len(others) and not rows.offline:
+            return others
+    return None
+
+
+def figures_document(
+    kinds: Sequence[FitRows], figures: Sequence[Figures], *, by_server: bool = False
+) -> dict[str, dict[str, float]]:
+    """Errors by kind of load, as fractions: medians of absolute errors, and the quality of choices.
+
+    `by_server` adds those of a closed loop for each server.
+    """
+    document = {}
+    for rows, predicted in zip(kinds, figures, strict=True):
+        load = "offline maximum" if rows.offline else "closed loop"
+        document[load] = _figures(rows, predicted)
+        for server in sorted(set(rows.server.tolist())) if by_server and not rows.offline else ():
+            mask = rows.server == server
+            document[f"{load}, {server}"] = _figures(rows.take(mask), predicted.take(mask))
+    return document
+
+
+def _figures(rows: FitRows, predicted: Figures) -> dict[str, float]:
+    estimates = rows.estimates(predicted)
+    values = {name: error.median for name, error in errors(estimates)["all"].metrics.items()}
+    if choice := gpu_choice(estimates):
+        values |= {"choice_within_5_percent": choice.near, "choice_regret": choice.regret}
+    if order := maxima_order(estimates):
+        values["pairs_in_order"] = order.right
+    return {name: round(value, 4) for name, value in values.items()}
+
+
+def errors_document(
+    estimates: Estimates, names: Names | None = None, *, unfitted: FitRows | None = None
+) -> list[dict[str, object]]:
+    """The part `errors_seen` of a constants file; fractions to four digits.
+
+    On the families of `unfitted` runs one model alone says too little of others, and is left out.
+    """
+    alone = set() if unfitted is None else set(unfitted.family.tolist())
+    rows = [
+        asdict(error) for error in errors_seen(estimates, names) if error.models > 1 or error.gpu_family not in alone
+    ]
+    return [{name: round(v, 4) if isinstance(v, float) else v for name, v in row.items()} for row in rows]
+
+
+def write_constants(document: Mapping[str, object], file: Path) -> None:
+    """Write a constants file. Raises InputError."""
+    try:
+        file.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {file}: {error.strerror}") from error

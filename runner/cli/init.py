@@ -1,0 +1,41 @@
+"""`gpuscout init` and `gpuscout schema`: help with writing a sweep spec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gpuscout.sweeps.errors import InputError
+
+
+def register(app: typer.Typer) -> None:
+    app.command("init", rich_help_panel="Sweeps", epilog="Example: gpuscout init && gpuscout run sweep.yaml")(init)
+    app.command("schema", rich_help_panel="Sweeps", epilog="Example: gpuscout schema > gpuscout.schema.json")(schema)
+
+
+def init(
+    file: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("sweep.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+) -> None:
+    """Write a commented sweep spec that runs as it is."""
+    from gpuscout.sweeps.spec.starter import starter_spec
+
+    try:
+        with file.open("w" if force else "x", encoding="utf-8") as stream:
+            stream.write(starter_spec())
+    except FileExistsError as error:
+        raise InputError(f"{file} exists already", hint="--force replaces it; or name another file") from error
+    except OSError as error:
+        raise InputError(f"cannot write {file}: {error.strerror}") from error
+    print(f"wrote {file}; next: gpuscout run {file}")
+
+
+def schema() -> None:
+    """Print the JSON Schema of sweep specs, for completion in editors."""
+    import json
+
+    from gpuscout.sweeps.spec.spec import spec_json_schema
+
+    print(json.dumps(spec_json_schema(), indent=2))

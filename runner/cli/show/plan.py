@@ -1,0 +1,152 @@
+"""How `gpuscout plan` prints what a run would do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from gpuscout.runner.api.run import missing_engines
+from gpuscout.runner.cli.common import count, print_json
+from gpuscout.runner.execution.executor_choice import duration
+from gpuscout.runner.execution.plan import Plan, plan_sweep, why
+from gpuscout.sweeps.errors import InputError, NoStoreError
+from gpuscout.sweeps.expand import Expansion
+from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
+from gpuscout.sweeps.sweep import Sweep
+
+_WHY_FORM = "MODEL,GPU[,tp=2][,pp=1][,dp=1][,ep=1][,workload=chat]"
+_WHY_AXES = {
+    "tp": "tensor_parallel",
+    "pp": "pipeline_parallel",
+    "dp": "data_parallel",
+    "ep": "expert_parallel",
+}
+
+
+def print_plan(expansion: Expansion, db: str, *, json: bool) -> None:
+    """Print the plan of a sweep; a store that does not exist yet holds nothing."""
+    from gpuscout.store.database.connect import open_store
+
+    try:
+        store = open_store(db)
+    except NoStoreError:
+        plan = plan_sweep(expansion, None)
+    else:
+        with store:
+            plan = plan_sweep(expansion, store)
+    if json:
+        print_json(_document(expansion, plan))
+    else:
+        _print(expansion, plan)
+
+
+def _print(expansion: Expansion, plan: Plan) -> None:
+    sweep, census = expansion.sweep, plan.census
+    print(
+        f"{sweep.name}  {count(len(sweep.models), 'model')} x {count(len(sweep.gpus), 'GPU')} x "
+        f"{count(len(sweep.workloads), 'workload')}{_axes(sweep)} = {count(census.combinations, 'combination')}"
+    )
+    for part in sweep.engines:
+        print(f"  {part.name}: {len(part.ladder)} concurrencies each, {part.ladder[0]} to {part.ladder[-1]}")
+    for notice in missing_engines(sweep):
+        print(f"  {notice}")
+    reasons = Counter[str]()
+    for exclusion in census.exclusions:
+        reasons[exclusion.reason] += exclusion.combinations
+    if plan.hopeless:
+        reasons.update({outcome.value.replace("_", " "): number for outcome, number in plan.hopeless.items()})
+    told = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
+    untried = "" if plan.hopeless is not None else "; too many tasks to look which of them fit"
+    print(f"  not possible  {sum(reasons.values()):>9,}   {told}{untried}".rstrip())
+    print(f"  in the store  {plan.stored:>9,}")
+    computed = plan.to_compute - (sum(plan.hopeless.values()) if plan.hopeless else 0)
+    takes = f"{duration(plan.work.seconds())} in one process" if computed else "nothing to do"
+    print(f"  to compute    {computed:>9,}   {takes}")
+
+
+def _axes(sweep: Sweep) -> str:
+    """The other axes that have several values, such as " x TP 1,2,4 x 2 servers"."""
+    sizes = {
+        "TP": sweep.tensor_parallel or ("auto",),
+        "PP": sweep.pipeline_parallel,
+        "DP": sweep.data_parallel,
+        "EP": sweep.expert_parallel,
+    }
+    told = [f" x {name} {','.join(map(str, values))}" for name, values in sizes.items() if values != (1,)]
+    named = {
+        "server": sweep.servers,
+        "precision": sweep.precision,
+        "KV precision": sweep.kv_precision,
+        "memory fraction": sweep.gpu_memory_utilization,
+        "maximum length": sweep.max_model_len,
+    }
+    told += [f" x {count(len(values), name)}" for name, values in named.items() if len(values) > 1]
+    return "".join(told)
+
+
+def _document(expansion: Expansion, plan: Plan) -> dict[str, object]:
+    return {
+        "sweep": expansion.sweep.name,
+        "combinations": plan.census.combinations,
+        "tasks": plan.census.tasks,
+        "stored_tasks": plan.stored,
+        "tasks_to_compute": plan.to_compute,
+        "operating_points_to_compute": plan.points,
+        "expected_evaluating_s": round(plan.work.evaluating_s, 3),
+        "expected_storing_s": round(plan.work.storing_s, 3),
+        "expected_without_curve": None
+        if plan.hopeless is None
+        else {outcome.value: number for outcome, number in plan.hopeless.items()},
+        "exclusions": [
+            {
+                "reason": exclusion.reason,
+                "detail": exclusion.detail,
+                "model": exclusion.model,
+                "combinations": exclusion.combinations,
+            }
+            for exclusion in plan.census.exclusions
+        ],
+    }
+
+
+def print_why(expansion: Expansion, text: str, *, json: bool) -> None:
+    """Explain what becomes of one configuration of the sweep."""
+    verdicts = why(_narrowed(expansion, text))
+    if json:
+        print_json({"verdicts": [{"combination": v.description, "reason": v.reason} for v in verdicts]})
+        return
+    for verdict in verdicts:
+        print(f"{verdict.description}\n    {verdict.reason or 'runs'}")
+    if not verdicts:
+        print("the sweep asks for no such combination")
+
+
+def _narrowed(expansion: Expansion, text: str) -> Expansion:
+    """The part of a sweep that `MODEL,GPU,tp=2` names."""
+    sweep = expansion.sweep
+    names = [part.strip() for part in text.split(",")]
+    if len(names) < 2:
+        raise InputError(f'--why: "{text}" names no model and GPU', hint=f"--why {_WHY_FORM}")
+    wanted = names[0].casefold()
+    models = [
+        m
+        for m in sweep.models
+        if m.architecture.name.casefold() in (wanted,) or m.architecture.name.casefold().rpartition("/")[2] == wanted
+    ]
+    gpu = next((g for g in sweep.gpus if g.name == names[1]), None) or GpuCatalogue.load().resolve(names[1])
+    if not models or gpu.name not in {g.name for g in sweep.gpus}:
+        missing = f'model "{names[0]}"' if not models else f"GPU {gpu.name}"
+        raise InputError(f"the sweep has no {missing}")
+    changes: dict[str, object] = {"models": tuple(models), "gpus": (gpu,)}
+    for setting in names[2:]:
+        key, _, value = setting.partition("=")
+        if key == "workload":
+            changes["workloads"] = tuple(w for w in sweep.workloads if w.name == value)
+            if not changes["workloads"]:
+                raise InputError(f'the sweep has no workload "{value}"')
+        elif key in _WHY_AXES and value.isdigit():
+            changes[_WHY_AXES[key]] = (int(value),)
+        else:
+            raise InputError(f'--why: cannot understand "{setting}"', hint=f"--why {_WHY_FORM}")
+    zipped = tuple(group for group in sweep.zipped if not {*group} & changes.keys())
+    return Expansion(replace(sweep, zipped=zipped, **changes))  # type: ignore[arg-type]

@@ -1,0 +1,97 @@
+"""How rows of operating points are shown, and the columns of `query` and `pareto`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, whole_number
+from gpuscout.store.queries.point_columns import COLUMNS, PERCENTILE
+
+if TYPE_CHECKING:
+    from gpuscout.store.prices.prices import Prices
+    from gpuscout.store.ranking.types import Question
+
+# What a table holds unless columns are chosen; machines get everything.
+TABLE = (
+    "model", "gpu", "num_gpus", "tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "precision",
+    "kv_precision", "server", "engine", "kind", "input_len", "output_len", "concurrency", "queued", "ttft_ms", "itl_ms",
+    "output_tokens_per_s", "output_tokens_per_s_per_gpu", "usd_per_mtok",
+)  # fmt: skip
+DROP = ("output_tokens_per_s", "ttft_ms", "kv_precision", "output_len", "input_len", "precision", "engine", "queued")
+# Only worth their room where they tell rows apart.
+_DETAILS = {
+    "tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "kv_precision", "server", "engine",
+    "kind", "queued",
+}  # fmt: skip
+
+_HEADINGS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
+    "input_len": ("in", whole_number),
+    "output_len": ("out", whole_number),
+    "num_gpus": ("GPUs", whole_number),
+    "tensor_parallel": ("TP", whole_number),
+    "pipeline_parallel": ("PP", whole_number),
+    "data_parallel": ("DP", whole_number),
+    "expert_parallel": ("EP", whole_number),
+    "gpu_memory_utilization": ("memory", "{:g}".format),
+    "max_model_len": ("context", whole_number),
+    "concurrency": ("c", whole_number),
+    "ttft_ms": ("TTFT ms", number),
+    "itl_ms": ("ITL ms", number),
+    "e2e_s": ("E2E s", number),
+    "output_tokens_per_s": ("tok/s", number),
+    "requests_per_s": ("req/s", number),
+    "output_tokens_per_s_per_gpu": ("tok/s/GPU", number),
+    "output_tokens_per_s_per_user": ("tok/s/user", number),
+    "usd_per_hour": ("USD/h", number),
+    "usd_per_mtok": ("USD/Mtok", number),
+    "kwh_per_mtok": ("kWh/Mtok", number),
+    "task_id": ("task", str),
+    "run_id": ("run", str),
+    "request_rate": ("driven at req/s", number),
+}
+_WORDS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
+    "gpu": ("GPU", str),
+    "kv_precision": ("KV", str),
+    "queued": ("queued", lambda queued: "yes" if queued else "no"),
+    "stored_at": ("stored", lambda time: f"{time:%Y-%m-%d %H:%M} UTC"),
+    "server_version": ("server version", str),
+    "measured_on": ("measured", str),
+}
+
+
+def column_of(name: str) -> Column:
+    """How a column of points is shown."""
+    if form := PERCENTILE.fullmatch(name):
+        return a_figure(name, f"p{form['percentile']} {_HEADINGS[form['metric']][0]}")
+    if name in _HEADINGS:
+        return a_figure(name, *_HEADINGS[name])
+    return Column(name, *_WORDS.get(name, (name.replace("_", " "), str)))
+
+
+def chosen(given: str | None, output: Output, default: Sequence[str] = TABLE) -> list[str]:
+    """The columns of `--columns`, or else those that suit the form of output. Raises UnknownNameError."""
+    from gpuscout.store.queries.points import check_column
+
+    if given is not None:
+        return list(dict.fromkeys(check_column(name.strip()) for name in given.split(",")))
+    return list(COLUMNS if output.json or output.csv else default)
+
+
+def telling(names: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The columns of a table without those that hold the same in every row and are details."""
+    return [name for name in names if name not in _DETAILS or len({row[name] for row in rows}) > 1]
+
+
+def limits_document(question: Question) -> dict[str, object]:
+    """The limits that points met, as JSON types."""
+    return {"slos": [str(slo) for slo in question.slos], "assumed_tail": question.assume_tail}
+
+
+def price_remarks(prices: Prices, rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Why GPUs of these rows have no price."""
+    gpus: dict[str, list[str]] = defaultdict(list)
+    for gpu in sorted({row["gpu"] for row in rows if row.get("gpu") in prices.missing}):
+        gpus[prices.missing[gpu]].append(gpu)
+    return [f"no price of {', '.join(names)}: {reason}" for reason, names in gpus.items()]

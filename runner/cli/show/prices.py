@@ -1,0 +1,130 @@
+"""How prices are shown: where they come from, which of them decide, and as a document."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from gpuscout.runner.cli.common import count
+
+if TYPE_CHECKING:
+    from gpuscout.store.prices.prices import Prices
+    from gpuscout.store.ranking.types import Ranking
+
+
+def price_notes(ranking: Ranking, *, top: int = 1) -> list[str]:
+    """Where the prices of the `top` rows of each group, or else of the best two, come from, and where they decide."""
+    from gpuscout.store.ranking.rows import listed
+
+    question = ranking.question
+    if not any(question.aim.needs("price") or name.startswith("cost") for name in ("", *question.also)):
+        return []
+    shown = [config.gpu for group in ranking.groups for config in listed(group)[: max(top, 2)]]
+    notes = prices_told(ranking.prices, shown)
+    notes += _decisions(ranking)
+    ranked_by_price = question.aim.needs("price")
+    lacking: dict[str, list[str]] = defaultdict(list)
+    unranked = (one.gpu for group in ranking.groups for one in group.unranked)
+    for gpu in sorted({*unranked} if ranked_by_price else {*shown}):
+        if gpu in ranking.prices.missing:
+            lacking[ranking.prices.missing[gpu]].append(gpu)
+    told, does = ("unranked", "ranks") if ranked_by_price else ("no price", "prices")
+    for reason, gpus in lacking.items():
+        notes.append(f"{told}: {', '.join(gpus)}: {reason}; --price '{gpus[0]}'=USD {does} it")
+    return notes
+
+
+def prices_told(prices: Prices, gpus: Iterable[str]) -> list[str]:
+    """Where the prices of these GPUs come from, in one note, and which --price changed nothing."""
+    rules = prices.rules
+    # What one GPU costs then depends on how many of an instance's a deployment takes.
+    hour = "hour of a single GPU, its whole instance paid" if rules.whole_instances else "GPU hour"
+    kind = f"{rules.purchase} USD per {hour}, median of providers (lowest to highest)"
+    kind += f", {rules.discount:.0%} off" if rules.discount else ""
+    told = [text for gpu in dict.fromkeys(gpus) if (text := _told(prices, gpu))]
+    notes = [f"prices: {kind}: {'; '.join(told)}"] if told else []
+    if unused := _unused_overrides(prices):
+        notes.append(f"--price changes nothing here: nothing that was asked about runs on {', '.join(unused)}")
+    return notes
+
+
+def _unused_overrides(prices: Prices) -> list[str]:
+    """The GPUs that were given a price without being asked about, whatever they are called in the store."""
+    from gpuscout.store.prices.csv_file import gpu_name
+
+    if not prices.rules.overrides:
+        return []
+    given, asked = ({gpu_name(name, [name]) for name in names} for names in (prices.rules.overrides, prices.known))
+    return sorted(given - asked)
+
+
+def _told(prices: Prices, gpu: str) -> str | None:
+    """ "L40S 2.06 (0.79 to 3.50: AWS, OCI, RunPod; 2026-01-05 to 2026-09-24)" """
+    price = prices.known.get(gpu)
+    if price is None:
+        return None
+    hourly, dates = price.per_hour(1), price.dates
+    if dates is None:
+        return f"{gpu} {usd(hourly.usd)} (--price)"
+    spread = f"{usd(hourly.low)} to {usd(hourly.high)}: " if hourly.low < hourly.high else ""
+    days = f"{dates[0]} to {dates[1]}" if dates[0] < dates[1] else f"{dates[0]}"
+    return f"{gpu} {usd(hourly.usd)} ({spread}{', '.join(price.providers)}; {days})"
+
+
+def _decisions(ranking: Ranking) -> list[str]:
+    """One note for each price at which another GPU type would win, with the models it would win."""
+    won: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)
+    for group in ranking.groups:
+        for flip in group.flips:
+            won[flip.gpu, usd(flip.usd_per_gpu_hour), flip.winner, flip.loser].append(group.model)
+    notes = []
+    for (gpu, price, winner, loser), models in sorted(won.items(), key=lambda item: (-len(item[1]), item[0])):
+        whose = "" if len(ranking.groups) == 1 else f" ({count(len(models), 'case')}, such as {models[0]})"
+        instead = f" instead of {loser}" if gpu == winner else ""
+        span = _range(ranking.prices, gpu)
+        notes.append(f"the price decides: {gpu}{span}: with {price} {winner} wins{instead}{whose}")
+    more = len(notes) - _DECISIONS
+    return [*notes[:_DECISIONS], *([f"… and {more} more such prices (--json lists all)"] if more > 0 else [])]
+
+
+_DECISIONS = 4
+
+
+def _range(prices: Prices, gpu: str) -> str:
+    """ " 0.79 to 3.50"; nothing with whole instances, where it depends on the deployment."""
+    if prices.rules.whole_instances:
+        return ""
+    hourly = prices.known[gpu].per_hour(1)
+    return f" {usd(hourly.low)} to {usd(hourly.high)}"
+
+
+def prices_document(found: Prices) -> dict[str, object]:
+    """Prices as JSON types: USD per GPU hour, or why there is none."""
+    rules = found.rules
+    known = []
+    for price in found.known.values():
+        hourly = price.per_hour(1)
+        known.append(
+            {
+                "gpu": price.gpu,
+                "usd_per_gpu_hour": hourly.usd,
+                "lowestusd_per_gpu_hour": hourly.low,
+                "highestusd_per_gpu_hour": hourly.high,
+                "book": price.book,
+                "overridden": price.override is not None,
+                "quotes": [asdict(quote) for quote in price.quotes],
+            }
+        )
+    return {
+        "purchase": rules.purchase,
+        "discount": rules.discount,
+        "whole_instances": rules.whole_instances,
+        "gpus": known,
+        "without_price": [{"gpu": gpu, "reason": reason} for gpu, reason in found.missing.items()],
+    }
+
+
+def usd(value: float) -> str:
+    return f"{value:,.2f}"

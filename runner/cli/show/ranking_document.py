@@ -1,0 +1,121 @@
+"""A ranking as a JSON document."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from gpuscout.runner.cli.show.prices import prices_document
+from gpuscout.store.ranking.types import (
+    MEASURES,
+    Backing,
+    Configuration,
+    Doubt,
+    Group,
+    Operating,
+    RankedConfig,
+    Ranking,
+)
+from gpuscout.sweeps.slo import Slo
+
+_ENDS = ("low", "high")
+
+
+def ranking_document(ranking: Ranking) -> dict[str, object]:
+    """The ranking as JSON types. Keys carry units; ratios are fractions; null: unknown, or nothing to say."""
+    question, aim = ranking.question, ranking.question.aim
+    return {
+        "objective": aim.name,
+        "objective_unit": aim.unit,
+        "more_is_better": aim.more_is_better,
+        "weights": dict(aim.weights) if aim.is_weighted else None,
+        "units": {name: MEASURES[name].unit for name in (*dict(aim.weights), *question.also)},
+        "slos": [_slo_document(slo) for slo in question.slos],
+        "assumed_tail": question.assume_tail,
+        "interpolated": question.interpolate,
+        "kinds": list(question.kinds) or ["estimated", "measured"],
+        "trust": str(question.trust),
+        "cautious": question.cautious,
+        "prices": prices_document(ranking.prices),
+        "sweep": ranking.sweep,
+        "sweep_id": ranking.sweep_id,
+        "missing_tasks": ranking.missing_tasks,
+        "groups": [_group_document(group) for group in ranking.groups],
+        "exclusions": [asdict(exclusion) for exclusion in ranking.exclusions],
+    }
+
+
+def _slo_document(slo: Slo) -> dict[str, object]:
+    return {
+        "metric": slo.metric,
+        "percentile": slo.percentile,
+        "limit": slo.limit,
+        "unit": slo.unit,
+        "at_least": slo.at_least,
+    }
+
+
+def _group_document(group: Group) -> dict[str, object]:
+    return {
+        "model": group.model,
+        "workload": group.workload,
+        "input_len": group.input_len,
+        "output_len": group.output_len,
+        "engine": group.engine,
+        "other_engines": list(group.other_engines),
+        "ranked_configurations": group.candidates,
+        "configurations": [_document(config) for config in group.configs],
+        "best_per_gpu": [_document(config) for config in group.best_per_gpu],
+        "losers": [
+            {
+                "cause": losers.cause.value,
+                "slo": _slo_document(losers.slo) if losers.slo else None,
+                "configurations": losers.count,
+                "examples": [_document(loser) for loser in losers.examples],
+            }
+            for losers in group.losers
+        ],
+        "unreachable_slos": [
+            {**_slo_document(unmet.slo), "closest_value": unmet.value, "closest": _document(unmet.nearest)}
+            for unmet in group.unreachable
+        ],
+        "closest_to_all_slos": _document(group.closest) if group.closest else None,
+        "doubt": _doubt_document(group.doubt) if group.doubt else None,
+        "unranked": [
+            {**(_document(unranked.config) if unranked.config else {"gpu": unranked.gpu}), "reason": unranked.reason}
+            for unranked in group.unranked
+        ],
+        "winner_changes": [asdict(flip) for flip in group.flips],
+    }
+
+
+def _document(config: Configuration) -> dict[str, object]:
+    document = asdict(config) | {"kind": config.kind.value}
+    if isinstance(config, Operating):
+        document["output_tokens_per_s_per_gpu"] = config.tokens_per_s_per_gpu
+    if isinstance(config, RankedConfig):
+        document["objective_value"] = document.pop("objective")
+        del document["backing"]
+        for metric, ends in document.pop("intervals").items():
+            document |= {f"{metric}_{end}": value for end, value in zip(_ENDS, ends, strict=True)}
+        document["spread"] = config.spread
+        document["trust"] = _backing_document(config.backing)
+        document["percentiles"] = {
+            f"{slo}_{'s' if slo.startswith('e2e') else 'ms'}": value for slo, value in config.percentiles.items()
+        }
+    return document
+
+
+def _backing_document(backing: Backing | None) -> dict[str, object] | None:
+    if backing is None:
+        return None
+    about = {name: getattr(backing, name) for name in ("source", "own_family", "same_load")}
+    return {**about, **asdict(backing.error)}
+
+
+def _doubt_document(doubt: Doubt) -> dict[str, object]:
+    return {
+        "lead": doubt.lead,
+        "error": doubt.error,
+        "doubtful_gpu": doubt.doubtful.gpu,
+        "runner_up_gpu": doubt.runner_up.gpu,
+    }

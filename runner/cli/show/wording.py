@@ -1,0 +1,265 @@
+"""How tables and messages call configurations, workloads, limits, figures and causes.
+
+Lines must not break within what is glued.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
+
+from gpuscout.runner.cli.common import count, out
+from gpuscout.runner.cli.show.output import number
+from gpuscout.store.ranking.types import (
+    MEASURED,
+    Backing,
+    Cause,
+    Configuration,
+    Doubt,
+    Group,
+    Operating,
+    Question,
+    RankedConfig,
+    Ranking,
+    Runs,
+    Trusted,
+)
+from gpuscout.sweeps.slo import Slo
+
+if TYPE_CHECKING:
+    from gpuscout.store.queries.compare import Change, Winner
+
+
+CaseKey = tuple[str, int, int]
+CAUSES = {
+    Cause.DOES_NOT_FIT: "does not fit",
+    Cause.NOT_SUPPORTED: "not supported",
+    Cause.UNKNOWN_MODEL: "the engine does not know the model",
+    Cause.INVALID: "not valid",
+    Cause.NO_POINT: "no operating point",
+    Cause.NO_PERCENTILE: "no percentiles (--assume-tail 1.3 multiplies the mean of estimates)",
+    Cause.NO_PRICE: "no price",
+    Cause.NO_TDP: "no TDP",
+    Cause.NOT_TRUSTED: "not trusted as asked (--trust)",
+}
+_METRICS = {"ttft": "TTFT", "itl": "ITL", "e2e": "E2E", "rate": "rate"}
+
+
+def configuration(config: Configuration, input_len: int, output_len: int, *, gpu: bool = True) -> str:
+    """ "H100-SXM-80GB x8 tp4 pp2 bf16 sglang": what differs from the defaults. Without the GPU type: "x8 …"."""
+    parts = [f"{config.gpu} x{config.num_gpus}" if gpu else f"x{config.num_gpus}"]
+    if config.tensor_parallel != config.num_gpus or config.expert_parallel > 1:
+        sizes = {
+            "tp": config.tensor_parallel,
+            "pp": config.pipeline_parallel,
+            "dp": config.data_parallel,
+            "ep": config.expert_parallel,
+        }
+        parts += [f"{name}{size}" for name, size in sizes.items() if size > 1]
+    parts.append(config.precision)
+    if config.kv_precision not in (None, "bf16", "fp16"):
+        parts.append(f"kv-{config.kv_precision}")
+    if config.server != "vllm":
+        parts.append(config.server)
+    if config.gpu_memory_utilization != 0.9:
+        parts.append(f"mem={config.gpu_memory_utilization:g}")
+    if config.max_model_len != input_len + output_len:
+        parts.append(f"ctx={config.max_model_len}")
+    return " ".join(parts)
+
+
+def workload(group: Group) -> str:
+    """ "chat (1,024 in / 512 out)" """
+    lengths = f"{group.input_len:,} in / {group.output_len:,} out"
+    return f"{group.workload} ({lengths})" if group.workload else lengths
+
+
+def case_of(of: Group | Change | Winner) -> CaseKey:
+    """The model and the lengths in tokens."""
+    return of.model, of.input_len, of.output_len
+
+
+def measured_aside(question: Question, groups: Iterable[Group]) -> set[CaseKey]:
+    """What only measured runs answer, at lengths that no sweep has, unless the question names them.
+
+    Imported public runs have so many lengths that they would bury the answer.
+    """
+    named = (question.workload, question.input_len, question.output_len, question.kinds, question.engines)
+    if any(named) or question.trust == Trusted.MEASURED:
+        return set()
+    sides = {case_of(group): group.engine == MEASURED and group.workload is None for group in groups}
+    return set() if all(sides.values()) else {case for case, only_measured in sides.items() if only_measured}
+
+
+def not_shown(aside: Collection[CaseKey]) -> str:
+    """What is said of them instead."""
+    pairs = count(len(aside), "pair")
+    return f"not shown: {pairs} of model and lengths that only measured runs have (--kind measured shows them)"
+
+
+def limit(slo: Slo) -> str:
+    """ "TTFT p95 <= 800 ms" """
+    name = _METRICS[slo.metric] + ("" if slo.percentile is None else f" p{slo.percentile:g}")
+    return f"{name} {'>=' if slo.at_least else '<='} {slo.limit:,.15g}{'' if slo.at_least else ' '}{slo.unit}"
+
+
+def assumed(question: Question) -> str | None:
+    """What stands in for the percentiles of estimates, where the question lets anything."""
+    if question.assume_tail is None:
+        return None
+    return f"percentiles of estimates: assumed to be {question.assume_tail:g} x the mean (--assume-tail)"
+
+
+def none_meets(question: Question) -> str:
+    """What is said where no stored point is within the limits."""
+    told = f"no stored point meets {', '.join(map(str, question.slos))}"
+    untold = question.assume_tail is None and any(slo.percentile is not None for slo in question.slos)
+    return told + ("; estimates have no percentiles: --assume-tail 1.3 takes 1.3 x the mean" if untold else "")
+
+
+def cause(why: Cause, slo: Slo | None) -> str:
+    """Why a configuration is not ranked: "misses ITL <= 40 ms"."""
+    return f"misses {limit(slo)}" if slo else CAUSES.get(why, why.value.replace("_", " "))
+
+
+def print_wrapped(text: str, *, indent: int = 0) -> None:
+    """A line for people, folded to the terminal; what continues it is indented by two more."""
+    width = max(out().width, 40)
+    for line in textwrap.wrap(
+        text,
+        width,
+        initial_indent=" " * indent,
+        subsequent_indent=" " * (indent + 2),
+        break_long_words=False,
+        break_on_hyphens=False,
+    ):
+        print(line)
+
+
+GLUE = "\u00a0"
+LATENCIES = {"ttft_ms": "TTFT", "itl_ms": "ITL", "e2e_s": "E2E"}
+_NAMES_OF_METRICS = LATENCIES | {"output_tokens_per_s": "tok/s"}
+_FIGURE = re.compile(r"(?<=\d) (?=(?:ms|s|GiB)\b|%)")
+
+
+def glued(text: str) -> str:
+    return text.replace(" ", GLUE)
+
+
+def describe(config: Configuration, group: Group) -> str:
+    """ "H200 x8 tp4 dp2 fp8" """
+    return glued(configuration(config, group.input_len, group.output_len))
+
+
+def glued_limit(slo: Slo) -> str:
+    return glued(limit(slo))
+
+
+def name_of(slo: Slo) -> str:
+    """ "TTFT p95" """
+    name = LATENCIES.get(slo.column, "rate")
+    return name if slo.percentile is None else f"{name}{GLUE}p{slo.percentile:g}"
+
+
+def behind(ranking: Ranking, config: RankedConfig) -> str:
+    """ "+18 %" """
+    if config.behind_best == 0:
+        return "same"
+    worse = "-" if ranking.question.aim.more_is_better else "+"
+    sign = worse if config.behind_best > 0 else "+" if worse == "-" else "-"
+    return f"{sign}{share(abs(config.behind_best))}"
+
+
+def share(fraction: float) -> str:
+    """ "18 %" """
+    percent = 100 * fraction
+    shown = f"{percent:,.0f}" if percent >= 1 else f"{percent:.1g}" if percent >= 0.05 else "<0.1"
+    return f"{shown}{GLUE}%"
+
+
+def figure(value: float | None) -> str:
+    return "-" if value is None else number(value)
+
+
+def quantity(value: float | None, column: str, *, exact: bool = False) -> str:
+    """A latency or a rate with its unit; "-": not known."""
+    if value is None:
+        return figure(value)
+    unit = "/s" if column == "requests_per_s" else f"{GLUE}{column.rpartition('_')[2]}"
+    return f"{f'{value:,.4g}' if exact else figure(value)}{unit}"
+
+
+def load(config: Operating) -> str:
+    """The concurrency, or the request rate or "max" where it is not known: "57~"."""
+    if config.concurrency is not None:
+        marks = f"{'~' if getattr(config, 'interpolated', False) else ''}{'*' if config.queued else ''}"
+        return f"{config.concurrency:,}{marks}"
+    runs = config.runs if isinstance(config, RankedConfig) else None
+    return f"{runs.request_rate:,.3g}/s" if runs and runs.request_rate is not None else "max"
+
+
+def at_load(config: Operating) -> str:
+    """ "at concurrency 8" """
+    if config.concurrency is not None:
+        return f"at concurrency{GLUE}{config.concurrency}"
+    return "as measured"
+
+
+def trust(config: RankedConfig, *, cautious: bool) -> str:
+    """What a row rests on: runs, or the errors that its engine has made near it."""
+    if config.runs is not None:
+        return _runs(config.runs, config.server)
+    told = [_backing(config.backing) if config.backing is not None else "no measured runs near this"]
+    if cautious and not config.cautious:
+        told.append("no interval is known")
+    return "; ".join(told)
+
+
+def _runs(runs: Runs, server: str) -> str:
+    told = [glued(count(runs.repeats, "run"))]
+    if runs.load == "offline_maximum":
+        told.append("offline maximum")
+    told.append(GLUE.join([server, ", ".join(runs.server_versions)]) if runs.server_versions else server)
+    if runs.first_day is not None:
+        days = dict.fromkeys(day.isoformat() for day in (runs.first_day, runs.last_day) if day is not None)
+        told.append(" to ".join(days))
+    return ", ".join([*told, *runs.sources])
+
+
+def _backing(backing: Backing) -> str:
+    """ "ITL +-12 % (38 runs: Ada, dense)", or "(… dense, at 1 to 8 in flight)" where the estimate is not there."""
+    error = backing.error
+    family = error.gpu_family if backing.own_family else f"all {error.gpu_family}"
+    kind = "MoE" if error.model_kind == "moe" else error.model_kind
+    name = glued(f"{_NAMES_OF_METRICS.get(error.metric, error.metric)} +-{share(error.median_error)}")
+    load = ""
+    if not backing.same_load:
+        upper = f" to {error.concurrency_to:,}" if error.concurrency_to is not None else " or more"
+        load = ", " + glued(f"at {error.concurrency_from:,}{upper} in flight")
+    return f"{name} ({glued(count(error.runs, 'run'))}: {family}, {kind}{load})"
+
+
+def doubt(found: Doubt, group: Group) -> str:
+    """Why the best may not be the best."""
+    best, runner_up, doubtful = (
+        describe(config, group) for config in (group.best_per_gpu[0], found.runner_up, found.doubtful)
+    )
+    lead = f"{best} leads {runner_up} by {share(found.lead)}"
+    return f"{lead}, less than the error of {doubtful} ({share(found.error)}): measure before you buy"
+
+
+def shortened(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def wrapped(text: str, width: int, *, indent: int) -> list[str]:
+    return textwrap.wrap(
+        _FIGURE.sub(GLUE, text),
+        max(width, 40),
+        initial_indent=" " * indent,
+        subsequent_indent=" " * (indent + 2),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -1,0 +1,1 @@
+"""Running sweeps: the controller, its retries and the executors."""

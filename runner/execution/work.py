@@ -1,0 +1,99 @@
+"""What a sweep still needs: which tasks of a block the store lacks, and for which concurrencies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from sqlalchemy import Connection
+
+from gpuscout.runner.engines.base import Cost
+from gpuscout.runner.engines.registry import cached_engine
+from gpuscout.runner.execution.evaluate import Job, block_cases
+from gpuscout.store.results.blocks import open_failures
+from gpuscout.store.results.tasks import StoredTask, stored_tasks
+from gpuscout.sweeps.cases import CaseColumns, task_keys
+from gpuscout.sweeps.expand import Expansion
+from gpuscout.sweeps.outcomes import Outcome
+
+# Failures that may cost a worker or an hour again: tried again only when the user asks for it.
+_NOT_AGAIN = (Outcome.CRASHED, Outcome.TIMEOUT)
+
+
+@dataclass(frozen=True)
+class BlockWork:
+    """One block beside what the store holds of it.
+
+    `reused` maps positions of tasks that need no computing to their ids in the store; `jobs` are the rest.
+    """
+
+    cases: CaseColumns
+    keys: list[bytes]
+    reused: dict[int, int]
+    jobs: list[Job]
+
+
+def block_work(
+    connection: Connection, expansion: Expansion, sweep_id: int, block: int, *, retry_failed: bool = False
+) -> BlockWork:
+    """What is to be done for one block of a registered sweep.
+
+    A job is what has to finish within a task timeout: a call of a cheap engine, one task of a dear one. Tasks that
+    crashed or timed out in an earlier run are left out unless `retry_failed`.
+    """
+    cases, keys = keyed_cases(expansion, block)
+    part = expansion.sweep.engines[expansion.engine_of(block)]
+    reused, lacking = split(part.ladder, keys, stored_tasks(connection, keys))
+    given_up = set()
+    if not retry_failed:
+        given_up = {f.task_key for f in open_failures(connection, sweep_id, block) if f.outcome in _NOT_AGAIN}
+    dear = cached_engine(part.name, part.options).cost is Cost.DEAR
+    jobs: list[Job] = []
+    for concurrencies, positions in lacking.items():
+        tried = [position for position in positions if keys[position] not in given_up]
+        if tried:
+            whole = Job(block, np.array(tried, dtype=np.int64), np.array(concurrencies, dtype=np.int64))
+            jobs += whole.cut(1) if dear else [whole]
+    return BlockWork(cases, keys, reused, jobs)
+
+
+def keyed_cases(expansion: Expansion, block: int) -> tuple[CaseColumns, list[bytes]]:
+    """The cases of a block and their task keys."""
+    part = expansion.sweep.engines[expansion.engine_of(block)]
+    cases = block_cases(expansion, block)
+    keys = task_keys(
+        cases.digests(), engine=part.name, fingerprint=part.fingerprint, options_digest=part.options_digest
+    )
+    return cases, keys
+
+
+def split(
+    ladder: tuple[int, ...], keys: list[bytes], known: dict[bytes, StoredTask]
+) -> tuple[dict[int, int], dict[tuple[int, ...], list[int]]]:
+    """Positions that need no computing with the ids of their tasks, and the others by the concurrencies they lack."""
+    reused: dict[int, int] = {}
+    lacking: dict[tuple[int, ...], list[int]] = {}
+    # Tasks of one block mostly share one stored ladder: work out once what it lacks.
+    missing_of: dict[tuple[tuple[int, ...], int | None], tuple[int, ...]] = {}
+    for position, key in enumerate(keys):
+        task = known.get(key)
+        if task is None:
+            lacking.setdefault(ladder, []).append(position)
+            continue
+        stored = (task.ladder, task.fits_up_to)
+        if stored not in missing_of:
+            missing_of[stored] = _missing(ladder, *stored)
+        # Any answer but a curve is final, whatever the ladder.
+        missing = missing_of[stored] if task.outcome == Outcome.OK else ()
+        if missing:
+            lacking.setdefault(missing, []).append(position)
+        else:
+            reused[position] = task.id
+    return reused, lacking
+
+
+def _missing(wanted: tuple[int, ...], stored: tuple[int, ...], fits_up_to: int | None) -> tuple[int, ...]:
+    """The concurrencies to compute. From the first step that did not fit on, a curve has no points."""
+    known = set(stored)
+    end = None if fits_up_to is None else min((c for c in stored if c > fits_up_to), default=None)
+    return tuple(c for c in wanted if c not in known and (end is None or c < end))

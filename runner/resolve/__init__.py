@@ -1,0 +1,1 @@
+"""Names of models to architectures: catalogue, files, the Hub."""

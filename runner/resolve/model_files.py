@@ -1,0 +1,136 @@
+"""A configuration file read with care, and understood: its own fields first, transformers' defaults where they lack."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from gpuscout.sweeps.errors import MissingFieldError, ModelConfigError
+from gpuscout.sweeps.models.architecture import Architecture
+from gpuscout.sweeps.models.checkpoint import missing_parameters, with_exact_size, with_stated_dtype
+from gpuscout.sweeps.models.config import architecture_from_config
+from gpuscout.sweeps.models.fields import MAX_LAYERS, MAX_SIZE, describe
+
+LARGEST_CONFIG_BYTES = 16 << 20
+_importing = threading.Lock()
+
+
+def too_large(place: str) -> ModelConfigError:
+    """The error for a file that nobody should read."""
+    return ModelConfigError(f"{place} is too large for a model configuration", hint="at most 16 MiB")
+
+
+def read_config(file: Path, place: str) -> dict[str, Any]:
+    """The JSON object in a file; `place` is what errors call it. Raises ModelConfigError."""
+    try:
+        if file.stat().st_size > LARGEST_CONFIG_BYTES:
+            raise too_large(place)
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelConfigError(f"no model configuration at {place}", hint="name a folder with a config.json") from error
+    except OSError as error:
+        raise ModelConfigError(f"cannot read {place}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelConfigError(
+            f"{place} is not JSON: {error}", hint="the file is damaged: fetch it again, or report it to its author"
+        ) from error
+    if not isinstance(config, dict):
+        raise ModelConfigError(f"{place}: found {describe(config)}, expected an object of fields")
+    return config
+
+
+def understood(
+    config: Mapping[str, Any], *, name: str, source: str, elements: Mapping[str, int] | None = None
+) -> Architecture:
+    """The architecture of a configuration; `elements` are the checkpoint's stored elements by dtype, if known.
+
+    The fields of the file come first: over the catalogue they are the most faithful, while the defaults of
+    `transformers` contradict the checkpoint for every tenth model. They are only asked (its import takes seconds)
+    when a field is missing, or when the exact size of the checkpoint shows that the configuration does not tell all.
+    Nothing from the repository is ever executed. Raises ModelConfigError.
+    """
+    elements = elements or {}
+    config = with_stated_dtype(config, elements)
+    try:
+        model = architecture_from_config(config, name=name, source=source)
+    except MissingFieldError:
+        filled = _filled(config)
+        if filled is None:
+            raise
+        return with_exact_size(architecture_from_config(filled, name=name, source=source), config, elements)
+    missing = missing_parameters(model, config, elements)
+    if missing and (filled := _filled(config)) is not None:
+        try:
+            second = architecture_from_config(filled, name=name, source=source)
+        except ModelConfigError:
+            pass  # fields this version of transformers has invented
+        else:
+            if abs(missing_parameters(second, config, elements)) < abs(missing):
+                model = second
+    return with_exact_size(model, config, elements)
+
+
+def _filled(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The configuration with what transformers' class for its `model_type` has as defaults; None without one.
+
+    Only classes that ship with transformers are used: `auto_map` and other code of the repository are not looked at.
+    """
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        return None
+    try:
+        if not _is_harmless(config):
+            return None
+        known = _transformers_classes()
+        if model_type not in known:
+            return None
+        defaults = known[model_type].from_dict(dict(config)).to_dict()
+    except Exception:  # whatever those classes dislike about a configuration: its own fields have to do
+        return None
+    return _merged(defaults, config)
+
+
+def _transformers_classes() -> Any:
+    """The configuration classes by `model_type`. Imported by name: mypy would read all of transformers otherwise."""
+    with _importing:
+        # Without PyTorch, importing transformers prints advice that is none for us.
+        before = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            return importlib.import_module("transformers.models.auto.configuration_auto").CONFIG_MAPPING
+        finally:
+            logging.disable(before)
+
+
+def _merged(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given, null included; what is not, from the defaults; nested objects likewise."""
+    merged = dict(defaults) | dict(given)
+    for key, value in given.items():
+        if isinstance(value, Mapping) and isinstance(defaults.get(key), Mapping):
+            merged[key] = _merged(defaults[key], value)
+    return merged
+
+
+def _is_harmless(config: Mapping[str, Any]) -> bool:
+    """Whether sizes are such that a class may make lists of them: some make one with an item for each layer."""
+    return all(
+        number <= (MAX_LAYERS if "layer" in key or "depth" in key else MAX_SIZE)
+        for key, number in _numbers(config)
+        if "theta" not in key
+    )
+
+
+def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _numbers(inner, str(name))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _numbers(inner, key)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield key, value

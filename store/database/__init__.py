@@ -1,0 +1,1 @@
+"""Drivers, connections, locks, migrations and bulk writes."""

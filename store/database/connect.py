@@ -1,0 +1,233 @@
+"""Opens a store: reaches the database, checks that it is ours and at our revision, and hands out transactions."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError, ProgrammingError
+
+from gpuscout.store.database import drivers
+from gpuscout.store.database.filesystems import network_filesystem
+from gpuscout.store.schema import HEAD, REVISION_TABLE, REVISIONS
+from gpuscout.sweeps.errors import NoStoreError, StoreOutdatedError, StoreUnreachableError
+
+_SQLITE_MAGIC = b"SQLite format 3\0"
+REVISION_QUERY: sa.Select[str] = sa.select(sa.column("version_num", sa.String)).select_from(sa.table(REVISION_TABLE))
+# Any number will do, as long as all versions of gpuscout use the same.
+_MIGRATION_LOCK = 0x67707573
+
+
+class Store:
+    """One result store, on SQLite or Postgres. Made by `open_store`; close it, or use it in a `with` statement.
+
+    Threads may share it, each with its own transaction (a store in memory has one connection: one thread, one
+    transaction at a time). Processes open their own. Everybody may read at any time, also while a runner writes.
+    Sweeps are run by several runners at once only on Postgres; a SQLite store has one at a time (`RunnerLock`).
+    Expected failures of the place (locked, full, unreachable, damaged) are raised as StoreBusyError and
+    StoreUnreachableError by both transactions below.
+    """
+
+    def __init__(self, url: sa.URL) -> None:
+        self.url = url
+        self.engine = drivers.make_engine(url)
+
+    @property
+    def url_for_display(self) -> str:
+        """The store as it may be printed and given to `--db`: a file's path, or a URL without its password."""
+        return drivers.display(self.url)
+
+    @property
+    def path(self) -> Path | None:
+        """The SQLite file; None for a store in memory or on Postgres."""
+        return drivers.sqlite_path(self.url)
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A transaction that sees one state of the store and cannot write: the database refuses."""
+        with (
+            drivers.translated(self.url_for_display, writes=False),
+            drivers.connect(self.engine, writes=False) as connection,
+            connection.begin(),
+        ):
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """A transaction that writes: committed at the end of the block, rolled back when it raises.
+
+        On SQLite it excludes other writers from its first moment on; keep it short.
+        """
+        with (
+            drivers.translated(self.url_for_display),
+            drivers.connect(self.engine, writes=True) as connection,
+            connection.begin(),
+        ):
+            yield connection
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_store(url: str, *, create: bool = False) -> Store:
+    """Open the store at `url`: sqlite:///FILE, a bare path, sqlite:// (in memory) or postgresql://….
+
+    With `create`, a missing file or an empty database becomes a new store at the current revision (a store in memory
+    always does). An existing store is never migrated here.
+
+    Raises InputError for a URL that is none, StoreUnreachableError when there is no store or it cannot be reached,
+    StoreOutdatedError when its revision is not the one this version works with, StoreBusyError when it is locked.
+    """
+    store = reach(url, create=create)
+    try:
+        revision = store_revision(store)
+        if revision is None:
+            if not create and (store.path is not None or not store.is_sqlite):
+                raise no_store(store.url_for_display)
+            _create_schema(store)
+        else:
+            _require_head(revision, store)
+        if store.path is not None:
+            with drivers.translated(store.url_for_display):
+                drivers.use_wal(store.engine)
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def reach(url: str, *, create: bool = False) -> Store:
+    """A store whose place has been looked at but whose revision has not: for upgrades and `db status`.
+
+    Raises StoreUnreachableError for a SQLite path that cannot hold a store, or that is missing without `create`.
+    """
+    parsed = drivers.parse_url(url)
+    path = drivers.sqlite_path(parsed)
+    if path is not None:
+        _check_file(path, create=create)
+    return Store(parsed)
+
+
+def store_revision(store: Store) -> str | None:
+    """The revision of the schema; None for an empty database.
+
+    Raises StoreUnreachableError for a database that holds something else.
+    """
+    revision = _stored_revision(store)
+    if revision is not None:
+        return revision
+    with store.reading() as connection:
+        tables = sorted(sa.inspect(connection).get_table_names())
+    if REVISION_TABLE in tables:
+        # Another process may have created the store since the first look.
+        revision = _stored_revision(store)
+        if revision is None:
+            raise StoreUnreachableError(f"cannot use {store.url_for_display}: its table {REVISION_TABLE} is damaged")
+        return revision
+    if tables:
+        raise StoreUnreachableError(
+            f"{store.url_for_display} is no gpuscout store: it holds other tables ({', '.join(tables[:3])}"
+            f"{', …' if len(tables) > 3 else ''})",
+            hint="give gpuscout a file, a database or a schema of its own",
+        )
+    return None
+
+
+def _stored_revision(store: Store) -> str | None:
+    """What the table of revisions says; None: there is no such table, or it does not hold exactly one."""
+    try:
+        with store.reading() as connection:
+            revisions = connection.execute(REVISION_QUERY).scalars().all()
+    except (OperationalError, ProgrammingError):
+        return None  # most likely there is no such table; ask, rather than guess from a driver's text
+    return revisions[0] if len(revisions) == 1 else None
+
+
+def lock_for_migration(connection: sa.Connection) -> None:
+    """Let no two processes create or upgrade a store at once; SQLite's BEGIN IMMEDIATE already sees to that."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+
+
+def _create_schema(store: Store) -> None:
+    from gpuscout.store.database.migrate import migrate_to_head  # imports alembic
+
+    with store.writing() as connection:
+        lock_for_migration(connection)
+        # Somebody may have been faster.
+        if not sa.inspect(connection).has_table(REVISION_TABLE):
+            migrate_to_head(connection)
+
+
+def require_known(revision: str, store: Store) -> None:
+    """Raises StoreOutdatedError for a revision of the future."""
+    if revision not in REVISIONS:
+        raise StoreOutdatedError(
+            f"{store.url_for_display} was written by a newer gpuscout: its revision is {revision}, "
+            f"this version knows {HEAD} and older",
+            hint="pip install --upgrade gpuscout",
+        )
+
+
+def no_store(place: str) -> NoStoreError:
+    """There is nothing at `place`."""
+    return NoStoreError(f"no store at {place}: run a sweep first", hint="gpuscout run SPEC, or --db for another")
+
+
+def _require_head(revision: str, store: Store) -> None:
+    require_known(revision, store)
+    if revision != HEAD:
+        raise StoreOutdatedError(
+            f"{store.url_for_display} is at revision {revision}, this version of gpuscout needs {HEAD}",
+            hint=f"gpuscout db upgrade --db {shlex.quote(store.url_for_display)}",
+        )
+
+
+def _check_file(path: Path, *, create: bool) -> None:
+    """Say what is wrong with a path before SQLite says it worse, or changes a file that is not ours."""
+    try:
+        start = _start_of(path)
+    except OSError as error:
+        raise StoreUnreachableError(f"cannot open {path}: {error.strerror or error}") from error
+    if not start and not create:
+        raise no_store(str(path))
+    if not start and not path.parent.is_dir():
+        raise StoreUnreachableError(f"cannot create {path}: no directory {path.parent}")
+    if start and start != _SQLITE_MAGIC:
+        raise StoreUnreachableError(f"{path} is not a SQLite database", hint="choose another file with --db")
+
+
+def _start_of(path: Path) -> bytes:
+    """The first bytes of a file on a local disk, none of a missing one."""
+    if path.is_dir():
+        raise StoreUnreachableError(
+            f"{path} is a directory, not a store", hint=f"--db {shlex.quote(str(path / 'gpuscout.db'))}"
+        )
+    kind = network_filesystem(path)
+    if kind is not None:
+        raise StoreUnreachableError(
+            f"{path} is on a network file system ({kind}), where SQLite can lose data",
+            hint="use a local disk, or a Postgres store: --db postgresql://…",
+        )
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_SQLITE_MAGIC))
+    except FileNotFoundError:
+        return b""

@@ -1,0 +1,159 @@
+"""Price books: the one that ships with gpuscout, and those of a team in the store, beside the results they price.
+
+Own books are tables of the store, not files: whoever shares a store shares its prices, a ranking sees one state of
+both, and a change is one transaction. A quote is identified by book, GPU, provider, instance type, purchase model,
+region and date; storing it again replaces its price, a newer date adds to its history.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import json
+import pkgutil
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from datetime import UTC, date, datetime
+
+import sqlalchemy as sa
+
+from gpuscout.store.prices.prices import (
+    DEFAULT_BOOK,
+    DEFAULT_BOOKS,
+    OWN_BOOK,
+    PriceRules,
+    Prices,
+    Quote,
+    price_gpus,
+    providers_of,
+    regions_of,
+)
+from gpuscout.store.schema import gpus
+from gpuscout.store.schema import prices as table
+from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
+
+_IDENTITY = ("book", "gpu", "provider", "instance_type", "purchase", "region", "date")
+_FIELDS = tuple(field.name for field in fields(Quote))
+
+
+@functools.cache
+def shipped_quotes() -> tuple[Quote, ...]:
+    """The book "default": list prices with their dates and sources, read once per process."""
+    data = pkgutil.get_data("gpuscout.store", "data/prices.csv")
+    assert data is not None  # it raises if the file is missing
+    return tuple(
+        Quote(
+            book=DEFAULT_BOOK,
+            gpu=row["gpu"],
+            provider=row["provider"],
+            usd_per_gpu_hour=float(row["usd_per_gpu_hour"]),
+            date=date.fromisoformat(row["date"]),
+            purchase=row["purchase"],
+            region=row["region"],
+            instance_type=row["instance_type"],
+            gpus_per_instance=int(row["gpus_per_instance"]) if row["gpus_per_instance"] else None,
+            date_kind=row["date_kind"],
+            exact=row["exact"] == "yes",
+            source=row["source"],
+            note=row["note"],
+        )
+        for row in csv.DictReader(io.StringIO(data.decode()))
+    )
+
+
+def book_names(connection: sa.Connection) -> list[str]:
+    """The books there are: those of the store in the order of their names, then the one that ships."""
+    stored = connection.execute(sa.select(table.c.book).distinct().order_by(table.c.book)).scalars()
+    return [*stored, DEFAULT_BOOK]
+
+
+def quotes_of(connection: sa.Connection, books: Sequence[str]) -> list[Quote]:
+    """All quotes of these books, by book, GPU, provider, the newest first.
+
+    Raises UnknownNameError for a book there is not.
+    """
+    known = book_names(connection)
+    for book in books:
+        if book not in known:
+            raise UnknownNameError("price book", book, nearest(book, known), hint=f"there are {', '.join(known)}")
+    columns = [table.c[name] for name in _FIELDS]
+    rows = connection.execute(sa.select(*columns).where(table.c.book.in_(books)))
+    found = [Quote(*row) for row in rows]
+    if DEFAULT_BOOK in books:
+        found += shipped_quotes()
+    order = list(books)
+    return sorted(found, key=lambda q: (order.index(q.book), q.gpu, q.provider, -q.date.toordinal(), q.instance_type))
+
+
+def prices_for(connection: sa.Connection, gpus: Iterable[str], rules: PriceRules) -> Prices:
+    """One price per GPU. Raises UnknownNameError for a book, provider or region that does not exist."""
+    books = rules.books
+    if not books:
+        books = DEFAULT_BOOKS if OWN_BOOK in book_names(connection) else (DEFAULT_BOOK,)
+    quotes = quotes_of(connection, books)
+    providers = providers_of(quotes)
+    known = {provider.casefold() for provider in providers}
+    for provider in rules.providers:
+        if provider.casefold() not in known:
+            hint = f"these books have {', '.join(providers)}"
+            raise UnknownNameError("provider", provider, nearest(provider, providers), hint=hint)
+    regions = regions_of(quotes)
+    if rules.region is not None and rules.region.casefold() not in map(str.casefold, regions):
+        hint = f"these books have {', '.join(regions)}" if regions else "these books name no regions"
+        raise UnknownNameError("region", rules.region, nearest(rules.region, regions), hint=hint)
+    return price_gpus(gpus, quotes, rules)
+
+
+def save_quotes(connection: sa.Connection, quotes: Sequence[Quote], *, replace_book: str | None = None) -> int:
+    """Store quotes, replacing those of the same identity; returns how many were replaced or removed.
+
+    With `replace_book` nothing else of that book is kept. Raises InputError for the book that ships.
+    """
+    for book in {quote.book for quote in quotes} | ({replace_book} if replace_book else set()):
+        check_book_name(book)
+    gone = 0
+    if replace_book is not None:
+        gone = connection.execute(sa.delete(table).where(table.c.book == replace_book)).rowcount
+    else:
+        for quote in quotes:
+            same = sa.and_(*(table.c[name] == getattr(quote, name) for name in _IDENTITY))
+            gone += connection.execute(sa.delete(table).where(same)).rowcount
+    if quotes:
+        now = datetime.now(UTC)
+        rows = [{name: getattr(quote, name) for name in _FIELDS} | {"stored_at": now} for quote in quotes]
+        connection.execute(sa.insert(table), rows)
+    return gone
+
+
+def remove_quotes(connection: sa.Connection, book: str, gpu: str | None = None) -> int:
+    """Delete a book of the store, or its quotes of one GPU; returns how many quotes were removed.
+
+    Raises InputError for the book that ships, UnknownNameError for a book there is not.
+    """
+    check_book_name(book)
+    stored = book_names(connection)[:-1]
+    if book not in stored:
+        hint = f"the store has {', '.join(stored)}" if stored else "the store has no books of its own"
+        raise UnknownNameError("price book", book, nearest(book, stored), hint=hint)
+    statement = sa.delete(table).where(table.c.book == book)
+    if gpu is not None:
+        statement = statement.where(table.c.gpu == gpu)
+    return connection.execute(statement).rowcount
+
+
+def check_book_name(book: str) -> None:
+    """Raises InputError for a name that cannot be given to a book of the store."""
+    if book == DEFAULT_BOOK:
+        raise InputError(
+            f'the book "{DEFAULT_BOOK}" ships with gpuscout and cannot be changed', hint=f"--book {OWN_BOOK}"
+        )
+    if not book or "," in book or book != book.strip():
+        raise InputError(f'"{book}" cannot name a price book', hint="letters, digits, - and _")
+
+
+def tdp_w(connection: sa.Connection) -> dict[str, float]:
+    """W per GPU, by the newest figures of every name; without those that are not known."""
+    rows = connection.execute(sa.select(gpus.c.name, gpus.c.figures).order_by(gpus.c.created_at, gpus.c.id))
+    figures = {row.name: json.loads(row.figures).get("tdp_w") for row in rows}
+    return {name: float(tdp) for name, tdp in figures.items() if tdp is not None}

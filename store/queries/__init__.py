@@ -1,0 +1,1 @@
+"""Questions besides the ranking: points, Pareto frontier, comparison, capacity."""

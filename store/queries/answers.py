@@ -1,0 +1,65 @@
+"""What the store holds of single tasks: the outcome, memory, and one operating point of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from gpuscout.store.ranking.intervals import Intervals, intervals_around
+from gpuscout.store.ranking.statements import described
+from gpuscout.store.results.trust import intervals_of
+from gpuscout.store.schema import tasks
+from gpuscout.sweeps.outcomes import Outcome
+
+# The pairs are written into the statement, whose length SQLite limits to a million bytes.
+_PAIRS_PER_QUERY = 10_000
+
+
+@dataclass(frozen=True)
+class StoredAnswer:
+    """The answer to a task at one concurrency. None: the engine does not say, or has no operating point there.
+
+    `needed_gib` and `usable_gib` are per GPU (2^30 bytes), throughputs and `kv_capacity_tokens` of the deployment.
+    `intervals`: of each metric where a measured value is expected with a probability of 80 %; empty: not known.
+    """
+
+    outcome: Outcome
+    detail: str | None
+    needed_gib: float | None = None
+    usable_gib: float | None = None
+    kv_capacity_tokens: int | None = None
+    fits_up_to: int | None = None
+    concurrency: int | None = None
+    ttft_ms: float | None = None
+    itl_ms: float | None = None
+    e2e_s: float | None = None
+    output_tokens_per_s: float | None = None
+    requests_per_s: float | None = None
+    bound: str | None = None
+    queued: bool | None = None
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+_FIELDS = tuple(name for name in StoredAnswer.__match_args__ if name != "intervals")
+
+
+def answers_at(connection: sa.Connection, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, int], StoredAnswer]:
+    """The answers at pairs of a task's id and a concurrency; a concurrency of 0 asks for the task alone."""
+    rows = list(_rows(connection, wanted))
+    intervals = intervals_of(connection, sorted({row.engine_id for row in rows}))
+    return {(row.task_id, row.asked): _answer(row, intervals) for row in rows}
+
+
+def _rows(connection: sa.Connection, wanted: Sequence[tuple[int, int]]) -> Iterator[Any]:
+    for start in range(0, len(wanted), _PAIRS_PER_QUERY):
+        query = described(wanted[start : start + _PAIRS_PER_QUERY])
+        yield from connection.execute(query.add_columns(tasks.c.kv_capacity_tokens, tasks.c.fits_up_to))
+
+
+def _answer(row: Any, intervals: Intervals) -> StoredAnswer:
+    values = {name: getattr(row, name) for name in _FIELDS}
+    around = intervals_around(row._mapping, intervals)
+    return StoredAnswer(**{**values, "outcome": Outcome(row.outcome)}, intervals=around)

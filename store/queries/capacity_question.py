@@ -1,0 +1,127 @@
+"""Asks the store how much of each GPU type a load needs: ranks, reads nodes and curves, and sizes (`capacity`)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import sqlalchemy as sa
+
+from gpuscout.store.prices.prices import Prices
+from gpuscout.store.queries.capacity import Demand, GroupCapacity, Load, Plan, capacity_of, load_at
+from gpuscout.store.ranking.rank import Question, Ranking, rank
+from gpuscout.store.schema import gpus, operating_points
+from gpuscout.sweeps.errors import InputError
+
+Curve = list[tuple[float, float, float | None, float | None, float | None]]
+# Tasks whose curves one statement reads.
+_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """The answer: a ranking for every workload that was named, or one of everything asked about, and its groups."""
+
+    demand: Demand
+    rankings: tuple[Ranking, ...]
+    groups: tuple[GroupCapacity, ...]
+
+    @property
+    def prices(self) -> Prices:
+        """Those of all GPUs of the rankings."""
+        known = {gpu: price for ranking in self.rankings for gpu, price in ranking.prices.known.items()}
+        missing = {gpu: reason for ranking in self.rankings for gpu, reason in ranking.prices.missing.items()}
+        return Prices(self.rankings[0].prices.rules, known, missing)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What has to be carried: requests per second or, with `tokens`, output tokens per second of a workload.
+
+    `workload` None: of each workload asked about.
+    """
+
+    value: float
+    workload: str | None = None
+    tokens: bool = False
+
+    def requests_per_s(self, output_len: int) -> float:
+        return self.value / output_len if self.tokens else self.value
+
+
+def capacity(
+    connection: sa.Connection, question: Question, rates: list[Rate], demand: Demand, *, further: int = 0
+) -> Capacity:
+    """Size every GPU type for each model and workload; `further` configurations besides the cheapest of each type.
+
+    The objective of the question is of no account: what costs least at the asked rate is best. Raises what `rank`
+    raises, and InputError for rates that cannot be.
+    """
+    _check(rates, question)
+    nodes = node_sizes(connection)
+    rankings: list[Ranking] = []
+    groups: list[GroupCapacity] = []
+    for rate in rates:
+        # The point of highest throughput is that of lowest cost, and GPUs without a price are ranked as well.
+        asked = replace(question, objective="throughput", weights=(), also=(), top=None, examples=None)
+        ranking = rank(connection, replace(asked, workload=rate.workload) if rate.workload else asked)
+        rankings.append(ranking)
+        for group in ranking.groups:
+            found = capacity_of(group, rate.requests_per_s(group.output_len), demand, nodes, ranking.prices)
+            groups.append(replace(found, further=found.further[:further]))
+    return Capacity(demand, tuple(rankings), tuple(_with_load(connection, groups)))
+
+
+def node_sizes(connection: sa.Connection) -> dict[str, int]:
+    """GPUs per node of every stored GPU type, by its newest figures."""
+    rows = connection.execute(sa.select(gpus.c.name, gpus.c.figures).order_by(gpus.c.created_at))
+    return {row.name: int(json.loads(row.figures)["gpus_per_node"]) for row in rows}
+
+
+def _check(rates: list[Rate], question: Question) -> None:
+    for rate in rates:
+        if not 0 < rate.value < math.inf:
+            raise InputError(f"{rate.value:g} is no rate to size for", hint="requests per second, above 0")
+    if not rates:
+        raise InputError("nothing to size for: give --rate or --tokens-rate", hint="for example --rate 50, per second")
+    names = [rate.workload for rate in rates]
+    if len(set(names)) < len(names):
+        raise InputError("a workload has two rates", hint="--rate chat=50 --rate rag=10 names each once")
+    if None in names and len(names) > 1:
+        raise InputError("one rate names no workload beside one that does", hint="--rate chat=50 --rate rag=10")
+    if any(names) and (question.workload or question.input_len or question.output_len):
+        raise InputError("a rate that names its workload leaves no choice to --workload, --input-len and --output-len")
+
+
+def _with_load(connection: sa.Connection, groups: list[GroupCapacity]) -> list[GroupCapacity]:
+    """The same with the operating point of every plan at its share of the rate."""
+    tasks = {p.config.task_id for group in groups for p in (*group.plans, *group.further) if p.config.task_id}
+    curves = _curves(connection, sorted(tasks))
+
+    def loaded(plans: tuple[Plan, ...]) -> tuple[Plan, ...]:
+        return tuple(replace(p, at_load=_load(curves, p)) for p in plans)
+
+    return [replace(group, plans=loaded(group.plans), further=loaded(group.further)) for group in groups]
+
+
+def _load(curves: Mapping[int, Curve], plan: Plan) -> Load | None:
+    task = plan.config.task_id
+    return None if task is None else load_at(curves.get(task, []), plan.requests_per_s / plan.replicas)
+
+
+def _curves(connection: sa.Connection, tasks: list[int]) -> dict[int, Curve]:
+    """(concurrency, requests/s, TTFT ms, ITL ms, E2E s) of the stored points of tasks, by concurrency."""
+    point = operating_points.c
+    columns = (point.concurrency, point.requests_per_s, point.ttft_ms, point.itl_ms, point.e2e_s)
+    found: dict[int, Curve] = {}
+    for start in range(0, len(tasks), _BATCH):
+        statement = (
+            sa.select(point.task_id, *columns)
+            .where(point.task_id.in_(tasks[start : start + _BATCH]), point.requests_per_s.is_not(None))
+            .order_by(point.task_id, point.concurrency)
+        )
+        for task, *figures in connection.execute(statement):
+            found.setdefault(task, []).append(tuple(figures))
+    return found

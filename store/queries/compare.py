@@ -1,0 +1,350 @@
+"""Compares two rankings of one question: what was added, vanished and changed, and whether the winner did.
+
+A configuration is the same on both sides by its names and settings, whatever the versions of models, GPUs and engines.
+Its objective is compared at the best operating point of either side. Metrics are compared at equal concurrencies, at
+all of them that both sides store, where the sides have answers of their own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from gpuscout.store.queries.compare_sides import Form, Side
+from gpuscout.store.ranking.lookup import means_estimated
+from gpuscout.store.ranking.measures import DECIMALS, Array
+from gpuscout.store.ranking.rank import rank
+from gpuscout.store.ranking.scope import CONFIGURATION, Scope, scope_of
+from gpuscout.store.ranking.types import Configuration, Group, Kind, RankedConfig, Ranking
+from gpuscout.store.schema import engines, operating_points, tasks
+from gpuscout.sweeps.errors import InputError, UnknownNameError
+
+METRICS = ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s")
+Key = tuple[Any, ...]
+_Case = tuple[str, int, int]
+# Rows that are turned into columns at once.
+_CHUNK = 50_000
+
+
+class Status(StrEnum):
+    """What became of a configuration from the first side to the second."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    SAME = "same"
+    QUALIFIES = "qualifies"  # answered on both sides, ranked on the second only
+    DROPS_OUT = "drops out"  # answered on both sides, ranked on the first only
+    ADDED = "added"  # answered on the second only
+    VANISHED = "vanished"  # answered on the first only
+
+
+@dataclass(frozen=True)
+class Change:
+    """A configuration that is ranked on one side at least; `change` of the objective is a fraction of the first's."""
+
+    model: str
+    workload: str | None
+    input_len: int
+    output_len: int
+    before: RankedConfig | None
+    after: RankedConfig | None
+    status: Status
+    change: float | None
+
+    @property
+    def config(self) -> RankedConfig:
+        found = self.after or self.before
+        assert found is not None
+        return found
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The best of one model under one workload on both sides.
+
+    Leads are those over the best of another GPU type, as fractions; None: there is none. `staying`: how far the first
+    side's winner is behind the best of the second; None: it is not ranked there, or there was none.
+    """
+
+    model: str
+    workload: str | None
+    input_len: int
+    output_len: int
+    before: RankedConfig | None
+    after: RankedConfig | None
+    lead_before: float | None
+    lead_after: float | None
+    staying: float | None
+    change: float | None
+    changes: bool
+
+    @property
+    def changes_gpu(self) -> bool:
+        return (self.before and self.before.gpu) != (self.after and self.after.gpu)
+
+
+@dataclass(frozen=True)
+class MetricChange:
+    """How a metric differs at equal concurrencies: fractions of the first side's. `worst` is the largest, signed."""
+
+    points: int
+    median: float
+    worst: float
+    worst_at: Change | None
+    worst_concurrency: int
+
+
+@dataclass(frozen=True)
+class PriceChange:
+    """USD per hour of one GPU; None: no price."""
+
+    gpu: str
+    before: float | None
+    after: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`added`, `vanished` and `both` count all configurations that have an answer, whether they are ranked or not."""
+
+    sides: tuple[Side, Side]
+    rankings: tuple[Ranking, Ranking]
+    winners: tuple[Winner, ...]
+    changes: tuple[Change, ...]
+    added: int
+    vanished: int
+    both: int
+    metrics: Mapping[str, MetricChange]
+    prices: tuple[PriceChange, ...]
+
+    @property
+    def statuses(self) -> Counter[Status]:
+        return Counter(change.status for change in self.changes)
+
+
+def compare(connection: sa.Connection, one: Side, other: Side) -> Comparison:
+    """Raises what `rank` raises, and InputError for weighted objectives, whose figures have no unit."""
+    if one.question.aim.is_weighted:
+        raise InputError("weighted objectives have no figure to compare", hint="--objective instead of --weight")
+    first = _Seen.of(connection, one)
+    by_prices = one.form in (Form.PRICES, Form.AS_OF)
+    seen = (first, _Seen.of(connection, other, first.answered if by_prices else None))
+    known = [side.answered.keys() | side.ranked.keys() for side in seen]
+    if by_prices:
+        # The same results, runs among them, whatever has a price.
+        known = [known[0] | known[1]] * 2
+    changes = tuple(_changes(*seen, *known))
+    return Comparison(
+        sides=(one, other),
+        rankings=(seen[0].ranking, seen[1].ranking),
+        winners=tuple(_winners(*seen)),
+        changes=changes,
+        added=len(known[1] - known[0]),
+        vanished=len(known[0] - known[1]),
+        both=len(known[0] & known[1]),
+        metrics={} if by_prices else _metrics(connection, *seen, changes),
+        prices=tuple(_prices(*seen)),
+    )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One side: every ranked configuration, and the task of every one that has an answer."""
+
+    side: Side
+    scope: Scope
+    ranking: Ranking
+    groups: Mapping[_Case, Group]
+    ranked: Mapping[Key, RankedConfig]
+    answered: Mapping[Key, int]
+
+    @classmethod
+    def of(cls, connection: sa.Connection, side: Side, answered: Mapping[Key, int] | None = None) -> _Seen:
+        """`answered`: that of the other side, where it cannot differ."""
+        question = side.question
+        try:
+            ranking = rank(connection, replace(question, top=None))
+        except UnknownNameError:
+            raise
+        except InputError as error:
+            raise InputError(f"{side.label}: {error.message}", hint=error.hint) from error
+        groups = {(group.model, group.input_len, group.output_len): group for group in ranking.groups}
+        ranked: dict[Key, RankedConfig] = {}
+        for case, group in groups.items():
+            for config in group.configs:
+                ranked.setdefault(_key(case, config, side.form), config)
+        scope = scope_of(connection, question)
+        if answered is None:
+            answered = _answered(connection, scope, groups, side.form) if means_estimated(question.kinds) else {}
+            # Of several versions the one that stands.
+            answered |= {key: config.task_id for key, config in ranked.items() if config.task_id is not None}
+        return cls(side, scope, ranking, groups, ranked, answered)
+
+
+_SETTINGS = ("gpu", "num_gpus", *CONFIGURATION)
+# What is not known of every measured run, or only at least; of several configurations that are alike the best counts.
+_UNKNOWN_OF_RUNS = ("kv_precision", "gpu_memory_utilization", "max_model_len")
+_KNOWN_OF_RUNS = tuple(name for name in _SETTINGS if name not in _UNKNOWN_OF_RUNS)
+_settings_of = attrgetter(*_SETTINGS)
+_known_settings_of = attrgetter(*_KNOWN_OF_RUNS)
+
+
+def _key(case: _Case, config: Configuration, form: Form) -> Key:
+    """What is the same on both sides. Between kinds it says nothing of the kind."""
+    if form is Form.KIND:
+        return (*case, *_known_settings_of(config))
+    settings = _settings_of(config)
+    return (*case, *settings) if config.kind is Kind.ESTIMATED else (*case, *settings, config.kind)
+
+
+def _answered(connection: sa.Connection, scope: Scope, groups: Mapping[_Case, Group], form: Form) -> dict[Key, int]:
+    """The newest task of every configuration that the engine of its group answered, by its `_key`."""
+    answers = scope.answers
+    names = ("model", "input_len", "output_len", *(_KNOWN_OF_RUNS if form is Form.KIND else _SETTINGS))
+    cursor = connection.execute(
+        sa.select(*(answers.c[name] for name in names), engines.c.name, answers.c.task_id)
+        .join(engines, engines.c.id == answers.c.engine_id)
+        .order_by(answers.c.task_id)
+    ).cursor
+    assert cursor is not None
+    shown = {case: group.engine for case, group in groups.items()}
+    found: dict[Key, int] = {}
+    # The driver's own rows, whose first columns are the key.
+    while part := cursor.fetchmany(_CHUNK):
+        found.update((tuple(row[:-2]), row[-1]) for row in part if shown.get(tuple(row[:3])) == row[-2])
+    return found
+
+
+def _changes(one: _Seen, other: _Seen, known: Set[Key], known_after: Set[Key]) -> Iterable[Change]:
+    """Every configuration that is ranked on one side at least: those of the second side in its order, then the rest.
+
+    `known` are the configurations that the sides have an answer about.
+    """
+    more_is_better = other.ranking.question.aim.more_is_better
+    for key, after in other.ranked.items():
+        before = one.ranked.get(key)
+        if before is None:
+            yield _change(other, key, None, after, Status.QUALIFIES if key in known else Status.ADDED, None)
+            continue
+        difference = after.objective - before.objective
+        equal = round(difference * DECIMALS) == 0
+        better = (difference > 0) == more_is_better
+        status = Status.SAME if equal else Status.BETTER if better else Status.WORSE
+        yield _change(other, key, before, after, status, _relative(before.objective, after.objective))
+    for key, before in one.ranked.items():
+        if key not in other.ranked:
+            status = Status.DROPS_OUT if key in known_after else Status.VANISHED
+            yield _change(one, key, before, None, status, None)
+
+
+def _change(
+    seen: _Seen, key: Key, before: RankedConfig | None, after: RankedConfig | None, status: Status, change: float | None
+) -> Change:
+    model, input_len, output_len = key[:3]
+    workload = seen.groups[model, input_len, output_len].workload
+    return Change(model, workload, input_len, output_len, before, after, status, change)
+
+
+def _relative(before: float, after: float) -> float | None:
+    return (after - before) / before if before else None
+
+
+def _winners(one: _Seen, other: _Seen) -> Iterable[Winner]:
+    for case in sorted(one.groups.keys() | other.groups.keys(), key=lambda case: (case[1], case[2], case[0])):
+        left, right = one.groups.get(case), other.groups.get(case)
+        before, after = (group.best if group else None for group in (left, right))
+        keys = [config and _key(case, config, one.side.form) for config in (before, after)]
+        stays = other.ranked.get(keys[0]) if keys[0] else None
+        yield Winner(
+            model=case[0],
+            workload=next((group.workload for group in (right, left) if group), None),
+            input_len=case[1],
+            output_len=case[2],
+            before=before,
+            after=after,
+            lead_before=_lead(left),
+            lead_after=_lead(right),
+            staying=stays.behind_best if stays else None,
+            change=_relative(before.objective, after.objective) if before and after else None,
+            changes=keys[0] != keys[1],
+        )
+
+
+def _lead(group: Group | None) -> float | None:
+    return group.best_per_gpu[1].behind_best if group and len(group.best_per_gpu) > 1 else None
+
+
+def _prices(one: _Seen, other: _Seen) -> Iterable[PriceChange]:
+    """Where the price of a GPU is another one."""
+    left, right = one.ranking.prices.known, other.ranking.prices.known
+    for gpu in sorted(left.keys() | right.keys()):
+        before, after = (prices[gpu].per_hour(1).usd if gpu in prices else None for prices in (left, right))
+        if before != after:
+            yield PriceChange(gpu, before, after)
+
+
+# --- points at equal concurrencies -------------------------------------------------------------------------------
+
+
+def _metrics(connection: sa.Connection, one: _Seen, other: _Seen, changes: Iterable[Change]) -> dict[str, MetricChange]:
+    pairs = [(one.answered[key], other.answered[key], key) for key in one.answered.keys() & other.answered.keys()]
+    pairs = [pair for pair in pairs if pair[0] != pair[1]]
+    if not pairs:
+        return {}
+    left = _points(connection, one.scope, np.array([pair[0] for pair in pairs]))
+    right = _points(connection, other.scope, np.array([pair[1] for pair in pairs]))
+    _, here, there = np.intersect1d(left[0], right[0], return_indices=True)
+    by_key = {_key(_case_of(c), c.config, one.side.form): c for c in changes}
+    found = {}
+    for position, name in enumerate(METRICS, 1):
+        before, after = left[position][here], right[position][there]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            change = after / before - 1
+        known = np.flatnonzero(np.isfinite(change))
+        if len(known):
+            worst = int(known[np.argmax(np.abs(change[known]))])
+            pair, concurrency = divmod(int(left[0][here][worst]), _SHIFT)
+            found[name] = MetricChange(
+                points=len(known),
+                median=float(np.median(change[known])),
+                worst=float(change[worst]),
+                worst_at=by_key.get(pairs[pair][2]),
+                worst_concurrency=concurrency,
+            )
+    return found
+
+
+def _case_of(change: Change) -> _Case:
+    return change.model, change.input_len, change.output_len
+
+
+_SHIFT = 1 << 31
+
+
+def _points(connection: sa.Connection, scope: Scope, of: Array) -> Array:
+    """Points of these tasks as columns: position in `of` and concurrency in one number, then `METRICS`; NaN: NULL."""
+    point = operating_points
+    statement = (
+        sa.select(tasks.c.id, point.c.concurrency, *(point.c[name] for name in METRICS))
+        .select_from(scope.source.join(point, point.c.task_id == tasks.c.id))
+        .where(*scope.conditions, *scope.on_ladder(point))
+    )
+    cursor = connection.execute(statement).cursor
+    assert cursor is not None
+    chunks = [np.empty((0, 2 + len(METRICS)))]
+    # The driver's own rows: a million of them are wanted as columns, not as objects.
+    while part := cursor.fetchmany(_CHUNK):
+        chunks.append(np.array(part, dtype=np.float64))
+    rows = np.concatenate(chunks)
+    order = np.argsort(of)
+    place = np.minimum(np.searchsorted(of[order], rows[:, 0]), len(of) - 1)
+    ours = of[order][place] == rows[:, 0]
+    rows, place = rows[ours], order[place[ours]]
+    return np.vstack([place * float(_SHIFT) + rows[:, 1], rows[:, 2:].T])

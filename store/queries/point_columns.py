@@ -1,0 +1,195 @@
+"""What a row of operating points may hold, and how each column is read of an estimate and of a measured run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from gpuscout.store.prices.books import prices_for, tdp_w
+from gpuscout.store.prices.prices import PriceRules, Prices
+from gpuscout.store.ranking.measures import value_of
+from gpuscout.store.ranking.scope import Scope
+from gpuscout.store.ranking.types import MEASURED, Kind
+from gpuscout.store.schema import cases, engines, gpus, measured_runs, models, operating_points, percentiles, tasks
+from gpuscout.sweeps.curves import Bound
+
+Field = Callable[[str], sa.ColumnElement[Any]]
+
+PRICE, TDP = "price", "tdp"
+
+# Type, meaning, and what must be known of the GPU besides.
+COLUMNS: dict[str, tuple[type, str, str]] = {
+    "kind": (str, "estimated or measured", ""),
+    "model": (str, "the model's id", ""),
+    "workload": (str, "what a stored sweep calls these lengths", ""),
+    "input_len": (int, "input tokens of a request", ""),
+    "output_len": (int, "output tokens of a request", ""),
+    "gpu": (str, "the GPU type", ""),
+    "num_gpus": (int, "GPUs of the deployment: TP x PP x DP", ""),
+    "tensor_parallel": (int, "TP", ""),
+    "pipeline_parallel": (int, "PP", ""),
+    "data_parallel": (int, "DP", ""),
+    "expert_parallel": (int, "EP", ""),
+    "precision": (str, "of the weights", ""),
+    "kv_precision": (str, "of the KV cache", ""),
+    "server": (str, "vllm, sglang or trtllm", ""),
+    "gpu_memory_utilization": (float, "fraction of GPU memory", ""),
+    "max_model_len": (int, "tokens a request may have; of a measured run what it had", ""),
+    "engine": (str, "who estimated it; measured", ""),
+    "fingerprint": (str, "the version of the engine", ""),
+    "concurrency": (int, "requests in flight, of the deployment", ""),
+    "ttft_ms": (float, "mean time to the first token, ms", ""),
+    "itl_ms": (float, "mean time between tokens, ms", ""),
+    "e2e_s": (float, "mean time of a request, s", ""),
+    "output_tokens_per_s": (float, "output tokens/s of the deployment", ""),
+    "requests_per_s": (float, "requests/s of the deployment", ""),
+    "output_tokens_per_s_per_gpu": (float, "output tokens/s and GPU", ""),
+    "output_tokens_per_s_per_user": (float, "interactivity: 1000 / itl_ms", ""),
+    "usd_per_hour": (float, "USD per hour of the deployment", PRICE),
+    "usd_per_mtok": (float, "USD per million output tokens", PRICE),
+    "kwh_per_mtok": (float, "kWh per million output tokens at full TDP: an upper bound", TDP),
+    "bound": (str, "what limits an estimate: compute, memory …", ""),
+    "queued": (bool, "more requests in flight than the KV cache holds", ""),
+    "task_id": (int, "the task of an estimate, in this store", ""),
+    "run_id": (int, "the measured run, in this store", ""),
+    "stored_at": (datetime, "when it was computed or imported, UTC", ""),
+    "source": (str, "where a measured run comes from", ""),
+    "server_version": (str, "of a measured run", ""),
+    "measured_on": (date, "day of a measured run", ""),
+    "load": (str, "closed_loop, request_rate or offline_maximum, of a measured run", ""),
+    "request_rate": (float, "requests/s that drove a measured run", ""),
+}
+"""Every column that is not a percentile, in the order of rows."""
+
+PERCENTILE = re.compile(r"p(?P<percentile>\d{1,2}(?:\.\d{1,3})?)_(?P<metric>ttft_ms|itl_ms|e2e_s)")
+"""Columns of percentiles, which only measured runs have: p95_ttft_ms."""
+
+_OF_POINTS = ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s", "requests_per_s", "concurrency")
+_OF_RUNS = ("source", "server_version", "measured_on", "load", "request_rate")
+
+
+def estimated_fields(workloads: Mapping[tuple[int, int], str], worth: Worth | None) -> Field:
+    """How columns are read of estimates. `worth` may be None where no column needs a price or a TDP."""
+    point = operating_points.c
+    own = {
+        "kind": sa.literal(Kind.ESTIMATED.value),
+        "max_model_len": cases.c.max_model_len,
+        "engine": engines.c.name,
+        "fingerprint": engines.c.fingerprint,
+        "bound": point.bound,
+        "queued": point.queued,
+        # Of the point, whose key is in this order.
+        "task_id": point.task_id,
+        "run_id": sa.null(),
+        "stored_at": tasks.c.created_at,
+        **dict.fromkeys(_OF_RUNS, sa.null()),
+        **{name: point[name] for name in _OF_POINTS},
+    }
+    return _fields(own, lambda percentile, metric: sa.null(), workloads, worth)
+
+
+def measured_fields(workloads: Mapping[tuple[int, int], str], worth: Worth | None) -> Field:
+    """How columns are read of measured runs."""
+    run = measured_runs.c
+    own = {
+        "kind": sa.literal(Kind.MEASURED.value),
+        # With what it was started is not known.
+        "max_model_len": cases.c.input_len + cases.c.output_len,
+        "engine": sa.literal(MEASURED),
+        "fingerprint": sa.null(),
+        "bound": sa.literal(Bound.UNKNOWN.value),
+        "queued": sa.null(),
+        "task_id": sa.null(),
+        "run_id": run.id,
+        "stored_at": run.imported_at,
+        **{name: run[name] for name in (*_OF_RUNS, *_OF_POINTS)},
+    }
+
+    def stored(percentile: float, metric: str) -> sa.ColumnElement[Any]:
+        at = (percentiles.c.run_id == run.id, percentiles.c.metric == metric, percentiles.c.percentile == percentile)
+        return sa.select(percentiles.c.value).where(*at).correlate(measured_runs).scalar_subquery()
+
+    return _fields(own, stored, workloads, worth)
+
+
+def _fields(
+    own: Mapping[str, sa.ColumnElement[Any]],
+    percentile: Callable[[float, str], sa.ColumnElement[Any]],
+    workloads: Mapping[tuple[int, int], str],
+    worth: Worth | None,
+) -> Field:
+    tokens = sa.func.nullif(own["output_tokens_per_s"], 0.0, type_=sa.Double)
+
+    def field(name: str) -> sa.ColumnElement[Any]:
+        if form := PERCENTILE.fullmatch(name):
+            return percentile(float(form["percentile"]), form["metric"])
+        if name in own:
+            return own[name]
+        if name == "model":
+            return models.c.name
+        if name == "gpu":
+            return gpus.c.name
+        if name == "workload":
+            return _workload(workloads)
+        if name == "output_tokens_per_s_per_gpu":
+            return own["output_tokens_per_s"] / cases.c.num_gpus
+        if name == "output_tokens_per_s_per_user":
+            return 1000.0 / sa.func.nullif(own["itl_ms"], 0.0, type_=sa.Double)
+        if worth is not None and name == "usd_per_hour":
+            return worth.usd_per_hour
+        if worth is not None and name in ("usd_per_mtok", "kwh_per_mtok"):
+            objective = "cost" if name == "usd_per_mtok" else "energy"
+            figures = {"output_tokens_per_s": tokens}
+            value: sa.ColumnElement[Any] = value_of(
+                objective, figures, cases.c.num_gpus, worth.usd_per_hour, worth.tdp_w
+            )
+            return value
+        return cases.c[name]
+
+    return field
+
+
+def _workload(names: Mapping[tuple[int, int], str]) -> sa.ColumnElement[Any]:
+    if not names:
+        return sa.null()
+    return sa.case(
+        *((sa.and_(cases.c.input_len == i, cases.c.output_len == o), name) for (i, o), name in names.items()),
+        else_=None,
+    )
+
+
+@dataclass(frozen=True)
+class Worth:
+    """`usd_per_hour` of a case's deployment and `tdp_w` of one of its GPUs; NULL where it is not known."""
+
+    prices: Prices
+    usd_per_hour: sa.ColumnElement[Any]
+    tdp_w: sa.ColumnElement[Any]
+
+
+def worth_of(connection: sa.Connection, scope: Scope, rules: PriceRules) -> Worth:
+    """Prices of all GPUs of a scope. Raises UnknownNameError for a book or provider that does not exist."""
+    prices = prices_for(connection, scope.gpus.ids, rules)
+    usd: list[tuple[Any, float]] = []
+    for name, price in prices.known.items():
+        here = cases.c.gpu_id.in_(scope.gpus.ids[name])
+        if not rules.whole_instances:
+            usd.append((here, price.per_hour(1).usd))
+            continue
+        # How many GPUs are paid for is not proportional to how many are used.
+        sizes = sa.select(cases.c.num_gpus).where(here).distinct()
+        for num_gpus in connection.execute(sizes).scalars():
+            usd.append((sa.and_(here, cases.c.num_gpus == num_gpus), price.per_hour(num_gpus).usd / num_gpus))
+    per_gpu = sa.case(*usd, else_=None) if usd else sa.cast(sa.null(), sa.Double)
+    return Worth(prices, per_gpu * cases.c.num_gpus, _tdp_w(connection, scope))
+
+
+def _tdp_w(connection: sa.Connection, scope: Scope) -> sa.ColumnElement[Any]:
+    by_name = tdp_w(connection)
+    known = {row_id: by_name[name] for name, ids in scope.gpus.ids.items() if name in by_name for row_id in ids}
+    return sa.case(known, value=cases.c.gpu_id, else_=None) if known else sa.cast(sa.null(), sa.Double)

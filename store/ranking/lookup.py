@@ -1,0 +1,249 @@
+"""Turns the names people type for models, GPUs, engines, sweeps and workloads into what the store holds.
+
+The tables of names are small: they are read as a whole and matched here, so that queries compare ids.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from gpuscout.store.ranking.types import MEASURED, Kind
+from gpuscout.store.schema import engines, gpus, ladders, models, sweep_engines, sweep_workloads, sweeps
+from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
+
+_GLOB = re.compile(r"[*?\[]")
+_SEPARATORS = re.compile(r"[\s_\-]+")
+_LISTED = 8
+
+
+@dataclass(frozen=True)
+class SweepParts:
+    """A sweep as far as a ranking needs it. `ladders`: the concurrencies it asks of each engine, by engine id."""
+
+    id: int
+    name: str
+    ladders: Mapping[int, frozenset[int]]
+
+
+def find_sweep(connection: sa.Connection, wanted: str | int) -> SweepParts:
+    """The newest revision of the sweep of this name (the one that was run last), or else the sweep of this id.
+
+    Raises UnknownNameError.
+    """
+    rows = connection.execute(sa.select(sweeps.c.id, sweeps.c.name).order_by(sweeps.c.latest_run.desc())).all()
+    text = str(wanted)
+    named = [(row.id, row.name) for row in rows if row.name == wanted]
+    named += [(row.id, row.name) for row in rows if str(row.id) == text]
+    if not named:
+        names = list(dict.fromkeys(row.name for row in rows))
+        hint = f"the store has {listed(names)}" if names else "the store has no sweeps yet: gpuscout run SPEC"
+        raise UnknownNameError("sweep", text, nearest(text, names), hint=hint)
+    sweep_id, name = named[0]
+    asked: dict[int, frozenset[int]] = {}
+    parts = (
+        sa.select(sweep_engines.c.engine_id, ladders.c.concurrencies)
+        .join(ladders, ladders.c.id == sweep_engines.c.ladder_id)
+        .where(sweep_engines.c.sweep_id == sweep_id)
+        .order_by(sweep_engines.c.position)
+    )
+    for engine_id, steps in connection.execute(parts):
+        asked[engine_id] = asked.get(engine_id, frozenset()) | {int(step) for step in steps.split(",")}
+    return SweepParts(sweep_id, name, asked)
+
+
+@dataclass(frozen=True)
+class Names:
+    """One table of names: the ids of each name. Several ids are versions of one thing, whose figures differ."""
+
+    ids: Mapping[str, tuple[int, ...]]
+
+    @property
+    def have_versions(self) -> bool:
+        return any(len(ids) > 1 for ids in self.ids.values())
+
+    def only(self, chosen: Iterable[str]) -> Names:
+        return Names({name: self.ids[name] for name in chosen})
+
+    def all_ids(self) -> list[int]:
+        return [row_id for ids in self.ids.values() for row_id in ids]
+
+
+def stored_names(connection: sa.Connection, table: sa.Table) -> Names:
+    """Every name of `models`, `gpus` or `engines`, the one stored last first."""
+    found: dict[str, tuple[int, ...]] = {}
+    for row in connection.execute(
+        sa.select(table.c.id, table.c.name).order_by(table.c.created_at.desc(), table.c.id.desc())
+    ):
+        found[row.name] = (*found.get(row.name, ()), row.id)
+    return Names(found)
+
+
+def choose_models(connection: sa.Connection, wanted: Sequence[str]) -> Names:
+    """The models of these ids, bare names (without the organisation) or globs. Raises UnknownNameError."""
+
+    def spellings(name: str) -> list[str]:
+        return [name, name.rpartition("/")[2]]
+
+    return _choose(stored_names(connection, models), "model", wanted, spellings, str.casefold)
+
+
+def choose_gpus(
+    connection: sa.Connection,
+    wanted: Sequence[str],
+    *,
+    vendors: Sequence[str] = (),
+    min_memory_gb: float | None = None,
+) -> Names:
+    """The GPUs of these names, aliases, globs or vendors' spellings, whatever their case and separators.
+
+    Of these the ones of a vendor and with so much memory (10^9 bytes). Raises UnknownNameError, InputError when the
+    store has none.
+    """
+    known = stored_names(connection, gpus)
+    if not wanted:
+        return _having(connection, known, vendors, min_memory_gb)
+    aliases = {
+        row.name: json.loads(row.figures).get("aliases", ())
+        for row in connection.execute(sa.select(gpus.c.name, gpus.c.figures).order_by(gpus.c.created_at))
+    }
+
+    def spellings(name: str) -> list[str]:
+        return [name, *aliases[name]]
+
+    def fold(text: str) -> str:
+        return _SEPARATORS.sub("-" if _GLOB.search(text) else "", text.casefold())
+
+    chosen = _choose(known, "GPU", [_catalogued(text, known) for text in wanted], spellings, fold)
+    return _having(connection, chosen, vendors, min_memory_gb)
+
+
+def _having(connection: sa.Connection, known: Names, vendors: Sequence[str], min_memory_gb: float | None) -> Names:
+    """The GPUs of these vendors with at least so much memory, by their newest figures."""
+    if not vendors and min_memory_gb is None:
+        return known
+    rows = connection.execute(sa.select(gpus.c.name, gpus.c.vendor, gpus.c.memory_gb).order_by(gpus.c.created_at))
+    newest = {row.name: row for row in rows}
+    there = sorted({row.vendor for row in newest.values()})
+    for vendor in vendors:
+        if vendor.casefold() not in map(str.casefold, there):
+            raise UnknownNameError("vendor", vendor, nearest(vendor, there), hint=f"the store has {listed(there)}")
+    makers = {vendor.casefold() for vendor in vendors}
+    chosen = [
+        name
+        for name in known.ids
+        if (not makers or newest[name].vendor.casefold() in makers) and newest[name].memory_gb >= (min_memory_gb or 0)
+    ]
+    if not chosen and newest:
+        conditions = [f"of {listed(vendors)}"] if vendors else []
+        conditions += [f"with {min_memory_gb:g} GB or more"] if min_memory_gb is not None else []
+        of = [newest[name] for name in known.ids]
+        hint = (
+            f"they are of {listed(sorted({row.vendor for row in of}))}, with up to {max(r.memory_gb for r in of):g} GB"
+        )
+        raise InputError(f"no GPU {' '.join(conditions)} among these", hint=hint)
+    return known.only(chosen)
+
+
+def choose_engines(connection: sa.Connection, wanted: Sequence[str]) -> Names:
+    """The engines of these names or globs in the order of `wanted`; without any, the newest engine first.
+
+    "measured" is a name that is known and stands for none of them: see `means_measured`. Raises UnknownNameError.
+    """
+    known = (
+        Names({**stored_names(connection, engines).ids, MEASURED: ()}) if wanted else stored_names(connection, engines)
+    )
+    chosen = _choose(known, "engine", wanted, lambda name: [name], str.casefold)
+    return chosen.only(name for name in chosen.ids if name != MEASURED)
+
+
+def means_measured(kinds: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Whether measured runs count: unless other kinds or engines are named. Raises UnknownNameError."""
+    if kinds and Kind.MEASURED not in choose_word("kind", kinds, list(Kind)):
+        return False
+    return not wanted or any(fnmatch.fnmatchcase(MEASURED, text.casefold()) for text in wanted)
+
+
+def means_estimated(kinds: Sequence[str]) -> bool:
+    """Whether estimates count. Raises UnknownNameError."""
+    return not kinds or Kind.ESTIMATED in choose_word("kind", kinds, list(Kind))
+
+
+def choose_word(kind: str, wanted: Sequence[str], words: Sequence[str]) -> list[str]:
+    """The words of a closed vocabulary that are meant, whatever their case. Raises UnknownNameError."""
+    for text in wanted:
+        if text.casefold() not in words:
+            raise UnknownNameError(kind, text, nearest(text, words), hint=f"allowed: {', '.join(words)}")
+    return [text.casefold() for text in wanted]
+
+
+def workload_names(connection: sa.Connection, sweep_id: int | None) -> list[tuple[str, int, int]]:
+    """(name, input, output length in tokens) of a sweep's workloads, or of all sweeps', those run last first."""
+    statement = (
+        sa.select(sweep_workloads.c.name, sweep_workloads.c.input_len, sweep_workloads.c.output_len)
+        .join(sweeps, sweeps.c.id == sweep_workloads.c.sweep_id)
+        .order_by(sweeps.c.latest_run.desc(), sweep_workloads.c.name)
+    )
+    if sweep_id is not None:
+        statement = statement.where(sweeps.c.id == sweep_id)
+    return [(row.name, row.input_len, row.output_len) for row in connection.execute(statement)]
+
+
+def lengths_of(workload: str, named: Sequence[tuple[str, int, int]]) -> list[tuple[int, int]]:
+    """(input, output length) that sweeps call by this name, whatever its case. Raises UnknownNameError."""
+    names = list(dict.fromkeys(name for name, _, _ in named))
+    found = [(input_len, output_len) for name, input_len, output_len in named if name.casefold() == workload.casefold()]
+    if not found:
+        there = f"the store has {listed(names)}; or" if names else "no sweep of the store names workloads:"
+        hint = f"{there} give --input-len and --output-len"
+        raise UnknownNameError("workload", workload, nearest(workload, names), hint=hint)
+    return list(dict.fromkeys(found))
+
+
+def listed(names: Sequence[str]) -> str:
+    """ "a, b, c and 4 more" """
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _choose(
+    known: Names, kind: str, wanted: Sequence[str], spellings: Callable[[str], list[str]], fold: Callable[[str], str]
+) -> Names:
+    """The names that `wanted` stand for, in its order: those spelled so, or else those that match as a glob."""
+    if not wanted:
+        return known
+    chosen: dict[str, None] = {}
+    for text in wanted:
+        found = [name for name in known.ids if fold(text) in map(fold, spellings(name))]
+        if not found and _GLOB.search(text):
+            found = [name for name in known.ids if _matches(text, spellings(name))]
+        if not found:
+            raise _unknown(kind, text, list(known.ids), spellings)
+        chosen.update(dict.fromkeys(found))
+    return known.only(chosen)
+
+
+def _matches(glob: str, spellings: Iterable[str]) -> bool:
+    pattern = _SEPARATORS.sub("-", glob.casefold())
+    return any(fnmatch.fnmatchcase(_SEPARATORS.sub("-", spelling.casefold()), pattern) for spelling in spellings)
+
+
+def _unknown(kind: str, text: str, names: list[str], spellings: Callable[[str], list[str]]) -> InputError:
+    if not names:
+        return InputError("the store holds no results yet", hint="gpuscout run SPEC computes some")
+    spelled = {spelling: name for name in names for spelling in reversed(spellings(name))}
+    close = list(dict.fromkeys(spelled[near] for near in nearest(text, spelled)))
+    return UnknownNameError(kind, text, close, hint=f"the store has {listed(sorted(names))}")
+
+
+def _catalogued(text: str, known: Names) -> str:
+    """The stored name of a GPU that only the catalogue knows by this spelling (nvidia-smi's, Kubernetes')."""
+    from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
+
+    gpu = GpuCatalogue.load().find(text)
+    return gpu.name if gpu is not None and gpu.name in known.ids and text not in known.ids else text

@@ -1,0 +1,211 @@
+"""Ranks what is stored: the best GPU for each model and workload, and why the others lost. Computes no estimate.
+
+Of every configuration (task) the operating point counts that is best for the objective and meets *all* SLOs, and the
+configurations of a group (a model under one pair of lengths) are ranked by it. The database reduces curves to points
+(`ranking/points.py`), placing them is arithmetic on columns (`ranking/places.py`). The rules:
+
+*Objectives and weights*: `ranking/measures.py`. *Prices*: `prices`. *Points between stored ones*: `ranking/limits.py`.
+*Ties.* Figures equal to six decimals are equal. Between points of one configuration, the lower concurrency goes first.
+Between configurations: not queued, fewer GPUs, lower ITL, lower TTFT, then GPU name, TP, PP, DP, EP, precision, KV
+precision, server, memory fraction and maximum length, ascending.
+*Queueing.* A point with more requests in flight than the KV cache holds is real, and its TTFT includes the wait. It
+buys a few per cent of throughput with seconds of waiting, so a configuration is only shown at such a point, marked
+`queued`, where none of its points without a queue meets the limits.
+*Measured over estimated.* Measured runs of a configuration stand for all estimates of it: see `ranking/measured.py`.
+*One engine per group.* Estimates of different engines are never mixed in one ranking: a group shows the engine that
+comes first in `Question.engines`, else in the sweep, else the one stored last, of those that have any answer for it;
+and, beside its estimates, what was measured. What the others say of the same configuration, each at its own best point,
+stands beside it (`RankedConfig.opinions`).
+*Percentiles.* An estimate is a mean. It meets a limit on a percentile only where `Question.assume_tail` says by what to
+multiply the mean; measured runs meet it by exactly that percentile.
+*Trust*: `Trusted`, `ranking/trust.py`. With `Trusted.PREFER` what is better trusted goes first, whatever its figures.
+*Caution.* Where the question is cautious, estimates count by the pessimistic ends of their intervals
+(`ranking/intervals.py`): for the point of each configuration, for the limits and for the objective.
+*Versions never compete.* Of the answers of one engine (whatever fingerprint and options) for one configuration, by the
+names of model and GPU, the newest stands: the engine stored last, then the model's figures, then the GPU's. Where a
+sweep is named only its own tasks count, and of an engine it lists twice the first.
+*Sweeps.* A sweep's name means the revision that was run last. Only concurrencies of its own ladder count, although the
+store may hold more for the same task.
+*What cannot be valued* (a GPU without the price or the TDP that the objective needs) qualifies without being ranked,
+and says why. Nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from gpuscout.store.prices.prices import PriceRules
+from gpuscout.store.ranking import statements as statements
+from gpuscout.store.ranking.described import Described
+from gpuscout.store.ranking.groups import Shown, configs_of, flips_of, unranked_of, unranked_rows
+from gpuscout.store.ranking.lookup import choose_word, means_estimated
+from gpuscout.store.ranking.losers import excluded, in_words, losers_of, shortfalls_of
+from gpuscout.store.ranking.placing import placed
+from gpuscout.store.ranking.runs import check_there_are_any, counts, runs_statement
+from gpuscout.store.ranking.scope import Scope, nothing_matches, scope_of
+from gpuscout.store.ranking.study import Study, choice_of, study
+from gpuscout.store.ranking.trust import doubt_of
+from gpuscout.store.ranking.types import (
+    DEFAULT_OBJECTIVE,
+    MEASURED,
+    MEASURES,
+    Group,
+    Losers,
+    Question,
+    RankedConfig,
+    Ranking,
+    Trusted,
+)
+from gpuscout.store.results.trust import intervals_of
+from gpuscout.store.schema import membership, sweeps
+from gpuscout.sweeps.errors import InputError
+
+__all__ = [
+    "DEFAULT_OBJECTIVE",
+    "MEASURES",
+    "Group",
+    "PriceRules",
+    "Question",
+    "RankedConfig",
+    "Ranking",
+    "rank",
+    "sql_of",
+]
+
+
+def rank(connection: sa.Connection, question: Question) -> Ranking:
+    """Answer a question from the store alone.
+
+    Raises UnknownNameError for a name the store does not know, an objective that is none and a price book or provider
+    that does not exist, InputError for a store without results and for filters that leave nothing.
+    """
+    _check(question)
+    scope = scope_of(connection, question)
+    _provide_logarithms(connection)
+    found = study(connection, scope, question)
+    if found is None:
+        if (question.engines and not scope.engines.ids) or not means_estimated(question.kinds):
+            check_there_are_any(connection)
+        raise nothing_matches(connection, scope)
+    groups = _groups(connection, scope, found)
+    name, sweep_id = (scope.sweep.name, scope.sweep.id) if scope.sweep else (None, None)
+    missing = 0 if sweep_id is None else _missing_tasks(connection, sweep_id)
+    return Ranking(question, name, sweep_id, tuple(groups), excluded(connection, scope), found.prices, missing)
+
+
+def _missing_tasks(connection: sa.Connection, sweep_id: int) -> int:
+    """How many tasks of a sweep are not answered yet; a finished sweep lacks none."""
+    sweep = connection.execute(
+        sa.select(sweeps.c.task_count, sweeps.c.finished_at).where(sweeps.c.id == sweep_id)
+    ).one()
+    if sweep.finished_at is not None:
+        return 0
+    stored = sa.select(sa.func.count()).select_from(membership).where(membership.c.sweep_id == sweep_id)
+    return int(sweep.task_count) - connection.execute(stored).scalar_one()
+
+
+def sql_of(connection: sa.Connection, question: Question) -> str:
+    """The statements that read the answers to a question, with their parameters written out, for reading.
+
+    The first reads operating points, the second what could not run, a third the measured runs if there are any; empty
+    lines stand between them. Raises what `rank` raises for names.
+    """
+    _check(question)
+    scope = scope_of(connection, question)
+    choice = choice_of(question, intervals_of(connection, scope.engines.all_ids()))
+    found: list[sa.Select[Any]] = []
+    if means_estimated(question.kinds):
+        found.append(statements.answers(scope, choice, sides=choice.sides(interpolate=question.interpolate)))
+        found.append(statements.refused(scope))
+    if counts(connection, question):
+        found.append(runs_statement(scope, question))
+    written = (one.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True}) for one in found)
+    return "\n\n".join(f"{one};" for one in written)
+
+
+def _groups(connection: sa.Connection, scope: Scope, found: Study) -> list[Group]:
+    ranked = placed(
+        np.flatnonzero(found.own & found.rankable),
+        found.cast,
+        found.found,
+        found.num_gpus,
+        found.values,
+        found.level,
+        more_is_better=found.aim.more_is_better,
+    )
+    shown = Shown.of(ranked, found.question)
+    lost = losers_of(found, set(ranked.group.tolist()))
+    unranked = unranked_rows(found)
+    examples = [row for losers in lost for row in losers.rows]
+    told = [*shown.rows.tolist(), *examples, *([] if found.question.briefly else unranked)]
+    described = Described(connection, found, told)
+
+    configs = configs_of(found, shown, described)
+    losers: dict[int, list[Losers]] = {}
+    for out in lost:
+        losers.setdefault(out.group, []).append(in_words(found, out, described))
+    aside = unranked_of(found, unranked, described)
+    flips = flips_of(found, ranked)
+    candidates = np.bincount(ranked.group, minlength=len(found.cast.groups))
+    qualify = np.bincount(found.cast.group[found.own & found.found.qualifies], minlength=len(found.cast.groups))
+    runs = np.bincount(found.cast.group[found.own & found.ok], minlength=len(found.cast.groups))
+    hopeless = np.flatnonzero((qualify == 0) & (runs > 0)).tolist()
+    shortfalls = {} if found.no_percentiles else shortfalls_of(connection, scope, found, hopeless)
+
+    groups = []
+    for number, (model, input_len, output_len) in enumerate(found.cast.groups):
+        all_configs = configs.get(number, [])
+        gpus: dict[str, RankedConfig] = {}
+        for config in all_configs:
+            gpus.setdefault(config.gpu, config)
+        unreachable, closest, closest_values = shortfalls.get(number, ((), None, ()))
+        engine, *others = found.engines[number]
+        best_per_gpu = tuple(gpus.values())[: found.question.gpu_types]
+        groups.append(
+            Group(
+                model=model,
+                workload=scope.workloads.get((input_len, output_len)),
+                input_len=input_len,
+                output_len=output_len,
+                engine=engine,
+                other_engines=tuple(name for name in others if name != MEASURED),
+                configs=tuple(all_configs[: found.question.top]),
+                best_per_gpu=best_per_gpu,
+                candidates=int(candidates[number]),
+                losers=tuple(sorted(losers.get(number, ()), key=lambda out: (out.slo is None, -out.count, out.cause))),
+                unreachable=unreachable,
+                closest=closest,
+                closest_values=closest_values,
+                doubt=doubt_of(found.aim, best_per_gpu),
+                unranked=tuple(aside.get(number, ())),
+                flips=tuple(flips.get(number, ())),
+            )
+        )
+    return sorted(groups, key=lambda group: (group.input_len, group.output_len, group.model))
+
+
+def _check(question: Question) -> None:
+    """Raises InputError for numbers that mean nothing, UnknownNameError."""
+    choose_word("trust", [question.trust], list(Trusted))
+    tail = question.assume_tail
+    if tail is not None and not (math.isfinite(tail) and tail >= 1):
+        raise InputError(f"a tail of {tail:g} means nothing: a percentile is at least the mean", hint="for example 1.3")
+    discount = question.prices.discount
+    if not 0 <= discount < 1:
+        raise InputError(f"a discount of {discount:g} means nothing", hint="0.3 takes 30 % off the prices of the books")
+
+
+def _provide_logarithms(connection: sa.Connection) -> None:
+    """Weights need ln(), which SQLite has only if it was built with it."""
+    if connection.dialect.name != "sqlite":
+        return
+    raw = connection.connection.dbapi_connection
+    assert raw is not None
+    try:
+        raw.execute("SELECT ln(1.0)")
+    except Exception:
+        raw.create_function("ln", 1, lambda value: None if value is None else math.log(value), deterministic=True)

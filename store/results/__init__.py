@@ -1,0 +1,1 @@
+"""Sweeps, blocks, tasks and points as they are written."""

@@ -1,0 +1,77 @@
+"""The model architectures and GPUs in a store, found again by name: a model fetched once needs no network any more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+
+import sqlalchemy as sa
+
+from gpuscout.store.database.connect import Store, open_store
+from gpuscout.store.results.registry import register_models
+from gpuscout.store.schema import gpus, models
+from gpuscout.sweeps.errors import NoStoreError
+from gpuscout.sweeps.gpus.gpu import GpuSpec
+from gpuscout.sweeps.models.architecture import Architecture
+
+
+def stored_models(connection: sa.Connection, names: Sequence[str]) -> dict[str, Architecture]:
+    """The architectures stored last under these names; names that are not stored are left out.
+
+    An architecture written by a release that described models differently counts as not stored.
+    """
+    query = sa.select(models.c.name, models.c.architecture).where(models.c.name.in_(names)).order_by(models.c.id)
+    found = {}
+    for name, text in connection.execute(query):
+        with suppress(KeyError, TypeError, ValueError):
+            found[name] = Architecture.from_dict(json.loads(text))
+    return found
+
+
+class StoredModels:
+    """The models of an open store, as `resolve` looks them up and adds to them."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def find(self, names: Sequence[str]) -> dict[str, Architecture]:
+        """The architectures stored last under these names. Raises StoreUnreachableError."""
+        with self._store.reading() as connection:
+            return stored_models(connection, names)
+
+    def remember(self, architectures: Sequence[Architecture]) -> None:
+        """Store models that were fetched, each under its own name. Raises StoreBusyError, StoreUnreachableError."""
+        with self._store.writing() as connection:
+            register_models(connection, architectures)
+
+
+class ModelsAt:
+    """The models of the store at a URL, opened when it is first asked; where there is no store, nothing is known.
+
+    Only reads: never creates or changes a store. Raises what `open_store` raises for one that cannot be used.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def find(self, names: Sequence[str]) -> dict[str, Architecture]:
+        """The architectures stored last under these names."""
+        try:
+            store = open_store(self._url)
+        except NoStoreError:
+            return {}
+        with store:
+            return StoredModels(store).find(names)
+
+    def remember(self, architectures: Sequence[Architecture]) -> None:
+        """Nothing: this view only reads."""
+
+
+def stored_gpus(connection: sa.Connection) -> list[GpuSpec]:
+    """Every GPU by name. Figures written by a release that described GPUs differently count as not stored."""
+    found: dict[str, GpuSpec] = {}
+    for name, text in connection.execute(sa.select(gpus.c.name, gpus.c.figures).order_by(gpus.c.id)):
+        with suppress(KeyError, TypeError, ValueError):
+            found[name] = GpuSpec.from_dict(json.loads(text))
+    return list(found.values())

@@ -1,0 +1,134 @@
+"""Rows that many others refer to - models, GPUs, engines, ladders - registered once and found again by content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from gpuscout.store.schema import engines, gpus, ladders, models
+from gpuscout.sweeps.cases import canonical_json, content_digest
+from gpuscout.sweeps.gpus.gpu import GpuSpec
+from gpuscout.sweeps.models.architecture import Architecture
+
+
+class EngineIdentity(Protocol):
+    """What determines an engine's numbers; `options` must be JSON-able."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def options(self) -> Mapping[str, object]: ...
+
+
+@dataclass(frozen=True)
+class Names:
+    """Ids in the order in which models and GPUs were given."""
+
+    model_ids: tuple[int, ...]
+    gpu_ids: tuple[int, ...]
+    engine_id: int
+
+
+def register_names(
+    connection: sa.Connection, models: Sequence[Architecture], gpus: Sequence[GpuSpec], engine: EngineIdentity
+) -> Names:
+    """The ids of models, GPUs and an engine; those not known yet are stored. Idempotent, safe beside other writers."""
+    return Names(
+        tuple(register_models(connection, models)),
+        tuple(register_gpus(connection, gpus)),
+        register_engine(connection, engine),
+    )
+
+
+def register_models(connection: sa.Connection, architectures: Sequence[Architecture]) -> list[int]:
+    """The ids of these models, in their order."""
+
+    def row(position: int) -> dict[str, Any]:
+        model = architectures[position]
+        return {
+            "architecture": canonical_json(model.to_dict()).decode(),
+            "total_parameters": model.total_parameters,
+            "active_parameters": model.active_parameters,
+            "precision": model.precision.value,
+            "max_context": model.max_context,
+            "created_at": datetime.now(UTC),
+        }
+
+    identity = [{"name": model.name, "digest": model.digest()} for model in architectures]
+    return register_rows(connection, models, identity, row)
+
+
+def register_gpus(connection: sa.Connection, specs: Sequence[GpuSpec]) -> list[int]:
+    """The ids of these GPUs, in their order."""
+
+    def row(position: int) -> dict[str, Any]:
+        gpu = specs[position]
+        return {
+            "vendor": gpu.vendor,
+            "family": gpu.family,
+            "memory_gb": gpu.memory_gb,
+            "memory_bandwidth_gbs": gpu.memory_bandwidth_gbs,
+            "figures": canonical_json(gpu.to_dict()).decode(),
+            "created_at": datetime.now(UTC),
+        }
+
+    return register_rows(connection, gpus, [{"name": gpu.name, "digest": gpu.digest()} for gpu in specs], row)
+
+
+def register_engine(connection: sa.Connection, engine: EngineIdentity) -> int:
+    """The id of an engine under its present fingerprint and options."""
+    options = dict(engine.options)
+    identity = {"name": engine.name, "fingerprint": engine.fingerprint, "options_digest": content_digest(options)}
+    rest = {"options": canonical_json(options).decode(), "created_at": datetime.now(UTC)}
+    return register_rows(connection, engines, [identity], lambda _: rest)[0]
+
+
+def register_ladder(connection: sa.Connection, concurrencies: Iterable[int]) -> int:
+    """The id of a set of concurrencies, in whatever order they are given."""
+    text = ",".join(str(concurrency) for concurrency in sorted({int(c) for c in concurrencies}))
+    return register_rows(connection, ladders, [{"concurrencies": text}], lambda _: {})[0]
+
+
+def stored_ladders(connection: sa.Connection) -> dict[int, tuple[int, ...]]:
+    """Every ladder, ascending, by id; there are few."""
+    rows = connection.execute(sa.select(ladders.c.id, ladders.c.concurrencies))
+    return {ladder_id: tuple(int(part) for part in text.split(",")) for ladder_id, text in rows}
+
+
+def register_rows(
+    connection: sa.Connection,
+    table: sa.Table,
+    identity: Sequence[Mapping[str, Any]],
+    rest: Callable[[int], Mapping[str, Any]],
+) -> list[int]:
+    """The ids of the rows with these identities, in their order; for one not stored yet `rest` gives its other columns.
+
+    Safe beside other writers.
+    """
+    if not identity:
+        return []
+    columns = [table.c[name] for name in identity[0]]
+    wanted = [tuple(names.values()) for names in identity]
+
+    def find() -> dict[tuple[Any, ...], int]:
+        # The first column narrows enough: a name has few versions.
+        query = sa.select(table.c.id, *columns).where(columns[0].in_({key[0] for key in wanted}))
+        return {tuple(found): row_id for row_id, *found in connection.execute(query)}
+
+    ids = find()
+    # In the order of their identities, so that two transactions cannot wait for each other.
+    missing = sorted((key, position) for position, key in enumerate(wanted) if key not in ids)
+    if missing:
+        make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+        statement = make(table).on_conflict_do_nothing(index_elements=columns)
+        for _, position in missing:
+            connection.execute(statement, {**identity[position], **rest(position)})
+        ids = find()
+    return [ids[key] for key in wanted]

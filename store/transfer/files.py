@@ -1,0 +1,191 @@
+"""Exports in their three formats: written row by row, read row by row with the place of every row for messages."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from gpuscout.store.measured.formats.source_file import GZIP_MAGIC
+from gpuscout.store.transfer.columns import COLUMNS, NAMES, Value
+from gpuscout.sweeps.errors import InputError
+
+_AT_ONCE = 20_000
+_PARQUET_MAGIC = b"PAR1"
+# A row is longer the more concurrencies its task was asked for.
+_LONGEST_START = 2**22
+# No other file has all of these.
+_MARKS = frozenset(("kind", "task_key", "run_digest", "case_digest"))
+
+
+class Format(StrEnum):
+    CSV = "csv"
+    JSONL = "jsonl"
+    PARQUET = "parquet"
+
+
+def format_of(file: Path) -> Format:
+    """The format that a file name asks for. Raises InputError."""
+    try:
+        return Format(file.suffix.removeprefix(".").lower())
+    except ValueError:
+        raise InputError(f"{file}: no format has this ending", hint="--format csv, jsonl or parquet") from None
+
+
+def is_export(file: Path) -> bool:
+    """Whether a file looks like an export, by its beginning. Raises OSError."""
+    try:
+        with _unpacked(file) as stream:
+            line = stream.readline(_LONGEST_START)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        return False
+    if line.startswith(_PARQUET_MAGIC):
+        return True
+    return all(mark.encode() in line for mark in _MARKS - {"task_key", "run_digest"}) and (
+        b"task_key" in line or b"run_digest" in line
+    )
+
+
+def write_text(rows: Iterable[Sequence[Value]], stream: IO[str], form: Format) -> int:
+    """Write CSV or JSON Lines; how many rows."""
+    count = 0
+    if form is Format.CSV:
+        lines = csv.writer(stream, lineterminator="\n")
+        lines.writerow(NAMES)
+        for row in rows:
+            lines.writerow([_CSV_BOOLEANS[value] if isinstance(value, bool) else value for value in row])
+            count += 1
+        return count
+    for row in rows:
+        document = {name: value for name, value in zip(NAMES, row, strict=True) if value is not None}
+        stream.write(json.dumps(document, allow_nan=False, ensure_ascii=False, separators=(",", ":")) + "\n")
+        count += 1
+    return count
+
+
+def write_parquet(rows: Iterable[Sequence[Value]], file: Path) -> int:
+    """Write a Parquet file; how many rows. Raises InputError without pyarrow."""
+    pyarrow, parquet = _pyarrow()
+    kinds = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_()}
+    schema = pyarrow.schema([(column.name, kinds[column.kind]) for column in COLUMNS])
+    count, left = 0, iter(rows)
+    with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+        while part := list(islice(left, _AT_ONCE)):
+            values = zip(*part, strict=True)
+            columns = [pyarrow.array(column, kind.type) for column, kind in zip(values, schema, strict=True)]
+            writer.write_table(pyarrow.Table.from_arrays(columns, schema=schema))
+            count += len(part)
+    return count
+
+
+def read_rows(file: Path) -> Iterator[tuple[str, dict[str, Value]]]:
+    """The place ("results.csv:17") and the values of every row, None where it has none; text may be packed with gzip.
+
+    Raises InputError.
+    """
+    try:
+        with _unpacked(file) as stream:
+            start = stream.read(4 * len(_PARQUET_MAGIC))
+        if start.startswith(_PARQUET_MAGIC):
+            yield from _read_parquet(file)
+        elif start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
+            yield from _read_json_lines(file)
+        else:
+            yield from _read_csv(file)
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _unpacked(file: Path) -> gzip.GzipFile | io.BufferedReader:
+    """The bytes of a file, or of what was packed with gzip into it. Raises OSError."""
+    with file.open("rb") as stream:
+        packed = stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+    return gzip.open(file) if packed else file.open("rb")
+
+
+_CSV_BOOLEANS = {True: "true", False: "false"}
+
+
+def _read_csv(file: Path) -> Iterator[tuple[str, dict[str, Value]]]:
+    csv.field_size_limit(2**27)  # architectures of unusual models are long
+    with io.TextIOWrapper(_unpacked(file), encoding="utf-8-sig", newline="") as stream:
+        lines = csv.reader(stream)
+        header = next(lines, [])
+        _check_names(f"{file}:1", header)
+        columns = [_BY_NAME[name] for name in header]
+        for line in lines:
+            place = f"{file}:{lines.line_num}"
+            if len(line) != len(header):
+                raise InputError(f"{place}: {len(line)} fields, expected {len(header)}")
+            try:
+                values = {column.name: column.parse(text) for column, text in zip(columns, line, strict=True)}
+                yield place, _UNKNOWN | values
+            except InputError as error:
+                raise InputError(f"{place}: {error.message}") from error
+
+
+def _read_json_lines(file: Path) -> Iterator[tuple[str, dict[str, Value]]]:
+    with io.TextIOWrapper(_unpacked(file), encoding="utf-8-sig") as stream:
+        for number, line in enumerate(stream, 1):
+            place = f"{file}:{number}"
+            try:
+                document = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{place}: not JSON ({error})") from error
+            if not isinstance(document, dict):
+                raise InputError(f"{place}: expected one object a line")
+            _check_names(place, document)
+            yield place, _checked(place, document)
+
+
+def _read_parquet(file: Path) -> Iterator[tuple[str, dict[str, Value]]]:
+    pyarrow, parquet = _pyarrow()
+    try:
+        source = parquet.ParquetFile(file)
+        _check_names(str(file), source.schema_arrow.names)
+        number = 0
+        for batch in source.iter_batches(batch_size=_AT_ONCE):
+            for document in batch.to_pylist():
+                number += 1
+                yield f"{file}, row {number}", _checked(f"{file}, row {number}", document)
+    except pyarrow.ArrowException as error:
+        raise InputError(f"{file}: not a whole Parquet file ({str(error).splitlines()[0]})") from error
+
+
+def _checked(place: str, document: dict[str, Any]) -> dict[str, Value]:
+    try:
+        return _UNKNOWN | {name: _BY_NAME[name].check(value) for name, value in document.items()}
+    except InputError as error:
+        raise InputError(f"{place}: {error.message}") from error
+
+
+def _check_names(place: str, names: Iterable[str]) -> None:
+    names = list(names)
+    if unknown := [name for name in names if name not in _BY_NAME]:
+        raise InputError(
+            f"{place}: unknown column {json.dumps(unknown[0], ensure_ascii=False)}",
+            hint="an export has the columns that `gpuscout export` writes and no others",
+        )
+    if len(set(names)) < len(names):
+        raise InputError(f"{place}: a column is there twice")
+
+
+_BY_NAME = {column.name: column for column in COLUMNS}
+_UNKNOWN: dict[str, Value] = dict.fromkeys(NAMES)
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise InputError("Parquet needs pyarrow", hint="pip install 'gpuscout[parquet]'") from error
+    return pyarrow, pyarrow.parquet

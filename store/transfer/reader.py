@@ -1,0 +1,398 @@
+"""Exports back into a store: what it lacks is added, nothing it holds changes.
+
+The file becomes a store of its own first, so that a broken one changes nothing; merging two stores is what `copy`
+does. Nothing is believed that can be checked: models and GPUs must have the digests the rows name, cases, tasks and
+measured runs the digests that follow from their columns.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from gpuscout.store.database import bulk
+from gpuscout.store.database.connect import Store, open_store
+from gpuscout.store.measured.formats.reported import Load, Reported
+from gpuscout.store.measured.stored import METRICS, NewRun, digest_without_kv, store_runs
+from gpuscout.store.results.registry import register_engine, register_gpus, register_ladder, register_models
+from gpuscout.store.results.trust import note_document
+from gpuscout.store.schema import (
+    LOADS,
+    cases,
+    engines,
+    gpus,
+    measured_runs,
+    models,
+    operating_points,
+    tasks,
+)
+from gpuscout.store.transfer.columns import CASE, ESTIMATED, MEASURED, POINT
+from gpuscout.store.transfer.copy import Copied, copy_store
+from gpuscout.store.transfer.files import read_rows
+from gpuscout.store.transfer.placement import Placed
+from gpuscout.sweeps.cases import Case, CaseColumns, content_digest, task_keys
+from gpuscout.sweeps.curves import BOUNDS
+from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.gpus.gpu import GpuSpec
+from gpuscout.sweeps.models.architecture import Architecture
+from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
+from gpuscout.sweeps.precision import PRECISIONS, Precision
+
+_AT_ONCE = 5_000
+_T = TypeVar("_T")
+
+
+def read_back(file: Path, target: Store, *, on_progress: Callable[[Copied], None] = lambda copied: None) -> Copied:
+    """Add an export to a store; what was added. Raises InputError with the place of what is wrong."""
+    with (
+        tempfile.TemporaryDirectory(prefix="gpuscout-import-") as folder,
+        open_store(str(Path(folder) / "import.db"), create=True) as own,
+    ):
+        fill(file, own, target)
+        return copy_store(own, target, on_progress=on_progress)
+
+
+def size_of(file: Path, target: Store) -> Copied:
+    """What an export holds, checked as `read_back` checks it; nothing is added. Raises InputError."""
+    with (
+        tempfile.TemporaryDirectory(prefix="gpuscout-import-") as folder,
+        open_store(str(Path(folder) / "import.db"), create=True) as own,
+    ):
+        fill(file, own, target)
+        with own.reading() as connection:
+            tables = (tasks, operating_points, measured_runs)
+            counts = [
+                connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one() for table in tables
+            ]
+        return Copied(counts[0], tasks=counts[0], points=counts[1], measured_runs=counts[2])
+
+
+def fill(file: Path, own: Store, target: Store) -> None:
+    """Put an export into an empty store. Models and GPUs it does not define are taken from `target`, by digest."""
+    with own.writing() as connection:
+        _Filling(connection, target).everything(file)
+
+
+@dataclass
+class _Filling:
+    """One file on its way into an empty store, in one transaction. Ids are those of that store."""
+
+    connection: sa.Connection
+    target: Store
+    models: dict[str, Architecture] = field(default_factory=dict)
+    gpus: dict[str, GpuSpec] = field(default_factory=dict)
+    cases: dict[str, int] = field(default_factory=dict)
+    engines: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    tasks: dict[str, int] = field(default_factory=dict)
+    runs: set[str] = field(default_factory=set)
+    ladders: dict[str, int] = field(default_factory=dict)
+    steps: dict[str, frozenset[int]] = field(default_factory=dict)
+    # Operating points that are still to come, by the key of their task.
+    lacking: dict[str, int] = field(default_factory=dict)
+
+    def everything(self, file: Path) -> None:
+        portion: list[Placed] = []
+        for place, row in read_rows(file):
+            portion.append(Placed(place, row))
+            if len(portion) == _AT_ONCE:
+                self._store(portion)
+                portion.clear()
+        self._store(portion)
+        if not self.tasks and not self.runs:
+            raise InputError(f"{file}: there are no results in it")
+        if self.lacking:
+            key, points = next(iter(self.lacking.items()))
+            raise InputError(
+                f"{file}: operating points are missing, {points} of task {key}: the file is not whole",
+                hint="export it again",
+            )
+
+    def _store(self, rows: list[Placed]) -> None:
+        kinds = (ESTIMATED, MEASURED)
+        estimated, measured = ([row for row in rows if row.word("kind", kinds) == kind] for kind in kinds)
+        self._store_cases(rows)
+        self._store_tasks(estimated)
+        self._store_points([row for row in estimated if row.has("concurrency")])
+        self._store_runs(measured)
+
+    # --- what is asked -------------------------------------------------------------------------------------------
+
+    def _store_cases(self, rows: list[Placed]) -> None:
+        new: dict[str, Placed] = {}
+        for row in rows:
+            for defined, digest in (("model_architecture", "model_digest"), ("gpu_figures", "gpu_digest")):
+                if row.has(defined):
+                    self._define(row, defined, row.text(digest))
+            if row.text("case_digest") not in self.cases:
+                new.setdefault(row.text("case_digest"), row)
+        if not new:
+            return
+        asked = [self._case(row) for row in new.values()]
+        known = [row.has("kv_precision") for row in new.values()]
+        digests = [
+            digest if kv_known else digest_without_kv(digest)
+            for digest, kv_known in zip(CaseColumns.of(asked).digests(), known, strict=True)
+        ]
+        for row, found in zip(new.values(), digests, strict=True):
+            if found.hex() != row.text("case_digest"):
+                raise row.error("case_digest", "not that of the case in this row: something was changed")
+        columns: dict[str, Any] = {
+            column.name: [row.values[column.name] for row in new.values()] for column in CASE
+        }  # fmt: skip
+        ids, _ = bulk.insert_missing(
+            self.connection,
+            cases,
+            "digest",
+            {
+                "digest": digests,
+                "model_id": self._named(register_models, models, [case.model for case in asked], new),
+                "gpu_id": self._named(register_gpus, gpus, [case.gpu for case in asked], new),
+                **columns,
+            },
+        )
+        self.cases |= dict(zip(new, ids, strict=True))
+
+    def _case(self, row: Placed) -> Case:
+        kv = row.known("kv_precision", lambda name: row.word(name, PRECISIONS))
+        sizes = {column.name: row.count(column.name) for column in CASE[1:5]}
+        case = Case(
+            self._model(row),
+            self._gpu(row),
+            row.tokens("input_len"),
+            row.tokens("output_len"),
+            Precision(row.word("precision", PRECISIONS)),
+            # Stands for an unknown one in the digest, too.
+            Precision.BF16 if kv is None else Precision(kv),
+            **sizes,
+            server=row.text("server"),
+            gpu_memory_utilization=row.figure("gpu_memory_utilization"),
+            max_model_len=row.tokens("max_model_len"),
+        )
+        if case.num_gpus != row.count("num_gpus"):
+            raise row.error("num_gpus", f"{row.count('num_gpus')} is not tp x pp x dp = {case.num_gpus}")
+        return case
+
+    def _define(self, row: Placed, name: str, digest: str) -> None:
+        try:
+            document = json.loads(row.text(name))
+            found = Architecture.from_dict(document) if name == "model_architecture" else GpuSpec.from_dict(document)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise row.error(name, f"cannot be understood ({type(error).__name__}: {error})") from error
+        if found.digest().hex() != digest:
+            raise row.error(name, "does not have the digest that the row names")
+        if isinstance(found, Architecture):
+            self.models[digest] = found
+        else:
+            self.gpus[digest] = found
+
+    def _model(self, row: Placed) -> Architecture:
+        digest = row.text("model_digest")
+        found = self._model_of(row, digest)
+        if found.name != row.text("model"):
+            raise row.error("model", f"its digest is that of {found.name}: something was changed")
+        return found
+
+    def _model_of(self, row: Placed, digest: str) -> Architecture:
+        if digest not in self.models:
+            text = self._defined_in_target(models, models.c.architecture, digest)
+            if text is None:
+                raise row.error(
+                    "model_architecture", f"no row and no store defines this version of {row.text('model')}"
+                )
+            self.models[digest] = Architecture.from_dict(json.loads(text))
+        return self.models[digest]
+
+    def _gpu(self, row: Placed) -> GpuSpec:
+        digest = row.text("gpu_digest")
+        found = self._gpu_of(row, digest)
+        if found.name != row.text("gpu"):
+            raise row.error("gpu", f"its digest is that of {found.name}: something was changed")
+        return found
+
+    def _gpu_of(self, row: Placed, digest: str) -> GpuSpec:
+        if digest not in self.gpus:
+            text = self._defined_in_target(gpus, gpus.c.figures, digest)
+            if text is None:
+                raise row.error("gpu_figures", f"no row and no store defines this version of {row.text('gpu')}")
+            self.gpus[digest] = GpuSpec.from_dict(json.loads(text))
+        return self.gpus[digest]
+
+    def _defined_in_target(self, table: sa.Table, column: sa.Column[str], digest: str) -> str | None:
+        try:
+            wanted = bytes.fromhex(digest)
+        except ValueError:
+            return None
+        with self.target.reading() as connection:
+            return connection.execute(sa.select(column).where(table.c.digest == wanted)).scalar()
+
+    def _named(
+        self,
+        register: Callable[[sa.Connection, list[_T]], list[int]],
+        table: sa.Table,
+        things: list[_T],
+        rows: Mapping[str, Placed],
+    ) -> list[int]:
+        """The ids of models or GPUs, as old as the first row that names them: the newest stands in a ranking."""
+        unique = {id(thing): (thing, row) for thing, row in reversed(list(zip(things, rows.values(), strict=True)))}
+        ids = register(self.connection, [thing for thing, _ in unique.values()])
+        for row_id, (_, row) in zip(ids, unique.values(), strict=True):
+            self._age(table, row_id, row)
+        by_thing = dict(zip(unique, ids, strict=True))
+        return [by_thing[id(thing)] for thing in things]
+
+    def _age(self, table: sa.Table, row_id: int, row: Placed) -> None:
+        moment = row.moment("stored_at")
+        older = sa.and_(table.c.id == row_id, table.c.created_at > moment)
+        self.connection.execute(sa.update(table).where(older).values(created_at=moment))
+
+    # --- what is answered ----------------------------------------------------------------------------------------
+
+    def _engine(self, row: Placed) -> int:
+        key = (row.text("engine"), row.text("engine_fingerprint"), row.text("engine_options"))
+        if key not in self.engines:
+            identity = _Engine(key[0], key[1], row.json("engine_options"))
+            self.engines[key] = register_engine(self.connection, identity)
+            self._age(engines, self.engines[key], row)
+        if row.has("engine_trust"):
+            try:
+                note_document(self.connection, self.engines[key], row.json("engine_trust"))
+            except (ValueError, TypeError, KeyError, AttributeError, sa.exc.StatementError) as error:
+                raise row.error("engine_trust", "cannot be understood") from error
+        return self.engines[key]
+
+    def _store_tasks(self, rows: list[Placed]) -> None:
+        new: dict[str, Placed] = {}
+        for row in rows:
+            if row.text("task_key") not in self.tasks:
+                new.setdefault(row.text("task_key"), row)
+        if not new:
+            return
+        for key, row in new.items():
+            [expected] = task_keys(
+                [bytes.fromhex(row.text("case_digest"))],
+                engine=row.text("engine"),
+                fingerprint=row.text("engine_fingerprint"),
+                options_digest=content_digest(row.json("engine_options")),
+            )
+            if key != expected.hex():
+                raise row.error("task_key", "does not follow from the case and the engine: something was changed")
+        told = list(new.values())
+        columns: dict[str, Any] = {
+            "key": [bytes.fromhex(key) for key in new],
+            "case_id": [self.cases[row.text("case_digest")] for row in told],
+            "engine_id": [self._engine(row) for row in told],
+            "ladder_id": [self._ladder(row) for row in told],
+            "outcome": [row.word("outcome", _ANSWERS) for row in told],
+            "created_at": [row.moment("stored_at") for row in told],
+        }
+        columns["detail"] = [row.values["detail"] for row in told]
+        columns["extras"] = [row.known("extras", row.json_text) for row in told]
+        for name in ("needed_gib", "usable_gib"):
+            columns[name] = [row.known(name, row.figure) for row in told]
+        for name in ("kv_capacity_tokens", "fits_up_to"):
+            columns[name] = [row.known(name, row.tokens) for row in told]
+        ids, _ = bulk.insert_missing(self.connection, tasks, "key", columns)
+        # Older exports do not say it.
+        self.lacking |= {key: row.count("points") for key, row in new.items() if row.values["points"]}
+        self.tasks |= dict(zip(new, ids, strict=True))
+
+    def _ladder(self, row: Placed) -> int:
+        text = row.text("ladder")
+        if text not in self.ladders:
+            self.ladders[text] = register_ladder(self.connection, row.ladder("ladder"))
+        return self.ladders[text]
+
+    def _steps(self, row: Placed) -> frozenset[int]:
+        """The concurrencies of the ladder of a task."""
+        text = row.text("ladder")
+        if text not in self.steps:
+            self.steps[text] = frozenset(row.ladder("ladder"))
+        return self.steps[text]
+
+    def _store_points(self, rows: list[Placed]) -> None:
+        if not rows:
+            return
+        for row in rows:
+            if row.text("outcome") != Outcome.OK:
+                raise row.error("outcome", f"{row.text('outcome')} with an operating point: something was changed")
+            if row.count("concurrency") not in self._steps(row):
+                raise row.error("concurrency", "not one of the ladder: something was changed")
+        columns: dict[str, Any] = {
+            "task_id": [self.tasks[row.text("task_key")] for row in rows],
+            "concurrency": [row.count("concurrency") for row in rows],
+            "bound": [row.word("bound", BOUNDS) for row in rows],
+            "queued": [row.values["queued"] is True for row in rows],
+            "regime": [row.known("regime", partial(row.count, least=0, below=2**15)) for row in rows],
+            **{column.name: [row.figure(column.name) for row in rows] for column in POINT if column.kind is float},
+        }
+        try:
+            bulk.insert(self.connection, operating_points, columns)
+        except sa.exc.IntegrityError as error:
+            raise InputError(f"{rows[0].place} and following: an operating point is there twice") from error
+        for key, points in Counter(row.text("task_key") for row in rows).items():
+            if key in self.lacking:
+                self.lacking[key] -= points
+                if self.lacking[key] <= 0:
+                    del self.lacking[key]
+
+    def _store_runs(self, rows: list[Placed]) -> None:
+        runs = []
+        for row in rows:
+            if row.text("run_digest") in self.runs:
+                raise row.error("run_digest", "this run is there twice")
+            self.runs.add(row.text("run_digest"))
+            run = self._run(row)
+            if run.digest().hex() != row.text("run_digest"):
+                raise row.error("run_digest", "not that of the run in this row: something was changed")
+            runs.append(run)
+        store_runs(self.connection, runs, imported_at=[row.moment("stored_at") for row in rows])
+
+    def _run(self, row: Placed) -> NewRun:
+        details = row.json("details") if row.has("details") else {}
+        derived = details.get("derived", [])
+        if not isinstance(derived, list):
+            raise row.error("details", "expected a list of the figures that are derived")
+        figures = {name: row.known(name, row.figure) for name in METRICS}
+        ttft, itl, e2e, tokens, requests = (None if name in derived else value for name, value in figures.items())
+        reported = Reported(
+            tool=row.known("tool", row.text),
+            run=details.get("run"),
+            measured_on=row.known("measured_on", row.day),
+            ttft_ms=ttft,
+            itl_ms=itl,
+            e2e_s=e2e,
+            output_tokens_per_s=tokens,
+            requests_per_s=requests,
+            native_itl_name=row.known("native_itl_name", row.text),
+            native_itl_ms=row.known("native_itl_ms", row.figure),
+            percentiles={tail[:2]: tail[2] for tail in row.percentiles()} if row.has("percentiles") else {},
+        )
+        load = Load(row.word("load", LOADS), row.known("concurrency", row.count), row.known("request_rate", row.figure))
+        return NewRun(
+            case=self._case(row),
+            kv_known=row.has("kv_precision"),
+            load=load,
+            reported=reported,
+            server_version=row.known("server_version", row.text),
+            source=row.text("source"),
+            details=details,
+            derived={name: value for name, value in figures.items() if name in derived and value is not None},
+        )
+
+
+_ANSWERS = tuple(outcome.value for outcome in OUTCOMES if outcome.is_answer)
+
+
+@dataclass(frozen=True)
+class _Engine:
+    name: str
+    fingerprint: str
+    options: Mapping[str, object]

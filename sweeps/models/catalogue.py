@@ -1,0 +1,140 @@
+"""The models gpuscout knows by name: the catalogue that ships with it, and what people type to choose from it."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import pkgutil
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
+from gpuscout.sweeps.models.architecture import Architecture
+
+_GLOB = frozenset("*?[")
+_WORDS = re.compile(r"[a-z]+\d*|[\d.]+[a-z]*")
+
+
+def is_path(text: str) -> bool:
+    """Whether a local folder or configuration file is meant, not a name."""
+    return text.startswith((".", "/", "~")) or text.endswith(".json")
+
+
+class ModelCatalogue:
+    """Models by their Hugging Face names. Architectures are worked out when they are asked for, once.
+
+    An entry is a `config.json` without the fields that do not matter here. Three things keep it short: `base` names
+    the entry that holds the other fields (null removes one), `quantization` stands for `quantization_config`, and a
+    list may be written as runs: `{"runs": [[2, "a"], [3, ["b", "c"]]]}` is a, a and three times b, c.
+    """
+
+    def __init__(self, entries: Mapping[str, Mapping[str, Any]], *, source: str = "the model catalogue") -> None:
+        self._entries = dict(entries)
+        self._source = source
+        self._architectures: dict[str, Architecture] = {}
+
+    @classmethod
+    def load(cls) -> ModelCatalogue:
+        """The catalogue that ships with gpuscout; the same object on every call."""
+        return _shipped()
+
+    def names(self) -> tuple[str, ...]:
+        """All names, sorted without regard to case."""
+        return tuple(sorted(self._entries, key=str.casefold))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, name: str) -> Architecture:
+        """The architecture of one model by its exact name. Raises UnknownNameError."""
+        if name not in self._architectures:
+            # Only what is needed is imported: listing names must stay fast.
+            from gpuscout.sweeps.models.config import architecture_from_config
+
+            self._architectures[name] = architecture_from_config(
+                self.config(name), name=name, source=f"{self._source}, {name}"
+            )
+        return self._architectures[name]
+
+    def config(self, name: str) -> dict[str, Any]:
+        """The configuration of one model, written out. Raises UnknownNameError."""
+        if name not in self._entries:
+            raise self._unknown(name)
+        fields: dict[str, Any] = {}
+        chain = [name]
+        while (base := self._entries[chain[-1]].get("base")) is not None:
+            chain.append(base)
+        for entry in (self._entries[link] for link in reversed(chain)):
+            fields.update({key: _expanded(value) for key, value in entry.items() if key != "base"})
+        if "quantization" in fields:
+            fields["quantization_config"] = fields.pop("quantization")
+        return {key: value for key, value in fields.items() if value is not None}
+
+    def resolve(self, text: str) -> list[str]:
+        """The names that `text` stands for: one for a name, one or more, in order, for a pattern.
+
+        In this order: an exact name, a name in another case, the part after the slash where only one model has it,
+        a pattern with `*`, `?` or `[…]` (without a slash it may also match the part after the slash).
+        Raises UnknownNameError with the nearest names, InputError when several models share the name.
+        """
+        if text in self._entries:
+            return [text]
+        wanted = text.strip().casefold()
+        folded = {name.casefold(): name for name in self.names()}
+        if wanted in folded:
+            return [folded[wanted]]
+        if _GLOB & set(wanted):
+            found = [
+                name
+                for name in self.names()
+                if fnmatch.fnmatchcase(name.casefold(), wanted)
+                or ("/" not in wanted and fnmatch.fnmatchcase(_bare(name).casefold(), wanted))
+            ]
+            if found:
+                return found
+            raise UnknownNameError("model", text, hint="no model of the catalogue matches this pattern")
+        found = [name for name in self.names() if _bare(name).casefold() == wanted]
+        if len(found) > 1:
+            raise InputError(
+                f"several models are called {json.dumps(text, ensure_ascii=False)}", hint=f"say {' or '.join(found)}"
+            )
+        if not found:
+            raise self._unknown(text)
+        return found
+
+    def _unknown(self, name: str) -> UnknownNameError:
+        """The error, with names that are near as a whole or after the slash, or say all that was typed and more."""
+        bare = {_bare(known): known for known in self.names()}
+        wanted = set(_WORDS.findall(_bare(name).casefold()))
+        longer = [part for part in bare if wanted and wanted <= set(_WORDS.findall(part.casefold()))]
+        close = nearest(name, self.names()) if "/" in name else []
+        close += [bare[part] for part in sorted(longer, key=len)]
+        close += [bare[part] for part in nearest(_bare(name), bare)]
+        return UnknownNameError("model", name, list(dict.fromkeys(close))[:3])
+
+
+def _bare(name: str) -> str:
+    """The part after the slash."""
+    return name.rpartition("/")[2]
+
+
+def _expanded(value: Any) -> Any:
+    """The same value with every list written out."""
+    if not isinstance(value, dict):
+        return value
+    if set(value) != {"runs"}:
+        return {key: _expanded(inner) for key, inner in value.items()}
+    return [item for count, run in value["runs"] for item in (run if isinstance(run, list) else [run]) * count]
+
+
+@cache
+def _shipped() -> ModelCatalogue:
+    data = pkgutil.get_data("gpuscout.sweeps", "data/models.json")
+    if data is None:
+        raise FileNotFoundError("gpuscout.sweeps: data/models.json")
+    return ModelCatalogue(json.loads(data)["models"])

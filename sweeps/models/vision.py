@@ -1,0 +1,77 @@
+"""Counting the weights of vision towers and projectors: exact for Qwen and Gemma 4, close for other families."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gpuscout.sweeps.models.fields import Fields
+
+# What a multimodal model's vision_config may leave out, by the outer model_type.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "kimi_k25": {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "image_size": 896},
+    "kimi_k3": {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "image_size": 896},
+    "llama4": {"image_size": 336},
+    "step3p7": {"hidden_size": 1536, "mlp_ratio": 8960 / 1536, "num_hidden_layers": 47, "image_size": 728},
+}
+
+
+def vision_parameters(fields: Fields, model_type: str | None, text_hidden: int) -> int:
+    """Weights of everything that is not the decoder; `model_type` is that of the whole multimodal model.
+
+    A `vision_parameters` figure in the configuration (the catalogue's own field) overrides the count.
+    """
+    stated = fields.integer("vision_parameters", low=0, high=10**12)
+    if stated is not None:
+        return stated
+    section = fields.section("vision_config")
+    if section is None:
+        return 0
+    known: Mapping[str, Any] = {**_DEFAULTS.get(model_type or "", {}), **section.config}
+    vision = Fields(known, source=fields.source, path="vision_config.")
+    hidden = vision.integer("hidden_size", "embed_dim", "width")
+    depth = vision.integer("depth", "num_hidden_layers", "layers", high=1000)
+    if hidden is None or depth is None:
+        return 0
+    ratio = vision.number("mlp_ratio", default=4.0, low=0.1, high=100)
+    inner = vision.integer("intermediate_size", default=int(hidden * ratio))
+    patch = _side(vision, "patch_size", 14)
+    kind = model_type or ""
+    if kind.startswith(("qwen3_vl", "qwen3_5")):
+        return _qwen(vision, hidden, inner, depth, patch, deepstack=kind.startswith("qwen3_vl"))
+    if kind.startswith("gemma4"):
+        return _gemma(vision, hidden, inner, depth, patch) + hidden * text_hidden
+    layer = 4 * hidden * (hidden + 1) + 2 * hidden * inner + inner + 5 * hidden
+    positions = (_side(vision, "image_size", 448) // patch) ** 2
+    projector = text_hidden * (hidden + text_hidden)
+    if kind == "step3p7":  # two convolutions, each halving the resolution and doubling the width
+        projector = 9 * (2 * hidden * hidden + 8 * hidden * hidden) + 4 * hidden * text_hidden
+    return depth * layer + hidden * (3 * patch * patch + positions) + projector
+
+
+def _gemma(vision: Fields, hidden: int, inner: int, depth: int, patch: int) -> int:
+    """Gemma 4: gated MLPs, no biases, positions in two directions."""
+    heads = vision.integer("num_attention_heads", default=16)
+    layer = 4 * hidden * hidden + 3 * hidden * inner + 4 * hidden + 2 * max(1, hidden // heads)
+    positions = 2 * vision.integer("position_embedding_size", default=10_240)
+    return depth * layer + hidden * (3 * patch * patch + positions)
+
+
+def _qwen(vision: Fields, hidden: int, inner: int, depth: int, patch: int, *, deepstack: bool) -> int:
+    """Qwen3-VL and Qwen3.5: a merger of four patches, and in Qwen3-VL one more for each of three middle layers."""
+    merged = hidden * vision.integer("spatial_merge_size", default=2, high=64) ** 2
+    out = vision.required("out_hidden_size")
+    frames = _side(vision, "temporal_patch_size", 2)
+    layer = 4 * hidden * (hidden + 1) + 2 * hidden * inner + inner + hidden + 4 * hidden
+    merger = merged * (merged + 1) + merged * out + out
+    embeddings = hidden * (3 * frames * patch * patch + 1)
+    embeddings += hidden * vision.integer("num_position_embeddings", default=2304)
+    return depth * layer + embeddings + merger + 2 * hidden + (3 * (merger + 2 * merged) if deepstack else 0)
+
+
+def _side(vision: Fields, name: str, default: int) -> int:
+    """The length of one side of an image or patch, which may be given for both sides."""
+    value = vision.config.get(name)
+    if isinstance(value, list | tuple) and value:
+        value = value[0]
+    return default if value is None else vision.checked_integer(name, value, high=2**16)

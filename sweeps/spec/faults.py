@@ -1,0 +1,195 @@
+"""What can be wrong with a value of a spec, in words: found, allowed, nearest; and pydantic's errors in those words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from gpuscout.sweeps.errors import nearest, quoted
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong with a value, or with the part of it that `path` leads to. `at_key`: with the key itself."""
+
+    message: str
+    path: Path = ()
+    hint: str | None = None
+    at_key: bool = False
+
+    def under(self, path: Path) -> Fault:
+        return replace(self, path=path + self.path)
+
+
+class UnknownKey(Fault):
+    """A key that its mapping does not have; `path` ends with it."""
+
+
+class InvalidValue(ValueError):
+    """Everything wrong with one value. A ValueError, so that pydantic collects it with those of other fields."""
+
+    def __init__(self, *faults: Fault) -> None:
+        super().__init__("; ".join(fault.message for fault in faults))
+        self.faults = faults
+
+
+class Faults:
+    """Collects the faults of the parts of a value, so that one bad part does not hide the next."""
+
+    def __init__(self) -> None:
+        self._found: list[Fault] = []
+
+    def add(self, *faults: Fault, under: Path = ()) -> None:
+        self._found.extend(fault.under(under) for fault in faults)
+
+    def raise_if_any(self) -> None:
+        if self._found:
+            raise InvalidValue(*self._found)
+
+
+def found(value: object) -> str:
+    """How to speak of a value that was not expected."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return str(value).lower()
+        case str():
+            return f"the text {quoted(value)}" if value else 'empty text ("")'
+        case int() | float():
+            return "a very large number" if abs(value) >= 1e30 else repr(value)
+        case Mapping():
+            return "a mapping (key: value)"
+        case _ if isinstance(value, Sequence):
+            return "a list" if value else "an empty list"
+    return f"a {type(value).__name__}"
+
+
+def unexpected(expected: str, value: object, path: Path = ()) -> Fault:
+    """A value of the wrong type. The hint explains how YAML came to read it so."""
+    return Fault(f"expected {expected}, found {found(value)}", path, _reading_hint(expected, value))
+
+
+def _reading_hint(expected: str, value: object) -> str | None:
+    if isinstance(value, bool):
+        return "YAML reads yes, no, on and off as true or false; text needs quotes" if "text" in expected else None
+    if isinstance(value, int | float):
+        return "text that looks like a number needs quotes" if "text" in expected else None
+    if isinstance(value, str) and "number" in expected:
+        try:
+            number = float(value)
+        except (ValueError, OverflowError):
+            return None
+        if "e" in value.casefold() and abs(number) < 1e15 and number.is_integer():
+            return f"YAML reads {value} as text; write {int(number)}"
+        return "a number needs no quotes"
+    return None
+
+
+def unknown(
+    kind: str, name: str, allowed: Iterable[str], *, path: Path = (), synonyms: Mapping[str, str] | None = None
+) -> Fault:
+    """A name that is none of `allowed`, with the nearest of them. `synonyms` maps what people type instead."""
+    allowed = tuple(allowed)
+    near = _near(name, allowed, synonyms)
+    meant = f"did you mean {' or '.join(near)}?   " if near else ""
+    return Fault(f"unknown {kind} {quoted(name)}", path, f"{meant}allowed: {', '.join(allowed)}")
+
+
+def unknown_key(
+    name: str, allowed: Iterable[str], *, path: Path = (), synonyms: Mapping[str, str] | None = None
+) -> UnknownKey:
+    """A key that a mapping does not have; `path` leads to the mapping."""
+    allowed = tuple(allowed)
+    message = f"unknown key {quoted(name)}"
+    if near := _near(name, allowed, synonyms):
+        return UnknownKey(f"{message}; did you mean {' or '.join(map(quoted, near))}?", (*path, name), at_key=True)
+    return UnknownKey(message, (*path, name), f"allowed: {', '.join(allowed)}", at_key=True)
+
+
+def _near(name: str, allowed: Sequence[str], synonyms: Mapping[str, str] | None) -> list[str]:
+    meant = (synonyms or {}).get(name.casefold())
+    return [meant] if meant is not None and meant in allowed else nearest(name, allowed)
+
+
+def as_list(value: object) -> list[tuple[Path, Any]]:
+    """The entries of a list, or of a single value given in place of a list, with the path to each."""
+    if isinstance(value, list | tuple):
+        return [((position,), entry) for position, entry in enumerate(value)]
+    return [((), value)]
+
+
+def repeated(
+    entries: Iterable[tuple[Path, object]], faults: Faults, *, key: Callable[[Any], Hashable] = lambda e: e
+) -> None:
+    """Add a fault for every entry that equals an earlier one; `key` makes entries hashable that are not."""
+    seen = set()
+    for path, entry in entries:
+        if key(entry) in seen:
+            what = found(entry).removeprefix("the text ") if isinstance(entry, str | int | float) else "this entry"
+            faults.add(Fault(f"{what} is listed twice", path))
+        seen.add(key(entry))
+
+
+def faults_of(errors: Iterable[ErrorDetails], allowed_keys: Iterable[str]) -> list[Fault]:
+    """Pydantic's errors about one mapping in our words; `allowed_keys` are the keys that mapping may have."""
+    result: list[Fault] = []
+    for error in errors:
+        path: Path = tuple(error["loc"])
+        cause = error.get("ctx", {}).get("error")
+        if isinstance(cause, InvalidValue):
+            result.extend(fault.under(path) for fault in cause.faults)
+        elif error["type"] == "missing":
+            result.append(Fault("missing", path))
+        elif error["type"] == "extra_forbidden":
+            result.append(unknown_key(str(path[-1]), allowed_keys, path=path[:-1], synonyms=KEY_SYNONYMS))
+        else:
+            result.append(unexpected(_EXPECTED.get(error["type"], "something else"), error["input"], path))
+    return result
+
+
+# What is left to pydantic's own checks; everything else has a validator of ours.
+_EXPECTED = {
+    "string_type": "text",
+    "model_type": "a mapping (key: value)",
+    "model_attributes_type": "a mapping (key: value)",
+    "dict_type": "a mapping (key: value)",
+}
+
+KEY_SYNONYMS: Mapping[str, str] = {
+    "model": "models",
+    "gpu": "gpus",
+    "hardware": "gpus",
+    "server": "servers",
+    "backend": "servers",
+    "tp": "tensor_parallel",
+    "tp_size": "tensor_parallel",
+    "tensor_parallel_size": "tensor_parallel",
+    "pp": "pipeline_parallel",
+    "dp": "data_parallel",
+    "ep": "expert_parallel",
+    "dtype": "precision",
+    "quantization": "precision",
+    "kv_cache_dtype": "kv_precision",
+    "gpu_memory_fraction": "gpu_memory_utilization",
+    "context": "max_model_len",
+    "batch_size": "concurrency",
+    "concurrencies": "concurrency",
+    "isl": "input_len",
+    "max_gpus": "limits",
+    "max_tasks": "limits",
+    "input": "input_len",
+    "input_tokens": "input_len",
+    "osl": "output_len",
+    "output": "output_len",
+    "output_tokens": "output_len",
+    "include": "only",
+    "slos": "slo",
+    "base": "extends",
+}

@@ -1,0 +1,154 @@
+"""The workloads of a sweep spec: presets, or lengths whose lists and ranges make several workloads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gpuscout.sweeps.errors import UnknownNameError, quoted
+from gpuscout.sweeps.spec.axes import MAX_VALUES, RANGE_KEYS, TOKENS
+from gpuscout.sweeps.spec.entries import LONGEST_NAME, NAME_PATTERN, parse_description, parse_name
+from gpuscout.sweeps.spec.faults import (
+    KEY_SYNONYMS,
+    Fault,
+    Faults,
+    InvalidValue,
+    Path,
+    as_list,
+    unexpected,
+    unknown_key,
+)
+from gpuscout.sweeps.workloads import PRESETS, Workload, resolve_workload
+
+_LENGTHS = ("input_len", "output_len")
+_WORKLOAD_KEYS = ("name", "input_len", "output_len", "description")
+
+
+def parse_workloads(value: object) -> tuple[Workload, ...]:
+    """Presets, named lengths, or a mapping of names to lengths. Lengths may be lists or ranges: all pairs are taken."""
+    entries: list[tuple[Path, str | None, object]]
+    if isinstance(value, Mapping) and not _is_one_workload(value):
+        entries = [((str(name),), str(name), entry) for name, entry in value.items()]
+    else:
+        entries = [(path, None, entry) for path, entry in as_list(value)]
+    if not entries:
+        raise InvalidValue(Fault("no workload is given", hint=f"presets: {', '.join(PRESETS)}"))
+    faults = Faults()
+    workloads: list[Workload] = []
+    workloads_by_name: dict[str, Workload] = {}
+    for path, name, entry in entries:
+        try:
+            for workload in _workloads_of(name, entry):
+                if workloads_by_name.setdefault(workload.name, workload) != workload:
+                    raise InvalidValue(Fault(f"another workload is named {quoted(workload.name)} too"))
+                workloads.append(workload)
+        except InvalidValue as invalid:
+            faults.add(*invalid.faults, under=path)
+    if len(workloads) > MAX_VALUES:
+        faults.add(Fault(f"{len(workloads):,} workloads are too many; at most {MAX_VALUES:,}"))
+    faults.raise_if_any()
+    return tuple(workloads)
+
+
+def _is_one_workload(value: Mapping[Any, Any]) -> bool:
+    """Whether this is a workload itself, given in place of a list, and not a mapping of names to workloads."""
+    return any(
+        not isinstance(value[key], Mapping) or RANGE_KEYS[0] in value[key]
+        for key in _LENGTHS
+        if value.get(key) is not None
+    )
+
+
+def _workloads_of(name: str | None, entry: object) -> list[Workload]:
+    if name is not None and (entry is None or entry == {}):
+        entry = name
+    if isinstance(entry, str):
+        try:
+            return [resolve_workload(entry)]
+        except UnknownNameError as error:
+            raise InvalidValue(Fault(error.message, hint=error.hint)) from None
+    if not isinstance(entry, Mapping):
+        presets = ", ".join(PRESETS)
+        raise InvalidValue(unexpected(f"a preset ({presets}) or a mapping with input_len and output_len", entry))
+    return _swept_workloads(name, entry)
+
+
+def _swept_workloads(name: str | None, entry: Mapping[Any, Any]) -> list[Workload]:
+    faults = Faults()
+    for key in entry:
+        if key not in _WORKLOAD_KEYS or (key == "name" and name is not None):
+            allowed = _WORKLOAD_KEYS if name is None else _WORKLOAD_KEYS[1:]
+            faults.add(unknown_key(str(key), allowed, synonyms=KEY_SYNONYMS))
+    texts: dict[str, str] = {}
+    for key, parse in (("name", parse_name), ("description", parse_description)):
+        given = name if key == "name" and name is not None else entry.get(key)
+        if given is None:
+            continue
+        try:
+            texts[key] = parse(given)
+        except InvalidValue as invalid:
+            faults.add(*invalid.faults, under=(key,) if key in entry else ())
+    lengths: dict[str, tuple[int, ...]] = {}
+    for key in _LENGTHS:
+        if key not in entry:
+            faults.add(Fault("missing", (key,), "a number of tokens, a list, or a range"))
+            continue
+        try:
+            lengths[key] = TOKENS.parse(entry[key])
+        except InvalidValue as invalid:
+            faults.add(*invalid.faults, under=(key,))
+    faults.raise_if_any()
+    return _all_lengths(texts.get("name"), texts.get("description", ""), lengths["input_len"], lengths["output_len"])
+
+
+def _all_lengths(
+    name: str | None, description: str, input_lens: Sequence[int], output_lens: Sequence[int]
+) -> list[Workload]:
+    pairs = len(input_lens) * len(output_lens)
+    if pairs > MAX_VALUES:
+        raise InvalidValue(Fault(f"{pairs:,} pairs of lengths are too many; at most {MAX_VALUES:,}"))
+    if name is not None and pairs == 1:
+        return [Workload(name, input_lens[0], output_lens[0], description)]
+    prefix = f"{name}-" if name else ""
+    return [
+        Workload(f"{prefix}{input_len}x{output_len}", input_len, output_len, description)
+        for input_len in input_lens
+        for output_len in output_lens
+    ]
+
+
+def workload_as_given(workload: Workload) -> object:
+    """As written in a spec."""
+    if PRESETS.get(workload.name) == workload:
+        return workload.name
+    plain: dict[str, object] = {
+        "name": workload.name,
+        "input_len": workload.input_len,
+        "output_len": workload.output_len,
+    }
+    return {**plain, "description": workload.description} if workload.description else plain
+
+
+def workloads_json_schema() -> dict[str, object]:
+    """The JSON Schema of what `parse_workloads` takes."""
+    preset = {"type": "string", "examples": list(PRESETS), "description": f"A preset: {', '.join(PRESETS)}."}
+    length = TOKENS.json_schema()
+    lengths: dict[str, Any] = {
+        "type": "object",
+        "properties": {
+            "input_len": {**length, "description": "Tokens a request brings."},
+            "output_len": {**length, "description": "Tokens of its answer."},
+            "description": {"type": "string"},
+        },
+        "required": ["input_len", "output_len"],
+        "additionalProperties": False,
+    }
+    name = {"type": "string", "pattern": NAME_PATTERN, "maxLength": LONGEST_NAME}
+    named = {**lengths, "properties": {"name": name, **lengths["properties"]}}
+    entry = {"anyOf": [preset, named]}
+    by_name = {
+        "type": "object",
+        "minProperties": 1,
+        "additionalProperties": {"anyOf": [lengths, {"type": "null"}, {"type": "object", "maxProperties": 0}]},
+    }
+    return {"anyOf": [entry, {"type": "array", "items": entry, "minItems": 1}, by_name]}

@@ -1,0 +1,249 @@
+"""Plots by what they show: labels that do not collide, every GPU named once, points where the data says."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpuscout.runner.cli.main import execute
+from gpuscout.runner.cli.plots.curves import curves
+from gpuscout.runner.cli.plots.files import Drawing, check_plot, save
+from gpuscout.runner.cli.plots.frontier import frontier
+from gpuscout.runner.cli.plots.panels import spread, styles
+from gpuscout.store.database.connect import open_store
+from gpuscout.store.queries.pareto import METRICS, Front, Metric, Pareto
+from gpuscout.sweeps.errors import InputError
+from tests.support.commands import environment
+from tests.support.rank_stores import an_answer, fill
+
+pytest.importorskip("matplotlib")
+
+GPUS = [
+    f"{maker}-{number}00-{memory}GB" for maker in ("A", "B", "RTX") for number in (1, 2, 3, 4) for memory in (24, 80)
+]
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def points(gpus: list[str], **how: Any) -> list[dict[str, Any]]:
+    """Curves that nearly coincide, so that their ends are at nearly the same height."""
+    about = {
+        "model": "a/One",
+        "workload": "chat",
+        "input_len": 1024,
+        "output_len": 512,
+        "kind": "estimated",
+        "num_gpus": 1,
+    }
+    return [
+        about
+        | {"gpu": gpu, "precision": "fp8", "server": "vllm", "concurrency": c, "queued": False}
+        | {"itl_ms": 5.0 * (1 + c / 64) + place / 100, "output_tokens_per_s_per_gpu": 20.0 * c + place / 10}
+        | how
+        for place, gpu in enumerate(gpus)
+        for c in (1, 4, 16, 64)
+    ]
+
+
+def texts(drawing: Drawing) -> list[tuple[str, Any]]:
+    """Every text of a figure that is seen, with its box in pixels."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+
+    FigureCanvasAgg(drawing.figure).draw()
+    found = [text for text in drawing.figure.findobj(Text) if text.get_visible() and text.get_text()]  # type: ignore[attr-defined]
+    boxes = [(text.get_text(), text.get_window_extent()) for text in found]  # type: ignore[attr-defined]
+    # Ticks beyond the axes exist, but are not drawn.
+    return [(text, box) for text, box in boxes if box.width > 0 and not re.fullmatch(r"[\d,.]+", text)]
+
+
+def check_labels(drawing: Drawing, expected: list[str]) -> None:
+    """Every name stands there as often as it is expected, within the picture, and no two texts overlap."""
+    found = texts(drawing)
+    assert sorted(text for text, _ in found if text in expected) == sorted(expected)
+    width, height = drawing.figure.get_size_inches() * drawing.figure.dpi
+    for text, box in found:
+        assert min(box.x0, box.y0) >= 0, text
+        assert box.x1 <= width, text
+        assert box.y1 <= height, text
+    for (one, first), (other, second) in itertools.combinations(found, 2):
+        apart = first.x1 <= second.x0 or second.x1 <= first.x0 or first.y1 <= second.y0 or second.y1 <= first.y0
+        assert apart, (one, other)
+
+
+@pytest.mark.parametrize("count", [1, 12, len(GPUS)])
+def test_labels_of_many_gpus_do_not_collide(count: int) -> None:
+    drawing = curves(points(GPUS[:count]), METRICS["itl"])
+    check_labels(drawing, GPUS[:count])
+    found = {text for text, _ in texts(drawing)}
+    assert {"ITL (ms)", "output tokens/s per GPU", "a/One, chat (1,024 in / 512 out)"} <= found
+
+
+def test_lines_go_through_the_best_points_of_each_gpu() -> None:
+    rows = points(["X", "Y"])
+    worse = [
+        row | {"num_gpus": 2, "output_tokens_per_s_per_gpu": row["output_tokens_per_s_per_gpu"] / 2} for row in rows
+    ]
+    waits = [row | {"queued": True, "output_tokens_per_s_per_gpu": 9e9} for row in rows]
+    unknown = [row | {"itl_ms": None} for row in rows]
+    drawing = curves([*worse, *rows, *waits, *unknown], METRICS["itl"])
+    (axes,) = drawing.figure.axes
+    lines = {line.get_gid(): line for line in axes.lines if line.get_gid()}
+    assert len(lines) == 2
+    for gpu, line in zip(("X", "Y"), lines.values(), strict=True):
+        own = [row for row in rows if row["gpu"] == gpu]
+        assert line.get_xdata().tolist() == [row["itl_ms"] for row in own]  # type: ignore[union-attr]
+        assert line.get_ydata().tolist() == [row["output_tokens_per_s_per_gpu"] for row in own]  # type: ignore[union-attr]
+    # 20 to 1,280 tokens/s spans decades, 5 to 10 ms does not.
+    assert (axes.get_xscale(), axes.get_yscale()) == ("linear", "log")
+    assert "X x1 fp8, vllm, concurrency 64: 10 ms, 1,280 tokens/s per GPU" in drawing.tips["points-0"]
+
+
+def test_measured_runs_are_lines_of_their_own_in_their_gpus_colour() -> None:
+    drawing = curves([*points(GPUS[:3]), *points(GPUS[:3], kind="measured", itl_ms=7.0)], METRICS["itl"])
+    names = [f"{gpu} ({kind})" for gpu in GPUS[:3] for kind in ("estimated", "measured")]
+    check_labels(drawing, names)
+    lines = [line for line in drawing.figure.axes[0].lines if line.get_gid()]
+    assert [line.get_color() for line in lines[::2]] == [line.get_color() for line in lines[1::2]]
+
+
+def test_panels_for_models_and_workloads() -> None:
+    models = [f"org/model-{number}" for number in range(13)]
+    some = [row for model in models[:5] for row in points(GPUS[:12], model=model)]
+    drawing = curves(some, METRICS["itl"])
+    assert len(drawing.figure.axes) == 5
+    check_labels(drawing, GPUS[:12] * 5)
+    with pytest.raises(InputError, match="12 pairs of model and workload"):
+        curves((row for model in models for row in points(["X"], model=model)), METRICS["itl"])
+    with pytest.raises(InputError, match="nothing to draw"):
+        curves(points(["X"], queued=True), METRICS["itl"])
+
+
+def a_front(*metrics: Metric) -> Pareto:
+    rows = points(GPUS[:14])
+    best = [
+        row | {"dominated": False, "usd_per_mtok": 0.1 * place, "ttft_ms": 100.0 + place}
+        for place, row in enumerate(rows, 1)
+    ]
+    rest = [
+        row | {"dominated": True, "usd_per_mtok": 60.0, "itl_ms": 90.0 + place / 10} for place, row in enumerate(best)
+    ]
+    front = Front("a/One", "chat", 1024, 512, (*best, *rest), len(best) + len(rest), 0, 0)
+    return Pareto(metrics, (front,), None)
+
+
+@pytest.mark.parametrize("names", [("cost", "itl"), ("cost", "itl", "ttft")])
+def test_the_frontier_names_its_gpus_and_shows_all_points(names: tuple[str, ...]) -> None:
+    found = a_front(*(METRICS[name] for name in names))
+    drawing = frontier(found)
+    check_labels(drawing, GPUS[:14])
+    (axes,) = drawing.figure.axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("cost (USD/Mtok)", "ITL (ms)")
+    drawn = {
+        (x, y)
+        for line in axes.lines
+        if (line.get_gid() or "").startswith("points-")
+        for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)  # type: ignore[arg-type]
+    }
+    best = [point for point in found.fronts[0].points if not point["dominated"]]
+    assert drawn == {(point["usd_per_mtok"], point["itl_ms"]) for point in best}
+    (grey,) = (line for line in axes.lines if line.get_gid() == "dominated")
+    assert len(grey.get_xdata()) == len(best)  # type: ignore[arg-type]
+    shown = [text for text, _ in texts(drawing)]
+    assert "grey: 56 dominated" in shown
+    assert ("size: TTFT (ms), 101 to 156" in shown) == (len(names) == 3)
+
+
+def test_svg_and_html_hold_texts_and_tooltips_and_need_nothing_else(tmp_path: Path) -> None:
+    drawing = curves(points(GPUS[:12]), METRICS["itl"])
+    for name in ("curves.svg", "again.svg", "curves.html", "curves.png"):
+        save(drawing, tmp_path / name)
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "curves.svg").read_bytes() == (tmp_path / "again.svg").read_bytes()
+    root = ElementTree.parse(tmp_path / "curves.svg").getroot()
+    heights = {
+        "".join(text.itertext()): float(text.get("y", "nan"))
+        for text in root.iter(f"{SVG}text")
+        if "".join(text.itertext()) in GPUS
+    }
+    assert sorted(heights) == sorted(GPUS[:12])
+    placed = sorted(heights.values())
+    assert all(b - a >= 8 for a, b in itertools.pairwise(placed)), "labels are 7.5 points high"
+    tips = [title.text or "" for title in root.iter(f"{SVG}title")]
+    assert len(tips) == 12 * 4
+    assert f"{GPUS[0]} x1 fp8, vllm, concurrency 1: 5.078 ms, 20 tokens/s per GPU" in tips
+    page = (tmp_path / "curves.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    assert "<script" not in page
+    assert not re.findall(r"(?:src|href)=\"(?!#)[^\"]*\"", page.replace("xlink:href", "href"))
+    assert set(re.findall(r"https?://[^\"\s]+", page)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+
+
+@given(
+    wanted=st.lists(st.floats(0, 1), min_size=1, max_size=30),
+    step=st.sampled_from([0.01, 0.03, 0.2]),
+)
+def test_labels_are_spread_as_little_as_needed(wanted: list[float], step: float) -> None:
+    places = spread(wanted, step, 0.0, 1.0)
+    ordered = sorted(places)
+    assert all(b - a >= step - 1e-9 for a, b in itertools.pairwise(ordered))
+    if step * (len(wanted) - 1) <= 1:
+        assert ordered[0] >= -1e-9
+        assert ordered[-1] <= 1 + 1e-9
+    for (a, placed_a), (b, placed_b) in itertools.combinations(zip(wanted, places, strict=True), 2):
+        assert a == b or (a < b) == (placed_a < placed_b)
+    if all(abs(a - b) >= step for a, b in itertools.combinations(wanted, 2)):
+        assert places == pytest.approx(wanted)
+
+
+def test_styles_tell_sixty_gpus_apart() -> None:
+    found = styles(f"gpu {number}" for number in range(63))
+    assert len({(style.color, style.marker) for style in found.values()}) == 63
+
+
+def test_what_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="does not say its format"):
+        check_plot(Path("plot.pdf"))
+    with pytest.raises(InputError, match="no folder"):
+        check_plot(tmp_path / "nowhere" / "plot.png")
+    (tmp_path / "plot.png").mkdir()
+    with pytest.raises(InputError, match="cannot write"):
+        save(curves(points(["X"]), METRICS["itl"]), tmp_path / "plot.png")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(InputError, match="matplotlib") as raised:
+        check_plot(tmp_path / "plot.svg")
+    assert raised.value.hint == "pip install 'gpuscout[plots]'"
+
+
+def test_the_commands_draw_and_import_matplotlib_only_then(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
+    with open_store(url, create=True) as store, store.writing() as connection:
+        fill(connection, [an_answer(points={1: {}, 8: {"itl_ms": 20.0, "output_tokens_per_s": 500.0}})])
+    for command, *options in (["query", "--latency", "interactivity"], ["pareto", "--metrics", "itl,throughput"]):
+        file = tmp_path / f"{command}.svg"
+        assert execute([command, "--db", url, *options, "--plot", str(file)]) == 0
+        told = capsys.readouterr()
+        assert f"drawn: {file}" in told.err
+        drawn = {"".join(text.itertext()) for text in ElementTree.parse(file).getroot().iter(f"{SVG}text")}
+        assert {"H100", "a/One, chat (1,024 in / 512 out)"} <= drawn
+    check = f"""
+import sys
+from gpuscout.runner.cli.main import execute
+for command in ("query", "pareto"):
+    assert execute([command, "--db", {url!r}, "--csv"]) == 0
+found = {{"matplotlib", "pandas", "ray", "transformers", "alembic"}} & set(sys.modules)
+assert not found, found
+"""
+    done = subprocess.run([sys.executable, "-c", check], env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

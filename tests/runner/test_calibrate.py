@@ -1,0 +1,269 @@
+"""Calibration: the shipped constants are its output, known constants are found again, intervals hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from gpuscout.runner.accuracy.estimate import estimate
+from gpuscout.runner.accuracy.seen import errors_seen
+from gpuscout.runner.calibration.document import calibrate, figures_document
+from gpuscout.runner.calibration.fit import fit
+from gpuscout.runner.calibration.intervals import coverage
+from gpuscout.runner.calibration.parameters import PRIORS, Parameters
+from gpuscout.runner.calibration.rows import Figures, FitRows, fit_rows
+from gpuscout.runner.engines.base import as_ladder
+from gpuscout.runner.engines.roofline import RooflineEngine
+from gpuscout.runner.engines.roofline import constants as constants_module
+from gpuscout.runner.engines.roofline.constants import NAMES, Constants
+from gpuscout.store.database.connect import open_store
+from gpuscout.store.measured import LoadKind, MeasuredRun, public_runs, runs_digest
+from gpuscout.store.measured.runs import FITTED_FILES
+from gpuscout.store.schema import engines
+from gpuscout.sweeps.cases import Case, CaseColumns
+from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
+from gpuscout.sweeps.models.catalogue import ModelCatalogue
+from gpuscout.sweeps.trust import NO_TRUST
+from tests.support.forked import gpuscout
+
+Document = dict[str, dict[str, dict[str, dict[str, float]]]]
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Document:
+    document: Document = json.loads(Path(constants_module.__file__).with_name("constants.json").read_text())
+    return document
+
+
+@pytest.fixture(scope="module")
+def kinds() -> list[FitRows]:
+    return fit_rows(shipped_runs())
+
+
+def shipped_runs() -> tuple[MeasuredRun, ...]:
+    return public_runs(*FITTED_FILES)
+
+
+# --- the shipped constants
+
+
+def test_the_shipped_constants_are_fitted_to_the_shipped_runs(shipped: Document) -> None:
+    assert shipped["data_digest"] == runs_digest(shipped_runs())
+    assert shipped["runs"] == 2494
+    assert set(PRIORS) == set(NAMES)
+
+
+def test_a_refit_does_not_move_the_shipped_constants(shipped: Document, kinds: list[FitRows]) -> None:
+    parameters = Parameters()
+    start = parameters.vector(Constants.load().to_dict())
+    refitted = fit(kinds, parameters, start)
+    # Constants that trade with each other (waits before the first token) lie in a flat valley: judge by prior widths.
+    assert (np.abs(refitted.vector - start) / parameters.width).max() < 0.25
+    for vector in (start, refitted.vector):
+        figures = [rows.predict(parameters.logs(vector, parameters.masks(rows.family, rows.server))) for rows in kinds]
+        for load, recorded in shipped["errors"]["fitted"].items():
+            now = figures_document(kinds, figures)[load]
+            for name in set(recorded) - {"choice_regret", "choice_within_5_percent"}:
+                assert now[name] == pytest.approx(recorded[name], abs=0.01), (load, name)
+
+
+def test_recorded_errors_of_models_left_out(shipped: Document) -> None:
+    """What the README states; a worse calibration is not shipped unnoticed."""
+    left_out = shipped["errors"]["model_left_out"]
+    assert left_out["closed loop"]["itl"] < 0.10
+    assert left_out["closed loop"]["throughput"] < 0.10
+    assert left_out["closed loop"]["ttft"] < 0.25
+    assert left_out["closed loop"]["choice_regret"] < 0.10
+    servers = {load.partition(", ")[2] for load in left_out if load.startswith("closed loop, ")}
+    assert servers == {"vllm", "sglang", "trtllm"}
+    assert left_out["offline maximum"]["throughput"] < 0.20
+    for share in shipped["errors"]["inside_80_percent_interval"]["closed loop"].values():
+        assert 0.75 <= share <= 0.90
+
+
+# --- the fit
+
+
+def test_known_constants_are_found_again(kinds: list[FitRows]) -> None:
+    """Runs made by the formulas themselves, with constants away from the priors."""
+    rows = kinds[0].take(np.arange(len(kinds[0])) % 4 == 0)
+    parameters = Parameters()
+    truth = np.zeros(len(parameters.width))
+    for number, slot in enumerate(parameters.slots):
+        if not slot.kind and NAMES[slot.constant] in ("layer_us", "memory_efficiency", "ttft_base_ms"):
+            truth[number] = {"layer_us": 0.3, "memory_efficiency": -0.05, "ttft_base_ms": 0.5}[NAMES[slot.constant]]
+    masks = parameters.masks(rows.family, rows.server)
+    made = dataclasses.replace(rows, measured=rows.predict(parameters.logs(truth, masks)))
+    again = made.predict(parameters.logs(fit([made], parameters).vector, masks))
+    for name in ("itl", "ttft", "throughput"):
+        assert np.median(np.abs(getattr(again, name) / getattr(made.measured, name) - 1)) < 0.01
+
+
+def test_a_document_gives_its_vector_back() -> None:
+    parameters = Parameters()
+    vector = np.clip(np.linspace(-0.3, 0.3, len(parameters.width)), parameters.low, parameters.high)
+    document = parameters.document(vector)
+    np.testing.assert_allclose(parameters.vector(document), vector, atol=1e-3)
+
+
+def test_calibration_is_deterministic_and_needs_runs() -> None:
+    runs = public_runs("serving_runs")[::12]
+    one, two = (calibrate(runs, today="2026-01-01", validate=False) for _ in range(2))
+    assert one == two
+    assert one["data_digest"] == runs_digest(runs)
+    assert "intervals" not in one
+    with pytest.raises(InputError, match="at least 20"):
+        calibrate(runs[:5], today="2026-01-01")
+
+
+# --- intervals
+
+
+def points_on(gpu: str) -> tuple[RooflineEngine, CaseColumns]:
+    model = ModelCatalogue.load().get("meta-llama/Llama-3.1-8B-Instruct")
+    return RooflineEngine(), CaseColumns.of([Case(model, GpuCatalogue.load().get(gpu), 1024, 256)])
+
+
+def test_intervals_surround_figures_and_are_wider_where_nothing_was_measured() -> None:
+    widths = []
+    for gpu in ("H100-SXM-80GB", "A100-SXM-80GB"):
+        engine, cases = points_on(gpu)
+        points = engine.evaluate(cases, as_ladder([1, 32, 256])).points
+        intervals = engine.intervals(cases, points)
+        for name in ("ttft_ms", "itl_ms", "output_tokens_per_s"):
+            low, high = getattr(intervals, name)
+            assert (low < getattr(points, name)).all()
+            assert (high > getattr(points, name)).all()
+        widths.append(intervals.itl_ms[1] / intervals.itl_ms[0])
+    assert (widths[1] > widths[0]).all()
+
+
+def test_constants_without_cross_validation_know_no_intervals(shipped: Document, tmp_path: Path) -> None:
+    file = tmp_path / "constants.json"
+    file.write_text(json.dumps({key: value for key, value in shipped.items() if key != "intervals"}))
+    engine = RooflineEngine(constants_file=file)
+    cases = points_on("B200")[1]
+    points = engine.evaluate(cases, as_ladder([1])).points
+    assert np.isnan(engine.intervals(cases, points).itl_ms).all()
+    file.write_text(json.dumps({**shipped, "intervals": {"itl": {"1-8": [2.0, 1.0]}}}))
+    with pytest.raises(InputError, match="intervals"):
+        RooflineEngine(constants_file=file)
+
+
+def test_coverage_is_counted_without_a_models_own_residuals(kinds: list[FitRows]) -> None:
+    rows = kinds[0]
+    exact = Figures(rows.measured.ttft, rows.measured.itl, rows.measured.throughput)
+    assert set(coverage(rows, exact).values()) == {1.0}
+    # Of one model off by 30 %, nothing lies inside intervals made from the others.
+    biased = dataclasses.replace(exact, itl=np.where(rows.model == rows.model[0], 1.3, 1.0) * rows.measured.itl)
+    assert coverage(rows, biased)["itl"] == pytest.approx((rows.model != rows.model[0]).mean(), abs=1e-4)
+
+
+def test_what_cannot_be_cross_validated_is_not_told(tmp_path: Path) -> None:
+    file = tmp_path / "constants.json"
+    hopper = [run for run in public_runs("serving_runs") if run.gpu == "H100-SXM-80GB" and run.precision == "bf16"]
+    one_model = [run for run in hopper if run.model == "Qwen/Qwen3-32B"][:24]
+    others = [run for run in hopper if run.model != "Qwen/Qwen3-32B"][:24]
+    no_ttft = [dataclasses.replace(run, ttft_ms=None) for run in one_model + others]
+    for runs, parts in ((one_model, {"fitted"}), (no_ttft, {"fitted", "model_left_out", "inside_80_percent_interval"})):
+        told: list[str] = []
+        nobody = dataclasses.replace(runs[0], gpu="X1")
+        document = calibrate([*runs, nobody], today="2026-01-01", tell=told.append)
+        assert told[0].startswith(f"left out: 1 of {len(runs) + 1} runs")
+        assert "all runs are of one gpu: how far the constants carry to another one is not known" in told
+        assert set(document["errors"]) == parts  # type: ignore[call-overload]
+        # Without intervals, which a metric that nobody measured cannot have; and the engine reads it.
+        assert "intervals" not in document
+        file.write_text(json.dumps(document, allow_nan=False))
+        assert RooflineEngine(constants_file=file).trust().intervals == {}
+
+
+def test_the_engine_tells_its_errors_on_models_left_out(shipped: Document) -> None:
+    trust = RooflineEngine().trust()
+    assert [dataclasses.asdict(error) for error in trust.errors] == shipped["errors_seen"]
+    gpus = GpuCatalogue.load()
+    families = {gpus.get(run.gpu).family for run in shipped_runs()}
+    unfitted = [run for run in public_runs("other_gpus") if gpus.get(run.gpu).family not in families]
+    runs = [run for run in (*shipped_runs(), *unfitted) if run.load is LoadKind.CLOSED_LOOP and run.itl_ms is not None]
+    everywhere = [e for e in trust.errors if e.gpu_family == "NVIDIA" and e.metric == "itl_ms"]
+    assert sum(e.runs for e in everywhere) == len(runs)
+    # The median over all lies among those of its parts.
+    assert min(e.median_error for e in everywhere) <= shipped["errors"]["model_left_out"]["closed loop"]["itl"]
+    assert max(e.median_error for e in everywhere) >= shipped["errors"]["model_left_out"]["closed loop"]["itl"]
+
+
+def test_the_engine_tells_its_errors_on_families_that_nothing_was_fitted_to() -> None:
+    engine = RooflineEngine()
+    unfitted = errors_seen(estimate(engine, public_runs("other_gpus")))
+    told = {(e.gpu_family, e.model_kind, e.concurrency_from, e.metric): e for e in engine.trust().errors}
+    alone = [error for error in unfitted if error.gpu_family in ("Ada", "Ampere")]
+    assert {error.gpu_family for error in alone if error.models > 1} == {"Ada", "Ampere"}
+    for error in alone:
+        same = told.get((error.gpu_family, error.model_kind, error.concurrency_from, error.metric))
+        # What one model alone did there says too little of others.
+        assert (same is not None) == (error.models > 1)
+        if same is None:
+            continue
+        assert (same.runs, same.models) == (error.runs, error.models)
+        # The file's constants are rounded.
+        assert same.median_error == pytest.approx(error.median_error, abs=2e-3)
+
+
+def test_every_point_carries_the_regime_of_its_interval(shipped: Document, tmp_path: Path) -> None:
+    file = tmp_path / "constants.json"
+    file.write_text(
+        json.dumps({key: value for key, value in shipped.items() if key not in ("intervals", "errors_seen")})
+    )
+    for gpu in ("B200", "A100-SXM-80GB"):
+        engine, cases = points_on(gpu)
+        points = engine.evaluate(cases, as_ladder([1, 32, 256])).points
+        factors = [engine.trust().intervals[regime]["itl_ms"] for regime in points.regime.tolist()]
+        np.testing.assert_allclose(
+            engine.intervals(cases, points).itl_ms[0], points.itl_ms * [low for low, _ in factors]
+        )
+        uncertain = RooflineEngine(constants_file=file)
+        assert uncertain.evaluate(cases, as_ladder([1, 32])).points.regime.tolist() == [-1, -1]
+        assert uncertain.trust() == NO_TRUST
+
+
+# --- the command
+
+
+def test_the_command_fits_a_users_own_runs(tmp_path: Path) -> None:
+    columns = "id,model,gpu,tp,precision,server,input_len,output_len,concurrency,ttft_ms,itl_ms"
+    lines = [
+        f"{run.id},{run.model},{run.gpu},{run.tp},{run.precision},{run.server},{run.input_len},{run.output_len},"
+        f"{run.concurrency},{run.ttft_ms},{run.itl_ms}"
+        for run in public_runs("serving_runs")[::20]
+        if run.dp == 1
+    ]
+    (tmp_path / "mine.csv").write_text("\n".join((columns, *lines)) + "\n")
+    done = gpuscout("calibrate", "--measured", "mine.csv", "--no-validate", "-o", "mine.json", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["calibration"]["runs"] == len(lines)
+    used = gpuscout("accuracy", "--measured", "mine.csv", "--constants", "mine.json", cwd=tmp_path)
+    assert used.returncode == 0, used.stderr
+    assert f"closed loop ({len(lines)} runs)" in used.stdout
+    # In a sweep the file counts from the spec's own folder, wherever the command runs, and when it is resumed.
+    spec = {"name": "mine", "models": "Qwen3-8B", "gpus": "H100", "workloads": "chat", "tensor_parallel": 1}
+    for engine in ("roofline", {"name": "roofline", "constants_file": "../mine.json"}):
+        (tmp_path / "specs").mkdir(exist_ok=True)
+        (tmp_path / "specs" / "mine.yaml").write_text(json.dumps(spec | {"engine": engine}))
+        ran = gpuscout("run", "specs/mine.yaml", cwd=tmp_path)
+        assert ran.returncode == 0, ran.stderr
+        assert "1 computed" in ran.stderr
+    again = gpuscout("sweeps", "resume", "mine", "--db", "sqlite:///../gpuscout.db", cwd=tmp_path / "specs")
+    assert again.returncode == 0, again.stderr
+    assert "nothing to compute" in again.stderr
+    with open_store(str(tmp_path / "gpuscout.db")) as store, store.reading() as connection:
+        fingerprints = set(connection.execute(sa.select(engines.c.fingerprint)).scalars())
+    assert fingerprints == {
+        RooflineEngine().fingerprint(),
+        RooflineEngine(constants_file=tmp_path / "mine.json").fingerprint(),
+    }

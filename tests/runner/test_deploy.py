@@ -1,0 +1,328 @@
+"""Launch commands and manifests: every flag is one the server documents, every count adds up, no name breaks out."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpuscout import run
+from gpuscout.runner.cli.main import execute
+from gpuscout.runner.deploy import sglang, trtllm, vllm
+from gpuscout.runner.deploy.base import Deployment, Launch
+from gpuscout.runner.deploy.kubernetes import as_yaml, manifest
+from gpuscout.runner.deploy.servers import SERVERS, launch_of, shell_script
+from gpuscout.store.database.connect import Store, open_store
+from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS
+from gpuscout.sweeps.spec.spec import spec_from_mapping
+
+MODULES = {"vllm": vllm, "sglang": sglang, "trtllm": trtllm}
+PLAIN = Deployment(
+    model="Qwen/Qwen3-32B",
+    gpu="H100-SXM-80GB",
+    vendor="NVIDIA",
+    gpus_per_node=8,
+    is_moe=False,
+    tensor_parallel=4,
+    pipeline_parallel=1,
+    data_parallel=1,
+    expert_parallel=1,
+    precision="bf16",
+    kv_precision="bf16",
+    checkpoint_precision="bf16",
+    checkpoint_kv_precision="bf16",
+    gpu_memory_utilization=0.9,
+    max_model_len=1536,
+    concurrency=100,
+)
+MOE = replace(
+    PLAIN,
+    model="deepseek-ai/DeepSeek-V3",
+    is_moe=True,
+    precision="fp8",
+    checkpoint_precision="fp8",
+    tensor_parallel=1,
+    data_parallel=8,
+    expert_parallel=8,
+)
+names = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=30)
+small = st.sampled_from([1, 1, 2, 4])
+
+
+@st.composite
+def deployments(draw: st.DrawFn) -> Deployment:
+    """Configurations that most servers take, and some that none does."""
+    stored = draw(st.sampled_from(["bf16", "fp16", "fp8", "fp4"]))
+    precisions = [stored, stored, "fp8", str(draw(st.sampled_from(PRECISIONS)))]
+    kv = [None, "bf16", "fp8", str(draw(st.sampled_from(KV_PRECISIONS)))]
+    tensor, data = draw(small), draw(small)
+    is_moe = draw(st.booleans())
+    return Deployment(
+        model=draw(names),
+        gpu="H100-SXM-80GB",
+        vendor=draw(st.sampled_from(["NVIDIA", "NVIDIA", "AMD", "Intel", "Google"])),
+        gpus_per_node=draw(st.sampled_from([4, 8, 72])),
+        is_moe=is_moe,
+        tensor_parallel=tensor,
+        pipeline_parallel=draw(st.sampled_from([1, 1, 2])),
+        data_parallel=data,
+        expert_parallel=draw(st.sampled_from([1, tensor * data, 2])) if is_moe else 1,
+        precision=draw(st.sampled_from(precisions)),
+        kv_precision=draw(st.sampled_from(kv)),
+        checkpoint_precision=stored,
+        checkpoint_kv_precision=draw(st.sampled_from(["bf16", "fp8"])),
+        gpu_memory_utilization=draw(st.floats(0.1, 1)),
+        max_model_len=draw(st.integers(1, 10**6)),
+        concurrency=draw(st.integers(1, 5000)),
+    )
+
+
+def flags_of(launch: Launch) -> dict[str, str | None]:
+    """Every flag with its value; None: it has none. Fails where a flag is given twice."""
+    found: dict[str, str | None] = {}
+    for part, following in zip(launch.command, (*launch.command[1:], "--"), strict=True):
+        if part.startswith("--"):
+            assert part not in found
+            found[part] = None if following.startswith("--") else following
+    return found
+
+
+@pytest.mark.parametrize("server", SERVERS)
+@given(deployments())
+def test_commands_and_manifests_of_all_configurations(server: str, deployment: Deployment) -> None:
+    try:
+        launch = launch_of(deployment, server)
+    except InputError:
+        return
+    d = deployment
+    assert d.num_gpus <= d.gpus_per_node
+    assert flags_of(launch).keys() <= MODULES[server].FLAGS.keys() == launch.documentation.keys()
+    assert d.model in launch.command
+    assert shlex.split(shell_script(launch).splitlines()[-1]) == list(launch.command)
+    if launch.image is None:
+        with pytest.raises(InputError, match="no image"):
+            manifest(launch, d)
+    objects = manifest(launch, d, replicas=3, image=launch.image or "registry/image:1")
+    text = as_yaml(objects, d, launch.notes)
+    read = list(yaml.safe_load_all(text))
+    assert read == objects
+    assert "&id" not in text
+    kinds = {one["kind"]: one for one in read}
+    assert kinds.keys() == {"Deployment", "Service"} | ({"ConfigMap"} if launch.files else set())
+    spec = kinds["Deployment"]["spec"]
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    assert spec["replicas"] == 3
+    assert list(container["resources"]["limits"].values()) == [d.num_gpus]
+    assert container["ports"][0]["containerPort"] == launch.port == int(flags_of(launch)["--port"] or 0)
+    assert d.model in container["command"]
+    assert kinds["Service"]["spec"]["selector"] == spec["template"]["metadata"]["labels"]
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    assert all(len(one["metadata"]["name"]) <= 63 for one in read)
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_every_documented_flag_is_used_and_has_a_page(server: str) -> None:
+    fp8 = replace(PLAIN, precision="fp8", kv_precision="fp8", checkpoint_precision="bf16")
+    tried = [PLAIN, MOE, fp8, replace(PLAIN, kv_precision="fp8"), replace(PLAIN, pipeline_parallel=2)]
+    used: set[str] = set()
+    for deployment in tried:
+        try:
+            used |= flags_of(launch_of(deployment, server)).keys()
+        except InputError:
+            assert server == "trtllm"  # it quantises nothing itself
+    assert used == MODULES[server].FLAGS.keys()
+    assert all(page.startswith("https://") for page in MODULES[server].FLAGS.values())
+
+
+def test_vllm_counts_sequences_per_rank_and_spreads_experts_over_all() -> None:
+    flags = flags_of(launch_of(MOE, "vllm"))
+    assert flags["--data-parallel-size"] == "8"
+    assert flags["--enable-expert-parallel"] is None
+    assert flags["--max-num-seqs"] == "13"
+    with pytest.raises(InputError, match="TP x DP = 8"):
+        launch_of(replace(MOE, expert_parallel=4), "vllm")
+
+
+def test_sglang_counts_all_gpus_where_attention_is_data_parallel() -> None:
+    flags = flags_of(launch_of(MOE, "sglang"))
+    assert (flags["--tp-size"], flags["--dp-size"], flags["--ep-size"]) == ("8", "8", "8")
+    assert "--enable-dp-attention" in flags
+    assert flags["--max-running-requests"] == "104"  # shared out between the ranks: 13 each
+    dense = launch_of(replace(PLAIN, tensor_parallel=2, data_parallel=4), "sglang")
+    assert dense.command[2] == "sglang_router.launch_server"
+    assert (flags_of(dense)["--tp-size"], flags_of(dense)["--max-running-requests"]) == ("2", "25")
+
+
+def test_trtllm_has_attention_data_parallelism_in_a_file() -> None:
+    launch = launch_of(replace(MOE, kv_precision="fp8"), "trtllm")
+    flags = flags_of(launch)
+    assert (flags["--tp_size"], flags["--ep_size"], flags["--max_batch_size"]) == ("8", "8", "13")
+    (name,) = launch.files
+    assert flags["--extra_llm_api_options"] == name
+    assert launch.files[name] == {
+        "enable_attention_dp": True,
+        "kv_cache_config": {"dtype": "fp8", "free_gpu_memory_fraction": 0.9},
+    }
+    assert "--kv_cache_free_gpu_memory_fraction" not in flags
+    objects = manifest(launch, MOE)
+    command = objects[0]["spec"]["template"]["spec"]["containers"][0]["command"]
+    assert f"/etc/gpuscout/{name}" in command
+    assert yaml.safe_load(objects[2]["data"][name]) == launch.files[name]
+    with pytest.raises(InputError, match="no data parallelism"):
+        launch_of(replace(PLAIN, data_parallel=2), "trtllm")
+
+
+@pytest.mark.parametrize(
+    ("server", "changes", "message"),
+    [
+        ("vllm", {"precision": "int4-weight-only"}, "does not quantise"),
+        ("sglang", {"precision": "fp4"}, "does not quantise"),
+        ("trtllm", {"precision": "fp8"}, "does not quantise"),
+        ("vllm", {"checkpoint_precision": "fp8"}, "stored in fp8: vLLM does not turn it into bf16"),
+        ("vllm", {"kv_precision": "int8"}, "no KV cache in int8"),
+        ("trtllm", {"kv_precision": "fp4"}, "no KV cache in fp4"),
+        ("trtllm", {"precision": "fp16", "kv_precision": "fp16"}, "has no flag"),
+        ("trtllm", {"vendor": "AMD", "gpu": "MI300X"}, "TensorRT-LLM on MI300X"),
+        ("sglang", {"vendor": "Intel", "gpu": "Gaudi 3"}, "SGLang on Gaudi 3"),
+        ("vllm", {"tensor_parallel": 16}, "16 GPUs span 2 nodes of 8"),
+        ("vllm", {"expert_parallel": 4}, "no experts"),
+        ("vllm", {"model": "--trust-remote-code"}, "cannot be handed"),
+        ("vllm", {"model": "a\nb"}, "cannot be handed"),
+    ],
+)
+def test_what_a_server_cannot_do_is_refused(server: str, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        launch_of(replace(PLAIN, **changes), server)
+    assert caught.value.hint or "experts" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, {"--dtype": "bfloat16"}),
+        ({"precision": "fp16", "kv_precision": "fp16"}, {"--dtype": "float16"}),
+        ({"precision": "fp8"}, {"--quantization": "fp8_per_tensor"}),
+        ({"precision": "fp8", "kv_precision": "fp8"}, {"--quantization": "fp8_per_tensor", "--kv-cache-dtype": "fp8"}),
+        ({"precision": "fp8", "checkpoint_precision": "fp8"}, {}),
+        ({"kv_precision": None}, {"--dtype": "bfloat16"}),
+        (
+            {"precision": "fp8", "checkpoint_precision": "fp8", "checkpoint_kv_precision": "fp8"},
+            {"--kv-cache-dtype": "bfloat16"},
+        ),
+    ],
+)
+def test_precisions_of_weights_and_cache(changes: dict[str, Any], expected: dict[str, str]) -> None:
+    flags = flags_of(launch_of(replace(PLAIN, **changes), "vllm"))
+    assert {
+        name: flags[name] for name in ("--dtype", "--quantization", "--kv-cache-dtype") if name in flags
+    } == expected
+
+
+@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize(
+    "name", ["a; touch hacked", "$(touch hacked)", "a b'\"c", "`touch hacked`", "a: {b}", "x\\", "модель", "!!python/x"]
+)
+def test_a_hostile_name_stays_one_argument(server: str, name: str, tmp_path: Path) -> None:
+    deployment = replace(MOE, model=name, kv_precision="fp8")
+    launch = launch_of(deployment, server)
+    # A real shell, where the server is a program that prints its arguments one a line.
+    program = launch.command[0]
+    script = f"{program}() {{ printf '%s\\n' \"$@\"; }}\n{shell_script(launch)}"
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == list(launch.command[1:])
+    assert not (tmp_path / "hacked").exists()
+    for file, content in launch.files.items():
+        assert yaml.safe_load((tmp_path / file).read_text()) == content
+    container = next(yaml.safe_load_all(as_yaml(manifest(launch, deployment), deployment)))
+    assert name in container["spec"]["template"]["spec"]["containers"][0]["command"]
+
+
+# --- the command -------------------------------------------------------------------------------------------------
+
+SPEC = {
+    "name": "small",
+    "models": ["Qwen/Qwen3-8B", "Qwen/Qwen3-30B-A3B"],
+    "gpus": ["H100", "MI300X"],
+    "tensor_parallel": [1, 2],
+    "workloads": ["chat"],
+    "concurrency": [1, 16, 64],
+}
+
+
+def written(capsys: pytest.CaptureFixture[str], url: str, *arguments: str) -> str:
+    capsys.readouterr()
+    assert execute(["deploy", "--db", url, "--model", "Qwen3-8B", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_recommended_row_is_deployed(
+    store: Store, store_url: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run(spec_from_mapping(SPEC), store)
+    nvidia = ("--gpu", "H100", "--slo", "itl<=15ms")
+    execute(["recommend", "--db", store_url, "--model", "Qwen3-8B", *nvidia, "--top", "9", "--json"])
+    (group,) = json.loads(capsys.readouterr().out)["groups"]
+    best, second = group["configurations"][:2]
+    document = json.loads(written(capsys, store_url, *nvidia, "--format", "json"))
+    assert document["configuration"]["task_id"] == best["task_id"]
+    assert document["command"][document["command"].index("--max-num-seqs") + 1] == str(best["concurrency"])
+    assert document["manifest"][0]["spec"]["replicas"] == document["replicas"] == 1
+    assert document["documentation"]["--max-num-seqs"].startswith("https://docs.vllm.ai/")
+    assert shlex.split(written(capsys, store_url, *nvidia)) == document["command"]
+    for other in (("--rank", "2"), ("--config", str(second["task_id"]))):
+        found = json.loads(written(capsys, store_url, *nvidia, *other, "--format", "json"))
+        assert found["configuration"]["task_id"] == second["task_id"]
+
+    file = tmp_path / "manifest.yaml"
+    rate = 3 * best["requests_per_s"]
+    kubernetes = ("--format", "kubernetes", "--rate", str(rate), "--headroom", "0.25", "--node-selector", "gpu=h100")
+    assert written(capsys, store_url, *nvidia, *kubernetes, "--output", str(file)) == ""
+    deployment, service = yaml.safe_load_all(file.read_text())
+    assert deployment["spec"]["replicas"] == 4
+    assert deployment["spec"]["template"]["spec"]["nodeSelector"] == {"gpu": "h100"}
+    assert service["kind"] == "Service"
+    amd = list(yaml.safe_load_all(written(capsys, store_url, "--gpu", "MI300X", "--format", "kubernetes")))
+    assert "amd.com/gpu" in amd[0]["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert written(capsys, store_url, *nvidia, "--run-with", "sglang").startswith("python3 -m sglang.launch_server")
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    url = f"sqlite:///{tmp_path_factory.mktemp('deploy') / 'gpuscout.db'}"
+    with open_store(url, create=True) as store:
+        run(spec_from_mapping(SPEC), store)
+    return url
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "2 models and workloads match"),
+        (["--model", "Qwen3-8B", "--rank", "99"], "there is no --rank 99"),
+        (["--model", "Qwen3-8B", "--config", "99999"], "unknown configuration"),
+        (["--model", "Qwen3-8B", "--run-with", "vlm"], "did you mean vllm?"),
+        (["--model", "Qwen3-8B", "--slo", "itl<=0.01ms"], "no configuration of Qwen/Qwen3-8B can be recommended"),
+        (["--model", "Qwen3-8B", "--rate", "0"], "--rate: 0 is not a number of requests"),
+        (["--model", "Qwen3-8B", "--headroom", "0.5"], "--headroom says how much of --rate's capacity stays free"),
+        (["--model", "Qwen3-8B", "--rate", "1e300"], "--rate: 1e+300 is not a number of requests"),
+        (["--model", "Qwen3-8B", "--node-selector", "gpu"], "LABEL=VALUE"),
+        (["--model", "Qwen3-8B", "--node-selector", "gpu=NVIDIA L40S"], "no label of Kubernetes"),
+        (["--model", "Qwen3-8B", "--output", "/no/such/folder/x"], "cannot write /no/such/folder/x"),
+        (["--model", "Qwen3-8B", "--gpu", "MI300X", "--run-with", "trtllm"], "TensorRT-LLM on MI300X"),
+    ],
+)
+def test_wrong_options_are_input_errors(
+    database: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert execute(["deploy", "--db", database, *arguments]) == 2
+    assert message in capsys.readouterr().err
