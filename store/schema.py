@@ -142,7 +142,7 @@ models = Table(
     _id(),
     _text("name"),
     _digest(),
-    _text("architecture"),  # canonical JSON of Architecture.to_dict()
+    _text("architecture"),  # canonical JSON of ModelSpec.to_dict()
     _big("total_parameters"),
     _big("active_parameters"),
     _word("precision"),
@@ -162,7 +162,7 @@ gpus = Table(
     _text("family"),
     _number("memory_gb"),
     _number("memory_bandwidth_gbs"),
-    _text("figures"),  # canonical JSON of GpuSpec.to_dict()
+    _text("figures"),  # canonical JSON of GPUSpec.to_dict()
     _time("created_at"),
     UniqueConstraint("name", "digest"),
 )
@@ -307,7 +307,7 @@ intervals = Table(
     sqlite_with_rowid=False,
 )
 
-# Fractions of what was measured, over comparable runs: `ErrorSeen` says what each column means.
+# Fractions of what was measured, over comparable runs: `ObservedError` says what each column means.
 errors_seen = Table(
     "errors_seen",
     metadata,

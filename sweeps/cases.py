@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuscout.sweeps.gpus.gpu import GpuSpec
-from gpuscout.sweeps.models.architecture import Architecture
+from gpuscout.sweeps.gpus.gpu import GPUSpec
+from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.precision import PRECISIONS, Precision
 
 SERVERS: tuple[str, ...] = ("vllm", "sglang", "trtllm")
@@ -50,8 +50,8 @@ def server_called(name: str) -> str:
 class Case:
     """One deployment under one workload. Lengths in tokens; `gpu_memory_utilization` is a fraction of GPU memory."""
 
-    model: Architecture
-    gpu: GpuSpec
+    model: ModelSpec
+    gpu: GPUSpec
     input_len: int
     output_len: int
     precision: Precision = Precision.BF16
@@ -78,8 +78,8 @@ class Case:
 class CaseColumns:
     """n cases as columns. `model`, `gpu` and `server` index the tuples; precisions are codes of `Precision`."""
 
-    models: tuple[Architecture, ...]
-    gpus: tuple[GpuSpec, ...]
+    models: tuple[ModelSpec, ...]
+    gpus: tuple[GPUSpec, ...]
     servers: tuple[str, ...]
     model: npt.NDArray[np.int64]
     gpu: npt.NDArray[np.int64]
@@ -216,5 +216,5 @@ def content_digest(value: object) -> bytes:
     return hashlib.sha256(canonical_json(value)).digest()[:DIGEST_BYTES]
 
 
-def _unique_by_identity(gpus: Iterable[GpuSpec]) -> tuple[GpuSpec, ...]:
+def _unique_by_identity(gpus: Iterable[GPUSpec]) -> tuple[GPUSpec, ...]:
     return tuple({id(gpu): gpu for gpu in gpus}.values())

@@ -27,13 +27,13 @@ class Precision(StrEnum):
         """Bits one quantised weight takes, scales included.
 
         fp4 is NVFP4 (4 bits and one 8-bit scale for 16 weights); a checkpoint in MXFP4 (one for 32) carries
-        its own figure in `Architecture.native_weight_bits`. int4 is AWQ/GPTQ with groups of 128.
+        its own figure in `ModelSpec.native_weight_bits`. int4 is AWQ/GPTQ with groups of 128.
         """
         return _WEIGHT_BITS[self]
 
     @property
     def arithmetic(self) -> str:
-        """The key of `GpuSpec.dense_tflops` whose matrix units this precision multiplies with.
+        """The key of `GPUSpec.dense_tflops` whose matrix units this precision multiplies with.
 
         Weight-only formats are expanded and multiplied in 16 bits.
         """

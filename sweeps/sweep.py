@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gpuscout.sweeps.cases import content_digest
-from gpuscout.sweeps.gpus.gpu import GpuSpec
-from gpuscout.sweeps.models.architecture import Architecture
+from gpuscout.sweeps.gpus.gpu import GPUSpec
+from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.spec.rules import Rule
 from gpuscout.sweeps.trust import NO_TRUST, Trust
@@ -40,7 +40,7 @@ class SweptModel:
     In these axes None stands for the model's own precision ("native").
     """
 
-    architecture: Architecture
+    architecture: ModelSpec
     precision: tuple[Precision | None, ...] | None = None
     kv_precision: tuple[Precision | None, ...] | None = None
 
@@ -99,7 +99,7 @@ class Sweep:
 
     name: str
     models: tuple[SweptModel, ...]
-    gpus: tuple[GpuSpec, ...]
+    gpus: tuple[GPUSpec, ...]
     engines: tuple[EnginePart, ...]
     workloads: tuple[Workload, ...]
     servers: tuple[str, ...] = ("vllm",)

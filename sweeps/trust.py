@@ -11,7 +11,7 @@ TRUSTED_METRICS = ("ttft_ms", "itl_ms", "output_tokens_per_s")
 
 
 @dataclass(frozen=True)
-class ErrorSeen:
+class ObservedError:
     """An engine's errors over comparable measured runs. Errors are fractions of what was measured.
 
     The runs are of GPUs of one family, or of all families of a vendor, where `gpu_family` names it; of dense or
@@ -31,7 +31,7 @@ class ErrorSeen:
     bias: float
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ErrorSeen:
+    def from_dict(cls, data: Mapping[str, Any]) -> ObservedError:
         """The inverse of `asdict`. Raises KeyError, TypeError or ValueError for anything else."""
         last = data["concurrency_to"]
         return cls(
@@ -57,7 +57,7 @@ class Trust:
     """
 
     intervals: Mapping[int, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
-    errors: tuple[ErrorSeen, ...] = ()
+    errors: tuple[ObservedError, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """A form that JSON can hold and `from_dict` reads."""
@@ -71,7 +71,7 @@ class Trust:
             int(regime): {str(metric): (_finite(low), _finite(high)) for metric, (low, high) in metrics.items()}
             for regime, metrics in data["intervals"].items()
         }
-        return cls(intervals, tuple(ErrorSeen.from_dict(error) for error in data["errors"]))
+        return cls(intervals, tuple(ObservedError.from_dict(error) for error in data["errors"]))
 
 
 def _finite(value: Any) -> float:
@@ -82,3 +82,7 @@ def _finite(value: Any) -> float:
 
 
 NO_TRUST = Trust()
+
+
+# The name of the release before this one.
+ErrorSeen = ObservedError

@@ -15,8 +15,8 @@ from gpuscout.store.measured import MeasuredRun
 from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.curves import FloatArray, IntArray
 from gpuscout.sweeps.errors import GpuscoutError
-from gpuscout.sweeps.gpus.gpu import GpuSpec
-from gpuscout.sweeps.models.architecture import Architecture
+from gpuscout.sweeps.gpus.gpu import GPUSpec
+from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.precision import Precision
 
@@ -62,7 +62,7 @@ class Estimates:
         )
 
 
-def kv_precision_of(run: MeasuredRun, model: Architecture, gpu: GpuSpec) -> Precision:
+def kv_precision_of(run: MeasuredRun, model: ModelSpec, gpu: GPUSpec) -> Precision:
     """The KV precision of a run that does not say it: what the recipes of published benchmarks use.
 
     They keep the cache in 8 bits where weights have 8 or 4 and the server is TensorRT-LLM or the GPU has fp4 units;
@@ -81,8 +81,8 @@ class RunCases:
 
     def __init__(self, runs: Sequence[MeasuredRun], names: Names | None = None) -> None:
         self._names = names or Names()
-        self._models: dict[str, Architecture | str] = {}
-        self._gpus: dict[str, GpuSpec | str] = {}
+        self._models: dict[str, ModelSpec | str] = {}
+        self._gpus: dict[str, GPUSpec | str] = {}
         self.cases: dict[int, Case] = {}
         self.reasons: dict[int, str] = {}
         for position, run in enumerate(runs):
@@ -104,7 +104,7 @@ class RunCases:
                 server=run.server,
             )
 
-    def _model(self, name: str) -> Architecture | str:
+    def _model(self, name: str) -> ModelSpec | str:
         if name not in self._models:
             try:
                 self._models[name] = self._names.model(name)
@@ -112,7 +112,7 @@ class RunCases:
                 self._models[name] = error.message
         return self._models[name]
 
-    def _gpu(self, name: str) -> GpuSpec | str:
+    def _gpu(self, name: str) -> GPUSpec | str:
         if name not in self._gpus:
             try:
                 self._gpus[name] = self._names.gpu(name)

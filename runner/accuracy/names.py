@@ -11,9 +11,9 @@ from gpuscout.store.database.connect import open_store
 from gpuscout.store.measured import MeasuredRun
 from gpuscout.store.results.catalogues import ModelsAt, stored_gpus
 from gpuscout.sweeps.errors import GpuscoutError, NoStoreError
-from gpuscout.sweeps.gpus.catalogue import GpuCatalogue, gpus_with
-from gpuscout.sweeps.gpus.gpu import GpuSpec
-from gpuscout.sweeps.models.architecture import Architecture
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue, gpus_with
+from gpuscout.sweeps.gpus.gpu import GPUSpec
+from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
 
 
@@ -22,7 +22,7 @@ class Names:
     """What names mean. `models` has those that are in no catalogue: local ones, and what was fetched before."""
 
     models: KnownModels | None = None
-    gpus: GpuCatalogue = field(default_factory=GpuCatalogue.load)
+    gpus: GPUCatalogue = field(default_factory=GPUCatalogue.load)
 
     @classmethod
     def at(cls, db: str, gpu_file: Path | None = None) -> Names:
@@ -38,9 +38,9 @@ class Names:
             return cls(None, known)
         # Aliases might be taken: runs have full names.
         own = [replace(gpu, aliases=()) for gpu in stored if known.find(gpu.name) is None]
-        return cls(ModelsAt(db), GpuCatalogue([*known, *own]) if own else known)
+        return cls(ModelsAt(db), GPUCatalogue([*known, *own]) if own else known)
 
-    def model(self, name: str) -> Architecture:
+    def model(self, name: str) -> ModelSpec:
         """Raises what `resolve_model` raises. What the store calls exactly so comes before a guess at a bare name."""
         if self.models is not None and name not in ModelCatalogue.load():
             stored = self.models.find([name])
@@ -72,6 +72,6 @@ class Names:
             return model
         return names[0] if len(names) == 1 else model
 
-    def gpu(self, name: str) -> GpuSpec:
+    def gpu(self, name: str) -> GPUSpec:
         """Raises UnknownNameError."""
         return self.gpus.resolve(name)

@@ -11,8 +11,8 @@ from gpuscout.runner.accuracy.errors import metric_error, ratios
 from gpuscout.runner.accuracy.estimate import Estimates, RunCases
 from gpuscout.runner.accuracy.names import Names
 from gpuscout.store.measured import LoadKind
-from gpuscout.sweeps.models.architecture import Architecture
-from gpuscout.sweeps.trust import ErrorSeen
+from gpuscout.sweeps.models.architecture import ModelSpec
+from gpuscout.sweeps.trust import ObservedError
 
 # Requests in flight, both ends included; None: no upper end.
 CONCURRENCY_BANDS: tuple[tuple[int, int | None], ...] = ((1, 8), (9, 64), (65, None))
@@ -21,7 +21,7 @@ _FEWEST = 3
 _COLUMNS: Mapping[str, str] = {"ttft_ms": "ttft", "itl_ms": "itl", "output_tokens_per_s": "throughput"}
 
 
-def errors_seen(estimates: Estimates, names: Names | None = None) -> tuple[ErrorSeen, ...]:
+def errors_seen(estimates: Estimates, names: Names | None = None) -> tuple[ObservedError, ...]:
     """The errors of closed-loop runs, where at least three runs are alike: of each family, and of each vendor.
 
     Models that differ in weights only count as one. `names` None: those of the catalogues and the Hub.
@@ -45,10 +45,10 @@ def errors_seen(estimates: Estimates, names: Names | None = None) -> tuple[Error
                 continue
             models = len(set(model[alike & np.isfinite(ratio[metric])].tolist()))
             seen = (error.runs, models, error.median, error.p90, error.bias)
-            found.append(ErrorSeen(name, kind, start, end, column, *seen))
+            found.append(ObservedError(name, kind, start, end, column, *seen))
     return tuple(found)
 
 
-def same_architecture(model: Architecture) -> str:
+def same_architecture(model: ModelSpec) -> str:
     """Equal for models that differ in weights only (DeepSeek V3 and R1), or in precision."""
     return f"{model.model_type} {model.layers}x{model.hidden_size}" + (f" E{model.experts}" if model.is_moe else "")

@@ -18,7 +18,7 @@ from gpuscout.store.queries.answers import StoredAnswer
 from gpuscout.store.ranking.measures import value_of
 from gpuscout.store.results.catalogues import StoredModels
 from gpuscout.sweeps.errors import InputError
-from gpuscout.sweeps.gpus.catalogue import GpuCatalogue, gpus_with
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue, gpus_with
 from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.sweep import EnginePart
 
@@ -225,7 +225,7 @@ def estimate_performance_batch(
     ]
 
 
-def price_rules(prices: PricesLike | None, gpus: GpuCatalogue) -> PriceRules:
+def price_rules(prices: PricesLike | None, gpus: GPUCatalogue) -> PriceRules:
     """The rules for what people give as prices. Raises UnknownNameError for a GPU, InputError for no price."""
     if prices is None or isinstance(prices, PriceRules):
         return prices or PriceRules()

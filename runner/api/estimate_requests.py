@@ -14,8 +14,8 @@ from gpuscout.runner.resolve.models import KnownModels, ModelFinder, model_text,
 from gpuscout.runner.resolve.spec import engine_part
 from gpuscout.sweeps.cases import SERVERS, Case, canonical_json
 from gpuscout.sweeps.errors import InputError
-from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
-from gpuscout.sweeps.models.architecture import Architecture
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
+from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.models.catalogue import is_path
 from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.spec.axes import CONCURRENCY, MEMORY_FRACTION, PARALLEL, TOKENS, parse_names
@@ -95,10 +95,10 @@ class Prepared:
 class Lookup:
     """Looks up the names of many requests, each once. What cannot be found is found out once, too."""
 
-    def __init__(self, gpus: GpuCatalogue, known: KnownModels | None, token: str | None) -> None:
+    def __init__(self, gpus: GPUCatalogue, known: KnownModels | None, token: str | None) -> None:
         self._gpus = gpus
         self._finder = ModelFinder(known, token=token)
-        self._models: dict[str, Architecture | InputError] = {}
+        self._models: dict[str, ModelSpec | InputError] = {}
         self._engines: dict[bytes, EnginePart | InputError] = {}
 
     def expect(self, requests: Iterable[EstimateRequest]) -> None:
@@ -135,7 +135,7 @@ class Lookup:
         )
         return Prepared(case, request.batch_size, self._engine(request.engine))
 
-    def _model(self, model: str | ModelArchitecture) -> Architecture:
+    def _model(self, model: str | ModelArchitecture) -> ModelSpec:
         if isinstance(model, ModelArchitecture):
             return model.architecture
         return _once(self._models, model, lambda: self._finder.find_one(model).architecture)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.gpus.catalogue import gpus_with
-from gpuscout.sweeps.gpus.gpu import GpuSpec
+from gpuscout.sweeps.gpus.gpu import GPUSpec
 
 
 def list_available_gpus(
@@ -30,7 +30,7 @@ def list_available_gpus(
     return [gpu.name for gpu in chosen]
 
 
-def get_gpu_spec(name: str, *, gpu_file: str | Path | None = None) -> GpuSpec:
+def get_gpu_spec(name: str, *, gpu_file: str | Path | None = None) -> GPUSpec:
     """The figures of a GPU, by its name or alias, or as nvidia-smi, rocm-smi and Kubernetes print it.
 
     Raises UnknownNameError with the nearest names, InputError for what is no text, GpuFileError.

@@ -11,8 +11,8 @@ import numpy as np
 from gpuscout.runner.resolve.models import FoundModel, ModelFinder, model_text
 from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
-from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
-from gpuscout.sweeps.models.architecture import Architecture
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
+from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS, Precision
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class ModelArchitecture:
         """
         self.given = model_text(model_id)
         found = _found(self.given, hf_token, revision, store)
-        self.architecture: Architecture = found.architecture
+        self.architecture: ModelSpec = found.architecture
         self.source: str = found.source
 
     def __repr__(self) -> str:
@@ -152,7 +152,7 @@ class ModelArchitecture:
 
     @property
     def possible_tensor_parallel_sizes(self) -> tuple[int, ...]:
-        """All sizes that a server accepts (`Architecture.tensor_parallel_sizes`), ascending.
+        """All sizes that a server accepts (`ModelSpec.tensor_parallel_sizes`), ascending.
 
         Most nodes have 8 GPUs: larger sizes span nodes.
         """
@@ -250,7 +250,7 @@ class ModelArchitecture:
             raise InputError(f"tensor_parallel_size: {tp} is none of {self.model_id}'s", hint=f"possible are {sizes}")
         case = Case(
             model=self.architecture,
-            gpu=next(iter(GpuCatalogue.load())),
+            gpu=next(iter(GPUCatalogue.load())),
             input_len=1,
             output_len=1,
             max_model_len=tokens,

@@ -11,8 +11,8 @@ from typing import Any, overload
 from gpuscout.runner.api.estimate import PerformanceEstimate
 from gpuscout.store.ranking.measures import MEASURES, measure_of, value_of
 from gpuscout.sweeps.errors import InputError
-from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
-from gpuscout.sweeps.gpus.gpu import GpuSpec
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
+from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.spec.rules import has_wildcard
 
 SCHEMA_VERSION = 1
@@ -102,7 +102,7 @@ class GPURecommendations(Sequence[GPURecommendation]):
     objective: str
     items: tuple[GPURecommendation, ...]
     exclusions: tuple[str, ...] = ()
-    gpus: tuple[GpuSpec, ...] = field(default=(), compare=False)
+    gpus: tuple[GPUSpec, ...] = field(default=(), compare=False)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -149,7 +149,7 @@ class GPURecommendations(Sequence[GPURecommendation]):
         >>> {item.gpu for item in found.filter_by_gpu_name("h200", "B*")}
         {'H200-SXM-141GB'}
         """
-        known = GpuCatalogue({gpu.name: gpu for gpu in (*GpuCatalogue.load(), *self.gpus)}.values())
+        known = GPUCatalogue({gpu.name: gpu for gpu in (*GPUCatalogue.load(), *self.gpus)}.values())
         wanted: set[str] = set()
         for name in names:
             wanted |= {gpu.name for gpu in (known.select(glob=name) if has_wildcard(name) else [known.resolve(name)])}

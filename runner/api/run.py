@@ -13,7 +13,7 @@ import yaml
 
 from gpuscout.runner.engines.base import MISSING, MissingEngine
 from gpuscout.runner.engines.registry import cached_engine
-from gpuscout.runner.execution.controller import RunReport, Told, run_sweep
+from gpuscout.runner.execution.controller import RunCallbacks, RunReport, run_sweep
 from gpuscout.runner.execution.executor_choice import Work, choose_executor
 from gpuscout.runner.resolve.models import KnownModels
 from gpuscout.runner.resolve.spec import all_problems, engine_entries, names_file, resolve
@@ -66,7 +66,7 @@ def run(
     gpu_file: Path | None = None,
     task_timeout_s: float | None = None,
     retry_failed: bool = False,
-    told: Told | None = None,
+    callbacks: RunCallbacks | None = None,
     lock_wait_s: float | None = 0.0,
 ) -> RunReport:
     """Compute and store what the store lacks of a sweep. `expansion` is that of `spec`, if it was expanded before.
@@ -87,14 +87,14 @@ def run(
         expansion = Expansion(_limited(expansion.sweep, task_timeout_s))
     check_run(spec, expansion, executor=executor, ray_address=ray_address)
     for notice in missing_engines(expansion.sweep):
-        (told or Told()).notice(notice)
+        (callbacks or RunCallbacks()).notice(notice)
     return run_sweep(
         store,
         expansion,
         description=spec.description or "",
         spec_text=self_contained(spec, gpu_file=gpu_file),
         choose=lambda work: choose_executor(expansion, executor=executor, ray_address=ray_address, work=work),
-        told=told,
+        callbacks=callbacks,
         lock_wait_s=lock_wait_s,
         retry_failed=retry_failed,
     )
@@ -135,7 +135,7 @@ class RunOptions(TypedDict, total=False):
     gpu_file: Path | None
     task_timeout_s: float | None
     retry_failed: bool
-    told: Told | None
+    callbacks: RunCallbacks | None
     lock_wait_s: float | None
 
 

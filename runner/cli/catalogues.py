@@ -13,8 +13,8 @@ from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows
 from gpuscout.sweeps.errors import GpuscoutError, InputError
 
 if TYPE_CHECKING:
-    from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
-    from gpuscout.sweeps.gpus.gpu import GpuSpec
+    from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
+    from gpuscout.sweeps.gpus.gpu import GPUSpec
     from gpuscout.sweeps.models.architecture import AttentionGroup
 
 ARITHMETIC = ("fp32", "fp16", "bf16", "fp8", "fp4", "int8")
@@ -276,14 +276,14 @@ def _attention(group: AttentionGroup) -> str:
     return f"{group.layers} {group.type.value} layers of {group.heads} heads ({group.kv_heads} for KV{bounds}{state})"
 
 
-def _gpu_catalogue(gpu_file: Path | None) -> GpuCatalogue:
-    from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
+def _gpu_catalogue(gpu_file: Path | None) -> GPUCatalogue:
+    from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 
-    catalogue = GpuCatalogue.load()
+    catalogue = GPUCatalogue.load()
     return catalogue.with_file(gpu_file) if gpu_file else catalogue
 
 
-def _gpu_document(gpu: GpuSpec) -> dict[str, object]:
+def _gpu_document(gpu: GPUSpec) -> dict[str, object]:
     """A GPU for machines: null TFLOPS where the hardware lacks a format."""
     return gpu.to_dict() | {"dense_tflops": {name: gpu.dense_tflops.get(name) for name in ARITHMETIC}}
 

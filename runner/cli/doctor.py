@@ -71,12 +71,12 @@ def _engines() -> dict[str, str]:
 
 
 def _catalogue() -> dict[str, int]:
-    from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
+    from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
     from gpuscout.sweeps.models.catalogue import ModelCatalogue
     from gpuscout.sweeps.workloads import PRESETS
 
     return {
         "models": len(ModelCatalogue.load().names()),
-        "gpus": len(GpuCatalogue.load().names()),
+        "gpus": len(GPUCatalogue.load().names()),
         "workloads": len(PRESETS),
     }

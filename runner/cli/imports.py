@@ -120,7 +120,7 @@ def _import(
     from gpuscout.runner.resolve.models import ModelFinder
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.results.catalogues import ModelsAt
-    from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
+    from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 
     exports, arguments = split_exports(arguments)
     refused = False
@@ -134,7 +134,7 @@ def _import(
     if not arguments:
         raise typer.Exit(2 if refused else 0)
     chosen, names = split_format(arguments)
-    catalogue = GpuCatalogue.load()
+    catalogue = GPUCatalogue.load()
     completer = Completer(
         from_flags(flags),
         Mappings() if mapping is None else Mappings.read(mapping),

@@ -158,7 +158,7 @@ def run_and_report(
     """Run a sweep with a line that moves, then print what to buy. Exit status 5 when tasks have failed."""
     from gpuscout.runner.cli.show.progress import progress_line
     from gpuscout.runner.cli.show.ranking_table import print_ranking, ranking_document
-    from gpuscout.runner.execution.controller import Told
+    from gpuscout.runner.execution.controller import RunCallbacks
     from gpuscout.runner.resolve.spec import explained_names
     from gpuscout.store.ranking.rank import Question, rank
 
@@ -169,7 +169,7 @@ def run_and_report(
                 line.say(name)
             line.say(f"{choice.reason}        store: {store.url_for_display}")
 
-        report = run(told=Told(start=on_start, progress=line.show, notice=line.say), **options)
+        report = run(callbacks=RunCallbacks(start=on_start, progress=line.show, notice=line.say), **options)
     ranking = None
     try:
         with store.reading() as connection:

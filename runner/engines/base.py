@@ -21,10 +21,11 @@ MISSING = "missing"
 
 
 class Cost(Enum):
-    """How dear one task is; decides how many tasks make a block and whether Ray pays."""
+    """How expensive one task is; decides how many tasks make a block and whether Ray pays."""
 
     CHEAP = "cheap"  # arithmetic: microseconds a point
-    DEAR = "dear"  # a call, a process or a download a task
+    EXPENSIVE = "expensive"  # a call, a process or a download a task
+    DEAR = EXPENSIVE  # its name before; engines of others may still use it
 
 
 class Engine(Protocol):
@@ -117,7 +118,7 @@ class MissingEngine:
 
     in_process = True
 
-    def __init__(self, name: str, reason: str, *, cost: Cost = Cost.DEAR, options: Mapping[str, object]) -> None:
+    def __init__(self, name: str, reason: str, *, cost: Cost = Cost.EXPENSIVE, options: Mapping[str, object]) -> None:
         self.name = name
         self.reason = reason
         self.cost = cost

@@ -82,7 +82,7 @@ class RunReport:
 
 
 @dataclass(frozen=True)
-class Told:
+class RunCallbacks:
     """Whom to tell what happens during a run: which executor starts, every step, and what is worth a message."""
 
     start: Callable[[Choice], None] = lambda choice: None
@@ -97,7 +97,7 @@ def run_sweep(
     choose: Callable[[Work], Choice],
     description: str = "",
     spec_text: str = "",
-    told: Told | None = None,
+    callbacks: RunCallbacks | None = None,
     lock_wait_s: float | None = 0.0,
     retry_failed: bool = False,
 ) -> RunReport:
@@ -110,13 +110,13 @@ def run_sweep(
     waits for ever) and StoreUnreachableError when the store stays away for a minute.
     """
     started = time.monotonic()
-    told = told or Told()
+    callbacks = callbacks or RunCallbacks()
     digest = expansion.sweep.digest()
     record = durable.reading(store, lambda connection: find_sweep(connection, digest))
     if record is not None and record.finished_at is not None:
         return _already_complete(store, record, started)
-    with Interrupt() as interrupt, _held(RunnerLock(store), interrupt, told, lock_wait_s) as runner:
-        patience = Patience(stop=lambda: interrupt.requested, notice=once_an_outage(told.notice))
+    with Interrupt() as interrupt, _held(RunnerLock(store), interrupt, callbacks, lock_wait_s) as runner:
+        patience = Patience(stop=lambda: interrupt.requested, notice=once_an_outage(callbacks.notice))
         census = expansion.census()
         new = NewSweep.of(
             expansion,
@@ -137,8 +137,8 @@ def run_sweep(
         if stands.pending or stands.claimed:
             left = (stands.tasks - stands.tasks_done) / max(stands.tasks, 1)
             choice = choose(expected_work(expansion, census.block_tasks) * left)
-            told.start(choice)
-            run = _Run(expansion, record, runner, progress, told, interrupt, patience, retry_failed=retry_failed)
+            callbacks.start(choice)
+            run = _Run(expansion, record, runner, progress, callbacks, interrupt, patience, retry_failed=retry_failed)
             run.work(choice)
         stands = _stands(store, sweep_id, patience)
     return RunReport(
@@ -151,7 +151,9 @@ def run_sweep(
 
 
 @contextmanager
-def _held(runner: RunnerLock, interrupt: Interrupt, told: Told, wait_s: float | None) -> Iterator[RunnerLock]:
+def _held(
+    runner: RunnerLock, interrupt: Interrupt, callbacks: RunCallbacks, wait_s: float | None
+) -> Iterator[RunnerLock]:
     """The lock of a runner, waited for in a way that Ctrl-C ends."""
     started = time.monotonic()
     waiting = False
@@ -164,7 +166,7 @@ def _held(runner: RunnerLock, interrupt: Interrupt, told: Told, wait_s: float | 
                 error.hint = "--wait waits for it; a Postgres store takes several runners at once"
                 raise
             if not waiting:
-                told.notice(f"{error.message}; waiting until it has finished")
+                callbacks.notice(f"{error.message}; waiting until it has finished")
                 waiting = True
         interrupt.wait(_LOOK_UP_S)
         if interrupt.requested:
@@ -215,7 +217,7 @@ class _Run:
         record: SweepRecord,
         runner: RunnerLock,
         progress: Progress,
-        told: Told,
+        callbacks: RunCallbacks,
         interrupt: Interrupt,
         patience: Patience,
         *,
@@ -226,7 +228,7 @@ class _Run:
         self._record = record
         self._runner = runner
         self._progress = progress
-        self._told = told
+        self._callbacks = callbacks
         self._interrupt = interrupt
         self._patience = patience
         self._retry_failed = retry_failed
@@ -370,7 +372,7 @@ class _Run:
             flight = self._in_flight.pop(result.block)
             if ours:
                 self._count(flight)
-            self._told.progress(self._progress)
+            self._callbacks.progress(self._progress)
 
     def _count(self, flight: _InFlight) -> None:
         progress = self._progress
@@ -392,7 +394,7 @@ class _Run:
         progress = self._progress
         progress.elsewhere = stands.claimed
         progress.done_tasks, progress.done_blocks = stands.tasks_done, stands.done
-        self._told.progress(progress)
+        self._callbacks.progress(progress)
         if not stands.claimed and not stands.pending:
             return False
         if _is_cancelled(self._store, self._record, self._patience):
@@ -411,3 +413,7 @@ class _Run:
         # Blocks of a runner that is gone are free anyway, so a store that fails now must not hide why we are leaving.
         with suppress(GpuscoutError), self._store.writing() as connection:
             release_blocks(connection, self._record.id, self._runner.runner_id, claimed)
+
+
+# The name of the release before this one.
+Told = RunCallbacks

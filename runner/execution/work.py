@@ -47,7 +47,7 @@ def block_work(
     given_up = set()
     if not retry_failed:
         given_up = {f.task_key for f in open_failures(connection, sweep_id, block) if f.outcome in _NOT_AGAIN}
-    dear = cached_engine(part.name, part.options).cost is Cost.DEAR
+    dear = cached_engine(part.name, part.options).cost is Cost.EXPENSIVE
     jobs: list[Job] = []
     for concurrencies, positions in lacking.items():
         tried = [position for position in positions if keys[position] not in given_up]

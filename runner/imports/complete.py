@@ -21,9 +21,9 @@ from gpuscout.store.measured.formats.reported import known
 from gpuscout.store.measured.stored import METRICS, NewRun
 from gpuscout.sweeps.cases import Case
 from gpuscout.sweeps.errors import GpuscoutError, InputError
-from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
-from gpuscout.sweeps.gpus.gpu import GpuSpec
-from gpuscout.sweeps.models.architecture import Architecture
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
+from gpuscout.sweeps.gpus.gpu import GPUSpec
+from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.models.catalogue import is_path
 from gpuscout.sweeps.precision import Precision
 
@@ -50,9 +50,9 @@ class Completer:
 
     flags: Values
     mappings: Mappings
-    gpus: GpuCatalogue
+    gpus: GPUCatalogue
     models: ModelFinder
-    _models: dict[str, Architecture | GpuscoutError] = field(default_factory=dict)
+    _models: dict[str, ModelSpec | GpuscoutError] = field(default_factory=dict)
 
     def check_flags(self) -> None:
         """Raises UnknownNameError for a GPU that is none, before any file is read."""
@@ -127,7 +127,7 @@ class Completer:
                 replaced[name] = self._overruled(name, said[name], filled[name])
         return {**filled, **mapped}, replaced
 
-    def _model(self, name: str, place: str, *, given: bool) -> Architecture:
+    def _model(self, name: str, place: str, *, given: bool) -> ModelSpec:
         if name not in self._models:
             try:
                 self._models[name] = self.models.find_one(name).architecture
@@ -138,7 +138,7 @@ class Completer:
             raise found if given else _named_by_file(found, place, "model")
         return found
 
-    def _gpu(self, name: str, place: str, *, given: bool) -> GpuSpec:
+    def _gpu(self, name: str, place: str, *, given: bool) -> GPUSpec:
         try:
             return self.gpus.resolve(name)
         except GpuscoutError as error:
@@ -191,7 +191,7 @@ class Completer:
                 raise InputError(f"{added[name].origin}: {name}: {added[name].text}, but the file says {told}")
 
 
-def _case(values: Mapping[str, str], lengths: Mapping[str, str | None], model: Architecture, gpu: GpuSpec) -> Case:
+def _case(values: Mapping[str, str], lengths: Mapping[str, str | None], model: ModelSpec, gpu: GPUSpec) -> Case:
     """The case, with the defaults of estimates where nothing was said."""
     said = values.get
     fraction, longest, kv_precision = said("gpu_memory_utilization"), said("max_model_len"), said("kv_precision")

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from gpuscout.runner.resolve.hub_errors import HubModel, explained, holds_no_config
 from gpuscout.runner.resolve.model_files import LARGEST_CONFIG_BYTES, read_config, too_large, understood
 from gpuscout.sweeps.errors import GpuscoutError, HubError, HubServerError, HubTimeoutError, HubUnreachableError
-from gpuscout.sweeps.models.architecture import Architecture
+from gpuscout.sweeps.models.architecture import ModelSpec
 
 _AT_ONCE = 8
 # huggingface_hub tries a download that stalls six times, each time for as long as its own time-out.
@@ -38,7 +38,7 @@ Answer = TypeVar("Answer")
 class Fetched:
     """A model and the commit it was read at; None when the local cache had to answer for a branch."""
 
-    architecture: Architecture
+    architecture: ModelSpec
     commit: str | None
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuscout.sweeps.errors import MissingFieldError, ModelConfigError
-from gpuscout.sweeps.models.architecture import Architecture
+from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.models.checkpoint import missing_parameters, with_exact_size, with_stated_dtype
 from gpuscout.sweeps.models.config import architecture_from_config
 from gpuscout.sweeps.models.fields import MAX_LAYERS, MAX_SIZE, describe
@@ -46,7 +46,7 @@ def read_config(file: Path, place: str) -> dict[str, Any]:
 
 def understood(
     config: Mapping[str, Any], *, name: str, source: str, elements: Mapping[str, int] | None = None
-) -> Architecture:
+) -> ModelSpec:
     """The architecture of a configuration; `elements` are the checkpoint's stored elements by dtype, if known.
 
     The fields of the file come first: over the catalogue they are the most faithful, while the defaults of

@@ -13,7 +13,7 @@ from gpuscout.runner.resolve.hub import fetch_all
 from gpuscout.runner.resolve.hub_errors import HubModel, endpoint
 from gpuscout.runner.resolve.model_files import read_config, understood
 from gpuscout.sweeps.errors import GpuscoutError, InputError, ModelConfigError, StoreBusyError, UnknownNameError
-from gpuscout.sweeps.models.architecture import Architecture
+from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.models.catalogue import ModelCatalogue, is_path
 from gpuscout.sweeps.spec.rules import has_wildcard
 
@@ -25,10 +25,10 @@ _HOW_TO_NAME = "a model of the Hugging Face Hub is written org/name, a local one
 class KnownModels(Protocol):
     """Models that were fetched before, by the names they are stored under: `gpuscout.store.results.catalogues`."""
 
-    def find(self, names: Sequence[str]) -> Mapping[str, Architecture]:
+    def find(self, names: Sequence[str]) -> Mapping[str, ModelSpec]:
         """Those that are known."""
 
-    def remember(self, architectures: Sequence[Architecture]) -> None:
+    def remember(self, architectures: Sequence[ModelSpec]) -> None:
         """Keep models that were fetched."""
 
 
@@ -36,7 +36,7 @@ class KnownModels(Protocol):
 class FoundModel:
     """`source` says to people where the architecture comes from."""
 
-    architecture: Architecture
+    architecture: ModelSpec
     source: str
 
 
@@ -166,7 +166,7 @@ def resolve_model(
     directory: Path | None = None,
     known: KnownModels | None = None,
     token: str | None = None,
-) -> Architecture:
+) -> ModelSpec:
     """The architecture of one model: a catalogue name, a bare name that is unique, org/name, a folder, a config.json.
 
     `revision` is a branch, tag or commit on the Hugging Face Hub; `known` is asked before the Hub; `token` replaces

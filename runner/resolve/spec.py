@@ -17,9 +17,9 @@ from gpuscout.runner.resolve.models import KnownModels, ModelFinder, target_of
 from gpuscout.runner.resolve.models import resolve_model as resolve_model  # part of the Python API
 from gpuscout.sweeps.errors import GpuFileError, GpuscoutError, InputError, SpecError, SpecProblem, UnknownNameError
 from gpuscout.sweeps.expand import Expansion
-from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
-from gpuscout.sweeps.gpus.gpu import GpuSpec
-from gpuscout.sweeps.models.architecture import Architecture
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
+from gpuscout.sweeps.gpus.gpu import GPUSpec
+from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.spec.entries import EngineEntry, GpuSelector, ModelEntry
 from gpuscout.sweeps.spec.names import Problems, RuleNames
@@ -29,12 +29,12 @@ from gpuscout.sweeps.sweep import EnginePart, Placement, Sweep, SweptModel
 
 # Steps of at most 1.5 above 2: the winner under an SLO depends on points near the limit.
 CHEAP_LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-DEAR_LADDER = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+EXPENSIVE_LADDER = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 # A block of a cheap engine should take a fraction of a second and a sweep have enough blocks to share out; a block of
 # a dear one is one task, unless the store would hold more rows for blocks than anybody waits for.
 _CHEAP_BLOCK, _SMALLEST_CHEAP_BLOCK, _CHEAP_BLOCKS = 4096, 256, 64
-_MOST_DEAR_BLOCKS = 20_000
+_MOST_EXPENSIVE_BLOCKS = 20_000
 
 
 Precisions = tuple[Precision | None, ...]
@@ -93,7 +93,7 @@ class _Names:
     """What the names of a spec stand for, as far as they are known."""
 
     models: tuple[SweptModel, ...]
-    gpus: tuple[GpuSpec, ...]
+    gpus: tuple[GPUSpec, ...]
     engines: tuple[EnginePart, ...]
     exclude: tuple[Rule, ...]
     only: tuple[Rule, ...]
@@ -102,7 +102,7 @@ class _Names:
 def _look_up(spec: SweepSpec, gpu_file: Path | None, known: KnownModels | None, problems: Problems) -> _Names:
     models = _swept_models(spec, known, problems)
     catalogue = _Gpus(spec, gpu_file, problems)
-    gpus: dict[str, GpuSpec] = {}
+    gpus: dict[str, GPUSpec] = {}
     engines: list[EnginePart] = []
     for number, selector in enumerate(spec.gpus):
         with problems.at("gpus", number):
@@ -205,7 +205,7 @@ class _Gpus:
     """The catalogue of GPUs with those of the user's files. Of files with problems, only the names are known."""
 
     def __init__(self, spec: SweepSpec, gpu_file: Path | None, problems: Problems) -> None:
-        self.known = GpuCatalogue.load()
+        self.known = GPUCatalogue.load()
         self.incomplete = "gpu_file" in problems.broken
         # Folded, as far as anything could be read.
         self._lost: set[str] | None = None if self.incomplete else set()
@@ -237,7 +237,7 @@ class _Gpus:
                 return name
             raise
 
-    def selected(self, selector: GpuSelector) -> tuple[GpuSpec, ...]:
+    def selected(self, selector: GpuSelector) -> tuple[GPUSpec, ...]:
         plain = selector.vendor is None and selector.family is None and selector.min_memory_gb is None
         if plain and selector.name is not None and not has_wildcard(selector.name):
             name = self.resolve(selector.name)
@@ -284,7 +284,7 @@ def _is_file(option: str, value: object) -> TypeGuard[str]:
 def engine_part(entry: EngineEntry, concurrency: tuple[int, ...] | None = None) -> EnginePart:
     """An engine of a sweep with its ladder; None: the one for its kind. Raises UnknownNameError, InputError."""
     engine = create_engine(entry.name, entry.options)
-    ladder = concurrency or (CHEAP_LADDER if engine.cost is Cost.CHEAP else DEAR_LADDER)
+    ladder = concurrency or (CHEAP_LADDER if engine.cost is Cost.CHEAP else EXPENSIVE_LADDER)
     # How large blocks should be is only known once the whole sweep is.
     size = _CHEAP_BLOCK if engine.cost is Cost.CHEAP else 1
     placement = Placement() if entry.run is None else Placement(**entry.run.model_dump(exclude_none=True))
@@ -296,7 +296,7 @@ def _with_block_sizes(sweep: Sweep) -> Sweep:
 
     def size(part: EnginePart) -> int:
         if part.block_size == 1:
-            return max(1, -(-raw // _MOST_DEAR_BLOCKS))
+            return max(1, -(-raw // _MOST_EXPENSIVE_BLOCKS))
         return min(_CHEAP_BLOCK, max(_SMALLEST_CHEAP_BLOCK, -(-raw // _CHEAP_BLOCKS)))
 
     return replace(sweep, engines=tuple(replace(part, block_size=size(part)) for part in sweep.engines))
@@ -306,7 +306,7 @@ def _precisions(names: tuple[Precision | Literal["native"], ...]) -> Precisions:
     return tuple(None if name == "native" else Precision(name) for name in names)
 
 
-def _check_tensor_parallel(spec: SweepSpec, models: list[Architecture], problems: Problems) -> None:
+def _check_tensor_parallel(spec: SweepSpec, models: list[ModelSpec], problems: Problems) -> None:
     """A size that no model can use is a mistake; one that some cannot use is told beside the results."""
     if spec.tensor_parallel == "auto":
         return

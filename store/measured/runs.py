@@ -21,7 +21,7 @@ from gpuscout.store.measured.formats.reported import Reported
 from gpuscout.store.measured.formats.source_file import SourceFile
 from gpuscout.sweeps.cases import SERVERS, canonical_json, server_called
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
-from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.precision import Precision
 
 # Closed-loop serving runs of InferenceX and of AIConfigurator's validation set; AccelMark's runs on other GPUs;
@@ -146,7 +146,7 @@ def _rows(text: str, file: str) -> Iterator[MeasuredRun | None]:
 def _run(reported: Reported, file: str) -> MeasuredRun:
     """The run of a line that has all of `_REQUIRED`; a GPU of the catalogue under its own name."""
     says = reported.deployment
-    gpu = GpuCatalogue.load().find(says["gpu"])
+    gpu = GPUCatalogue.load().find(says["gpu"])
     server = server_called(says["server"])
     if server not in SERVERS:
         raise InputError(

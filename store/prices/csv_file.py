@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gpuscout.store.prices.prices import DATE_KINDS, EVERYWHERE, PURCHASES, Quote
 from gpuscout.sweeps.errors import InputError, SpecProblem, UnknownNameError, nearest
-from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 
 COLUMNS: dict[str, str] = {
     "gpu": "a name or alias of the catalogue or the store (required)",
@@ -247,7 +247,7 @@ class _Row:
 def gpu_name(text: str, stored: Iterable[str]) -> str:
     """The canonical name of a GPU of the catalogue, or of the store as it is spelled there. Raises UnknownNameError."""
     try:
-        return GpuCatalogue.load().resolve(text).name
+        return GPUCatalogue.load().resolve(text).name
     except UnknownNameError:
         same = [name for name in stored if name.casefold() == text.casefold()]
         if not same:
@@ -257,6 +257,6 @@ def gpu_name(text: str, stored: Iterable[str]) -> str:
 
 def other_names(gpu: str, stored: Iterable[str]) -> list[str]:
     """The names of the store that mean this GPU and are not its own: a run may be stored under an alias."""
-    catalogue = GpuCatalogue.load()
+    catalogue = GPUCatalogue.load()
     meant = {name: catalogue.find(name) for name in stored if name != gpu}
     return [name for name, spec in meant.items() if spec is not None and spec.name == gpu]

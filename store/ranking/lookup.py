@@ -243,7 +243,7 @@ def _unknown(kind: str, text: str, names: list[str], spellings: Callable[[str], 
 
 def _catalogued(text: str, known: Names) -> str:
     """The stored name of a GPU that only the catalogue knows by this spelling (nvidia-smi's, Kubernetes')."""
-    from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
+    from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 
-    gpu = GpuCatalogue.load().find(text)
+    gpu = GPUCatalogue.load().find(text)
     return gpu.name if gpu is not None and gpu.name in known.ids and text not in known.ids else text

@@ -20,7 +20,7 @@ from gpuscout.store.ranking.placing import Indices
 from gpuscout.store.ranking.types import Backing, Doubt, RankedConfig
 from gpuscout.store.results.trust import errors_of
 from gpuscout.store.schema import gpus, models
-from gpuscout.sweeps.trust import TRUSTED_METRICS, ErrorSeen
+from gpuscout.sweeps.trust import TRUSTED_METRICS, ObservedError
 
 MEASURED_LEVEL, BACKED_LEVEL, OTHER_LEVEL = range(3)
 """How far a result can be trusted, see `Trusted`: the lower the better."""
@@ -45,7 +45,7 @@ def _is_estimated(objective: str) -> bool:
 class Errors:
     """The errors of engines in one metric, by engine id, GPU family and kind of model, the one that counts first."""
 
-    seen: dict[tuple[int, str, str], list[tuple[str, ErrorSeen]]]
+    seen: dict[tuple[int, str, str], list[tuple[str, ObservedError]]]
     families: dict[int, str]
     vendors: dict[int, str]
     kinds: dict[int, str]
@@ -53,7 +53,7 @@ class Errors:
     @classmethod
     def of(cls, connection: sa.Connection, engine_ids: Sequence[int], model_ids: Sequence[int], metric: str) -> Errors:
         """Read them. Three statements over small tables; one where no errors are known."""
-        seen: dict[tuple[int, str, str], list[tuple[str, ErrorSeen]]] = {}
+        seen: dict[tuple[int, str, str], list[tuple[str, ObservedError]]] = {}
         for engine_id, errors in errors_of(connection, engine_ids).items():
             for source, error in sorted(errors, key=lambda pair: (-pair[1].runs, pair[0])):
                 if error.metric == metric:
@@ -103,7 +103,7 @@ class Errors:
         return result
 
 
-def _beyond(error: ErrorSeen, concurrency: float) -> float:
+def _beyond(error: ObservedError, concurrency: float) -> float:
     """By how many requests in flight an estimate is outside the band of these errors."""
     return max(error.concurrency_from - concurrency, concurrency - (error.concurrency_to or np.inf), 0.0)
 

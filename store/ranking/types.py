@@ -11,7 +11,7 @@ from typing import Any, Self
 from gpuscout.store.prices.prices import PriceRules, Prices
 from gpuscout.store.ranking.measures import DEFAULT_OBJECTIVE, MEASURES, Aim, Measure, aim_of, measure_of
 from gpuscout.sweeps.slo import Slo
-from gpuscout.sweeps.trust import ErrorSeen
+from gpuscout.sweeps.trust import ObservedError
 
 __all__ = ["DEFAULT_OBJECTIVE", "MEASURES", "Measure", "measure_of"]
 
@@ -196,7 +196,7 @@ class Backing:
     """
 
     source: str
-    error: ErrorSeen
+    error: ObservedError
     own_family: bool
     same_load: bool
 

@@ -12,11 +12,11 @@ from gpuscout.store.database.connect import Store, open_store
 from gpuscout.store.results.registry import register_models
 from gpuscout.store.schema import gpus, models
 from gpuscout.sweeps.errors import NoStoreError
-from gpuscout.sweeps.gpus.gpu import GpuSpec
-from gpuscout.sweeps.models.architecture import Architecture
+from gpuscout.sweeps.gpus.gpu import GPUSpec
+from gpuscout.sweeps.models.architecture import ModelSpec
 
 
-def stored_models(connection: sa.Connection, names: Sequence[str]) -> dict[str, Architecture]:
+def stored_models(connection: sa.Connection, names: Sequence[str]) -> dict[str, ModelSpec]:
     """The architectures stored last under these names; names that are not stored are left out.
 
     An architecture written by a release that described models differently counts as not stored.
@@ -25,7 +25,7 @@ def stored_models(connection: sa.Connection, names: Sequence[str]) -> dict[str, 
     found = {}
     for name, text in connection.execute(query):
         with suppress(KeyError, TypeError, ValueError):
-            found[name] = Architecture.from_dict(json.loads(text))
+            found[name] = ModelSpec.from_dict(json.loads(text))
     return found
 
 
@@ -35,12 +35,12 @@ class StoredModels:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def find(self, names: Sequence[str]) -> dict[str, Architecture]:
+    def find(self, names: Sequence[str]) -> dict[str, ModelSpec]:
         """The architectures stored last under these names. Raises StoreUnreachableError."""
         with self._store.reading() as connection:
             return stored_models(connection, names)
 
-    def remember(self, architectures: Sequence[Architecture]) -> None:
+    def remember(self, architectures: Sequence[ModelSpec]) -> None:
         """Store models that were fetched, each under its own name. Raises StoreBusyError, StoreUnreachableError."""
         with self._store.writing() as connection:
             register_models(connection, architectures)
@@ -55,7 +55,7 @@ class ModelsAt:
     def __init__(self, url: str) -> None:
         self._url = url
 
-    def find(self, names: Sequence[str]) -> dict[str, Architecture]:
+    def find(self, names: Sequence[str]) -> dict[str, ModelSpec]:
         """The architectures stored last under these names."""
         try:
             store = open_store(self._url)
@@ -64,14 +64,14 @@ class ModelsAt:
         with store:
             return StoredModels(store).find(names)
 
-    def remember(self, architectures: Sequence[Architecture]) -> None:
+    def remember(self, architectures: Sequence[ModelSpec]) -> None:
         """Nothing: this view only reads."""
 
 
-def stored_gpus(connection: sa.Connection) -> list[GpuSpec]:
+def stored_gpus(connection: sa.Connection) -> list[GPUSpec]:
     """Every GPU by name. Figures written by a release that described GPUs differently count as not stored."""
-    found: dict[str, GpuSpec] = {}
+    found: dict[str, GPUSpec] = {}
     for name, text in connection.execute(sa.select(gpus.c.name, gpus.c.figures).order_by(gpus.c.id)):
         with suppress(KeyError, TypeError, ValueError):
-            found[name] = GpuSpec.from_dict(json.loads(text))
+            found[name] = GPUSpec.from_dict(json.loads(text))
     return list(found.values())

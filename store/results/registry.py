@@ -12,8 +12,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from gpuscout.store.schema import engines, gpus, ladders, models
 from gpuscout.sweeps.cases import canonical_json, content_digest
-from gpuscout.sweeps.gpus.gpu import GpuSpec
-from gpuscout.sweeps.models.architecture import Architecture
+from gpuscout.sweeps.gpus.gpu import GPUSpec
+from gpuscout.sweeps.models.architecture import ModelSpec
 
 
 class EngineIdentity(Protocol):
@@ -37,7 +37,7 @@ class Names:
 
 
 def register_names(
-    connection: sa.Connection, models: Sequence[Architecture], gpus: Sequence[GpuSpec], engine: EngineIdentity
+    connection: sa.Connection, models: Sequence[ModelSpec], gpus: Sequence[GPUSpec], engine: EngineIdentity
 ) -> Names:
     """The ids of models, GPUs and an engine; those not known yet are stored. Idempotent, safe beside other writers."""
     return Names(
@@ -47,7 +47,7 @@ def register_names(
     )
 
 
-def register_models(connection: sa.Connection, architectures: Sequence[Architecture]) -> list[int]:
+def register_models(connection: sa.Connection, architectures: Sequence[ModelSpec]) -> list[int]:
     """The ids of these models, in their order."""
 
     def row(position: int) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def register_models(connection: sa.Connection, architectures: Sequence[Architect
     return register_rows(connection, models, identity, row)
 
 
-def register_gpus(connection: sa.Connection, specs: Sequence[GpuSpec]) -> list[int]:
+def register_gpus(connection: sa.Connection, specs: Sequence[GPUSpec]) -> list[int]:
     """The ids of these GPUs, in their order."""
 
     def row(position: int) -> dict[str, Any]:

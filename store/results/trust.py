@@ -9,14 +9,14 @@ from typing import Any
 import sqlalchemy as sa
 
 from gpuscout.store.schema import errors_seen, intervals
-from gpuscout.sweeps.trust import NO_TRUST, ErrorSeen, Trust
+from gpuscout.sweeps.trust import NO_TRUST, ObservedError, Trust
 
 SHIPPED = "calibration"
 """The source of errors that an engine brings itself."""
 OVER_STORED = "measured runs of this store"
 """The source of errors over the runs of the store itself."""
 
-_ERROR = tuple(ErrorSeen.__match_args__)
+_ERROR = tuple(ObservedError.__match_args__)
 
 
 def note_trust(connection: sa.Connection, engine_id: int, trust: Trust) -> None:
@@ -30,7 +30,7 @@ def note_trust(connection: sa.Connection, engine_id: int, trust: Trust) -> None:
     note_errors(connection, engine_id, SHIPPED, trust.errors)
 
 
-def note_errors(connection: sa.Connection, engine_id: int, source: str, errors: Iterable[ErrorSeen]) -> None:
+def note_errors(connection: sa.Connection, engine_id: int, source: str, errors: Iterable[ObservedError]) -> None:
     """Keep an engine's errors over the measured runs of one source, in place of those noted before."""
     _replace(connection, errors_seen, {"engine_id": engine_id, "source": source}, [asdict(error) for error in errors])
 
@@ -67,12 +67,12 @@ def note_document(connection: sa.Connection, engine_id: int, document: Mapping[s
         note_errors(connection, engine_id, source, Trust.from_dict({"intervals": {}, "errors": errors}).errors)
 
 
-def errors_of(connection: sa.Connection, engine_ids: Sequence[int]) -> dict[int, list[tuple[str, ErrorSeen]]]:
+def errors_of(connection: sa.Connection, engine_ids: Sequence[int]) -> dict[int, list[tuple[str, ObservedError]]]:
     """For each engine its errors with their sources."""
     query = sa.select(errors_seen).where(errors_seen.c.engine_id.in_(engine_ids))
-    found: dict[int, list[tuple[str, ErrorSeen]]] = {}
+    found: dict[int, list[tuple[str, ObservedError]]] = {}
     for row in connection.execute(query.order_by(*errors_seen.primary_key.columns)).mappings():
-        found.setdefault(row["engine_id"], []).append((row["source"], ErrorSeen(*(row[name] for name in _ERROR))))
+        found.setdefault(row["engine_id"], []).append((row["source"], ObservedError(*(row[name] for name in _ERROR))))
     return found
 
 

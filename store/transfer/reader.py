@@ -41,8 +41,8 @@ from gpuscout.store.transfer.placement import Placed
 from gpuscout.sweeps.cases import Case, CaseColumns, content_digest, task_keys
 from gpuscout.sweeps.curves import BOUNDS
 from gpuscout.sweeps.errors import InputError
-from gpuscout.sweeps.gpus.gpu import GpuSpec
-from gpuscout.sweeps.models.architecture import Architecture
+from gpuscout.sweeps.gpus.gpu import GPUSpec
+from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.precision import PRECISIONS, Precision
 
@@ -87,8 +87,8 @@ class _Filling:
 
     connection: sa.Connection
     target: Store
-    models: dict[str, Architecture] = field(default_factory=dict)
-    gpus: dict[str, GpuSpec] = field(default_factory=dict)
+    models: dict[str, ModelSpec] = field(default_factory=dict)
+    gpus: dict[str, GPUSpec] = field(default_factory=dict)
     cases: dict[str, int] = field(default_factory=dict)
     engines: dict[tuple[str, str, str], int] = field(default_factory=dict)
     tasks: dict[str, int] = field(default_factory=dict)
@@ -183,46 +183,46 @@ class _Filling:
     def _define(self, row: Placed, name: str, digest: str) -> None:
         try:
             document = json.loads(row.text(name))
-            found = Architecture.from_dict(document) if name == "model_architecture" else GpuSpec.from_dict(document)
+            found = ModelSpec.from_dict(document) if name == "model_architecture" else GPUSpec.from_dict(document)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise row.error(name, f"cannot be understood ({type(error).__name__}: {error})") from error
         if found.digest().hex() != digest:
             raise row.error(name, "does not have the digest that the row names")
-        if isinstance(found, Architecture):
+        if isinstance(found, ModelSpec):
             self.models[digest] = found
         else:
             self.gpus[digest] = found
 
-    def _model(self, row: Placed) -> Architecture:
+    def _model(self, row: Placed) -> ModelSpec:
         digest = row.text("model_digest")
         found = self._model_of(row, digest)
         if found.name != row.text("model"):
             raise row.error("model", f"its digest is that of {found.name}: something was changed")
         return found
 
-    def _model_of(self, row: Placed, digest: str) -> Architecture:
+    def _model_of(self, row: Placed, digest: str) -> ModelSpec:
         if digest not in self.models:
             text = self._defined_in_target(models, models.c.architecture, digest)
             if text is None:
                 raise row.error(
                     "model_architecture", f"no row and no store defines this version of {row.text('model')}"
                 )
-            self.models[digest] = Architecture.from_dict(json.loads(text))
+            self.models[digest] = ModelSpec.from_dict(json.loads(text))
         return self.models[digest]
 
-    def _gpu(self, row: Placed) -> GpuSpec:
+    def _gpu(self, row: Placed) -> GPUSpec:
         digest = row.text("gpu_digest")
         found = self._gpu_of(row, digest)
         if found.name != row.text("gpu"):
             raise row.error("gpu", f"its digest is that of {found.name}: something was changed")
         return found
 
-    def _gpu_of(self, row: Placed, digest: str) -> GpuSpec:
+    def _gpu_of(self, row: Placed, digest: str) -> GPUSpec:
         if digest not in self.gpus:
             text = self._defined_in_target(gpus, gpus.c.figures, digest)
             if text is None:
                 raise row.error("gpu_figures", f"no row and no store defines this version of {row.text('gpu')}")
-            self.gpus[digest] = GpuSpec.from_dict(json.loads(text))
+            self.gpus[digest] = GPUSpec.from_dict(json.loads(text))
         return self.gpus[digest]
 
     def _defined_in_target(self, table: sa.Table, column: sa.Column[str], digest: str) -> str | None:

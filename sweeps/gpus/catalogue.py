@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gpuscout.sweeps.errors import GpuFileError, InputError, UnknownNameError, nearest
-from gpuscout.sweeps.gpus.gpu import GpuFile, GpuSpec, OwnGpu
+from gpuscout.sweeps.gpus.gpu import GpuFile, GPUSpec, OwnGpu
 
 # What vendors' tools and clouds write before a product's name, besides the vendor's own name.
 _BRANDS = {"AMD": ("instinct", "amdinstinct"), "Google": ("googlecloud",), "AWS": ("amazon",), "Intel": ("habana",)}
@@ -21,15 +21,15 @@ _SHARED = re.compile(r"[\s_-]+shared\s*$", re.IGNORECASE)  # Kubernetes' label o
 _MIG = re.compile(r"(?:^|[\s_-])(?:mig(?=[\s_-]|$)|\d+g\.\d+gb)", re.IGNORECASE)
 
 
-class GpuCatalogue:
+class GPUCatalogue:
     """GPUs by name. A name is found whatever its case and separators, by alias, and as vendors' tools print it.
 
     Never changes: `with_file` gives a new catalogue.
     """
 
-    def __init__(self, gpus: Iterable[GpuSpec]) -> None:
+    def __init__(self, gpus: Iterable[GPUSpec]) -> None:
         self._by_name = {gpu.name: gpu for gpu in gpus}
-        self._spellings: dict[str, tuple[str, GpuSpec]] = {}
+        self._spellings: dict[str, tuple[str, GPUSpec]] = {}
         for gpu in self:
             for spelling in (gpu.name, *gpu.aliases):
                 _, holder = self._spellings.setdefault(_key(spelling), (spelling, gpu))
@@ -42,7 +42,7 @@ class GpuCatalogue:
 
     @classmethod
     @functools.cache
-    def load(cls) -> GpuCatalogue:
+    def load(cls) -> GPUCatalogue:
         """The GPUs that ship with gpuscout; read once per process."""
         data = pkgutil.get_data("gpuscout.sweeps", "data/gpus.json")
         assert data is not None  # it raises if the file is missing
@@ -53,27 +53,27 @@ class GpuCatalogue:
             return re.sub(r"\{(\w+)\}", lambda match: table[match[1]], source)
 
         return cls(
-            GpuSpec.from_dict(gpu | {"sources": {key: expand(source) for key, source in gpu["sources"].items()}})
+            GPUSpec.from_dict(gpu | {"sources": {key: expand(source) for key, source in gpu["sources"].items()}})
             for gpu in document["gpus"]
         )
 
     def __len__(self) -> int:
         return len(self._by_name)
 
-    def __iter__(self) -> Iterator[GpuSpec]:
+    def __iter__(self) -> Iterator[GPUSpec]:
         return iter(self._by_name.values())
 
     def names(self) -> tuple[str, ...]:
         """Canonical names, in the order of the catalogue (by vendor, then by generation)."""
         return tuple(self._by_name)
 
-    def get(self, name: str) -> GpuSpec:
+    def get(self, name: str) -> GPUSpec:
         """The GPU of exactly this canonical name. Raises UnknownNameError."""
         if gpu := self._by_name.get(name):
             return gpu
         raise self._unknown(name)
 
-    def resolve(self, text: str) -> GpuSpec:
+    def resolve(self, text: str) -> GPUSpec:
         """The GPU a person, `nvidia-smi`, `rocm-smi` or a Kubernetes label calls `text`.
 
         Never a guess: raises UnknownNameError, with the nearest names, unless exactly one GPU is called that.
@@ -82,7 +82,7 @@ class GpuCatalogue:
             return gpu
         raise self._unknown(text)
 
-    def find(self, text: str) -> GpuSpec | None:
+    def find(self, text: str) -> GPUSpec | None:
         """The same; None when none is, or several are, called that."""
         return self._by_key.get(_key(_SHARED.sub("", text)))
 
@@ -98,7 +98,7 @@ class GpuCatalogue:
         family: str | None = None,
         glob: str | None = None,
         min_memory_gb: float | None = None,
-    ) -> tuple[GpuSpec, ...]:
+    ) -> tuple[GPUSpec, ...]:
         """The GPUs that meet all conditions, in the order of the catalogue; never none.
 
         `glob` is matched with the canonical names and, if no name matches, with the aliases; case and the kind of
@@ -124,7 +124,7 @@ class GpuCatalogue:
         )
         raise InputError(f"no GPU {' and '.join(filter(None, conditions))}", hint=self._what_exists())
 
-    def with_file(self, path: str | Path) -> GpuCatalogue:
+    def with_file(self, path: str | Path) -> GPUCatalogue:
         """This catalogue and the GPUs of a YAML file, whose list `gpus` holds mappings with these keys:
 
         name, vendor, family, memory_gb, memory_bandwidth_gbs (GB/s), dense_tflops (a mapping of fp32, fp16, bf16,
@@ -138,7 +138,7 @@ class GpuCatalogue:
         Raises GpuFileError with every problem of the file, InputError when it cannot be read.
         """
         file = GpuFile(path)
-        added: dict[str, GpuSpec] = {}
+        added: dict[str, GPUSpec] = {}
         used: dict[str, str] = {}
         found = file.read()
         for own in found:
@@ -151,9 +151,9 @@ class GpuCatalogue:
                 added[own.spec.name] = own.spec
         if file.problems:
             raise GpuFileError(file.problems, (spelling for own in found for _, spelling in own.spellings))
-        return GpuCatalogue({**self._by_name, **added}.values())
+        return GPUCatalogue({**self._by_name, **added}.values())
 
-    def _replaced(self, own: OwnGpu, file: GpuFile) -> GpuSpec | None:
+    def _replaced(self, own: OwnGpu, file: GpuFile) -> GPUSpec | None:
         """The GPU of this catalogue whose figures `own` replaces; reports a name that replaces nothing."""
         if not own.replaces or own.name is None:
             return None
@@ -165,7 +165,7 @@ class GpuCatalogue:
         file.report(own.spellings[0][0], f'the catalogue has no "{own.name}" to replace', hint)
         return None
 
-    def _report_clashes(self, own: OwnGpu, replaced: GpuSpec | None, used: dict[str, str], file: GpuFile) -> None:
+    def _report_clashes(self, own: OwnGpu, replaced: GPUSpec | None, used: dict[str, str], file: GpuFile) -> None:
         """Reports spellings that the catalogue or an earlier GPU of the file (in `used`) has taken."""
         for place, spelling in own.spellings:
             key = _key(spelling)
@@ -239,7 +239,11 @@ def _fold(spelling: str) -> str:
     return _SEPARATORS.sub("-", spelling.casefold())
 
 
-def gpus_with(gpu_file: str | Path | None) -> GpuCatalogue:
+def gpus_with(gpu_file: str | Path | None) -> GPUCatalogue:
     """The catalogue of GPUs, with those of a user's file. Raises GpuFileError, InputError."""
-    catalogue = GpuCatalogue.load()
+    catalogue = GPUCatalogue.load()
     return catalogue if gpu_file is None else catalogue.with_file(gpu_file)
+
+
+# The name of the release before this one.
+GpuCatalogue = GPUCatalogue

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class GpuSpec:
+class GPUSpec:
     """One accelerator type. Figures are per GPU (GB200/GB300: per GPU, not per superchip). GB = 10^9, GiB = 2^30.
 
     `memory_gb` is the vendor's nominal size (an "80 GB" part may hold 80 GiB), `memory_usable_gib` what software sees.
@@ -82,7 +82,7 @@ class GpuSpec:
         return values | {name: dict(values[name]) for name in _MAPPINGS}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> GpuSpec:
+    def from_dict(cls, values: Mapping[str, Any]) -> GPUSpec:
         """The GPU that `to_dict` gave, also after a trip through JSON. Raises TypeError on a key it does not know."""
         tuples = {name: tuple(values[name]) for name in _TUPLES if name in values}
         mappings = {name: dict(values[name]) for name in _MAPPINGS if name in values}
@@ -121,7 +121,7 @@ class OwnGpu:
     name: str | None
     replaces: bool
     spellings: tuple[tuple[Place, str], ...]
-    spec: GpuSpec | None
+    spec: GPUSpec | None
 
 
 @dataclass(frozen=True)
@@ -262,7 +262,7 @@ class GpuFile:
         if len(self.problems) == found_before:
             self._report_contradictions(given, values)
         if len(self.problems) == found_before:
-            spec = GpuSpec.from_dict(_with_defaults(values))
+            spec = GPUSpec.from_dict(_with_defaults(values))
         spellings = [(given["name"].place, values["name"])] if "name" in values else []
         if "aliases" in values:
             spellings += [(given["aliases"].place, alias) for alias in values["aliases"]]
@@ -365,3 +365,7 @@ def _with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
         derived = {"memory_usable_gib": "derived: 0.98 x memory_gb"}
         complete["sources"] = {**derived, **complete.get("sources", {})}
     return {"link_pair_gbs": complete["link_gbs"], **complete}
+
+
+# The name of the release before this one.
+GpuSpec = GPUSpec

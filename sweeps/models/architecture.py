@@ -60,7 +60,7 @@ class AttentionGroup:
 
 
 @dataclass(frozen=True)
-class Architecture:
+class ModelSpec:
     """A causal language model as an estimator sees it. Parameter counts are numbers of weights, not bytes.
 
     total_parameters = everything in the checkpoint, vision towers included (without multi-token-prediction layers,
@@ -191,7 +191,7 @@ class Architecture:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Architecture:
+    def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:
         """The inverse of `to_dict`, after JSON too."""
         groups = (AttentionGroup(**{**group, "type": AttentionType(group["type"])}) for group in data["attention"])
         return cls(
@@ -221,3 +221,7 @@ def _splits(group: AttentionGroup, size: int) -> bool:
     if group.type in (AttentionType.MLA, AttentionType.MAMBA):
         return True
     return group.kv_heads % size == 0 or (group.type != AttentionType.LINEAR and size % group.kv_heads == 0)
+
+
+# The name of the release before this one.
+Architecture = ModelSpec

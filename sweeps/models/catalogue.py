@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
-from gpuscout.sweeps.models.architecture import Architecture
+from gpuscout.sweeps.models.architecture import ModelSpec
 
 _GLOB = frozenset("*?[")
 _WORDS = re.compile(r"[a-z]+\d*|[\d.]+[a-z]*")
@@ -33,7 +33,7 @@ class ModelCatalogue:
     def __init__(self, entries: Mapping[str, Mapping[str, Any]], *, source: str = "the model catalogue") -> None:
         self._entries = dict(entries)
         self._source = source
-        self._architectures: dict[str, Architecture] = {}
+        self._architectures: dict[str, ModelSpec] = {}
 
     @classmethod
     def load(cls) -> ModelCatalogue:
@@ -50,7 +50,7 @@ class ModelCatalogue:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, name: str) -> Architecture:
+    def get(self, name: str) -> ModelSpec:
         """The architecture of one model by its exact name. Raises UnknownNameError."""
         if name not in self._architectures:
             # Only what is needed is imported: listing names must stay fast.

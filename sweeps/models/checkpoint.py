@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from gpuscout.sweeps.models.architecture import Architecture
+from gpuscout.sweeps.models.architecture import ModelSpec
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _PLAIN = frozenset({"F64", *_DTYPES})
@@ -31,11 +31,11 @@ def with_stated_dtype(config: Mapping[str, Any], elements: Mapping[str, int]) ->
     return config if dtype is None else {**config, "torch_dtype": dtype}
 
 
-def missing_parameters(model: Architecture, config: Mapping[str, Any], elements: Mapping[str, int]) -> int:
+def missing_parameters(model: ModelSpec, config: Mapping[str, Any], elements: Mapping[str, int]) -> int:
     """How many more parameters the checkpoint holds than were derived; 0 when they agree or cannot be compared.
 
     They agree within 0.1 %. They cannot be compared for a quantised checkpoint, and a larger one may hold
-    multi-token-prediction layers, which `Architecture` leaves out, or a copy of the tied output projection.
+    multi-token-prediction layers, which `ModelSpec` leaves out, or a copy of the tied output projection.
     """
     if model.quantization_method is not None or not elements or not elements.keys() <= _PLAIN:
         return 0
@@ -46,7 +46,7 @@ def missing_parameters(model: Architecture, config: Mapping[str, Any], elements:
     return missing
 
 
-def with_exact_size(model: Architecture, config: Mapping[str, Any], elements: Mapping[str, int]) -> Architecture:
+def with_exact_size(model: ModelSpec, config: Mapping[str, Any], elements: Mapping[str, int]) -> ModelSpec:
     """The model with the number of parameters its checkpoint really holds.
 
     A difference of one output projection means that it is tied; in a multimodal model a surplus belongs to its

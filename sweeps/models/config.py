@@ -1,4 +1,4 @@
-"""From a Hugging Face `config.json` of any layout to a `Architecture`, or to an error that names the field."""
+"""From a Hugging Face `config.json` of any layout to a `ModelSpec`, or to an error that names the field."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gpuscout.sweeps.errors import ModelConfigError, NotCausalError
-from gpuscout.sweeps.models.architecture import Architecture
+from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.models.attention import kv_heads_of
 from gpuscout.sweeps.models.families import FAMILIES, IMPLIED_FIELDS, NOT_CAUSAL, NOT_CAUSAL_HEADS, Family
 from gpuscout.sweeps.models.fields import CONTEXT, HEADS, HIDDEN, VOCABULARY, Fields, describe
@@ -18,7 +18,7 @@ from gpuscout.sweeps.models.vision import vision_parameters
 _TEXT_SECTIONS = ("text_config", "llm_config", "language_config", "text_model_config")
 
 
-def architecture_from_config(config: Mapping[str, Any], *, name: str, source: str | None = None) -> Architecture:
+def architecture_from_config(config: Mapping[str, Any], *, name: str, source: str | None = None) -> ModelSpec:
     """Understand a configuration. `source` (a path or address) is where errors say the problem is; else `name`.
 
     A ModelOpt `hf_quant_config.json` goes into the key `hf_quant_config`. Multi-token-prediction layers are left
@@ -49,7 +49,7 @@ def architecture_from_config(config: Mapping[str, Any], *, name: str, source: st
     quantization = quantization_of(fields, size)
     latent = fields.find("kv_lora_rank", "o_lora_rank")[1] is not None
     searched = [layer.kv_heads for layer in layers if layer.kv_heads]
-    return Architecture(
+    return ModelSpec(
         name=name,
         model_type=model_type or "unknown",
         total_parameters=size.total + vision,

@@ -12,7 +12,7 @@ from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.spec.rules import Rule, has_wildcard
 
 if TYPE_CHECKING:
-    from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
+    from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
     from gpuscout.sweeps.spec.spec import SweepSpec
 
 
@@ -53,7 +53,7 @@ class RuleNames:
     `models` are the names in the sweep; `gpus` is None when the catalogue is not known as a whole.
     """
 
-    def __init__(self, models: Iterable[str], gpus: GpuCatalogue | None, gpu: Callable[[str], str]) -> None:
+    def __init__(self, models: Iterable[str], gpus: GPUCatalogue | None, gpu: Callable[[str], str]) -> None:
         self._models = list(dict.fromkeys(models))
         self._gpus = gpus
         self._gpu = gpu

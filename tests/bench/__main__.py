@@ -130,7 +130,7 @@ def dear_engine(directory: Path) -> None:
     """A dear engine, half a second a task: two Ray workers against one."""
     plugins = directory / "plugins"
     plugins.mkdir()
-    install_engine(plugins, "sleeper", "time.sleep(0.5); return answer(cases, ladder)", cost="DEAR")
+    install_engine(plugins, "sleeper", "time.sleep(0.5); return answer(cases, ladder)", cost="EXPENSIVE")
     program = """
 import sys, time, ray
 from tests.bench.sweeps import run_in

@@ -33,10 +33,10 @@ def _measured() -> float:
     from gpuscout.runner.engines.registry import create_engine
     from gpuscout.runner.resolve.spec import CHEAP_LADDER
     from gpuscout.sweeps.cases import Case, CaseColumns
-    from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
+    from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
     from gpuscout.sweeps.models.catalogue import ModelCatalogue
 
-    model, gpus = ModelCatalogue.load().get("Qwen/Qwen3-8B"), GpuCatalogue.load()
+    model, gpus = ModelCatalogue.load().get("Qwen/Qwen3-8B"), GPUCatalogue.load()
     cases = CaseColumns.of(
         Case(model, gpus.resolve(gpu), 128 * n, 256, tensor_parallel=tp)
         for gpu in ("H100", "H200", "B200", "L40S")

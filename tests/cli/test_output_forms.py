@@ -19,7 +19,7 @@ from gpuscout.runner.cli.main import execute
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, print_json_rows, print_rows
 from gpuscout.store.database.connect import open_store
 from gpuscout.sweeps.errors import InputError
-from gpuscout.sweeps.trust import ErrorSeen, Trust
+from gpuscout.sweeps.trust import ObservedError, Trust
 from tests.support.rank_stores import a_run, an_answer, fill
 
 COLUMNS = (Column("name", "name"), a_figure("itl_ms", "ITL ms"), Column("queued", "queued"), Column("day", "day"))
@@ -167,7 +167,7 @@ def test_recommendations_as_rows(db: str, capsys: pytest.CaptureFixture[str]) ->
 
 def test_recommendations_as_rows_say_what_they_rest_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
-    error = ErrorSeen("Ada", "dense", 1, None, "output_tokens_per_s", 38, 3, 0.12, 0.3, 0.0)
+    error = ObservedError("Ada", "dense", 1, None, "output_tokens_per_s", 38, 3, 0.12, 0.3, 0.0)
     trust = Trust({0: {"itl_ms": (0.5, 2.0)}}, (error,))
     answers = [an_answer(gpu=gpu, points={8: {"regime": 0, "itl_ms": 10.0}}) for gpu in ("H100", "L40S")]
     runs = [a_run(output_tokens_per_s=900.0), a_run(output_tokens_per_s=1100.0, source="field")]

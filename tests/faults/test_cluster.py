@@ -52,8 +52,8 @@ class TwoNodes:
 @pytest.fixture(scope="module")
 def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("plugins")
-    install_engine(folder, "slow", SLOW, cost="DEAR")
-    install_engine(folder, "poison", POISON, cost="DEAR", in_process=False)
+    install_engine(folder, "slow", SLOW, cost="EXPENSIVE")
+    install_engine(folder, "poison", POISON, cost="EXPENSIVE", in_process=False)
     return folder
 
 
@@ -186,7 +186,7 @@ def test_an_engine_runs_where_its_resources_are(tmp_path: Path, nodes: TwoNodes)
     return answer(cases, ladder)
     """
     archive = shutil.make_archive(str(tmp_path / "theirs"), "zip", STANDIN.parent, STANDIN.name)
-    install_engine(nodes.plugins, "choosy", where, cost="DEAR")
+    install_engine(nodes.plugins, "choosy", where, cost="EXPENSIVE")
     equipped = nodes.cluster.add_node(num_cpus=1, num_gpus=1, resources={"licence": 2, "accelerator_type:L4": 1})
     try:
         needed = "num_cpus: 0.5, num_gpus: 0.5, accelerator_type: L4, resources: {licence: 1}"

@@ -59,7 +59,7 @@ RUN = ("run", "spec.yaml", "--executor", "in-process")
 
 @pytest.fixture(scope="module")
 def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return install_engine(tmp_path_factory.mktemp("plugins"), "patient", EVALUATE, cost="DEAR")
+    return install_engine(tmp_path_factory.mktemp("plugins"), "patient", EVALUATE, cost="EXPENSIVE")
 
 
 @pytest.fixture

@@ -291,7 +291,7 @@ return answer(cases, ladder)
 def test_a_runner_waits_for_others_and_takes_over_from_the_dead(tmp_path: Path, postgres_url: str) -> None:
     plugins = tmp_path / "plugins"
     plugins.mkdir()
-    install_engine(plugins, "slow", SLOW, cost="DEAR")
+    install_engine(plugins, "slow", SLOW, cost="EXPENSIVE")
     spec = FEW + "engine: slow\n"
     expected = digest(undisturbed(tmp_path, spec, plugins))
     (tmp_path / "spec.yaml").write_text(spec)
@@ -314,7 +314,7 @@ def test_a_runner_waits_for_others_and_takes_over_from_the_dead(tmp_path: Path, 
 def test_a_second_runner_of_a_sqlite_store_may_wait(tmp_path: Path) -> None:
     plugins = tmp_path / "plugins"
     plugins.mkdir()
-    install_engine(plugins, "slow", SLOW, cost="DEAR")
+    install_engine(plugins, "slow", SLOW, cost="EXPENSIVE")
     (tmp_path / "spec.yaml").write_text(FEW.replace("[1, 2, 4, 8]", "[1]") + "engine: slow\n")
     (tmp_path / "hold").touch()
     first = started("run", "spec.yaml", "--executor", "in-process", cwd=tmp_path, plugins=plugins)

@@ -31,7 +31,7 @@ from gpuscout.store.schema import engines
 from gpuscout.sweeps.cases import CaseColumns
 from gpuscout.sweeps.curves import Curves, IntArray
 from gpuscout.sweeps.errors import InputError, UnknownNameError
-from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.precision import Precision
 from tests.support.forked import gpuscout
@@ -373,7 +373,7 @@ def test_models_and_gpus_of_ones_own_are_compared_as_they_were_imported(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     Path("mine").mkdir()
     Path("mine/config.json").write_bytes(as_file(ModelCatalogue.load().config("Qwen/Qwen3-8B")))
-    h100 = GpuCatalogue.load().get("H100-SXM-80GB")
+    h100 = GPUCatalogue.load().get("H100-SXM-80GB")
     names = ("vendor", "memory_gb", "memory_bandwidth_gbs", "dense_tflops", "pcie_gbs", "gpus_per_node")
     own = {"name": "X1", "family": "Own", **{name: getattr(h100, name) for name in names}}
     own["dense_tflops"] = dict(h100.dense_tflops)

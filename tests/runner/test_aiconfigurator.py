@@ -17,7 +17,7 @@ from gpuscout.runner.engines.base import MissingEngine
 from gpuscout.runner.engines.registry import create_engine
 from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.curves import Curves
-from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.precision import Precision
@@ -28,12 +28,12 @@ INSTALLED = importlib.util.find_spec("aiconfigurator") is not None
 def case(name: str = "Qwen/Qwen3-8B", gpu: str = "H100", **changes: object) -> Case:
     model = ModelCatalogue.load().get(name)
     asked = {"input_len": 2000, "output_len": 256, "precision": model.precision}
-    return Case(model, GpuCatalogue.load().resolve(gpu), **(asked | changes))
+    return Case(model, GPUCatalogue.load().resolve(gpu), **(asked | changes))
 
 
 def test_gpu_names_map_both_ways() -> None:
     for name in GPUS:
-        assert name in GpuCatalogue.load().names()
+        assert name in GPUCatalogue.load().names()
         assert our_gpu(str(their_system(name))) == name
     assert their_system("H100-NVL-94GB") is None
     assert our_gpu("b60") is None

@@ -27,7 +27,7 @@ from gpuscout.store.measured.runs import FITTED_FILES
 from gpuscout.store.schema import engines
 from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.errors import InputError
-from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.trust import NO_TRUST
 from tests.support.forked import gpuscout
@@ -127,7 +127,7 @@ def test_calibration_is_deterministic_and_needs_runs() -> None:
 
 def points_on(gpu: str) -> tuple[RooflineEngine, CaseColumns]:
     model = ModelCatalogue.load().get("meta-llama/Llama-3.1-8B-Instruct")
-    return RooflineEngine(), CaseColumns.of([Case(model, GpuCatalogue.load().get(gpu), 1024, 256)])
+    return RooflineEngine(), CaseColumns.of([Case(model, GPUCatalogue.load().get(gpu), 1024, 256)])
 
 
 def test_intervals_surround_figures_and_are_wider_where_nothing_was_measured() -> None:
@@ -187,7 +187,7 @@ def test_what_cannot_be_cross_validated_is_not_told(tmp_path: Path) -> None:
 def test_the_engine_tells_its_errors_on_models_left_out(shipped: Document) -> None:
     trust = RooflineEngine().trust()
     assert [dataclasses.asdict(error) for error in trust.errors] == shipped["errors_seen"]
-    gpus = GpuCatalogue.load()
+    gpus = GPUCatalogue.load()
     families = {gpus.get(run.gpu).family for run in shipped_runs()}
     unfitted = [run for run in public_runs("other_gpus") if gpus.get(run.gpu).family not in families]
     runs = [run for run in (*shipped_runs(), *unfitted) if run.load is LoadKind.CLOSED_LOOP and run.itl_ms is not None]

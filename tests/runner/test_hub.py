@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gpuscout.sweeps.models.architecture import Architecture
+from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.precision import Precision
 from tests.support.hub import TOKEN, Hub, as_file, safetensors, serving
@@ -50,9 +50,9 @@ class Answers:
     stderr: str
     seconds: float
 
-    def model(self, name: str) -> Architecture:
+    def model(self, name: str) -> ModelSpec:
         assert "architecture" in self.told[name], self.told[name]
-        return Architecture.from_dict(self.told[name]["architecture"])
+        return ModelSpec.from_dict(self.told[name]["architecture"])
 
     def error(self, name: str, kind: str) -> str:
         """The text of an error, which has to be of this kind."""
@@ -84,7 +84,7 @@ def hub() -> Iterator[Hub]:
         yield hub
 
 
-def without_name(model: Architecture) -> dict[str, Any]:
+def without_name(model: ModelSpec) -> dict[str, Any]:
     return model.to_dict() | {"name": None}
 
 

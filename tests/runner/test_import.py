@@ -29,7 +29,7 @@ from gpuscout.store.schema import cases, measured_runs, metadata, percentiles, t
 from gpuscout.store.transfer.copy import copy_store
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.spec.spec import parse_spec
-from gpuscout.sweeps.trust import ErrorSeen
+from gpuscout.sweeps.trust import ObservedError
 from tests.support.forked import gpuscout
 from tests.support.result_files import FACTS, FILES, FOLDER, MODEL, completed, completer, count, imported, reported
 from tests.support.stores import Scenario
@@ -134,7 +134,7 @@ def test_what_was_imported_is_listed_and_removed(store: Store) -> None:
 
 def test_errors_over_stored_runs_go_with_the_runs(store: Store) -> None:
     imported(store, FOLDER / "vllm.json")
-    seen = ErrorSeen("Ada", "dense", 1, 8, "itl_ms", 3, 1, 0.1, 0.2, 0.0)
+    seen = ObservedError("Ada", "dense", 1, 8, "itl_ms", 3, 1, 0.1, 0.2, 0.0)
     with store.writing() as connection:
         engine = register_engine(connection, EngineInfo("guess", "1", {}))
         note_errors(connection, engine, SHIPPED, [seen])

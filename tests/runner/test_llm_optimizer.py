@@ -25,7 +25,7 @@ from gpuscout.runner.engines.registry import create_engine
 from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.curves import BOUNDS, Curves
 from gpuscout.sweeps.errors import InputError
-from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.precision import Precision
@@ -80,7 +80,7 @@ def model(name: str):
 
 
 def case(name: str = "Qwen/Qwen3-8B", gpu: str = "H100", **changes: object) -> Case:
-    return Case(model(name), GpuCatalogue.load().resolve(gpu), **({"input_len": 2000, "output_len": 256} | changes))
+    return Case(model(name), GPUCatalogue.load().resolve(gpu), **({"input_len": 2000, "output_len": 256} | changes))
 
 
 def ask(engine: Engine, *cases: Case, ladder: tuple[int, ...] = (1, 4)) -> Curves:
@@ -93,7 +93,7 @@ def outcome(curves: Curves, row: int = 0) -> tuple[Outcome, str]:
 
 def test_recorded_estimates_to_the_last_digit(package: Path, capfd: pytest.CaptureFixture[str]) -> None:
     engine = create_engine("llm-optimizer")
-    catalogue = GpuCatalogue.load()
+    catalogue = GPUCatalogue.load()
     kept = 0
     for asked, said in recorded_calls():
         gpu = our_gpu(asked["gpu"])
@@ -192,7 +192,7 @@ def test_each_way_to_have_no_estimate(package: Path) -> None:
 def test_a_gpu_with_figures_of_the_user_is_not_asked_about(package: Path) -> None:
     from dataclasses import replace
 
-    own = replace(GpuCatalogue.load().resolve("H100"), memory_gb=96.0)
+    own = replace(GPUCatalogue.load().resolve("H100"), memory_gb=96.0)
     answer = ask(create_engine("llm-optimizer"), replace(case(), gpu=own))
     assert outcome(answer)[0] is Outcome.NOT_SUPPORTED
     assert "figures of its own" in outcome(answer)[1]
@@ -240,7 +240,7 @@ def test_gpu_names_map_both_ways(package: Path) -> None:
     names = [our_gpu(name) for name in GPU_SPECS]
     assert None not in names
     assert [their_gpu(name) for name in names if name] == list(GPU_SPECS)
-    assert all(name in GpuCatalogue.load().names() for name in names)
+    assert all(name in GPUCatalogue.load().names() for name in names)
     assert their_gpu("H100-NVL-94GB") is None
     assert our_gpu("H20") is None
 
@@ -320,7 +320,7 @@ def command(standin: Path, absent: None, monkeypatch: pytest.MonkeyPatch) -> str
 
 def test_the_command_answers_by_what_it_prints(command: str) -> None:
     engine = create_engine("llm-optimizer", {"command": command})
-    assert engine.cost is Cost.DEAR
+    assert engine.cost is Cost.EXPENSIVE
     cases = [
         case("Qwen/Qwen3-32B", tensor_parallel=2),
         case("meta-llama/Meta-Llama-3.1-70B", input_len=2048),
@@ -455,7 +455,7 @@ def test_the_real_package_gives_what_was_recorded() -> None:
     for asked, said in recorded_calls():
         question = Case(
             model(asked["model"]),
-            GpuCatalogue.load().get(str(our_gpu(asked["gpu"]))),
+            GPUCatalogue.load().get(str(our_gpu(asked["gpu"]))),
             asked["input_len"],
             asked["output_len"],
             precision=Precision(asked["precision"]),

@@ -28,7 +28,7 @@ from gpuscout.runner.engines.llm_optimizer.output import (
 )
 from gpuscout.runner.engines.llm_optimizer.program import Printed, read
 from gpuscout.sweeps.cases import Case
-from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.outcomes import Outcome
 
@@ -62,7 +62,7 @@ def case(**changes: object) -> Case:
     """The case of the recorded run `qwen3_32b_h100x2`."""
     asked = {
         "model": ModelCatalogue.load().get("Qwen/Qwen3-32B"),
-        "gpu": GpuCatalogue.load().resolve("H100"),
+        "gpu": GPUCatalogue.load().resolve("H100"),
         "input_len": 2000,
         "output_len": 256,
         "tensor_parallel": 2,

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from gpuscout.sweeps.models.architecture import Architecture, AttentionType
+from gpuscout.sweeps.models.architecture import AttentionType, ModelSpec
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.precision import Precision
 from tests.support.hub import safetensors, serving
@@ -64,7 +64,7 @@ def planners_fields(name: str) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value is not None}
 
 
-def dtypes(model: Architecture, total: int) -> dict[str, int]:
+def dtypes(model: ModelSpec, total: int) -> dict[str, int]:
     """What the safetensors headers of a checkpoint with so many parameters count."""
     if model.precision in (Precision.BF16, Precision.FP16):
         return {"BF16": total}
@@ -93,12 +93,12 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict
     return json.loads(done.stdout)
 
 
-def kv_elements(model: Architecture, *types: AttentionType) -> float:
+def kv_elements(model: ModelSpec, *types: AttentionType) -> float:
     """Elements that the cache holds for one more token, in the layers of these types (or of all)."""
     return sum(g.layers * g.kv_elements_per_token for g in model.attention if not types or g.type in types)
 
 
-def types_of(model: Architecture) -> set[AttentionType]:
+def types_of(model: ModelSpec) -> set[AttentionType]:
     return {group.type for group in model.attention}
 
 

@@ -324,7 +324,7 @@ ENGINE = """
 def test_any_engine_answers_and_its_failures_are_told(tmp_path: Path) -> None:
     plugins = tmp_path / "plugins"
     plugins.mkdir()
-    install_engine(plugins, "thumb", ENGINE, cost="DEAR", in_process=False)
+    install_engine(plugins, "thumb", ENGINE, cost="EXPENSIVE", in_process=False)
     program = """
         import json
         from gpuscout import estimate_performance_batch, recommend_gpus

@@ -19,7 +19,7 @@ from gpuscout.runner.resolve.spec import explained_names, resolve
 from gpuscout.store.database.connect import Store, open_store
 from gpuscout.store.results.catalogues import ModelsAt, StoredModels, stored_models
 from gpuscout.sweeps.errors import InputError, ModelConfigError, SpecError, UnknownNameError
-from gpuscout.sweeps.models.architecture import Architecture
+from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.spec.spec import parse_spec
@@ -52,15 +52,15 @@ def command(hub: Hub, folder: Path, *arguments: str, **environment: str) -> subp
 class Known:
     """Models as a store would know them; nothing may be fetched."""
 
-    def __init__(self, *architectures: Architecture) -> None:
+    def __init__(self, *architectures: ModelSpec) -> None:
         self.models = {model.name: model for model in architectures}
         self.asked: list[str] = []
 
-    def find(self, names: Sequence[str]) -> dict[str, Architecture]:
+    def find(self, names: Sequence[str]) -> dict[str, ModelSpec]:
         self.asked += names
         return {name: self.models[name] for name in names if name in self.models}
 
-    def remember(self, architectures: Sequence[Architecture]) -> None:
+    def remember(self, architectures: Sequence[ModelSpec]) -> None:
         raise AssertionError("nothing was fetched")
 
 

@@ -21,9 +21,9 @@ from gpuscout.runner.engines.roofline.features import split_weights
 from gpuscout.sweeps.cases import SERVERS, Case, CaseColumns
 from gpuscout.sweeps.curves import BOUNDS, Bound, Curves, Points
 from gpuscout.sweeps.errors import InputError
-from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
-from gpuscout.sweeps.gpus.gpu import GpuSpec
-from gpuscout.sweeps.models.architecture import Architecture
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
+from gpuscout.sweeps.gpus.gpu import GPUSpec
+from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.precision import PRECISIONS, Precision
@@ -37,12 +37,12 @@ DEEPSEEK = "deepseek-ai/DeepSeek-V3"
 H100 = "H100-SXM-80GB"
 
 
-def model(name: str) -> Architecture:
+def model(name: str) -> ModelSpec:
     return ModelCatalogue.load().get(name)
 
 
-def gpu(name: str) -> GpuSpec:
-    return GpuCatalogue.load().get(name)
+def gpu(name: str) -> GPUSpec:
+    return GPUCatalogue.load().get(name)
 
 
 def case(model_name: str = LLAMA_8B, gpu_name: str = H100, **changes: object) -> Case:
@@ -117,7 +117,7 @@ def test_tensor_parallelism_over_pcie_gains_less_than_over_nvlink() -> None:
         nvlink, name="pcie", link_kind="PCIe", link_gbs=64.0, link_pair_gbs=64.0, scale_up_gpus=1
     )
 
-    def throughput(g: GpuSpec, tp: int) -> float:
+    def throughput(g: GPUSpec, tp: int) -> float:
         one = dataclasses.replace(case(LLAMA_70B, tensor_parallel=tp), gpu=g)
         return float(points(one, [64]).output_tokens_per_s[0])
 
@@ -336,7 +336,7 @@ def test_invalid_cases_get_an_outcome() -> None:
 # --- properties
 
 MODELS = ModelCatalogue.load().names()
-GPUS = GpuCatalogue.load().names()
+GPUS = GPUCatalogue.load().names()
 
 
 @st.composite

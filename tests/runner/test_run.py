@@ -188,7 +188,7 @@ def test_a_stopped_run_keeps_what_was_finished_and_resumes(tmp_path: Path, stop:
         time.sleep(0.1)
         return answer(cases, ladder)
         """,
-        cost="DEAR",
+        cost="EXPENSIVE",
     )
     spec = tmp_path / "slow.yaml"
     spec.write_text(SPEC.replace("[1, 2]", "[1, 2, 4, 8]") + "engine: slow\n")
@@ -287,7 +287,9 @@ def test_a_sweep_is_resumed_without_its_file(tmp_path: Path) -> None:
 def test_a_cancelled_sweep_stops_wherever_it_runs(tmp_path: Path) -> None:
     plugins = tmp_path / "plugins"
     plugins.mkdir()
-    install_engine(plugins, "slow", "Path('begun').touch(); time.sleep(0.2); return answer(cases, ladder)", cost="DEAR")
+    install_engine(
+        plugins, "slow", "Path('begun').touch(); time.sleep(0.2); return answer(cases, ladder)", cost="EXPENSIVE"
+    )
     (tmp_path / "slow.yaml").write_text(SPEC.replace("[1, 2]", "[1, 2, 4, 8]") + "engine: slow\n")
     process = started("run", "slow.yaml", "--executor", "in-process", cwd=tmp_path, plugins=plugins)
     wait_for((tmp_path / "begun").exists, process)

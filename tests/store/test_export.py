@@ -36,7 +36,7 @@ from gpuscout.store.transfer.reader import read_back
 from gpuscout.store.transfer.rows import export_rows
 from gpuscout.sweeps.errors import GpuscoutError, InputError
 from gpuscout.sweeps.spec.spec import parse_spec
-from gpuscout.sweeps.trust import ErrorSeen
+from gpuscout.sweeps.trust import ObservedError
 from tests.support.forked import gpuscout
 from tests.support.result_files import FOLDER, count, imported
 
@@ -50,7 +50,7 @@ concurrency: [1, 8, 64]
 """
 
 
-SEEN = ErrorSeen("Hopper", "dense", 1, None, "itl_ms", 12, 2, 0.05, 0.2, -0.01)
+SEEN = ObservedError("Hopper", "dense", 1, None, "itl_ms", 12, 2, 0.05, 0.2, -0.01)
 
 
 def fill(store: Store) -> None:

@@ -15,7 +15,7 @@ from gpuscout.store.prices.books import prices_for, quotes_of, remove_quotes, sa
 from gpuscout.store.prices.csv_file import PriceFile
 from gpuscout.store.prices.prices import PriceRules, Quote, price_gpus
 from gpuscout.sweeps.errors import InputError, UnknownNameError
-from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from tests.support.rank_stores import an_answer, fill
 
 
@@ -100,7 +100,7 @@ def test_the_first_book_with_a_price_decides_alone() -> None:
 def test_the_shipped_book_is_about_gpus_of_the_catalogue() -> None:
     quotes = shipped_quotes()
     assert len(quotes) > 100
-    assert {q.gpu for q in quotes} <= set(GpuCatalogue.load().names())
+    assert {q.gpu for q in quotes} <= set(GPUCatalogue.load().names())
     assert all(q.source and q.usd_per_gpu_hour > 0 for q in quotes)
     identities = {(q.gpu, q.provider, q.instance_type, q.purchase, q.region, q.date) for q in quotes}
     assert len(identities) == len(quotes)

@@ -17,7 +17,7 @@ from gpuscout.store.ranking.rank import Group, Question, rank
 from gpuscout.store.ranking.types import Cause, Opinion, Runs
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.slo import parse_slo
-from gpuscout.sweeps.trust import ErrorSeen, Trust
+from gpuscout.sweeps.trust import ObservedError, Trust
 from tests.support.rank_stores import LENGTHS, Row, a_run, an_answer, fill
 
 Ask = Callable[..., Group]
@@ -169,9 +169,11 @@ def test_a_store_without_runs_says_so_where_they_are_asked_for(stored: Callable[
 # --- trust -------------------------------------------------------------------------------------------------------
 
 
-def seen(family: str, error: float, *, runs: int = 9, start: int = 1, end: int | None = 16, **how: Any) -> ErrorSeen:
+def seen(
+    family: str, error: float, *, runs: int = 9, start: int = 1, end: int | None = 16, **how: Any
+) -> ObservedError:
     about = {"model_kind": "dense", "metric": "output_tokens_per_s"} | how
-    return ErrorSeen(family, about["model_kind"], start, end, about["metric"], runs, 3, error, 2 * error, 0.0)
+    return ObservedError(family, about["model_kind"], start, end, about["metric"], runs, 3, error, 2 * error, 0.0)
 
 
 def test_estimates_tell_the_errors_seen_near_them(stored: Callable[..., Ask]) -> None:

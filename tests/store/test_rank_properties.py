@@ -18,7 +18,7 @@ from gpuscout.store.prices.prices import PriceRules
 from gpuscout.store.ranking.rank import MEASURES, Question, RankedConfig, Ranking, rank
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.slo import Slo
-from gpuscout.sweeps.trust import ErrorSeen, Trust
+from gpuscout.sweeps.trust import ObservedError, Trust
 from tests.support.rank_reference import identity, meets, names_of, ratio, reference
 from tests.support.rank_stores import FAMILIES, GPUS, LADDER, LENGTHS, MODELS, Row, fill
 
@@ -89,7 +89,7 @@ _runs = st.fixed_dictionaries(
 ).map(lambda run: run | ({} if run["load"] == "closed_loop" or run["request_rate"] is None else {"concurrency": None}))
 _bands = st.sampled_from([(1, 4), (5, None)])
 _errors = st.builds(
-    lambda family, kind, band, metric: ErrorSeen(family, kind, *band, metric, 9, 3, 0.1, 0.3, 0.0),
+    lambda family, kind, band, metric: ObservedError(family, kind, *band, metric, 9, 3, 0.1, 0.3, 0.0),
     st.sampled_from([*sorted(set(FAMILIES.values())), "NVIDIA"]),
     st.sampled_from(["dense", "moe"]),
     _bands,

@@ -21,7 +21,7 @@ from gpuscout.runner.resolve.models import ModelFinder
 from gpuscout.store.database.connect import Store
 from gpuscout.store.measured.formats import Reported, SourceFile, recognise
 from gpuscout.store.measured.stored import NewRun
-from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 
 FOLDER = Path(__file__).parents[1] / "data" / "formats"
 FILES = sorted(FOLDER.iterdir())
@@ -41,7 +41,7 @@ def reported(name: str, change: Callable[[Any], None] | None = None) -> list[Rep
 
 
 def completer(mappings: Mappings | None = None, **facts: str) -> Completer:
-    return Completer(from_flags(facts), mappings or Mappings(), GpuCatalogue.load(), ModelFinder())
+    return Completer(from_flags(facts), mappings or Mappings(), GPUCatalogue.load(), ModelFinder())
 
 
 def complete(run: Reported, **facts: str) -> NewRun:

@@ -25,8 +25,8 @@ from gpuscout.store.results.tasks import Answer, BlockResult, commit_block
 from gpuscout.store.schema import runners
 from gpuscout.sweeps.cases import Case, CaseColumns, content_digest, task_keys
 from gpuscout.sweeps.curves import Bound, Curves, Points
-from gpuscout.sweeps.gpus.gpu import GpuSpec
-from gpuscout.sweeps.models.architecture import Architecture, AttentionGroup, AttentionType
+from gpuscout.sweeps.gpus.gpu import GPUSpec
+from gpuscout.sweeps.models.architecture import AttentionGroup, AttentionType, ModelSpec
 from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.workloads import Workload
@@ -35,8 +35,8 @@ OPTIONS: dict[str, object] = {"efficiency": 0.7}
 ENGINE = ("roofline", "f1")
 
 
-def a_model(name: str = "acme/tiny-1b", *, layers: int = 16) -> Architecture:
-    return Architecture(
+def a_model(name: str = "acme/tiny-1b", *, layers: int = 16) -> ModelSpec:
+    return ModelSpec(
         name=name,
         model_type="llama",
         total_parameters=1_000_000_000,
@@ -64,8 +64,8 @@ def a_model(name: str = "acme/tiny-1b", *, layers: int = 16) -> Architecture:
     )
 
 
-def a_gpu(name: str = "H100-SXM", *, memory_gb: float = 80.0) -> GpuSpec:
-    return GpuSpec(
+def a_gpu(name: str = "H100-SXM", *, memory_gb: float = 80.0) -> GPUSpec:
+    return GPUSpec(
         name=name,
         vendor="nvidia",
         family="hopper",

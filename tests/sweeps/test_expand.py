@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from gpuscout.sweeps.cases import Case, CaseColumns, task_keys
 from gpuscout.sweeps.expand import Expansion
-from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.spec.rules import parse_rules
@@ -32,7 +32,7 @@ MODELS = [
         "deepseek-ai/DeepSeek-V3",
     )
 ]
-GPUS = [GpuCatalogue.load().resolve(name) for name in ("L40S", "H100", "MI300X", "GB200", "H100-NVL-94GB")]
+GPUS = [GPUCatalogue.load().resolve(name) for name in ("L40S", "H100", "MI300X", "GB200", "H100-NVL-94GB")]
 ROOFLINE = EnginePart("roofline", "1", {}, (1, 2, 4), 7)
 
 
@@ -285,7 +285,7 @@ def test_ten_million_tasks_are_counted_in_bounded_memory() -> None:
 import resource
 resource.setrlimit(resource.RLIMIT_AS, (3 << 29, 3 << 29))
 from gpuscout.sweeps.expand import Expansion
-from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.sweep import EnginePart, Sweep, SweptModel
 from gpuscout.sweeps.workloads import Workload
@@ -294,7 +294,7 @@ catalogue = ModelCatalogue.load()
 sweep = Sweep(
     name="large",
     models=tuple(SweptModel(catalogue.get(name)) for name in catalogue.names()),
-    gpus=tuple(GpuCatalogue.load()),
+    gpus=tuple(GPUCatalogue.load()),
     engines=(EnginePart("roofline", "1", {}, (1, 2), 4096),),
     workloads=tuple(Workload(str(i), 100 + i, 100, "") for i in range(600)),
     tensor_parallel=(1, 2, 4, 8),

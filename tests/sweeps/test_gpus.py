@@ -15,25 +15,25 @@ from hypothesis import strategies as st
 
 from gpuscout.runner.engines.roofline.support import refusal
 from gpuscout.sweeps.errors import InputError, SpecError, UnknownNameError
-from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
-from gpuscout.sweeps.gpus.gpu import GpuSpec
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
+from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.precision import Precision
 
-CATALOGUE = GpuCatalogue.load()
+CATALOGUE = GPUCatalogue.load()
 SPELLINGS = [(spelling, gpu.name) for gpu in CATALOGUE for spelling in (gpu.name, *gpu.aliases)]
-FIELDS = set(GpuSpec.__dataclass_fields__)
+FIELDS = set(GPUSpec.__dataclass_fields__)
 ALL_GPUS = pytest.mark.parametrize("gpu", list(CATALOGUE), ids=lambda gpu: gpu.name)
 
 
 def test_all_accelerators_are_there() -> None:
     assert len(CATALOGUE) == len(CATALOGUE.names()) == 43
     assert {gpu.vendor for gpu in CATALOGUE} == {"NVIDIA", "AMD", "Intel", "Google", "AWS"}
-    assert GpuCatalogue.load() is CATALOGUE
+    assert GPUCatalogue.load() is CATALOGUE
 
 
 @ALL_GPUS
-def test_figures_are_plausible(gpu: GpuSpec) -> None:
+def test_figures_are_plausible(gpu: GPUSpec) -> None:
     figures = [
         gpu.memory_gb,
         gpu.memory_usable_gib,
@@ -56,7 +56,7 @@ def test_figures_are_plausible(gpu: GpuSpec) -> None:
 
 
 @ALL_GPUS
-def test_arithmetic_does_not_slow_down_with_fewer_bits(gpu: GpuSpec) -> None:
+def test_arithmetic_does_not_slow_down_with_fewer_bits(gpu: GPUSpec) -> None:
     tflops = gpu.dense_tflops
     assert set(tflops) <= {"fp32", "fp16", "bf16", "fp8", "fp4", "int8"}
     by_bits = [tflops[key] for key in ("fp32", "fp16", "fp8", "fp4") if key in tflops]
@@ -69,7 +69,7 @@ def test_arithmetic_does_not_slow_down_with_fewer_bits(gpu: GpuSpec) -> None:
 
 
 @ALL_GPUS
-def test_figures_name_their_sources(gpu: GpuSpec) -> None:
+def test_figures_name_their_sources(gpu: GPUSpec) -> None:
     assert {"memory_bandwidth_gbs", "link_gbs", "memory_usable_gib", "gpus_per_node"} <= set(gpu.sources)
     named = {key.split(".")[0] for key in (*gpu.sources, *gpu.unverified)}
     assert named <= FIELDS
@@ -296,9 +296,9 @@ def test_servers_run_on_own_gpus_whatever_the_case_of_their_vendor(vendor: str, 
 
 
 @ALL_GPUS
-def test_round_trip(gpu: GpuSpec) -> None:
+def test_round_trip(gpu: GPUSpec) -> None:
     document = gpu.to_dict()
-    again = GpuSpec.from_dict(json.loads(json.dumps(document)))
+    again = GPUSpec.from_dict(json.loads(json.dumps(document)))
     assert again == gpu
     assert again.to_dict() == document
     assert again.digest() == gpu.digest() == pickle.loads(pickle.dumps(gpu)).digest()
@@ -307,7 +307,7 @@ def test_round_trip(gpu: GpuSpec) -> None:
 
 def test_from_dict_refuses_unknown_keys() -> None:
     with pytest.raises(TypeError, match="memory_gib"):
-        GpuSpec.from_dict({**CATALOGUE.get("L4").to_dict(), "memory_gib": 24})
+        GPUSpec.from_dict({**CATALOGUE.get("L4").to_dict(), "memory_gib": 24})
 
 
 def test_digests_differ_between_gpus() -> None:
@@ -381,7 +381,7 @@ def write(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def problems(tmp_path: Path, text: str, catalogue: GpuCatalogue = CATALOGUE) -> list[str]:
+def problems(tmp_path: Path, text: str, catalogue: GPUCatalogue = CATALOGUE) -> list[str]:
     """Every problem as "line:column key: message | hint"."""
     path = write(tmp_path, text)
     with pytest.raises(SpecError) as caught:
@@ -430,7 +430,7 @@ def test_own_gpu_with_everything_said(tmp_path: Path) -> None:
     assert (gpu.link_gbs, gpu.link_pair_gbs, gpu.scale_up_gpus, gpu.fast_link_gpus) == (450, 225.5, 4, 4)
     assert (gpu.compute_capability, gpu.tdp_w, gpu.release_year) == ("9.0", 300, 2026)
     assert (gpu.notes, gpu.unverified, gpu.sources) == (("measured in the lab",), ("tdp_w",), {"memory_gb": "the box"})
-    assert GpuSpec.from_dict(json.loads(json.dumps(gpu.to_dict()))) == gpu
+    assert GPUSpec.from_dict(json.loads(json.dumps(gpu.to_dict()))) == gpu
 
 
 def test_replacing_keeps_name_place_and_aliases(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpuscout.sweeps.errors import InputError, ModelConfigError, UnknownNameError
-from gpuscout.sweeps.models.architecture import Architecture, AttentionGroup, AttentionType
+from gpuscout.sweeps.models.architecture import AttentionGroup, AttentionType, ModelSpec
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.models.config import architecture_from_config
 from gpuscout.sweeps.precision import Precision
@@ -38,7 +38,7 @@ LLAMA = {
 }
 
 
-def parse(config: Any, **changes: Any) -> Architecture:
+def parse(config: Any, **changes: Any) -> ModelSpec:
     """The architecture of a configuration with some fields replaced."""
     return architecture_from_config({**config, **changes}, name="test/model", source="config.json")
 
@@ -409,7 +409,7 @@ def test_unknown_type_with_the_usual_fields_is_approximate() -> None:
     assert model.total_parameters == parse(LLAMA).total_parameters
 
 
-def check_sane(model: Architecture) -> None:
+def check_sane(model: ModelSpec) -> None:
     assert 0 < model.active_parameters <= model.total_parameters <= 10**16
     parts = model.linear_parameters + model.embedding_parameters + model.head_parameters + model.vision_parameters
     assert parts <= model.total_parameters
@@ -421,7 +421,7 @@ def check_sane(model: Architecture) -> None:
     for tokens in (1, 1000, 10**6):
         assert 0 < model.kv_bytes_per_sequence(model.kv_precision, tokens) < math.inf
     assert 1 in model.tensor_parallel_sizes(8)
-    assert Architecture.from_dict(json.loads(json.dumps(model.to_dict()))) == model
+    assert ModelSpec.from_dict(json.loads(json.dumps(model.to_dict()))) == model
 
 
 JUNK = st.one_of(
@@ -505,7 +505,7 @@ def test_whole_numbers_and_floats_have_one_digest() -> None:
     group = AttentionGroup(AttentionType.FULL, 1, 8, 8, 64, 64, kv_elements_per_token=1024)
     assert isinstance(group.kv_elements_per_token, float)
     model = parse(LLAMA)
-    assert Architecture.from_dict(json.loads(json.dumps(model.to_dict()))).digest() == model.digest()
+    assert ModelSpec.from_dict(json.loads(json.dumps(model.to_dict()))).digest() == model.digest()
 
 
 # The catalogue

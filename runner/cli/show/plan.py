@@ -11,7 +11,7 @@ from gpuscout.runner.execution.executor_choice import duration
 from gpuscout.runner.execution.plan import Plan, plan_sweep, why
 from gpuscout.sweeps.errors import InputError, NoStoreError
 from gpuscout.sweeps.expand import Expansion
-from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.sweep import Sweep
 
 _WHY_FORM = "MODEL,GPU[,tp=2][,pp=1][,dp=1][,ep=1][,workload=chat]"
@@ -133,7 +133,7 @@ def _narrowed(expansion: Expansion, text: str) -> Expansion:
         for m in sweep.models
         if m.architecture.name.casefold() in (wanted,) or m.architecture.name.casefold().rpartition("/")[2] == wanted
     ]
-    gpu = next((g for g in sweep.gpus if g.name == names[1]), None) or GpuCatalogue.load().resolve(names[1])
+    gpu = next((g for g in sweep.gpus if g.name == names[1]), None) or GPUCatalogue.load().resolve(names[1])
     if not models or gpu.name not in {g.name for g in sweep.gpus}:
         missing = f'model "{names[0]}"' if not models else f"GPU {gpu.name}"
         raise InputError(f"the sweep has no {missing}")

@@ -43,7 +43,7 @@ class AIConfiguratorEngine:
     """
 
     name = "aiconfigurator"
-    cost = Cost.DEAR
+    cost = Cost.EXPENSIVE
     in_process = False  # compiled code, and loggers and caches of the whole process
     about = About(
         covers=f"{', '.join(GPUS)}; all parallelism; vLLM, SGLang, TensorRT-LLM; formats whose kernels were timed",

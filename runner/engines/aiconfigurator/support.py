@@ -11,9 +11,9 @@ from pathlib import Path
 
 from gpuscout.sweeps.cases import Case
 from gpuscout.sweeps.errors import UnknownNameError
-from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
-from gpuscout.sweeps.gpus.gpu import GpuSpec
-from gpuscout.sweeps.models.architecture import Architecture
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
+from gpuscout.sweeps.gpus.gpu import GPUSpec
+from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.precision import Precision
 
@@ -107,7 +107,7 @@ def number_formats(case: Case) -> dict[str, str]:
     return formats
 
 
-def model_path(model: Architecture, bundled: frozenset[str]) -> str | None:
+def model_path(model: ModelSpec, bundled: frozenset[str]) -> str | None:
     """What to give it as the model; None when it cannot find this one by its name.
 
     In this order: the name of a model it comes with, a folder with the configuration from gpuscout's catalogue, a name
@@ -130,10 +130,10 @@ def _is_native(case: Case) -> bool:
 
 
 @functools.cache
-def _is_catalogued(gpu: GpuSpec) -> bool:
+def _is_catalogued(gpu: GPUSpec) -> bool:
     """Whether it has the figures of the catalogue that ships with gpuscout, and none that a user replaced."""
     try:
-        return GpuCatalogue.load().get(gpu.name).digest() == gpu.digest()
+        return GPUCatalogue.load().get(gpu.name).digest() == gpu.digest()
     except UnknownNameError:
         return False
 

@@ -69,7 +69,7 @@ class LlmOptimizerEngine:
         self._command = command
         self._timeout_s = timeout_s
         self._constraints = constraints
-        self.cost = Cost.CHEAP if self._uses_package else Cost.DEAR
+        self.cost = Cost.CHEAP if self._uses_package else Cost.EXPENSIVE
         self.sparse = not self._uses_package
         # A worker makes the engine again from these, perhaps in another folder.
         path = None if command is None else self._program.path if self._program else command

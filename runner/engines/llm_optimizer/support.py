@@ -7,8 +7,8 @@ from collections.abc import Collection
 from gpuscout.runner.engines.llm_optimizer.findings import Finding
 from gpuscout.sweeps.cases import Case
 from gpuscout.sweeps.errors import UnknownNameError
-from gpuscout.sweeps.gpus.catalogue import GpuCatalogue
-from gpuscout.sweeps.gpus.gpu import GpuSpec
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
+from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.precision import Precision
 
 # Its H100, H200 and A100 are the SXM parts: no other part of these families has its figures.
@@ -78,9 +78,9 @@ def refusal(case: Case, known_gpus: Collection[str] | None) -> tuple[Finding | N
     return None
 
 
-def _is_catalogued(gpu: GpuSpec) -> bool:
+def _is_catalogued(gpu: GPUSpec) -> bool:
     """Whether it has the figures of the catalogue that ships with gpuscout, and none that a user replaced."""
     try:
-        return GpuCatalogue.load().get(gpu.name).digest() == gpu.digest()
+        return GPUCatalogue.load().get(gpu.name).digest() == gpu.digest()
     except UnknownNameError:
         return False

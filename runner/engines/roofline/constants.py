@@ -1,6 +1,6 @@
 """The fitted constants of the roofline engine: what each one means, and how they are read from JSON.
 
-A constant is a pooled value times a factor of the accelerator's generation (`GpuSpec.family`) times a factor of the
+A constant is a pooled value times a factor of the accelerator's generation (`GPUSpec.family`) times a factor of the
 server; a generation or a server without a factor takes 1, that is the pooled value. There are no factors of models,
 so that an estimate for a model nobody measured rests on the same constants.
 """
@@ -22,7 +22,7 @@ from gpuscout.runner.engines.roofline.uncertainty import errors_from, interval_t
 from gpuscout.sweeps.cases import canonical_json
 from gpuscout.sweeps.curves import FloatArray
 from gpuscout.sweeps.errors import InputError
-from gpuscout.sweeps.trust import ErrorSeen
+from gpuscout.sweeps.trust import ObservedError
 
 FORMAT = 1
 
@@ -91,7 +91,7 @@ class Constants:
     fitted_on: str
     data_digest: str
     intervals: FloatArray = field(compare=False)  # regimes x metrics x (low, high): uncertainty.py
-    errors: tuple[ErrorSeen, ...] = field(default=(), compare=False)  # on models that a fit had not seen
+    errors: tuple[ObservedError, ...] = field(default=(), compare=False)  # on models that a fit had not seen
     digest: str = field(default="", compare=False)
 
     def rows(

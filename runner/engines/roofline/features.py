@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from gpuscout.sweeps.cases import CaseColumns
 from gpuscout.sweeps.curves import FloatArray
-from gpuscout.sweeps.gpus.gpu import GpuSpec
-from gpuscout.sweeps.models.architecture import Architecture, AttentionGroup, AttentionType
+from gpuscout.sweeps.gpus.gpu import GPUSpec
+from gpuscout.sweeps.models.architecture import AttentionGroup, AttentionType, ModelSpec
 from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS, Precision, kv_element_bytes
 
 GIB = 2.0**30
@@ -30,7 +30,7 @@ _RECURRENT = (AttentionType.LINEAR, AttentionType.MAMBA)
 
 @dataclass(frozen=True)
 class WeightSplit:
-    """Bytes of a checkpoint at one precision by what reads them. Their sum is `Architecture.weight_bytes`."""
+    """Bytes of a checkpoint at one precision by what reads them. Their sum is `ModelSpec.weight_bytes`."""
 
     layers: float  # all layers without routed experts: read at every step
     experts: float  # routed experts: read as far as tokens reach them
@@ -39,7 +39,7 @@ class WeightSplit:
     vision: float  # towers: not read when decoding
 
 
-def split_weights(model: Architecture, precision: Precision) -> WeightSplit:
+def split_weights(model: ModelSpec, precision: Precision) -> WeightSplit:
     """Where the bytes of `model.weight_bytes(precision)` are."""
     if precision is model.precision:
         shrunk, bits = model.native_quantized_parameters, model.native_weight_bits
@@ -63,7 +63,7 @@ def split_weights(model: Architecture, precision: Precision) -> WeightSplit:
     )
 
 
-def multiplied_in(model: Architecture, gpu: GpuSpec, precision: Precision) -> str:
+def multiplied_in(model: ModelSpec, gpu: GPUSpec, precision: Precision) -> str:
     """The format a case's matrices are multiplied in: a key of `gpu.dense_tflops`.
 
     A precision without matrix units of its own is expanded to 16 bits (weight-only execution).
@@ -138,10 +138,10 @@ def features(cases: CaseColumns) -> Features:
     input_len = cases.input_len.astype(np.float64)
     output_len = cases.output_len.astype(np.float64)
 
-    def of_model(figure: Callable[[Architecture], float]) -> FloatArray:
+    def of_model(figure: Callable[[ModelSpec], float]) -> FloatArray:
         return np.array([figure(m) for m in cases.models], dtype=np.float64)[model]
 
-    def of_gpu(figure: Callable[[GpuSpec], float]) -> FloatArray:
+    def of_gpu(figure: Callable[[GPUSpec], float]) -> FloatArray:
         return np.array([figure(g) for g in cases.gpus], dtype=np.float64)[gpu]
 
     used = _distinct(model, precision, len(PRECISIONS))

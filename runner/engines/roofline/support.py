@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 
 from gpuscout.sweeps.cases import CaseColumns
-from gpuscout.sweeps.gpus.gpu import GpuSpec
-from gpuscout.sweeps.models.architecture import Architecture
+from gpuscout.sweeps.gpus.gpu import GPUSpec
+from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.precision import PRECISIONS, Precision
 
 _VENDORS = {
@@ -39,9 +39,7 @@ def reasons(cases: CaseColumns) -> dict[int, str]:
     return {row: text for row, i in enumerate(inverse.ravel().tolist()) if (text := texts[i])}
 
 
-def refusal(
-    model: Architecture, gpu: GpuSpec, server: str, precision: Precision, kv_precision: Precision
-) -> str | None:
+def refusal(model: ModelSpec, gpu: GPUSpec, server: str, precision: Precision, kv_precision: Precision) -> str | None:
     """Why `server` cannot serve this model on this GPU at these precisions; None when it can."""
     return (
         _server_refusal(gpu, server)
@@ -50,7 +48,7 @@ def refusal(
     )
 
 
-def _server_refusal(gpu: GpuSpec, server: str) -> str | None:
+def _server_refusal(gpu: GPUSpec, server: str) -> str | None:
     name = _SERVER_NAMES.get(server, server)
     # Nothing is known against a vendor nobody has heard of.
     known = server in _VENDORS and gpu.vendor.casefold() in _KNOWN_VENDORS
@@ -63,7 +61,7 @@ def _server_refusal(gpu: GpuSpec, server: str) -> str | None:
     return None
 
 
-def _weights_refusal(model: Architecture, gpu: GpuSpec, server: str, precision: Precision) -> str | None:
+def _weights_refusal(model: ModelSpec, gpu: GPUSpec, server: str, precision: Precision) -> str | None:
     name = _SERVER_NAMES.get(server, server)
     nvidia = _is_from(gpu, "NVIDIA")
     expands = nvidia and _capability(gpu) >= _MARLIN_CAPABILITY
@@ -93,7 +91,7 @@ def _weights_refusal(model: Architecture, gpu: GpuSpec, server: str, precision: 
     return None
 
 
-def _kv_refusal(gpu: GpuSpec, server: str, kv_precision: Precision) -> str | None:
+def _kv_refusal(gpu: GPUSpec, server: str, kv_precision: Precision) -> str | None:
     name = _SERVER_NAMES.get(server, server)
     match kv_precision:
         case Precision.FP8 if not gpu.supports("fp8") and _capability(gpu) < 8.0:
@@ -106,11 +104,11 @@ def _kv_refusal(gpu: GpuSpec, server: str, kv_precision: Precision) -> str | Non
             return None
 
 
-def _is_from(gpu: GpuSpec, vendor: str) -> bool:
+def _is_from(gpu: GPUSpec, vendor: str) -> bool:
     """GPUs of a user's own file may spell the vendor in any case."""
     return gpu.vendor.casefold() == vendor.casefold()
 
 
-def _capability(gpu: GpuSpec) -> float:
+def _capability(gpu: GPUSpec) -> float:
     """NVIDIA's compute capability as a number; 0 where there is none."""
     return float(gpu.compute_capability or 0)

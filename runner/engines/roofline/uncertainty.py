@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuscout.sweeps.curves import FloatArray, IntArray
-from gpuscout.sweeps.trust import TRUSTED_METRICS, ErrorSeen
+from gpuscout.sweeps.trust import TRUSTED_METRICS, ObservedError
 
 INTERVAL_METRICS = ("ttft", "itl", "throughput")  # in the order of `TRUSTED_METRICS`
 # Upper ends of the bands of concurrency (requests in flight in the whole deployment); the last band is open.
@@ -74,11 +74,11 @@ def interval_factors(table: FloatArray) -> dict[int, dict[str, tuple[float, floa
     }
 
 
-def errors_from(part: object) -> tuple[ErrorSeen, ...]:
+def errors_from(part: object) -> tuple[ObservedError, ...]:
     """The errors of the part `errors_seen` of a constants file: a list of mappings. Raises ValueError."""
     if part is None:
         return ()
-    names = [field.name for field in fields(ErrorSeen)]
+    names = [field.name for field in fields(ObservedError)]
     if not (isinstance(part, list) and all(isinstance(one, dict) and set(one) == set(names) for one in part)):
         raise ValueError(f"errors_seen: expected a list of mappings of {', '.join(names)}")
-    return tuple(ErrorSeen(**one) for one in part)
+    return tuple(ObservedError(**one) for one in part)
