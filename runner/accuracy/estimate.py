@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gpuscout.runner.accuracy.names import Names
+from gpuscout.runner.accuracy.names import RunNames
 from gpuscout.runner.engines.base import Cost, Engine, as_ladder
 from gpuscout.runner.execution.evaluate import evaluate
 from gpuscout.store.measured import MeasuredRun
@@ -79,8 +79,8 @@ def kv_precision_of(run: MeasuredRun, model: ModelSpec, gpu: GPUSpec) -> Precisi
 class RunCases:
     """The cases of measured runs. Names are looked up once; those nobody knows are told in `reasons`."""
 
-    def __init__(self, runs: Sequence[MeasuredRun], names: Names | None = None) -> None:
-        self._names = names or Names()
+    def __init__(self, runs: Sequence[MeasuredRun], names: RunNames | None = None) -> None:
+        self._names = names or RunNames()
         self._models: dict[str, ModelSpec | str] = {}
         self._gpus: dict[str, GPUSpec | str] = {}
         self.cases: dict[int, Case] = {}
@@ -121,7 +121,7 @@ class RunCases:
         return self._gpus[name]
 
 
-def estimate(engine: Engine, runs: Iterable[MeasuredRun], names: Names | None = None) -> Estimates:
+def estimate(engine: Engine, runs: Iterable[MeasuredRun], names: RunNames | None = None) -> Estimates:
     """What this engine says to each run, in the order of the runs. `names` None: of the catalogues and the Hub."""
     runs = tuple(runs)
     asked = RunCases(runs, names)

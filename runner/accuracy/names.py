@@ -18,14 +18,14 @@ from gpuscout.sweeps.models.catalogue import ModelCatalogue
 
 
 @dataclass(frozen=True)
-class Names:
+class RunNames:
     """What names mean. `models` has those that are in no catalogue: local ones, and what was fetched before."""
 
     models: KnownModels | None = None
     gpus: GPUCatalogue = field(default_factory=GPUCatalogue.load)
 
     @classmethod
-    def at(cls, db: str, gpu_file: Path | None = None) -> Names:
+    def at(cls, db: str, gpu_file: Path | None = None) -> RunNames:
         """Those of the catalogues, of a file with GPUs, and of the store at a URL, if there is one.
 
         Raises GpuFileError, InputError, and what `open_store` raises for a store that cannot be used.

@@ -19,7 +19,7 @@ from gpuscout.runner.accuracy.choice import (
 )
 from gpuscout.runner.accuracy.errors import GROUPINGS, GroupErrors, errors
 from gpuscout.runner.accuracy.estimate import Estimates, estimate
-from gpuscout.runner.accuracy.names import Names
+from gpuscout.runner.accuracy.names import RunNames
 from gpuscout.runner.engines.base import Engine
 from gpuscout.store.measured import LoadKind, MeasuredRun, runs_digest
 from gpuscout.sweeps.errors import InputError
@@ -76,7 +76,7 @@ def report(
     *,
     by: Sequence[str] = DEFAULT_GROUPINGS,
     prices: Mapping[str, float] = REFERENCE_PRICES,
-    names: Names | None = None,
+    names: RunNames | None = None,
 ) -> AccuracyReport:
     """Estimate every run with the engine and compare. Raises InputError for a grouping that does not exist.
 

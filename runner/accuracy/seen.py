@@ -9,7 +9,7 @@ import numpy as np
 
 from gpuscout.runner.accuracy.errors import metric_error, ratios
 from gpuscout.runner.accuracy.estimate import Estimates, RunCases
-from gpuscout.runner.accuracy.names import Names
+from gpuscout.runner.accuracy.names import RunNames
 from gpuscout.store.measured import LoadKind
 from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.trust import ObservedError
@@ -21,7 +21,7 @@ _FEWEST = 3
 _COLUMNS: Mapping[str, str] = {"ttft_ms": "ttft", "itl_ms": "itl", "output_tokens_per_s": "throughput"}
 
 
-def errors_seen(estimates: Estimates, names: Names | None = None) -> tuple[ObservedError, ...]:
+def errors_seen(estimates: Estimates, names: RunNames | None = None) -> tuple[ObservedError, ...]:
     """The errors of closed-loop runs, where at least three runs are alike: of each family, and of each vendor.
 
     Models that differ in weights only count as one. `names` None: those of the catalogues and the Hub.

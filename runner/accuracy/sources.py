@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gpuscout.runner.accuracy.names import Names
+from gpuscout.runner.accuracy.names import RunNames
 from gpuscout.store.measured import MeasuredRun, public_runs
 from gpuscout.store.measured.runs import FITTED_FILES, comparable_runs
 from gpuscout.sweeps.errors import InputError
@@ -22,7 +22,7 @@ class Measured:
     not_comparable: int = 0
 
 
-def measured_runs(sources: Sequence[str], db: str, names: Names | None = None) -> Measured:
+def measured_runs(sources: Sequence[str], db: str, names: RunNames | None = None) -> Measured:
     """The runs of all sources, at least one; a run that two of them hold counts once.
 
     `names` says what models and GPUs are called in full; None: the catalogues.
@@ -44,7 +44,7 @@ def measured_runs(sources: Sequence[str], db: str, names: Names | None = None) -
             not_comparable += stored.not_comparable
         elif Path(source).exists():
             of_file, at_a_rate = comparable_runs(Path(source))
-            runs = (names or Names()).called(of_file)
+            runs = (names or RunNames()).called(of_file)
             not_comparable += at_a_rate
         else:
             raise InputError(f"no file {source}", hint="--measured takes public, stored or a CSV file")

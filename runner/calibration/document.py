@@ -12,7 +12,7 @@ import numpy as np
 from gpuscout.runner.accuracy.choice import gpu_choice, maxima_order
 from gpuscout.runner.accuracy.errors import errors
 from gpuscout.runner.accuracy.estimate import Estimates
-from gpuscout.runner.accuracy.names import Names
+from gpuscout.runner.accuracy.names import RunNames
 from gpuscout.runner.accuracy.seen import errors_seen
 from gpuscout.runner.calibration.fit import fit
 from gpuscout.runner.calibration.intervals import coverage, interval_document
@@ -32,7 +32,7 @@ def calibrate(
     *,
     today: str,
     others: Iterable[MeasuredRun] = (),
-    names: Names | None = None,
+    names: RunNames | None = None,
     start: Constants | None = None,
     validate: bool = True,
     tell: Callable[[str], None] = lambda text: None,
@@ -93,7 +93,9 @@ def calibrate(
     }
 
 
-def _on_other_families(runs: Iterable[MeasuredRun], names: Names | None, fitted: Sequence[FitRows]) -> FitRows | None:
+def _on_other_families(
+    runs: Iterable[MeasuredRun], names: RunNames | None, fitted: Sequence[FitRows]
+) -> FitRows | None:
     """The closed-loop runs on GPU families that no fitted row has; None: there are none."""
     known = np.unique(np.concatenate([rows.family for rows in fitted]))
     for rows in fit_rows(runs, names):
@@ -131,7 +133,7 @@ def _figures(rows: FitRows, predicted: Figures) -> dict[str, float]:
 
 
 def errors_document(
-    estimates: Estimates, names: Names | None = None, *, unfitted: FitRows | None = None
+    estimates: Estimates, names: RunNames | None = None, *, unfitted: FitRows | None = None
 ) -> list[dict[str, object]]:
     """The part `errors_seen` of a constants file; fractions to four digits.
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuscout.runner.accuracy.estimate import Estimates, RunCases, estimate, with_memory
-from gpuscout.runner.accuracy.names import Names
+from gpuscout.runner.accuracy.names import RunNames
 from gpuscout.runner.accuracy.seen import same_architecture
 from gpuscout.runner.engines.roofline import RooflineEngine
 from gpuscout.runner.engines.roofline.constants import Physical
@@ -83,7 +83,7 @@ class FitRows:
         return Estimates(self.runs, figures.ttft, figures.itl, figures.throughput, concurrency, nothing, {})
 
 
-def fit_rows(runs: Iterable[MeasuredRun], names: Names | None = None) -> list[FitRows]:
+def fit_rows(runs: Iterable[MeasuredRun], names: RunNames | None = None) -> list[FitRows]:
     """Rows of the runs that the engine can answer, by kind of load. Kinds without a run are left out."""
     answered = estimate(RooflineEngine(), runs, names)
     cases = RunCases(answered.runs, names).cases

@@ -15,7 +15,7 @@ from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
     from gpuscout.runner.accuracy.errors import GroupErrors
-    from gpuscout.runner.accuracy.names import Names
+    from gpuscout.runner.accuracy.names import RunNames
     from gpuscout.runner.accuracy.report import AccuracyReport
     from gpuscout.runner.accuracy.sources import Measured
     from gpuscout.runner.engines.base import Engine
@@ -63,7 +63,7 @@ def accuracy(
     The choice is made with one fixed list of prices, so that figures can be compared, unless prices are named. Exit
     status 5: an engine answered nothing.
     """
-    from gpuscout.runner.accuracy.names import Names
+    from gpuscout.runner.accuracy.names import RunNames
     from gpuscout.runner.accuracy.report import DEFAULT_GROUPINGS, report, write_predictions
     from gpuscout.runner.accuracy.sources import PUBLIC, STORED, measured_runs
     from gpuscout.runner.cli.plots.accuracy import accuracy_plot
@@ -81,7 +81,7 @@ def accuracy(
             raise InputError(f"--predictions would replace the measured runs in {source}", hint="name another file")
     if plot:
         check_plot(plot)
-    names = Names.at(db, gpu_file)
+    names = RunNames.at(db, gpu_file)
     found = measured_runs(sources, db, names)
     gpu_prices = _gpu_prices(prices, db, {run.gpu for run in found.runs})
     err().print(f"estimating {count(len(found.runs), 'measured run')} with {', '.join(engines)}")
@@ -135,7 +135,7 @@ def tell_left_out(found: Measured) -> None:
         err().print(f"left out: {count(found.not_comparable, 'run')} at a request rate whose concurrency is not known")
 
 
-def _keep(engine: Engine, one: AccuracyReport, db: str, names: Names) -> str:
+def _keep(engine: Engine, one: AccuracyReport, db: str, names: RunNames) -> str:
     """Write the errors of an engine over stored runs into the store, in place of earlier ones; what to tell of it."""
     from gpuscout.runner.accuracy.report import select
     from gpuscout.runner.accuracy.seen import errors_seen

@@ -38,7 +38,7 @@ def calibrate(
     """Fit the constants of `roofline` to measured runs and say how well they carry to what was left out."""
     import datetime
 
-    from gpuscout.runner.accuracy.names import Names
+    from gpuscout.runner.accuracy.names import RunNames
     from gpuscout.runner.accuracy.sources import PUBLIC, measured_runs
     from gpuscout.runner.calibration.document import calibrate, write_constants
     from gpuscout.store.measured.runs import FITTED_FILES
@@ -46,7 +46,7 @@ def calibrate(
     sources = measured or [f"{PUBLIC}:{file}" for file in FITTED_FILES]
     if not output.parent.is_dir() or output.is_dir():
         raise InputError(f"cannot write {output}: {'a directory' if output.is_dir() else 'no such directory'}")
-    names = Names.at(db, gpu_file)
+    names = RunNames.at(db, gpu_file)
     found = measured_runs(sources, db, names)
     tell_left_out(found)
     document = calibrate(

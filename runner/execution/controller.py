@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import gpuscout
 from gpuscout.runner.execution.evaluate import Job, failed
 from gpuscout.runner.execution.executor_choice import Choice, Work, expected_work
-from gpuscout.runner.execution.executors.base import Done, Executor, Lost
+from gpuscout.runner.execution.executors.base import Done, Executor, Failed
 from gpuscout.runner.execution.interrupt import Interrupt
-from gpuscout.runner.execution.retry import Again, Later, Loss, Split, decide
+from gpuscout.runner.execution.retry import DelayQueue, FailureKind, Retry, Split, decide
 from gpuscout.runner.execution.work import BlockWork, block_work
 from gpuscout.store.database.connect import Store
 from gpuscout.store.database.locks import RunnerLock
@@ -233,7 +233,7 @@ class _Run:
         self._patience = patience
         self._retry_failed = retry_failed
         self._in_flight: dict[int, _InFlight] = {}
-        self._waiting: Later[Job] = Later()
+        self._waiting: DelayQueue[Job] = DelayQueue()
         self._running = 0
         self._executor: Executor | None = None
         self._committer = Committer(runner, patience=patience)
@@ -330,21 +330,21 @@ class _Run:
         if not flight.open_jobs:
             self._commit(flight)
 
-    def _lost(self, flight: _InFlight, lost: Lost) -> None:
+    def _lost(self, flight: _InFlight, lost: Failed) -> None:
         """Do with a job that has no answer as the policy says."""
         job, now = lost.job, time.monotonic()
-        decision = decide(lost.loss, job.attempt, len(job), in_vain=0 if flight.answered else flight.in_vain)
+        decision = decide(lost.kind, job.attempt, len(job), in_vain=0 if flight.answered else flight.in_vain)
         if isinstance(decision, Split):
             halves = job.halves()
             flight.open_jobs += len(halves) - 1
             for half in reversed(halves):
                 self._waiting.add(half, now)
-        elif isinstance(decision, Again):
+        elif isinstance(decision, Retry):
             self._waiting.add(job.again(), now, decision.delay_s)
         else:
             flight.in_vain += len(job)
             detail = lost.detail
-            if len(job) > 1 and lost.loss is not Loss.ENGINE_MISSING:
+            if len(job) > 1 and lost.kind is not FailureKind.ENGINE_MISSING:
                 detail += " (with other tasks of its block: none was answered)"
             elif job.attempt > 1:
                 detail += f" ({job.attempt} attempts)"

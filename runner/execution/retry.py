@@ -1,4 +1,4 @@
-"""What to do with work that failed: split it, try it again after a while, or store the failure. Pure, but for `Later`.
+"""The retry policy: failed work is split, tried again after a delay, or given up. Pure, except for `DelayQueue`.
 
 The only place that decides about retries: Ray is told to make none.
 """
@@ -15,8 +15,8 @@ from gpuscout.sweeps.outcomes import Outcome
 _T = TypeVar("_T")
 
 
-class Loss(StrEnum):
-    """Why an executor has no answer."""
+class FailureKind(StrEnum):
+    """Why an executor has no answer to a job."""
 
     ERROR = "error"  # the engine raised, or it could not be started
     ENGINE_MISSING = "engine_missing"  # the worker does not have this engine, or another version of it
@@ -32,54 +32,54 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Again:
+class Retry:
     delay_s: float
 
 
 @dataclass(frozen=True)
-class Store:
+class GiveUp:
     """Store the failure of every task of the job."""
 
     outcome: Outcome
 
 
-Decision = Split | Again | Store
+Decision = Split | Retry | GiveUp
 
 # A machine that dies takes all its jobs along, and another one may need a moment to take its place.
 _LOST_DELAYS_S = (0.5, 2.0, 8.0)
 # What alone fails once may have been unlucky. Memory is often short because of a neighbour, who needs time to finish.
-_ALONE_DELAYS_S = {Loss.CRASHED: (0.2,), Loss.TIMEOUT: (0.0,), Loss.OUT_OF_MEMORY: (2.0,)}
+_ALONE_DELAYS_S = {FailureKind.CRASHED: (0.2,), FailureKind.TIMEOUT: (0.0,), FailureKind.OUT_OF_MEMORY: (2.0,)}
 _STORED_AS = {
-    Loss.ERROR: Outcome.ERROR,
-    Loss.ENGINE_MISSING: Outcome.ENGINE_MISSING,
-    Loss.CRASHED: Outcome.CRASHED,
-    Loss.TIMEOUT: Outcome.TIMEOUT,
-    Loss.OUT_OF_MEMORY: Outcome.ERROR,
-    Loss.WORKER_LOST: Outcome.CRASHED,
+    FailureKind.ERROR: Outcome.ERROR,
+    FailureKind.ENGINE_MISSING: Outcome.ENGINE_MISSING,
+    FailureKind.CRASHED: Outcome.CRASHED,
+    FailureKind.TIMEOUT: Outcome.TIMEOUT,
+    FailureKind.OUT_OF_MEMORY: Outcome.ERROR,
+    FailureKind.WORKER_LOST: Outcome.CRASHED,
 }
 ENOUGH_IN_VAIN = 5
 """After so many tasks of a block that failed alone, and not one that was answered, the rest is not tried one by one."""
 
 
-def decide(loss: Loss, attempt: int, tasks: int, *, in_vain: int = 0) -> Decision:
-    """What to do after attempt number `attempt` (from 1) of a job of `tasks` tasks ended in a loss.
+def decide(kind: FailureKind, attempt: int, tasks: int, *, in_vain: int = 0) -> Decision:
+    """What to do after attempt number `attempt` (from 1) of a job of `tasks` tasks failed.
 
     `in_vain` counts the tasks of the same block that were given up alone, as long as no task of it was answered: an
     engine that hangs on everything must not cost one timeout a task.
     """
-    if loss is Loss.ENGINE_MISSING:
-        return Store(_STORED_AS[loss])
-    if loss is Loss.WORKER_LOST and attempt <= len(_LOST_DELAYS_S):
-        return Again(_LOST_DELAYS_S[attempt - 1])
+    if kind is FailureKind.ENGINE_MISSING:
+        return GiveUp(_STORED_AS[kind])
+    if kind is FailureKind.WORKER_LOST and attempt <= len(_LOST_DELAYS_S):
+        return Retry(_LOST_DELAYS_S[attempt - 1])
     if in_vain >= ENOUGH_IN_VAIN:
-        return Store(_STORED_AS[loss])
+        return GiveUp(_STORED_AS[kind])
     if tasks > 1:
         return Split()
-    delays = _ALONE_DELAYS_S.get(loss, ())
-    return Again(delays[attempt - 1]) if attempt <= len(delays) else Store(_STORED_AS[loss])
+    delays = _ALONE_DELAYS_S.get(kind, ())
+    return Retry(delays[attempt - 1]) if attempt <= len(delays) else GiveUp(_STORED_AS[kind])
 
 
-class Later(Generic[_T]):
+class DelayQueue(Generic[_T]):
     """Work that waits for its time. What falls due together comes out one by one, `spacing_s` apart.
 
     Work without a delay comes out first, the last in first: halves of halves before the next half, so that a task at

@@ -73,7 +73,7 @@ _OF_POINTS = ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s", "requests_per
 _OF_RUNS = ("source", "server_version", "measured_on", "load", "request_rate")
 
 
-def estimated_fields(workloads: Mapping[tuple[int, int], str], worth: Worth | None) -> Field:
+def estimated_fields(workloads: Mapping[tuple[int, int], str], worth: DeploymentCosts | None) -> Field:
     """How columns are read of estimates. `worth` may be None where no column needs a price or a TDP."""
     point = operating_points.c
     own = {
@@ -93,7 +93,7 @@ def estimated_fields(workloads: Mapping[tuple[int, int], str], worth: Worth | No
     return _fields(own, lambda percentile, metric: sa.null(), workloads, worth)
 
 
-def measured_fields(workloads: Mapping[tuple[int, int], str], worth: Worth | None) -> Field:
+def measured_fields(workloads: Mapping[tuple[int, int], str], worth: DeploymentCosts | None) -> Field:
     """How columns are read of measured runs."""
     run = measured_runs.c
     own = {
@@ -121,7 +121,7 @@ def _fields(
     own: Mapping[str, sa.ColumnElement[Any]],
     percentile: Callable[[float, str], sa.ColumnElement[Any]],
     workloads: Mapping[tuple[int, int], str],
-    worth: Worth | None,
+    worth: DeploymentCosts | None,
 ) -> Field:
     tokens = sa.func.nullif(own["output_tokens_per_s"], 0.0, type_=sa.Double)
 
@@ -164,7 +164,7 @@ def _workload(names: Mapping[tuple[int, int], str]) -> sa.ColumnElement[Any]:
 
 
 @dataclass(frozen=True)
-class Worth:
+class DeploymentCosts:
     """`usd_per_hour` of a case's deployment and `tdp_w` of one of its GPUs; NULL where it is not known."""
 
     prices: Prices
@@ -172,7 +172,7 @@ class Worth:
     tdp_w: sa.ColumnElement[Any]
 
 
-def worth_of(connection: sa.Connection, scope: Scope, rules: PriceRules) -> Worth:
+def deployment_costs(connection: sa.Connection, scope: Scope, rules: PriceRules) -> DeploymentCosts:
     """Prices of all GPUs of a scope. Raises UnknownNameError for a book or provider that does not exist."""
     prices = prices_for(connection, scope.gpus.ids, rules)
     usd: list[tuple[Any, float]] = []
@@ -186,7 +186,7 @@ def worth_of(connection: sa.Connection, scope: Scope, rules: PriceRules) -> Wort
         for num_gpus in connection.execute(sizes).scalars():
             usd.append((sa.and_(here, cases.c.num_gpus == num_gpus), price.per_hour(num_gpus).usd / num_gpus))
     per_gpu = sa.case(*usd, else_=None) if usd else sa.cast(sa.null(), sa.Double)
-    return Worth(prices, per_gpu * cases.c.num_gpus, _tdp_w(connection, scope))
+    return DeploymentCosts(prices, per_gpu * cases.c.num_gpus, _tdp_w(connection, scope))
 
 
 def _tdp_w(connection: sa.Connection, scope: Scope) -> sa.ColumnElement[Any]:

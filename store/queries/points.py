@@ -23,11 +23,11 @@ from gpuscout.store.prices.prices import Prices
 from gpuscout.store.queries.point_columns import (
     COLUMNS,
     PERCENTILE,
+    DeploymentCosts,
     Field,
-    Worth,
+    deployment_costs,
     estimated_fields,
     measured_fields,
-    worth_of,
 )
 from gpuscout.store.ranking.limits import limits_of, limits_on_runs, need_percentiles
 from gpuscout.store.ranking.lookup import means_estimated, means_measured
@@ -86,9 +86,9 @@ class PointReader:
         self._all_versions = all_versions
 
     @cached_property
-    def worth(self) -> Worth:
+    def worth(self) -> DeploymentCosts:
         """Prices and TDPs of the GPUs asked about. Raises UnknownNameError for a book or provider that is none."""
-        return worth_of(self.connection, self.scope, self.question.prices)
+        return deployment_costs(self.connection, self.scope, self.question.prices)
 
     @property
     def prices(self) -> Prices:

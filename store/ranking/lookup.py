@@ -31,7 +31,7 @@ class SweepParts:
     ladders: Mapping[int, frozenset[int]]
 
 
-def find_sweep(connection: sa.Connection, wanted: str | int) -> SweepParts:
+def find_sweep_parts(connection: sa.Connection, wanted: str | int) -> SweepParts:
     """The newest revision of the sweep of this name (the one that was run last), or else the sweep of this id.
 
     Raises UnknownNameError.
@@ -58,7 +58,7 @@ def find_sweep(connection: sa.Connection, wanted: str | int) -> SweepParts:
 
 
 @dataclass(frozen=True)
-class Names:
+class NameIndex:
     """One table of names: the ids of each name. Several ids are versions of one thing, whose figures differ."""
 
     ids: Mapping[str, tuple[int, ...]]
@@ -67,24 +67,24 @@ class Names:
     def have_versions(self) -> bool:
         return any(len(ids) > 1 for ids in self.ids.values())
 
-    def only(self, chosen: Iterable[str]) -> Names:
-        return Names({name: self.ids[name] for name in chosen})
+    def only(self, chosen: Iterable[str]) -> NameIndex:
+        return NameIndex({name: self.ids[name] for name in chosen})
 
     def all_ids(self) -> list[int]:
         return [row_id for ids in self.ids.values() for row_id in ids]
 
 
-def stored_names(connection: sa.Connection, table: sa.Table) -> Names:
+def stored_names(connection: sa.Connection, table: sa.Table) -> NameIndex:
     """Every name of `models`, `gpus` or `engines`, the one stored last first."""
     found: dict[str, tuple[int, ...]] = {}
     for row in connection.execute(
         sa.select(table.c.id, table.c.name).order_by(table.c.created_at.desc(), table.c.id.desc())
     ):
         found[row.name] = (*found.get(row.name, ()), row.id)
-    return Names(found)
+    return NameIndex(found)
 
 
-def choose_models(connection: sa.Connection, wanted: Sequence[str]) -> Names:
+def choose_models(connection: sa.Connection, wanted: Sequence[str]) -> NameIndex:
     """The models of these ids, bare names (without the organisation) or globs. Raises UnknownNameError."""
 
     def spellings(name: str) -> list[str]:
@@ -99,7 +99,7 @@ def choose_gpus(
     *,
     vendors: Sequence[str] = (),
     min_memory_gb: float | None = None,
-) -> Names:
+) -> NameIndex:
     """The GPUs of these names, aliases, globs or vendors' spellings, whatever their case and separators.
 
     Of these the ones of a vendor and with so much memory (10^9 bytes). Raises UnknownNameError, InputError when the
@@ -123,7 +123,9 @@ def choose_gpus(
     return _having(connection, chosen, vendors, min_memory_gb)
 
 
-def _having(connection: sa.Connection, known: Names, vendors: Sequence[str], min_memory_gb: float | None) -> Names:
+def _having(
+    connection: sa.Connection, known: NameIndex, vendors: Sequence[str], min_memory_gb: float | None
+) -> NameIndex:
     """The GPUs of these vendors with at least so much memory, by their newest figures."""
     if not vendors and min_memory_gb is None:
         return known
@@ -150,13 +152,15 @@ def _having(connection: sa.Connection, known: Names, vendors: Sequence[str], min
     return known.only(chosen)
 
 
-def choose_engines(connection: sa.Connection, wanted: Sequence[str]) -> Names:
+def choose_engines(connection: sa.Connection, wanted: Sequence[str]) -> NameIndex:
     """The engines of these names or globs in the order of `wanted`; without any, the newest engine first.
 
     "measured" is a name that is known and stands for none of them: see `means_measured`. Raises UnknownNameError.
     """
     known = (
-        Names({**stored_names(connection, engines).ids, MEASURED: ()}) if wanted else stored_names(connection, engines)
+        NameIndex({**stored_names(connection, engines).ids, MEASURED: ()})
+        if wanted
+        else stored_names(connection, engines)
     )
     chosen = _choose(known, "engine", wanted, lambda name: [name], str.casefold)
     return chosen.only(name for name in chosen.ids if name != MEASURED)
@@ -212,8 +216,12 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _choose(
-    known: Names, kind: str, wanted: Sequence[str], spellings: Callable[[str], list[str]], fold: Callable[[str], str]
-) -> Names:
+    known: NameIndex,
+    kind: str,
+    wanted: Sequence[str],
+    spellings: Callable[[str], list[str]],
+    fold: Callable[[str], str],
+) -> NameIndex:
     """The names that `wanted` stand for, in its order: those spelled so, or else those that match as a glob."""
     if not wanted:
         return known
@@ -241,7 +249,7 @@ def _unknown(kind: str, text: str, names: list[str], spellings: Callable[[str], 
     return UnknownNameError(kind, text, close, hint=f"the store has {listed(sorted(names))}")
 
 
-def _catalogued(text: str, known: Names) -> str:
+def _catalogued(text: str, known: NameIndex) -> str:
     """The stored name of a GPU that only the catalogue knows by this spelling (nvidia-smi's, Kubernetes')."""
     from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 

@@ -10,14 +10,14 @@ import numpy as np
 import sqlalchemy as sa
 
 from gpuscout.store.ranking import statements as statements
-from gpuscout.store.ranking.described import Described, Description, describe
+from gpuscout.store.ranking.candidates import Candidates
+from gpuscout.store.ranking.descriptions import Description, Descriptions, describe
 from gpuscout.store.ranking.limits import UNKNOWN, Limit
 from gpuscout.store.ranking.lookup import means_estimated
 from gpuscout.store.ranking.measures import Array
 from gpuscout.store.ranking.placing import Indices
 from gpuscout.store.ranking.scope import Scope
 from gpuscout.store.ranking.statements import OUTCOME_CODES
-from gpuscout.store.ranking.study import Study
 from gpuscout.store.ranking.types import MEASURED, Cause, Loser, Losers, Operating, SweepExclusion, Trusted, Unmet
 from gpuscout.store.schema import exclusions, sweep_workloads, sweeps
 from gpuscout.sweeps.outcomes import Outcome
@@ -38,38 +38,38 @@ class Lost:
     rows: list[int]
 
 
-def losers_of(study: Study, answered: Set[int]) -> list[Lost]:
+def losers_of(pool: Candidates, answered: Set[int]) -> list[Lost]:
     """Every row of a group that is not ranked, by cause; of each cause the examples that were asked for.
 
     `answered` are the groups of which something is ranked.
     """
-    rows = np.flatnonzero(study.own & ~study.rankable)
-    codes, ratio = _causes(study, rows)
-    order = np.lexsort((study.about["task_id"][rows], study.num_gpus[rows], ratio, codes, study.cast.group[rows]))
+    rows = np.flatnonzero(pool.own & ~pool.rankable)
+    codes, ratio = _causes(pool, rows)
+    order = np.lexsort((pool.about["task_id"][rows], pool.num_gpus[rows], ratio, codes, pool.codes.group[rows]))
     rows, codes, ratio = rows[order], codes[order], ratio[order]
-    kind = study.cast.group[rows] * 1_000 + codes
+    kind = pool.codes.group[rows] * 1_000 + codes
     _, starts, counts = np.unique(kind, return_index=True, return_counts=True)
-    groups = study.cast.group[rows[starts]].tolist()
-    nearest = _nearest_of_causes(study, codes[starts], ratio[starts], groups)
-    most = len(rows) if study.question.examples is None else study.question.examples
+    groups = pool.codes.group[rows[starts]].tolist()
+    nearest = _nearest_of_causes(pool, codes[starts], ratio[starts], groups)
+    most = len(rows) if pool.question.examples is None else pool.question.examples
     found = []
     for place, (start, count, group) in enumerate(zip(starts.tolist(), counts.tolist(), groups, strict=True)):
-        is_told = not study.question.briefly or place in nearest or group not in answered
-        cause, slo = _meaning(study, int(codes[start]))
+        is_told = not pool.question.briefly or place in nearest or group not in answered
+        cause, slo = _meaning(pool, int(codes[start]))
         shown = rows[start : start + min(count, most if is_told else 0)].tolist()
         found.append(Lost(group, cause, slo, count, shown))
     return found
 
 
-def _nearest_of_causes(study: Study, codes: Array, ratio: Array, groups: Sequence[int]) -> set[int]:
+def _nearest_of_causes(pool: Candidates, codes: Array, ratio: Array, groups: Sequence[int]) -> set[int]:
     """Of each cause the place of what is nearest to being ranked; between equals, in the first group by its name.
 
     Apart for groups that only measured runs answer, which may be set aside.
     """
     nearest: dict[tuple[int, bool], tuple[float, tuple[str, int, int], int]] = {}
     for place, (code, how_near, group) in enumerate(zip(codes.tolist(), ratio.tolist(), groups, strict=True)):
-        kind = code, study.engines[group][0] == MEASURED
-        this = how_near, study.cast.groups[group], place
+        kind = code, pool.engines[group][0] == MEASURED
+        this = how_near, pool.codes.groups[group], place
         nearest[kind] = min(nearest.get(kind, this), this)
     return {place for _, _, place in nearest.values()}
 
@@ -79,65 +79,65 @@ _UNMEASURED = (Cause.NO_POINT, Cause.NO_PERCENTILE, Cause.NO_PRICE, Cause.NO_TDP
 _UNMEASURED_CODES = {cause: len(_OUTCOMES) + place for place, cause in enumerate(_UNMEASURED)}
 
 
-def _causes(study: Study, rows: Indices) -> tuple[Array, Array]:
+def _causes(pool: Candidates, rows: Indices) -> tuple[Array, Array]:
     """A number for the cause of each row, and how far it is from being ranked (infinite where nothing says)."""
-    outcome = study.about["outcome"][rows]
+    outcome = pool.about["outcome"][rows]
     refused = outcome != OUTCOME_CODES[Outcome.OK]
     codes = np.where(refused, outcome, _UNMEASURED_CODES[Cause.NO_POINT])
-    ratio = np.where(refused, study.about["memory_ratio"][rows], np.inf)
+    ratio = np.where(refused, pool.about["memory_ratio"][rows], np.inf)
 
-    _, ratios = study.bounded(rows)
+    _, ratios = pool.bounded(rows)
     worst = ratios.max(axis=0, initial=0.0)
-    missed = ~refused & ~np.isnan(study.found.figures["concurrency"][rows]) & (worst > 1)
-    for position, slo in reversed(list(enumerate(study.question.slos))):
+    missed = ~refused & ~np.isnan(pool.operating.figures["concurrency"][rows]) & (worst > 1)
+    for position, slo in reversed(list(enumerate(pool.question.slos))):
         this = missed & (ratios[position] == worst)
         codes[this] = _MISSED + position
         if slo.percentile is not None:
-            unknown = this & (rows >= study.estimates) & (worst == UNKNOWN)
+            unknown = this & (rows >= pool.estimates) & (worst == UNKNOWN)
             codes[unknown] = _UNMEASURED_CODES[Cause.NO_PERCENTILE]
     ratio = np.where(missed & (worst < UNKNOWN), worst, ratio)
 
-    if study.no_percentiles:
-        codes[~refused & ~missed & (rows < study.estimates)] = _UNMEASURED_CODES[Cause.NO_PERCENTILE]
-    qualifies = study.found.qualifies[rows]
-    no_price = study.aim.needs("price") & np.isnan(study.worth.usd[rows])
+    if pool.no_percentiles:
+        codes[~refused & ~missed & (rows < pool.estimates)] = _UNMEASURED_CODES[Cause.NO_PERCENTILE]
+    qualifies = pool.operating.qualifies[rows]
+    no_price = pool.aim.needs("price") & np.isnan(pool.unit_costs.usd[rows])
     codes[qualifies] = _UNMEASURED_CODES[Cause.NO_TDP]
     codes[qualifies & no_price] = _UNMEASURED_CODES[Cause.NO_PRICE]
-    codes[study.valued[rows] & ~study.trusted[rows]] = _UNMEASURED_CODES[Cause.NOT_TRUSTED]
+    codes[pool.valued[rows] & ~pool.trusted[rows]] = _UNMEASURED_CODES[Cause.NOT_TRUSTED]
     return codes, np.nan_to_num(ratio, nan=np.inf)
 
 
-def _meaning(study: Study, code: int) -> tuple[Cause, Slo | None]:
+def _meaning(pool: Candidates, code: int) -> tuple[Cause, Slo | None]:
     if code >= _MISSED:
-        return Cause.MISSES_SLO, study.question.slos[code - _MISSED]
+        return Cause.MISSES_SLO, pool.question.slos[code - _MISSED]
     if code < len(_OUTCOMES):
         return Cause(_OUTCOMES[code]), None
     return _UNMEASURED[code - len(_OUTCOMES)], None
 
 
-def in_words(study: Study, lost: Lost, described: Described) -> Losers:
+def in_words(pool: Candidates, lost: Lost, described: Descriptions) -> Losers:
     """The losers as the ranking tells them."""
-    examples = tuple(_loser(study, lost, row, described[row]) for row in lost.rows)
+    examples = tuple(_loser(pool, lost, row, described[row]) for row in lost.rows)
     return Losers(lost.cause, lost.slo, lost.count, examples)
 
 
-def _loser(study: Study, lost: Lost, row: int, about: Description) -> Loser:
+def _loser(pool: Candidates, lost: Lost, row: int, about: Description) -> Loser:
     detail, note, ratio = "", None, None
     if lost.slo is not None:
-        line = study.question.slos.index(lost.slo)
-        figures, ratios = study.bounded(np.array([row]))
-        detail = _missed(study, lost.slo, row, float(figures[line, 0]), about)
+        line = pool.question.slos.index(lost.slo)
+        figures, ratios = pool.bounded(np.array([row]))
+        detail = _missed(pool, lost.slo, row, float(figures[line, 0]), about)
         ratio = float(ratios[line, 0]) if ratios[line, 0] < UNKNOWN else None
     elif lost.cause is Cause.NO_POINT:
         detail = "no operating point with the figures asked for"
     elif lost.cause is Cause.NO_PERCENTILE:
-        detail = "an estimate is a mean" if row < study.estimates else "its runs do not tell this percentile"
+        detail = "an estimate is a mean" if row < pool.estimates else "its runs do not tell this percentile"
     elif lost.cause is Cause.NO_PRICE:
-        detail = study.prices.missing[about["gpu"]]
+        detail = pool.prices.missing[about["gpu"]]
     elif lost.cause is Cause.NO_TDP:
         detail = "its TDP is not known"
     elif lost.cause is Cause.NOT_TRUSTED:
-        detail = "an estimate" if study.question.trust == Trusted.MEASURED else "no measured runs of its kind near this"
+        detail = "an estimate" if pool.question.trust == Trusted.MEASURED else "no measured runs of its kind near this"
     elif about["needed_gib"] is not None and about["usable_gib"] is not None and lost.cause is Cause.DOES_NOT_FIT:
         detail = f"needs {about['needed_gib']:,.4g} of {about['usable_gib']:,.4g} GiB per GPU"
         note = about["detail"]
@@ -147,16 +147,16 @@ def _loser(study: Study, lost: Lost, row: int, about: Description) -> Loser:
     return Loser.of({**about, "detail": detail, "note": note, "ratio": ratio})
 
 
-def _missed(study: Study, slo: Slo, row: int, value: float, about: Description) -> str:
+def _missed(pool: Candidates, slo: Slo, row: int, value: float, about: Description) -> str:
     """ "ITL 37.8 ms at concurrency 1" """
     name = slo.metric.upper() if not slo.at_least else "rate"
     if math.isnan(value):
         return f"{name} is unknown"
-    measured = row >= study.estimates
+    measured = row >= pool.estimates
     if slo.percentile is not None and measured:
         name = f"{name} p{slo.percentile:g}"
     unit = slo.unit if slo.at_least else f" {slo.unit}"
-    tail = f" x {study.question.assume_tail:g}" if slo.percentile is not None and not measured else ""
+    tail = f" x {pool.question.assume_tail:g}" if slo.percentile is not None and not measured else ""
     where = f"at concurrency {about['concurrency']}" if about["concurrency"] is not None else "at its request rate"
     return f"{name} {value:,.4g}{unit}{tail} {where}{', measured' if measured else ''}"
 
@@ -164,35 +164,37 @@ def _missed(study: Study, slo: Slo, row: int, value: float, about: Description) 
 # --- what comes closest ------------------------------------------------------------------------------------------
 
 
-def shortfalls_of(connection: sa.Connection, scope: Scope, study: Study, groups: Sequence[int]) -> dict[int, Shortfall]:
+def shortfalls_of(
+    connection: sa.Connection, scope: Scope, pool: Candidates, groups: Sequence[int]
+) -> dict[int, Shortfall]:
     """For groups of which no configuration qualifies: the SLOs none meets even alone, or else the least violation."""
-    if not study.limits or not groups:
+    if not pool.limits or not groups:
         return {}
     hopeless = np.flatnonzero(
-        np.isin(study.cast.group, groups) & study.own & study.ok & ~np.isnan(study.found.figures["concurrency"])
+        np.isin(pool.codes.group, groups) & pool.own & pool.ok & ~np.isnan(pool.operating.figures["concurrency"])
     )
-    figures, ratios = study.bounded(hopeless)
+    figures, ratios = pool.bounded(hopeless)
     violation = ratios.max(axis=0)
     told = violation < UNKNOWN
-    together = _nearest(study, hopeless[told], violation[told])
+    together = _nearest(pool, hopeless[told], violation[told])
     unmet = {number: [] for number in groups}  # type: dict[int, list[tuple[Slo, _Near]]]
-    for limit in study.limits:
-        for group, near in _nearest_alone(connection, scope, study, limit, hopeless).items():
+    for limit in pool.limits:
+        for group, near in _nearest_alone(connection, scope, pool, limit, hopeless).items():
             if 1 < near.ratio < UNKNOWN:
                 unmet[group].append((limit.slo, near))
     wanted = {(near.task, near.point) for found in unmet.values() for _, near in found if near.task > 0}
-    wanted |= {(study.task(row), int(study.found.low[row])) for row in together.values() if row < study.estimates}
+    wanted |= {(pool.task(row), int(pool.operating.low[row])) for row in together.values() if row < pool.estimates}
     known = describe(connection, wanted)
 
     def in_words(task: int, point: int | None) -> Operating:
         if task > 0:
             return Operating.of(known[task, point or 0])
-        assert study.measured is not None
-        return Operating.of(study.measured.described(-task - 1, point))
+        assert pool.measured is not None
+        return Operating.of(pool.measured.described(-task - 1, point))
 
     def as_limited(value: float, slo: Slo, estimated: bool) -> float:
         """What the limit is compared with: of an estimate's mean the percentile that is assumed."""
-        return value * (study.question.assume_tail or 1.0) if estimated and slo.percentile is not None else value
+        return value * (pool.question.assume_tail or 1.0) if estimated and slo.percentile is not None else value
 
     shortfalls: dict[int, Shortfall] = {}
     for number in groups:
@@ -203,11 +205,11 @@ def shortfalls_of(connection: sa.Connection, scope: Scope, study: Study, groups:
         closest, values = None, ()  # type: Operating | None, tuple[float | None, ...]
         if not out and number in together:
             row = together[number]
-            closest = in_words(study.task(row), int(study.found.low[row]) if row < study.estimates else None)
+            closest = in_words(pool.task(row), int(pool.operating.low[row]) if row < pool.estimates else None)
             column = figures[:, np.searchsorted(hopeless, row)].tolist()
             values = tuple(
-                None if math.isnan(value) else as_limited(value, slo, row < study.estimates)
-                for slo, value in zip(study.question.slos, column, strict=True)
+                None if math.isnan(value) else as_limited(value, slo, row < pool.estimates)
+                for slo, value in zip(pool.question.slos, column, strict=True)
             )
         shortfalls[number] = (out, closest, values)
     return shortfalls
@@ -225,16 +227,16 @@ class _Near:
 
 
 def _nearest_alone(
-    connection: sa.Connection, scope: Scope, study: Study, limit: Limit, rows: Indices
+    connection: sa.Connection, scope: Scope, pool: Candidates, limit: Limit, rows: Indices
 ) -> dict[int, _Near]:
     """Of each group the point of these rows that comes nearest to one limit, whatever the others."""
-    tasks = study.about["task_id"][rows]
-    group_of = dict(zip(tasks.astype(np.int64).tolist(), study.cast.group[rows].tolist(), strict=True))
-    models = {study.cast.groups[group][0] for group in group_of.values()}
+    tasks = pool.about["task_id"][rows]
+    group_of = dict(zip(tasks.astype(np.int64).tolist(), pool.codes.group[rows].tolist(), strict=True))
+    models = {pool.codes.groups[group][0] for group in group_of.values()}
     ids = [row_id for model in sorted(models) for row_id in scope.models.ids[model]]
     found: dict[int, _Near] = {}
     if (tasks > 0).any():
-        statement = statements.nearest_alone(scope, study.choice, limit, ids)
+        statement = statements.nearest_alone(scope, pool.choice, limit, ids)
         stored = statements.fetch(connection, scope, statement, (limit.column,))
         stored = stored.take(np.isin(stored.about["task_id"], tasks))
         point = stored.points["point"]
@@ -251,15 +253,15 @@ def _nearest_alone(
             )
             near, gpus, task, concurrency, value = (float(column[row]) for column in columns)
             found[int(group[row])] = _Near(near, gpus, int(task), int(concurrency), value)
-    if study.measured is not None:
-        (mine,) = (one for one in study.measured.limits if one.slo is limit.slo)
-        points, ratio = study.measured.nearest_to(mine)
+    if pool.measured is not None:
+        (mine,) = (one for one in pool.measured.limits if one.slo is limit.slo)
+        points, ratio = pool.measured.nearest_to(mine)
         for task, group_number in group_of.items():
             if task < 0:
                 row = -task - 1
                 point_number = int(points[row])
-                value = float(study.measured.points.figures[mine.column][point_number])
-                gpus = float(study.measured.configurations[row]["num_gpus"])
+                value = float(pool.measured.points.figures[mine.column][point_number])
+                gpus = float(pool.measured.configurations[row]["num_gpus"])
                 near_one = _Near(float(ratio[row]), gpus, task, point_number, value)
                 best = found.setdefault(group_number, near_one)
                 if (near_one.ratio, near_one.num_gpus) < (best.ratio, best.num_gpus):
@@ -267,10 +269,10 @@ def _nearest_alone(
     return found
 
 
-def _nearest(study: Study, rows: Indices, ratio: Array) -> dict[int, int]:
+def _nearest(pool: Candidates, rows: Indices, ratio: Array) -> dict[int, int]:
     """For each group the row with the lowest ratio, then fewest GPUs. `ratio` is of these rows."""
-    group = study.cast.group[rows]
-    order = np.lexsort((study.about["task_id"][rows], study.num_gpus[rows], ratio, group))
+    group = pool.codes.group[rows]
+    order = np.lexsort((pool.about["task_id"][rows], pool.num_gpus[rows], ratio, group))
     first = order[np.diff(group[order], prepend=-1) != 0]
     return {int(group[place]): int(rows[place]) for place in first.tolist()}
 

@@ -24,7 +24,7 @@ import sqlalchemy as sa
 
 from gpuscout.store.ranking.limits import Flags, Limit, at, hold, limits_on_runs, worst_ratio
 from gpuscout.store.ranking.measures import Aim, Array
-from gpuscout.store.ranking.placing import Found, Indices, operating_points_of
+from gpuscout.store.ranking.placing import Indices, OperatingPoints, operating_points_of
 from gpuscout.store.ranking.runs import (
     CLOSED_LOOP,
     LENGTHS,
@@ -48,7 +48,7 @@ MEASURED_ID = 0
 
 @dataclass(frozen=True)
 class Measured:
-    """Measured configurations, one row each, as a study has rows of tasks.
+    """Measured configurations, one row each, as the candidates have rows of tasks.
 
     `low` and `high` are the points that a row's operating point lies at or between. `decides`: it stands for estimates.
     `estimated` are the cases that estimates of the same configuration have.
@@ -57,7 +57,7 @@ class Measured:
     configurations: list[dict[str, Any]]
     limits: list[Limit]
     points: Points
-    found: Found
+    operating: OperatingPoints
     low: Indices
     high: Indices
     decides: Flags
@@ -94,7 +94,7 @@ class Measured:
         here = {name: column[[low]] for name, column in figures.items()}
         if low != high:
             there = {name: column[[high]] for name, column in figures.items()}
-            here = at(here, there, self.found.figures["concurrency"][[row]])
+            here = at(here, there, self.operating.figures["concurrency"][[row]])
         known = {name: float(column[0]) for name, column in here.items()}
         return {
             **self.configurations[row],
@@ -143,7 +143,7 @@ def measured(
     estimated = estimated_cases(connection, scope, configurations)
     if scope.sweep is not None:
         # Of a sweep only what it has estimates of.
-        kept = [number for number, found in enumerate(estimated) if found]
+        kept = [number for number, cases in enumerate(estimated) if cases]
         place = {number: position for position, number in enumerate(kept)}
         known = {case: place[number] for case, number in known.items() if number in place}
         configurations, estimated = [configurations[n] for n in kept], [estimated[n] for n in kept]
@@ -155,18 +155,20 @@ def measured(
         # Days may leave a configuration without runs.
         points.configuration[:] = np.searchsorted(present, points.configuration)
         configurations, estimated = [configurations[n] for n in present], [estimated[n] for n in present]
-    found, low, high = _judged(points, choice.aim, limits, sides)
+    operating, low, high = _judged(points, choice.aim, limits, sides)
     needed = [points.figures[name] for name in (*choice.aim.columns, *(limit.column for limit in limits))]
     knows = np.logical_and.reduce([~np.isnan(column) for column in needed])
     decides = np.zeros(len(configurations), dtype=bool)
     decides[points.configuration[knows]] = True
-    return Measured(configurations, limits, points, found, low, high, decides, estimated)
+    return Measured(configurations, limits, points, operating, low, high, decides, estimated)
 
 
 # --- judging -----------------------------------------------------------------------------------------------------
 
 
-def _judged(points: Points, aim: Aim, limits: Sequence[Limit], sides: Sequence[str]) -> tuple[Found, Indices, Indices]:
+def _judged(
+    points: Points, aim: Aim, limits: Sequence[Limit], sides: Sequence[str]
+) -> tuple[OperatingPoints, Indices, Indices]:
     """The operating point of every configuration, with the points it lies at or between."""
     meets = hold(limits, points.figures) & aim.known(points.figures)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -187,18 +189,18 @@ def _judged(points: Points, aim: Aim, limits: Sequence[Limit], sides: Sequence[s
             "above": points.figures_at(np.where(within[highest], points.above[highest], -1)),
         }
         straddling = Rows(number, figures)
-    found = operating_points_of(rows, aim, limits, straddling)
+    operating = operating_points_of(rows, aim, limits, straddling)
     low, high = chosen.copy(), chosen.copy()
-    for row in np.flatnonzero(found.interpolated).tolist():
+    for row in np.flatnonzero(operating.interpolated).tolist():
         # Between the chosen point, or else the highest within the latencies, and a neighbour.
         for start in (chosen[row], highest[row]):
             for first, second in ((start, points.above[start]), (points.below[start], start)):
                 if first >= 0 <= second and (concurrency[first], concurrency[second]) == (
-                    found.low[row],
-                    found.high[row],
+                    operating.low[row],
+                    operating.high[row],
                 ):
                     low[row], high[row] = first, second
-    return found, low, high
+    return operating, low, high
 
 
 def _first(configuration: Indices, *keys: Any) -> Indices:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from gpuscout.store.prices.prices import GpuPrice
 from gpuscout.store.ranking.limits import Flags, Limit, between, hold
-from gpuscout.store.ranking.lookup import Names
+from gpuscout.store.ranking.lookup import NameIndex
 from gpuscout.store.ranking.measures import DECIMALS, Aim, Array
 from gpuscout.store.ranking.statements import Rows
 
@@ -19,7 +19,7 @@ Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Cast:
+class Codes:
     """Who plays in the rows: numbers for groups, GPU types and engines by name, whose ids are versions."""
 
     groups: list[tuple[str, int, int]]  # (model, input length, output length)
@@ -30,23 +30,23 @@ class Cast:
     engine: Indices
 
     @classmethod
-    def of(cls, about: Mapping[str, Array], models: Names, gpus: Names, engines: Names) -> Cast:
+    def of(cls, about: Mapping[str, Array], models: NameIndex, gpus: NameIndex, engines: NameIndex) -> Codes:
         model_names, model = _numbered(models, about["model_id"])
         lengths = [about[name].astype(np.int64) for name in ("input_len", "output_len")]
         _, pair = np.unique((lengths[0] << 31) + lengths[1], return_inverse=True)
         # By the name of the model: a group is one whatever the version of its figures.
         keys = pair.reshape(-1) * len(model_names) + model
         _, first, group = np.unique(keys, return_index=True, return_inverse=True)
-        found = [(model_names[model[i]], int(lengths[0][i]), int(lengths[1][i])) for i in first]
+        groups = [(model_names[model[i]], int(lengths[0][i]), int(lengths[1][i])) for i in first]
         gpu_names, gpu = _numbered(gpus, about["gpu_id"])
         engine_names, engine = _numbered(engines, about["engine_id"])
-        return cls(found, group.reshape(-1), gpu_names, gpu, engine_names, engine)
+        return cls(groups, group.reshape(-1), gpu_names, gpu, engine_names, engine)
 
-    def take(self, rows: Any) -> Cast:
-        return Cast(self.groups, self.group[rows], self.gpus, self.gpu[rows], self.engines, self.engine[rows])
+    def take(self, rows: Any) -> Codes:
+        return Codes(self.groups, self.group[rows], self.gpus, self.gpu[rows], self.engines, self.engine[rows])
 
 
-def _numbered(names: Names, ids: Array) -> tuple[list[str], Indices]:
+def _numbered(names: NameIndex, ids: Array) -> tuple[list[str], Indices]:
     """The names, and for each id the position of its name."""
     listed = list(names.ids)
     position = {row_id: place for place, name in enumerate(listed) for row_id in names.ids[name]}
@@ -60,7 +60,7 @@ def _looked_up(of: Mapping[int, int], ids: Array) -> Indices:
     return table[ids.astype(np.int64)]
 
 
-def versions(rows: Rows, models: Names, gpus: Names, engines: Names) -> list[Indices]:
+def versions(rows: Rows, models: NameIndex, gpus: NameIndex, engines: NameIndex) -> list[Indices]:
     """How old the engine, the model and the GPU of each row are, 0: the newest of its name."""
     return [
         _looked_up({row_id: age for ids in names.ids.values() for age, row_id in enumerate(ids)}, rows.about[column])
@@ -68,23 +68,23 @@ def versions(rows: Rows, models: Names, gpus: Names, engines: Names) -> list[Ind
     ]
 
 
-def newest(rows: Rows, cast: Cast, configuration: Array, ages: Sequence[Indices]) -> Indices:
+def newest(rows: Rows, codes: Codes, configuration: Array, ages: Sequence[Indices]) -> Indices:
     """The rows that stand among versions: of each engine's answers to one configuration the newest."""
     task = -rows.about["task_id"]
-    order = np.lexsort((task, *reversed(ages), cast.engine, configuration))
-    same = (np.diff(configuration[order]) == 0) & (np.diff(cast.engine[order]) == 0)
+    order = np.lexsort((task, *reversed(ages), codes.engine, configuration))
+    same = (np.diff(configuration[order]) == 0) & (np.diff(codes.engine[order]) == 0)
     return np.sort(order[np.concatenate([[True], ~same])])
 
 
-def first_engines(cast: Cast) -> Indices:
+def first_engines(codes: Codes) -> Indices:
     """For each group the engine that is preferred of those that have an answer."""
-    first = np.full(len(cast.groups), len(cast.engines), dtype=np.int64)
-    np.minimum.at(first, cast.group, cast.engine)
+    first = np.full(len(codes.groups), len(codes.engines), dtype=np.int64)
+    np.minimum.at(first, codes.group, codes.engine)
     return first
 
 
 @dataclass(frozen=True)
-class Found:
+class OperatingPoints:
     """The operating point of each row: stored, or `interpolated` between the stored `low` and `high` concurrency."""
 
     figures: dict[str, Array]
@@ -93,10 +93,10 @@ class Found:
     low: Array
     high: Array
 
-    def followed_by(self, other: Found) -> Found:
+    def followed_by(self, other: OperatingPoints) -> OperatingPoints:
         """These rows and then those of another, which has the same figures or more."""
         figures = {name: np.concatenate([column, other.figures[name]]) for name, column in self.figures.items()}
-        return Found(
+        return OperatingPoints(
             figures,
             np.concatenate([self.qualifies, other.qualifies]),
             np.concatenate([self.interpolated, other.interpolated]),
@@ -105,7 +105,7 @@ class Found:
         )
 
 
-def operating_points_of(rows: Rows, aim: Aim, limits: Sequence[Limit], straddling: Rows | None) -> Found:
+def operating_points_of(rows: Rows, aim: Aim, limits: Sequence[Limit], straddling: Rows | None) -> OperatingPoints:
     """The best point of every row within all limits; where none qualifies the stored one that comes nearest."""
     figures = {name: column.copy() for name, column in rows.points["point"].items()}
     qualifies = hold(limits, figures) & aim.known(figures)
@@ -140,7 +140,7 @@ def operating_points_of(rows: Rows, aim: Aim, limits: Sequence[Limit], straddlin
         found = straddling.take(match)
         for highest in (True, False):
             consider(place, found.points["point"], found.points["above"], highest=highest)
-    return Found(figures, qualifies, interpolated, low, high)
+    return OperatingPoints(figures, qualifies, interpolated, low, high)
 
 
 def _precedes(aim: Aim, one: Mapping[str, Array], other: Mapping[str, Array]) -> Flags:
@@ -158,7 +158,7 @@ def _precedes(aim: Aim, one: Mapping[str, Array], other: Mapping[str, Array]) ->
 
 
 @dataclass(frozen=True)
-class Worth:
+class UnitCosts:
     """USD per hour of each row's deployment at the price that ranks, the lowest and the highest; TDP in W per GPU."""
 
     usd: Array
@@ -167,20 +167,20 @@ class Worth:
     tdp_w: Array
 
 
-def worth(cast: Cast, num_gpus: Array, prices: Mapping[str, GpuPrice], tdp_w: Mapping[str, float]) -> Worth:
+def unit_costs(codes: Codes, num_gpus: Array, prices: Mapping[str, GpuPrice], tdp_w: Mapping[str, float]) -> UnitCosts:
     usd = np.full((3, len(num_gpus)), np.nan)
     sizes = num_gpus.astype(np.int64)
-    pairs, inverse = np.unique((cast.gpu << 32) + sizes, return_inverse=True)
+    pairs, inverse = np.unique((codes.gpu << 32) + sizes, return_inverse=True)
     table = np.full((3, len(pairs)), np.nan)
     for place, pair in enumerate(pairs.tolist()):
-        price = prices.get(cast.gpus[pair >> 32])
+        price = prices.get(codes.gpus[pair >> 32])
         if price is not None:
             hourly = price.per_hour(pair & 0xFFFFFFFF)
             table[:, place] = hourly.usd, hourly.low, hourly.high
     if len(pairs):
         usd = table[:, inverse.reshape(-1)]
-    power = np.array([tdp_w.get(name, np.nan) for name in cast.gpus] or [np.nan])
-    return Worth(usd[0], usd[1], usd[2], power[cast.gpu])
+    power = np.array([tdp_w.get(name, np.nan) for name in codes.gpus] or [np.nan])
+    return UnitCosts(usd[0], usd[1], usd[2], power[codes.gpu])
 
 
 @dataclass(frozen=True)
@@ -195,24 +195,37 @@ class Placed:
 
 
 def placed(
-    ranked: Indices, cast: Cast, found: Found, num_gpus: Array, values: Array, level: Indices, *, more_is_better: bool
+    ranked: Indices,
+    codes: Codes,
+    operating: OperatingPoints,
+    num_gpus: Array,
+    values: Array,
+    level: Indices,
+    *,
+    more_is_better: bool,
 ) -> Placed:
     """Rank these rows within their groups, and within each GPU type of a group; a lower level goes first."""
     score = np.rint(values[ranked] * (-DECIMALS if more_is_better else DECIMALS))
-    unknown_last = [np.nan_to_num(found.figures[name][ranked], nan=np.inf) for name in ("itl_ms", "ttft_ms")]
-    keys = [level[ranked].astype(np.float64), score, found.figures["queued"][ranked], num_gpus[ranked], *unknown_last]
-    order = _in_order(cast.group[ranked], keys)
+    unknown_last = [np.nan_to_num(operating.figures[name][ranked], nan=np.inf) for name in ("itl_ms", "ttft_ms")]
+    keys = [
+        level[ranked].astype(np.float64),
+        score,
+        operating.figures["queued"][ranked],
+        num_gpus[ranked],
+        *unknown_last,
+    ]
+    order = _in_order(codes.group[ranked], keys)
     rows = ranked[order]
     changes = np.logical_or.reduce([np.diff(key[order], prepend=np.nan) != 0 for key in _finite(keys)])
-    group = cast.group[rows]
+    group = codes.group[rows]
     place = _places(group, changes)
-    types = (group << 32) + cast.gpu[rows]
+    types = (group << 32) + codes.gpu[rows]
     by_gpu = np.argsort(types, kind="stable")
     types = types[by_gpu]
     gpu_place = np.empty_like(place)
     # Within a GPU type two rows are equal when they share their place in the group.
     gpu_place[by_gpu] = _places(types, np.diff(place[by_gpu], prepend=-1) != 0)
-    return Placed(rows, group, cast.gpu[rows], place, gpu_place)
+    return Placed(rows, group, codes.gpu[rows], place, gpu_place)
 
 
 def _in_order(group: Indices, keys: Sequence[Array]) -> Indices:

@@ -40,14 +40,14 @@ import sqlalchemy as sa
 
 from gpuscout.store.prices.prices import PriceRules
 from gpuscout.store.ranking import statements as statements
-from gpuscout.store.ranking.described import Described
+from gpuscout.store.ranking.candidates import Candidates, choice_of, read_candidates
+from gpuscout.store.ranking.descriptions import Descriptions
 from gpuscout.store.ranking.groups import Shown, configs_of, flips_of, unranked_of, unranked_rows
 from gpuscout.store.ranking.lookup import choose_word, means_estimated
 from gpuscout.store.ranking.losers import excluded, in_words, losers_of, shortfalls_of
 from gpuscout.store.ranking.placing import placed
 from gpuscout.store.ranking.runs import check_there_are_any, counts, runs_statement
 from gpuscout.store.ranking.scope import Scope, nothing_matches, scope_of
-from gpuscout.store.ranking.study import Study, choice_of, study
 from gpuscout.store.ranking.trust import doubt_of
 from gpuscout.store.ranking.types import (
     DEFAULT_OBJECTIVE,
@@ -86,15 +86,15 @@ def rank(connection: sa.Connection, question: Question) -> Ranking:
     _check(question)
     scope = scope_of(connection, question)
     _provide_logarithms(connection)
-    found = study(connection, scope, question)
-    if found is None:
+    pool = read_candidates(connection, scope, question)
+    if pool is None:
         if (question.engines and not scope.engines.ids) or not means_estimated(question.kinds):
             check_there_are_any(connection)
         raise nothing_matches(connection, scope)
-    groups = _groups(connection, scope, found)
+    groups = _groups(connection, scope, pool)
     name, sweep_id = (scope.sweep.name, scope.sweep.id) if scope.sweep else (None, None)
     missing = 0 if sweep_id is None else _missing_tasks(connection, sweep_id)
-    return Ranking(question, name, sweep_id, tuple(groups), excluded(connection, scope), found.prices, missing)
+    return Ranking(question, name, sweep_id, tuple(groups), excluded(connection, scope), pool.prices, missing)
 
 
 def _missing_tasks(connection: sa.Connection, sweep_id: int) -> int:
@@ -119,52 +119,52 @@ def sql_of(connection: sa.Connection, question: Question) -> str:
     choice = choice_of(question, intervals_of(connection, scope.engines.all_ids()))
     found: list[sa.Select[Any]] = []
     if means_estimated(question.kinds):
-        found.append(statements.answers(scope, choice, sides=choice.sides(interpolate=question.interpolate)))
-        found.append(statements.refused(scope))
+        found.append(statements.select_answered(scope, choice, sides=choice.sides(interpolate=question.interpolate)))
+        found.append(statements.select_refused(scope))
     if counts(connection, question):
         found.append(runs_statement(scope, question))
     written = (one.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True}) for one in found)
     return "\n\n".join(f"{one};" for one in written)
 
 
-def _groups(connection: sa.Connection, scope: Scope, found: Study) -> list[Group]:
+def _groups(connection: sa.Connection, scope: Scope, pool: Candidates) -> list[Group]:
     ranked = placed(
-        np.flatnonzero(found.own & found.rankable),
-        found.cast,
-        found.found,
-        found.num_gpus,
-        found.values,
-        found.level,
-        more_is_better=found.aim.more_is_better,
+        np.flatnonzero(pool.own & pool.rankable),
+        pool.codes,
+        pool.operating,
+        pool.num_gpus,
+        pool.values,
+        pool.level,
+        more_is_better=pool.aim.more_is_better,
     )
-    shown = Shown.of(ranked, found.question)
-    lost = losers_of(found, set(ranked.group.tolist()))
-    unranked = unranked_rows(found)
+    shown = Shown.of(ranked, pool.question)
+    lost = losers_of(pool, set(ranked.group.tolist()))
+    unranked = unranked_rows(pool)
     examples = [row for losers in lost for row in losers.rows]
-    told = [*shown.rows.tolist(), *examples, *([] if found.question.briefly else unranked)]
-    described = Described(connection, found, told)
+    told = [*shown.rows.tolist(), *examples, *([] if pool.question.briefly else unranked)]
+    described = Descriptions(connection, pool, told)
 
-    configs = configs_of(found, shown, described)
+    configs = configs_of(pool, shown, described)
     losers: dict[int, list[Losers]] = {}
     for out in lost:
-        losers.setdefault(out.group, []).append(in_words(found, out, described))
-    aside = unranked_of(found, unranked, described)
-    flips = flips_of(found, ranked)
-    candidates = np.bincount(ranked.group, minlength=len(found.cast.groups))
-    qualify = np.bincount(found.cast.group[found.own & found.found.qualifies], minlength=len(found.cast.groups))
-    runs = np.bincount(found.cast.group[found.own & found.ok], minlength=len(found.cast.groups))
+        losers.setdefault(out.group, []).append(in_words(pool, out, described))
+    aside = unranked_of(pool, unranked, described)
+    flips = flips_of(pool, ranked)
+    candidates = np.bincount(ranked.group, minlength=len(pool.codes.groups))
+    qualify = np.bincount(pool.codes.group[pool.own & pool.operating.qualifies], minlength=len(pool.codes.groups))
+    runs = np.bincount(pool.codes.group[pool.own & pool.ok], minlength=len(pool.codes.groups))
     hopeless = np.flatnonzero((qualify == 0) & (runs > 0)).tolist()
-    shortfalls = {} if found.no_percentiles else shortfalls_of(connection, scope, found, hopeless)
+    shortfalls = {} if pool.no_percentiles else shortfalls_of(connection, scope, pool, hopeless)
 
     groups = []
-    for number, (model, input_len, output_len) in enumerate(found.cast.groups):
+    for number, (model, input_len, output_len) in enumerate(pool.codes.groups):
         all_configs = configs.get(number, [])
         gpus: dict[str, RankedConfig] = {}
         for config in all_configs:
             gpus.setdefault(config.gpu, config)
         unreachable, closest, closest_values = shortfalls.get(number, ((), None, ()))
-        engine, *others = found.engines[number]
-        best_per_gpu = tuple(gpus.values())[: found.question.gpu_types]
+        engine, *others = pool.engines[number]
+        best_per_gpu = tuple(gpus.values())[: pool.question.gpu_types]
         groups.append(
             Group(
                 model=model,
@@ -173,14 +173,14 @@ def _groups(connection: sa.Connection, scope: Scope, found: Study) -> list[Group
                 output_len=output_len,
                 engine=engine,
                 other_engines=tuple(name for name in others if name != MEASURED),
-                configs=tuple(all_configs[: found.question.top]),
+                configs=tuple(all_configs[: pool.question.top]),
                 best_per_gpu=best_per_gpu,
                 candidates=int(candidates[number]),
                 losers=tuple(sorted(losers.get(number, ()), key=lambda out: (out.slo is None, -out.count, out.cause))),
                 unreachable=unreachable,
                 closest=closest,
                 closest_values=closest_values,
-                doubt=doubt_of(found.aim, best_per_gpu),
+                doubt=doubt_of(pool.aim, best_per_gpu),
                 unranked=tuple(aside.get(number, ())),
                 flips=tuple(flips.get(number, ())),
             )

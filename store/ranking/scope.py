@@ -11,13 +11,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from gpuscout.store.ranking.lookup import (
-    Names,
+    NameIndex,
     SweepParts,
     choose_engines,
     choose_gpus,
     choose_models,
     choose_word,
-    find_sweep,
+    find_sweep_parts,
     lengths_of,
     listed,
     workload_names,
@@ -63,9 +63,9 @@ class Scope:
     source: sa.FromClause
     conditions: tuple[Condition, ...]
     sweep: SweepParts | None
-    models: Names
-    gpus: Names
-    engines: Names
+    models: NameIndex
+    gpus: NameIndex
+    engines: NameIndex
     workloads: dict[tuple[int, int], str]
     on_cases: tuple[Condition, ...] = ()
     on_postgres: bool = False
@@ -111,7 +111,7 @@ class Scope:
 def scope_of(connection: sa.Connection, question: Question) -> Scope:
     """Look up every name of the question. Raises UnknownNameError, InputError for numbers and days that cannot be."""
     _check(question)
-    sweep = None if question.sweep is None else find_sweep(connection, question.sweep)
+    sweep = None if question.sweep is None else find_sweep_parts(connection, question.sweep)
     named = workload_names(connection, sweep.id if sweep else None)
     lengths = None if question.workload is None else lengths_of(question.workload, named)
     model_names = choose_models(connection, question.models)
@@ -257,7 +257,7 @@ def nothing_matches(connection: sa.Connection, scope: Scope) -> InputError:
     )
 
 
-def _in_order_of(sweep: SweepParts, known: Names, *, chosen: bool) -> Names:
+def _in_order_of(sweep: SweepParts, known: NameIndex, *, chosen: bool) -> NameIndex:
     """The engines of a sweep in its order, or those of them that the user chose in theirs."""
     position = {engine: place for place, engine in enumerate(sweep.ladders)}
     ids = {
@@ -267,4 +267,4 @@ def _in_order_of(sweep: SweepParts, known: Names, *, chosen: bool) -> Names:
     present = [name for name in ids if ids[name]]
     if not chosen:
         present.sort(key=lambda name: position[ids[name][0]])
-    return Names({name: ids[name] for name in present})
+    return NameIndex({name: ids[name] for name in present})

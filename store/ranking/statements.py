@@ -68,7 +68,7 @@ class _Pick:
     where: Sequence[Condition] = ()
 
 
-def answers(scope: Scope, choice: Choice, *, sides: Sequence[str] = ()) -> sa.Select[Any]:
+def select_answered(scope: Scope, choice: Choice, *, sides: Sequence[str] = ()) -> sa.Select[Any]:
     """One row for every task that ran: what it is, its point, and the neighbours of that point.
 
     NULLs stand for points that there are not. An id that all tasks of the scope share is left out.
@@ -82,7 +82,7 @@ def answers(scope: Scope, choice: Choice, *, sides: Sequence[str] = ()) -> sa.Se
     return _with_points(scope, choice, near, picks, sides)
 
 
-def refused(scope: Scope) -> sa.Select[Any]:
+def select_refused(scope: Scope) -> sa.Select[Any]:
     """One row for every task that could not run: what it is, its outcome, and needed to usable memory."""
     ratio = tasks.c.needed_gib / sa.func.nullif(tasks.c.usable_gib, 0.0, type_=sa.Double)
     outcome = sa.case(OUTCOME_CODES, value=tasks.c.outcome).label("outcome")
@@ -91,7 +91,7 @@ def refused(scope: Scope) -> sa.Select[Any]:
 
 
 def straddling(scope: Scope, choice: Choice) -> sa.Select[Any]:
-    """Like `answers`, at the highest point that meets all limits on latencies, with the next above."""
+    """Like `select_answered`, at the highest point that meets all limits on latencies, with the next above."""
     near = operating_points.alias("near")
     latencies = [limit for limit in choice.limits if not limit.slo.at_least]
     highest = _Pick([-near.c.concurrency], _meets(near, choice, latencies))
@@ -99,7 +99,7 @@ def straddling(scope: Scope, choice: Choice) -> sa.Select[Any]:
 
 
 def nearest_alone(scope: Scope, choice: Choice, limit: Limit, model_ids: Sequence[int]) -> sa.Select[Any]:
-    """Like `answers`, at the point of each task of these models that comes nearest to one limit."""
+    """Like `select_answered`, at the point of each task of these models that comes nearest to one limit."""
     near = operating_points.alias("near")
     nearest = _Pick([_worst(near, choice, [limit]), near.c.queued, near.c.concurrency])
     only = replace(choice, columns=(limit.column,))

@@ -28,7 +28,7 @@ class EngineIdentity(Protocol):
 
 
 @dataclass(frozen=True)
-class Names:
+class RegisteredIds:
     """Ids in the order in which models and GPUs were given."""
 
     model_ids: tuple[int, ...]
@@ -38,9 +38,9 @@ class Names:
 
 def register_names(
     connection: sa.Connection, models: Sequence[ModelSpec], gpus: Sequence[GPUSpec], engine: EngineIdentity
-) -> Names:
+) -> RegisteredIds:
     """The ids of models, GPUs and an engine; those not known yet are stored. Idempotent, safe beside other writers."""
-    return Names(
+    return RegisteredIds(
         tuple(register_models(connection, models)),
         tuple(register_gpus(connection, gpus)),
         register_engine(connection, engine),

@@ -17,7 +17,7 @@ from gpuscout.store.database.columns import Coded
 from gpuscout.store.results.blocks import claimed_by, count_open_failures, finish_if_done
 from gpuscout.store.results.growth import Offer, grow
 from gpuscout.store.results.registry import (
-    Names,
+    RegisteredIds,
     register_gpus,
     register_ladder,
     register_models,
@@ -30,7 +30,7 @@ from gpuscout.sweeps.curves import BOUNDS, Curves, IntArray, Points
 from gpuscout.sweeps.outcomes import OUTCOMES
 from gpuscout.sweeps.precision import PRECISIONS
 
-__all__ = ["Answer", "BlockResult", "Names", "StoredTask", "commit_block", "register_names", "stored_tasks"]
+__all__ = ["Answer", "BlockResult", "RegisteredIds", "StoredTask", "commit_block", "register_names", "stored_tasks"]
 
 _Thing = TypeVar("_Thing")
 

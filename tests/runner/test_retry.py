@@ -7,61 +7,72 @@ import pytest
 
 from gpuscout.runner.execution.evaluate import Job
 from gpuscout.runner.execution.executors.shipping import Versions, difference, packaged, versions
-from gpuscout.runner.execution.retry import ENOUGH_IN_VAIN, Again, Decision, Later, Loss, Split, Store, decide
+from gpuscout.runner.execution.retry import (
+    ENOUGH_IN_VAIN,
+    Decision,
+    DelayQueue,
+    FailureKind,
+    GiveUp,
+    Retry,
+    Split,
+    decide,
+)
 from gpuscout.sweeps.outcomes import Outcome
 
 
 @pytest.mark.parametrize(
-    ("loss", "attempt", "tasks", "decision"),
+    ("kind", "attempt", "tasks", "decision"),
     [
-        (Loss.ERROR, 1, 1, Store(Outcome.ERROR)),
-        (Loss.ERROR, 1, 2, Split()),
-        (Loss.ENGINE_MISSING, 1, 1, Store(Outcome.ENGINE_MISSING)),
-        (Loss.ENGINE_MISSING, 1, 4096, Store(Outcome.ENGINE_MISSING)),
-        (Loss.CRASHED, 1, 4096, Split()),
-        (Loss.CRASHED, 7, 2, Split()),
-        (Loss.CRASHED, 1, 1, Again(0.2)),
-        (Loss.CRASHED, 2, 1, Store(Outcome.CRASHED)),
-        (Loss.TIMEOUT, 1, 3, Split()),
-        (Loss.TIMEOUT, 1, 1, Again(0.0)),
-        (Loss.TIMEOUT, 2, 1, Store(Outcome.TIMEOUT)),
-        (Loss.OUT_OF_MEMORY, 1, 2, Split()),
-        (Loss.OUT_OF_MEMORY, 1, 1, Again(2.0)),
-        (Loss.OUT_OF_MEMORY, 2, 1, Store(Outcome.ERROR)),
-        (Loss.WORKER_LOST, 1, 4096, Again(0.5)),
-        (Loss.WORKER_LOST, 2, 4096, Again(2.0)),
-        (Loss.WORKER_LOST, 3, 4096, Again(8.0)),
-        (Loss.WORKER_LOST, 4, 4096, Split()),
-        (Loss.WORKER_LOST, 3, 1, Again(8.0)),
-        (Loss.WORKER_LOST, 4, 1, Store(Outcome.CRASHED)),
+        (FailureKind.ERROR, 1, 1, GiveUp(Outcome.ERROR)),
+        (FailureKind.ERROR, 1, 2, Split()),
+        (FailureKind.ENGINE_MISSING, 1, 1, GiveUp(Outcome.ENGINE_MISSING)),
+        (FailureKind.ENGINE_MISSING, 1, 4096, GiveUp(Outcome.ENGINE_MISSING)),
+        (FailureKind.CRASHED, 1, 4096, Split()),
+        (FailureKind.CRASHED, 7, 2, Split()),
+        (FailureKind.CRASHED, 1, 1, Retry(0.2)),
+        (FailureKind.CRASHED, 2, 1, GiveUp(Outcome.CRASHED)),
+        (FailureKind.TIMEOUT, 1, 3, Split()),
+        (FailureKind.TIMEOUT, 1, 1, Retry(0.0)),
+        (FailureKind.TIMEOUT, 2, 1, GiveUp(Outcome.TIMEOUT)),
+        (FailureKind.OUT_OF_MEMORY, 1, 2, Split()),
+        (FailureKind.OUT_OF_MEMORY, 1, 1, Retry(2.0)),
+        (FailureKind.OUT_OF_MEMORY, 2, 1, GiveUp(Outcome.ERROR)),
+        (FailureKind.WORKER_LOST, 1, 4096, Retry(0.5)),
+        (FailureKind.WORKER_LOST, 2, 4096, Retry(2.0)),
+        (FailureKind.WORKER_LOST, 3, 4096, Retry(8.0)),
+        (FailureKind.WORKER_LOST, 4, 4096, Split()),
+        (FailureKind.WORKER_LOST, 3, 1, Retry(8.0)),
+        (FailureKind.WORKER_LOST, 4, 1, GiveUp(Outcome.CRASHED)),
     ],
 )
-def test_the_policy(loss: Loss, attempt: int, tasks: int, decision: Decision) -> None:
-    assert decide(loss, attempt, tasks) == decision
+def test_the_policy(kind: FailureKind, attempt: int, tasks: int, decision: Decision) -> None:
+    assert decide(kind, attempt, tasks) == decision
 
 
-@pytest.mark.parametrize("loss", Loss)
+@pytest.mark.parametrize("kind", FailureKind)
 @pytest.mark.parametrize("tasks", [1, 2, 3, 4096])
-def test_everything_ends(loss: Loss, tasks: int) -> None:
+def test_everything_ends(kind: FailureKind, tasks: int) -> None:
     """However often it fails: a bounded number of attempts, each with fewer tasks or a higher number."""
     attempts, largest = 0, tasks
     attempt = 1
     while True:
         attempts += 1
-        match decide(loss, attempt, largest):
-            case Store():
+        match decide(kind, attempt, largest):
+            case GiveUp():
                 break
             case Split():
                 attempt, largest = 1, (largest + 1) // 2
-            case Again():
+            case Retry():
                 attempt += 1
     assert attempts < 60
 
 
-@pytest.mark.parametrize("loss", [Loss.CRASHED, Loss.TIMEOUT, Loss.OUT_OF_MEMORY, Loss.ERROR])
-def test_an_engine_that_fails_on_everything_is_not_asked_task_by_task(loss: Loss) -> None:
-    assert isinstance(decide(loss, 1, 4096, in_vain=ENOUGH_IN_VAIN), Store)
-    assert decide(loss, 1, 4096, in_vain=ENOUGH_IN_VAIN - 1) == Split()
+@pytest.mark.parametrize(
+    "kind", [FailureKind.CRASHED, FailureKind.TIMEOUT, FailureKind.OUT_OF_MEMORY, FailureKind.ERROR]
+)
+def test_an_engine_that_fails_on_everything_is_not_asked_task_by_task(kind: FailureKind) -> None:
+    assert isinstance(decide(kind, 1, 4096, in_vain=ENOUGH_IN_VAIN), GiveUp)
+    assert decide(kind, 1, 4096, in_vain=ENOUGH_IN_VAIN - 1) == Split()
 
 
 def test_a_job_is_cut_without_loss() -> None:
@@ -74,7 +85,7 @@ def test_a_job_is_cut_without_loss() -> None:
 
 
 def test_what_has_no_delay_comes_out_first_and_last_in_first_out() -> None:
-    later: Later[str] = Later()
+    later: DelayQueue[str] = DelayQueue()
     later.add("delayed", 10.0, 1.0)
     later.add("first", 10.0)
     later.add("second", 10.5)
@@ -84,7 +95,7 @@ def test_what_has_no_delay_comes_out_first_and_last_in_first_out() -> None:
 
 
 def test_what_fails_together_comes_back_one_by_one() -> None:
-    later: Later[int] = Later(spacing_s=0.5)
+    later: DelayQueue[int] = DelayQueue(spacing_s=0.5)
     for number in range(4):
         later.add(number, 100.0, 2.0)
     times = []

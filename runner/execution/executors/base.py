@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gpuscout.runner.execution.evaluate import Job
-from gpuscout.runner.execution.retry import Loss
+from gpuscout.runner.execution.retry import FailureKind
 from gpuscout.sweeps.curves import Curves
 
 
@@ -19,11 +19,11 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Lost:
+class Failed:
     """A job without an answer. `detail` tells the user why; what becomes of it is decided elsewhere."""
 
     job: Job
-    loss: Loss
+    kind: FailureKind
     detail: str
 
 
@@ -41,6 +41,6 @@ class Executor(Protocol):
 
     def submit(self, job: Job) -> None: ...
 
-    def next_done(self, timeout_s: float) -> Done | Lost | None: ...
+    def next_done(self, timeout_s: float) -> Done | Failed | None: ...
 
     def close(self) -> None: ...

@@ -16,8 +16,8 @@ from multiprocessing.connection import Connection, Pipe
 
 from gpuscout.runner.engines.registry import cached_engine
 from gpuscout.runner.execution.evaluate import Job
-from gpuscout.runner.execution.executors.base import Done, Lost
-from gpuscout.runner.execution.retry import Loss
+from gpuscout.runner.execution.executors.base import Done, Failed
+from gpuscout.runner.execution.retry import FailureKind
 from gpuscout.sweeps.curves import Curves
 from gpuscout.sweeps.sweep import EnginePart, Sweep
 
@@ -63,7 +63,7 @@ class Child:
         with suppress(OSError):
             self._connection.send(job)
 
-    def poll(self, timeout_s: float) -> Done | Lost | None:
+    def poll(self, timeout_s: float) -> Done | Failed | None:
         """How the job ended; None if it did not within `timeout_s`."""
         until = time.monotonic() + timeout_s
         while True:
@@ -76,7 +76,7 @@ class Child:
         self._kill()
         self._messages.close()
 
-    def _step(self, until: float) -> Done | Lost | None:
+    def _step(self, until: float) -> Done | Failed | None:
         """One message of the process, or the end of waiting for it."""
         assert self._job is not None
         assert self._connection is not None
@@ -89,11 +89,11 @@ class Child:
             doing = "took longer than" if self._ready else "did not start within"
             seconds = self._deadline - self._begun
             self._kill()
-            return Lost(self._job, Loss.TIMEOUT, f"the engine {doing} {seconds:g} s")
+            return Failed(self._job, FailureKind.TIMEOUT, f"the engine {doing} {seconds:g} s")
         # A process of its own making may hold the connection open after its death.
         return self._crashed() if self._process.poll() is not None else None
 
-    def _receive(self) -> Done | Lost | None:
+    def _receive(self) -> Done | Failed | None:
         assert self._job is not None
         assert self._connection is not None
         try:
@@ -106,12 +106,12 @@ class Child:
             return None
         if isinstance(content, Curves):
             return Done(self._job, content)
-        lost = Lost(self._job, Loss(kind), str(content))
-        if not self._ready or lost.loss is Loss.OUT_OF_MEMORY:
+        lost = Failed(self._job, FailureKind(kind), str(content))
+        if not self._ready or lost.kind is FailureKind.OUT_OF_MEMORY:
             self._kill()
         return lost
 
-    def _crashed(self) -> Lost:
+    def _crashed(self) -> Failed:
         assert self._job is not None
         assert self._process is not None
         with suppress(subprocess.TimeoutExpired):
@@ -125,7 +125,7 @@ class Child:
         else:
             how = f"ended with exit status {status}"
         words = self._last_words()
-        return Lost(self._job, Loss.CRASHED, f"the engine's process {how}" + (f": {words}" if words else ""))
+        return Failed(self._job, FailureKind.CRASHED, f"the engine's process {how}" + (f": {words}" if words else ""))
 
     def _last_words(self) -> str:
         """The last line it wrote to standard error."""

@@ -12,7 +12,7 @@ import threading
 from multiprocessing.connection import Connection
 
 from gpuscout.runner.execution.evaluate import EngineMissing, evaluate_job, the_engine
-from gpuscout.runner.execution.retry import Loss
+from gpuscout.runner.execution.retry import FailureKind
 from gpuscout.sweeps.expand import Expansion
 
 _PR_SET_PDEATHSIG = 1
@@ -32,7 +32,7 @@ def serve(descriptor: int, parent: int) -> None:
     try:
         the_engine(part)
     except EngineMissing as error:
-        connection.send((Loss.ENGINE_MISSING.value, str(error)))
+        connection.send((FailureKind.ENGINE_MISSING.value, str(error)))
         return
     connection.send(("ready", None))
     while True:
@@ -44,9 +44,9 @@ def serve(descriptor: int, parent: int) -> None:
             connection.send(("done", evaluate_job(expansion, job)))
         except MemoryError:
             limit = "" if limit_gb is None else f" (memory_limit_gb: {limit_gb:g})"
-            connection.send((Loss.OUT_OF_MEMORY.value, f"out of memory{limit}"))
+            connection.send((FailureKind.OUT_OF_MEMORY.value, f"out of memory{limit}"))
         except Exception as error:
-            connection.send((Loss.ERROR.value, f"the answer cannot be used: {type(error).__name__}: {error}"))
+            connection.send((FailureKind.ERROR.value, f"the answer cannot be used: {type(error).__name__}: {error}"))
 
 
 def _die_with(parent: int, descriptor: int) -> None:

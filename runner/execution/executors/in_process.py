@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 
 from gpuscout.runner.execution.evaluate import EngineMissing, Job, evaluate_job
-from gpuscout.runner.execution.executors.base import Done, Lost
+from gpuscout.runner.execution.executors.base import Done, Failed
 from gpuscout.runner.execution.executors.child import Child, needs_child
-from gpuscout.runner.execution.retry import Loss
+from gpuscout.runner.execution.retry import FailureKind
 from gpuscout.sweeps.expand import Expansion
 
 
@@ -26,7 +26,7 @@ class InProcessExecutor:
     def submit(self, job: Job) -> None:
         self._waiting.append(job)
 
-    def next_done(self, timeout_s: float) -> Done | Lost | None:
+    def next_done(self, timeout_s: float) -> Done | Failed | None:
         if self._busy is None:
             job = self._waiting.popleft()
             engine = self._expansion.engine_of(job.block)
@@ -41,11 +41,11 @@ class InProcessExecutor:
             self._busy = None
         return ended
 
-    def _evaluate(self, job: Job) -> Done | Lost:
+    def _evaluate(self, job: Job) -> Done | Failed:
         try:
             return Done(job, evaluate_job(self._expansion, job))
         except EngineMissing as error:
-            return Lost(job, Loss.ENGINE_MISSING, str(error))
+            return Failed(job, FailureKind.ENGINE_MISSING, str(error))
 
     def close(self) -> None:
         self._waiting.clear()

@@ -13,9 +13,9 @@ from typing import Any
 from gpuscout.runner.engines.registry import cached_engine
 from gpuscout.runner.execution.evaluate import EngineMissing, Job, evaluate_job
 from gpuscout.runner.execution.executors import shipping
-from gpuscout.runner.execution.executors.base import Done, Lost
+from gpuscout.runner.execution.executors.base import Done, Failed
 from gpuscout.runner.execution.executors.child import Child, needs_child
-from gpuscout.runner.execution.retry import Loss
+from gpuscout.runner.execution.retry import FailureKind
 from gpuscout.sweeps.errors import GpuscoutError
 from gpuscout.sweeps.expand import Expansion
 from gpuscout.sweeps.sweep import EnginePart, Sweep
@@ -75,22 +75,26 @@ class RayExecutor:
         task = self._tasks[self._expansion.engine_of(job.block)]
         self._running[task.remote(self._sweep, job)] = job
 
-    def next_done(self, timeout_s: float) -> Done | Lost | None:
+    def next_done(self, timeout_s: float) -> Done | Failed | None:
         ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=timeout_s)
         if not ready:
             return None
         job = self._running.pop(ready[0])
         errors = self._ray.exceptions
         try:
-            ended: Done | Lost = self._ray.get(ready[0])
+            ended: Done | Failed = self._ray.get(ready[0])
         except errors.OutOfMemoryError:
-            return Lost(job, Loss.OUT_OF_MEMORY, "the worker's machine ran out of memory and Ray ended the worker")
+            return Failed(
+                job, FailureKind.OUT_OF_MEMORY, "the worker's machine ran out of memory and Ray ended the worker"
+            )
         except errors.RuntimeEnvSetupError as error:
-            return Lost(job, Loss.ENGINE_MISSING, f"its runtime_env could not be set up: {_one_line(error)}")
+            return Failed(job, FailureKind.ENGINE_MISSING, f"its runtime_env could not be set up: {_one_line(error)}")
         except errors.RayTaskError as error:
-            return Lost(job, Loss.ERROR, f"the worker failed: {type(error.cause).__name__}: {_one_line(error.cause)}")
+            return Failed(
+                job, FailureKind.ERROR, f"the worker failed: {type(error.cause).__name__}: {_one_line(error.cause)}"
+            )
         except errors.RayError as error:
-            return Lost(job, Loss.WORKER_LOST, f"the worker or its machine died ({type(error).__name__})")
+            return Failed(job, FailureKind.WORKER_LOST, f"the worker or its machine died ({type(error).__name__})")
         return ended
 
     def close(self) -> None:
@@ -257,7 +261,7 @@ _expansions: dict[bytes, Expansion] = {}
 _children: dict[tuple[int, str | None], Child] = {}
 
 
-def _evaluate_on_worker(sweep: Sweep, job: Job) -> Done | Lost:
+def _evaluate_on_worker(sweep: Sweep, job: Job) -> Done | Failed:
     digest = sweep.digest()
     if digest not in _expansions:
         _expansions.clear()
@@ -270,11 +274,11 @@ def _evaluate_on_worker(sweep: Sweep, job: Job) -> Done | Lost:
         if not needs_child(sweep.engines[engine]):
             return Done(job, evaluate_job(expansion, job))
     except EngineMissing as error:
-        return Lost(job, Loss.ENGINE_MISSING, str(error))
+        return Failed(job, FailureKind.ENGINE_MISSING, str(error))
     return _evaluate_in_child(sweep, engine, job)
 
 
-def _evaluate_in_child(sweep: Sweep, engine: int, job: Job) -> Done | Lost:
+def _evaluate_in_child(sweep: Sweep, engine: int, job: Job) -> Done | Failed:
     # Ray gives a worker other GPUs from task to task; a process keeps those it was started with.
     key = (engine, os.environ.get("CUDA_VISIBLE_DEVICES"))
     if key not in _children:

@@ -1,4 +1,4 @@
-"""Rows of a study in words: configuration, all figures, intervals around them, and the values of objectives."""
+"""Rows of the candidates in words: configuration, all figures, intervals around them, and the values of objectives."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 import sqlalchemy as sa
 
 from gpuscout.store.ranking import statements as statements
+from gpuscout.store.ranking.candidates import Candidates
 from gpuscout.store.ranking.intervals import intervals_around, pessimistic_end
 from gpuscout.store.ranking.measures import MEASURES, value_of
 from gpuscout.store.ranking.statements import METRICS
-from gpuscout.store.ranking.study import Study
 from gpuscout.store.ranking.types import Operating
 
 Description = Mapping[str, Any]
@@ -20,14 +20,14 @@ Description = Mapping[str, Any]
 _BATCH = 5_000
 
 
-class Described:
-    """Rows of a study at their operating points, looked up together."""
+class Descriptions:
+    """Rows of the candidates at their operating points, looked up together."""
 
-    def __init__(self, connection: sa.Connection, found: Study, rows: Iterable[int]) -> None:
-        self._study = found
+    def __init__(self, connection: sa.Connection, pool: Candidates, rows: Iterable[int]) -> None:
+        self._pool = pool
         wanted = np.unique(np.array(list(rows), dtype=np.int64))
-        wanted = wanted[wanted < found.estimates]
-        columns = (found.about["task_id"], *map(np.nan_to_num, (found.found.low, found.found.high)))
+        wanted = wanted[wanted < pool.estimates]
+        columns = (pool.about["task_id"], *map(np.nan_to_num, (pool.operating.low, pool.operating.high)))
         tasks, lows, highs = (column[wanted].astype(np.int64).tolist() for column in columns)
         # The stored concurrencies that the row's point lies between, or twice its own; 0: it has none.
         self._stored = dict(zip(wanted.tolist(), zip(tasks, lows, highs, strict=True), strict=True))
@@ -35,9 +35,9 @@ class Described:
         self._known = describe(connection, pairs)
 
     def __getitem__(self, row: int) -> Description:
-        study = self._study
-        if row >= study.estimates and study.measured is not None:
-            return study.measured.described(row - study.estimates)
+        pool = self._pool
+        if row >= pool.estimates and pool.measured is not None:
+            return pool.measured.described(row - pool.estimates)
         below, above, share = self._neighbours(row)
         if below is above:
             return below
@@ -46,13 +46,13 @@ class Described:
             return None if start is None or end is None else start + (end - start) * share
 
         figures = {name: between(below[name], above[name]) for name in METRICS}
-        concurrency = int(study.found.figures["concurrency"][row])
+        concurrency = int(pool.operating.figures["concurrency"][row])
         return {**below, **figures, "concurrency": concurrency, "queued": above["queued"]}
 
     def intervals(self, row: int) -> dict[str, tuple[float, float]]:
         """Those around the metrics of a row that have one."""
-        known = self._study.intervals
-        if row >= self._study.estimates or not known:
+        known = self._pool.intervals
+        if row >= self._pool.estimates or not known:
             return {}
         below, above, share = self._neighbours(row)
         starts = intervals_around(below, known)
@@ -73,7 +73,7 @@ class Described:
         below = self._known[task, low]
         if low == high:
             return below, below, 0.0
-        share = (int(self._study.found.figures["concurrency"][row]) - low) / (high - low)
+        share = (int(self._pool.operating.figures["concurrency"][row]) - low) / (high - low)
         return below, self._known[task, high], share
 
     def operating(self, row: int) -> Operating:
@@ -87,16 +87,16 @@ class Described:
         names: Iterable[str],
     ) -> dict[str, float | None]:
         """The figures of objectives; None where something they need is not known."""
-        worth = self._study.worth
+        costs = self._pool.unit_costs
         known = {name: np.nan if description[name] is None else description[name] for name in METRICS}
-        if self._study.question.cautious:
+        if self._pool.question.cautious:
             known |= {name: pessimistic_end(name, interval) for name, interval in intervals.items()}
         found: dict[str, float | None] = {}
         for name in names:
             if MEASURES[name].needs is not None and not known["output_tokens_per_s"] > 0:
                 found[name] = None
                 continue
-            value = value_of(name, known, description["num_gpus"], worth.usd[row], worth.tdp_w[row])
+            value = value_of(name, known, description["num_gpus"], costs.usd[row], costs.tdp_w[row])
             found[name] = None if np.isnan(value) else float(value)
         return found
 

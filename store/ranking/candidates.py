@@ -13,19 +13,19 @@ from gpuscout.store.prices.prices import Prices
 from gpuscout.store.ranking import statements as statements
 from gpuscout.store.ranking.intervals import Intervals
 from gpuscout.store.ranking.limits import Flags, Limit, hold, limits_of, need_percentiles
-from gpuscout.store.ranking.lookup import Names, means_estimated
+from gpuscout.store.ranking.lookup import NameIndex, means_estimated
 from gpuscout.store.ranking.measured import MEASURED_ID, Measured, measured
 from gpuscout.store.ranking.measures import Aim, Array, measure_of
 from gpuscout.store.ranking.placing import (
-    Cast,
-    Found,
+    Codes,
     Indices,
-    Worth,
+    OperatingPoints,
+    UnitCosts,
     first_engines,
     newest,
     operating_points_of,
+    unit_costs,
     versions,
-    worth,
 )
 from gpuscout.store.ranking.scope import Scope
 from gpuscout.store.ranking.statements import OUTCOME_CODES, Choice, Rows
@@ -36,7 +36,7 @@ from gpuscout.sweeps.outcomes import Outcome
 
 
 @dataclass(frozen=True)
-class Study:
+class Candidates:
     """One row a task that stands, of all engines, then one a measured configuration; `estimates` counts the tasks.
 
     `own`: its group may show it.
@@ -53,12 +53,12 @@ class Study:
     no_percentiles: bool
     prices: Prices
     about: dict[str, Array]
-    cast: Cast
+    codes: Codes
     configuration: Array
     own: Flags
     engines: Mapping[int, list[str]]
-    found: Found
-    worth: Worth
+    operating: OperatingPoints
+    unit_costs: UnitCosts
     values: Array
     measured: Measured | None
     errors: Errors
@@ -89,7 +89,7 @@ class Study:
     @property
     def valued(self) -> Flags:
         """Rows that meet all limits and have a value."""
-        return self.found.qualifies & ~np.isnan(self.values)
+        return self.operating.qualifies & ~np.isnan(self.values)
 
     @property
     def rankable(self) -> Flags:
@@ -105,9 +105,11 @@ class Study:
         """
         slos = self.question.slos
         figures, ratios = np.full((len(slos), len(rows)), np.nan), np.zeros((len(slos), len(rows)))
-        parts = [(rows < self.estimates, 0, self.limits, self.found.figures)]
+        parts = [(rows < self.estimates, 0, self.limits, self.operating.figures)]
         if self.measured is not None:
-            parts.append((rows >= self.estimates, self.estimates, self.measured.limits, self.measured.found.figures))
+            parts.append(
+                (rows >= self.estimates, self.estimates, self.measured.limits, self.measured.operating.figures)
+            )
         for mine, first, limits, columns in parts:
             for limit in limits:
                 line = slos.index(limit.slo)
@@ -126,59 +128,61 @@ def choice_of(question: Question, intervals: Intervals) -> Choice:
     return Choice(aim, limits, tuple(columns), intervals if question.cautious else {})
 
 
-def study(connection: sa.Connection, scope: Scope, question: Question) -> Study | None:
+def read_candidates(connection: sa.Connection, scope: Scope, question: Question) -> Candidates | None:
     """Read and judge all results of the scope; None: there are none."""
     intervals = intervals_of(connection, scope.engines.all_ids())
     choice = choice_of(question, intervals)
     sides = choice.sides(interpolate=question.interpolate)
     runs = measured(connection, scope, question, choice, sides)
-    asked = [statements.answers(scope, choice, sides=sides), statements.refused(scope)]
+    asked = [statements.select_answered(scope, choice, sides=sides), statements.select_refused(scope)]
     if not means_estimated(question.kinds):
         asked = [statement.where(sa.false()) for statement in asked]
     ran, refused = (statements.fetch(connection, scope, statement, choice.columns) for statement in asked)
     rows = ran.followed_by(refused)
     if not len(rows) and runs is None:
         return None
-    cast = Cast.of(rows.about, scope.models, scope.gpus, scope.engines)
+    codes = Codes.of(rows.about, scope.models, scope.gpus, scope.engines)
     configuration = rows.about["case_id"]
     if scope.models.have_versions or scope.gpus.have_versions:
         configuration = _same_configurations(connection, scope, configuration)
     if any(names.have_versions for names in (scope.models, scope.gpus, scope.engines)) and len(rows):
         ages = versions(rows, scope.models, scope.gpus, scope.engines)
-        stand = newest(rows, cast, configuration, ages)
-        rows, cast, configuration = rows.take(stand), cast.take(stand), configuration[stand]
+        stand = newest(rows, codes, configuration, ages)
+        rows, codes, configuration = rows.take(stand), codes.take(stand), configuration[stand]
 
-    found = operating_points_of(rows, choice.aim, choice.limits, _straddling(connection, scope, choice, rows, sides))
+    operating = operating_points_of(
+        rows, choice.aim, choice.limits, _straddling(connection, scope, choice, rows, sides)
+    )
     no_percentiles = need_percentiles(question.slos, question.assume_tail)
     if no_percentiles:
-        found.qualifies[:] = False
+        operating.qualifies[:] = False
     about = rows.about
     if runs is not None:
         of_runs = runs.about(scope)
         about = {name: np.concatenate([column, of_runs[name]]) for name, column in about.items()}
-        found = found.followed_by(runs.found)
+        operating = operating.followed_by(runs.operating)
         configuration = np.concatenate([configuration, of_runs["task_id"]])
-        engines = Names({**scope.engines.ids, MEASURED: (MEASURED_ID,)})
-        cast = Cast.of(about, scope.models, scope.gpus, engines)
-    prices = prices_for(connection, cast.gpus, question.prices)
+        engines = NameIndex({**scope.engines.ids, MEASURED: (MEASURED_ID,)})
+        codes = Codes.of(about, scope.models, scope.gpus, engines)
+    prices = prices_for(connection, codes.gpus, question.prices)
     asks_energy = any(name == "energy" for name in (*question.also, *dict(choice.aim.weights)))
-    value = worth(cast, about["num_gpus"], prices.known, tdp_w(connection) if asks_energy else {})
-    values = choice.aim.values(found.figures, about["num_gpus"], value.usd, value.tdp_w)
+    costs = unit_costs(codes, about["num_gpus"], prices.known, tdp_w(connection) if asks_energy else {})
+    values = choice.aim.values(operating.figures, about["num_gpus"], costs.usd, costs.tdp_w)
     errors = Errors.of(connection, scope.engines.all_ids(), scope.models.all_ids(), trusted_metric(choice.aim))
-    level, trusted = _trust(question.trust, about, found, errors)
-    return Study(
+    level, trusted = _trust(question.trust, about, operating, errors)
+    return Candidates(
         question,
         choice,
         len(rows),
         no_percentiles,
         prices,
         about,
-        cast,
+        codes,
         configuration,
-        _own(about, cast, runs),
-        _engines_of_groups(cast),
-        found,
-        value,
+        _own(about, codes, runs),
+        _engines_of_groups(codes),
+        operating,
+        costs,
         values,
         runs,
         errors,
@@ -188,10 +192,10 @@ def study(connection: sa.Connection, scope: Scope, question: Question) -> Study 
     )
 
 
-def _own(about: Mapping[str, Array], cast: Cast, runs: Measured | None) -> Flags:
+def _own(about: Mapping[str, Array], codes: Codes, runs: Measured | None) -> Flags:
     """Which rows their groups may show: of one engine, and what was measured; of one configuration only one of both."""
-    first = first_engines(cast)
-    own = np.asarray(cast.engine == first[cast.group])
+    first = first_engines(codes)
+    own = np.asarray(codes.engine == first[codes.group])
     if runs is None:
         return own
     estimates = len(own) - len(runs)
@@ -204,13 +208,15 @@ def _own(about: Mapping[str, Array], cast: Cast, runs: Measured | None) -> Flags
     return own
 
 
-def _trust(wanted: str, about: Mapping[str, Array], found: Found, errors: Errors) -> tuple[Indices, Flags]:
+def _trust(
+    wanted: str, about: Mapping[str, Array], operating: OperatingPoints, errors: Errors
+) -> tuple[Indices, Flags]:
     """How far each row can be trusted, and whether that is enough; where nothing is wanted, all alike."""
     count = len(about["task_id"])
     if wanted == Trusted.ANY:
         return np.zeros(count, dtype=np.int64), np.ones(count, dtype=bool)
     engine, gpu, model = (about[name] for name in ("engine_id", "gpu_id", "model_id"))
-    backed = errors.backed(engine, gpu, model, found.figures["concurrency"])
+    backed = errors.backed(engine, gpu, model, operating.figures["concurrency"])
     level = np.where(about["engine_id"] == MEASURED_ID, MEASURED_LEVEL, np.where(backed, BACKED_LEVEL, OTHER_LEVEL))
     if wanted == Trusted.PREFER:
         return level, np.ones(count, dtype=bool)
@@ -229,13 +235,13 @@ def _straddling(
     return statements.fetch(connection, scope, statements.straddling(scope, choice), choice.columns)
 
 
-def _engines_of_groups(cast: Cast) -> dict[int, list[str]]:
+def _engines_of_groups(codes: Codes) -> dict[int, list[str]]:
     """The engines that have answers for each group, the preferred first, whether these stand or not."""
-    pairs = np.unique(cast.group * len(cast.engines) + cast.engine)  # measured runs come last
-    found: dict[int, list[str]] = {}
-    for group, engine in zip(*np.divmod(pairs, len(cast.engines)), strict=True):
-        found.setdefault(int(group), []).append(cast.engines[engine])
-    return found
+    pairs = np.unique(codes.group * len(codes.engines) + codes.engine)  # measured runs come last
+    engines: dict[int, list[str]] = {}
+    for group, engine in zip(*np.divmod(pairs, len(codes.engines)), strict=True):
+        engines.setdefault(int(group), []).append(codes.engines[engine])
+    return engines
 
 
 def _same_configurations(connection: sa.Connection, scope: Scope, case: Array) -> Array:
