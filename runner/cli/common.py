@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 DEFAULT_STORE = "sqlite:///gpuscout.db"
 SCHEMA_VERSION = 1
+# The question was answered, and the answer is that nothing meets it.
+EXIT_NOTHING_QUALIFIES = 6
 # A terminal that says nothing about its width gets lines that a file can hold.
 _WIDTH_OF_A_FILE = 200
 _GAP = 2

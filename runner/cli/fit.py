@@ -1,0 +1,147 @@
+"""`gpuscout fit`: does a model fit on so many GPUs, with how much room, and what is the smallest change that helps."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gpuscout.runner.cli.common import DEFAULT_STORE, EXIT_NOTHING_QUALIFIES, Db, Json, print_json, print_table
+from gpuscout.sweeps.errors import InputError
+
+if TYPE_CHECKING:
+    from gpuscout.runner.api.fit import MemoryFit
+
+_GPUS = re.compile(
+    r"(?:(?P<before>\d{1,5})\s*[xX×*]\s*)?(?P<name>.+?)(?:\s*[:×*]\s*(?P<after>\d{1,5})|\s+[xX](?P<x>\d{1,5}))?"
+)
+_TOKENS = re.compile(r"(?P<number>\d{1,9}(?:\.\d{1,3})?)\s*(?P<unit>[kKmM]?)i?")
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20}
+
+
+def register(app: typer.Typer) -> None:
+    example = "Example: gpuscout fit Qwen/Qwen3-235B-A22B-FP8 2xH200 --context 32k"
+    app.command("fit", rich_help_panel="Sweeps", epilog=example)(fit)
+
+
+def fit(
+    model: Annotated[str, typer.Argument(help="An id (org/name), a bare name, a folder or a config.json.")],
+    gpus: Annotated[str, typer.Argument(metavar="[N x]GPU", help="The GPUs of one replica: H200, 2xH200, H200:2.")],
+    context: Annotated[
+        str | None,
+        typer.Option("--context", help="Tokens of the longest request (32k = 32,768); else the model's own."),
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="Of the weights: fp8 …; else the checkpoint's.")
+    ] = None,
+    kv_precision: Annotated[str | None, typer.Option("--kv-precision", help="Of the KV cache: bf16, fp8 ….")] = None,
+    tp: Annotated[int | None, typer.Option("--tp", min=1, help="Tensor parallelism.")] = None,
+    pp: Annotated[int | None, typer.Option("--pp", min=1, help="Pipeline stages.")] = None,
+    dp: Annotated[int, typer.Option("--dp", min=1, help="Data-parallel attention ranks.")] = 1,
+    ep: Annotated[int, typer.Option("--ep", min=1, help="Expert parallelism.")] = 1,
+    server: Annotated[str, typer.Option("--server", help="vllm, sglang or trtllm.")] = "vllm",
+    gpu_memory_utilization: Annotated[
+        float, typer.Option("--gpu-memory-utilization", metavar="SHARE", help="The server's share of GPU memory.")
+    ] = 0.9,
+    gpu_file: Annotated[Path | None, typer.Option("--gpu-file", help="A YAML file with GPUs of your own.")] = None,
+    db: Db = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Say whether one replica fits, by weights, KV cache, activations and runtime, or what would make it fit.
+
+    Needs no sweep. Exit status 6: it does not fit.
+    """
+    from gpuscout.runner.api.fit import fit_memory
+    from gpuscout.store.results.catalogues import ModelsAt
+
+    number, gpu = parse_gpus(gpus)
+    found = fit_memory(
+        model,
+        gpu,
+        number,
+        context_length=None if context is None else parse_tokens("--context", context),
+        precision=precision,
+        kv_precision=kv_precision,
+        tensor_parallel_size=tp,
+        pipeline_parallel_size=pp,
+        data_parallel_size=dp,
+        expert_parallel_size=ep,
+        server=server,
+        gpu_memory_utilization=gpu_memory_utilization,
+        gpu_file=gpu_file,
+        known=ModelsAt(db),
+    )
+    if json:
+        print_json({"fit": found.to_dict()})
+    else:
+        _print(found)
+    if not found.fits:
+        raise typer.Exit(EXIT_NOTHING_QUALIFIES)
+
+
+def parse_gpus(text: str) -> tuple[int, str]:
+    """ "2xH200", "H200:2", "H200 x2" or "H200" as a number and a name. Raises InputError."""
+    form = _GPUS.fullmatch(text.strip())
+    numbers = [form[part] for part in ("before", "after", "x") if form[part]] if form else []
+    if form is None or len(numbers) > 1 or "0" in [number.lstrip("0") or "0" for number in numbers]:
+        raise InputError(f'invalid GPUs "{text}": expected a name, or a number and a name', hint="for example 2xH200")
+    return int(numbers[0]) if numbers else 1, form["name"].strip()
+
+
+def parse_tokens(option: str, text: str) -> int:
+    """ "32k" (32 x 1,024) or "32768" as a number of tokens. Raises InputError."""
+    form = _TOKENS.fullmatch(text.strip().replace(",", ""))
+    tokens = float(form["number"]) * _UNITS[form["unit"].lower()] if form else 0
+    if tokens < 1 or tokens != int(tokens):
+        raise InputError(f'{option}: invalid number of tokens "{text}"', hint="for example 32768 or 32k (32 x 1,024)")
+    return int(tokens)
+
+
+# --- for people --------------------------------------------------------------------------------------------------
+
+
+def _print(found: MemoryFit) -> None:
+    from gpuscout.runner.cli.show.wording import print_wrapped
+
+    print_wrapped(f"{found.model} on {found.gpu} x{found.num_gpus} ({_split(found)}, {found.precision} weights)")
+    if found.fits:
+        print_wrapped(
+            f"fits: one request of {found.context_length:,} tokens needs {found.needed_gib:.1f} of "
+            f"{found.usable_gib:.1f} GiB per GPU; room for {_requests(found.requests)} at once"
+        )
+    else:
+        print_wrapped(f"does not fit: {found.reason}")
+    print()
+    share = f"{found.gpu_memory_utilization:g} of {found.memory_gib:g}"
+    cache = f"{found.kv_precision}, {found.kv_request_gib:.2f} a request; {found.kv_capacity_tokens:,} tokens in all"
+    rows = [
+        ("weights", f"{found.weights_gib:.1f}", found.precision),
+        ("activations", f"{found.activations_gib:.1f}", "measured with vLLM"),
+        ("runtime", f"{found.runtime_gib:.1f}", "measured with vLLM"),
+        ("KV cache", f"{found.kv_cache_gib:.1f}", cache),
+        ("usable", f"{found.usable_gib:.1f}", share),
+    ]
+    print_table(["GiB per GPU", "", " "], rows, right=[""])
+    if not found.fits:
+        print()
+        if found.changes:
+            print("would fit with one of")
+        else:
+            print_wrapped("no single change makes it fit: not more of these GPUs, a shorter context, nor fewer bits")
+        for change in found.changes:
+            split = _split(change)
+            where = f" ({split})" if change.num_gpus != found.num_gpus else ""
+            print_wrapped(f"{change.change}{where}: room for {_requests(change.requests)}", indent=2)
+
+
+def _split(found: object) -> str:
+    sizes = {"TP": "tensor_parallel", "PP": "pipeline_parallel", "DP": "data_parallel", "EP": "expert_parallel"}
+    told = [f"{name} {getattr(found, size)}" for name, size in sizes.items() if getattr(found, size, 1) > 1]
+    return ", ".join(told) or "TP 1"
+
+
+def _requests(number: float) -> str:
+    told = f"{number:.1f}" if number < 10 else f"{number:,.0f}"
+    return f"{told} request{'' if told == '1.0' else 's'}"
