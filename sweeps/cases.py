@@ -21,8 +21,6 @@ from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.precision import PRECISIONS, Precision
 
-SERVERS: tuple[str, ...] = ("vllm", "sglang", "trtllm")
-SERVER_ALIASES = {"tensorrt-llm": "trtllm", "tensorrt_llm": "trtllm", "trt-llm": "trtllm"}
 DIGEST_BYTES = 16
 _CASE_SCHEMA = b"gpuscout case 1\0"
 _TASK_SCHEMA = b"gpuscout task 1\0"
@@ -39,11 +37,6 @@ _ROW = np.dtype(
         ("output_len", "<u8"),
     ]
 )
-
-
-def server_called(name: str) -> str:
-    """The server that has this name or alias, in any case; another name as it is, in small letters."""
-    return SERVER_ALIASES.get(name.casefold(), name.casefold())
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.precision import Precision
+from gpuscout.sweeps.servers import server_named
 
 # Concurrencies among which an offline maximum is sought: the server chooses by itself.
 _CHEAP_MAXIMUM = tuple(2**n for n in range(13))
@@ -65,13 +66,13 @@ class Estimates:
 def kv_precision_of(run: MeasuredRun, model: ModelSpec, gpu: GPUSpec) -> Precision:
     """The KV precision of a run that does not say it: what the recipes of published benchmarks use.
 
-    They keep the cache in 8 bits where weights have 8 or 4 and the server is TensorRT-LLM or the GPU has fp4 units;
+    They keep the cache in 8 bits where weights have 8 or 4 and the server does so by default or the GPU has fp4 units;
     else the model's own. Assuming the model's own everywhere doubles the errors of long prompts at high concurrency.
     """
     if run.kv_precision is not None:
         return run.kv_precision
     narrow = run.precision in (Precision.FP8, Precision.FP4)
-    if narrow and gpu.supports("fp8") and (run.server == "trtllm" or gpu.supports("fp4")):
+    if narrow and gpu.supports("fp8") and (server_named(run.server).narrow_kv_default or gpu.supports("fp4")):
         return Precision.FP8
     return model.kv_precision
 

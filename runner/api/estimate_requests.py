@@ -12,12 +12,13 @@ from gpuscout.runner.api.model import ModelArchitecture
 from gpuscout.runner.resolve.hub_errors import HubModel
 from gpuscout.runner.resolve.models import KnownModels, ModelFinder, model_text, target_of
 from gpuscout.runner.resolve.spec import engine_part
-from gpuscout.sweeps.cases import SERVERS, Case, canonical_json
+from gpuscout.sweeps.cases import Case, canonical_json
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.models.catalogue import is_path
 from gpuscout.sweeps.precision import Precision
+from gpuscout.sweeps.servers import SERVERS
 from gpuscout.sweeps.spec.axes import CONCURRENCY, MEMORY_FRACTION, PARALLEL, TOKENS, parse_names
 from gpuscout.sweeps.spec.entries import EngineEntry, KvPrecisions, Part, Precisions, Text, one_part
 from gpuscout.sweeps.spec.faults import Fault, InvalidValue, unexpected

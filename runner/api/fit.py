@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from gpuscout.runner.resolve.models import KnownModels, ModelFinder, model_text
-from gpuscout.sweeps.cases import SERVERS, Case, CaseColumns
+from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 from gpuscout.sweeps.gpus.catalogue import gpus_with
 from gpuscout.sweeps.precision import Precision
+from gpuscout.sweeps.servers import SERVERS
 
 GIB = 2**30
 # What a larger share of a GPU's memory is tried with, and the longest deployment that is looked for.

@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from gpuscout.runner.engines.roofline.constants import NAMES
 from gpuscout.sweeps.curves import FloatArray
+from gpuscout.sweeps.servers import SERVERS
 
 FAMILIES = ("Hopper", "Blackwell", "Blackwell-Ultra")
-SERVERS = ("vllm", "sglang", "trtllm")
 
 
 @dataclass(frozen=True)

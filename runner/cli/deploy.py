@@ -13,11 +13,12 @@ import typer
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, err
 from gpuscout.runner.cli.options import AimOptions, Filters, PriceOptions, grouped
 from gpuscout.sweeps.errors import InputError, UnknownNameError
+from gpuscout.sweeps.servers import ONE_OF_SERVERS
 
 if TYPE_CHECKING:
-    from gpuscout.runner.deploy.base import Deployment, Launch
     from gpuscout.store.ranking.rank import Ranking
     from gpuscout.store.ranking.types import Group, RankedConfig
+    from gpuscout.sweeps.servers.base import Deployment, Launch
 
 _WHAT = "What is written"
 _HIGHEST_RATE = 1e9
@@ -50,7 +51,7 @@ def deploy(
         int | None, typer.Option("--config", metavar="ID", help="The configuration of this task_id (recommend --json).")
     ] = None,
     run_with: Annotated[
-        str | None, typer.Option("--run-with", help="Another server: vllm, sglang or trtllm.", rich_help_panel=_WHAT)
+        str | None, typer.Option("--run-with", help=f"Another server: {ONE_OF_SERVERS}.", rich_help_panel=_WHAT)
     ] = None,
     format: Annotated[Format, typer.Option("--format", help="What to write.", rich_help_panel=_WHAT)] = Format.COMMAND,
     rate: Annotated[

@@ -14,6 +14,7 @@ from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, print_jso
 from gpuscout.runner.cli.options import grouped
 from gpuscout.runner.cli.show.import_report import import_document, print_exports, print_files, print_refused
 from gpuscout.sweeps.errors import InputError, NoStoreError
+from gpuscout.sweeps.servers import ONE_OF_SERVERS
 
 if TYPE_CHECKING:
     from gpuscout.store.measured.stored import ImportedGroup
@@ -41,7 +42,7 @@ class Facts:
     pp: Annotated[str | None, _fact("--pp", "N", "Pipeline parallelism (1 if nobody says).")] = None
     dp: Annotated[str | None, _fact("--dp", "N", "Data parallelism (1 if nobody says).")] = None
     ep: Annotated[str | None, _fact("--ep", "N", "Expert parallelism (1 if nobody says).")] = None
-    server: Annotated[str | None, _fact("--server", "NAME", "vllm, sglang or trtllm.")] = None
+    server: Annotated[str | None, _fact("--server", "NAME", f"{ONE_OF_SERVERS}.")] = None
     server_version: Annotated[str | None, _fact("--server-version", "VERSION", "Such as 0.24.0, or unknown.")] = None
     precision: Annotated[
         str | None, _fact("--precision", "NAME", "Of the weights (the model's own if nobody says).")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.servers import ONE_OF_SERVERS
 
 if TYPE_CHECKING:
     from gpuscout.store.prices.prices import PriceRules
@@ -92,7 +93,7 @@ class Filters:
         None
     )
     kind: Annotated[Many, _filter("--kind", help="estimated or measured; both unless given.")] = None
-    server: Annotated[Many, _filter("--server", help="vllm, sglang or trtllm; repeat.")] = None
+    server: Annotated[Many, _filter("--server", help=f"{ONE_OF_SERVERS}; repeat.")] = None
     precision: Annotated[Many, _filter("--precision", help="Of the weights: fp8 …; repeat.")] = None
     tp: Annotated[str | None, _filter("--tp", help="Tensor parallelism: 1,2,4.")] = None
     max_gpus: Annotated[int | None, _filter("--max-gpus", min=1, help="GPUs of one deployment.")] = None

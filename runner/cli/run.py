@@ -12,6 +12,7 @@ import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, print_json
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.servers import ONE_OF_SERVERS
 
 if TYPE_CHECKING:
     from gpuscout.runner.api.run import RunOptions
@@ -38,7 +39,7 @@ PrecisionFlag = Annotated[
     list[str] | None, typer.Option("--precision", help="native, fp8, bf16 …; repeat for more.", rich_help_panel=_SWEEP)
 ]
 Servers = Annotated[
-    list[str] | None, typer.Option("--server", help="vllm, sglang or trtllm; repeat.", rich_help_panel=_SWEEP)
+    list[str] | None, typer.Option("--server", help=f"{ONE_OF_SERVERS}; repeat.", rich_help_panel=_SWEEP)
 ]
 Concurrency = Annotated[
     str | None, typer.Option("--concurrency", help="Requests in flight: 1,8,64.", rich_help_panel=_SWEEP)

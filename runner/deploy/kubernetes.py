@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
-from gpuscout.runner.deploy.base import Deployment, Launch
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.servers.base import Deployment, Launch
 
 # Gaudi: https://docs.habana.ai/en/latest/Quick_Start_Guides/Kubernetes_Quick_Start.html
 RESOURCES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu", "intel": "habana.ai/gaudi"}

@@ -5,29 +5,23 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Callable
 
 import sqlalchemy as sa
 import yaml
 
-from gpuscout.runner.deploy import sglang, trtllm, vllm
-from gpuscout.runner.deploy.base import Deployment, Launch
 from gpuscout.store.ranking.types import Group, RankedConfig
 from gpuscout.store.schema import gpus, models
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
-
-SERVERS: dict[str, Callable[[Deployment], Launch]] = {
-    "vllm": vllm.launch,
-    "sglang": sglang.launch,
-    "trtllm": trtllm.launch,
-}
+from gpuscout.sweeps.servers import REGISTRY, Deployment, Launch, server_called
 
 
 def launch_of(deployment: Deployment, server: str) -> Launch:
     """How this server starts it. Raises UnknownNameError, and InputError for what it cannot do."""
-    if server not in SERVERS:
-        raise UnknownNameError("server", server, nearest(server, SERVERS), hint=f"allowed: {', '.join(SERVERS)}")
-    return SERVERS[server](deployment)
+    known = REGISTRY.get(server_called(server))
+    if known is None or known.launch is None:
+        able = [name for name, about in REGISTRY.items() if about.launch is not None]
+        raise UnknownNameError("server", server, nearest(server, able), hint=f"allowed: {', '.join(able)}")
+    return known.launch(deployment)
 
 
 def deployment_of(connection: sa.Connection, group: Group, config: RankedConfig) -> Deployment:

@@ -13,6 +13,7 @@ from importlib import metadata
 from gpuscout.runner.engines.base import About, Engine, MissingEngine, Option
 from gpuscout.sweeps.cases import canonical_json
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
+from gpuscout.sweeps.servers import taken_for_engine
 
 ENTRY_POINTS = "gpuscout.engines"
 EngineFactory = Callable[..., Engine]
@@ -145,7 +146,10 @@ def _quoted(value: object) -> str:
 def _factory(name: str) -> EngineFactory:
     factories = _factories()
     if name not in factories:
-        raise UnknownNameError("engine", name, nearest(name, factories), hint=f"engines here: {', '.join(factories)}")
+        there = f"engines here: {', '.join(factories)}"
+        if meant := taken_for_engine(name):
+            raise UnknownNameError("engine", name, hint=f"{meant}; {there}")
+        raise UnknownNameError("engine", name, nearest(name, factories), hint=there)
     factory: EngineFactory = factories[name]()
     return factory
 

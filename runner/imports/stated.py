@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from gpuscout.sweeps.cases import SERVERS, server_called
 from gpuscout.sweeps.errors import InputError, nearest
 from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS
+from gpuscout.sweeps.servers import SERVERS, server_called
 
 LABEL = "label:"
 UNKNOWN = "unknown"

@@ -19,10 +19,11 @@ from pathlib import Path
 from gpuscout.store.measured.formats import table
 from gpuscout.store.measured.formats.reported import Reported
 from gpuscout.store.measured.formats.source_file import SourceFile
-from gpuscout.sweeps.cases import SERVERS, canonical_json, server_called
+from gpuscout.sweeps.cases import canonical_json
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.precision import Precision
+from gpuscout.sweeps.servers import SERVERS, server_called
 
 # Closed-loop serving runs of InferenceX and of AIConfigurator's validation set; AccelMark's runs on other GPUs;
 # the offline maxima of TensorRT-LLM's performance overview. SOURCES.md says more.

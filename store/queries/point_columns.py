@@ -17,6 +17,7 @@ from gpuscout.store.ranking.scope import Scope
 from gpuscout.store.ranking.types import MEASURED, Kind
 from gpuscout.store.schema import cases, engines, gpus, measured_runs, models, operating_points, percentiles, tasks
 from gpuscout.sweeps.curves import Bound
+from gpuscout.sweeps.servers import ONE_OF_SERVERS
 
 Field = Callable[[str], sa.ColumnElement[Any]]
 
@@ -37,7 +38,7 @@ COLUMNS: dict[str, tuple[type, str, str]] = {
     "expert_parallel": (int, "EP", ""),
     "precision": (str, "of the weights", ""),
     "kv_precision": (str, "of the KV cache", ""),
-    "server": (str, "vllm, sglang or trtllm", ""),
+    "server": (str, ONE_OF_SERVERS, ""),
     "gpu_memory_utilization": (float, "fraction of GPU memory", ""),
     "max_model_len": (int, "tokens a request may have; of a measured run what it had", ""),
     "engine": (str, "who estimated it; measured", ""),

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from gpuscout.store.ranking.types import MEASURED, Kind
 from gpuscout.store.schema import engines, gpus, ladders, models, sweep_engines, sweep_workloads, sweeps
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
+from gpuscout.sweeps.servers import taken_for_engine
 
 _GLOB = re.compile(r"[*?\[]")
 _SEPARATORS = re.compile(r"[\s_\-]+")
@@ -244,6 +245,8 @@ def _matches(glob: str, spellings: Iterable[str]) -> bool:
 def _unknown(kind: str, text: str, names: list[str], spellings: Callable[[str], list[str]]) -> InputError:
     if not names:
         return InputError("the store holds no results yet", hint="gpuscout run SPEC computes some")
+    if kind == "engine" and (server := taken_for_engine(text)):
+        return UnknownNameError(kind, text, hint=f"{server}; the store has {listed(sorted(names))}")
     spelled = {spelling: name for name in names for spelling in reversed(spellings(name))}
     close = list(dict.fromkeys(spelled[near] for near in nearest(text, spelled)))
     return UnknownNameError(kind, text, close, hint=f"the store has {listed(sorted(names))}")

@@ -24,9 +24,9 @@ from gpuscout.store.ranking.lookup import (
 )
 from gpuscout.store.ranking.types import Question
 from gpuscout.store.schema import cases, engines, gpus, measured_runs, membership, models, tasks
-from gpuscout.sweeps.cases import SERVERS
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.precision import PRECISIONS
+from gpuscout.sweeps.servers import SERVERS
 
 CONFIGURATION = (
     "tensor_parallel",

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from gpuscout.sweeps.cases import SERVERS
 from gpuscout.sweeps.errors import quoted
 from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS
+from gpuscout.sweeps.servers import SERVERS
 from gpuscout.sweeps.spec.faults import Fault, Faults, InvalidValue, as_list, repeated, unexpected, unknown, unknown_key
 
 NAME_FIELDS: tuple[str, ...] = (

@@ -11,9 +11,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr, ValidationError
 from pydantic.json_schema import WithJsonSchema
 
-from gpuscout.sweeps.cases import SERVER_ALIASES, SERVERS
 from gpuscout.sweeps.errors import InputError, SpecError, SpecProblem, quoted
 from gpuscout.sweeps.precision import Precision
+from gpuscout.sweeps.servers import SERVER_ALIASES, SERVERS
 from gpuscout.sweeps.slo import OBJECTIVES, Slo, parse_slo
 from gpuscout.sweeps.spec import axes
 from gpuscout.sweeps.spec.checks import check, parse_zip, zip_json_schema

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from gpuscout import run
 from gpuscout.runner.cli.main import execute
-from gpuscout.runner.deploy import sglang, trtllm, vllm
-from gpuscout.runner.deploy.base import Deployment, Launch
 from gpuscout.runner.deploy.kubernetes import as_yaml, manifest
-from gpuscout.runner.deploy.servers import SERVERS, launch_of, shell_script
+from gpuscout.runner.deploy.servers import launch_of, shell_script
 from gpuscout.store.database.connect import Store, open_store
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS
+from gpuscout.sweeps.servers import SERVERS, sglang, trtllm, vllm
+from gpuscout.sweeps.servers.base import Deployment, Launch
 from gpuscout.sweeps.spec.spec import spec_from_mapping
 
 MODULES = {"vllm": vllm, "sglang": sglang, "trtllm": trtllm}

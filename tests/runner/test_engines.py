@@ -55,6 +55,15 @@ def test_every_engine_has_a_name_and_tells_what_it_covers() -> None:
     assert "did you mean llm-optimizer?" in str(raised.value.hint)
 
 
+def test_a_server_is_not_an_engine() -> None:
+    for name, server in (("vllm", "vllm"), ("SGLang", "sglang"), ("TensorRT-LLM", "trtllm")):
+        with pytest.raises(UnknownNameError, match="unknown engine") as raised:
+            create_engine(name)
+        assert f"is a server, not an engine that estimates: --server {server}; engines here: roofline" in str(
+            raised.value.hint
+        )
+
+
 def test_options_are_checked_and_completed() -> None:
     assert checked_options("e", {}, OPTIONS) == {"mode": "SILICON", "share": 0.5, "steps": None, "strict": False}
     given = {"mode": "hybrid", "share": 1, "steps": 3, "strict": True}

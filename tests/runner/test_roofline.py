@@ -18,7 +18,7 @@ from gpuscout.runner.engines.base import as_ladder, info
 from gpuscout.runner.engines.roofline import RooflineEngine
 from gpuscout.runner.engines.roofline.constants import Constants
 from gpuscout.runner.engines.roofline.features import split_weights
-from gpuscout.sweeps.cases import SERVERS, Case, CaseColumns
+from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.curves import BOUNDS, Bound, Curves, Points
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
@@ -27,6 +27,7 @@ from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.precision import PRECISIONS, Precision
+from gpuscout.sweeps.servers import SERVERS
 
 LADDER = as_ladder([1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096])
 SAMPLE = Path(__file__).parents[1] / "data" / "measured_sample.csv"

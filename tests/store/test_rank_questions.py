@@ -178,6 +178,13 @@ def test_weights_are_a_geometric_mean(answered: Callable[..., Ask]) -> None:
         ask(weights=(("costs", 1.0), ("itl", 1.0)))
 
 
+def test_a_question_for_a_server_as_engine_shows_the_right_option(answered: Callable[..., Ask]) -> None:
+    ask = answered(an_answer(points=tokens(c8=100.0)))
+    with pytest.raises(UnknownNameError) as raised:
+        ask(engines=("vLLM",))
+    assert "vLLM is a server, not an engine that estimates: --server vllm" in str(raised.value.hint)
+
+
 def test_other_engines_have_an_opinion_of_the_same_configuration(answered: Callable[..., Ask]) -> None:
     ask = answered(
         an_answer(points=tokens(c8=100.0)),

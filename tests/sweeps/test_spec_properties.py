@@ -14,9 +14,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpuscout.sweeps.cases import SERVERS
 from gpuscout.sweeps.errors import SpecError, SpecProblem
 from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS
+from gpuscout.sweeps.servers import SERVERS
 from gpuscout.sweeps.slo import OBJECTIVES
 from gpuscout.sweeps.spec.axes import PARALLEL
 from gpuscout.sweeps.spec.faults import InvalidValue

@@ -15,14 +15,9 @@ from gpuscout.sweeps.cases import CaseColumns
 from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.precision import PRECISIONS, Precision
+from gpuscout.sweeps.servers import REGISTRY, Server, server_named
 
-_VENDORS = {
-    "vllm": ("NVIDIA", "AMD", "Intel", "Google", "AWS"),
-    "sglang": ("NVIDIA", "AMD"),
-    "trtllm": ("NVIDIA",),
-}
-_KNOWN_VENDORS = {vendor.casefold() for vendors in _VENDORS.values() for vendor in vendors}
-_SERVER_NAMES = {"vllm": "vLLM", "sglang": "SGLang", "trtllm": "TensorRT-LLM"}
+_KNOWN_VENDORS = {vendor.casefold() for server in REGISTRY.values() for vendor in server.vendors}
 _MARLIN_CAPABILITY = 8.0
 
 
@@ -41,28 +36,31 @@ def reasons(cases: CaseColumns) -> dict[int, str]:
 
 def refusal(model: ModelSpec, gpu: GPUSpec, server: str, precision: Precision, kv_precision: Precision) -> str | None:
     """Why `server` cannot serve this model on this GPU at these precisions; None when it can."""
+    about = server_named(server)
     return (
-        _server_refusal(gpu, server)
-        or _weights_refusal(model, gpu, server, precision)
-        or _kv_refusal(gpu, server, kv_precision)
+        _server_refusal(gpu, about)
+        or _weights_refusal(model, gpu, about, precision)
+        or _kv_refusal(gpu, about, kv_precision)
     )
 
 
-def _server_refusal(gpu: GPUSpec, server: str) -> str | None:
-    name = _SERVER_NAMES.get(server, server)
+def _server_refusal(gpu: GPUSpec, server: Server) -> str | None:
+    name = server.title
     # Nothing is known against a vendor nobody has heard of.
-    known = server in _VENDORS and gpu.vendor.casefold() in _KNOWN_VENDORS
-    if known and not any(_is_from(gpu, vendor) for vendor in _VENDORS[server]):
+    known = server.vendors and gpu.vendor.casefold() in _KNOWN_VENDORS
+    if known and not any(_is_from(gpu, vendor) for vendor in server.vendors):
         return f"{name} does not run on {gpu.vendor} {gpu.name}"
-    if server == "trtllm" and _is_from(gpu, "NVIDIA") and _capability(gpu) < 8.0:
-        return f"{name} needs compute capability 8.0 or newer; {gpu.name} has {gpu.compute_capability}"
+    if _is_from(gpu, "NVIDIA") and _capability(gpu) < server.min_capability:
+        return (
+            f"{name} needs compute capability {server.min_capability} or newer; {gpu.name} has {gpu.compute_capability}"
+        )
     if not (gpu.supports("bf16") or gpu.supports("fp16")):
         return f"no 16-bit TFLOPS are known of {gpu.name}"
     return None
 
 
-def _weights_refusal(model: ModelSpec, gpu: GPUSpec, server: str, precision: Precision) -> str | None:
-    name = _SERVER_NAMES.get(server, server)
+def _weights_refusal(model: ModelSpec, gpu: GPUSpec, server: Server, precision: Precision) -> str | None:
+    name = server.title
     nvidia = _is_from(gpu, "NVIDIA")
     expands = nvidia and _capability(gpu) >= _MARLIN_CAPABILITY
     match precision:
@@ -73,16 +71,16 @@ def _weights_refusal(model: ModelSpec, gpu: GPUSpec, server: str, precision: Pre
         case Precision.FP32 if not gpu.supports("fp32"):
             return f"no fp32 TFLOPS are known of {gpu.name}"
         case Precision.FP8 if not gpu.supports("fp8"):
-            if not (expands and server != "trtllm"):
+            if not (expands and Precision.FP8 in server.weight_only):
                 return f"{gpu.name} has no fp8 units and {name} no weight-only fp8 kernels for it"
         case Precision.FP4 if not gpu.supports("fp4"):
             mxfp4 = model.precision is Precision.FP4 and model.quantization_method == "mxfp4"
-            triton = mxfp4 and gpu.family == "CDNA3" and server != "trtllm"
-            if not (triton or (expands and (mxfp4 or server == "vllm"))):
+            triton = mxfp4 and gpu.family == "CDNA3" and server.mxfp4_on_cdna3
+            if not (triton or (expands and (mxfp4 or Precision.FP4 in server.weight_only))):
                 return f"{gpu.name} has no fp4 units and {name} no weight-only fp4 kernels for it"
         case Precision.INT8 if not gpu.supports("int8"):
             return f"{gpu.name} has no int8 units; use int8-weight-only"
-        case Precision.INT8 if nvidia and server != "trtllm" and _capability(gpu) >= 10.0:
+        case Precision.INT8 if nvidia and not server.int8_on_blackwell and _capability(gpu) >= 10.0:
             return f"{name} has no int8 kernels for Blackwell; use fp8"
         case Precision.INT8_WEIGHT_ONLY | Precision.INT4_WEIGHT_ONLY if nvidia and _capability(gpu) < 7.5:
             return f"{name} has no weight-only kernels for {gpu.name}"
@@ -91,14 +89,14 @@ def _weights_refusal(model: ModelSpec, gpu: GPUSpec, server: str, precision: Pre
     return None
 
 
-def _kv_refusal(gpu: GPUSpec, server: str, kv_precision: Precision) -> str | None:
-    name = _SERVER_NAMES.get(server, server)
+def _kv_refusal(gpu: GPUSpec, server: Server, kv_precision: Precision) -> str | None:
+    name = server.title
     match kv_precision:
         case Precision.FP8 if not gpu.supports("fp8") and _capability(gpu) < 8.0:
             return f"{gpu.name} cannot keep its KV cache in fp8"
-        case Precision.INT8 if server != "trtllm":
+        case Precision.INT8 if Precision.INT8 not in server.kv_precisions:
             return f"{name} has no int8 KV cache; use fp8"
-        case Precision.FP4 if not (gpu.supports("fp4") and server in ("sglang", "trtllm")):
+        case Precision.FP4 if not (gpu.supports("fp4") and Precision.FP4 in server.kv_precisions):
             return f"{name} has no fp4 KV cache on {gpu.name}; use fp8"
         case _:
             return None

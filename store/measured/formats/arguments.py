@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gpuscout.sweeps.servers import SERVERS
+
 # Our names and, after normalising, those of labels, `vllm serve`, `sglang.launch_server` and `trtllm-serve`.
 _NAMES: dict[str, tuple[str, ...]] = {
     "model": ("model",),
@@ -19,7 +21,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "gpu_memory_utilization": ("gpu_memory_utilization",),
     "max_model_len": ("max_model_len", "context_length"),
 }
-_VERSIONS = {"vllm_version": "vllm", "sglang_version": "sglang", "trtllm_version": "trtllm"}
+_VERSIONS = {f"{server}_version": server for server in SERVERS}
 _KV_WORDS = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16"}
 SPECULATIVE = ("speculative_config", "speculative_model", "speculative_algorithm", "speculative_num_draft_tokens")
 

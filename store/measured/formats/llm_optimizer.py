@@ -7,7 +7,6 @@ is taken from its command; `gpu_count` may count the host's GPUs, so the GPUs fo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from gpuscout.store.measured.formats.arguments import deployment, drafts_tokens
@@ -15,12 +14,7 @@ from gpuscout.store.measured.formats.flat import flat_figures, is_flat_result, m
 from gpuscout.store.measured.formats.node import Node, scalars
 from gpuscout.store.measured.formats.reported import Contents, Load, Reported, known
 from gpuscout.store.measured.formats.source_file import SourceFile
-
-_SERVERS = {
-    r"\bsglang\.launch_server\b|\bsglang serve\b": "sglang",
-    r"\bvllm\.entrypoints\b|\bvllm serve\b": "vllm",
-    r"\btrtllm-serve\b": "trtllm",
-}
+from gpuscout.sweeps.servers import REGISTRY
 
 
 def recognises(file: SourceFile) -> bool:
@@ -65,9 +59,9 @@ def _run(entry: Node, results: Node, shared: Node) -> Reported:
         if said and said.casefold() != "unknown":
             told[field] = said
     command = entry["cmd"].text() or ""
-    for pattern, server in _SERVERS.items():
-        if re.search(pattern, command):
-            told["server"] = server
+    for server in REGISTRY.values():
+        if server.command is not None and server.command.search(command):
+            told["server"] = server.name
     concurrency = client["max_concurrency"].size() or results["max_concurrency"].size()
     rate = client["request_rate"].rate() or results["request_rate"].rate()
     load = Load.of(concurrency, rate)

@@ -1,4 +1,4 @@
-"""How TensorRT-LLM is launched: `trtllm-serve` with the PyTorch backend, 1.0. Every flag is in `FLAGS` with its page.
+"""TensorRT-LLM: where it runs and how `trtllm-serve` launches it (PyTorch backend, 1.0). `FLAGS` has a page a flag.
 
 https://nvidia.github.io/TensorRT-LLM/1.0.0/commands/trtllm-serve/trtllm-serve.html ; what has no flag stands in a file:
 https://nvidia.github.io/TensorRT-LLM/1.0.0/features/quantization.html (FP8 KV cache; checkpoints come quantised) and
@@ -8,18 +8,21 @@ of the tensor-parallel group, each with a KV cache and a batch of its own).
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from gpuscout.runner.deploy.base import (
+from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.precision import Precision
+from gpuscout.sweeps.servers.base import (
     ANY_ADDRESS,
     Deployment,
     Launch,
+    Server,
     check,
     check_precision,
     kv_follows_model,
     no_such_cache,
 )
-from gpuscout.sweeps.errors import InputError
 
 NAME = "TensorRT-LLM"
 VENDORS = ("NVIDIA",)
@@ -95,3 +98,19 @@ def launch(deployment: Deployment) -> Launch:
     note = f"the memory fraction {memory:g} is of what the weights leave free, which is how trtllm-serve counts"
     files = {_FILE: options} if options else {}
     return Launch("trtllm", tuple(command), IMAGES["nvidia"], _PORT, "/health", FLAGS, files, (note,))
+
+
+SERVER = Server(
+    name="trtllm",
+    title=NAME,
+    aliases=("tensorrt-llm", "tensorrt_llm", "trt-llm"),
+    command=re.compile(r"\btrtllm-serve\b"),
+    vendors=VENDORS,
+    min_capability=8.0,
+    weight_only=frozenset(),
+    mxfp4_on_cdna3=False,
+    int8_on_blackwell=True,
+    kv_precisions=frozenset({Precision.FP8, Precision.INT8, Precision.FP4}),
+    narrow_kv_default=True,
+    launch=launch,
+)

@@ -1,4 +1,4 @@
-"""How vLLM is launched: `vllm serve`, vLLM 0.23. Every flag is in `FLAGS` with the page that documents it.
+"""vLLM: where it runs and how `vllm serve` launches it (0.23). `FLAGS` has the page that documents each flag.
 
 https://docs.vllm.ai/en/stable/serving/data_parallel_deployment/ : `--max-num-seqs` counts per DP rank; without expert
 parallelism the experts are split over TP x DP, with it they are spread over exactly as many ranks.
@@ -7,10 +7,15 @@ https://docs.vllm.ai/en/v0.20.0/features/quantization/online/ : 16-bit checkpoin
 
 from __future__ import annotations
 
-from gpuscout.runner.deploy.base import (
+import re
+
+from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.precision import Precision
+from gpuscout.sweeps.servers.base import (
     ANY_ADDRESS,
     Deployment,
     Launch,
+    Server,
     check,
     check_precision,
     dtype_of,
@@ -18,10 +23,9 @@ from gpuscout.runner.deploy.base import (
     kv_follows_model,
     no_such_cache,
 )
-from gpuscout.sweeps.errors import InputError
 
 NAME = "vLLM"
-VENDORS = ("NVIDIA", "AMD", "Intel")
+VENDORS = ("NVIDIA", "AMD", "Intel")  # that a command is known for
 # https://docs.vllm.ai/en/stable/deployment/docker/ ; https://rocm.docs.amd.com/projects/ai-ecosystem/en/latest/inference/vllm.html
 IMAGES = {
     "nvidia": "vllm/vllm-openai:v0.23.0",
@@ -80,3 +84,14 @@ def launch(deployment: Deployment) -> Launch:
     command += ["--gpu-memory-utilization", f"{d.gpu_memory_utilization:g}"]
     command += ["--max-num-seqs", str(d.sequences_per_rank), "--max-model-len", str(d.max_model_len)]
     return Launch("vllm", tuple(command), IMAGES.get(d.vendor.casefold()), _PORT, "/health", FLAGS)
+
+
+SERVER = Server(
+    name="vllm",
+    title=NAME,
+    command=re.compile(r"\bvllm\.entrypoints\b|\bvllm serve\b"),
+    # Google's, AWS's and Intel's accelerators by plug-ins.
+    vendors=("NVIDIA", "AMD", "Intel", "Google", "AWS"),
+    weight_only=frozenset({Precision.FP8, Precision.FP4}),
+    launch=launch,
+)

@@ -1,4 +1,4 @@
-"""How SGLang is launched, SGLang 0.5. Every flag is in `FLAGS` with the page that documents it.
+"""SGLang: where it runs and how it is launched (0.5). Every flag is in `FLAGS` with the page that documents it.
 
 https://docs.sglang.io/advanced_features/server_arguments.html and `dp_dpa_smg_guide.html` beside it: with
 `--enable-dp-attention` the tensor-parallel size counts all GPUs, and the running requests are shared out between the
@@ -8,10 +8,15 @@ https://docs.sglang.io/advanced_features/quantization.html : of 16-bit checkpoin
 
 from __future__ import annotations
 
-from gpuscout.runner.deploy.base import (
+import re
+
+from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.precision import Precision
+from gpuscout.sweeps.servers.base import (
     ANY_ADDRESS,
     Deployment,
     Launch,
+    Server,
     check,
     check_precision,
     dtype_of,
@@ -19,7 +24,6 @@ from gpuscout.runner.deploy.base import (
     kv_follows_model,
     no_such_cache,
 )
-from gpuscout.sweeps.errors import InputError
 
 NAME = "SGLang"
 VENDORS = ("NVIDIA", "AMD")
@@ -95,3 +99,13 @@ def launch(deployment: Deployment) -> Launch:
     command += ["--max-running-requests", str(requests), "--context-length", str(d.max_model_len)]
     image = IMAGES.get(d.vendor.casefold())
     return Launch("sglang", tuple(command), image, _PORT, "/health", FLAGS, notes=tuple(notes))
+
+
+SERVER = Server(
+    name="sglang",
+    title=NAME,
+    command=re.compile(r"\bsglang\.launch_server\b|\bsglang serve\b"),
+    vendors=VENDORS,
+    kv_precisions=frozenset({Precision.FP8, Precision.FP4}),
+    launch=launch,
+)

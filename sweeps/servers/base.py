@@ -1,12 +1,14 @@
-"""What is deployed, how it is launched, and what every server has to be told; the servers are modules of their own."""
+"""What there is to know about an inference server, and what all of them need to be launched."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.precision import Precision
 
 # Servers listen where a load balancer or a Service reaches them.
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104
@@ -66,6 +68,36 @@ class Launch:
     documentation: Mapping[str, str]
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """An inference server: one module of this package each, registered in `SERVERS` of the package.
+
+    `name` is its name in specs, stores and options, `aliases` are others that people type, `title` is the proper one.
+    Capabilities are NVIDIA's compute capability. A format without tensor units on a GPU may still run, its weights
+    expanded to 16 bits: NVIDIA GPUs from capability 8.0 on do so for the formats in `weight_only` (Marlin kernels),
+    CDNA3 for MXFP4 checkpoints where `mxfp4_on_cdna3` (Triton kernels).
+    """
+
+    name: str
+    title: str
+    aliases: tuple[str, ...] = ()
+    command: re.Pattern[str] | None = None
+    """Found in the command line that starts it, as result files quote it."""
+    vendors: tuple[str, ...] = ()
+    """Of the accelerators it runs on; none: nothing is known against any."""
+    min_capability: float = 0.0
+    weight_only: frozenset[Precision] = frozenset({Precision.FP8})
+    mxfp4_on_cdna3: bool = True
+    int8_on_blackwell: bool = False
+    """Whether it has int8 kernels for capability 10.0 and newer."""
+    kv_precisions: frozenset[Precision] = frozenset({Precision.FP8})
+    """Formats of the KV cache besides those of 16 and 32 bits."""
+    narrow_kv_default: bool = False
+    """Whether the KV cache of a checkpoint in 8 bits or fewer is in 8 bits unless something else is asked for."""
+    launch: Callable[[Deployment], Launch] | None = None
+    """How a deployment is started; raises InputError for what the server cannot do. None: not known."""
 
 
 def check(deployment: Deployment, server: str, vendors: tuple[str, ...], multi_node: str) -> None:
