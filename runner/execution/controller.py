@@ -32,7 +32,7 @@ from gpuscout.store.results.committer import Committer
 from gpuscout.store.results.durable import Patience, once_an_outage
 from gpuscout.store.results.sweeps import NewSweep, SweepRecord, find_sweep, note_run, register_sweep
 from gpuscout.store.results.tasks import Answer, BlockResult
-from gpuscout.sweeps.errors import GpuscoutError, StoreBusyError, SweepInterrupted
+from gpuscout.sweeps.errors import GpuscoutError, StoreBusyError, StoreUnreachableError, SweepInterrupted
 from gpuscout.sweeps.expand import Expansion
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 
@@ -115,8 +115,14 @@ def run_sweep(
     record = durable.reading(store, lambda connection: find_sweep(connection, digest))
     if record is not None and record.finished_at is not None:
         return _already_complete(store, record, started)
-    with Interrupt() as interrupt, _held(RunnerLock(store), interrupt, callbacks, lock_wait_s) as runner:
-        patience = Patience(stop=lambda: interrupt.requested, notice=once_an_outage(callbacks.notice))
+    notice = once_an_outage(callbacks.notice)
+    with (
+        Interrupt() as interrupt,
+        _stopped_is_no_failure(interrupt),
+        store.waits.changed(until=lambda: interrupt.deadline, notice=notice),
+        _held(RunnerLock(store), interrupt, callbacks, lock_wait_s) as runner,
+    ):
+        patience = Patience(stop=lambda: interrupt.requested, notice=notice)
         census = expansion.census()
         new = NewSweep.of(
             expansion,
@@ -148,6 +154,20 @@ def run_sweep(
         open_failures=sum(stands.failures.values()),
         elsewhere=stands.pending + stands.claimed,
     )
+
+
+@contextmanager
+def _stopped_is_no_failure(interrupt: Interrupt) -> Iterator[None]:
+    """A store that did not answer any more when the user stopped the run is not why it ends."""
+    try:
+        yield
+    except (StoreUnreachableError, StoreBusyError) as error:
+        if not interrupt.requested:
+            raise
+        raise SweepInterrupted(
+            f"stopped while the store did not answer ({error.message}); what was finished is stored",
+            hint="run the same command to go on",
+        ) from error
 
 
 @contextmanager

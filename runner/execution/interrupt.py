@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -9,16 +10,20 @@ from types import FrameType, TracebackType
 from typing import Self
 
 _LOOK_UP_S = 0.1
+_GRACE_S = 0.5
 
 
 class Interrupt:
     """While entered, the first signal sets `requested`; a second one raises KeyboardInterrupt where the program is.
 
+    `deadline` is the moment (`time.monotonic`) from which on nobody should wait for anything: half a second after the
+    first signal, at once after the second, infinite without any.
     Outside the main thread, where Python cannot install handlers, it never fires.
     """
 
     def __init__(self) -> None:
         self.requested = False
+        self.deadline = math.inf
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Self:
@@ -45,5 +50,7 @@ class Interrupt:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
+            self.deadline = 0.0
             raise KeyboardInterrupt
         self.requested = True
+        self.deadline = time.monotonic() + _GRACE_S

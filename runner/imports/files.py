@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from gpuscout.runner.imports.complete import Completer, NotSaid
 from gpuscout.runner.imports.stated import Mappings
-from gpuscout.store.database import drivers
+from gpuscout.store.database import driver_errors
 from gpuscout.store.database.connect import Store
 from gpuscout.store.measured.formats import FORMATS, Format, SourceFile, check_format, find_format, recognise
 from gpuscout.store.measured.runs import PUBLIC_FILES, public_file
@@ -81,7 +81,7 @@ def store_file(store: Store, file: ImportedFile) -> None:
     try:
         again, file.new = durable.writing(store, stored)
     except IntegrityError as error:
-        if not drivers.is_missing_reference(error):
+        if not driver_errors.is_missing_reference(error):
             raise
         raise StoreBusyError(
             f"something was deleted from {store.url_for_display} meanwhile", hint="start the import again"

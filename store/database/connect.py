@@ -11,8 +11,9 @@ from types import TracebackType
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
-from gpuscout.store.database import drivers
+from gpuscout.store.database import driver_errors, drivers, urls
 from gpuscout.store.database.filesystems import network_filesystem
+from gpuscout.store.database.waiting import Waits
 from gpuscout.store.schema import HEAD, REVISION_TABLE, REVISIONS
 from gpuscout.sweeps.errors import NoStoreError, StoreOutdatedError, StoreUnreachableError
 
@@ -34,17 +35,18 @@ class Store:
 
     def __init__(self, url: sa.URL) -> None:
         self.url = url
-        self.engine = drivers.make_engine(url)
+        self.waits = Waits()
+        self.engine = drivers.make_engine(url, self.waits)
 
     @property
     def url_for_display(self) -> str:
         """The store as it may be printed and given to `--db`: a file's path, or a URL without its password."""
-        return drivers.display(self.url)
+        return urls.display(self.url)
 
     @property
     def path(self) -> Path | None:
         """The SQLite file; None for a store in memory or on Postgres."""
-        return drivers.sqlite_path(self.url)
+        return urls.sqlite_path(self.url)
 
     @property
     def is_sqlite(self) -> bool:
@@ -54,7 +56,7 @@ class Store:
     def reading(self) -> Iterator[sa.Connection]:
         """A transaction that sees one state of the store and cannot write: the database refuses."""
         with (
-            drivers.translated(self.url_for_display, writes=False),
+            driver_errors.translated(self.url_for_display, writes=False),
             drivers.connect(self.engine, writes=False) as connection,
             connection.begin(),
         ):
@@ -67,7 +69,7 @@ class Store:
         On SQLite it excludes other writers from its first moment on; keep it short.
         """
         with (
-            drivers.translated(self.url_for_display),
+            driver_errors.translated(self.url_for_display),
             drivers.connect(self.engine, writes=True) as connection,
             connection.begin(),
         ):
@@ -105,8 +107,8 @@ def open_store(url: str, *, create: bool = False) -> Store:
         else:
             _require_head(revision, store)
         if store.path is not None:
-            with drivers.translated(store.url_for_display):
-                drivers.use_wal(store.engine)
+            with driver_errors.translated(store.url_for_display):
+                drivers.use_wal(store.engine, store.waits)
     except BaseException:
         store.close()
         raise
@@ -118,8 +120,8 @@ def reach(url: str, *, create: bool = False) -> Store:
 
     Raises StoreUnreachableError for a SQLite path that cannot hold a store, or that is missing without `create`.
     """
-    parsed = drivers.parse_url(url)
-    path = drivers.sqlite_path(parsed)
+    parsed = urls.parse_url(url)
+    path = urls.sqlite_path(parsed)
     if path is not None:
         _check_file(path, create=create)
     return Store(parsed)

@@ -17,12 +17,13 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from gpuscout.store.database import drivers
+from gpuscout.store.database import driver_errors, drivers
 from gpuscout.store.database.connect import Store
 from gpuscout.store.schema import runners
 from gpuscout.sweeps.errors import StoreBusyError, StoreUnreachableError
 
 _POLL_S = 0.1
+_BACKEND: sa.ColumnElement[int] = sa.func.pg_backend_pid()
 
 
 class RunnerLock:
@@ -38,6 +39,7 @@ class RunnerLock:
         self._store = store
         self._file: FileLock | None = None
         self._session: sa.Connection | None = None
+        self._backend: int | None = None
         self._session_use = threading.RLock()
         self._runner_id: int | None = None
 
@@ -100,7 +102,7 @@ class RunnerLock:
             return True
         if self._store.is_sqlite:
             return False
-        with self._session_use, drivers.translated(self._store.url_for_display):
+        with self._session_use, driver_errors.translated(self._store.url_for_display):
             # Without a session nobody can tell; taking a living runner for dead would compute its blocks twice.
             if self._session is None:
                 raise RuntimeError("the runner lock was lost: restore() it first")
@@ -126,16 +128,21 @@ class RunnerLock:
         if self._session is None or self._session.invalidated:
             return False
         try:
-            self._session.execute(sa.select(1))
+            backend = self._session.execute(sa.select(_BACKEND)).scalar_one()
         except DBAPIError:
             return False
+        if backend != self._backend:
+            from gpuscout.store.database.postgres import transaction_pooling
+
+            raise transaction_pooling(self._store.url_for_display)
         return True
 
     def _lock_session(self, runner_id: int) -> None:
-        with drivers.translated(self._store.url_for_display):
-            session = self._store.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        with driver_errors.translated(self._store.url_for_display):
+            session = drivers.connect(self._store.engine, writes=True).execution_options(isolation_level="AUTOCOMMIT")
             try:
-                session.execute(sa.select(sa.func.pg_advisory_lock(*_advisory_key(runner_id))))
+                lock = sa.func.pg_advisory_lock(*_advisory_key(runner_id))
+                self._backend = session.execute(sa.select(_BACKEND, lock)).one()[0]
             except BaseException:
                 _discard(session)
                 raise

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from gpuscout.store.database import drivers
+from gpuscout.store.database import driver_errors, drivers
 from gpuscout.store.database.connect import (
     REVISION_QUERY,
     Store,
@@ -105,7 +105,7 @@ def _back_up(path: Path, revision: str) -> Path:
     time = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     target = path.with_name(f"{path.name}.backup-{revision}-{time}")
     with (
-        drivers.translated(str(target)),
+        driver_errors.translated(str(target)),
         closing(sqlite3.connect(path)) as source,
         closing(sqlite3.connect(target)) as copy,
     ):
@@ -117,7 +117,7 @@ def _migrate(store: Store) -> str:
     """Bring a store to head; the revision it had."""
     from gpuscout.store.database.migrate import migrate_to_head  # imports alembic
 
-    with drivers.translated(store.url_for_display), drivers.connect(store.engine, writes=True) as connection:
+    with driver_errors.translated(store.url_for_display), drivers.connect(store.engine, writes=True) as connection:
         if store.is_sqlite:
             # A table is altered by copying and dropping it, which must not cascade. Only possible outside transactions.
             raw = connection.connection.dbapi_connection

@@ -18,7 +18,7 @@ from typing import TypeVar
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from gpuscout.store.database import drivers
+from gpuscout.store.database import driver_errors
 from gpuscout.store.database.connect import Store
 from gpuscout.store.database.locks import RunnerLock
 from gpuscout.store.results.blocks import ClaimedBlock, claim_blocks, is_done_by, release_blocks
@@ -134,7 +134,7 @@ def commit(runner: RunnerLock, result: BlockResult, *, patience: Patience = PATI
     try:
         return _persistent(once, patience)
     except IntegrityError as error:
-        if not drivers.is_missing_reference(error):
+        if not driver_errors.is_missing_reference(error):
             raise
     given_back = [ClaimedBlock(result.block, result.attempt)]
     writing(
@@ -153,7 +153,7 @@ def _persistent(once: Callable[[], _T], patience: Patience) -> _T:
         try:
             return once()
         except (StoreUnreachableError, StoreBusyError) as error:
-            if not drivers.may_pass(error):
+            if not driver_errors.may_pass(error):
                 raise
             now = time.monotonic()
             if failed_at is None:

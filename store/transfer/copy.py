@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from gpuscout.store.database import bulk, drivers
+from gpuscout.store.database import bulk, driver_errors
 from gpuscout.store.database.connect import Store
 from gpuscout.store.database.locks import RunnerLock
 from gpuscout.store.results import durable
@@ -82,7 +82,7 @@ def copy_store(source: Store, target: Store, *, on_progress: Callable[[Copied], 
         try:
             _Copy(read, target, copied, on_progress).everything()
         except IntegrityError as error:
-            if not drivers.is_missing_reference(error):
+            if not driver_errors.is_missing_reference(error):
                 raise
             raise _disturbed(target) from error
         return copied

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from gpuscout.store.database import connect, drivers, filesystems
+from gpuscout.store.database import connect, drivers, filesystems, urls
 from gpuscout.store.database.connect import open_store
 from gpuscout.store.database.upgrade import store_status
 from gpuscout.store.schema import HEAD, REVISION_TABLE, metadata, runners
@@ -205,7 +205,7 @@ def test_a_database_of_something_else(tmp_path: Path) -> None:
 
 
 def test_a_postgres_database_of_something_else(postgres_url: str) -> None:
-    engine = sa.create_engine(drivers.parse_url(postgres_url))
+    engine = sa.create_engine(urls.parse_url(postgres_url))
     with engine.begin() as connection:
         for name in "abcd":
             connection.exec_driver_sql(f"CREATE TABLE {name} (id INTEGER)")
@@ -214,12 +214,12 @@ def test_a_postgres_database_of_something_else(postgres_url: str) -> None:
 
 
 def test_a_schema_of_its_own_beside_other_tables(postgres_url: str) -> None:
-    engine = sa.create_engine(drivers.parse_url(postgres_url))
+    engine = sa.create_engine(urls.parse_url(postgres_url))
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE other (id INTEGER)")
         connection.exec_driver_sql("CREATE SCHEMA scout")
     engine.dispose()
-    url = drivers.parse_url(postgres_url).update_query_dict({"options": "-csearch_path=scout"})
+    url = urls.parse_url(postgres_url).update_query_dict({"options": "-csearch_path=scout"})
     with open_store(url.render_as_string(hide_password=False), create=True) as store:
         add_runner(store)
 
@@ -354,12 +354,12 @@ def test_a_server_that_does_not_answer(scheme: str) -> None:
 
 
 def test_a_password_among_the_options_is_not_shown() -> None:
-    url = drivers.parse_url("postgresql://scout@db/results?password=secret&sslmode=require")
-    assert drivers.display(url) == "postgresql://scout@db/results?sslmode=require"
+    url = urls.parse_url("postgresql://scout@db/results?password=secret&sslmode=require")
+    assert urls.display(url) == "postgresql://scout@db/results?sslmode=require"
 
 
 def test_a_database_that_does_not_exist(postgres_url: str) -> None:
-    url = drivers.parse_url(postgres_url).set(database="nobody_made_this").render_as_string(hide_password=False)
+    url = urls.parse_url(postgres_url).set(database="nobody_made_this").render_as_string(hide_password=False)
     assert "does not exist" in refusal(url)
 
 

@@ -77,17 +77,28 @@ class Proxy:
     """Forwards a TCP port on loopback to a server's socket.
 
     Of the transactions in which the client has sent `marker`, those whose numbers (from 0) are in `chosen` get their
-    COMMIT treated by `lose`. `lost` counts them.
+    COMMIT treated by `lose`. `lost` counts them. While `silent`, nothing goes either way and nobody new is answered.
     """
 
-    def __init__(self, server: Path, *, marker: bytes = b"", chosen: frozenset[int] = frozenset(), lose: Lose) -> None:
+    def __init__(
+        self, server: Path, *, marker: bytes = b"", chosen: frozenset[int] = frozenset(), lose: Lose = lose_answer
+    ) -> None:
         self._path, self._marker, self._chosen, self._lose = server, marker, chosen, lose
         self._lock = threading.Lock()
         self._seen = 0
         self.lost = 0
+        self.silent = False
+        self._clients: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def reset(self) -> None:
+        """End all connections at once."""
+        clients, self._clients = self._clients, []
+        for client in clients:
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         # Closing alone would leave the other thread accepting.
@@ -101,10 +112,12 @@ class Proxy:
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
+        self._clients.append(client)
         server = socket.socket(socket.AF_UNIX)
         with client, server, suppress(OSError):
+            self._pause()
             server.connect(str(self._path))
-            threading.Thread(target=_forward, args=(server, client), daemon=True).start()
+            threading.Thread(target=self._forward, args=(server, client), daemon=True).start()
             marked = False
             while message := client.recv(65_536):
                 marked = marked or self._marker in message
@@ -118,21 +131,26 @@ class Proxy:
                         server.shutdown(socket.SHUT_RDWR)
                         return
                     marked = False
+                self._pause()
                 server.sendall(message)
+
+    def _forward(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while message := source.recv(65_536):
+                self._pause()
+                target.sendall(message)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_RDWR)
+
+    def _pause(self) -> None:
+        while self.silent:
+            time.sleep(0.02)
 
     def _is_chosen(self) -> bool:
         with self._lock:
             number, self._seen = self._seen, self._seen + 1
             self.lost += number in self._chosen
             return number in self._chosen
-
-
-def _forward(source: socket.socket, target: socket.socket) -> None:
-    with suppress(OSError):
-        while message := source.recv(65_536):
-            target.sendall(message)
-    with suppress(OSError):
-        target.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
