@@ -12,13 +12,26 @@ from typing import Protocol
 from gpuscout.runner.resolve.hub import fetch_all
 from gpuscout.runner.resolve.hub_errors import HubModel, endpoint
 from gpuscout.runner.resolve.model_files import read_config, understood
-from gpuscout.sweeps.errors import GpuscoutError, InputError, ModelConfigError, StoreBusyError, UnknownNameError
+from gpuscout.sweeps.errors import (
+    GpuscoutError,
+    HubOfflineError,
+    HubRateLimitError,
+    HubServerError,
+    HubTimeoutError,
+    HubUnreachableError,
+    InputError,
+    ModelConfigError,
+    StoreBusyError,
+    UnknownNameError,
+)
 from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.models.catalogue import ModelCatalogue, is_path
 from gpuscout.sweeps.spec.rules import has_wildcard
 
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _REVISION = re.compile(r"(?!.*\.\.)\w[\w./-]*", re.ASCII)
+# The Hub could not be asked, or gave no answer: whether it has the model is not known.
+_NOT_ASKED = (HubOfflineError, HubUnreachableError, HubTimeoutError, HubServerError, HubRateLimitError)
 _HOW_TO_NAME = "a model of the Hugging Face Hub is written org/name, a local one ./folder"
 
 
@@ -62,7 +75,8 @@ class ModelFinder:
         fetched = []
         for model, answer in fetch_all((m for m in wanted if m not in self._found), token=self._token).items():
             if isinstance(answer, GpuscoutError):
-                self._found[model] = answer
+                assumed = _by_its_name(model) if isinstance(answer, _NOT_ASKED) else None
+                self._found[model] = answer if assumed is None else FoundModel(assumed, "its name")
             else:
                 fetched.append(answer.architecture)
                 source = f"{endpoint()}, commit {answer.commit}" if answer.commit else "the local Hugging Face cache"
@@ -109,6 +123,13 @@ class ModelFinder:
         if Path(directory, text).exists():
             answer.hint = f"for the local folder, write ./{text}"
         raise answer
+
+
+def _by_its_name(model: HubModel) -> ModelSpec | None:
+    """A quantised repository of a well-known maker, as its name has it; None where that says nothing."""
+    from gpuscout.sweeps.models.quantised_names import model_by_its_name
+
+    return model_by_its_name(model.repo_id) if model.revision is None else None
 
 
 def model_text(model: object) -> str:

@@ -26,7 +26,8 @@ def stored_models(connection: sa.Connection, names: Sequence[str]) -> dict[str, 
     for name, text in connection.execute(query):
         with suppress(KeyError, TypeError, ValueError):
             found[name] = ModelSpec.from_dict(json.loads(text))
-    return found
+    # What was assumed while the Hub could not be asked must not stand in for its answer.
+    return {name: model for name, model in found.items() if model.assumed is None}
 
 
 class StoredModels:

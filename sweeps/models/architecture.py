@@ -74,7 +74,8 @@ class ModelSpec:
 
     `precision` is the checkpoint's own; `native_quantized_parameters` of the weights are stored with
     `native_weight_bits` bits each (scales included), the rest in 16 bits.
-    `approximate` marks an unknown `model_type` estimated from the generic fields.
+    `approximate` marks an unknown `model_type` estimated from the generic fields; `assumed` says what was taken from
+    the name of a repository that could not be read, None: nothing. `caveats` says both to people.
     """
 
     name: str
@@ -104,9 +105,17 @@ class ModelSpec:
     quantization_method: str | None = None
     approximate: bool = False
     mlp_widths: tuple[int, ...] = ()
+    assumed: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "native_weight_bits", float(self.native_weight_bits))
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What every answer about this model has to say: one sentence each for what is approximate or assumed."""
+        approximate = f"{self.name}: unknown architecture {self.model_type}, estimated from its general fields"
+        assumed = f"{self.name}: {self.assumed}"
+        return ((approximate,) if self.approximate else ()) + ((assumed,) if self.assumed else ())
 
     @property
     def is_moe(self) -> bool:
@@ -187,8 +196,8 @@ class ModelSpec:
         return f"a vocabulary of {padded:,} (padded)" if padded % degree else None
 
     def to_dict(self) -> dict[str, Any]:
-        """A form that JSON can hold and `from_dict` reads."""
-        return asdict(self)
+        """A form that JSON can hold and `from_dict` reads. `assumed` is there only if something is."""
+        return {name: value for name, value in asdict(self).items() if name != "assumed" or value is not None}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:

@@ -28,10 +28,18 @@ class ModelCatalogue:
     An entry is a `config.json` without the fields that do not matter here. Three things keep it short: `base` names
     the entry that holds the other fields (null removes one), `quantization` stands for `quantization_config`, and a
     list may be written as runs: `{"runs": [[2, "a"], [3, ["b", "c"]]]}` is a, a and three times b, c.
+    `renamed` maps names that repositories and organisations had before to those they have now.
     """
 
-    def __init__(self, entries: Mapping[str, Mapping[str, Any]], *, source: str = "the model catalogue") -> None:
+    def __init__(
+        self,
+        entries: Mapping[str, Mapping[str, Any]],
+        *,
+        renamed: Mapping[str, str] | None = None,
+        source: str = "the model catalogue",
+    ) -> None:
         self._entries = dict(entries)
+        self._renamed = {old.casefold(): new for old, new in (renamed or {}).items()}
         self._source = source
         self._architectures: dict[str, ModelSpec] = {}
 
@@ -50,8 +58,19 @@ class ModelCatalogue:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def current(self, name: str) -> str:
+        """The name that a repository has today; of one that was never renamed, the name itself.
+
+        >>> ModelCatalogue.load().current("neuralmagic/Meta-Llama-3.1-8B-Instruct-FP8")
+        'RedHatAI/Meta-Llama-3.1-8B-Instruct-FP8'
+        """
+        owner, slash, rest = name.partition("/")
+        moved = f"{self._renamed.get(owner.casefold(), owner)}/{rest}" if slash else name
+        return self._renamed.get(moved.casefold(), moved)
+
     def get(self, name: str) -> ModelSpec:
-        """The architecture of one model by its exact name. Raises UnknownNameError."""
+        """The architecture of one model by its exact name, today's or an earlier one. Raises UnknownNameError."""
+        name = self.current(name)
         if name not in self._architectures:
             # Only what is needed is imported: listing names must stay fast.
             from gpuscout.sweeps.models.config import architecture_from_config
@@ -63,6 +82,7 @@ class ModelCatalogue:
 
     def config(self, name: str) -> dict[str, Any]:
         """The configuration of one model, written out. Raises UnknownNameError."""
+        name = self.current(name)
         if name not in self._entries:
             raise self._unknown(name)
         fields: dict[str, Any] = {}
@@ -78,13 +98,13 @@ class ModelCatalogue:
     def resolve(self, text: str) -> list[str]:
         """The names that `text` stands for: one for a name, one or more, in order, for a pattern.
 
-        In this order: an exact name, a name in another case, the part after the slash where only one model has it,
-        a pattern with `*`, `?` or `[…]` (without a slash it may also match the part after the slash).
+        In this order: an exact name, today's or an earlier one, a name in another case, the part after the slash where
+        only one model has it, a pattern with `*`, `?` or `[…]` (without a slash it may also match the part after it).
         Raises UnknownNameError with the nearest names, InputError when several models share the name.
         """
         if text in self._entries:
             return [text]
-        wanted = text.strip().casefold()
+        wanted = self.current(text.strip()).casefold()
         folded = {name.casefold(): name for name in self.names()}
         if wanted in folded:
             return [folded[wanted]]
@@ -99,6 +119,7 @@ class ModelCatalogue:
                 return found
             raise UnknownNameError("model", text, hint="no model of the catalogue matches this pattern")
         found = [name for name in self.names() if _bare(name).casefold() == wanted]
+        found = found or [new for old, new in self._renamed.items() if _bare(old) == wanted and new in self._entries]
         if len(found) > 1:
             raise InputError(
                 f"several models are called {json.dumps(text, ensure_ascii=False)}", hint=f"say {' or '.join(found)}"
@@ -137,4 +158,5 @@ def _shipped() -> ModelCatalogue:
     data = pkgutil.get_data("gpuscout.sweeps", "data/models.json")
     if data is None:
         raise FileNotFoundError("gpuscout.sweeps: data/models.json")
-    return ModelCatalogue(json.loads(data)["models"])
+    document = json.loads(data)
+    return ModelCatalogue(document["models"], renamed=document["renamed"])
