@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 
@@ -48,6 +49,49 @@ KV_PRECISIONS: tuple[Precision, ...] = (
     Precision.INT8,
     Precision.FP4,
 )
+
+# What tools and checkpoints call the precisions, folded as by `_fold`. The detail of such a name (the format within the
+# precision, or the quantiser) is kept beside measured runs; see `precision_detail`.
+_SPELLINGS: Mapping[Precision, tuple[str, ...]] = {
+    Precision.FP32: ("float32", "float"),
+    Precision.FP16: ("float16", "half"),
+    Precision.BF16: ("bfloat16",),
+    Precision.FP8: (
+        "float8", "fp8-e4m3", "fp8-e4m3fn", "fp8-e5m2", "fp8-block", "fp8-dynamic", "fp8-static", "mxfp8", "w8a8-fp8",
+        "fp8-w8a8",
+    ),
+    Precision.FP4: (
+        "nvfp4", "mxfp4", "w4a4", "w4a4-nvfp4", "w4a4-mxfp4", "w4a16-nvfp4", "w4a16-mxfp4", "w4a8-mxfp4-mxfp8",
+        "modelopt-fp4",
+    ),
+    Precision.INT8: ("w8a8", "w8a8-int8", "int8-w8a8", "smoothquant"),
+    Precision.INT8_WEIGHT_ONLY: ("w8a16", "w8a16-int8", "int8-weight", "int8-wo", "gptq-int8", "awq-int8"),
+    Precision.INT4_WEIGHT_ONLY: (
+        "int4", "uint4", "w4a16", "w4a16-int4", "int4-weight", "int4-wo", "awq", "gptq", "awq-int4", "gptq-int4",
+        "int4-awq", "int4-gptq",
+    ),
+}  # fmt: skip
+PRECISION_ALIASES: Mapping[str, Precision] = {
+    spelling: precision for precision, spellings in _SPELLINGS.items() for spelling in spellings
+}
+_PLAIN = frozenset(("float32", "float", "float16", "half", "bfloat16", "float8"))
+
+
+def precision_called(name: str) -> Precision | None:
+    """The precision that has this name or spelling (w4a16, awq, nvfp4, fp8_e4m3 ...), in any case; None: none has."""
+    folded = _fold(name)
+    return PRECISION_ALIASES.get(folded) or (Precision(folded) if folded in PRECISIONS else None)
+
+
+def precision_detail(name: str) -> str | None:
+    """What a spelling says beyond its precision, such as "mxfp4" or "awq"; None: nothing."""
+    folded = _fold(name)
+    return folded if folded in PRECISION_ALIASES and folded not in _PLAIN else None
+
+
+def _fold(name: str) -> str:
+    return name.strip().casefold().replace("_", "-").replace(" ", "-")
+
 
 _WEIGHT_BITS: dict[Precision, float] = {
     Precision.FP32: 32.0,

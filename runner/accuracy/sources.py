@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from gpuscout.runner.accuracy.names import RunNames
@@ -12,6 +12,10 @@ from gpuscout.store.measured.runs import FITTED_FILES, comparable_runs
 from gpuscout.sweeps.errors import InputError
 
 PUBLIC, STORED = "public", "stored"
+_CONTENT = (
+    "model", "gpu", "tp", "pp", "dp", "ep", "precision", "kv_precision", "server", "input_len", "output_len",
+    "concurrency", "ttft_ms", "itl_ms", "output_tokens_per_s",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ def measured_runs(sources: Sequence[str], db: str, names: RunNames | None = None
     Raises InputError, UnknownNameError, and what `open_store` raises.
     """
     found: list[MeasuredRun] = []
-    seen: set[MeasuredRun] = set()
+    seen: set[tuple[object, ...]] = set()
     not_comparable = 0
     for source in sources:
         kind, _, part = source.partition(":")
@@ -78,6 +82,6 @@ def _stored(db: str, patterns: Sequence[str]) -> Measured:
         return Measured(tuple(runs), runs_without_concurrency(connection, patterns))
 
 
-def _content(run: MeasuredRun) -> MeasuredRun:
-    """What was measured, without what a store calls it."""
-    return replace(run, id="", server_version=None, measured_on=None, source=None)
+def _content(run: MeasuredRun) -> tuple[object, ...]:
+    """What was measured, without what a store or a file calls it."""
+    return tuple(getattr(run, name) for name in _CONTENT)

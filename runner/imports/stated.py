@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gpuscout.sweeps.errors import InputError, nearest
-from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS
-from gpuscout.sweeps.servers import SERVERS, server_called
+from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS, precision_called
+from gpuscout.sweeps.servers import MEASURED_SERVERS, server_called
 
 LABEL = "label:"
 UNKNOWN = "unknown"
@@ -87,11 +87,11 @@ def check(name: str, value: Value) -> str:
                 raise _wrong(name, value, expected)
             return text
         case "server":
-            return _one_of(name, value, server_called(text), SERVERS)
+            return _one_of(name, value, server_called(text), MEASURED_SERVERS)
         case "precision":
-            return _one_of(name, value, text.casefold(), PRECISIONS)
+            return _one_of(name, value, precision_called(text) or text.casefold(), PRECISIONS)
         case "kv_precision":
-            return _one_of(name, value, text.casefold(), KV_PRECISIONS)
+            return _one_of(name, value, precision_called(text) or text.casefold(), KV_PRECISIONS)
         case _:
             if not text:
                 raise _wrong(name, value, "a text")

@@ -1,9 +1,7 @@
 """Measured runs as rows: one dataclass, the reader of CSV files, and the public runs that ship with gpuscout.
 
-A file has one line a run and the columns `id, model, gpu, tp, precision, server, input_len, output_len` and whatever
-is known of `num_gpus, pp, dp, ep, kv_precision, server_version, concurrency, ttft_ms, itl_ms, output_tokens_per_s,
-measured_on, source`; other columns are ignored, runs at a `request_rate` left out. An empty field is unknown.
-`FILE.csv.gz` is read as well.
+A file has one line a run, the columns `id, model, gpu, tp, precision, server, input_len, output_len` and whatever is
+known of the others that `formats/table.py` lists; runs at a `request_rate` are left out. `FILE.csv.gz` is read as well.
 """
 
 from __future__ import annotations
@@ -11,26 +9,40 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.resources
-from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import date
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from gpuscout.store.measured.formats import table
-from gpuscout.store.measured.formats.reported import Reported
+from gpuscout.store.measured.formats.reported import Reported, variant
 from gpuscout.store.measured.formats.source_file import SourceFile
 from gpuscout.sweeps.cases import canonical_json
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.precision import Precision
-from gpuscout.sweeps.servers import SERVERS, server_called
+from gpuscout.sweeps.servers import MEASURED_SERVERS, server_called
 
-# Closed-loop serving runs of InferenceX and of AIConfigurator's validation set; AccelMark's runs on other GPUs;
-# the offline maxima of TensorRT-LLM's performance overview. SOURCES.md says more.
-PUBLIC_FILES = ("serving_runs", "other_gpus", "max_throughput")
+# Serving runs of InferenceX, AIConfigurator's validation set and others; AccelMark's runs on other GPUs; offline maxima
+# of TensorRT-LLM's performance overview and others. SOURCES.md says more.
+PUBLIC_FILES = (
+    "serving_runs",
+    "other_gpus",
+    "max_throughput",
+    "serving_runs_2026_11",
+    "serving_runs_llama_3_1_70b",
+    "max_throughput_2026_11",
+)
 # What the shipped constants are fitted to. The other file stays outside: it shows how far the constants carry to
 # generations that nobody fitted.
 FITTED_FILES = ("serving_runs", "max_throughput")
+_IDENTITY = (
+    "id", "model", "gpu", "tp", "pp", "dp", "ep", "precision", "kv_precision", "server", "server_version", "input_len",
+    "output_len", "concurrency", "ttft_ms", "itl_ms", "output_tokens_per_s", "measured_on", "source",
+)  # fmt: skip
+_TOLD = ("e2e_s", "load_detail", "variant", "server_options", "gpu_memory_utilization", "trust", "latest", "split")
 _REQUIRED = ("id", "model", "gpu", "tp", "precision", "server", "input_len", "output_len")
 
 
@@ -46,7 +58,13 @@ class MeasuredRun:
     """One measured run. None where it is not known.
 
     `num_gpus` = tp x pp x dp. `itl_ms` is (end to end - TTFT) / (output tokens - 1), the mean over requests like
-    `ttft_ms`; `output_tokens_per_s` counts the whole deployment. `load` follows from `concurrency`.
+    `ttft_ms`, or of both the median where `latency_stat` says so; `output_tokens_per_s` counts the whole deployment.
+    `load` follows from `concurrency`; `load_detail`: "static-batch" (`concurrency` requests begin and end together) or
+    "burst" (so many are sent at once). `variant` says how the deployment differs from a plain one: "drafted",
+    "disaggregated", "prefix-cached". `percentiles` by metric and percentile. `server_options` (name and value, by name)
+    and `gpu_memory_utilization` are what the source tells of the server. `power_w` is the mean of one GPU. `trust` is
+    "high", "medium" or "low"; `latest` False: there is a newer run of the same configuration; `split` is "fit" or
+    "reference", which nothing is fitted to.
     """
 
     id: str
@@ -68,6 +86,19 @@ class MeasuredRun:
     output_tokens_per_s: float | None
     measured_on: str | None
     source: str | None
+    e2e_s: float | None = None
+    percentiles: Mapping[tuple[str, float], float] = field(default_factory=dict, hash=False)
+    load_detail: str | None = None
+    latency_stat: str = "mean"
+    variant: str | None = None
+    precision_detail: str | None = None
+    server_options: tuple[tuple[str, int | float | str], ...] = ()
+    gpu_memory_utilization: float | None = None
+    power_w: float | None = None
+    trust: str | None = None
+    latest: bool | None = None
+    split: str | None = None
+    notes: str | None = None
 
     @property
     def num_gpus(self) -> int:
@@ -122,8 +153,17 @@ def comparable_runs(file: Path) -> tuple[tuple[MeasuredRun, ...], int]:
 
 def runs_digest(runs: Iterable[MeasuredRun]) -> str:
     """16 hexadecimal digits that identify what was measured, whatever the order of the runs or the file's form."""
-    lines = sorted(canonical_json(astuple(run)) for run in runs)
+    lines = sorted(canonical_json(_contents(run)) for run in runs)
     return hashlib.sha256(b"\n".join(lines)).hexdigest()[:16]
+
+
+def _contents(run: MeasuredRun) -> list[object]:
+    """What was measured; what only some runs tell is there only where they do."""
+    plain = [getattr(run, name) for name in _IDENTITY]
+    told = {name: value for name in _TOLD if (value := getattr(run, name)) not in (None, ())}
+    if run.latency_stat != "mean":
+        told["latency_stat"] = run.latency_stat
+    return [*plain, told] if told else plain
 
 
 @functools.cache
@@ -149,9 +189,9 @@ def _run(reported: Reported, file: str) -> MeasuredRun:
     says = reported.deployment
     gpu = GPUCatalogue.load().find(says["gpu"])
     server = server_called(says["server"])
-    if server not in SERVERS:
+    if server not in MEASURED_SERVERS:
         raise InputError(
-            f'{file}{reported.place}: server: expected one of {", ".join(SERVERS)}, got "{says["server"]}"'
+            f'{file}{reported.place}: server: expected one of {", ".join(MEASURED_SERVERS)}, got "{says["server"]}"'
         )
     kv_precision = says.get("kv_precision")
     return MeasuredRun(
@@ -172,6 +212,31 @@ def _run(reported: Reported, file: str) -> MeasuredRun:
         ttft_ms=reported.ttft_ms,
         itl_ms=reported.itl_ms,
         output_tokens_per_s=reported.output_tokens_per_s,
-        measured_on=None if reported.measured_on is None else reported.measured_on.isoformat(),
+        measured_on=day_or_month(reported.measured_on, reported.details),
         source=reported.source,
+        e2e_s=reported.e2e_s,
+        percentiles=reported.percentiles,
+        gpu_memory_utilization=None if (share := says.get("gpu_memory_utilization")) is None else float(share),
+        **told(reported.details),
     )
+
+
+def day_or_month(day: date | None, details: Mapping[str, Any]) -> str | None:
+    """When a run was measured, as exactly as its source says: a day, a month or a year."""
+    return None if day is None else details.get("measured_in") or day.isoformat()
+
+
+def told(details: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a `MeasuredRun` that details hold, as those of `Reported` or of a store do."""
+    return {
+        "load_detail": details.get("load_detail"),
+        "latency_stat": details.get("latency_stat") or "mean",
+        "variant": variant(details),
+        "precision_detail": details.get("precision_detail"),
+        "server_options": tuple(sorted((details.get("server_options") or {}).items())),
+        "power_w": details.get("power_w"),
+        "trust": details.get("trust"),
+        "latest": details.get("latest"),
+        "split": details.get("split"),
+        "notes": details.get("notes"),
+    }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
@@ -19,7 +20,7 @@ import sqlalchemy as sa
 
 from gpuscout.store.database import bulk
 from gpuscout.store.measured.formats.reported import Load, Reported
-from gpuscout.store.measured.runs import MeasuredRun
+from gpuscout.store.measured.runs import MeasuredRun, day_or_month, told
 from gpuscout.store.results.registry import register_gpus, register_models
 from gpuscout.store.results.trust import OVER_STORED, forget_errors
 from gpuscout.store.schema import cases, failures, gpus, measured_runs, models, percentiles, tasks
@@ -228,15 +229,15 @@ def stored_runs(
 
     With `rate_driven` also runs at a request rate whose mean concurrency is known, as closed loops of it.
     """
-    matching = _matching(connection, patterns)
-    wanted = {row.id for row in matching}
-    derived = {row.id for row in matching if "output_tokens_per_s" in row.derived}
+    details = {row.id: row.details for row in _matching(connection, patterns)}
+    derived = {run: kept.get("derived", ()) for run, kept in details.items()}
     query = (
         sa.select(
             measured_runs,
             models.c.name.label("model"),
             gpus.c.name.label("gpu"),
             *cases.c[(*_SIZES, "precision", "kv_precision", "server", "input_len", "output_len")],
+            cases.c.gpu_memory_utilization,
         )
         .select_from(measured_runs.join(cases).join(models).join(gpus))
         .where(
@@ -247,6 +248,9 @@ def stored_runs(
         )
         .order_by(measured_runs.c.id)
     )
+    tails: dict[int, dict[tuple[str, float], float]] = defaultdict(dict)
+    for tail in connection.execute(sa.select(percentiles)):
+        tails[tail.run_id][tail.metric, tail.percentile] = tail.value
     return [
         MeasuredRun(
             id=row.digest.hex(),
@@ -265,12 +269,17 @@ def stored_runs(
             concurrency=row.concurrency,
             ttft_ms=row.ttft_ms,
             itl_ms=row.itl_ms,
-            output_tokens_per_s=None if row.id in derived else row.output_tokens_per_s,
-            measured_on=None if row.measured_on is None else row.measured_on.isoformat(),
+            output_tokens_per_s=None if "output_tokens_per_s" in derived[row.id] else row.output_tokens_per_s,
+            measured_on=day_or_month(row.measured_on, details[row.id]),
             source=row.source,
+            e2e_s=None if "e2e_s" in derived[row.id] else row.e2e_s,
+            percentiles=tails.get(row.id, {}),
+            # A run whose share nobody said hangs on a case with the default.
+            gpu_memory_utilization=None if row.gpu_memory_utilization == 0.9 else row.gpu_memory_utilization,
+            **told(details[row.id]),
         )
         for row in connection.execute(query)
-        if row.id in wanted
+        if row.id in details
     ]
 
 
@@ -325,7 +334,7 @@ class _Row:
     tool: str | None
     measured_on: date | None
     imported_at: datetime
-    derived: Sequence[str]
+    details: Mapping[str, Any]
 
 
 def _matching(connection: sa.Connection, patterns: Sequence[str]) -> list[_Row]:
@@ -335,9 +344,9 @@ def _matching(connection: sa.Connection, patterns: Sequence[str]) -> list[_Row]:
     rows = []
     for row in connection.execute(sa.select(*columns).order_by(measured_runs.c.id)):
         details = json.loads(row.details) if row.details else {}
-        file, derived = details.get("file"), details.get("derived", ())
+        file = details.get("file")
         if not wanted or any(fnmatch.fnmatchcase(name, p) for name in (file, row.source) if name for p in wanted):
-            rows.append(_Row(row.id, file, row.source, row.tool, row.measured_on, row.imported_at, derived))
+            rows.append(_Row(row.id, file, row.source, row.tool, row.measured_on, row.imported_at, details))
     return rows
 
 

@@ -8,6 +8,7 @@ from gpuscout.sweeps.servers import sglang, trtllm, vllm
 from gpuscout.sweeps.servers.base import Deployment, Launch, Server
 
 __all__ = [
+    "MEASURED_SERVERS",
     "ONE_OF_SERVERS",
     "REGISTRY",
     "SERVERS",
@@ -23,6 +24,8 @@ __all__ = [
 REGISTRY: Mapping[str, Server] = {server.name: server for server in (vllm.SERVER, sglang.SERVER, trtllm.SERVER)}
 
 SERVERS: tuple[str, ...] = tuple(REGISTRY)
+# Measured runs name these besides; nothing estimates or starts them.
+MEASURED_SERVERS: tuple[str, ...] = (*SERVERS, "atom", "transformers-neuronx")
 SERVER_ALIASES: Mapping[str, str] = {alias: server.name for server in REGISTRY.values() for alias in server.aliases}
 ONE_OF_SERVERS = f"{', '.join(SERVERS[:-1])} or {SERVERS[-1]}"
 """For help texts: "vllm, sglang or trtllm"."""

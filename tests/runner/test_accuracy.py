@@ -8,7 +8,7 @@ import gzip
 import json
 import math
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +68,12 @@ def perfect(runs: tuple[MeasuredRun, ...]) -> Estimates:
 
 def test_the_public_runs_ship() -> None:
     assert [len(public_runs(file)) for file in ("serving_runs", "other_gpus", "max_throughput")] == [1986, 121, 508]
-    assert {run.load for run in public_runs("max_throughput")} == {LoadKind.OFFLINE_MAXIMUM}
+    assert {run.load for run in public_runs("max_throughput", "max_throughput_2026_11")} == {LoadKind.OFFLINE_MAXIMUM}
+    added = public_runs("serving_runs_2026_11", "serving_runs_llama_3_1_70b", "max_throughput_2026_11")
+    assert Counter(run.split for run in added) == {"fit": 1942, "reference": 205}
+    assert Counter(run.latency_stat for run in added) == {"mean": 1208, "median": 939}
+    assert all(run.split == "reference" for run in added if run.trust == "low")
+    assert sum((("ttft_ms", 99.0) in run.percentiles) for run in added) == 853
     assert all(run.source for run in public_runs())
     assert sum(run.itl_ms is None for run in public_runs("other_gpus")) == 81
     with pytest.raises(UnknownNameError, match="serving"):
@@ -104,7 +109,7 @@ def test_names_in_a_file_mean_what_they_mean_elsewhere(tmp_path: Path) -> None:
         (f"{HEADER}\n{ROW.replace('80GB,1,1', '80GB,4,1')}\n", "runs.csv:2: num_gpus: 4 is not tp x pp x dp = 1"),
         (
             f"{HEADER}\n{ROW.replace('vllm', 'vlm')}\n",
-            'runs.csv:2: server: expected one of vllm, sglang, trtllm, got "vlm"',
+            "runs.csv:2: server: expected one of vllm, sglang, trtllm, atom, ",
         ),
         (f"{HEADER}\n{ROW.removesuffix('50,10')},\n", "runs.csv:2: ttft_ms, itl_ms and output_tokens_per_s are all"),
         (f"{HEADER}\n{ROW.replace(',8,', ',,')}\n", "runs.csv:2: concurrency: missing"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from gpuscout.runner.engines.base import EngineInfo
 from gpuscout.runner.imports.files import compare_files, read_files, store_file
 from gpuscout.store.database.connect import Store, open_store
 from gpuscout.store.measured import public_runs
-from gpuscout.store.measured.runs import public_file
+from gpuscout.store.measured.runs import PUBLIC_FILES, public_file
 from gpuscout.store.measured.stored import imported_groups, remove_runs, stored_runs
 from gpuscout.store.results.registry import register_engine
 from gpuscout.store.results.tasks import commit_block
@@ -212,16 +213,26 @@ def test_copies_have_the_runs_with_percentiles_and_details(store: Store, tmp_pat
 
 def test_the_public_runs_come_with_their_sources(store: Store) -> None:
     files = imported(store, "public")
-    assert [file.added for file in files] == [
-        len(public_runs(name)) for name in ("serving_runs", "other_gpus", "max_throughput")
-    ]
-    assert count(store, measured_runs) == len(public_runs()) > 2_600
+    assert [file.added for file in files] == [len(public_runs(name)) for name in PUBLIC_FILES]
+    assert count(store, measured_runs) == len(public_runs()) > 4_700
     with store.reading() as connection:
         groups = imported_groups(connection, ["public"])
         loads = dict(map(tuple, connection.execute(sa.select(measured_runs.c.load, sa.func.count()).group_by("load"))))
     assert {"InferenceX", "TensorRT-LLM perf-overview"} <= {group.source for group in groups}
-    assert loads["offline_maximum"] == len(public_runs("max_throughput"))
+    assert loads["offline_maximum"] == len(public_runs("max_throughput", "max_throughput_2026_11"))
     assert sum(file.added for file in imported(store, "public")) == 0
+
+
+def test_the_store_keeps_what_the_public_runs_tell_of_themselves(store: Store) -> None:
+    imported(store, "public:serving_runs_2026_11")
+    with store.reading() as connection:
+        stored = {run.percentiles.get(("e2e_s", 99.0)): run for run in stored_runs(connection)}
+    power = [run for run in public_runs("serving_runs_2026_11") if run.power_w]
+    assert len(power) == 15
+    for measured in power:
+        kept = dataclasses.replace(stored[measured.percentiles["e2e_s", 99.0]], id=measured.id)
+        assert kept == measured
+        assert measured.server == "atom" or "max_num_batched_tokens" in dict(measured.server_options)
 
 
 def test_a_copy_of_the_public_runs_is_no_repeat(store: Store, tmp_path: Path) -> None:

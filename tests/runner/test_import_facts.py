@@ -138,7 +138,10 @@ def test_a_pattern_matches_however_a_path_is_written(tmp_path: Path) -> None:
     [
         ('"*": {gpus: H100}', 'm.yaml:1:7: unknown key "gpus"'),
         ('"*": {tp: two}', 'm.yaml:1:11: tp: expected a positive whole number, got "two"'),
-        ('"*": {server: vlm}', 'm.yaml:1:15: server: expected one of vllm, sglang, trtllm, got "vlm"'),
+        (
+            '"*": {server: vlm}',
+            'm.yaml:1:15: server: expected one of vllm, sglang, trtllm, atom, transformers-neuronx, got "vlm"',
+        ),
         ('"*": {gpu: [H100]}', "m.yaml:1:12: gpu: expected a single value"),
         ('"*": H100', "m.yaml:1:6: expected what holds for the runs"),
         ("- a\n- b", "m.yaml: expected patterns of files"),

@@ -27,7 +27,7 @@ ALL_GPUS = pytest.mark.parametrize("gpu", list(CATALOGUE), ids=lambda gpu: gpu.n
 
 
 def test_all_accelerators_are_there() -> None:
-    assert len(CATALOGUE) == len(CATALOGUE.names()) == 43
+    assert len(CATALOGUE) == len(CATALOGUE.names()) == 55
     assert {gpu.vendor for gpu in CATALOGUE} == {"NVIDIA", "AMD", "Intel", "Google", "AWS"}
     assert GPUCatalogue.load() is CATALOGUE
 
@@ -211,7 +211,7 @@ def test_unknown_names_suggest(typo: str, suggested: str) -> None:
         CATALOGUE.resolve(typo)
     assert caught.value.suggestions[0] == suggested
     assert set(caught.value.suggestions) <= set(CATALOGUE.names())
-    assert "`gpuscout gpus` lists all 43; --gpu-file adds your own" in (caught.value.hint or "")
+    assert "`gpuscout gpus` lists all 55; --gpu-file adds your own" in (caught.value.hint or "")
 
 
 def test_a_suggestion_says_the_alias() -> None:
@@ -405,7 +405,7 @@ def test_own_gpu(tmp_path: Path) -> None:
     assert gpu.sources["memory_usable_gib"].startswith("derived")
     assert [gpu.name for gpu in catalogue.select(vendor="acme")] == ["Lab Card"]
     assert len(catalogue) == 44
-    assert len(CATALOGUE) == 43
+    assert len(CATALOGUE) == 55
     assert catalogue.resolve("H100") is CATALOGUE.resolve("H100")
     with pytest.raises(UnknownNameError, match="lbacard") as caught:
         catalogue.resolve("lbacard")

@@ -86,6 +86,15 @@ class Contents:
     notes: tuple[str, ...] = ()
 
 
+# What details say of a run that no estimate can be compared with, and no plain run may be mixed with.
+_VARIANTS = {"drafts_tokens": "drafted", "disaggregated": "disaggregated", "shared_prefixes": "prefix-cached"}
+
+
+def variant(details: Mapping[str, object]) -> str | None:
+    """How a run differs from a plain deployment's: "drafted", "disaggregated", "prefix-cached"; None: in nothing."""
+    return ", ".join(word for name, word in _VARIANTS.items() if details.get(name)) or None
+
+
 def known(details: Mapping[str, object]) -> dict[str, object]:
     """Without what is unknown or empty."""
     return {name: value for name, value in details.items() if value is not None and value not in ({}, [], "")}
