@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from enum import StrEnum
 from itertools import chain, islice
-from json import loads as parse
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,10 +17,7 @@ from gpuscout.runner.cli.show.output import Column, Output, print_json_rows, pri
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from gpuscout.store.queries.points import PointReader
-    from gpuscout.store.ranking.types import Question
 
 _DEFAULT_LIMIT = 20
 Columns = Annotated[
@@ -81,6 +77,7 @@ def query(
         return
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.points import PointReader
+    from gpuscout.store.queries.reports import reported
     from gpuscout.store.ranking.lookup import stored_names
     from gpuscout.store.schema import gpus
 
@@ -93,7 +90,7 @@ def query(
     question = limits.limited(filters.question())
     with open_store(db) as store, store.reading() as connection:
         if show is Show.TUNING:
-            _print_tuning(_reported(connection, question, show.value), limit or None, output)
+            _print_tuning(reported(connection, question, show.value), limit or None, output)
             return
         question = replace(question, prices=prices.rules(stored_names(connection, gpus).ids))
         reader = PointReader(connection, question, all_versions=all_versions)
@@ -164,40 +161,6 @@ def _print_columns(output: Output) -> None:
 
 
 # --- tuning advice -----------------------------------------------------------------------------------------------
-
-
-def _reported(connection: Connection, question: Question, part: str) -> list[dict[str, Any]]:
-    """The tasks of which an engine reports this part besides operating points, from the newest version that answered.
-
-    Raises UnknownNameError, InputError when nothing matches.
-    """
-    import sqlalchemy as sa
-
-    from gpuscout.store.ranking.scope import ABOUT, nothing_matches, scope_of
-    from gpuscout.store.schema import engines, tasks
-
-    scope = scope_of(connection, question)
-    answers = scope.answers
-    about = [answers.c[column.name] for column in ABOUT]
-    rows = connection.execute(
-        sa.select(*about, engines.c.name.label("engine"), engines.c.fingerprint, tasks.c.extras)
-        .select_from(answers)
-        .join(tasks, tasks.c.id == answers.c.task_id)
-        .join(engines, engines.c.id == answers.c.engine_id)
-        .where(tasks.c.extras.is_not(None))
-        .order_by(answers.c.model, answers.c.gpu, answers.c.num_gpus, engines.c.created_at.desc(), answers.c.task_id)
-    )
-    newest: dict[tuple[object, ...], dict[str, Any]] = {}
-    for row in rows.mappings():
-        task = dict(row)
-        extras = parse(task.pop("extras"))
-        case = tuple(task[name] for name in task if name not in ("task_id", "fingerprint"))
-        if part in extras:
-            newest.setdefault(case, task | extras)
-    if not newest:
-        error = nothing_matches(connection, scope)
-        raise InputError(f"{error.message}, or no engine reports {part} for what does", hint=error.hint)
-    return list(newest.values())
 
 
 def _print_tuning(everything: list[dict[str, Any]], limit: int | None, output: Output) -> None:

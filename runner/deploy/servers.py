@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 
-import sqlalchemy as sa
 import yaml
 
+from gpuscout.store.database.connect import Connection
 from gpuscout.store.ranking.types import Group, RankedConfig
+from gpuscout.store.results.catalogues import newest_figures
 from gpuscout.store.schema import gpus, models
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 from gpuscout.sweeps.servers import REGISTRY, Deployment, Launch, server_called
@@ -24,20 +24,14 @@ def launch_of(deployment: Deployment, server: str) -> Launch:
     return known.launch(deployment)
 
 
-def deployment_of(connection: sa.Connection, group: Group, config: RankedConfig) -> Deployment:
+def deployment_of(connection: Connection, group: Group, config: RankedConfig) -> Deployment:
     """What a ranked configuration asks for, by the newest figures of its model and GPU. Raises InputError."""
     concurrency = config.concurrency
     if concurrency is None:
         raise InputError(
             "how many requests were in flight is not known of this measured run", hint="--rank 2, or --config"
         )
-    model, gpu = (
-        json.loads(connection.execute(statement.order_by(table.c.created_at.desc()).limit(1)).scalar_one())
-        for table, statement in (
-            (models, sa.select(models.c.architecture).where(models.c.name == group.model)),
-            (gpus, sa.select(gpus.c.figures).where(gpus.c.name == config.gpu)),
-        )
-    )
+    model, gpu = newest_figures(connection, models, group.model), newest_figures(connection, gpus, config.gpu)
     return Deployment(
         model=group.model,
         gpu=config.gpu,

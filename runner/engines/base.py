@@ -1,4 +1,8 @@
-"""The interface of an engine: what turns cases into curves, and what an engine may tell about itself."""
+"""The interface of an engine: what turns cases into curves, and what an engine may tell about itself.
+
+Public: an engine of a package of its own needs no other module of gpuscout. `__all__` keeps its meaning between
+releases; what is in no list here may change.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,34 @@ from typing import Protocol
 
 import numpy as np
 
-from gpuscout.sweeps.cases import CaseColumns
-from gpuscout.sweeps.curves import Bound, Curves, IntArray, Points
+from gpuscout.sweeps.cases import Case, CaseColumns
+from gpuscout.sweeps.curves import Bound, Curves, FloatArray, IntArray, Points
 from gpuscout.sweeps.outcomes import Outcome
-from gpuscout.sweeps.trust import NO_TRUST, Trust
+from gpuscout.sweeps.precision import Precision
+from gpuscout.sweeps.trust import NO_TRUST, ObservedError, Trust
+
+__all__ = [
+    "About",
+    "Bound",
+    "Case",
+    "CaseAnswer",
+    "CaseColumns",
+    "Cost",
+    "Curves",
+    "Engine",
+    "FloatArray",
+    "IntArray",
+    "ObservedError",
+    "Option",
+    "Outcome",
+    "Point",
+    "Points",
+    "Precision",
+    "Trust",
+    "answered",
+    "as_ladder",
+    "silence",
+]
 
 MISSING = "missing"
 """The fingerprint of an engine that cannot run here: none of its results is ever stored under it."""

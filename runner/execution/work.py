@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from sqlalchemy import Connection
 
 from gpuscout.runner.engines.base import Cost
 from gpuscout.runner.engines.registry import cached_engine
 from gpuscout.runner.execution.evaluate import Job, block_cases
+from gpuscout.store.database.connect import Connection
 from gpuscout.store.results.blocks import open_failures
 from gpuscout.store.results.tasks import StoredTask, stored_tasks
 from gpuscout.sweeps.cases import CaseColumns, task_keys

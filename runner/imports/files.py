@@ -6,18 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
-
 from gpuscout.runner.imports.complete import Completer, NotSaid
 from gpuscout.runner.imports.stated import Mappings
-from gpuscout.store.database import driver_errors
 from gpuscout.store.database.connect import Store
 from gpuscout.store.measured.formats import FORMATS, Format, SourceFile, check_format, find_format, recognise
 from gpuscout.store.measured.runs import PUBLIC_FILES, public_file
-from gpuscout.store.measured.stored import NewRun, store_runs, stored_digests, under_other_facts
-from gpuscout.store.results import durable
-from gpuscout.sweeps.errors import GpuscoutError, InputError, StoreBusyError, UnknownNameError
+from gpuscout.store.measured.stored import NewRun, store_durably, stored_digests, under_other_facts
+from gpuscout.sweeps.errors import GpuscoutError, InputError, UnknownNameError
 
 PUBLIC = "public"
 
@@ -75,17 +70,7 @@ def store_file(store: Store, file: ImportedFile) -> None:
     Raises StoreBusyError when somebody deletes meanwhile what the runs refer to, StoreUnreachableError.
     """
 
-    def stored(connection: sa.Connection) -> tuple[dict[int, str], list[bool]]:
-        return under_other_facts(connection, file.runs), store_runs(connection, file.runs)
-
-    try:
-        again, file.new = durable.writing(store, stored)
-    except IntegrityError as error:
-        if not driver_errors.is_missing_reference(error):
-            raise
-        raise StoreBusyError(
-            f"something was deleted from {store.url_for_display} meanwhile", hint="start the import again"
-        ) from error
+    again, file.new = store_durably(store, file.runs)
     _note_again(file, again)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 import sqlalchemy as sa
+from sqlalchemy import Connection as Connection  # for annotations outside the store, which alone knows SQLAlchemy
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from gpuscout.store.database import driver_errors, drivers, urls

@@ -17,14 +17,18 @@ from datetime import UTC, date, datetime
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
-from gpuscout.store.database import bulk
+from gpuscout.store.database import bulk, driver_errors
+from gpuscout.store.database.connect import Store
 from gpuscout.store.measured.formats.reported import Load, Reported
 from gpuscout.store.measured.runs import MeasuredRun, day_or_month, told
+from gpuscout.store.results import durable
 from gpuscout.store.results.registry import register_gpus, register_models
 from gpuscout.store.results.trust import OVER_STORED, forget_errors
 from gpuscout.store.schema import cases, failures, gpus, measured_runs, models, percentiles, tasks
 from gpuscout.sweeps.cases import DIGEST_BYTES, Case, CaseColumns, canonical_json, content_digest
+from gpuscout.sweeps.errors import StoreBusyError
 from gpuscout.sweeps.precision import Precision
 
 _T = TypeVar("_T")
@@ -148,6 +152,21 @@ def store_runs(
     names = ("run_id", "metric", "percentile", "value")
     bulk.insert(connection, percentiles, {name: [row[i] for row in tails] for i, name in enumerate(names)})
     return inserted
+
+
+def store_durably(store: Store, runs: Sequence[NewRun]) -> tuple[dict[int, str], list[bool]]:
+    """Store runs in one transaction of their own; what `under_other_facts` said before, and which of them were new.
+
+    Raises StoreBusyError when somebody deletes meanwhile what the runs refer to, StoreUnreachableError.
+    """
+    try:
+        return durable.writing(store, lambda at: (under_other_facts(at, runs), store_runs(at, runs)))
+    except IntegrityError as error:
+        if not driver_errors.is_missing_reference(error):
+            raise
+        raise StoreBusyError(
+            f"something was deleted from {store.url_for_display} meanwhile", hint="start the import again"
+        ) from error
 
 
 def stored_digests(connection: sa.Connection, runs: Sequence[NewRun]) -> set[bytes]:

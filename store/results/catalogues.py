@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -76,3 +77,11 @@ def stored_gpus(connection: sa.Connection) -> list[GPUSpec]:
         with suppress(KeyError, TypeError, ValueError):
             found[name] = GPUSpec.from_dict(json.loads(text))
     return list(found.values())
+
+
+def newest_figures(connection: sa.Connection, table: sa.Table, name: str) -> dict[str, Any]:
+    """What `to_dict` of the model or GPU (by `table`) stored last under this name gave. Raises NoResultFound."""
+    column = table.c.architecture if table is models else table.c.figures
+    newest = sa.select(column).where(table.c.name == name).order_by(table.c.created_at.desc()).limit(1)
+    figures: dict[str, Any] = json.loads(connection.execute(newest).scalar_one())
+    return figures
