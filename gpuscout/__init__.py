@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from gpuscout.sweeps.gpus.catalogue import GpuCatalogue as GpuCatalogue
     from gpuscout.sweeps.gpus.gpu import GPUSpec as GPUSpec
     from gpuscout.sweeps.gpus.gpu import GpuSpec as GpuSpec
+    from gpuscout.sweeps.gpus.library import GPU_LIBRARY as GPU_LIBRARY
+    from gpuscout.sweeps.gpus.library import GPULibrary as GPULibrary
     from gpuscout.sweeps.models.architecture import Architecture as Architecture
     from gpuscout.sweeps.models.architecture import ModelSpec as ModelSpec
     from gpuscout.sweeps.models.catalogue import ModelCatalogue as ModelCatalogue
@@ -72,6 +74,7 @@ _HOMES = {
     "sweeps.errors": ("GpuscoutError",),
     "sweeps.gpus.catalogue": ("GPUCatalogue", "GpuCatalogue"),
     "sweeps.gpus.gpu": ("GPUSpec", "GpuSpec"),
+    "sweeps.gpus.library": ("GPU_LIBRARY", "GPULibrary"),
     "sweeps.models.architecture": ("Architecture", "ModelSpec"),
     "sweeps.models.catalogue": ("ModelCatalogue",),
     "sweeps.slo": ("parse_slo",),

@@ -11,8 +11,9 @@ from gpuscout.store.database.connect import open_store
 from gpuscout.store.measured import MeasuredRun
 from gpuscout.store.results.catalogues import ModelsAt, stored_gpus
 from gpuscout.sweeps.errors import GpuscoutError, NoStoreError
-from gpuscout.sweeps.gpus.catalogue import GPUCatalogue, gpus_with
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.gpus.gpu import GPUSpec
+from gpuscout.sweeps.gpus.library import gpus_with
 from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
 

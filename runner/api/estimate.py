@@ -18,7 +18,8 @@ from gpuscout.store.queries.answers import StoredAnswer
 from gpuscout.store.ranking.measures import value_of
 from gpuscout.store.results.catalogues import StoredModels
 from gpuscout.sweeps.errors import InputError
-from gpuscout.sweeps.gpus.catalogue import GPUCatalogue, gpus_with
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
+from gpuscout.sweeps.gpus.library import gpus_with
 from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.sweep import EnginePart
 

@@ -10,7 +10,7 @@ from typing import Any
 from gpuscout.runner.resolve.models import KnownModels, ModelFinder, model_text
 from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
-from gpuscout.sweeps.gpus.catalogue import gpus_with
+from gpuscout.sweeps.gpus.library import gpus_with
 from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.servers import SERVERS
 

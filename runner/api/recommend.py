@@ -24,7 +24,7 @@ from gpuscout.store.results.blocks import open_failures
 from gpuscout.store.results.catalogues import StoredModels
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.expand import Expansion
-from gpuscout.sweeps.gpus.catalogue import gpus_with
+from gpuscout.sweeps.gpus.library import gpus_with
 from gpuscout.sweeps.models.catalogue import is_path
 from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.spec.spec import SweepSpec, spec_from_mapping

@@ -17,8 +17,8 @@ from gpuscout.runner.resolve.models import KnownModels, ModelFinder, target_of
 from gpuscout.runner.resolve.models import resolve_model as resolve_model  # part of the Python API
 from gpuscout.sweeps.errors import GpuFileError, GpuscoutError, InputError, SpecError, SpecProblem, UnknownNameError
 from gpuscout.sweeps.expand import Expansion
-from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.gpus.gpu import GPUSpec
+from gpuscout.sweeps.gpus.library import gpus_with
 from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.spec.entries import EngineEntry, GpuSelector, ModelEntry
@@ -205,7 +205,7 @@ class _Gpus:
     """The catalogue of GPUs with those of the user's files. Of files with problems, only the names are known."""
 
     def __init__(self, spec: SweepSpec, gpu_file: Path | None, problems: Problems) -> None:
-        self.known = GPUCatalogue.load()
+        self.known = gpus_with()
         self.incomplete = "gpu_file" in problems.broken
         # Folded, as far as anything could be read.
         self._lost: set[str] | None = None if self.incomplete else set()

@@ -239,11 +239,5 @@ def _fold(spelling: str) -> str:
     return _SEPARATORS.sub("-", spelling.casefold())
 
 
-def gpus_with(gpu_file: str | Path | None) -> GPUCatalogue:
-    """The catalogue of GPUs, with those of a user's file. Raises GpuFileError, InputError."""
-    catalogue = GPUCatalogue.load()
-    return catalogue if gpu_file is None else catalogue.with_file(gpu_file)
-
-
 # The name of the release before this one.
 GpuCatalogue = GPUCatalogue

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     import yaml
 
 
-@dataclass(frozen=True)
+_USABLE_SHARE = 0.98  # of the nominal memory, where nobody has said what software sees
+
+
+@dataclass(frozen=True, init=False)
 class GPUSpec:
     """One accelerator type. Figures are per GPU (GB200/GB300: per GPU, not per superchip). GB = 10^9, GiB = 2^30.
 
@@ -28,6 +31,13 @@ class GPUSpec:
     direction over the link between the GPUs of one node; `link_pair_gbs` the part of it that one single peer can
     get (less than `link_gbs` on AMD's fully connected fabric). `scale_up_gpus` GPUs share that link (1: only PCIe).
     `unverified` names the fields known only from memory, `sources` says where each figure comes from.
+
+    A name and a size of memory are enough to ask what fits. Bandwidths of 0 are not known: without the memory's, no
+    engine estimates times, without a link's none for several GPUs.
+
+    >>> own = GPUSpec("X100", memory_gb=80, tflops=60, compute_capability="9.0", release_year=2024)
+    >>> own.manufacturer, own.dense_tflops, own.memory_bandwidth_gbs
+    ('NVIDIA', {'fp32': 60}, 0)
     """
 
     name: str
@@ -43,13 +53,80 @@ class GPUSpec:
     pcie_gbs: float
     scale_up_gpus: int
     gpus_per_node: int
-    compute_capability: str | None = None
-    tdp_w: float | None = None
-    release_year: int | None = None
-    aliases: tuple[str, ...] = ()
-    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
-    notes: tuple[str, ...] = ()
-    unverified: tuple[str, ...] = field(default=(), compare=False)
+    compute_capability: str | None
+    tdp_w: float | None
+    release_year: int | None
+    aliases: tuple[str, ...]
+    sources: Mapping[str, str] = field(compare=False)
+    notes: tuple[str, ...]
+    unverified: tuple[str, ...] = field(compare=False)
+
+    def __init__(
+        self,
+        name: str,
+        memory_gb: float,
+        tflops: float | None = None,
+        compute_capability: str | None = None,
+        release_year: int | None = None,
+        manufacturer: str = "NVIDIA",
+        *,
+        vendor: str | None = None,
+        family: str = "unknown",
+        memory_usable_gib: float | None = None,
+        memory_bandwidth_gbs: float = 0,
+        dense_tflops: Mapping[str, float] | None = None,
+        link_kind: str = "PCIe",
+        link_gbs: float | None = None,
+        link_pair_gbs: float | None = None,
+        pcie_gbs: float = 0,
+        scale_up_gpus: int = 1,
+        gpus_per_node: int = 8,
+        tdp_w: float | None = None,
+        aliases: tuple[str, ...] = (),
+        sources: Mapping[str, str] | None = None,
+        notes: tuple[str, ...] = (),
+        unverified: tuple[str, ...] = (),
+    ) -> None:
+        """`tflops` is `dense_tflops["fp32"]`, `manufacturer` another word for `vendor`.
+
+        `memory_usable_gib` is 98 % of `memory_gb` unless given, the links of a node are PCIe.
+        """
+        given = {} if tflops is None else {"fp32": tflops}
+        link = pcie_gbs if link_gbs is None else link_gbs
+        values: dict[str, object] = {
+            "name": name,
+            "vendor": vendor or manufacturer,
+            "family": family,
+            "memory_gb": memory_gb,
+            "memory_usable_gib": usable_gib(memory_gb) if memory_usable_gib is None else memory_usable_gib,
+            "memory_bandwidth_gbs": memory_bandwidth_gbs,
+            "dense_tflops": {**given, **(dense_tflops or {})},
+            "link_kind": link_kind,
+            "link_gbs": link,
+            "link_pair_gbs": link if link_pair_gbs is None else link_pair_gbs,
+            "pcie_gbs": pcie_gbs,
+            "scale_up_gpus": scale_up_gpus,
+            "gpus_per_node": gpus_per_node,
+            "compute_capability": compute_capability,
+            "tdp_w": tdp_w,
+            "release_year": release_year,
+            "aliases": aliases,
+            "sources": {} if sources is None else sources,
+            "notes": notes,
+            "unverified": unverified,
+        }
+        for field_name, value in values.items():
+            object.__setattr__(self, field_name, value)
+
+    @property
+    def manufacturer(self) -> str:
+        """The same as `vendor`."""
+        return self.vendor
+
+    @property
+    def tflops(self) -> float | None:
+        """Peak TFLOPS in fp32, without tensor cores; None: not known, or there are none."""
+        return self.dense_tflops.get("fp32")
 
     def supports(self, arithmetic: str) -> bool:
         """Whether the matrix units multiply this format (a key of `dense_tflops`)."""
@@ -104,6 +181,11 @@ _TUPLES = ("aliases", "notes", "unverified")
 _MAPPINGS = ("dense_tflops", "sources")
 
 
+def usable_gib(memory_gb: float) -> float:
+    """What software sees of a nominal size where nobody has said so, in GiB."""
+    return round(_USABLE_SHARE * memory_gb * 1e9 / 2**30, 2)
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a problem is: counted from 1, and the key as one would write it (`gpus[0].memory_gb`)."""
@@ -132,6 +214,17 @@ class _Limits:
     low: float
     high: float
     whole: bool = False
+
+    def fault(self, name: str, value: object) -> str | None:
+        """What is wrong with a figure of a `GPUSpec`; None: nothing, or it is not known."""
+        if value is None or (value == 0 and name in _UNKNOWN_AT_ZERO and not isinstance(value, bool)):
+            return None
+        number = isinstance(value, int if self.whole else int | float) and not isinstance(value, bool)
+        if number and self.low <= value <= self.high:  # type: ignore[operator]
+            return None
+        kind = "a whole number" if self.whole else "a number"
+        unit = f" {self.unit}" if self.unit else ""
+        return f"{name}: expected {kind} from {self.low:,} to {self.high:,}{unit}, got {value!r}"
 
 
 _NUMBERS = {
@@ -162,6 +255,29 @@ _REQUIRED = (
 _LINK = ("link_kind", "link_gbs", "scale_up_gpus")
 _KEYS = (*_TEXTS, *_NUMBERS, *_TUPLES, *_MAPPINGS, "replaces")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()-]*")
+_CAPABILITY = re.compile(r"\d+\.\d+")
+
+
+_UNKNOWN_AT_ZERO = ("memory_bandwidth_gbs", "link_gbs", "link_pair_gbs", "pcie_gbs")
+
+
+def faults_of(spec: GPUSpec) -> list[str]:
+    """What cannot be in a specification that a program made: every fault in a line, empty where there is none."""
+    faults = [
+        f"{key}: expected a text of letters, digits, spaces and . _ + - ( ), got {value!r}"
+        for key, value in [("name", spec.name), *(("aliases", alias) for alias in spec.aliases)]
+        if not (isinstance(value, str) and _NAME.fullmatch(value))
+    ]
+    capability = spec.compute_capability
+    if capability is not None and not (isinstance(capability, str) and _CAPABILITY.fullmatch(capability)):
+        faults.append(f'compute_capability: expected a text such as "9.0", got {capability!r}')
+    faults += [fault for name, limits in _NUMBERS.items() if (fault := limits.fault(name, getattr(spec, name)))]
+    unknown = [name for name in spec.dense_tflops if name not in _ARITHMETIC]
+    if unknown:
+        faults.append(f"dense_tflops: unknown format {', '.join(map(repr, unknown))}; one of {', '.join(_ARITHMETIC)}")
+    known = {name: value for name, value in spec.dense_tflops.items() if name in _ARITHMETIC}
+    faults += [fault for name, value in known.items() if (fault := _TFLOPS.fault(f"dense_tflops.{name}", value))]
+    return faults
 
 
 @dataclass(frozen=True)
@@ -312,7 +428,7 @@ class GpuFile:
             self.report(item.place, f"must be a text, not {item}")
         elif key in ("name", "aliases") and not _NAME.fullmatch(text):
             self.report(item.place, f"{item} may only have letters, digits, spaces and . _ + - ( )")
-        elif key == "compute_capability" and not re.fullmatch(r"\d+\.\d+", text):
+        elif key == "compute_capability" and not _CAPABILITY.fullmatch(text):
             self.report(item.place, f"must look like 9.0, not {item}")
         else:
             return text
@@ -358,7 +474,7 @@ def _place(mark: yaml.Mark, key: str) -> Place:
 
 def _with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a GPU file with what it may leave out."""
-    usable = {"memory_usable_gib": round(0.98 * values["memory_gb"] * 1e9 / 2**30, 2)}
+    usable = {"memory_usable_gib": usable_gib(values["memory_gb"])}
     pcie = {"link_kind": "PCIe", "link_gbs": values["pcie_gbs"], "scale_up_gpus": 1}
     complete = {**usable, **pcie, **values}
     if "memory_usable_gib" not in values:

@@ -13,7 +13,7 @@ from gpuscout.runner.engines.roofline.constants import NAMES, Constants, Physica
 from gpuscout.runner.engines.roofline.features import GIB, Features, features
 from gpuscout.runner.engines.roofline.memory import memory, why_it_does_not_fit
 from gpuscout.runner.engines.roofline.serving import operate
-from gpuscout.runner.engines.roofline.support import reasons
+from gpuscout.runner.engines.roofline.support import reasons, untimed
 from gpuscout.runner.engines.roofline.uncertainty import Intervals, interval_factors, regimes
 from gpuscout.sweeps.cases import CaseColumns
 from gpuscout.sweeps.curves import Curves, IntArray, Points
@@ -65,7 +65,11 @@ class RooflineEngine:
             row = int(rows[position])
             outcome[row] = Outcome.DOES_NOT_FIT.code
             details[row] = why_it_does_not_fit(m, f, position)
-        points = self._points(valid.take(fits), f.take(fits), m.running[fits], rows[fits], ladder)
+        for position, text in untimed(valid).items():
+            if fits[position]:
+                outcome[rows[position]], details[int(rows[position])] = Outcome.NOT_SUPPORTED.code, text
+        timed = outcome[rows] == Outcome.OK.code
+        points = self._points(valid.take(timed), f.take(timed), m.running[timed], rows[timed], ladder)
         return Curves(outcome, needed, usable, capacity, np.full(n, -1, dtype=np.int64), points, details)
 
     def intervals(self, cases: CaseColumns, points: Points) -> Intervals:

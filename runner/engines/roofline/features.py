@@ -197,9 +197,10 @@ def features(cases: CaseColumns) -> Features:
         flops=peak[:, 0],
         flops16=of_gpu(lambda g: max(g.dense_tflops.get("bf16", 0.0), g.dense_tflops.get("fp16", 0.0)) * 1e12),
         multiply_bits=peak[:, 1],
-        pcie=of_gpu(lambda g: g.pcie_gbs * 1e9),
-        link=of_gpu(lambda g: g.link_gbs * 1e9),
-        link_pair=of_gpu(lambda g: g.link_pair_gbs * 1e9),
+        # A link that is not known (0) is of no account on one GPU; `support.untimed` stops the others.
+        pcie=of_gpu(lambda g: (g.pcie_gbs or 1) * 1e9),
+        link=of_gpu(lambda g: (g.link_gbs or 1) * 1e9),
+        link_pair=of_gpu(lambda g: (g.link_pair_gbs or 1) * 1e9),
         scale_up=of_gpu(lambda g: g.scale_up_gpus),
         node=of_gpu(lambda g: g.gpus_per_node),
         arm_host=of_gpu(lambda g: g.name.startswith(_ARM_HOSTS)) > 0,

@@ -34,6 +34,33 @@ def reasons(cases: CaseColumns) -> dict[int, str]:
     return {row: text for row, i in enumerate(inverse.ravel().tolist()) if (text := texts[i])}
 
 
+def untimed(cases: CaseColumns) -> dict[int, str]:
+    """Why no times can be estimated, by position, of GPUs without a figure that takes: what fits is known all the same.
+
+    Only GPUs of a user's own lack figures.
+    """
+    lacking = [_unknown_figures(gpu) for gpu in cases.gpus]
+    if not any(lacking):
+        return {}
+    found = {}
+    for row, (gpu, tp) in enumerate(zip(cases.gpu.tolist(), cases.num_gpus.tolist(), strict=True)):
+        figures = [figure for figure, from_gpus in lacking[gpu].items() if tp >= from_gpus]
+        if figures:
+            found[row] = f"times cannot be estimated without {' and '.join(figures)} of {cases.gpus[gpu].name}"
+    return found
+
+
+def _unknown_figures(gpu: GPUSpec) -> dict[str, int]:
+    """The figures that are not known, and from how many GPUs on they are needed."""
+    known = {
+        "memory_bandwidth_gbs": (gpu.memory_bandwidth_gbs > 0, 1),
+        "16-bit TFLOPS (dense_tflops)": (gpu.supports("bf16") or gpu.supports("fp16"), 1),
+        "link_gbs": (gpu.link_gbs > 0, 2),
+        "pcie_gbs": (gpu.pcie_gbs > 0, gpu.fast_link_gpus + 1),
+    }
+    return {name: gpus for name, (is_known, gpus) in known.items() if not is_known}
+
+
 def refusal(model: ModelSpec, gpu: GPUSpec, server: str, precision: Precision, kv_precision: Precision) -> str | None:
     """Why `server` cannot serve this model on this GPU at these precisions; None when it can."""
     about = server_named(server)
@@ -54,14 +81,14 @@ def _server_refusal(gpu: GPUSpec, server: Server) -> str | None:
         return (
             f"{name} needs compute capability {server.min_capability} or newer; {gpu.name} has {gpu.compute_capability}"
         )
-    if not (gpu.supports("bf16") or gpu.supports("fp16")):
-        return f"no 16-bit TFLOPS are known of {gpu.name}"
     return None
 
 
 def _weights_refusal(model: ModelSpec, gpu: GPUSpec, server: Server, precision: Precision) -> str | None:
     name = server.title
     nvidia = _is_from(gpu, "NVIDIA")
+    if not (gpu.supports("bf16") or gpu.supports("fp16")):
+        return None  # nobody has said what it multiplies
     expands = nvidia and _capability(gpu) >= _MARLIN_CAPABILITY
     match precision:
         case Precision.BF16 if not gpu.supports("bf16"):
