@@ -47,7 +47,7 @@ def parse_url(text: str) -> sa.URL:
             )
         if url.database in (None, "", ":memory:"):
             return sa.URL.create("sqlite")
-        _refuse_address(str(url.database))
+        _refuse_address(f"./{url.database}")
         return sa.URL.create("sqlite", database=url.database)
     raise InputError(f"results cannot be stored in {url.get_backend_name()!r}", hint=_FORMS)
 
@@ -69,7 +69,7 @@ def sqlite_path(url: sa.URL) -> Path | None:
 def _refuse_address(path: str) -> None:
     """Raises InputError for what is meant to be an address: as a path, its password would become a file's name."""
     named = path.startswith(("/", "./", "../"))
-    if _SCHEME.match(path) or _SETTING.search(path) or ("@" in path and not named):
+    if _SCHEME.match(path.removeprefix("./")) or _SETTING.search(path) or ("@" in path and not named):
         raise InputError(
             "this looks like the address of a database, but is not a database URL",
             hint=f'{_FORMS}; a file with such a name is given with its folder: "./…"',

@@ -345,6 +345,49 @@ def test_urls_that_are_none(url: str, says: str) -> None:
     assert "secret" not in text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql://scout:first@SECOND@127.0.0.1:5432/db",
+        "postgresql://scout@corp:p@SECOND%w/rd#1:x@127.0.0.1/db",
+        "postgresql://scout:first@host?SECOND@127.0.0.1/db",
+        "postgresql://scout:SECOND#half/x@127.0.0.1:1/db",
+        "postgresql://scout:SECOND%zz@127.0.0.1:1/db",
+        "postgresql://scout@127.0.0.1:1/db?password=SECOND&bogus=SECOND",
+        "postgresql:/scout:SECOND@127.0.0.1:1/db",
+        "postgresql:scout:SECOND@127.0.0.1/db",
+        "scout:SECOND@127.0.0.1/db",
+        "host=127.0.0.1 port=1 user=scout password=SECOND dbname=db",
+        "jdbc:postgresql://scout:SECOND@127.0.0.1/db",
+        "sqlite:///postgresql:/scout:SECOND@127.0.0.1/db",
+        " postgresql://scout:SECOND@127.0.0.1:1/db",
+    ],
+)
+def test_no_part_of_a_password_is_shown_or_named_in_a_file(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("psycopg")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((InputError, StoreUnreachableError)) as caught:
+        open_store(text, create=True)
+    told = f"{caught.value} {caught.value.hint}"
+    assert "SECOND" not in told
+    if text.count("@") > 1:
+        assert "%40" in told
+        assert "PGPASSWORD" in told
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a b?c#d%e.db", "-x", "file:x", "~nobody-of-this-name.db", "é\n'\".db", "./me@work.db", "sqlite:///me@x.db"],
+)
+def test_names_of_files_are_taken_as_they_are(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    open_store(name, create=True).close()
+    assert (tmp_path / name.removeprefix("sqlite:///")).stat().st_size
+
+
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
 def test_a_server_that_does_not_answer(scheme: str) -> None:
     pytest.importorskip("psycopg")
