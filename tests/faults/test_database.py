@@ -135,10 +135,11 @@ def test_a_connection_is_lost_during_commit(
     assert digest(results(database)) == expected
     assert computed(folder) == TASKS
     assert rows(database, "SELECT DISTINCT state FROM blocks") == [("done",)]
-    # Only a claim whose COMMIT was done and not answered is made again; that of one block is lost twice in a row,
-    # unless the server is still busy with the first.
-    again = {lose_answer: 3, commit_late: 2, lose_commit: 1}[lose] if marker == b"WITH chosen" else 1
-    assert rows(database, "SELECT max(attempt) FROM blocks") == [(again,)]
+    # Only a claim whose COMMIT was done and not answered is made again; that of one block is lost twice in a row. A
+    # server that is still busy with the first late COMMIT answers the second claim as it answers a lost one.
+    again = {lose_answer: {3}, commit_late: {2, 3}, lose_commit: {1}}[lose] if marker == b"WITH chosen" else {1}
+    [(attempts,)] = rows(database, "SELECT max(attempt) FROM blocks")
+    assert attempts in again
 
 
 def test_a_server_that_stays_away_is_given_up(server: Server, database: str) -> None:
