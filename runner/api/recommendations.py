@@ -13,7 +13,7 @@ from gpuscout.store.ranking.measures import MEASURES, measure_of, value_of
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.gpus.gpu import GPUSpec
-from gpuscout.sweeps.spec.rules import has_wildcard
+from gpuscout.sweeps.names import has_wildcard
 
 SCHEMA_VERSION = 1
 METRIC_SYNONYMS = {"latency": "e2e", "tpot": "itl", "price": "cost"}

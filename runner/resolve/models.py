@@ -26,7 +26,7 @@ from gpuscout.sweeps.errors import (
 )
 from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.models.catalogue import ModelCatalogue, is_path
-from gpuscout.sweeps.spec.rules import has_wildcard
+from gpuscout.sweeps.names import has_wildcard
 
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _REVISION = re.compile(r"(?!.*\.\.)\w[\w./-]*", re.ASCII)

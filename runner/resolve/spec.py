@@ -20,10 +20,11 @@ from gpuscout.sweeps.expand import Expansion
 from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.gpus.library import gpus_with
 from gpuscout.sweeps.models.architecture import ModelSpec
+from gpuscout.sweeps.names import has_wildcard
 from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.spec.entries import EngineEntry, GpuSelector, ModelEntry
 from gpuscout.sweeps.spec.names import Problems, RuleNames
-from gpuscout.sweeps.spec.rules import Rule, has_wildcard
+from gpuscout.sweeps.spec.rules import Rule
 from gpuscout.sweeps.spec.spec import InvalidSpecError, SweepSpec
 from gpuscout.sweeps.sweep import EnginePart, Placement, Sweep, SweptModel
 

@@ -5,9 +5,7 @@ The tables of names are small: they are read as a whole and matched here, so tha
 
 from __future__ import annotations
 
-import fnmatch
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,10 +14,9 @@ import sqlalchemy as sa
 from gpuscout.store.ranking.types import MEASURED, Kind
 from gpuscout.store.schema import engines, gpus, ladders, models, sweep_engines, sweep_workloads, sweeps
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
+from gpuscout.sweeps.names import matches, meant, near
 from gpuscout.sweeps.servers import taken_for_engine
 
-_GLOB = re.compile(r"[*?\[]")
-_SEPARATORS = re.compile(r"[\s_\-]+")
 _LISTED = 8
 
 
@@ -86,12 +83,10 @@ def stored_names(connection: sa.Connection, table: sa.Table) -> NameIndex:
 
 
 def choose_models(connection: sa.Connection, wanted: Sequence[str]) -> NameIndex:
-    """The models of these ids, bare names (without the organisation) or globs. Raises UnknownNameError."""
+    """The models of these names (see `gpuscout.sweeps.names`), earlier names included. Raises UnknownNameError."""
+    from gpuscout.sweeps.models.catalogue import ModelCatalogue
 
-    def spellings(name: str) -> list[str]:
-        return [name, name.rpartition("/")[2]]
-
-    return _choose(stored_names(connection, models), "model", wanted, spellings, str.casefold)
+    return _choose(stored_names(connection, models), "model", wanted, ModelCatalogue.load().spellings)
 
 
 def choose_gpus(
@@ -113,14 +108,7 @@ def choose_gpus(
         row.name: json.loads(row.figures).get("aliases", ())
         for row in connection.execute(sa.select(gpus.c.name, gpus.c.figures).order_by(gpus.c.created_at))
     }
-
-    def spellings(name: str) -> list[str]:
-        return [name, *aliases[name]]
-
-    def fold(text: str) -> str:
-        return _SEPARATORS.sub("-" if _GLOB.search(text) else "", text.casefold())
-
-    chosen = _choose(known, "GPU", [_catalogued(text, known) for text in wanted], spellings, fold)
+    chosen = _choose(known, "GPU", [_catalogued(text, known) for text in wanted], aliases.__getitem__)
     return _having(connection, chosen, vendors, min_memory_gb)
 
 
@@ -163,7 +151,7 @@ def choose_engines(connection: sa.Connection, wanted: Sequence[str]) -> NameInde
         if wanted
         else stored_names(connection, engines)
     )
-    chosen = _choose(known, "engine", wanted, lambda name: [name], str.casefold)
+    chosen = _choose(known, "engine", wanted)
     return chosen.only(name for name in chosen.ids if name != MEASURED)
 
 
@@ -171,7 +159,7 @@ def means_measured(kinds: Sequence[str], wanted: Sequence[str]) -> bool:
     """Whether measured runs count: unless other kinds or engines are named. Raises UnknownNameError."""
     if kinds and Kind.MEASURED not in choose_word("kind", kinds, list(Kind)):
         return False
-    return not wanted or any(fnmatch.fnmatchcase(MEASURED, text.casefold()) for text in wanted)
+    return not wanted or any(matches(text, MEASURED) for text in wanted)
 
 
 def means_estimated(kinds: Sequence[str]) -> bool:
@@ -202,7 +190,7 @@ def workload_names(connection: sa.Connection, sweep_id: int | None) -> list[tupl
 def lengths_of(workload: str, named: Sequence[tuple[str, int, int]]) -> list[tuple[int, int]]:
     """(input, output length) that sweeps call by this name, whatever its case. Raises UnknownNameError."""
     names = list(dict.fromkeys(name for name, _, _ in named))
-    found = [(input_len, output_len) for name, input_len, output_len in named if name.casefold() == workload.casefold()]
+    found = [(input_len, output_len) for name, input_len, output_len in named if matches(workload, name)]
     if not found:
         there = f"the store has {listed(names)}; or" if names else "no sweep of the store names workloads:"
         hint = f"{there} give --input-len and --output-len"
@@ -217,39 +205,27 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _choose(
-    known: NameIndex,
-    kind: str,
-    wanted: Sequence[str],
-    spellings: Callable[[str], list[str]],
-    fold: Callable[[str], str],
+    known: NameIndex, kind: str, wanted: Sequence[str], others: Callable[[str], Iterable[str]] = lambda name: ()
 ) -> NameIndex:
-    """The names that `wanted` stand for, in its order: those spelled so, or else those that match as a glob."""
+    """The names that `wanted` stand for, in its order."""
     if not wanted:
         return known
     chosen: dict[str, None] = {}
     for text in wanted:
-        found = [name for name in known.ids if fold(text) in map(fold, spellings(name))]
-        if not found and _GLOB.search(text):
-            found = [name for name in known.ids if _matches(text, spellings(name))]
+        found = meant(text, known.ids, others)
         if not found:
-            raise _unknown(kind, text, list(known.ids), spellings)
+            raise _unknown(kind, text, known, others)
         chosen.update(dict.fromkeys(found))
     return known.only(chosen)
 
 
-def _matches(glob: str, spellings: Iterable[str]) -> bool:
-    pattern = _SEPARATORS.sub("-", glob.casefold())
-    return any(fnmatch.fnmatchcase(_SEPARATORS.sub("-", spelling.casefold()), pattern) for spelling in spellings)
-
-
-def _unknown(kind: str, text: str, names: list[str], spellings: Callable[[str], list[str]]) -> InputError:
-    if not names:
+def _unknown(kind: str, text: str, known: NameIndex, others: Callable[[str], Iterable[str]]) -> InputError:
+    if not known.ids:
         return InputError("the store holds no results yet", hint="gpuscout run SPEC computes some")
+    there = f"the store has {listed(sorted(known.ids))}"
     if kind == "engine" and (server := taken_for_engine(text)):
-        return UnknownNameError(kind, text, hint=f"{server}; the store has {listed(sorted(names))}")
-    spelled = {spelling: name for name in names for spelling in reversed(spellings(name))}
-    close = list(dict.fromkeys(spelled[near] for near in nearest(text, spelled)))
-    return UnknownNameError(kind, text, close, hint=f"the store has {listed(sorted(names))}")
+        return UnknownNameError(kind, text, hint=f"{server}; {there}")
+    return UnknownNameError(kind, text, near(text, known.ids, others), hint=there)
 
 
 def _catalogued(text: str, known: NameIndex) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import functools
 import json
 import pkgutil
@@ -13,10 +12,10 @@ from pathlib import Path
 
 from gpuscout.sweeps.errors import GpuFileError, InputError, UnknownNameError, nearest
 from gpuscout.sweeps.gpus.gpu import GpuFile, GPUSpec, OwnGpu
+from gpuscout.sweeps.names import meant, squeeze
 
 # What vendors' tools and clouds write before a product's name, besides the vendor's own name.
 _BRANDS = {"AMD": ("instinct", "amdinstinct"), "Google": ("googlecloud",), "AWS": ("amazon",), "Intel": ("habana",)}
-_SEPARATORS = re.compile(r"[\s_\-‐‑‒–—®™]+")
 _SHARED = re.compile(r"[\s_-]+shared\s*$", re.IGNORECASE)  # Kubernetes' label of a time-sliced GPU
 _MIG = re.compile(r"(?:^|[\s_-])(?:mig(?=[\s_-]|$)|\d+g\.\d+gb)", re.IGNORECASE)
 
@@ -32,12 +31,12 @@ class GPUCatalogue:
         self._spellings: dict[str, tuple[str, GPUSpec]] = {}
         for gpu in self:
             for spelling in (gpu.name, *gpu.aliases):
-                _, holder = self._spellings.setdefault(_key(spelling), (spelling, gpu))
+                _, holder = self._spellings.setdefault(squeeze(spelling), (spelling, gpu))
                 if holder is not gpu:
                     raise ValueError(f"{spelling!r} means both {holder.name} and {gpu.name}")
         self._by_key = {key: gpu for key, (_, gpu) in self._spellings.items()}
         for key, (_, gpu) in self._spellings.items():
-            for brand in (_key(gpu.vendor), *_BRANDS.get(gpu.vendor, ())):
+            for brand in (squeeze(gpu.vendor), *_BRANDS.get(gpu.vendor, ())):
                 self._by_key.setdefault(brand + key, gpu)
 
     @classmethod
@@ -84,7 +83,7 @@ class GPUCatalogue:
 
     def find(self, text: str) -> GPUSpec | None:
         """The same; None when none is, or several are, called that."""
-        return self._by_key.get(_key(_SHARED.sub("", text)))
+        return self._by_key.get(squeeze(_SHARED.sub("", text)))
 
     def explain(self, text: str) -> str | None:
         """What a typed name stands for, such as "A100 -> A100-SXM-80GB"; None when it is the name itself."""
@@ -110,7 +109,7 @@ class GPUCatalogue:
                 matching = self._having(attribute, wanted)
                 chosen = [gpu for gpu in chosen if gpu.name in matching]
         if glob is not None:
-            matching = self._matching(glob)
+            matching = set(meant(glob, self._by_name, lambda name: self._by_name[name].aliases))
             chosen = [gpu for gpu in chosen if gpu.name in matching]
         if min_memory_gb is not None:
             chosen = [gpu for gpu in chosen if gpu.memory_gb >= min_memory_gb]
@@ -145,7 +144,7 @@ class GPUCatalogue:
             replaced = self._replaced(own, file)
             self._report_clashes(own, replaced, used, file)
             if own.spec and replaced:
-                aliases = {_key(alias): alias for alias in (*own.spec.aliases, *replaced.aliases)}
+                aliases = {squeeze(alias): alias for alias in (*own.spec.aliases, *replaced.aliases)}
                 added[replaced.name] = replace(own.spec, name=replaced.name, aliases=tuple(aliases.values()))
             elif own.spec:
                 added[own.spec.name] = own.spec
@@ -157,8 +156,8 @@ class GPUCatalogue:
         """The GPU of this catalogue whose figures `own` replaces; reports a name that replaces nothing."""
         if not own.replaces or own.name is None:
             return None
-        holder = self._by_key.get(_key(own.name))
-        if holder and _key(holder.name) == _key(own.name):
+        holder = self._by_key.get(squeeze(own.name))
+        if holder and squeeze(holder.name) == squeeze(own.name):
             return holder
         close = [holder.name] if holder else self._nearest(own.name)[0]
         hint = f"did you mean {' or '.join(close)}?" if close else "leave `replaces` out for a GPU of your own"
@@ -168,14 +167,14 @@ class GPUCatalogue:
     def _report_clashes(self, own: OwnGpu, replaced: GPUSpec | None, used: dict[str, str], file: GpuFile) -> None:
         """Reports spellings that the catalogue or an earlier GPU of the file (in `used`) has taken."""
         for place, spelling in own.spellings:
-            key = _key(spelling)
+            key = squeeze(spelling)
             holder = self._by_key.get(key)
             earlier = used.setdefault(key, own.place.key)
             if earlier != own.place.key:
                 file.report(place, f'"{spelling}" is taken by {earlier}')
             elif holder is None or holder is replaced or (own.replaces and spelling == own.name):
                 continue
-            elif key == _key(holder.name) and spelling == own.name:
+            elif key == squeeze(holder.name) and spelling == own.name:
                 hint = "say `replaces: true` to use your figures instead"
                 file.report(place, f"{holder.name} is in the catalogue already", hint)
             else:
@@ -184,20 +183,13 @@ class GPUCatalogue:
     def _having(self, attribute: str, wanted: str) -> set[str]:
         """Names of the GPUs of this vendor or family."""
         values: dict[str, str] = {gpu.name: getattr(gpu, attribute) for gpu in self}
-        found = {name for name, value in values.items() if _key(value) == _key(wanted)}
+        found = {name for name, value in values.items() if squeeze(value) == squeeze(wanted)}
         if not found:
             known = list(dict.fromkeys(values.values()))
             raise UnknownNameError(
                 f"GPU {attribute}", wanted, nearest(wanted, known), hint=f"there are {', '.join(known)}"
             )
         return found
-
-    def _matching(self, glob: str) -> set[str]:
-        pattern = _fold(glob)
-        by_name = {gpu.name for gpu in self if fnmatch.fnmatchcase(_fold(gpu.name), pattern)}
-        return by_name or {
-            gpu.name for gpu in self for alias in gpu.aliases if fnmatch.fnmatchcase(_fold(alias), pattern)
-        }
 
     def _what_exists(self) -> str:
         vendors = dict.fromkeys(gpu.vendor for gpu in self)
@@ -210,8 +202,8 @@ class GPUCatalogue:
 
     def _nearest(self, text: str) -> tuple[list[str], str | None]:
         """Names of the GPUs most likely meant, and the alias that came nearest if it was one."""
-        key = _key(text)
-        for brand in sorted({_key(gpu.vendor) for gpu in self}):
+        key = squeeze(text)
+        for brand in sorted({squeeze(gpu.vendor) for gpu in self}):
             key = key.removeprefix(brand)
         close = [self._spellings[near] for near in nearest(key, self._spellings, limit=8)]
         names = list(dict.fromkeys(gpu.name for _, gpu in close))[:3]
@@ -220,23 +212,13 @@ class GPUCatalogue:
     def _unknown(self, text: str) -> UnknownNameError:
         hint = f"`gpuscout gpus` lists all {len(self)}; --gpu-file adds your own"
         if slice_of := _MIG.search(text):
-            whole = self._by_key.get(_key(text[: slice_of.start()]))
+            whole = self._by_key.get(squeeze(text[: slice_of.start()]))
             hint = "this is a MIG slice, the catalogue has whole GPUs; --gpu-file adds your own"
             return UnknownNameError("GPU", text, [whole.name] if whole else (), hint=hint)
         names, alias = self._nearest(text)
         if alias:
             hint = f"{alias} is {names[0]}; {hint}"
         return UnknownNameError("GPU", text, names, hint=hint)
-
-
-def _key(spelling: str) -> str:
-    """What all spellings of a name share: lower case, no separators."""
-    return _SEPARATORS.sub("", spelling.casefold())
-
-
-def _fold(spelling: str) -> str:
-    """Lower case with one kind of separator, so that globs see where words end."""
-    return _SEPARATORS.sub("-", spelling.casefold())
 
 
 # The name of the release before this one.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import pkgutil
 import re
@@ -12,8 +11,8 @@ from typing import Any
 
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 from gpuscout.sweeps.models.architecture import ModelSpec
+from gpuscout.sweeps.names import bare, has_wildcard, meant
 
-_GLOB = frozenset("*?[")
 _WORDS = re.compile(r"[a-z]+\d*|[\d.]+[a-z]*")
 
 
@@ -98,28 +97,14 @@ class ModelCatalogue:
     def resolve(self, text: str) -> list[str]:
         """The names that `text` stands for: one for a name, one or more, in order, for a pattern.
 
-        In this order: an exact name, today's or an earlier one, a name in another case, the part after the slash where
-        only one model has it, a pattern with `*`, `?` or `[…]` (without a slash it may also match the part after it).
+        What is typed may be spelled as `gpuscout.sweeps.names` says, under today's or an earlier name.
         Raises UnknownNameError with the nearest names, InputError when several models share the name.
         """
-        if text in self._entries:
-            return [text]
-        wanted = self.current(text.strip()).casefold()
-        folded = {name.casefold(): name for name in self.names()}
-        if wanted in folded:
-            return [folded[wanted]]
-        if _GLOB & set(wanted):
-            found = [
-                name
-                for name in self.names()
-                if fnmatch.fnmatchcase(name.casefold(), wanted)
-                or ("/" not in wanted and fnmatch.fnmatchcase(_bare(name).casefold(), wanted))
-            ]
+        found = meant(self.current(text.strip()), self.names(), self.spellings)
+        if has_wildcard(text):
             if found:
                 return found
             raise UnknownNameError("model", text, hint="no model of the catalogue matches this pattern")
-        found = [name for name in self.names() if _bare(name).casefold() == wanted]
-        found = found or [new for old, new in self._renamed.items() if _bare(old) == wanted and new in self._entries]
         if len(found) > 1:
             raise InputError(
                 f"several models are called {json.dumps(text, ensure_ascii=False)}", hint=f"say {' or '.join(found)}"
@@ -128,20 +113,20 @@ class ModelCatalogue:
             raise self._unknown(text)
         return found
 
+    def spellings(self, name: str) -> list[str]:
+        """Other spellings of a model's name: the part after the slash, and its earlier names."""
+        earlier = [old for old, new in self._renamed.items() if new == name]
+        return [bare(name), *earlier, *map(bare, earlier)]
+
     def _unknown(self, name: str) -> UnknownNameError:
         """The error, with names that are near as a whole or after the slash, or say all that was typed and more."""
-        bare = {_bare(known): known for known in self.names()}
-        wanted = set(_WORDS.findall(_bare(name).casefold()))
-        longer = [part for part in bare if wanted and wanted <= set(_WORDS.findall(part.casefold()))]
+        short = {bare(known): known for known in self.names()}
+        wanted = set(_WORDS.findall(bare(name).casefold()))
+        longer = [part for part in short if wanted and wanted <= set(_WORDS.findall(part.casefold()))]
         close = nearest(name, self.names()) if "/" in name else []
-        close += [bare[part] for part in sorted(longer, key=len)]
-        close += [bare[part] for part in nearest(_bare(name), bare)]
+        close += [short[part] for part in sorted(longer, key=len)]
+        close += [short[part] for part in nearest(bare(name), short)]
         return UnknownNameError("model", name, list(dict.fromkeys(close))[:3])
-
-
-def _bare(name: str) -> str:
-    """The part after the slash."""
-    return name.rpartition("/")[2]
 
 
 def _expanded(value: Any) -> Any:

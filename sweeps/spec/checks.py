@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence, Set
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from gpuscout.sweeps.errors import nearest, quoted
+from gpuscout.sweeps.names import has_wildcard, matches
 from gpuscout.sweeps.spec.entries import Part
 from gpuscout.sweeps.spec.faults import Fault, Faults, Path, as_list, unexpected, unknown
-from gpuscout.sweeps.spec.rules import Rule, has_wildcard
+from gpuscout.sweeps.spec.rules import Rule
 from gpuscout.sweeps.workloads import PRESETS, Workload
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def _rule_faults(spec: SweepSpec, rule: Rule, path: Path, broken: Set[str]) -> I
             continue
         for wanted in (str(test.operand) for test in condition.tests):
             held = (*swept[name], *(PRESETS if name == "workload" else ()))
-            known = any(fnmatchcase(each.casefold(), wanted.casefold()) for each in held)
+            known = any(matches(wanted, each) for each in held)
             if not known and (name == "workload" or nearest(wanted, swept[name])):
                 yield unknown(f"{name} of this sweep", wanted, swept[name], path=(*path, name))
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from gpuscout.sweeps.errors import GpuscoutError, SpecProblem, UnknownNameError, nearest
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
-from gpuscout.sweeps.spec.rules import Rule, has_wildcard
+from gpuscout.sweeps.names import has_wildcard, matches, meant
+from gpuscout.sweeps.spec.rules import Rule
 
 if TYPE_CHECKING:
     from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
@@ -81,32 +81,26 @@ class RuleNames:
 
     def _model_named(self, text: str) -> str:
         catalogue = ModelCatalogue.load()
-        known = (*self._models, *catalogue.names())
-        if _matches(text, known):
-            return text
         if has_wildcard(text):
-            anywhere = f"*/{text}"
-            suggestions = [anywhere] if _matches(anywhere, known) else nearest(text.strip("*"), known)
-            raise UnknownNameError("model", text, suggestions, hint="no model of the sweep or the catalogue matches")
-        bare = [name for name in self._models if name.rpartition("/")[2].casefold() == text.casefold()]
-        return bare[0] if len(bare) == 1 else catalogue.resolve(text)[0]
+            known = (*self._models, *catalogue.names())
+            if not any(matches(text, name) for name in known):
+                hint = "no model of the sweep or the catalogue matches"
+                raise UnknownNameError("model", text, nearest(text.strip("*"), known), hint=hint)
+            return text
+        swept = meant(text, self._models, catalogue.spellings)
+        return swept[0] if len(swept) == 1 else catalogue.resolve(text)[0]
 
     def _gpu_named(self, text: str) -> str:
         if not has_wildcard(text):
             return self._gpu(text)
-        if self._gpus is not None and not _matches(text, self._gpus.names()):
+        if self._gpus is not None and not any(matches(text, name) for name in self._gpus.names()):
             hint = "no GPU of the catalogue matches; `gpuscout gpus` lists them"
             raise UnknownNameError("GPU", text, nearest(text.strip("*"), self._gpus.names()), hint=hint)
         return text
 
     def _having(self, attribute: str, text: str) -> str:
         values = list(dict.fromkeys(str(getattr(gpu, attribute)) for gpu in self._gpus or ()))
-        if self._gpus is not None and not _matches(text, values):
+        if self._gpus is not None and not any(matches(text, value) for value in values):
             near = nearest(text.strip("*"), values)
             raise UnknownNameError(f"GPU {attribute}", text, near, hint=f"there are {', '.join(values)}")
         return text
-
-
-def _matches(pattern: str, names: Iterable[str]) -> bool:
-    """Whether a name or glob of a rule matches any of these, as rules match."""
-    return any(fnmatchcase(name.casefold(), pattern.casefold()) for name in names)

@@ -6,10 +6,10 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 from gpuscout.sweeps.errors import quoted
+from gpuscout.sweeps.names import has_wildcard, matches
 from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS
 from gpuscout.sweeps.servers import SERVERS
 from gpuscout.sweeps.spec.faults import Fault, Faults, InvalidValue, as_list, repeated, unexpected, unknown, unknown_key
@@ -72,14 +72,14 @@ _COMPARISON_HINT = 'a number, a list of numbers or a comparison such as "> 4", "
 
 @dataclass(frozen=True)
 class Test:
-    """One comparison. Text is compared without regard to case, and `*`, `?` and `[…]` in it are wildcards."""
+    """One comparison. Text is compared as `gpuscout.sweeps.names` says: it may hold wildcards."""
 
     operator: str
     operand: str | int | float
 
     def holds(self, value: str | int | float) -> bool:
         if isinstance(self.operand, str):
-            same = fnmatchcase(str(value).casefold(), self.operand.casefold())
+            same = matches(self.operand, str(value))
             return same if self.operator == "==" else not same
         return _OPERATORS[self.operator](value, self.operand)
 
@@ -145,10 +145,6 @@ class Rule:
             bare = all(test.operator == "==" for test in condition.tests)
             parts.append(f"{name} {'= ' if bare else ''}{condition}")
         return ", ".join(parts)
-
-
-def has_wildcard(text: str) -> bool:
-    return any(character in text for character in "*?[")
 
 
 def parse_rules(value: object) -> tuple[Rule, ...]:
@@ -241,7 +237,7 @@ def _name_test(name: str, value: object) -> Test:
     if operand[0] in "=!<>":
         raise InvalidValue(Fault(f"{quoted(value)} has more than one operator"))
     closed = _CLOSED_FIELDS.get(name)
-    if closed and not any(fnmatchcase(each, operand.casefold()) for each in closed):
+    if closed and not any(matches(operand, each) for each in closed):
         if operand == "native":
             hint = f"rules see the precision a model comes to; allowed: {', '.join(closed)}"
             raise InvalidValue(Fault('a rule cannot name "native"', hint=hint))

@@ -1,0 +1,76 @@
+"""The names people type: how they may be spelled, which wildcards they may hold, and which known names they stand for.
+
+Specs, questions, imports and options all come here, so that every command understands the same. Case never matters,
+nor does the kind of separator between words (spaces, "-", "_"); separators may be left out where that is not
+ambiguous. `*`, `?` and `[…]` are wildcards. Of a name with a slash (organisation/model) the part after it is enough.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
+
+from gpuscout.sweeps.errors import nearest
+
+_WILDCARDS = re.compile(r"[*?\[]")
+_SEPARATORS = re.compile(r"[\s_\-‐‑‒–—®™]+")
+
+
+def has_wildcard(text: str) -> bool:
+    return _WILDCARDS.search(text) is not None
+
+
+def bare(name: str) -> str:
+    """The part after the slash."""
+    return name.rpartition("/")[2]
+
+
+@functools.lru_cache(maxsize=10_000)
+def fold(text: str) -> str:
+    """Lower case, with one kind of separator."""
+    return _SEPARATORS.sub("-", text.casefold().strip())
+
+
+def squeeze(text: str) -> str:
+    """Lower case, without separators: what all spellings of a name share."""
+    return _SEPARATORS.sub("", text.casefold())
+
+
+def matches(text: str, name: str) -> bool:
+    """Whether a name or glob, as people type it, means this very name."""
+    spellings = (name,) if "/" in text else (name, bare(name))
+    if has_wildcard(text):
+        return any(fnmatchcase(fold(spelling), fold(text)) for spelling in spellings)
+    return fold(text) in map(fold, spellings)
+
+
+def _no_others(name: str) -> Iterable[str]:
+    return ()
+
+
+def meant(text: str, known: Iterable[str], others: Callable[[str], Iterable[str]] = _no_others) -> list[str]:
+    """The known names that `text` stands for, in their order; none when it stands for none.
+
+    The closest spelling decides: the very name, or else another of its spellings (`others`), then the same in another
+    case or with other separators, then without separators. A glob is matched with the names, or else with `others`.
+    """
+    known = list(known)
+    if has_wildcard(text):
+        pattern = fold(text)
+        by_name = [name for name in known if fnmatchcase(fold(name), pattern)]
+        return by_name or [name for name in known if any(fnmatchcase(fold(o), pattern) for o in others(name))]
+    for form in (str, fold, squeeze):
+        wanted = form(text)
+        found = [name for name in known if form(name) == wanted]
+        found = found or [name for name in known if any(form(other) == wanted for other in others(name))]
+        if found:
+            return found
+    return []
+
+
+def near(text: str, known: Iterable[str], others: Callable[[str], Iterable[str]] = _no_others) -> list[str]:
+    """Up to three known names that are spelled most like `text`, or have another spelling that is."""
+    spelled = {spelling: name for name in known for spelling in (*others(name), name)}
+    return list(dict.fromkeys(spelled[spelling] for spelling in nearest(text, spelled)))
