@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from gpuscout.runner.api.estimate import PerformanceEstimate as PerformanceEstimate
     from gpuscout.runner.api.estimate import estimate_performance as estimate_performance
     from gpuscout.runner.api.estimate import estimate_performance_batch as estimate_performance_batch
+    from gpuscout.runner.api.fit import MemoryFit as MemoryFit
+    from gpuscout.runner.api.fit import fit_memory as fit_memory
     from gpuscout.runner.api.gpus import get_gpu_spec as get_gpu_spec
     from gpuscout.runner.api.gpus import list_available_gpus as list_available_gpus
     from gpuscout.runner.api.model import KVCacheDetail as KVCacheDetail
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
 # Where each name comes from, for everybody but type checkers.
 _HOMES = {
     "runner.api.estimate": ("estimate_performance", "estimate_performance_batch", "PerformanceEstimate"),
+    "runner.api.fit": ("fit_memory", "MemoryFit"),
     "runner.api.gpus": ("get_gpu_spec", "list_available_gpus"),
     "runner.api.model": ("KVCacheDetail", "KVCacheGroup", "ModelArchitecture"),
     "runner.api.recommend": ("GPURecommender", "recommend_gpus"),

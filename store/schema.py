@@ -42,7 +42,7 @@ from gpuscout.sweeps.curves import BOUNDS
 from gpuscout.sweeps.outcomes import OUTCOMES
 from gpuscout.sweeps.precision import PRECISIONS
 
-REVISIONS: tuple[str, ...] = ("0001", "0002", "0003")
+REVISIONS: tuple[str, ...] = ("0001", "0002", "0003", "0004")
 """Every revision of the schema, oldest first: what alembic knows, readable without importing it."""
 HEAD = REVISIONS[-1]
 REVISION_TABLE = "gpuscout_revision"
@@ -276,6 +276,9 @@ measured_runs = Table(
     _text("native_itl_name", nullable=True),  # what the tool calls its own figure, when it is not our itl_ms
     _number("native_itl_ms", nullable=True),
     _text("details", nullable=True),  # canonical JSON: what else the source says of the run
+    _text("implausible", nullable=True),  # what beats the hardware, and the likely cause; NULL: nothing does
+    _int("requests_completed", nullable=True),
+    _int("requests_failed", nullable=True),
     UniqueConstraint("digest"),
     _one_of("load", LOADS),
     Index(None, "case_id"),

@@ -98,6 +98,9 @@ class Filters:
     tp: Annotated[str | None, _filter("--tp", help="Tensor parallelism: 1,2,4.")] = None
     max_gpus: Annotated[int | None, _filter("--max-gpus", min=1, help="GPUs of one deployment.")] = None
     min_context: Annotated[int | None, _filter("--min-context", min=1, help="Tokens a deployment must take.")] = None
+    implausible: Annotated[
+        bool, _filter("--implausible", help="Also measured runs that are better than their hardware can be.")
+    ] = False
     since: Annotated[str | None, _filter("--since", help="Stored (or measured) on this day or later.")] = None
     until: Annotated[str | None, _filter("--until", help="Stored (or measured) on this day or before.")] = None
 
@@ -122,6 +125,7 @@ class Filters:
             tensor_parallel=_sizes(self.tp),
             max_gpus=self.max_gpus,
             min_context=self.min_context,
+            implausible=self.implausible,
             since=parse_day("--since", self.since),
             until=parse_day("--until", self.until),
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gpuscout.runner.imports.complete import Completer, NotSaid
+from gpuscout.runner.imports.plausible import contradiction, implausible
 from gpuscout.runner.imports.stated import Mappings
 from gpuscout.store.database.connect import Store
 from gpuscout.store.measured.formats import FORMATS, Format, SourceFile, check_format, find_format, recognise
@@ -116,6 +117,8 @@ def _read(file: ImportedFile, chosen: Format | None, completer: Completer) -> No
         completer = replace(completer, flags={}, mappings=Mappings())
     lacking: dict[str, int] = {}
     told: dict[str, list[str]] = {}  # places by what is told of them
+    places: list[str] = []  # of the runs
+    contradictions: list[str | None] = []
     for reported in contents.runs:
         try:
             run, notes = completer.complete(reported, file.name, version_may_lack=public)
@@ -123,12 +126,24 @@ def _read(file: ImportedFile, chosen: Format | None, completer: Completer) -> No
             for name in missing.fields:
                 lacking[name] = lacking.get(name, 0) + 1
             continue
+        place = file.name + reported.place
+        wrong = contradiction(run)
+        if wrong is not None and not public:
+            raise InputError(f"{place}: the figures contradict each other: {wrong}")
         file.runs.append(run)
+        places.append(place)
+        contradictions.append(wrong)
         for note in notes:
-            told.setdefault(note, []).append(file.name + reported.place)
-    for note, places in told.items():
-        more = f" and {len(places) - 1:,} more" if len(places) > 1 else ""
-        file.notes.append(f"{places[0]}{more}: {note}")
+            told.setdefault(note, []).append(place)
+    # Public runs are as they were published: what contradicts itself there is kept apart, too.
+    causes = [wrong or cause for wrong, cause in zip(contradictions, implausible(file.runs), strict=True)]
+    file.runs = [replace(run, implausible=cause) for run, cause in zip(file.runs, causes, strict=True)]
+    for place, cause in zip(places, causes, strict=True):
+        if cause is not None:
+            told.setdefault(f"implausible, and never ranked unless asked for: {cause}", []).append(place)
+    for note, where in told.items():
+        more = f" and {len(where) - 1:,} more" if len(where) > 1 else ""
+        file.notes.append(f"{where[0]}{more}: {note}")
     if lacking:
         incomplete = NotSaid(lacking)
         some = "" if set(lacking.values()) == {len(contents.runs)} else " for some of its runs"

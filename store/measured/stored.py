@@ -50,6 +50,8 @@ class NewRun:
     `kv_known` False: `case.kv_precision` means nothing. `load.concurrency` of a run at a request rate is the mean of
     the requests in flight, as far as it is known. `derived` has figures that follow from those of the file, which lacks
     them: they are stored in their columns and named in `details`. `details` is what else to keep, JSON-able.
+    `implausible`: what the run does that its hardware cannot, and what probably explains it; such a run never counts
+    unless it is asked for.
     """
 
     case: Case
@@ -60,11 +62,17 @@ class NewRun:
     source: str
     details: dict[str, object]
     derived: Mapping[str, float] = field(default_factory=dict)
+    implausible: str | None = None
 
     def figure(self, name: str) -> float | None:
         """One of the figures of a run, as it is stored."""
         value: float | None = getattr(self.reported, name)
         return self.derived.get(name) if value is None else value
+
+    def requests(self, outcome: str) -> int | None:
+        """How many requests "completed" or "failed"; None: the file does not say."""
+        number = self.details.get(outcome)
+        return number if isinstance(number, int) else None
 
     def digest(self) -> bytes:
         """16 bytes that identify what was measured, on what, when and in which run; not the file or its format.
@@ -141,6 +149,9 @@ def store_runs(
         "native_itl_name": [run.reported.native_itl_name for run in runs],
         "native_itl_ms": [run.reported.native_itl_ms for run in runs],
         "details": [canonical_json(run.details).decode() if run.details else None for run in runs],
+        "implausible": [run.implausible for run in runs],
+        "requests_completed": [run.requests("completed") for run in runs],
+        "requests_failed": [run.requests("failed") for run in runs],
     }
     ids, inserted = bulk.insert_missing(connection, measured_runs, "digest", columns)
     tails = [
@@ -242,9 +253,11 @@ def remove_runs(connection: sa.Connection, patterns: Sequence[str]) -> Removed:
 
 
 def stored_runs(
-    connection: sa.Connection, patterns: Sequence[str] = (), *, rate_driven: bool = False
+    connection: sa.Connection, patterns: Sequence[str] = (), *, rate_driven: bool = False, implausible: bool = False
 ) -> list[MeasuredRun]:
     """The stored runs that an estimate can be compared with: closed loops and offline maxima, oldest import first.
+
+    Without those that beat their hardware, unless they are asked for.
 
     With `rate_driven` also runs at a request rate whose mean concurrency is known, as closed loops of it.
     """
@@ -263,7 +276,8 @@ def stored_runs(
             sa.or_(
                 measured_runs.c.load != "request_rate",
                 sa.and_(sa.literal(rate_driven), measured_runs.c.concurrency.is_not(None)),
-            )
+            ),
+            sa.or_(sa.literal(implausible), measured_runs.c.implausible.is_(None)),
         )
         .order_by(measured_runs.c.id)
     )

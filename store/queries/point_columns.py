@@ -64,6 +64,9 @@ COLUMNS: dict[str, tuple[type, str, str]] = {
     "measured_on": (date, "day of a measured run", ""),
     "load": (str, "closed_loop, request_rate or offline_maximum, of a measured run", ""),
     "request_rate": (float, "requests/s that drove a measured run", ""),
+    "requests_completed": (int, "requests of a measured run that succeeded", ""),
+    "requests_failed": (int, "requests of a measured run that failed", ""),
+    "implausible": (str, "what a measured run does that its hardware cannot (--implausible)", ""),
 }
 """Every column that is not a percentile, in the order of rows."""
 
@@ -71,7 +74,10 @@ PERCENTILE = re.compile(r"p(?P<percentile>\d{1,2}(?:\.\d{1,3})?)_(?P<metric>ttft
 """Columns of percentiles, which only measured runs have: p95_ttft_ms."""
 
 _OF_POINTS = ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s", "requests_per_s", "concurrency")
-_OF_RUNS = ("source", "server_version", "measured_on", "load", "request_rate")
+_OF_RUNS = (
+    *("source", "server_version", "measured_on", "load", "request_rate"),
+    *("requests_completed", "requests_failed", "implausible"),
+)
 
 
 def estimated_fields(workloads: Mapping[tuple[int, int], str], worth: DeploymentCosts | None) -> Field:

@@ -228,6 +228,8 @@ class PointReader:
         )
         question = self.question
         conditions = list(self.scope.on_cases)
+        if not question.implausible:
+            conditions.append(measured_runs.c.implausible.is_(None))
         if question.min_context is not None:
             conditions.append(cases.c.input_len + cases.c.output_len >= question.min_context)
         if question.since is not None:

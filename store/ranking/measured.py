@@ -15,7 +15,7 @@ for the estimates of it, also where it misses a limit. An unknown KV precision i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,16 +114,19 @@ class Measured:
         points = sorted({int(self.low[row]), int(self.high[row])})
         starts = self.points.starts
         runs = [run for point in points for run in self.points.runs[starts[point] : starts[point + 1]]]
-        days = [day for _, _, day in runs if day is not None]
+        days = [run.day for run in runs if run.day is not None]
         rate = float(self.points.rate[points[0]])
         return Runs(
             repeats=int(min(starts[point + 1] - starts[point] for point in points)),
             load=LOADS[self.points.load[points[0]]],
             request_rate=None if np.isnan(rate) else rate,
-            sources=tuple(sorted({source for source, _, _ in runs})),
-            server_versions=tuple(sorted({version for _, version, _ in runs if version is not None})),
+            sources=tuple(sorted({run.source for run in runs})),
+            server_versions=tuple(sorted({run.server_version for run in runs if run.server_version is not None})),
             first_day=min(days, default=None),
             last_day=max(days, default=None),
+            requests_completed=_sum(run.requests_completed for run in runs),
+            requests_failed=_sum(run.requests_failed for run in runs),
+            implausible=next((run.implausible for run in runs if run.implausible is not None), None),
         )
 
     def nearest_to(self, limit: Limit) -> tuple[Indices, Array]:
@@ -161,6 +164,12 @@ def measured(
     decides = np.zeros(len(configurations), dtype=bool)
     decides[points.configuration[knows]] = True
     return Measured(configurations, limits, points, operating, low, high, decides, estimated)
+
+
+def _sum(numbers: Iterable[int | None]) -> int | None:
+    """Of those that are known; None: none is."""
+    known = [number for number in numbers if number is not None]
+    return sum(known) if known else None
 
 
 # --- judging -----------------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ from gpuscout.store.ranking.groups import Shown, configs_of, flips_of, unranked_
 from gpuscout.store.ranking.lookup import choose_word, means_estimated
 from gpuscout.store.ranking.losers import excluded, in_words, losers_of, shortfalls_of
 from gpuscout.store.ranking.placing import placed
-from gpuscout.store.ranking.runs import check_there_are_any, counts, runs_statement
+from gpuscout.store.ranking.runs import check_there_are_any, counts, left_out_as_implausible, runs_statement
 from gpuscout.store.ranking.scope import Scope, nothing_matches, scope_of
 from gpuscout.store.ranking.trust import doubt_of
 from gpuscout.store.ranking.types import (
@@ -94,7 +94,8 @@ def rank(connection: sa.Connection, question: Question) -> Ranking:
     groups = _groups(connection, scope, pool)
     name, sweep_id = (scope.sweep.name, scope.sweep.id) if scope.sweep else (None, None)
     missing = 0 if sweep_id is None else _missing_tasks(connection, sweep_id)
-    return Ranking(question, name, sweep_id, tuple(groups), excluded(connection, scope), pool.prices, missing)
+    aside = left_out_as_implausible(connection, scope, question)
+    return Ranking(question, name, sweep_id, tuple(groups), excluded(connection, scope), pool.prices, missing, aside)
 
 
 def _missing_tasks(connection: sa.Connection, sweep_id: int) -> int:

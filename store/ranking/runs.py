@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
@@ -30,13 +31,23 @@ _FEW = 1_000
 Key = tuple[Any, ...]
 
 
+class RunFacts(NamedTuple):
+    """What is told of a run beside its figures. `implausible`: what it does that its hardware cannot."""
+
+    source: str
+    server_version: str | None
+    day: date | None
+    requests_completed: int | None
+    requests_failed: int | None
+    implausible: str | None
+
+
 @dataclass(frozen=True)
 class Points:
     """Medians, ordered by configuration, load and concurrency (infinite: not known). NaN: no run has the figure.
 
-    `configuration` indexes the configurations, `load` `LOADS`. The runs (source, server version, day) of point p
-    are `runs[starts[p]:starts[p + 1]]`. `above` and `below` are the neighbours between which and a point it may be
-    interpolated, -1: none.
+    `configuration` indexes the configurations, `load` `LOADS`. The runs of point p are `runs[starts[p]:starts[p + 1]]`.
+    `above` and `below` are the neighbours between which and a point it may be interpolated, -1: none.
     """
 
     configuration: Indices
@@ -44,7 +55,7 @@ class Points:
     rate: Array
     figures: dict[str, Array]
     starts: Indices
-    runs: Sequence[tuple[str, str | None, date | None]]
+    runs: Sequence[RunFacts]
     above: Indices
     below: Indices
 
@@ -150,8 +161,11 @@ def runs_statement(scope: Scope, question: Question) -> sa.Select[Any]:
     runs = measured_runs.c
     query = sa.select(
         runs.id, runs.case_id, runs.load, runs.concurrency, runs.request_rate, *(runs[name] for name in METRICS),
-        runs.source, runs.server_version, runs.measured_on,
+        runs.source, runs.server_version, runs.measured_on, runs.requests_completed, runs.requests_failed,
+        runs.implausible,
     )  # fmt: skip
+    if not question.implausible:
+        query = query.where(runs.implausible.is_(None))
     if question.since is not None:
         query = query.where(runs.measured_on >= question.since)
     if question.until is not None:
@@ -161,6 +175,16 @@ def runs_statement(scope: Scope, question: Question) -> sa.Select[Any]:
     return query.order_by(runs.id)
 
 
+def left_out_as_implausible(connection: sa.Connection, scope: Scope, question: Question) -> int:
+    """How many measured runs that a question is about beat their hardware, and do not count unless it asks for them."""
+    if question.implausible or not counts(connection, question):
+        return 0
+    asked = runs_statement(scope, dataclasses.replace(question, implausible=True)).order_by(None).subquery()
+    return connection.execute(
+        sa.select(sa.func.count()).select_from(asked).where(asked.c.implausible.is_not(None))
+    ).scalar_one()
+
+
 def points_of(
     connection: sa.Connection, statement: sa.Select[Any], known: Mapping[int, int], limits: Sequence[Limit]
 ) -> Points | None:
@@ -168,7 +192,7 @@ def points_of(
     rows = [row for row in connection.execute(statement) if row.case_id in known]
     if not rows:
         return None
-    ids, case_ids, loads, *numbers, sources, versions, days = zip(*rows, strict=True)
+    ids, case_ids, loads, *numbers, sources, versions, days, completed, failed, doubts = zip(*rows, strict=True)
     configuration = np.array([known[case_id] for case_id in case_ids], dtype=np.int64)
     load = np.array([LOADS.index(word) for word in loads], dtype=np.int64)
     concurrency, rate, *metrics = np.array(numbers, dtype=np.float64)
@@ -190,12 +214,15 @@ def points_of(
     point = np.repeat(np.arange(len(first)), np.diff(starts))
     medians = {name: _medians(column[order], point, starts) for name, column in figures.items()}
     medians |= {"concurrency": concurrency[first], "queued": np.zeros(len(first))}
-    told = [(sources[run], versions[run], days[run]) for run in order.tolist()]
+    told = [
+        RunFacts(sources[run], versions[run], days[run], completed[run], failed[run], doubts[run])
+        for run in order.tolist()
+    ]
     origins: dict[frozenset[tuple[str, str | None]], int] = {}
     bounds = starts.tolist()
     origin = np.array(
         [
-            origins.setdefault(frozenset((source, version) for source, version, _ in told[start:stop]), len(origins))
+            origins.setdefault(frozenset((run.source, run.server_version) for run in told[start:stop]), len(origins))
             for start, stop in itertools.pairwise(bounds)
         ]
     )

@@ -57,6 +57,7 @@ class Question:
     engines         in order of preference: a group shows the estimates of one engine, the first that has any;
                     "measured" among them stands for measured runs, which go first wherever it stands
     kinds           "estimated", "measured"
+    implausible     whether measured runs count that are better than their hardware can be
     trust           what must be, or is preferably, measured: a word of `Trusted`
     cautious        whether estimates count by the pessimistic end of their interval, for the objective and the SLOs
     servers, precisions (of the weights), tensor_parallel, max_gpus (GPUs of one deployment)
@@ -99,6 +100,7 @@ class Question:
     kinds: tuple[str, ...] = ()
     trust: str = Trusted.ANY
     cautious: bool = False
+    implausible: bool = False
 
     @property
     def aim(self) -> Aim:
@@ -175,7 +177,9 @@ class Runs:
     """The measured runs that a figure is the median of.
 
     `repeats` is how many; of a point between two measured ones, the fewer. `request_rate` (requests/s): how runs were
-    driven whose concurrency is not known. The days are None where no run has one.
+    driven whose concurrency is not known. The days are None where no run has one. `requests_completed` and
+    `requests_failed` are those of all of them, None where no file says it; latencies are those of the completed ones.
+    `implausible`: what one of them does that its hardware cannot, where such runs were asked for.
     """
 
     repeats: int
@@ -185,6 +189,9 @@ class Runs:
     server_versions: tuple[str, ...]
     first_day: date | None
     last_day: date | None
+    requests_completed: int | None = None
+    requests_failed: int | None = None
+    implausible: str | None = None
 
 
 @dataclass(frozen=True)
@@ -395,6 +402,7 @@ class Ranking:
     the sweep or, without one, of the newest revision of every sweep, for the models and GPUs asked about; what was left
     out whatever the model or GPU is told only where none is named, and nothing where only measured runs count. `prices`
     are those of all GPUs asked about. `missing_tasks` of the sweep have no answer yet: a better one may be among them.
+    `implausible_runs`: how many measured runs do not count because they are better than their hardware can be.
     """
 
     question: Question
@@ -404,3 +412,4 @@ class Ranking:
     exclusions: tuple[SweepExclusion, ...]
     prices: Prices
     missing_tasks: int = 0
+    implausible_runs: int = 0

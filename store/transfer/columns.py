@@ -108,6 +108,7 @@ RUN = (
     Column("native_itl_ms", float),
     Column("percentiles", str),
     Column("details", str),
+    Column("implausible", str),
 )
 KEYS = (
     Column("task_key", str),

@@ -385,6 +385,7 @@ class _Filling:
             source=row.text("source"),
             details=details,
             derived={name: value for name, value in figures.items() if name in derived and value is not None},
+            implausible=row.known("implausible", row.text),
         )
 
 

@@ -35,7 +35,7 @@ from tests.support.forked import gpuscout
 from tests.support.result_files import FACTS, FILES, FOLDER, MODEL, completed, completer, count, imported, reported
 from tests.support.stores import Scenario
 
-FLAGS = ["--gpu", "L40S", "--tp", "2", "--server", "vllm", "--server-version", "0.19.1"]
+FLAGS = ["--gpu", "B200", "--tp", "2", "--server", "vllm", "--server-version", "0.19.1"]
 
 
 def test_everything_of_a_run_is_stored(store: Store) -> None:
@@ -151,7 +151,7 @@ def test_a_run_hangs_on_the_case_of_its_estimate(store: Store) -> None:
     spec = {
         "name": "same",
         "models": [MODEL],
-        "gpus": ["L40S"],
+        "gpus": ["B200"],
         "tensor_parallel": 2,
         "kv_precision": "fp8",
         "workloads": [{"input_len": 2000, "output_len": 200}],
@@ -310,7 +310,7 @@ def test_texts_that_no_database_takes_are_mended(store: Store, tmp_path: Path) -
     document = json.loads((FOLDER / "vllm.json").read_bytes())
     document |= {"label": "half \ud800 a\0pair", "note\0": "\udfff", "vllm_version": "0.19\0.1", "api_key": "geheim"}
     (tmp_path / "odd.json").write_text(json.dumps(document))
-    imported(store, tmp_path / "odd.json", gpu="L40S")
+    imported(store, tmp_path / "odd.json", gpu="B200")
     with store.reading() as connection:
         row = connection.execute(sa.select(measured_runs)).mappings().one()
     assert row["server_version"] == "0.19.1"

@@ -53,7 +53,7 @@ def test_a_load_nobody_told_is_asked_for() -> None:
 
 def test_latencies_of_a_table_without_a_load_are_no_maximum() -> None:
     head = "model,gpu,tp,precision,server,server_version,input_len,output_len,concurrency,ttft_ms,output_tokens_per_s\n"
-    line = "Qwen/Qwen3-32B,L40S,2,bf16,vllm,0.19.1,2000,200,,250,"
+    line = "Qwen/Qwen3-32B,B200,2,bf16,vllm,0.19.1,2000,200,,250,"
     latency, maximum = (table.read(SourceFile("a.csv", f"{head}{line}{end}\n".encode())).runs[0] for end in ("", "900"))
     with pytest.raises(NotSaid, match="does not say the requests in flight"):
         complete(latency)
@@ -76,7 +76,7 @@ def test_a_version_may_be_said_to_be_unknown() -> None:
     ("facts", "message"),
     [
         ({"server": "sglang"}, 'vllm.json: server: the file says "vllm", --server says "sglang"'),
-        ({"gpu": "H100"}, 'vllm.json: gpu: the file says "NVIDIA L40S", --gpu says "H100"'),
+        ({"gpu": "H100"}, 'vllm.json: gpu: the file says "NVIDIA B200", --gpu says "H100"'),
         ({"tp": "4"}, 'vllm.json: tp: the file says "2", --tp says "4"'),
         ({"concurrency": "8"}, "--concurrency: concurrency: 8, but the file says 16"),
         ({"request_rate": "8"}, "--request-rate: request_rate: 8, but the file says none, its load is closed loop"),
@@ -91,15 +91,15 @@ def test_a_flag_that_contradicts_a_file_is_refused(facts: dict[str, str], messag
 
 def test_two_names_of_one_gpu_do_not_contradict() -> None:
     [run] = reported("vllm.json")
-    new, notes = completer(gpu="L40S").complete(run, "vllm.json")
-    assert (new.case.gpu.name, notes) == ("L40S", [])
+    new, notes = completer(gpu="B200").complete(run, "vllm.json")
+    assert (new.case.gpu.name, notes) == ("B200", [])
 
 
 def test_a_flag_replaces_what_nobody_understands_and_the_name_a_model_was_served_under() -> None:
     [run] = reported("vllm.json", lambda document: document.update(gpu="GPU of rack 7", model_id="my-chat"))
-    new, notes = completer(gpu="L40S", model=MODEL).complete(run, "f")
+    new, notes = completer(gpu="B200", model=MODEL).complete(run, "f")
     assert notes == [
-        'gpu: "GPU of rack 7" in the file, taken as L40S',
+        'gpu: "GPU of rack 7" in the file, taken as B200',
         f'model: "my-chat" in the file, taken as {MODEL}',
     ]
     assert new.details["file_says"] == {"gpu": "GPU of rack 7", "model": "my-chat"}
@@ -111,7 +111,7 @@ def test_a_flag_replaces_what_nobody_understands_and_the_name_a_model_was_served
 def test_a_mapping_file_speaks_of_single_files_and_labels(tmp_path: Path) -> None:
     mapping = tmp_path / "m.yaml"
     mapping.write_text(
-        '"*/vllm.json": {gpu: L40S, server: sglang, server-version: 0.10}\n'
+        '"*/vllm.json": {gpu: B200, server: sglang, server-version: 0.10}\n'
         '"label:nightly-*":\n    tp: 1\n'
         '"*.yaml": {server: trtllm}\n'
     )
@@ -120,7 +120,7 @@ def test_a_mapping_file_speaks_of_single_files_and_labels(tmp_path: Path) -> Non
     new, notes = maker.complete(reported("vllm.json")[0], "results/vllm.json")
     # A version is text: 0.10 is not 0.1. The mapping wins over the file and over flags.
     assert (new.case.server, new.server_version, new.case.gpu.name, new.case.tensor_parallel) == (
-        "sglang", "0.10", "L40S", 1,
+        "sglang", "0.10", "B200", 1,
     )  # fmt: skip
     assert len(notes) == 3
     assert mappings.unused == {"*.yaml"}

@@ -1,6 +1,6 @@
 """Result files of one workload in every format, read, completed and imported as tests need it.
 
-`tests/data/formats`: Qwen3-32B on two L40S, 2,000 input and 200 output tokens, 16 requests in flight; means of 250 ms
+`tests/data/formats`: Qwen3-32B on two B200, 2,000 input and 200 output tokens, 16 requests in flight; means of 250 ms
 TTFT, 20 ms ITL, 4.23 s end to end, 756.5 output tokens/s. Where a file holds several runs, this is the first.
 """
 
@@ -26,7 +26,7 @@ from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 FOLDER = Path(__file__).parents[1] / "data" / "formats"
 FILES = sorted(FOLDER.iterdir())
 MODEL = "Qwen/Qwen3-32B"
-FACTS = {"gpu": "L40S", "tp": "2", "server": "vllm", "server_version": "0.19.1"}
+FACTS = {"gpu": "B200", "tp": "2", "server": "vllm", "server_version": "0.19.1"}
 
 
 def reported(name: str, change: Callable[[Any], None] | None = None) -> list[Reported]:

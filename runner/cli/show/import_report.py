@@ -178,5 +178,8 @@ def _run_document(run: NewRun, new: bool) -> dict[str, object]:
         "tool": reported.tool,
         "measured_on": reported.measured_on,
         "source": run.source,
+        "requests_completed": run.requests("completed"),
+        "requests_failed": run.requests("failed"),
+        "implausible": run.implausible,
         "details": run.details,
     }

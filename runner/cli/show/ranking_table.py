@@ -297,6 +297,9 @@ def _told(ranking: Ranking, shown: Sequence[RankedConfig], top: int) -> Iterable
     if others:
         shown_of = ", ".join(sorted({group.engine for group in ranking.groups}))
         yield f"estimates of {shown_of}; the store also has some of {', '.join(others)} (--engine NAME)"
+    if ranking.implausible_runs:
+        runs = count(ranking.implausible_runs, "measured run")
+        yield f"left out: {runs} better than the hardware can be (gpuscout query --implausible has the causes)"
     if any(config.spread for config in shown):
         yield "spread: the lowest and the highest opinion of the same configuration"
     yield from price_notes(ranking, top=top)

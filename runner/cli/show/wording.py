@@ -225,6 +225,11 @@ def _runs(runs: Runs, server: str) -> str:
     if runs.first_day is not None:
         days = dict.fromkeys(day.isoformat() for day in (runs.first_day, runs.last_day) if day is not None)
         told.append(" to ".join(days))
+    if runs.requests_failed:
+        requests = runs.requests_failed + (runs.requests_completed or 0)
+        told.append(glued(f"{runs.requests_failed:,} of {requests:,} requests failed"))
+    if runs.implausible is not None:
+        told.append("implausible")
     return ", ".join([*told, *runs.sources])
 
 
