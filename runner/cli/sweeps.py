@@ -10,19 +10,9 @@ import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, list_by_default, print_json
 from gpuscout.runner.cli.options import grouped
-from gpuscout.runner.cli.run import (
-    ExecutorFlag,
-    GpuFile,
-    Objective,
-    RayAddress,
-    RetryFailed,
-    SloFlag,
-    TaskTimeout,
-    Wait,
-    question,
-    run_and_report,
-)
+from gpuscout.runner.cli.run import run_and_report
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number
+from gpuscout.runner.cli.sweep_options import AskOptions, ExecutionOptions, GpuFile
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
@@ -99,16 +89,12 @@ def show_sweep(name: Name, db: Db = DEFAULT_STORE, json: Json = False) -> None:
 
 
 @sweeps.command("resume", epilog="Example: gpuscout sweeps resume capacity --retry-failed")
+@grouped
 def resume_sweep(
     name: Name,
-    objective: Objective = None,
-    slo: SloFlag = None,
+    asking: AskOptions,
+    execution: ExecutionOptions,
     gpu_file: GpuFile = None,
-    executor: ExecutorFlag = "auto",
-    ray_address: RayAddress = None,
-    task_timeout: TaskTimeout = None,
-    retry_failed: RetryFailed = False,
-    wait: Wait = False,
     db: Db = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
@@ -122,14 +108,9 @@ def resume_sweep(
             store,
             spec,
             partial(api.resume, store, name),
-            question(spec, objective, slo),
+            asking.question(spec),
             json=json,
-            executor=executor,
-            ray_address=ray_address,
-            gpu_file=gpu_file,
-            task_timeout_s=task_timeout,
-            retry_failed=retry_failed,
-            lock_wait_s=None if wait else 0.0,
+            **execution.arguments(gpu_file),
         )
 
 
