@@ -11,7 +11,7 @@ import numpy as np
 from gpuscout.runner.accuracy.names import RunNames
 from gpuscout.runner.engines.base import Cost, Engine, as_ladder
 from gpuscout.runner.execution.evaluate import evaluate
-from gpuscout.store.measured import MeasuredRun
+from gpuscout.store.measured import MeasuredRun, case_of
 from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.curves import FloatArray, IntArray
 from gpuscout.sweeps.errors import GpuscoutError
@@ -91,19 +91,7 @@ class RunCases:
             if isinstance(model, str) or isinstance(gpu, str):
                 self.reasons[position] = model if isinstance(model, str) else str(gpu)
                 continue
-            self.cases[position] = Case(
-                model=model,
-                gpu=gpu,
-                input_len=run.input_len,
-                output_len=run.output_len,
-                precision=run.precision,
-                kv_precision=kv_precision_of(run, model, gpu),
-                tensor_parallel=run.tp,
-                pipeline_parallel=run.pp,
-                data_parallel=run.dp,
-                expert_parallel=run.ep,
-                server=run.server,
-            )
+            self.cases[position] = case_of(run, model, gpu, kv_precision=kv_precision_of(run, model, gpu))
 
     def _model(self, name: str) -> ModelSpec | str:
         if name not in self._models:

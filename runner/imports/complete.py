@@ -12,14 +12,14 @@ the requests had it within 5 % on average; else their mean, rounded. `_derived` 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gpuscout.runner.imports.stated import FIELDS, UNKNOWN, Mappings, Value, Values, check, flag
 from gpuscout.runner.resolve.models import ModelFinder
+from gpuscout.store.measured import LoadKind, MeasuredRun, case_of
 from gpuscout.store.measured.formats import Load, Reported
 from gpuscout.store.measured.formats.reported import known
-from gpuscout.store.measured.stored import METRICS, NewRun
-from gpuscout.sweeps.cases import Case
+from gpuscout.store.measured.runs import METRICS, day_or_month, figures_of
 from gpuscout.sweeps.errors import GpuscoutError, InputError
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.gpus.gpu import GPUSpec
@@ -59,7 +59,7 @@ class Completer:
         if "gpu" in self.flags:
             self.gpus.resolve(self.flags["gpu"].text)
 
-    def complete(self, run: Reported, file: str, *, version_may_lack: bool = False) -> tuple[NewRun, list[str]]:
+    def complete(self, run: Reported, file: str, *, version_may_lack: bool = False) -> tuple[MeasuredRun, list[str]]:
         """The run as it is stored, and what is worth telling of it.
 
         Raises NotSaid for what is missing, InputError for what is wrong or contradicts the file.
@@ -83,10 +83,10 @@ class Completer:
         self._check_load(run, added)
         model = self._model(values["model"], place, given="model" in added)
         gpu = self._gpu(values["gpu"], place, given="gpu" in added)
-        case = _case(values, lengths, model, gpu)
         if all(getattr(run, name) is None for name in METRICS):
             raise InputError(f"{place}: nothing was measured: no TTFT, ITL, latency or throughput")
-        derived = _derived(run, load, case.output_len)
+        new = _measured(run, values, lengths, model, gpu, _with_mean_concurrency(load, run))
+        derived = _derived(run, load, new.output_len)
         details = known(
             {
                 **run.details,
@@ -100,17 +100,8 @@ class Completer:
                 "file_says": {name: value.text for name, value in replaced.items()},
             }
         )
-        version = values.get("server_version", UNKNOWN)
-        new = NewRun(
-            case=case,
-            kv_known="kv_precision" in values,
-            load=_with_mean_concurrency(load, run),
-            reported=run,
-            server_version=None if version.casefold() == UNKNOWN else version,
-            source=values.get("source") or run.source or file,
-            details=details,
-            derived=derived,
-        )
+        source = values.get("source") or run.source or file
+        new = replace(new, source=source, derived=derived, details=details, case=case_of(new, model, gpu))
         return new, list(_oddities(new, replaced, values))
 
     def _added(self, said: Values, mapped: Values) -> tuple[Values, Values]:
@@ -191,24 +182,39 @@ class Completer:
                 raise InputError(f"{added[name].origin}: {name}: {added[name].text}, but the file says {told}")
 
 
-def _case(values: Mapping[str, str], lengths: Mapping[str, str | None], model: ModelSpec, gpu: GPUSpec) -> Case:
-    """The case, with the defaults of estimates where nothing was said."""
+def _measured(
+    run: Reported,
+    values: Mapping[str, str],
+    lengths: Mapping[str, str | None],
+    model: ModelSpec,
+    gpu: GPUSpec,
+    load: Load,
+) -> MeasuredRun:
+    """The run under the names of its model and GPU, with the defaults of estimates where nothing was said."""
     said = values.get
     fraction, longest, kv_precision = said("gpu_memory_utilization"), said("max_model_len"), said("kv_precision")
-    return Case(
-        model=model,
-        gpu=gpu,
+    version = values.get("server_version", UNKNOWN)
+    return MeasuredRun(
+        id=run.run or "",
+        model=model.name,
+        gpu=gpu.name,
+        tp=int(values["tp"]),
+        pp=int(values.get("pp", 1)),
+        dp=int(values.get("dp", 1)),
+        ep=int(values.get("ep", 1)),
+        precision=Precision(values["precision"]) if "precision" in values else model.precision,
+        kv_precision=Precision(kv_precision) if kv_precision else None,
+        server=values["server"],
+        server_version=None if version.casefold() == UNKNOWN else version,
         input_len=int(lengths["input_len"] or 0),
         output_len=int(lengths["output_len"] or 0),
-        precision=Precision(values["precision"]) if "precision" in values else model.precision,
-        kv_precision=Precision(kv_precision) if kv_precision else model.kv_precision,
-        tensor_parallel=int(values["tp"]),
-        pipeline_parallel=int(values.get("pp", 1)),
-        data_parallel=int(values.get("dp", 1)),
-        expert_parallel=int(values.get("ep", 1)),
-        server=values["server"],
-        gpu_memory_utilization=0.9 if fraction is None else float(fraction),
+        concurrency=load.concurrency,
+        request_rate=load.request_rate,
+        gpu_memory_utilization=None if fraction is None else float(fraction),
         max_model_len=None if longest is None else int(longest),
+        measured_on=day_or_month(run.measured_on, run.details),
+        source=run.source,
+        **figures_of(run),
     )
 
 
@@ -274,7 +280,7 @@ def _derived(run: Reported, load: Load, output_len: int) -> dict[str, float]:
     return {name: float(f"{value:.6g}") for name, value in found.items() if getattr(run, name) is None}
 
 
-def _oddities(run: NewRun, replaced: Values, values: Mapping[str, str]) -> Iterable[str]:
+def _oddities(run: MeasuredRun, replaced: Values, values: Mapping[str, str]) -> Iterable[str]:
     details = run.details
     for name, value in sorted(replaced.items()):
         yield f'{name}: "{value.text}" in the file, taken as {values[name]}'
@@ -285,17 +291,18 @@ def _oddities(run: NewRun, replaced: Values, values: Mapping[str, str]) -> Itera
         yield "the server drafted tokens, which estimates do not know of"
     if details.get("shared_prefixes"):
         yield "requests share prefixes; what a prefix cache saves, estimates do not know"
-    limit = details.get("max_concurrency", run.load.concurrency)
-    if run.load.kind == "closed_loop" and isinstance(completed, int) and isinstance(limit, int) and completed < limit:
+    closed = run.load is LoadKind.CLOSED_LOOP
+    limit = details.get("max_concurrency", run.concurrency)
+    if closed and isinstance(completed, int) and isinstance(limit, int) and completed < limit:
         yield f"{completed:,} requests cannot keep {limit:,} in flight"
     ttft_ms, itl_ms, e2e_s, rate = (run.figure(name) for name in ("ttft_ms", "itl_ms", "e2e_s", "requests_per_s"))
     mean = details.get("mean_concurrency")
     if not isinstance(mean, float) and rate and e2e_s:
         mean = rate * e2e_s  # Little's law
-    places = run.load.concurrency if run.load.kind == "closed_loop" else None
+    places = run.concurrency if closed else None
     if places and isinstance(mean, float) and not _IDLE * places <= mean <= _CROWDED * places:
         yield f"{mean:.1f} requests were in flight on average, not {places}"
     if ttft_ms and itl_ms and e2e_s:
-        sum_s = (ttft_ms + itl_ms * (run.case.output_len - 1)) / 1e3
+        sum_s = (ttft_ms + itl_ms * (run.output_len - 1)) / 1e3
         if abs(sum_s / e2e_s - 1) > _ODD:
             yield f"TTFT + ITL x (output - 1) is {sum_s:.3g} s, the end-to-end latency {e2e_s:.3g} s"

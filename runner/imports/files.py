@@ -11,8 +11,8 @@ from gpuscout.runner.imports.plausible import contradiction, implausible
 from gpuscout.runner.imports.stated import Mappings
 from gpuscout.store.database.connect import Store
 from gpuscout.store.measured.formats import FORMATS, Format, SourceFile, check_format, find_format, recognise
-from gpuscout.store.measured.runs import PUBLIC_FILES, public_file
-from gpuscout.store.measured.stored import NewRun, store_durably, stored_digests, under_other_facts
+from gpuscout.store.measured.runs import PUBLIC_FILES, MeasuredRun, public_file
+from gpuscout.store.measured.stored import store_durably, stored_digests, under_other_facts
 from gpuscout.sweeps.errors import GpuscoutError, InputError, UnknownNameError
 
 PUBLIC = "public"
@@ -24,7 +24,7 @@ class ImportedFile:
 
     name: str
     format: str | None = None
-    runs: list[NewRun] = field(default_factory=list)
+    runs: list[MeasuredRun] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     error: GpuscoutError | None = None
     new: list[bool] = field(default_factory=list)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from gpuscout.store.measured.stored import NewRun
+from gpuscout.store.measured import LoadKind, MeasuredRun
 from gpuscout.sweeps.cases import CaseColumns
 
 # Means over requests of unequal lengths do not multiply exactly; a factor beyond these is no such effect.
@@ -26,16 +26,16 @@ _SECONDS_FOR_MS = (300.0, 3000.0)
 _SLACK = 0.98  # of a bound: figures are rounded
 
 
-def contradiction(run: NewRun) -> str | None:
+def contradiction(run: MeasuredRun) -> str | None:
     """How the figures of a run contradict each other; None: they do not."""
     return next(_contradictions(run), None)
 
 
-def _contradictions(run: NewRun) -> Iterator[str]:
+def _contradictions(run: MeasuredRun) -> Iterator[str]:
     ttft_ms, itl_ms, e2e_s, rate, tokens = (
         run.figure(name) for name in ("ttft_ms", "itl_ms", "e2e_s", "requests_per_s", "output_tokens_per_s")
     )
-    output_len = run.reported.mean_output_len or run.case.output_len
+    output_len = run.details.get("output_len_mean") or run.output_len
     if ttft_ms and e2e_s and 1e3 * e2e_s < ttft_ms * _SLACK:
         yield f"the end-to-end latency ({e2e_s:.4g} s) is below the TTFT ({ttft_ms:.4g} ms): are both in their units?"
     if ttft_ms and itl_ms and e2e_s:
@@ -50,7 +50,7 @@ def _contradictions(run: NewRun) -> Iterator[str]:
             f"{tokens:,.4g} output tokens/s are not {rate:,.4g} requests/s x {output_len:,.4g} output tokens "
             f"({rate * output_len:,.4g})"
         )
-    places = run.load.concurrency if run.load.kind == "closed_loop" else None
+    places = run.concurrency if run.load is LoadKind.CLOSED_LOOP else None
     if places and rate and e2e_s and "requests_per_s" not in run.derived:
         in_flight = rate * e2e_s
         # Requests that failed held places, too, and few requests leave places empty.
@@ -69,13 +69,13 @@ def _units(ratio: float) -> str:
     return ": are latencies in seconds where milliseconds are expected?" if thousandfold else ""
 
 
-def implausible(runs: Sequence[NewRun]) -> list[str | None]:
+def implausible(runs: Sequence[MeasuredRun]) -> list[str | None]:
     """Of every run what it does that its hardware cannot, and what probably explains it; None: nothing."""
     if not runs:
         return []
     from gpuscout.runner.engines.roofline.features import features
 
-    f = features(CaseColumns.of([run.case for run in runs]))
+    f = features(CaseColumns.of([run.case for run in runs if run.case is not None]))
     per_token = f.layer_flop + f.expert_flop
     # One token's experts at least; attention ranks share the experts of a mixture.
     step_bytes = (f.layer_bytes + f.head_bytes) / f.tp + f.expert_bytes * f.expert_share / (f.tp * f.dp)
@@ -102,7 +102,7 @@ def implausible(runs: Sequence[NewRun]) -> list[str | None]:
             )
         elif tokens and _SLACK * tokens / f.output_len[row] > most_requests:
             told = (
-                f"{tokens:,.4g} output tokens/s are beyond the peak arithmetic of {run.case.num_gpus} GPUs "
+                f"{tokens:,.4g} output tokens/s are beyond the peak arithmetic of {run.num_gpus} GPUs "
                 f"({most_requests * f.output_len[row]:,.4g}): a prefix cache, shorter prompts, more GPUs?"
             )
         found.append(told)

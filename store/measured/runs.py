@@ -19,9 +19,11 @@ from typing import Any
 from gpuscout.store.measured.formats import table
 from gpuscout.store.measured.formats.reported import Reported, variant
 from gpuscout.store.measured.formats.source_file import SourceFile
-from gpuscout.sweeps.cases import canonical_json
+from gpuscout.sweeps.cases import Case, canonical_json, content_digest
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
+from gpuscout.sweeps.gpus.gpu import GPUSpec
+from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.servers import MEASURED_SERVERS, server_called
 
@@ -38,11 +40,15 @@ PUBLIC_FILES = (
 # What the shipped constants are fitted to. The other file stays outside: it shows how far the constants carry to
 # generations that nobody fitted.
 FITTED_FILES = ("serving_runs", "max_throughput")
+METRICS = ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s", "requests_per_s")
+SIZES = {"tensor_parallel": "tp", "pipeline_parallel": "pp", "data_parallel": "dp", "expert_parallel": "ep"}
+DEFAULT_MEMORY = 0.9
 _IDENTITY = (
     "id", "model", "gpu", "tp", "pp", "dp", "ep", "precision", "kv_precision", "server", "server_version", "input_len",
     "output_len", "concurrency", "ttft_ms", "itl_ms", "output_tokens_per_s", "measured_on", "source",
 )  # fmt: skip
 _TOLD = ("e2e_s", "load_detail", "variant", "server_options", "gpu_memory_utilization", "trust", "latest", "split")
+_FIGURES = (*METRICS, "percentiles", "tool", "native_itl_name", "native_itl_ms")
 _REQUIRED = ("id", "model", "gpu", "tp", "precision", "server", "input_len", "output_len")
 
 
@@ -50,21 +56,23 @@ class LoadKind(StrEnum):
     """How a run was loaded."""
 
     CLOSED_LOOP = "closed loop"  # `concurrency` requests always in flight
+    REQUEST_RATE = "request rate"  # requests come by themselves, so many a second
     OFFLINE_MAXIMUM = "offline maximum"  # all requests at once; the best throughput the server finds by itself
 
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """One measured run. None where it is not known.
+    """One measured run: of a file, of the public runs or of a store. None where it is not known.
 
-    `num_gpus` = tp x pp x dp. `itl_ms` is (end to end - TTFT) / (output tokens - 1), the mean over requests like
-    `ttft_ms`, or of both the median where `latency_stat` says so; `output_tokens_per_s` counts the whole deployment.
-    `load` follows from `concurrency`; `load_detail`: "static-batch" (`concurrency` requests begin and end together) or
-    "burst" (so many are sent at once). `variant` says how the deployment differs from a plain one: "drafted",
-    "disaggregated", "prefix-cached". `percentiles` by metric and percentile. `server_options` (name and value, by name)
-    and `gpu_memory_utilization` are what the source tells of the server. `power_w` is the mean of one GPU. `trust` is
-    "high", "medium" or "low"; `latest` False: there is a newer run of the same configuration; `split` is "fit" or
-    "reference", which nothing is fitted to.
+    `id` tells it from others (of a stored run: its digest). `num_gpus` = tp x pp x dp. `itl_ms` is (end to end - TTFT)
+    / (output tokens - 1), the mean over requests like `ttft_ms` and `e2e_s`, or of all the median where `latency_stat`
+    says so; throughputs count the whole deployment. `load` follows from `request_rate` and `concurrency`, which at a
+    request rate is the mean of what was in flight. `percentiles` by metric and percentile. `native_itl_name` and
+    `native_itl_ms` are what the tool has of the ITL under its own name. `derived` has figures that follow from those of
+    the file, which lacks them. `implausible`: what the run does that its hardware cannot, and what probably explains
+    it; such a run never counts unless it is asked for. `measured_on` is as exact as the source: a day, a month or a
+    year. `details` is whatever else is known of the run, JSON-able; the properties below read it. `case`: what was
+    deployed and asked, once names are resolved; it does not count when runs are compared.
     """
 
     id: str
@@ -87,25 +95,32 @@ class MeasuredRun:
     measured_on: str | None
     source: str | None
     e2e_s: float | None = None
-    percentiles: Mapping[tuple[str, float], float] = field(default_factory=dict, hash=False)
-    load_detail: str | None = None
-    latency_stat: str = "mean"
-    variant: str | None = None
-    precision_detail: str | None = None
-    server_options: tuple[tuple[str, int | float | str], ...] = ()
+    requests_per_s: float | None = None
+    request_rate: float | None = None
     gpu_memory_utilization: float | None = None
-    power_w: float | None = None
-    trust: str | None = None
-    latest: bool | None = None
-    split: str | None = None
-    notes: str | None = None
+    max_model_len: int | None = None
+    tool: str | None = None
+    native_itl_name: str | None = None
+    native_itl_ms: float | None = None
+    percentiles: Mapping[tuple[str, float], float] = field(default_factory=dict, hash=False)
+    derived: Mapping[str, float] = field(default_factory=dict, hash=False)
+    implausible: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    case: Case | None = field(default=None, compare=False, repr=False)
 
     @property
     def num_gpus(self) -> int:
         return self.tp * self.pp * self.dp
 
     @property
+    def context_len(self) -> int:
+        """Tokens a sequence may grow to: `max_model_len`, or exactly those of the requests."""
+        return self.max_model_len or self.input_len + self.output_len
+
+    @property
     def load(self) -> LoadKind:
+        if self.request_rate is not None:
+            return LoadKind.REQUEST_RATE
         return LoadKind.OFFLINE_MAXIMUM if self.concurrency is None else LoadKind.CLOSED_LOOP
 
     @property
@@ -117,6 +132,124 @@ class MeasuredRun:
             return None
         e2e_s = (self.ttft_ms + self.itl_ms * (self.output_len - 1)) / 1000
         return self.concurrency * self.output_len / e2e_s
+
+    @property
+    def day(self) -> date | None:
+        """The day it was measured; of a month or a year the first one."""
+        return None if self.measured_on is None else date.fromisoformat(f"{self.measured_on}-01-01"[:10])
+
+    @property
+    def load_detail(self) -> str | None:
+        """ "static-batch" (`concurrency` requests begin and end together) or "burst" (so many are sent at once)."""
+        return self.details.get("load_detail")
+
+    @property
+    def latency_stat(self) -> str:
+        """What the latencies are of all requests: "mean" or "median"."""
+        return self.details.get("latency_stat") or "mean"
+
+    @property
+    def variant(self) -> str | None:
+        """How it differs from a plain deployment's: "drafted", "disaggregated", "prefix-cached"; None: in nothing."""
+        return variant(self.details)
+
+    @property
+    def precision_detail(self) -> str | None:
+        """What the source says of the precision beyond its name, such as "mxfp4" or "awq"."""
+        return self.details.get("precision_detail")
+
+    @property
+    def server_options(self) -> tuple[tuple[str, int | float | str], ...]:
+        """What the source tells of the server's settings: name and value, by name."""
+        return tuple(sorted(self.details.get("server_options", {}).items()))
+
+    @property
+    def power_w(self) -> float | None:
+        """The mean power of one GPU in watts."""
+        return self.details.get("power_w")
+
+    @property
+    def trust(self) -> str | None:
+        """ "high", "medium" or "low", as whoever collected it judged."""
+        return self.details.get("trust")
+
+    @property
+    def latest(self) -> bool | None:
+        """False: there is a newer run of the same configuration."""
+        return self.details.get("latest")
+
+    @property
+    def split(self) -> str | None:
+        """ "fit", or "reference": nothing is fitted to it."""
+        return self.details.get("split")
+
+    @property
+    def notes(self) -> str | None:
+        return self.details.get("notes")
+
+    def requests(self, outcome: str) -> int | None:
+        """How many requests "completed" or "failed"; None: the file does not say."""
+        number = self.details.get(outcome)
+        return number if isinstance(number, int) else None
+
+    def figure(self, name: str) -> float | None:
+        """One of `METRICS`, as it is stored: measured, or derived."""
+        value: float | None = getattr(self, name)
+        return self.derived.get(name) if value is None else value
+
+    def digest(self) -> bytes:
+        """16 bytes that identify what was measured, on what, when and in which run; not the file or its format.
+
+        Model and GPU count by their names: better figures of a GPU do not make another run of an old one.
+        """
+        day = self.day
+        return content_digest(
+            {
+                "model": self.model,
+                "gpu": self.gpu,
+                **{name: getattr(self, short) for name, short in SIZES.items()},
+                "num_gpus": self.num_gpus,
+                "precision": self.precision.value,
+                "server": self.server,
+                "gpu_memory_utilization": self.gpu_memory_utilization or DEFAULT_MEMORY,
+                "input_len": self.input_len,
+                "output_len": self.output_len,
+                "max_model_len": self.context_len,
+                "kv_precision": self.kv_precision and self.kv_precision.value,
+                "server_version": self.server_version,
+                "load": [
+                    self.load.name.lower(),
+                    None if self.request_rate else self.concurrency,
+                    self.request_rate,
+                ],
+                **{name: getattr(self, name) for name in METRICS},
+                "percentiles": sorted([*key, float(value)] for key, value in self.percentiles.items()),
+                "measured_on": day and day.isoformat(),
+                "run": self.details.get("run"),
+            }
+        )
+
+
+def case_of(run: MeasuredRun, model: ModelSpec, gpu: GPUSpec, *, kv_precision: Precision | None = None) -> Case:
+    """The case of a run, with the defaults of estimates where nothing was said.
+
+    `kv_precision` is what to assume where the run does not say it; None: the model's own.
+    """
+    return Case(
+        model=model,
+        gpu=gpu,
+        input_len=run.input_len,
+        output_len=run.output_len,
+        precision=run.precision,
+        kv_precision=run.kv_precision or kv_precision or model.kv_precision,
+        tensor_parallel=run.tp,
+        pipeline_parallel=run.pp,
+        data_parallel=run.dp,
+        expert_parallel=run.ep,
+        server=run.server,
+        gpu_memory_utilization=run.gpu_memory_utilization or DEFAULT_MEMORY,
+        max_model_len=run.max_model_len,
+    )
 
 
 def public_runs(*files: str) -> tuple[MeasuredRun, ...]:
@@ -209,15 +342,12 @@ def _run(reported: Reported, file: str) -> MeasuredRun:
         input_len=reported.input_len or 0,
         output_len=reported.output_len or 0,
         concurrency=reported.load and reported.load.concurrency,
-        ttft_ms=reported.ttft_ms,
-        itl_ms=reported.itl_ms,
-        output_tokens_per_s=reported.output_tokens_per_s,
+        gpu_memory_utilization=None if (share := says.get("gpu_memory_utilization")) is None else float(share),
+        max_model_len=None if (longest := says.get("max_model_len")) is None else int(longest),
         measured_on=day_or_month(reported.measured_on, reported.details),
         source=reported.source,
-        e2e_s=reported.e2e_s,
-        percentiles=reported.percentiles,
-        gpu_memory_utilization=None if (share := says.get("gpu_memory_utilization")) is None else float(share),
-        **told(reported.details),
+        details=reported.details,
+        **figures_of(reported),
     )
 
 
@@ -226,17 +356,6 @@ def day_or_month(day: date | None, details: Mapping[str, Any]) -> str | None:
     return None if day is None else details.get("measured_in") or day.isoformat()
 
 
-def told(details: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a `MeasuredRun` that details hold, as those of `Reported` or of a store do."""
-    return {
-        "load_detail": details.get("load_detail"),
-        "latency_stat": details.get("latency_stat") or "mean",
-        "variant": variant(details),
-        "precision_detail": details.get("precision_detail"),
-        "server_options": tuple(sorted((details.get("server_options") or {}).items())),
-        "power_w": details.get("power_w"),
-        "trust": details.get("trust"),
-        "latest": details.get("latest"),
-        "split": details.get("split"),
-        "notes": details.get("notes"),
-    }
+def figures_of(reported: Reported) -> dict[str, Any]:
+    """The fields of a `MeasuredRun` that a file has under the same names: figures, percentiles, the tool's own."""
+    return {name: getattr(reported, name) for name in _FIGURES}

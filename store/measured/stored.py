@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any, TypeVar
 
@@ -21,13 +21,12 @@ from sqlalchemy.exc import IntegrityError
 
 from gpuscout.store.database import bulk, driver_errors
 from gpuscout.store.database.connect import Store
-from gpuscout.store.measured.formats.reported import Load, Reported
-from gpuscout.store.measured.runs import MeasuredRun, day_or_month, told
+from gpuscout.store.measured.runs import DEFAULT_MEMORY, METRICS, SIZES, MeasuredRun, day_or_month
 from gpuscout.store.results import durable
 from gpuscout.store.results.registry import register_gpus, register_models
 from gpuscout.store.results.trust import OVER_STORED, forget_errors
 from gpuscout.store.schema import cases, failures, gpus, measured_runs, models, percentiles, tasks
-from gpuscout.sweeps.cases import DIGEST_BYTES, Case, CaseColumns, canonical_json, content_digest
+from gpuscout.sweeps.cases import DIGEST_BYTES, CaseColumns, canonical_json
 from gpuscout.sweeps.errors import StoreBusyError
 from gpuscout.sweeps.precision import Precision
 
@@ -35,70 +34,13 @@ _T = TypeVar("_T")
 
 _UNKNOWN_KV = b"gpuscout case, KV precision unknown 1\0"
 _ROWS_AT_ONCE = 1_000
+_ASKED = ("gpu_memory_utilization", "max_model_len", "input_len", "output_len")
+# Derived figures that a reader derives again; an ITL that follows from the latencies is as good as a measured one.
+_FOLLOWS = ("e2e_s", "output_tokens_per_s", "requests_per_s")
 _CASE_COLUMNS = (
     "tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "num_gpus", "precision", "server",
     "gpu_memory_utilization", "input_len", "output_len",
 )  # fmt: skip
-_SIZES = _CASE_COLUMNS[:4]
-METRICS = ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s", "requests_per_s")
-
-
-@dataclass(frozen=True, kw_only=True)
-class NewRun:
-    """One run, complete: `case` is what was deployed and asked, `reported` has the figures in the units of the store.
-
-    `kv_known` False: `case.kv_precision` means nothing. `load.concurrency` of a run at a request rate is the mean of
-    the requests in flight, as far as it is known. `derived` has figures that follow from those of the file, which lacks
-    them: they are stored in their columns and named in `details`. `details` is what else to keep, JSON-able.
-    `implausible`: what the run does that its hardware cannot, and what probably explains it; such a run never counts
-    unless it is asked for.
-    """
-
-    case: Case
-    kv_known: bool
-    load: Load
-    reported: Reported
-    server_version: str | None
-    source: str
-    details: dict[str, object]
-    derived: Mapping[str, float] = field(default_factory=dict)
-    implausible: str | None = None
-
-    def figure(self, name: str) -> float | None:
-        """One of the figures of a run, as it is stored."""
-        value: float | None = getattr(self.reported, name)
-        return self.derived.get(name) if value is None else value
-
-    def requests(self, outcome: str) -> int | None:
-        """How many requests "completed" or "failed"; None: the file does not say."""
-        number = self.details.get(outcome)
-        return number if isinstance(number, int) else None
-
-    def digest(self) -> bytes:
-        """16 bytes that identify what was measured, on what, when and in which run; not the file or its format.
-
-        Model and GPU count by their names: better figures of a GPU do not make another run of an old one.
-        """
-        case, reported = self.case, self.reported
-        return content_digest(
-            {
-                "model": case.model.name,
-                "gpu": case.gpu.name,
-                **{name: _plain(getattr(case, name)) for name in _CASE_COLUMNS},
-                "max_model_len": case.context_len,
-                "kv_precision": case.kv_precision.value if self.kv_known else None,
-                "server_version": self.server_version,
-                "load": [
-                    self.load.kind,
-                    None if self.load.request_rate else self.load.concurrency,
-                    self.load.request_rate,
-                ],
-                **{name: _plain(getattr(reported, name)) for name in METRICS},
-                "percentiles": sorted([*key, float(value)] for key, value in reported.percentiles.items()),
-                "measured_on": reported.measured_on and reported.measured_on.isoformat(),
-                "run": reported.run,
-            }
-        )
 
 
 @dataclass(frozen=True)
@@ -126,7 +68,7 @@ class Removed:
 
 
 def store_runs(
-    connection: sa.Connection, runs: Sequence[NewRun], *, imported_at: Sequence[datetime] | None = None
+    connection: sa.Connection, runs: Sequence[MeasuredRun], *, imported_at: Sequence[datetime] | None = None
 ) -> list[bool]:
     """Store those runs that are not stored yet; which of them were new. The caller's transaction is one for all.
 
@@ -138,16 +80,16 @@ def store_runs(
         "digest": [run.digest() for run in runs],
         "case_id": _store_cases(connection, runs),
         "source": [run.source for run in runs],
-        "tool": [run.reported.tool for run in runs],
-        "measured_on": [run.reported.measured_on for run in runs],
+        "tool": [run.tool for run in runs],
+        "measured_on": [run.day for run in runs],
         "imported_at": datetime.now(UTC) if imported_at is None else imported_at,
         "server_version": [run.server_version for run in runs],
-        "load": [run.load.kind for run in runs],
-        "concurrency": [run.load.concurrency for run in runs],
-        "request_rate": [run.load.request_rate for run in runs],
+        "load": [run.load.name.lower() for run in runs],
+        "concurrency": [run.concurrency for run in runs],
+        "request_rate": [run.request_rate for run in runs],
         **{name: [run.figure(name) for run in runs] for name in METRICS},
-        "native_itl_name": [run.reported.native_itl_name for run in runs],
-        "native_itl_ms": [run.reported.native_itl_ms for run in runs],
+        "native_itl_name": [run.native_itl_name for run in runs],
+        "native_itl_ms": [run.native_itl_ms for run in runs],
         "details": [canonical_json(run.details).decode() if run.details else None for run in runs],
         "implausible": [run.implausible for run in runs],
         "requests_completed": [run.requests("completed") for run in runs],
@@ -158,14 +100,14 @@ def store_runs(
         (run_id, metric, percentile, value)
         for run, run_id, new in zip(runs, ids, inserted, strict=True)
         if new
-        for (metric, percentile), value in run.reported.percentiles.items()
+        for (metric, percentile), value in run.percentiles.items()
     ]
     names = ("run_id", "metric", "percentile", "value")
     bulk.insert(connection, percentiles, {name: [row[i] for row in tails] for i, name in enumerate(names)})
     return inserted
 
 
-def store_durably(store: Store, runs: Sequence[NewRun]) -> tuple[dict[int, str], list[bool]]:
+def store_durably(store: Store, runs: Sequence[MeasuredRun]) -> tuple[dict[int, str], list[bool]]:
     """Store runs in one transaction of their own; what `under_other_facts` said before, and which of them were new.
 
     Raises StoreBusyError when somebody deletes meanwhile what the runs refer to, StoreUnreachableError.
@@ -180,12 +122,12 @@ def store_durably(store: Store, runs: Sequence[NewRun]) -> tuple[dict[int, str],
         ) from error
 
 
-def stored_digests(connection: sa.Connection, runs: Sequence[NewRun]) -> set[bytes]:
+def stored_digests(connection: sa.Connection, runs: Sequence[MeasuredRun]) -> set[bytes]:
     """Those of the runs' digests that are stored."""
     return set(bulk.stored_ids(connection, measured_runs, "digest", [run.digest() for run in runs]))
 
 
-def under_other_facts(connection: sa.Connection, runs: Sequence[NewRun]) -> dict[int, str]:
+def under_other_facts(connection: sa.Connection, runs: Sequence[MeasuredRun]) -> dict[int, str]:
     """Runs whose figures are stored already as those of another case or server: by position, from where.
 
     Equal are model, date, the run's own name and every figure, of which there are at least two.
@@ -197,7 +139,7 @@ def under_other_facts(connection: sa.Connection, runs: Sequence[NewRun]) -> dict
     query = (
         sa.select(models.c.name, *measured_runs.c["digest", "measured_on", "details", "source", *METRICS])
         .select_from(measured_runs.join(cases).join(models))
-        .where(models.c.name.in_({run.case.model.name for run in runs}))
+        .where(models.c.name.in_({run.model for run in runs}))
     )
     stored: dict[object, tuple[bytes, str]] = {}
     for row in connection.execute(query):
@@ -207,7 +149,7 @@ def under_other_facts(connection: sa.Connection, runs: Sequence[NewRun]) -> dict
     found = {}
     for position, run in enumerate(runs):
         figures = [run.figure(name) for name in METRICS]
-        key = identity(run.case.model.name, run.reported.measured_on, run.reported.run, figures)
+        key = identity(run.model, run.day, run.details.get("run"), figures)
         digest, place = stored.get(key, (run.digest(), ""))
         if digest != run.digest() and len([figure for figure in figures if figure is not None]) > 1:
             found[position] = place
@@ -262,14 +204,12 @@ def stored_runs(
     With `rate_driven` also runs at a request rate whose mean concurrency is known, as closed loops of it.
     """
     details = {row.id: row.details for row in _matching(connection, patterns)}
-    derived = {run: kept.get("derived", ()) for run, kept in details.items()}
     query = (
         sa.select(
             measured_runs,
             models.c.name.label("model"),
             gpus.c.name.label("gpu"),
-            *cases.c[(*_SIZES, "precision", "kv_precision", "server", "input_len", "output_len")],
-            cases.c.gpu_memory_utilization,
+            *cases.c[(*SIZES, "precision", "kv_precision", "server", *_ASKED)],
         )
         .select_from(measured_runs.join(cases).join(models).join(gpus))
         .where(
@@ -285,35 +225,40 @@ def stored_runs(
     for tail in connection.execute(sa.select(percentiles)):
         tails[tail.run_id][tail.metric, tail.percentile] = tail.value
     return [
-        MeasuredRun(
-            id=row.digest.hex(),
-            model=row.model,
-            gpu=row.gpu,
-            tp=row.tensor_parallel,
-            pp=row.pipeline_parallel,
-            dp=row.data_parallel,
-            ep=row.expert_parallel,
-            precision=Precision(row.precision),
-            kv_precision=None if row.kv_precision is None else Precision(row.kv_precision),
-            server=row.server,
-            server_version=row.server_version,
-            input_len=row.input_len,
-            output_len=row.output_len,
-            concurrency=row.concurrency,
-            ttft_ms=row.ttft_ms,
-            itl_ms=row.itl_ms,
-            output_tokens_per_s=None if "output_tokens_per_s" in derived[row.id] else row.output_tokens_per_s,
-            measured_on=day_or_month(row.measured_on, details[row.id]),
-            source=row.source,
-            e2e_s=None if "e2e_s" in derived[row.id] else row.e2e_s,
-            percentiles=tails.get(row.id, {}),
-            # A run whose share nobody said hangs on a case with the default.
-            gpu_memory_utilization=None if row.gpu_memory_utilization == 0.9 else row.gpu_memory_utilization,
-            **told(details[row.id]),
-        )
-        for row in connection.execute(query)
-        if row.id in details
+        _from_row(row, details[row.id], tails.get(row.id, {})) for row in connection.execute(query) if row.id in details
     ]
+
+
+def _from_row(row: sa.Row[Any], details: Mapping[str, Any], tails: Mapping[tuple[str, float], float]) -> MeasuredRun:
+    derived = {name: getattr(row, name) for name in details.get("derived", ()) if name in _FOLLOWS}
+    figures: dict[str, Any] = {name: None if name in derived else getattr(row, name) for name in METRICS}
+    return MeasuredRun(
+        id=row.digest.hex(),
+        model=row.model,
+        gpu=row.gpu,
+        **{short: getattr(row, name) for name, short in SIZES.items()},
+        precision=Precision(row.precision),
+        kv_precision=None if row.kv_precision is None else Precision(row.kv_precision),
+        server=row.server,
+        server_version=row.server_version,
+        input_len=row.input_len,
+        output_len=row.output_len,
+        concurrency=row.concurrency,
+        # One at a request rate counts as a closed loop of what was in flight.
+        request_rate=None if row.concurrency is not None else row.request_rate,
+        **figures,
+        # A run whose share nobody said hangs on a case with the default.
+        gpu_memory_utilization=None if row.gpu_memory_utilization == DEFAULT_MEMORY else row.gpu_memory_utilization,
+        max_model_len=None if row.max_model_len == row.input_len + row.output_len else row.max_model_len,
+        measured_on=day_or_month(row.measured_on, details),
+        source=row.source,
+        tool=row.tool,
+        native_itl_name=row.native_itl_name,
+        native_itl_ms=row.native_itl_ms,
+        percentiles=tails,
+        derived=derived,
+        details=details,
+    )
 
 
 def digest_without_kv(digest: bytes) -> bytes:
@@ -328,23 +273,29 @@ def runs_without_concurrency(connection: sa.Connection, patterns: Sequence[str] 
     return len(wanted & set(connection.execute(sa.select(measured_runs.c.id).where(rated)).scalars()))
 
 
-def _store_cases(connection: sa.Connection, runs: Sequence[NewRun]) -> list[int]:
-    model_ids = _registered(connection, [run.case.model for run in runs], register_models)
-    gpu_ids = _registered(connection, [run.case.gpu for run in runs], register_gpus)
-    asked = [run.case if run.kv_known else replace(run.case, kv_precision=Precision.BF16) for run in runs]
-    digests = zip(runs, CaseColumns.of(asked).digests(), strict=True)
+def _store_cases(connection: sa.Connection, runs: Sequence[MeasuredRun]) -> list[int]:
+    complete = [run.case for run in runs if run.case is not None]
+    if len(complete) < len(runs):
+        raise ValueError("a run without a case cannot be stored")
+    model_ids = _registered(connection, [case.model for case in complete], register_models)
+    gpu_ids = _registered(connection, [case.gpu for case in complete], register_gpus)
+    known = [run.kv_precision is not None for run in runs]
+    asked = [
+        case if kv else replace(case, kv_precision=Precision.BF16) for case, kv in zip(complete, known, strict=True)
+    ]
+    digests = zip(known, CaseColumns.of(asked).digests(), strict=True)
     ids, _ = bulk.insert_missing(
         connection,
         cases,
         "digest",
         {
             # No case with a known KV precision has the digest of one without.
-            "digest": [digest if run.kv_known else digest_without_kv(digest) for run, digest in digests],
+            "digest": [digest if kv else digest_without_kv(digest) for kv, digest in digests],
             "model_id": model_ids,
             "gpu_id": gpu_ids,
-            "kv_precision": [run.case.kv_precision.value if run.kv_known else None for run in runs],
-            "max_model_len": [run.case.context_len for run in runs],
-            **{name: [_plain(getattr(run.case, name)) for run in runs] for name in _CASE_COLUMNS},
+            "kv_precision": [run.kv_precision and run.kv_precision.value for run in runs],
+            "max_model_len": [case.context_len for case in complete],
+            **{name: [_plain(getattr(case, name)) for case in complete] for name in _CASE_COLUMNS},
         },
     )
     return ids

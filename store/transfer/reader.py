@@ -20,8 +20,8 @@ import sqlalchemy as sa
 
 from gpuscout.store.database import bulk
 from gpuscout.store.database.connect import Store, open_store
-from gpuscout.store.measured.formats.reported import Load, Reported
-from gpuscout.store.measured.stored import METRICS, NewRun, digest_without_kv, store_runs
+from gpuscout.store.measured.runs import METRICS, SIZES, MeasuredRun, day_or_month
+from gpuscout.store.measured.stored import digest_without_kv, store_runs
 from gpuscout.store.results.registry import register_engine, register_gpus, register_ladder, register_models
 from gpuscout.store.results.trust import note_document
 from gpuscout.store.schema import (
@@ -355,37 +355,47 @@ class _Filling:
             runs.append(run)
         store_runs(self.connection, runs, imported_at=[row.moment("stored_at") for row in rows])
 
-    def _run(self, row: Placed) -> NewRun:
+    def _run(self, row: Placed) -> MeasuredRun:
         details = row.json("details") if row.has("details") else {}
         derived = details.get("derived", [])
         if not isinstance(derived, list):
             raise row.error("details", "expected a list of the figures that are derived")
         figures = {name: row.known(name, row.figure) for name in METRICS}
         ttft, itl, e2e, tokens, requests = (None if name in derived else value for name, value in figures.items())
-        reported = Reported(
-            tool=row.known("tool", row.text),
-            run=details.get("run"),
-            measured_on=row.known("measured_on", row.day),
+        case, day = self._case(row), row.known("measured_on", row.day)
+        load, rate = row.word("load", LOADS), row.known("request_rate", row.figure)
+        if (load == "request_rate") != (rate is not None):
+            raise row.error("load", "contradicts the request rate")
+        return MeasuredRun(
+            id=details.get("run") or "",
+            model=case.model.name,
+            gpu=case.gpu.name,
+            **{short: getattr(case, name) for name, short in SIZES.items()},
+            precision=case.precision,
+            kv_precision=case.kv_precision if row.has("kv_precision") else None,
+            server=case.server,
+            server_version=row.known("server_version", row.text),
+            input_len=case.input_len,
+            output_len=case.output_len,
+            concurrency=row.known("concurrency", row.count),
+            request_rate=rate,
             ttft_ms=ttft,
             itl_ms=itl,
             e2e_s=e2e,
             output_tokens_per_s=tokens,
             requests_per_s=requests,
+            gpu_memory_utilization=case.gpu_memory_utilization,
+            max_model_len=case.max_model_len,
+            measured_on=None if day is None else day_or_month(day, details),
+            source=row.text("source"),
+            tool=row.known("tool", row.text),
             native_itl_name=row.known("native_itl_name", row.text),
             native_itl_ms=row.known("native_itl_ms", row.figure),
             percentiles={tail[:2]: tail[2] for tail in row.percentiles()} if row.has("percentiles") else {},
-        )
-        load = Load(row.word("load", LOADS), row.known("concurrency", row.count), row.known("request_rate", row.figure))
-        return NewRun(
-            case=self._case(row),
-            kv_known=row.has("kv_precision"),
-            load=load,
-            reported=reported,
-            server_version=row.known("server_version", row.text),
-            source=row.text("source"),
-            details=details,
             derived={name: value for name, value in figures.items() if name in derived and value is not None},
             implausible=row.known("implausible", row.text),
+            details=details,
+            case=case,
         )
 
 

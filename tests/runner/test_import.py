@@ -230,8 +230,11 @@ def test_the_store_keeps_what_the_public_runs_tell_of_themselves(store: Store) -
     power = [run for run in public_runs("serving_runs_2026_11") if run.power_w]
     assert len(power) == 15
     for measured in power:
-        kept = dataclasses.replace(stored[measured.percentiles["e2e_s", 99.0]], id=measured.id)
-        assert kept == measured
+        kept = stored[measured.percentiles["e2e_s", 99.0]]
+        assert kept.details.items() >= measured.details.items()
+        assert dataclasses.replace(kept, id=measured.id, details={}, derived={}, tool=None) == dataclasses.replace(
+            measured, details={}
+        )
         assert measured.server == "atom" or "max_num_batched_tokens" in dict(measured.server_options)
 
 

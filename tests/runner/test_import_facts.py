@@ -9,9 +9,10 @@ import pytest
 
 from gpuscout.runner.imports.complete import NotSaid
 from gpuscout.runner.imports.stated import Mappings, from_flags
+from gpuscout.store.measured import LoadKind
 from gpuscout.store.measured.formats import SourceFile, table
 from gpuscout.sweeps.errors import InputError
-from tests.support.result_files import FACTS, FOLDER, MODEL, complete, completed, completer, reported
+from tests.support.result_files import FACTS, FOLDER, MODEL, complete, completed, completer, loaded, reported
 
 
 def test_what_a_file_does_not_say_is_asked_for_by_its_flags() -> None:
@@ -28,7 +29,7 @@ def test_what_a_file_does_not_say_is_asked_for_by_its_flags() -> None:
         "or --mapping FILE with them"
     )
     run = complete(reported("vllm.json", change)[0], **FACTS, model="Qwen3-32B", kv_precision="fp8", precision="fp8")
-    assert (run.case.model.name, run.case.kv_precision, run.kv_known, run.case.precision) == (MODEL, "fp8", True, "fp8")
+    assert (run.model, run.kv_precision, run.precision) == (MODEL, "fp8", "fp8")
 
 
 def test_what_holds_for_many_runs_is_told_once() -> None:
@@ -47,8 +48,8 @@ def test_a_load_nobody_told_is_asked_for() -> None:
     with pytest.raises(NotSaid, match="does not say the requests in flight") as refused:
         complete(run, **FACTS)
     assert "--concurrency N (or --request-rate RATE)" in str(refused.value.hint)
-    assert complete(run, **FACTS, concurrency="16").load == ("closed_loop", 16, None)
-    assert complete(run, **FACTS, request_rate="3").load.kind == "request_rate"
+    assert loaded(complete(run, **FACTS, concurrency="16")) == (LoadKind.CLOSED_LOOP, 16, None)
+    assert complete(run, **FACTS, request_rate="3").load is LoadKind.REQUEST_RATE
 
 
 def test_latencies_of_a_table_without_a_load_are_no_maximum() -> None:
@@ -57,8 +58,8 @@ def test_latencies_of_a_table_without_a_load_are_no_maximum() -> None:
     latency, maximum = (table.read(SourceFile("a.csv", f"{head}{line}{end}\n".encode())).runs[0] for end in ("", "900"))
     with pytest.raises(NotSaid, match="does not say the requests in flight"):
         complete(latency)
-    assert complete(latency, concurrency="16").load == ("closed_loop", 16, None)
-    assert complete(maximum).load.kind == "offline_maximum"
+    assert loaded(complete(latency, concurrency="16")) == (LoadKind.CLOSED_LOOP, 16, None)
+    assert complete(maximum).load is LoadKind.OFFLINE_MAXIMUM
 
 
 def test_a_loop_that_was_mostly_idle_is_told() -> None:
@@ -92,7 +93,7 @@ def test_a_flag_that_contradicts_a_file_is_refused(facts: dict[str, str], messag
 def test_two_names_of_one_gpu_do_not_contradict() -> None:
     [run] = reported("vllm.json")
     new, notes = completer(gpu="B200").complete(run, "vllm.json")
-    assert (new.case.gpu.name, notes) == ("B200", [])
+    assert (new.gpu, notes) == ("B200", [])
 
 
 def test_a_flag_replaces_what_nobody_understands_and_the_name_a_model_was_served_under() -> None:
@@ -119,7 +120,7 @@ def test_a_mapping_file_speaks_of_single_files_and_labels(tmp_path: Path) -> Non
     maker = completer(mappings, gpu="H100", tp="8")
     new, notes = maker.complete(reported("vllm.json")[0], "results/vllm.json")
     # A version is text: 0.10 is not 0.1. The mapping wins over the file and over flags.
-    assert (new.case.server, new.server_version, new.case.gpu.name, new.case.tensor_parallel) == (
+    assert (new.server, new.server_version, new.gpu, new.tp) == (
         "sglang", "0.10", "B200", 1,
     )  # fmt: skip
     assert len(notes) == 3

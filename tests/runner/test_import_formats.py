@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,11 +13,12 @@ import pytest
 import yaml
 
 from gpuscout.runner.imports.files import read_files
+from gpuscout.store.measured import LoadKind
 from gpuscout.store.measured.formats import FORMATS, SourceFile, find_format, recognise
 from gpuscout.store.measured.formats.arguments import deployment
 from gpuscout.store.measured.stored import METRICS
 from gpuscout.sweeps.errors import InputError
-from tests.support.result_files import FACTS, FILES, FOLDER, MODEL, complete, completed, completer, reported
+from tests.support.result_files import FACTS, FILES, FOLDER, MODEL, complete, completed, completer, loaded, reported
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
@@ -29,13 +31,24 @@ def test_all_formats_agree_on_the_workload_they_share(file: Path) -> None:
     assert (case.model.name, case.gpu.name, case.tensor_parallel, case.num_gpus) == (MODEL, "B200", 2, 2)
     assert (case.input_len, case.output_len, case.precision, case.server) == (2000, 200, "bf16", "vllm")
     assert (case.gpu_memory_utilization, case.context_len) == (0.9, 2200)
-    assert (run.load.kind, run.load.concurrency, run.load.request_rate) == ("closed_loop", 16, None)
-    figures = run.reported
+    assert loaded(run) == (LoadKind.CLOSED_LOOP, 16, None)
+    figures = run
     assert (figures.ttft_ms, figures.itl_ms, figures.e2e_s) == (250.0, 20.0, 4.23)
     assert (figures.output_tokens_per_s, figures.requests_per_s) == (756.5, 3.7825)
     # The stored ITL is what its definition says.
     assert figures.itl_ms == pytest.approx((1e3 * figures.e2e_s - figures.ttft_ms) / (case.output_len - 1))
     assert str(figures.measured_on) == ("None" if "llm-optimizer" in file.name else "2026-03-14")  # it has no date
+
+
+def test_what_a_run_is_known_by_does_not_move() -> None:
+    """A store would hold the runs of a file twice. Printed by the first version that could import."""
+
+    def together(*names: str | Path) -> str:
+        digests = sorted(run.digest().hex() for file in completed(*names) for run in file.runs)
+        return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:16]
+
+    assert together(*FILES) == "bbea48ff422df3d9"
+    assert together("public:serving_runs", "public:other_gpus", "public:max_throughput") == "6bb8ccba55aeba4e"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
@@ -174,10 +187,10 @@ def test_closed_loops_rates_and_maxima_are_told_apart() -> None:
 
 def test_at_a_request_rate_the_mean_in_flight_is_stored() -> None:
     [_, constant, *_] = reported("guidellm-schema2.json")
-    assert complete(constant).load == ("request_rate", 16, 2.5)  # as GuideLLM measured: 15.9
+    assert loaded(complete(constant)) == (LoadKind.REQUEST_RATE, 16, 2.5)  # as GuideLLM measured: 15.9
     [_, _, rate, _] = reported("vllm-appended.json")
     # 3.7825 requests/s that stay 4.23 s each
-    assert complete(rate, **FACTS).load == ("request_rate", 16, 3.0)
+    assert loaded(complete(rate, **FACTS)) == (LoadKind.REQUEST_RATE, 16, 3.0)
 
 
 def test_a_loop_never_has_more_in_flight_than_requests() -> None:

@@ -19,8 +19,8 @@ from gpuscout.runner.imports.files import ImportedFile, read_files, store_file
 from gpuscout.runner.imports.stated import Mappings, from_flags
 from gpuscout.runner.resolve.models import ModelFinder
 from gpuscout.store.database.connect import Store
+from gpuscout.store.measured import LoadKind, MeasuredRun
 from gpuscout.store.measured.formats import Reported, SourceFile, recognise
-from gpuscout.store.measured.stored import NewRun
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 
 FOLDER = Path(__file__).parents[1] / "data" / "formats"
@@ -44,8 +44,12 @@ def completer(mappings: Mappings | None = None, **facts: str) -> Completer:
     return Completer(from_flags(facts), mappings or Mappings(), GPUCatalogue.load(), ModelFinder())
 
 
-def complete(run: Reported, **facts: str) -> NewRun:
+def complete(run: Reported, **facts: str) -> MeasuredRun:
     return completer(**facts).complete(run, "file")[0]
+
+
+def loaded(run: MeasuredRun) -> tuple[LoadKind, int | None, float | None]:
+    return run.load, run.concurrency, run.request_rate
 
 
 def completed(*names: str | Path, **facts: str) -> list[ImportedFile]:

@@ -12,7 +12,7 @@ from gpuscout.runner.cli.common import count, print_json, print_table
 if TYPE_CHECKING:
     from gpuscout.runner.imports.exports import ImportedExport
     from gpuscout.runner.imports.files import ImportedFile
-    from gpuscout.store.measured.stored import NewRun
+    from gpuscout.store.measured import MeasuredRun
 
 _SHOWN = 20
 
@@ -71,19 +71,18 @@ def print_files(files: Sequence[ImportedFile], *, dry_run: bool) -> None:
         print(f"… and {count(len(notes) - _SHOWN, 'more note')} (--json lists all)", file=sys.stderr)
 
 
-def _print_runs(runs: Sequence[tuple[NewRun, bool]]) -> None:
+def _print_runs(runs: Sequence[tuple[MeasuredRun, bool]]) -> None:
     def figure(value: float | None, digits: int = 0) -> str | None:
         return None if value is None else f"{value:,.{digits}f}"
 
     by_model: dict[str, list[tuple[object, ...]]] = defaultdict(list)
     for run, new in runs[:_SHOWN]:
-        case = run.case
-        kv = f" kv-{case.kv_precision}" if run.kv_known else ""
-        by_model[case.model.name].append(
+        kv = f" kv-{run.kv_precision}" if run.kv_precision else ""
+        by_model[run.model].append(
             (
-                f"{case.gpu.name} x{case.num_gpus} {case.precision}{kv}",
-                f"{case.server} {run.server_version or ''}".rstrip(),
-                f"{case.input_len}/{case.output_len}",
+                f"{run.gpu} x{run.num_gpus} {run.precision}{kv}",
+                f"{run.server} {run.server_version or ''}".rstrip(),
+                f"{run.input_len}/{run.output_len}",
                 _load(run),
                 figure(run.figure("ttft_ms")),
                 figure(run.figure("itl_ms"), 1),
@@ -99,11 +98,10 @@ def _print_runs(runs: Sequence[tuple[NewRun, bool]]) -> None:
         print(f"… and {count(len(runs) - _SHOWN, 'more run')} (--json lists all)")
 
 
-def _load(run: NewRun) -> str:
-    kind, concurrency, rate = run.load
-    if kind == "request_rate":
-        return f"{rate:g}/s"
-    return "maximum" if concurrency is None else f"c={concurrency}"
+def _load(run: MeasuredRun) -> str:
+    if run.request_rate is not None:
+        return f"{run.request_rate:g}/s"
+    return "maximum" if run.concurrency is None else f"c={run.concurrency}"
 
 
 def print_refused(files: Iterable[ImportedFile]) -> None:
@@ -143,40 +141,36 @@ def import_document(files: Sequence[ImportedFile], *, dry_run: bool) -> dict[str
     }
 
 
-def _run_document(run: NewRun, new: bool) -> dict[str, object]:
-    from gpuscout.store.measured.stored import METRICS
+def _run_document(run: MeasuredRun, new: bool) -> dict[str, object]:
+    from gpuscout.store.measured.runs import DEFAULT_MEMORY, METRICS, SIZES
 
-    case, reported = run.case, run.reported
     return {
         "digest": run.digest().hex(),
         "new": new,
-        "model": case.model.name,
-        "gpu": case.gpu.name,
-        "num_gpus": case.num_gpus,
-        "tensor_parallel": case.tensor_parallel,
-        "pipeline_parallel": case.pipeline_parallel,
-        "data_parallel": case.data_parallel,
-        "expert_parallel": case.expert_parallel,
-        "precision": case.precision,
-        "kv_precision": case.kv_precision if run.kv_known else None,
-        "server": case.server,
+        "model": run.model,
+        "gpu": run.gpu,
+        "num_gpus": run.num_gpus,
+        **{name: getattr(run, short) for name, short in SIZES.items()},
+        "precision": run.precision,
+        "kv_precision": run.kv_precision,
+        "server": run.server,
         "server_version": run.server_version,
-        "gpu_memory_utilization": case.gpu_memory_utilization,
-        "max_model_len": case.context_len,
-        "input_len": case.input_len,
-        "output_len": case.output_len,
-        "load": run.load.kind,
-        "concurrency": run.load.concurrency,
-        "request_rate_per_s": run.load.request_rate,
+        "gpu_memory_utilization": run.gpu_memory_utilization or DEFAULT_MEMORY,
+        "max_model_len": run.context_len,
+        "input_len": run.input_len,
+        "output_len": run.output_len,
+        "load": run.load.name.lower(),
+        "concurrency": run.concurrency,
+        "request_rate_per_s": run.request_rate,
         **{name: run.figure(name) for name in METRICS},
-        "native_itl_name": reported.native_itl_name,
-        "native_itl_ms": reported.native_itl_ms,
+        "native_itl_name": run.native_itl_name,
+        "native_itl_ms": run.native_itl_ms,
         "percentiles": [
             {"metric": metric, "percentile": percentile, "value": value}
-            for (metric, percentile), value in sorted(reported.percentiles.items())
+            for (metric, percentile), value in sorted(run.percentiles.items())
         ],
-        "tool": reported.tool,
-        "measured_on": reported.measured_on,
+        "tool": run.tool,
+        "measured_on": run.day,
         "source": run.source,
         "requests_completed": run.requests("completed"),
         "requests_failed": run.requests("failed"),
