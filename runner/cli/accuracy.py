@@ -123,7 +123,7 @@ def _gpu_prices(options: PriceOptions, db: str, gpus: Iterable[str]) -> Mapping[
         return REFERENCE_PRICES
     names = sorted(gpus)
     rules = options.rules(names)
-    priced = price_gpus(names, quotes_at(db, rules.books), rules)
+    priced = price_gpus(names, quotes_at(db, rules.books and rules.precedence), rules)
     for gpu, reason in priced.missing.items():
         err().print(f"not in the choice of GPU: {gpu}: {reason}")
     return {gpu: price.per_hour(1).usd for gpu, price in priced.known.items()}

@@ -23,7 +23,7 @@ _METRICS = {"ttft_ms": "TTFT", "itl_ms": "ITL", "output_tokens_per_s": "tok/s"}
 
 
 def register(app: typer.Typer) -> None:
-    example = "Example: gpuscout compare as-of:2026-01-01 as-of:2026-11-01 --workload chat --slo 'itl<=30ms'"
+    example = "Example: gpuscout compare now price:H100=1.8 --workload chat --slo 'itl<=30ms'"
     app.command("compare", rich_help_panel="Sweeps", epilog=example)(compare)
 
 
@@ -33,15 +33,19 @@ def compare(
     filters: Filters,
     prices: PriceOptions,
     output: Output,
-    a: Annotated[str, typer.Argument(metavar="A", help="A sweep, NAME@REVISION, engine:NAME, kind:measured …")],
-    b: Annotated[str, typer.Argument(metavar="B", help="… prices:BOOK or as-of:DATE; of the same kind as A.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="nightly@1, engine:roofline, kind:measured, server:vllm …")],
+    b: Annotated[
+        str,
+        typer.Argument(metavar="B", help="… gpu:H100, precision:fp8, version:0.19, now, price:H100=1.8 …"),
+    ],
     top: Annotated[int, typer.Option("--top", min=0, help="Of the largest changes, how many to list.")] = 5,
     db: Db = DEFAULT_STORE,
 ) -> None:
     """Compare two answers to one question: what was added, vanished and changed, and whether the winner did.
 
     A and B are sweeps (nightly, nightly@1, an id), engines (engine:roofline), kinds (kind:estimated kind:measured),
-    price books (prices:default prices:own) or days of prices (as-of:2026-01-31). Computes nothing.
+    settings (server:vllm, gpu:H100, precision:fp8), server versions of measured runs (version:0.18 version:0.19), or
+    prices: now, other ones (price:H100=1.8), books (prices:own), days (as-of:2026-01-31). Computes nothing.
     """
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.compare import compare as compared

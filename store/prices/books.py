@@ -20,7 +20,6 @@ import sqlalchemy as sa
 
 from gpuscout.store.prices.prices import (
     DEFAULT_BOOK,
-    DEFAULT_BOOKS,
     OWN_BOOK,
     PriceRules,
     Prices,
@@ -88,9 +87,8 @@ def quotes_of(connection: sa.Connection, books: Sequence[str]) -> list[Quote]:
 
 def prices_for(connection: sa.Connection, gpus: Iterable[str], rules: PriceRules) -> Prices:
     """One price per GPU. Raises UnknownNameError for a book, provider or region that does not exist."""
-    books = rules.books
-    if not books:
-        books = DEFAULT_BOOKS if OWN_BOOK in book_names(connection) else (DEFAULT_BOOK,)
+    known_books = book_names(connection)
+    books = [book for book in rules.precedence if book in known_books or book in rules.books]
     quotes = quotes_of(connection, books)
     providers = providers_of(quotes)
     known = {provider.casefold() for provider in providers}

@@ -4,7 +4,8 @@
 newest; where it has several of that date (instance types, regions), with the lowest. A provider is one whatever the
 case of its name. The price is the median over providers, low and high are the cheapest and the dearest provider.
 *Books.* The first book of the question that has such a quote for a GPU prices it alone: books are never mixed for one
-GPU. Without a choice that is the book "own", if the store has one, before "default", which ships with gpuscout.
+GPU. Without a choice that is the book "own", if
+the store has one. What is in none of the books that were asked for comes from "default", which ships with gpuscout.
 *Nothing is guessed.* A GPU without a quote that counts has no price, and says which condition left none.
 """
 
@@ -18,7 +19,6 @@ from statistics import median
 
 DEFAULT_BOOK = "default"
 OWN_BOOK = "own"
-DEFAULT_BOOKS = (OWN_BOOK, DEFAULT_BOOK)
 PURCHASES = ("on-demand", "spot", "reserved")
 DATE_KINDS = ("read", "upper-bound")
 EVERYWHERE = "*"
@@ -71,7 +71,7 @@ def packed(num_gpus: int, replicas: int, size: int) -> int:
 class PriceRules:
     """Which quotes count, and what overrides them. Empty and None do not restrict.
 
-    books            in order of precedence; empty: `DEFAULT_BOOKS`
+    books            in order of precedence; empty: "own". What they lack comes from the book "default"
     providers        names, whatever their case         region   quotes of it and of all regions count, others do not
     as_of            no newer quotes
     overrides        USD per GPU hour by canonical name of a GPU: charged as they are, discount and instances aside
@@ -87,6 +87,11 @@ class PriceRules:
     overrides: Mapping[str, float] | None = None
     discount: float = 0.0
     whole_instances: bool = False
+
+    @property
+    def precedence(self) -> tuple[str, ...]:
+        """The books that count, the first one first: those asked for, and what ships for GPUs that they lack."""
+        return tuple(dict.fromkeys((*(self.books or (OWN_BOOK,)), DEFAULT_BOOK)))
 
 
 @dataclass(frozen=True)
@@ -160,16 +165,19 @@ def price_gpus(gpus: Iterable[str], quotes: Sequence[Quote], rules: PriceRules) 
         if gpu in overrides:
             known[gpu] = GpuPrice(gpu, (), override=overrides[gpu])
             continue
-        reasons = []
-        for book in rules.books or DEFAULT_BOOKS:
+        reasons: list[str] = []
+        for book in rules.precedence:
+            if reasons and book not in (rules.books or rules.precedence):
+                continue  # the books that were asked for know this GPU, only no price that counts
             left, reason = _counting([quote for quote in by_gpu[gpu] if quote.book == book], rules)
             if left:
                 known[gpu] = GpuPrice(gpu, tuple(_newest(left)), rules.discount, rules.whole_instances)
                 break
             if reason:
                 reasons.append(f'book "{book}" {reason}')
-        else:
-            missing[gpu] = "; ".join(reasons) or f"no price in {' or '.join(rules.books or (DEFAULT_BOOK,))}"
+        if gpu not in known:
+            asked = dict.fromkeys((*rules.books, DEFAULT_BOOK))
+            missing[gpu] = "; ".join(reasons) or f"no price in {' or '.join(asked)}"
     return Prices(rules, known, missing)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from gpuscout.store.queries.compare_sides import Form, Side
+from gpuscout.store.queries.compare_sides import PRICE_FORMS, Form, Side
 from gpuscout.store.ranking.lookup import means_estimated
 from gpuscout.store.ranking.measures import DECIMALS, Array
 from gpuscout.store.ranking.rank import rank
@@ -134,7 +134,7 @@ def compare(connection: sa.Connection, one: Side, other: Side) -> Comparison:
     if one.question.aim.is_weighted:
         raise InputError("weighted objectives have no figure to compare", hint="--objective instead of --weight")
     first = _Seen.of(connection, one)
-    by_prices = one.form in (Form.PRICES, Form.AS_OF)
+    by_prices = {one.form, other.form} <= PRICE_FORMS
     seen = (first, _Seen.of(connection, other, first.answered if by_prices else None))
     known = [side.answered.keys() | side.ranked.keys() for side in seen]
     if by_prices:
@@ -191,23 +191,28 @@ class _Seen:
 _SETTINGS = ("gpu", "num_gpus", *CONFIGURATION)
 # What is not known of every measured run, or only at least; of several configurations that are alike the best counts.
 _UNKNOWN_OF_RUNS = ("kv_precision", "gpu_memory_utilization", "max_model_len")
-_KNOWN_OF_RUNS = tuple(name for name in _SETTINGS if name not in _UNKNOWN_OF_RUNS)
-_settings_of = attrgetter(*_SETTINGS)
-_known_settings_of = attrgetter(*_KNOWN_OF_RUNS)
+# Settings that the sides differ in, or that are not known of both: they do not tell configurations apart.
+_LEFT_OUT: Mapping[Form, tuple[str, ...]] = {
+    Form.KIND: _UNKNOWN_OF_RUNS,
+    Form.SERVER: ("server",),
+    Form.GPU: ("gpu",),
+    Form.PRECISION: ("precision", "kv_precision"),
+}
+_TOLD_APART = {form: tuple(n for n in _SETTINGS if n not in _LEFT_OUT.get(form, ())) for form in Form}
+_SETTINGS_OF = {form: attrgetter(*names) for form, names in _TOLD_APART.items()}
 
 
 def _key(case: _Case, config: Configuration, form: Form) -> Key:
     """What is the same on both sides. Between kinds it says nothing of the kind."""
-    if form is Form.KIND:
-        return (*case, *_known_settings_of(config))
-    settings = _settings_of(config)
-    return (*case, *settings) if config.kind is Kind.ESTIMATED else (*case, *settings, config.kind)
+    settings = _SETTINGS_OF[form](config)
+    apart = form is not Form.KIND and config.kind is Kind.MEASURED
+    return (*case, *settings, config.kind) if apart else (*case, *settings)
 
 
 def _answered(connection: sa.Connection, scope: Scope, groups: Mapping[_Case, Group], form: Form) -> dict[Key, int]:
     """The newest task of every configuration that the engine of its group answered, by its `_key`."""
     answers = scope.answers
-    names = ("model", "input_len", "output_len", *(_KNOWN_OF_RUNS if form is Form.KIND else _SETTINGS))
+    names = ("model", "input_len", "output_len", *_TOLD_APART[form])
     cursor = connection.execute(
         sa.select(*(answers.c[name] for name in names), engines.c.name, answers.c.task_id)
         .join(engines, engines.c.id == answers.c.engine_id)

@@ -1,7 +1,8 @@
-"""The two sides of a comparison as people write them: sweeps, engines, kinds, price books or days.
+"""The two sides of a comparison as people write them: sweeps, engines, kinds, settings, versions or prices.
 
-A reference is written with what it is (`sweep:nightly@2`, `engine:roofline`, `kind:measured`, `prices:acme`,
-`as-of:2026-01-31`), or plainly where only one of these is meant.
+A reference is written with what it is (`sweep:nightly@2`, `engine:roofline`, `kind:measured`, `server:sglang`,
+`gpu:H200`, `precision:fp8`, `version:0.19`, `prices:acme`, `price:H100=1.8`, `as-of:2026-01-31`), or plainly where only
+one of these is meant; `now` are the prices as they are. Whatever is about prices can be compared with each other.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ import sqlalchemy as sa
 from gpuscout.store.prices.books import book_names
 from gpuscout.store.ranking.lookup import listed
 from gpuscout.store.ranking.types import MEASURED, Kind, Question
-from gpuscout.store.schema import engines, sweeps
+from gpuscout.store.schema import engines, gpus, measured_runs, sweeps
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
+from gpuscout.sweeps.precision import PRECISIONS
+from gpuscout.sweeps.servers import SERVERS
 
-_EXAMPLES = "for example: nightly@1 nightly   engine:roofline engine:llm-optimizer   prices:default prices:own"
+_EXAMPLES = "for example: nightly@1 nightly   server:vllm server:sglang   gpu:H100 gpu:H200   now price:H100=1.8"
 
 
 class Form(StrEnum):
@@ -28,8 +32,18 @@ class Form(StrEnum):
     SWEEP = "sweep"
     ENGINE = "engine"
     KIND = "kind"
+    SERVER = "server"
+    GPU = "gpu"
+    PRECISION = "precision"
+    VERSION = "version"  # of the server of measured runs
     PRICES = "prices"
+    PRICE = "price"
     AS_OF = "as-of"
+    NOW = "now"
+
+
+PRICE_FORMS = frozenset({Form.PRICES, Form.PRICE, Form.AS_OF, Form.NOW})
+"""Sides that differ in prices alone: the results are the same ones."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,11 @@ def sides_of(connection: sa.Connection, one: str, other: str, question: Question
     """
     meant = [_meant(connection, text) for text in (one, other)]
     forms = [form for form in Form if all(form in found for found in meant)]
+    by_price = [next((form for form in found if form in PRICE_FORMS), None) for found in meant]
+    if not forms and None not in by_price:
+        pairs = zip(by_price, (one, other), strict=True)
+        first, second = (_priced(form, _bare(text), question) for form, text in pairs if form is not None)
+        return _different(first, second, one, other)
     if not forms:
         told = " and ".join(f'"{text}" ({" or ".join(found)})' for text, found in zip((one, other), meant, strict=True))
         raise InputError(f"{told} cannot be compared: they are not of one kind", hint=_EXAMPLES)
@@ -61,6 +80,10 @@ def sides_of(connection: sa.Connection, one: str, other: str, question: Question
     if form is Form.ENGINE and MEASURED in (*first.question.engines, *second.question.engines):
         # An engine against runs: what is measured has the settings of an estimate only as far as they are known.
         first, second = replace(first, form=Form.KIND), replace(second, form=Form.KIND)
+    return _different(first, second, one, other)
+
+
+def _different(first: Side, second: Side, one: str, other: str) -> tuple[Side, Side]:
     if first.question == second.question:
         raise InputError(f'"{one}" and "{other}" are the same', hint=_EXAMPLES)
     return first, second
@@ -69,7 +92,7 @@ def sides_of(connection: sa.Connection, one: str, other: str, question: Question
 def _meant(connection: sa.Connection, text: str) -> list[Form]:
     """What a reference can be. Raises UnknownNameError."""
     prefix, colon, name = text.partition(":")
-    if colon and prefix in list(Form):
+    if colon and prefix in list(Form) and prefix != Form.NOW:
         if not name:
             raise InputError(f'"{text}" names nothing', hint=_EXAMPLES)
         return [Form(prefix)]
@@ -77,7 +100,11 @@ def _meant(connection: sa.Connection, text: str) -> list[Form]:
         Form.SWEEP: _sweep_names(connection),
         Form.ENGINE: list(connection.execute(sa.select(engines.c.name).distinct()).scalars()),
         Form.KIND: list(Kind),
+        Form.SERVER: list(SERVERS),
+        Form.GPU: list(connection.execute(sa.select(gpus.c.name).distinct()).scalars()),
+        Form.PRECISION: [precision.value for precision in PRECISIONS],
         Form.PRICES: book_names(connection),
+        Form.NOW: [Form.NOW.value],
     }
     found = [form for form, names in known.items() if text in names]
     if Form.SWEEP not in found and _sweep_id(connection, text) is not None:
@@ -86,7 +113,7 @@ def _meant(connection: sa.Connection, text: str) -> list[Form]:
         found.append(Form.AS_OF)
     if not found:
         close = [f"{form}:{near}" for form, names in known.items() for near in nearest(text, names)]
-        raise UnknownNameError("sweep, engine, kind, price book or day", text, close[:3], hint=_EXAMPLES)
+        raise UnknownNameError("side of a comparison", text, close[:3], hint=_EXAMPLES)
     return found
 
 
@@ -108,13 +135,59 @@ def _side(connection: sa.Connection, form: Form, name: str, question: Question) 
         return Side(form, label, replace(question, engines=(name,)))
     if form is Form.KIND:
         return Side(form, label, replace(question, kinds=(name,)))
+    parts = tuple(part.strip() for part in name.split(","))
+    if form is Form.SERVER:
+        return Side(form, label, replace(question, servers=parts))
+    if form is Form.GPU:
+        return Side(form, label, replace(question, gpus=parts))
+    if form is Form.PRECISION:
+        return Side(form, label, replace(question, precisions=parts))
+    if form is Form.VERSION:
+        _check_versions(connection, parts)
+        return Side(form, label, replace(question, server_versions=parts, kinds=(Kind.MEASURED.value,)))
+    return _priced(form, name, question)
+
+
+def _priced(form: Form, name: str, question: Question) -> Side:
+    """The question at other prices. Raises InputError."""
+    prices = question.prices
+    if form is Form.NOW:
+        return Side(form, "now", question)
     if form is Form.PRICES:
-        books = tuple(part.strip() for part in name.split(","))
-        return Side(form, label, replace(question, prices=replace(question.prices, books=books)))
-    day = _day(name)
-    if day is None:
-        raise InputError(f'"{name}" is no day', hint="write YEAR-MONTH-DAY, such as as-of:2026-01-31")
-    return Side(form, label, replace(question, prices=replace(question.prices, as_of=day)))
+        prices = replace(prices, books=tuple(part.strip() for part in name.split(",")))
+    elif form is Form.PRICE:
+        prices = replace(prices, overrides={**(prices.overrides or {}), **_overrides(name)})
+    else:
+        day = _day(name)
+        if day is None:
+            raise InputError(f'invalid day "{name}"', hint="write YEAR-MONTH-DAY, such as as-of:2026-01-31")
+        prices = replace(prices, as_of=day)
+    return Side(form, f"{form}:{name}", replace(question, prices=prices))
+
+
+def _overrides(text: str) -> dict[str, float]:
+    """ "H100=1.8,H200=2.5" as USD per GPU hour by canonical name. Raises InputError, UnknownNameError."""
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, figure = part.partition("=")
+        try:
+            usd = float(figure)
+        except ValueError:
+            usd = 0.0
+        if not equals or not 0 < usd < 1e6:
+            raise InputError(f'invalid price "{part}": expected GPU=USD', hint="for example price:H100=1.8")
+        found[GPUCatalogue.load().resolve(name.strip()).name] = usd
+    return found
+
+
+def _check_versions(connection: sa.Connection, names: Sequence[str]) -> None:
+    """Raises UnknownNameError for a version that no measured run has."""
+    column = measured_runs.c.server_version
+    known = list(connection.execute(sa.select(column).where(column.is_not(None)).distinct().order_by(column)).scalars())
+    for name in names:
+        if not any(version == name or version.startswith(f"{name}.") for version in known):
+            hint = f"measured runs have {listed(known)}" if known else "no measured run says its server's version"
+            raise UnknownNameError("server version", name, nearest(name, known), hint=hint)
 
 
 def _check(form: Form, question: Question) -> None:
@@ -123,10 +196,14 @@ def _check(form: Form, question: Question) -> None:
         Form.SWEEP: ("--sweep", question.sweep is not None),
         Form.ENGINE: ("--engine", bool(question.engines)),
         Form.KIND: ("--kind or --engine measured", bool(question.kinds) or MEASURED in question.engines),
+        Form.SERVER: ("--server", bool(question.servers)),
+        Form.GPU: ("--gpu", bool(question.gpus)),
+        Form.PRECISION: ("--precision", bool(question.precisions)),
+        Form.VERSION: ("--kind", bool(question.kinds)),
         Form.PRICES: ("--prices", bool(question.prices.books)),
         Form.AS_OF: ("--as-of", question.prices.as_of is not None),
     }
-    option, given = taken[form]
+    option, given = taken.get(form, ("", False))
     if given:
         raise InputError(f"{option} leaves nothing to compare: the two sides say it")
 

@@ -31,6 +31,7 @@ from gpuscout.store.queries.point_columns import (
 )
 from gpuscout.store.ranking.limits import limits_of, limits_on_runs, need_percentiles
 from gpuscout.store.ranking.lookup import means_estimated, means_measured
+from gpuscout.store.ranking.runs import on_runs
 from gpuscout.store.ranking.scope import CONFIGURATION, Condition, Scope, nothing_matches, scope_of
 from gpuscout.store.ranking.types import Kind, Question
 from gpuscout.store.schema import cases, engines, gpus, measured_runs, membership, models, operating_points, tasks
@@ -227,15 +228,9 @@ class PointReader:
             .join(gpus, gpus.c.id == cases.c.gpu_id)
         )
         question = self.question
-        conditions = list(self.scope.on_cases)
-        if not question.implausible:
-            conditions.append(measured_runs.c.implausible.is_(None))
+        conditions = [*self.scope.on_cases, *on_runs(question)]
         if question.min_context is not None:
             conditions.append(cases.c.input_len + cases.c.output_len >= question.min_context)
-        if question.since is not None:
-            conditions.append(measured_runs.c.measured_on >= question.since)
-        if question.until is not None:
-            conditions.append(measured_runs.c.measured_on <= question.until)
         if self.scope.sweep is not None:
             conditions.append(_estimated_by(self.scope.sweep.id))
         return source, conditions

@@ -156,6 +156,23 @@ def estimated_cases(
     return found
 
 
+def on_runs(question: Question) -> list[Condition]:
+    """What a question asks of measured runs besides their cases."""
+    runs = measured_runs.c
+    found: list[Condition] = []
+    if not question.implausible:
+        found.append(runs.implausible.is_(None))
+    if question.server_versions:
+        version = runs.server_version
+        of_these = (version.startswith(f"{name}.", autoescape=True) for name in question.server_versions)
+        found.append(sa.or_(version.in_(question.server_versions), *of_these))
+    if question.since is not None:
+        found.append(runs.measured_on >= question.since)
+    if question.until is not None:
+        found.append(runs.measured_on <= question.until)
+    return found
+
+
 def runs_statement(scope: Scope, question: Question) -> sa.Select[Any]:
     """All measured runs that a question is about."""
     runs = measured_runs.c
@@ -164,12 +181,7 @@ def runs_statement(scope: Scope, question: Question) -> sa.Select[Any]:
         runs.source, runs.server_version, runs.measured_on, runs.requests_completed, runs.requests_failed,
         runs.implausible,
     )  # fmt: skip
-    if not question.implausible:
-        query = query.where(runs.implausible.is_(None))
-    if question.since is not None:
-        query = query.where(runs.measured_on >= question.since)
-    if question.until is not None:
-        query = query.where(runs.measured_on <= question.until)
+    query = query.where(*on_runs(question))
     if conditions := _on_cases(scope, question):
         query = query.where(runs.case_id.in_(sa.select(cases.c.id).where(*conditions)))
     return query.order_by(runs.id)

@@ -57,6 +57,7 @@ class Question:
     engines         in order of preference: a group shows the estimates of one engine, the first that has any;
                     "measured" among them stands for measured runs, which go first wherever it stands
     kinds           "estimated", "measured"
+    server_versions  of measured runs: "0.19" stands for 0.19.1 as well
     implausible     whether measured runs count that are better than their hardware can be
     trust           what must be, or is preferably, measured: a word of `Trusted`
     cautious        whether estimates count by the pessimistic end of their interval, for the objective and the SLOs
@@ -101,6 +102,7 @@ class Question:
     trust: str = Trusted.ANY
     cautious: bool = False
     implausible: bool = False
+    server_versions: tuple[str, ...] = ()
 
     @property
     def aim(self) -> Aim:

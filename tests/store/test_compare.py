@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -45,9 +45,9 @@ def oracle(**how: Any) -> Row:
 def answered(store: Store) -> Callable[..., Ask]:
     """Fills the store and returns what compares two references."""
 
-    def fill_store(*answers: Row) -> Ask:
+    def fill_store(*answers: Row, runs: Sequence[Row] = ()) -> Ask:
         with store.writing() as connection:
-            fill(connection, list(answers))
+            fill(connection, list(answers), runs)
 
         def ask(one: str, other: str, **question: Any) -> Comparison:
             with store.reading() as connection:
@@ -219,7 +219,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         ("engine:roofline", "engine:roofline", {}, "the same"),
         ("engine:roofline", "engine:nobody", {}, "nobody"),
         ("rooflin", "oracle", {}, "rooflin"),
-        ("as-of:yesterday", "as-of:2026-01-01", {}, "no day"),
+        ("as-of:yesterday", "as-of:2026-01-01", {}, "invalid day"),
         ("engine:", "engine:oracle", {}, "names nothing"),
         ("kind:estimated", "kind:measured", {}, "kind:measured: the store has no measured runs"),
         ("nightly", "nightly@1", {}, "the same"),
@@ -244,6 +244,55 @@ def test_sides_keep_the_rest_of_the_question(small: Store) -> None:
     assert [side.question.prices.books for side in sides] == [("default",), ("default", "own")]
     assert {side.question.models for side in sides} == {("a/One",)}
     assert {side.label for side in sides} == {"prices:default", "prices:default,own"}
+
+
+def test_settings_are_compared_by_everything_else(answered: Callable[..., Ask]) -> None:
+    ask = answered(
+        an_answer(points=tokens(1000.0)),
+        an_answer(server="sglang", points=tokens(1250.0)),
+        an_answer(precision="bf16", points=tokens(500.0)),
+        an_answer(gpu="L4", points=tokens(200.0)),
+        an_answer(gpu="L4", server="sglang", points=tokens(100.0)),
+    )
+    servers = ask("server:vllm", "sglang", precisions=("fp8",))
+    assert by_gpu(servers) == {"H100": (Status.BETTER, -0.2), "L4": (Status.WORSE, 1.0)}
+    assert servers.metrics["output_tokens_per_s"].points == 2
+    precisions = ask("precision:bf16", "precision:fp8", servers=("vllm",), gpus=("H100",))
+    assert [(change.status, change.change) for change in precisions.changes] == [(Status.BETTER, -0.5)]
+    gpus = ask("gpu:H100", "gpu:L4", servers=("vllm",), precisions=("fp8",))
+    assert [(change.status, round(change.change or 0, 6)) for change in gpus.changes] == [(Status.WORSE, 0.25)]
+    assert gpus.winners[0].changes_gpu
+    with pytest.raises(InputError, match="--server leaves nothing to compare"):
+        ask("server:vllm", "server:sglang", servers=("vllm",))
+
+
+def test_versions_of_a_server_are_those_of_measured_runs(answered: Callable[..., Ask]) -> None:
+    ask = answered(
+        an_answer(points=tokens(5000.0)),
+        runs=[
+            a_run(server_version="0.18.0", output_tokens_per_s=1000.0),
+            a_run(server_version="0.19.1", output_tokens_per_s=1600.0),
+            a_run(server_version="0.19.2", output_tokens_per_s=2400.0),
+        ],
+    )
+    found = ask("version:0.18", "version:0.19", objective="throughput")
+    assert [(change.status, change.change) for change in found.changes] == [(Status.BETTER, 1.0)]
+    with pytest.raises(InputError, match=r'unknown server version "0\.1"'):
+        ask("version:0.1", "version:0.19")
+
+
+def test_prices_are_compared_with_what_they_might_be(small: Store) -> None:
+    question = Question(prices=PriceRules(overrides={"L4": 0.5, "H100": 2.0}))
+    with small.reading() as connection:
+        found = compare(connection, *sides_of(connection, "now", "price:H100-SXM=0.01", question))
+        assert [side.label for side in found.sides] == ["now", "price:H100-SXM=0.01"]
+        assert found.sides[1].question.prices.overrides == {"L4": 0.5, "H100": 2.0, "H100-SXM-80GB": 0.01}
+        assert found.metrics == {}
+        days = sides_of(connection, "as-of:2026-01-31", "prices:default", question)
+        assert [side.form for side in days] == ["as-of", "prices"]
+        for wrong in ("price:H100", "price:H100=cheap", "price:H100=-1"):
+            with pytest.raises(InputError, match="invalid price"):
+                sides_of(connection, "now", wrong, question)
 
 
 # --- against a comparison written the plain way ------------------------------------------------------------------

@@ -94,7 +94,17 @@ def test_the_first_book_with_a_price_decides_alone() -> None:
     assert price(own, quote("A", 1.0), purchase="spot") == (
         'book "own" has no spot price; book "default" has no spot price'
     )
-    assert price(books=("acme",)) == "no price in acme"
+    assert price(books=("acme",)) == "no price in acme or default"
+
+
+def test_what_a_book_lacks_comes_from_the_one_that_ships() -> None:
+    own = Quote("acme", "L4", "us", 0.5, date(2026, 1, 1))
+    assert price(quote("A", 1.0), books=("acme",)) == (1.0, 1.0, 1.0)
+    assert price(own, quote("A", 1.0), books=("acme",)) == (0.5, 0.5, 0.5)
+    # A GPU that the book knows is never priced by another one.
+    assert price(own, quote("A", 1.0), books=("acme",), as_of=date(2025, 1, 1)) == (
+        'book "acme" has no price of 2025-01-01 or before'
+    )
 
 
 def test_the_shipped_book_is_about_gpus_of_the_catalogue() -> None:
