@@ -42,7 +42,7 @@ from gpuscout.sweeps.curves import BOUNDS
 from gpuscout.sweeps.outcomes import OUTCOMES
 from gpuscout.sweeps.precision import PRECISIONS
 
-REVISIONS: tuple[str, ...] = ("0001", "0002", "0003", "0004")
+REVISIONS: tuple[str, ...] = ("0001", "0002", "0003", "0004", "0005")
 """Every revision of the schema, oldest first: what alembic knows, readable without importing it."""
 HEAD = REVISIONS[-1]
 REVISION_TABLE = "gpuscout_revision"
@@ -326,7 +326,13 @@ errors_seen = Table(
     _number("median_error"),
     _number("p90_error"),
     _number("bias"),
-    PrimaryKeyConstraint("engine_id", "source", "gpu_family", "model_kind", "concurrency_from", "metric"),
+    _word("precision"),
+    _word("link"),
+    _int("tp_from"),
+    _int("tp_to", nullable=True),
+    PrimaryKeyConstraint(
+        "engine_id", "source", "gpu_family", "model_kind", "precision", "link", "concurrency_from", "metric"
+    ),
     _one_of("model_kind", ("dense", "moe")),
     sqlite_with_rowid=False,
 )

@@ -5,18 +5,49 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from typing import Any
 
+from gpuscout.sweeps.precision import Precision
+
 TRUSTED_METRICS = ("ttft_ms", "itl_ms", "output_tokens_per_s")
+
+ANY = "any"
+"""Of `ObservedError.precision` and `ObservedError.link`: all of them together."""
+
+
+class Link(StrEnum):
+    """What the GPUs of one deployment exchange their data over."""
+
+    SINGLE = "single"  # one GPU: nothing
+    FAST = "fast"  # NVLink, Infinity Fabric or another link that is made for GPUs
+    PCIE = "pcie"
+
+
+def link_of(num_gpus: int, scale_up_gpus: int) -> Link:
+    """The link of a deployment of so many GPUs, of which `scale_up_gpus` share a fast link (1: none do)."""
+    if num_gpus == 1:
+        return Link.SINGLE
+    return Link.FAST if scale_up_gpus > 1 else Link.PCIE
+
+
+def precision_class(precision: Precision) -> str:
+    """Precisions whose runs say something of each other: all 16-bit formats are one."""
+    return "16-bit" if precision in (Precision.BF16, Precision.FP16) else precision.value
 
 
 @dataclass(frozen=True)
 class ObservedError:
     """An engine's errors over comparable measured runs. Errors are fractions of what was measured.
 
-    The runs are of GPUs of one family, or of all families of a vendor, where `gpu_family` names it; of dense or
-    mixture-of-experts models (`model_kind` "dense" or "moe"); with concurrencies from `concurrency_from` to
-    `concurrency_to` (None: no upper end), both included. `bias` is the median of estimated / measured - 1.
+    The runs are of GPUs of one family; or, where `gpu_family` names a vendor, of its families that an engine was asked
+    about without having been fitted to any run of theirs: what to expect on a family that nobody measured. They are of
+    dense or mixture-of-experts models (`model_kind` "dense" or "moe"), of which `models` are different; with
+    concurrencies from `concurrency_from` to `concurrency_to` (None: no upper end), both included. `bias` is the median
+    of estimated / measured - 1.
+
+    `precision` is a `precision_class`, `link` a `Link`, and with `ANY` all of them together; `tp_from` and `tp_to` are
+    the least and the greatest tensor parallelism, both included (None: no upper end).
     """
 
     gpu_family: str
@@ -29,11 +60,18 @@ class ObservedError:
     median_error: float
     p90_error: float
     bias: float
+    precision: str = ANY
+    link: str = ANY
+    tp_from: int = 1
+    tp_to: int | None = None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ObservedError:
-        """The inverse of `asdict`. Raises KeyError, TypeError or ValueError for anything else."""
-        last = data["concurrency_to"]
+        """The inverse of `asdict`; what came later than the first ten fields may be missing.
+
+        Raises KeyError, TypeError or ValueError for anything else.
+        """
+        last, most = data["concurrency_to"], data.get("tp_to")
         return cls(
             gpu_family=str(data["gpu_family"]),
             model_kind=str(data["model_kind"]),
@@ -45,6 +83,10 @@ class ObservedError:
             median_error=_finite(data["median_error"]),
             p90_error=_finite(data["p90_error"]),
             bias=_finite(data["bias"]),
+            precision=str(data.get("precision", ANY)),
+            link=str(data.get("link", ANY)),
+            tp_from=int(data.get("tp_from", 1)),
+            tp_to=None if most is None else int(most),
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,12 +94,27 @@ def errors(estimates: Estimates, of: Callable[[MeasuredRun], object] = lambda ru
     return found
 
 
-def metric_error(ratio: FloatArray) -> MetricError | None:
-    """Errors from estimate / measured, NaN where either is missing; None without a run that has both."""
-    signed = ratio[np.isfinite(ratio)] - 1
+def metric_error(ratio: FloatArray, weight: FloatArray | None = None) -> MetricError | None:
+    """Errors from estimate / measured, NaN where either is missing; None without a run that has both.
+
+    `weight`: how much each run counts; None: all alike.
+    """
+    known = np.isfinite(ratio)
+    signed = ratio[known] - 1
     if not len(signed):
         return None
     absolute = np.abs(signed)
-    return MetricError(
-        len(signed), float(np.median(absolute)), float(np.percentile(absolute, 90)), float(np.median(signed))
-    )
+    if weight is None:
+        median, p90 = np.percentile(absolute, (50, 90))
+        bias = np.median(signed)
+    else:
+        median, p90 = _quantiles(absolute, weight[known], (0.5, 0.9))
+        (bias,) = _quantiles(signed, weight[known], (0.5,))
+    return MetricError(len(signed), float(median), float(p90), float(bias))
+
+
+def _quantiles(values: FloatArray, weight: FloatArray, shares: Sequence[float]) -> FloatArray:
+    order = np.argsort(values, kind="stable")
+    positions = (np.cumsum(weight[order]) - weight[order] / 2) / weight.sum()
+    found: FloatArray = np.interp(shares, positions, values[order])
+    return found

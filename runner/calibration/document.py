@@ -62,6 +62,8 @@ def calibrate(
     errors_of: dict[str, object] = {"fitted": figures_document(kinds, here)}
     closed = next((number for number, rows in enumerate(kinds) if not rows.offline), None)
     trust: dict[str, object] = {}
+    unfitted = _on_other_families(others, names, kinds) if validate else None
+    left_out: dict[str, Estimates] = {}
     for name in LEFT_OUT if validate else ():
         if len({str(value) for rows in kinds for value in getattr(rows, name)}) == 1:
             tell(f"all runs are of one {name}: how far the constants carry to another one is not known")
@@ -69,17 +71,21 @@ def calibrate(
         tell(f"leaving out one {name} after the other")
         figures = held_out(kinds, parameters, name)
         errors_of[f"{name}_left_out"] = figures_document(kinds, figures, by_server=True)
-        if name == "model" and closed is not None and len(set(kinds[closed].model.tolist())) > 1:
-            seen = kinds[closed].estimates(figures[closed])
-            unfitted = _on_other_families(others, names, kinds)
-            if unfitted is not None:
-                tell(f"estimated {len(unfitted):,} runs on GPU families that no run of the fit has")
-                masks = parameters.masks(unfitted.family, unfitted.server)
-                seen = seen.followed_by(unfitted.estimates(unfitted.predict(parameters.logs(fitted.vector, masks))))
-            trust = {"errors_seen": errors_document(seen, names, unfitted=unfitted)}
+        if closed is None:
+            continue
+        left_out[name] = kinds[closed].estimates(figures[closed])
+        if name == "model":
             if intervals := interval_document(kinds[closed], figures[closed]):
-                trust = {"intervals": intervals, **trust}
+                trust = {"intervals": intervals}
             errors_of["inside_80_percent_interval"] = {"closed loop": coverage(kinds[closed], figures[closed])}
+    if unfitted is not None:
+        tell(f"estimated {len(unfitted):,} runs on GPU families that no run of the fit has")
+        masks = parameters.masks(unfitted.family, unfitted.server)
+        unseen = unfitted.estimates(unfitted.predict(parameters.logs(fitted.vector, masks)))
+        for name in ("model", "family"):
+            left_out[name] = left_out[name].followed_by(unseen) if name in left_out else unseen
+    if "model" in left_out:
+        trust["errors_seen"] = errors_document(left_out["model"], names, family_left_out=left_out.get("family"))
     sources = sorted({run.source for run in runs if run.source})
     return {
         "format": FORMAT,
@@ -133,16 +139,10 @@ def _figures(rows: FitRows, predicted: Figures) -> dict[str, float]:
 
 
 def errors_document(
-    estimates: Estimates, names: RunNames | None = None, *, unfitted: FitRows | None = None
+    estimates: Estimates, names: RunNames | None = None, *, family_left_out: Estimates | None = None
 ) -> list[dict[str, object]]:
-    """The part `errors_seen` of a constants file; fractions to four digits.
-
-    On the families of `unfitted` runs one model alone says too little of others, and is left out.
-    """
-    alone = set() if unfitted is None else set(unfitted.family.tolist())
-    rows = [
-        asdict(error) for error in errors_seen(estimates, names) if error.models > 1 or error.gpu_family not in alone
-    ]
+    """The part `errors_seen` of a constants file; fractions to four digits."""
+    rows = map(asdict, errors_seen(estimates, names, family_left_out=family_left_out))
     return [{name: round(v, 4) if isinstance(v, float) else v for name, v in row.items()} for row in rows]
 
 

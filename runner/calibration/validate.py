@@ -1,4 +1,4 @@
-"""Cross-validation: what a fit says to runs of a model, or of a GPU type, that it has not seen."""
+"""Cross-validation: what a fit says to runs of a model, of a GPU type or of a GPU family that it has not seen."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from gpuscout.runner.calibration.fit import fit
 from gpuscout.runner.calibration.parameters import Parameters
 from gpuscout.runner.calibration.rows import Figures, FitRows
 
-LEFT_OUT = ("model", "gpu")
+LEFT_OUT = ("model", "gpu", "family")
 
 
 def held_out(kinds: Sequence[FitRows], parameters: Parameters, left_out: str) -> list[Figures]:
-    """For the rows of every kind, the figures of a fit to all runs of other models (or GPU types).
+    """For the rows of every kind, the figures of a fit to all runs of other models (or GPU types, or families).
 
     Every fit begins with the priors: a start at the fit to all runs would remember what is left out.
     """

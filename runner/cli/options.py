@@ -197,20 +197,27 @@ class LimitOptions(SloOptions):
         str,
         _aim(
             "--trust",
-            help="any; prefer: measured first, then estimates with measured runs of their GPU family near them, then "
-            "others; backed: without these others; measured: nothing else.",
+            help="prefer (unless given): what was measured, and estimates with measured runs near them, before all "
+            "else; backed: without all else; measured: measured runs only; any: all alike.",
         ),
-    ] = "any"
-    cautious: Annotated[
-        bool, _aim("--cautious", help="Estimates count by the pessimistic end of their 80 % interval.")
-    ] = False
+    ] = "prefer"
+    confidence: Annotated[
+        float | None,
+        _aim("--confidence", help="How likely each limit and the figures must hold: 0.5 (unless given) to 0.99."),
+    ] = None
+    cautious: Annotated[bool, _aim("--cautious", help="--confidence 0.9.")] = False
 
     def limited(self, question: Question) -> Question:
+        from gpuscout.store.ranking.confidence import CAUTIOUS, EXPECTED
+
+        if self.cautious and self.confidence is not None:
+            raise InputError("--cautious is --confidence 0.9: give one of them")
+        confidence = CAUTIOUS if self.cautious else EXPECTED if self.confidence is None else self.confidence
         return dataclasses.replace(
             super().limited(question),
             interpolate=not self.no_interpolate,
             trust=self.trust.casefold(),
-            cautious=self.cautious,
+            confidence=confidence,
         )
 
 

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from gpuscout.store.prices.books import prices_for, tdp_w
 from gpuscout.store.prices.prices import Prices
 from gpuscout.store.ranking import statements as statements
+from gpuscout.store.ranking.confidence import at_confidence
 from gpuscout.store.ranking.intervals import Intervals
 from gpuscout.store.ranking.limits import Flags, Limit, hold, limits_of, need_percentiles
 from gpuscout.store.ranking.lookup import NameIndex, means_estimated
@@ -29,7 +30,7 @@ from gpuscout.store.ranking.placing import (
 )
 from gpuscout.store.ranking.scope import Scope
 from gpuscout.store.ranking.statements import OUTCOME_CODES, Choice, Rows
-from gpuscout.store.ranking.trust import BACKED_LEVEL, MEASURED_LEVEL, OTHER_LEVEL, Errors, trusted_metric
+from gpuscout.store.ranking.trust import Errors, trusted_metric
 from gpuscout.store.ranking.types import MEASURED, Question, Trusted
 from gpuscout.store.results.trust import intervals_of
 from gpuscout.sweeps.outcomes import Outcome
@@ -43,8 +44,9 @@ class Candidates:
 
     `about` are the columns of `Rows`, `configuration` is the same for tasks of different engines that answer the same.
     `values` are those of the aim, NaN where a price or TDP is not known (or the point). `no_percentiles`: limits ask
-    for percentiles, which no estimate meets. `level` of trust, lower is better: see `ranking/trust.py`. `trusted`:
-    enough for the question.
+    for percentiles, which no estimate meets. `backed`: measured, or an estimate with measured runs near it, see
+    `ranking/trust.py`. `level` of trust: the lower the better. `trusted`: enough for the question. `asked`: not
+    measured in a precision or with a server that nobody asked about.
     """
 
     question: Question
@@ -63,8 +65,10 @@ class Candidates:
     measured: Measured | None
     errors: Errors
     intervals: Intervals
+    backed: Flags
     level: Indices
     trusted: Flags
+    asked: Flags
 
     def __len__(self) -> int:
         return len(self.values)
@@ -93,7 +97,7 @@ class Candidates:
 
     @property
     def rankable(self) -> Flags:
-        return self.valued & self.trusted
+        return self.valued & self.trusted & self.asked
 
     def task(self, row: int) -> int:
         return int(self.about["task_id"][row])
@@ -125,7 +129,7 @@ def choice_of(question: Question, intervals: Intervals) -> Choice:
         measure_of(name)
     limits = limits_of(question.slos, question.assume_tail)
     columns = dict.fromkeys(("ttft_ms", "itl_ms", *aim.columns, *(limit.column for limit in limits)))
-    return Choice(aim, limits, tuple(columns), intervals if question.cautious else {})
+    return Choice(aim, limits, tuple(columns), at_confidence(intervals, question.confidence))
 
 
 def read_candidates(connection: sa.Connection, scope: Scope, question: Question) -> Candidates | None:
@@ -168,8 +172,10 @@ def read_candidates(connection: sa.Connection, scope: Scope, question: Question)
     asks_energy = any(name == "energy" for name in (*question.also, *dict(choice.aim.weights)))
     costs = unit_costs(codes, about["num_gpus"], prices.known, tdp_w(connection) if asks_energy else {})
     values = choice.aim.values(operating.figures, about["num_gpus"], costs.usd, costs.tdp_w)
-    errors = Errors.of(connection, scope.engines.all_ids(), scope.models.all_ids(), trusted_metric(choice.aim))
-    level, trusted = _trust(question.trust, about, operating, errors)
+    errors = Errors.of(connection, scope.engines.all_ids(), scope.models.all_ids())
+    backed = errors.backed(about, operating.figures["concurrency"], trusted_metric(choice.aim))
+    backed |= about["engine_id"] == MEASURED_ID
+    level, trusted = _trust(question.trust, about, backed)
     return Candidates(
         question,
         choice,
@@ -187,8 +193,10 @@ def read_candidates(connection: sa.Connection, scope: Scope, question: Question)
         runs,
         errors,
         intervals,
+        backed,
         level,
         trusted,
+        _asked(question, about, codes, len(rows)),
     )
 
 
@@ -208,19 +216,30 @@ def _own(about: Mapping[str, Array], codes: Codes, runs: Measured | None) -> Fla
     return own
 
 
-def _trust(
-    wanted: str, about: Mapping[str, Array], operating: OperatingPoints, errors: Errors
-) -> tuple[Indices, Flags]:
+def _trust(wanted: str, about: Mapping[str, Array], backed: Flags) -> tuple[Indices, Flags]:
     """How far each row can be trusted, and whether that is enough; where nothing is wanted, all alike."""
-    count = len(about["task_id"])
-    if wanted == Trusted.ANY:
-        return np.zeros(count, dtype=np.int64), np.ones(count, dtype=bool)
-    engine, gpu, model = (about[name] for name in ("engine_id", "gpu_id", "model_id"))
-    backed = errors.backed(engine, gpu, model, operating.figures["concurrency"])
-    level = np.where(about["engine_id"] == MEASURED_ID, MEASURED_LEVEL, np.where(backed, BACKED_LEVEL, OTHER_LEVEL))
+    alike, enough = np.zeros(len(backed), dtype=np.int64), np.ones(len(backed), dtype=bool)
     if wanted == Trusted.PREFER:
-        return level, np.ones(count, dtype=bool)
-    return np.zeros_like(level), level <= (MEASURED_LEVEL if wanted == Trusted.MEASURED else BACKED_LEVEL)
+        return np.where(backed, 0, 1), enough
+    if wanted == Trusted.MEASURED:
+        return alike, np.asarray(about["engine_id"] == MEASURED_ID)
+    return alike, backed if wanted == Trusted.BACKED else enough
+
+
+def _asked(question: Question, about: Mapping[str, Array], codes: Codes, estimates: int) -> Flags:
+    """Which rows answer for what was asked: runs of a quantised checkpoint, say, do not answer for the plain one.
+
+    A group's estimates say which precisions and servers it is about, unless the question names them; where it has no
+    estimates, all runs count.
+    """
+    asked = np.ones(len(codes.group), dtype=bool)
+    runs = slice(estimates, None)
+    has_estimates = np.isin(codes.group[runs], codes.group[:estimates])
+    for name, named in (("precision", question.precisions), ("server", question.servers)):
+        if not named and has_estimates.any():
+            pairs = (codes.group << 8) + about[name].astype(np.int64)
+            asked[runs] &= ~has_estimates | np.isin(pairs[runs], pairs[:estimates])
+    return asked
 
 
 def _straddling(

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from gpuscout.store.ranking import statements as statements
 from gpuscout.store.ranking.candidates import Candidates
-from gpuscout.store.ranking.intervals import intervals_around, pessimistic_end
+from gpuscout.store.ranking.intervals import Intervals, intervals_around, pessimistic_end
 from gpuscout.store.ranking.measures import MEASURES, value_of
 from gpuscout.store.ranking.statements import METRICS
 from gpuscout.store.ranking.types import Operating
@@ -51,7 +51,14 @@ class Descriptions:
 
     def intervals(self, row: int) -> dict[str, tuple[float, float]]:
         """Those around the metrics of a row that have one."""
-        known = self._pool.intervals
+        return self._around(row, self._pool.intervals)
+
+    def at_confidence(self, row: int) -> dict[str, float]:
+        """The metrics of a row that hold with the confidence that was asked for; empty: the estimates count."""
+        around = self._around(row, self._pool.choice.intervals)
+        return {name: pessimistic_end(name, interval) for name, interval in around.items()}
+
+    def _around(self, row: int, known: Intervals) -> dict[str, tuple[float, float]]:
         if row >= self._pool.estimates or not known:
             return {}
         below, above, share = self._neighbours(row)
@@ -83,22 +90,36 @@ class Descriptions:
         self,
         row: int,
         description: Description,
-        intervals: Mapping[str, tuple[float, float]],
+        counted: Mapping[str, float],
         names: Iterable[str],
     ) -> dict[str, float | None]:
-        """The figures of objectives; None where something they need is not known."""
-        costs = self._pool.unit_costs
-        known = {name: np.nan if description[name] is None else description[name] for name in METRICS}
-        if self._pool.question.cautious:
-            known |= {name: pessimistic_end(name, interval) for name, interval in intervals.items()}
+        """The figures of objectives; None where something they need is not known. `counted` replaces metrics."""
+        known = {name: np.nan if description[name] is None else description[name] for name in METRICS} | {**counted}
         found: dict[str, float | None] = {}
         for name in names:
             if MEASURES[name].needs is not None and not known["output_tokens_per_s"] > 0:
                 found[name] = None
                 continue
-            value = value_of(name, known, description["num_gpus"], costs.usd[row], costs.tdp_w[row])
-            found[name] = None if np.isnan(value) else float(value)
+            value = self._value(name, known, row)
+            found[name] = None if np.isnan(value) else value
         return found
+
+    def ranges(
+        self, row: int, intervals: Mapping[str, tuple[float, float]], names: Iterable[str]
+    ) -> dict[str, tuple[float, float]]:
+        """Where the figures of objectives are expected, of those that are estimated and whose interval is known."""
+        found = {}
+        for name in names:
+            column = MEASURES[name].column
+            if name != "cost-per-hour" and column in intervals and intervals[column][0] > 0:
+                ends = [self._value(name, {column: end}, row) for end in intervals[column]]
+                if not np.isnan(ends).any():
+                    found[name] = min(ends), max(ends)
+        return found
+
+    def _value(self, name: str, figures: Mapping[str, float], row: int) -> float:
+        worth = self._pool.unit_costs
+        return float(value_of(name, figures, self._pool.num_gpus[row], worth.usd[row], worth.tdp_w[row]))
 
 
 def describe(connection: sa.Connection, pairs: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Description]:

@@ -1,39 +1,50 @@
-"""From placed rows to what a ranking tells of each group: configurations, opinions of engines, prices that decide."""
+"""From placed rows to what a ranking tells of each group: configurations and opinions of engines."""
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from gpuscout.store.ranking.candidates import Candidates
+from gpuscout.store.ranking.confidence import chance
 from gpuscout.store.ranking.descriptions import Description, Descriptions
-from gpuscout.store.ranking.limits import Flags
-from gpuscout.store.ranking.measures import DECIMALS, Array
+from gpuscout.store.ranking.limits import UNKNOWN, Flags
+from gpuscout.store.ranking.measures import DECIMALS, MEASURES, Aim, Array
 from gpuscout.store.ranking.placing import Indices, Placed
-from gpuscout.store.ranking.types import Backing, Flip, Operating, Opinion, Question, RankedConfig, Unranked
+from gpuscout.store.ranking.trust import Place, metric_with_errors, trusted_metric
+from gpuscout.store.ranking.types import Backing, Chance, Operating, Opinion, Question, RankedConfig, Unranked
+from gpuscout.sweeps.slo import Slo
 
 
 @dataclass(frozen=True)
 class Shown:
-    """The rows of a ranking that are returned, by group: `top` places and the best of GPU types."""
+    """The rows of a ranking that are returned, by group: `top` places, the best of GPU types, what nothing backs."""
 
     rows: Indices
     group: Indices
     place: Indices
 
     @classmethod
-    def of(cls, ranked: Placed, question: Question) -> Shown:
+    def of(cls, ranked: Placed, level: Indices, question: Question) -> Shown:
         keep = np.ones(len(ranked.rows), dtype=bool)
         if question.top is not None:
             keep = ranked.gpu_place == 1
             if question.gpu_types is not None:
                 keep &= _types_before(ranked) < question.gpu_types
             keep |= ranked.place <= question.top
+            keep[first_of_levels(ranked, level)] = True
         return cls(ranked.rows[keep], ranked.group[keep], ranked.place[keep])
+
+
+def first_of_levels(ranked: Placed, level: Indices) -> Indices:
+    """Of each group the placed row that comes first of each level of trust, as positions; `level` is of all rows."""
+    kind = ranked.group * 2 + level[ranked.rows]
+    _, first = np.unique(kind, return_index=True)
+    return np.asarray(first, dtype=np.int64)
 
 
 def _types_before(ranked: Placed) -> Indices:
@@ -60,32 +71,58 @@ def configs_of(pool: Candidates, shown: Shown, described: Descriptions) -> dict[
     found: dict[int, list[tuple[tuple[Any, ...], RankedConfig]]] = {}
     best: dict[int, float] = {}
     # The best of a group comes first, before anything is compared with it.
-    credentials = _Credentials(pool)
-    columns = (pool.values, pool.unit_costs.usd, pool.operating.interpolated)
+    credentials = _Credentials(pool, described)
+    columns = (pool.values, pool.unit_costs.usd, pool.operating.interpolated, pool.backed)
     figures = (column[shown.rows].tolist() for column in columns)
-    for row, group, place, value, usd, interpolated in zip(
+    for row, group, place, value, usd, interpolated, backed in zip(
         shown.rows.tolist(), shown.group.tolist(), shown.place.tolist(), *figures, strict=True
     ):
         about = described[row]
-        intervals = described.intervals(row)
+        intervals, counted = described.intervals(row), described.at_confidence(row)
+        ranges = described.ranges(row, intervals, names)
         first = best.setdefault(group, value)
         worse = first - value if more_is_better else value - first
-        in_order: list[Any] = [
-            *map(about.__getitem__, Operating.__match_args__),
-            place,
-            value / first if weighted else value,
-            _share(worse, first),
-            interpolated,
-            None if math.isnan(usd) else usd,
-            described.values(row, about, intervals, names) if also or weighted else {objective: value},
-            opinions.get(row, ()),
-            *credentials.of(row, about, intervals),
-        ]
-        config = RankedConfig(*in_order)
+        config = RankedConfig(
+            **{name: about[name] for name in Operating.__match_args__},
+            place=place,
+            objective=value / first if weighted else value,
+            behind_best=_share(worse, first),
+            objective_range=_range(aim, ranges, value, first, described.values(row, about, counted, parts)),
+            interpolated=interpolated,
+            usd_per_hour=None if math.isnan(usd) else usd,
+            values=described.values(row, about, counted, names) if also or weighted else {objective: value},
+            ranges=ranges,
+            opinions=opinions.get(row, ()),
+            backed=backed,
+            intervals=intervals,
+            at_confidence=counted,
+            **credentials.of(row, about, intervals),
+        )
         found.setdefault(group, []).append((_tie_break(config), config))
     return {
         group: [config for _, config in sorted(configs, key=lambda pair: pair[0])] for group, configs in found.items()
     }
+
+
+def _range(
+    aim: Aim,
+    ranges: Mapping[str, tuple[float, float]],
+    value: float,
+    first: float,
+    parts: Mapping[str, float | None],
+) -> tuple[float, float] | None:
+    """Where the objective is expected. Of several, weighted: if all of them were as good, or as bad, as expected."""
+    if not aim.is_weighted:
+        return ranges.get(aim.name)
+    ends = [0.0, 0.0]
+    for measure_name, weight in aim.weights:
+        part = parts[measure_name]
+        if part and measure_name in ranges:
+            better_last = MEASURES[measure_name].more_is_better
+            for place, end in enumerate(ranges[measure_name][:: -1 if better_last else 1]):
+                ends[place] += (-weight if better_last else weight) * math.log(end / part)
+    low, high = (value / first * math.exp(end) for end in ends)
+    return (low, high) if ranges else None
 
 
 def _share(worse: float, first: float) -> float:
@@ -93,37 +130,86 @@ def _share(worse: float, first: float) -> float:
     return worse / first if first and abs(worse) * DECIMALS > 0.5 else 0.0
 
 
+# A limit that is used up to this share keeps the load from being higher.
+_BINDS = 0.97
+
+
 class _Credentials:
-    """The fields of ranked configurations from `runs` on."""
+    """What a ranked configuration rests on, and how surely it meets the limits."""
 
-    def __init__(self, pool: Candidates) -> None:
+    def __init__(self, pool: Candidates, described: Descriptions) -> None:
         self._pool = pool
-        self._tails = [(line, slo) for line, slo in enumerate(pool.question.slos) if slo.percentile is not None]
-        self._nothing = not (self._tails or pool.measured or pool.errors.seen or pool.intervals)
+        self._slos = pool.question.slos
+        self._objective_metric = trusted_metric(pool.aim)
+        self._nothing = not (self._slos or pool.measured or pool.errors.seen)
 
-    def of(self, row: int, about: Description, intervals: dict[str, tuple[float, float]]) -> tuple[Any, ...]:
+    def of(self, row: int, about: Description, intervals: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+        """Fields of `RankedConfig`."""
         if self._nothing:
-            return ()
-        pool = self._pool
-        if row >= pool.estimates and pool.measured is not None:
-            runs = pool.measured.runs_of(row - pool.estimates)
-            return runs, None, {}, False, self._percentiles(row, 1.0), None
-        tail = pool.question.assume_tail if self._tails else None
-        cautious = pool.question.cautious and bool(intervals)
-        backing = self._backing(row, about["concurrency"])
-        return None, backing, intervals, cautious, self._percentiles(row, tail or 1.0), tail
-
-    def _backing(self, row: int, concurrency: int) -> Backing | None:
-        if not self._pool.errors.seen:
-            return None
-        engine_id, gpu_id, model_id = (int(self._pool.about[name][row]) for name in ("engine_id", "gpu_id", "model_id"))
-        return self._pool.errors.nearest(engine_id, gpu_id, model_id, concurrency)
-
-    def _percentiles(self, row: int, tail: float) -> dict[str, float]:
-        if not self._tails:
             return {}
-        figures, _ = self._pool.bounded(np.array([row]))
-        return {slo.name: float(figures[line, 0]) * tail for line, slo in self._tails}
+        pool = self._pool
+        is_measured = row >= pool.estimates and pool.measured is not None
+        tail = pool.question.assume_tail if any(slo.percentile for slo in self._slos) else None
+        if is_measured:
+            tail = None
+        figures, ratios = pool.bounded(np.array([row])) if self._slos else (np.empty((0, 1)), np.empty((0, 1)))
+        values = [
+            float(figure) * (tail if tail and slo.percentile else 1.0)
+            for slo, figure in zip(self._slos, figures[:, 0], strict=True)
+        ]
+        binding = self._binding(ratios[:, 0])
+        runs = pool.measured.runs_of(row - pool.estimates) if is_measured and pool.measured else None
+        metric = metric_with_errors(binding.column) if binding else self._objective_metric
+        return {
+            "runs": runs,
+            "backing": None if is_measured else self._backing(row, about, metric),
+            "chances": tuple(
+                self._chance(slo, value, about, intervals, tail) for slo, value in zip(self._slos, values, strict=True)
+            ),
+            "binding": binding and binding.name,
+            "percentiles": {
+                slo.name: value for slo, value in zip(self._slos, values, strict=True) if slo.percentile is not None
+            },
+            "assumed_tail": tail,
+        }
+
+    def _binding(self, ratios: Array) -> Slo | None:
+        """The limit on a latency that is used up most, if hardly anything is left of it."""
+        used = [(ratio, -line) for line, ratio in enumerate(ratios.tolist()) if not self._slos[line].at_least]
+        ratio, line = max(used, default=(0.0, 0))
+        return self._slos[-line] if _BINDS <= ratio < UNKNOWN else None
+
+    def _chance(
+        self,
+        slo: Slo,
+        value: float,
+        about: Description,
+        intervals: Mapping[str, tuple[float, float]],
+        tail: float | None,
+    ) -> Chance:
+        if slo.column not in intervals:
+            return Chance(slo, value, None)
+        scale = tail if tail and slo.percentile else 1.0
+        low, high = intervals[slo.column]
+        expected = about[slo.column]
+        probability = chance(expected * scale, (low * scale, high * scale), slo.limit, at_least=slo.at_least)
+        return Chance(slo, expected * scale, probability)
+
+    def _backing(self, row: int, about: Description, metric: str) -> Backing | None:
+        pool = self._pool
+        if not pool.errors.seen:
+            return None
+        engine_id, gpu_id, model_id = (int(pool.about[name][row]) for name in ("engine_id", "gpu_id", "model_id"))
+        place = Place(
+            engine_id,
+            gpu_id,
+            model_id,
+            about["num_gpus"],
+            about["tensor_parallel"],
+            int(pool.about["precision"][row]),
+            about["concurrency"],
+        )
+        return pool.errors.nearest(place, metric)
 
 
 def _tie_break(config: RankedConfig) -> tuple[Any, ...]:
@@ -146,7 +232,7 @@ def _tie_break(config: RankedConfig) -> tuple[Any, ...]:
 
 def unranked_rows(pool: Candidates) -> list[int]:
     """Of every group and GPU type that qualifies but cannot be valued the row with the highest throughput per GPU."""
-    rows = np.flatnonzero(pool.own & pool.trusted & pool.operating.qualifies & np.isnan(pool.values))
+    rows = np.flatnonzero(pool.own & pool.trusted & pool.asked & pool.operating.qualifies & np.isnan(pool.values))
     if not len(rows):
         return []
     per_gpu = pool.operating.figures["output_tokens_per_s"][rows] / pool.num_gpus[rows]
@@ -219,62 +305,3 @@ def _opinion(pool: Candidates, valued: Flags, row: int, other: int) -> Opinion:
     if value is not None and pool.aim.is_weighted:
         value /= float(pool.values[row])
     return Opinion(pool.codes.engines[pool.codes.engine[other]], value)
-
-
-# --- prices that decide ------------------------------------------------------------------------------------------
-
-
-def flips_of(pool: Candidates, ranked: Placed) -> dict[int, list[Flip]]:
-    """Where another GPU type would be best if one GPU's price were the lowest or the highest of its range."""
-    if not pool.aim.needs("price") or not len(ranked.rows):
-        return {}
-    # What is less trusted does not win by a price.
-    rows, of_group, place = ranked.rows, ranked.group, ranked.place
-    if (level := pool.level[rows]).any():
-        best_level = np.full(len(pool.codes.groups), level.max())
-        np.minimum.at(best_level, of_group, level)
-        trusted = level == best_level[of_group]
-        rows, of_group, place = rows[trusted], of_group[trusted], place[trusted]
-    types = of_group * len(pool.codes.gpus) + pool.codes.gpu[rows]
-    order = np.argsort(types, kind="stable")
-    rows, types, place = rows[order], types[order], place[order]
-    starts = np.flatnonzero(np.diff(types, prepend=-1) != 0)
-    counts = np.diff(starts, append=len(rows))
-    figures = {name: pool.operating.figures[name][rows] for name in pool.aim.columns}
-
-    def best(usd: Array) -> tuple[Array, Indices]:
-        """The best value of every GPU type of every group, and the first row that has it."""
-        values = pool.aim.values(figures, pool.num_gpus[rows], usd[rows], pool.unit_costs.tdp_w[rows])
-        lowest = np.minimum.reduceat(values, starts)
-        have_it = np.flatnonzero(values == np.repeat(lowest, counts))
-        return lowest, rows[have_it[np.searchsorted(have_it, starts)]]
-
-    now, _ = best(pool.unit_costs.usd)
-    low, low_row = best(pool.unit_costs.usd_low)
-    high, high_row = best(pool.unit_costs.usd_high)
-    kind = types[starts]
-    group, gpu = kind // len(pool.codes.gpus), kind % len(pool.codes.gpus)
-    found: dict[int, list[Flip]] = {}
-    # Figures that are equal to six decimals are equal.
-    now_count, low_count, high_count = (np.rint(values * DECIMALS).tolist() for values in (now, low, high))
-    # Of every group the best type first, ties in the order of the ranking.
-    by_name = np.argsort(np.argsort(pool.codes.gpus))
-    by_group = np.lexsort((by_name[gpu], place[starts], group))
-    bounds = [*np.flatnonzero(np.diff(group[by_group], prepend=-1) != 0).tolist(), len(by_group)]
-    for start, stop in itertools.pairwise(bounds):
-        first, *others = by_group[start:stop].tolist()
-        if not others:
-            continue
-        winner = pool.codes.gpus[gpu[first]]
-        flips = []
-        if now_count[others[0]] < high_count[first]:
-            usd = pool.unit_costs.usd_high[high_row[first]] / pool.num_gpus[high_row[first]]
-            flips.append(Flip(winner, float(usd), pool.codes.gpus[gpu[others[0]]], winner))
-        for other in others:
-            if low_count[other] < now_count[first]:
-                usd = pool.unit_costs.usd_low[low_row[other]] / pool.num_gpus[low_row[other]]
-                name = pool.codes.gpus[gpu[other]]
-                flips.append(Flip(name, float(usd), name, winner))
-        if flips:
-            found[int(group[first])] = flips
-    return found

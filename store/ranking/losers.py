@@ -75,7 +75,14 @@ def _nearest_of_causes(pool: Candidates, codes: Array, ratio: Array, groups: Seq
 
 
 _MISSED = 100  # and the position of the SLO that is missed by most
-_UNMEASURED = (Cause.NO_POINT, Cause.NO_PERCENTILE, Cause.NO_PRICE, Cause.NO_TDP, Cause.NOT_TRUSTED)
+_UNMEASURED = (
+    Cause.NO_POINT,
+    Cause.NO_PERCENTILE,
+    Cause.NO_PRICE,
+    Cause.NO_TDP,
+    Cause.NOT_TRUSTED,
+    Cause.NOT_ASKED,
+)
 _UNMEASURED_CODES = {cause: len(_OUTCOMES) + place for place, cause in enumerate(_UNMEASURED)}
 
 
@@ -104,6 +111,7 @@ def _causes(pool: Candidates, rows: Indices) -> tuple[Array, Array]:
     codes[qualifies] = _UNMEASURED_CODES[Cause.NO_TDP]
     codes[qualifies & no_price] = _UNMEASURED_CODES[Cause.NO_PRICE]
     codes[pool.valued[rows] & ~pool.trusted[rows]] = _UNMEASURED_CODES[Cause.NOT_TRUSTED]
+    codes[qualifies & ~pool.asked[rows]] = _UNMEASURED_CODES[Cause.NOT_ASKED]
     return codes, np.nan_to_num(ratio, nan=np.inf)
 
 
@@ -137,7 +145,9 @@ def _loser(pool: Candidates, lost: Lost, row: int, about: Description) -> Loser:
     elif lost.cause is Cause.NO_TDP:
         detail = "its TDP is not known"
     elif lost.cause is Cause.NOT_TRUSTED:
-        detail = "an estimate" if pool.question.trust == Trusted.MEASURED else "no measured runs of its kind near this"
+        detail = "an estimate" if pool.question.trust == Trusted.MEASURED else "no measured runs near this"
+    elif lost.cause is Cause.NOT_ASKED:
+        detail = f"measured in {about['precision']} with {about['server']}"
     elif about["needed_gib"] is not None and about["usable_gib"] is not None and lost.cause is Cause.DOES_NOT_FIT:
         detail = f"needs {about['needed_gib']:,.4g} of {about['usable_gib']:,.4g} GiB per GPU"
         note = about["detail"]

@@ -36,7 +36,7 @@ from gpuscout.store.ranking.runs import (
     runs_statement,
 )
 from gpuscout.store.ranking.scope import Scope
-from gpuscout.store.ranking.statements import METRICS, OUTCOME_CODES, Choice, Rows
+from gpuscout.store.ranking.statements import METRICS, OUTCOME_CODES, PRECISION_CODES, SERVER_CODES, Choice, Rows
 from gpuscout.store.ranking.types import MEASURED, Question, Runs
 from gpuscout.store.schema import LOADS
 from gpuscout.sweeps.curves import Bound
@@ -81,10 +81,12 @@ class Measured:
             "model_id": ids("model", scope.models.ids),
             "gpu_id": ids("gpu", scope.gpus.ids),
             "memory_ratio": np.full(count, np.nan),
+            "precision": np.array([PRECISION_CODES[one["precision"]] for one in self.configurations], dtype=np.float64),
+            "server": np.array([SERVER_CODES[one["server"]] for one in self.configurations], dtype=np.float64),
         }
         return columns | {
             name: np.array([one[name] for one in self.configurations], dtype=np.float64)
-            for name in (*LENGTHS, "num_gpus")
+            for name in (*LENGTHS, "num_gpus", "tensor_parallel")
         }
 
     def described(self, row: int, point: int | None = None) -> dict[str, Any]:

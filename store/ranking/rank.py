@@ -18,9 +18,13 @@ and, beside its estimates, what was measured. What the others say of the same co
 stands beside it (`RankedConfig.opinions`).
 *Percentiles.* An estimate is a mean. It meets a limit on a percentile only where `Question.assume_tail` says by what to
 multiply the mean; measured runs meet it by exactly that percentile.
-*Trust*: `Trusted`, `ranking/trust.py`. With `Trusted.PREFER` what is better trusted goes first, whatever its figures.
-*Caution.* Where the question is cautious, estimates count by the pessimistic ends of their intervals
-(`ranking/intervals.py`): for the point of each configuration, for the limits and for the objective.
+*Trust*: `Trusted`, `ranking/trust.py`. What measurements back goes first, whatever its figures, unless the question
+ranks all alike; what would be better if its estimate held is told beside it.
+*Confidence.* Where the question asks for one, estimates count by the figures that hold with this probability
+(`ranking/confidence.py`): for the point of each configuration, for the limits and for the objective.
+*Ties.* A lead below what the two may be wrong by together is a tie (`ranking/trust.py`).
+*What was asked.* A measured run in a precision, or with a server, that none of its group's estimates has answers only
+where the question names it.
 *Versions never compete.* Of the answers of one engine (whatever fingerprint and options) for one configuration, by the
 names of model and GPU, the newest stands: the engine stored last, then the model's figures, then the GPU's. Where a
 sweep is named only its own tasks count, and of an engine it lists twice the first.
@@ -33,6 +37,7 @@ and says why. Nothing is guessed.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,14 +46,16 @@ import sqlalchemy as sa
 from gpuscout.store.prices.prices import PriceRules
 from gpuscout.store.ranking import statements as statements
 from gpuscout.store.ranking.candidates import Candidates, choice_of, read_candidates
+from gpuscout.store.ranking.confidence import EXPECTED, HIGHEST
 from gpuscout.store.ranking.descriptions import Descriptions
-from gpuscout.store.ranking.groups import Shown, configs_of, flips_of, unranked_of, unranked_rows
+from gpuscout.store.ranking.groups import Shown, configs_of, unranked_of, unranked_rows
 from gpuscout.store.ranking.lookup import choose_word, means_estimated
 from gpuscout.store.ranking.losers import excluded, in_words, losers_of, shortfalls_of
 from gpuscout.store.ranking.placing import placed
+from gpuscout.store.ranking.price_changes import flips_of, sellers_of
 from gpuscout.store.ranking.runs import check_there_are_any, counts, left_out_as_implausible, runs_statement
 from gpuscout.store.ranking.scope import Scope, nothing_matches, scope_of
-from gpuscout.store.ranking.trust import doubt_of
+from gpuscout.store.ranking.trust import ties_of
 from gpuscout.store.ranking.types import (
     DEFAULT_OBJECTIVE,
     MEASURED,
@@ -138,7 +145,7 @@ def _groups(connection: sa.Connection, scope: Scope, pool: Candidates) -> list[G
         pool.level,
         more_is_better=pool.aim.more_is_better,
     )
-    shown = Shown.of(ranked, pool.question)
+    shown = Shown.of(ranked, pool.level, pool.question)
     lost = losers_of(pool, set(ranked.group.tolist()))
     unranked = unranked_rows(pool)
     examples = [row for losers in lost for row in losers.rows]
@@ -150,7 +157,7 @@ def _groups(connection: sa.Connection, scope: Scope, pool: Candidates) -> list[G
     for out in lost:
         losers.setdefault(out.group, []).append(in_words(pool, out, described))
     aside = unranked_of(pool, unranked, described)
-    flips = flips_of(pool, ranked)
+    flips, sellers = flips_of(pool, ranked), sellers_of(pool, ranked)
     candidates = np.bincount(ranked.group, minlength=len(pool.codes.groups))
     qualify = np.bincount(pool.codes.group[pool.own & pool.operating.qualifies], minlength=len(pool.codes.groups))
     runs = np.bincount(pool.codes.group[pool.own & pool.ok], minlength=len(pool.codes.groups))
@@ -181,12 +188,20 @@ def _groups(connection: sa.Connection, scope: Scope, pool: Candidates) -> list[G
                 unreachable=unreachable,
                 closest=closest,
                 closest_values=closest_values,
-                doubt=doubt_of(pool.aim, best_per_gpu),
+                unproven=_unproven(all_configs),
+                ties=ties_of(pool.aim, best_per_gpu),
+                sellers=tuple(sellers.get(number, ())),
                 unranked=tuple(aside.get(number, ())),
                 flips=tuple(flips.get(number, ())),
             )
         )
     return sorted(groups, key=lambda group: (group.input_len, group.output_len, group.model))
+
+
+def _unproven(configs: Sequence[RankedConfig]) -> RankedConfig | None:
+    """What would be better than the best if its estimate held, best first; see `Group.unproven`."""
+    better = (config for config in configs if config.behind_best < 0 and not config.backed)
+    return next(better, None) if configs and configs[0].backed else None
 
 
 def _check(question: Question) -> None:
@@ -195,6 +210,11 @@ def _check(question: Question) -> None:
     tail = question.assume_tail
     if tail is not None and not (math.isfinite(tail) and tail >= 1):
         raise InputError(f"a tail of {tail:g} means nothing: a percentile is at least the mean", hint="for example 1.3")
+    if not EXPECTED <= question.confidence <= HIGHEST:
+        raise InputError(
+            f"invalid confidence {question.confidence:g}: expected {EXPECTED} to {HIGHEST}",
+            hint="0.5 takes estimates as they are, 0.9 asks for what holds in nine of ten cases",
+        )
     discount = question.prices.discount
     if not 0 <= discount < 1:
         raise InputError(f"a discount of {discount:g} means nothing", hint="0.3 takes 30 % off the prices of the books")

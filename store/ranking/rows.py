@@ -24,14 +24,14 @@ COLUMNS = (
     "objective_value", "behind_best", "usd_per_hour", *_VALUES.values(), *_FIGURES, "output_tokens_per_s_per_gpu",
     "bound", "runs", "load", "sources", "server_versions", "first_day", "last_day", "error_metric", "error_median",
     "error_runs", "error_gpu_family", *(f"{metric}_{end}" for metric in TRUSTED_METRICS for end in ("low", "high")),
-    "cautious", "lowest_opinion", "highest_opinion",
+    "confidence", "lowest_opinion", "highest_opinion",
 )  # fmt: skip
 """What a row holds. `objective_value` is in `objective_unit`, `behind_best` a fraction, lengths are in tokens.
 `assumed_tail`: what the mean is multiplied by where a limit is on a percentile that an estimate does not have. `runs`
 are the measured runs behind it, with their load, sources, versions and days; for an estimate `error_median` (a
 fraction) is its engine's error over the `error_runs` nearest to it, and low and high hold 80 % of what is measured.
-`cautious`: it is ranked by the pessimistic ends of these. The opinions are those of several engines, in
-`objective_unit`."""
+It is ranked by figures that hold with the probability `confidence` (0.5: the estimates). The opinions are those of
+several engines, in `objective_unit`."""
 
 
 def columns_of(ranking: Ranking) -> tuple[str, ...]:
@@ -73,7 +73,7 @@ def ranking_rows(ranking: Ranking, *, top: int | None = None) -> Iterator[dict[s
                 "bound": config.bound,
                 **_runs(config),
                 **_trust(config),
-                "cautious": config.cautious,
+                "confidence": ranking.question.confidence,
                 "lowest_opinion": lowest,
                 "highest_opinion": highest,
                 **{column: config.percentiles.get(name) for column, name in percentiles.items()},

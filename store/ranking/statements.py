@@ -24,11 +24,15 @@ from gpuscout.store.ranking.measures import DECIMALS, Aim, Array
 from gpuscout.store.ranking.scope import CONFIGURATION, Condition, Scope
 from gpuscout.store.schema import cases, engines, gpus, models, operating_points, tasks
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
+from gpuscout.sweeps.precision import PRECISIONS
+from gpuscout.sweeps.servers import MEASURED_SERVERS
 
 Number = sa.ColumnElement[Any]
 
 METRICS = ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s", "requests_per_s")
 OUTCOME_CODES = {outcome.value: code for code, outcome in enumerate(OUTCOMES)}
+PRECISION_CODES = {precision.value: code for code, precision in enumerate(PRECISIONS)}
+SERVER_CODES = {server: code for code, server in enumerate(MEASURED_SERVERS)}
 _RAN = tasks.c.outcome == Outcome.OK.value
 
 
@@ -167,7 +171,9 @@ def _about(scope: Scope) -> list[Number]:
         tasks.c.id.label("task_id"),
         tasks.c.case_id,
         tasks.c.engine_id,
-        *(cases.c[name] for name in ("model_id", "gpu_id", "input_len", "output_len", "num_gpus")),
+        *(cases.c[n] for n in ("model_id", "gpu_id", "input_len", "output_len", "num_gpus", "tensor_parallel")),
+        sa.case(PRECISION_CODES, value=cases.c.precision).label("precision"),
+        sa.case(SERVER_CODES, value=cases.c.server).label("server"),
     ]
     shared = scope.shared_ids
     return [column for column in about if column.name not in shared]

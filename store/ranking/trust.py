@@ -1,29 +1,41 @@
 """How far estimates can be trusted: the errors of their engines over the measured runs that are nearest to them.
 
-Nearest are runs on the same GPU family, of the same kind of model (dense or mixture of experts), at a concurrency of
-the same band, or else of the nearest; where that family has none, those on all families of the vendor. The answer says
-which. Of several sources the one with the most runs counts. What was measured on GPUs of another vendor says nothing.
+*Near* are runs on the same GPU family, of the same kind of model (dense or mixture of experts), in the same precision,
+over the same link between the GPUs, at a tensor parallelism among those of the runs and at no more than twice, and no
+less than half, of their load; and of two models at least, since one alone says too little of others. An estimate with
+such runs is *backed*. Without, the errors of its family as a whole say what is known, whatever the precision, link and
+load, or else those on families that the engine was not fitted to. Of several sources the one with the most runs counts.
+What was measured on GPUs of another vendor says nothing.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 
+from gpuscout.store.ranking import confidence
 from gpuscout.store.ranking.limits import Flags
 from gpuscout.store.ranking.measures import MEASURES, Aim, Array
 from gpuscout.store.ranking.placing import Indices
-from gpuscout.store.ranking.types import Backing, Doubt, RankedConfig
+from gpuscout.store.ranking.types import Backing, Kind, RankedConfig, Tie
 from gpuscout.store.results.trust import errors_of
 from gpuscout.store.schema import gpus, models
-from gpuscout.sweeps.trust import TRUSTED_METRICS, ObservedError
+from gpuscout.sweeps.precision import PRECISIONS
+from gpuscout.sweeps.trust import ANY, TRUSTED_METRICS, Link, ObservedError, link_of, precision_class
 
-MEASURED_LEVEL, BACKED_LEVEL, OTHER_LEVEL = range(3)
-"""How far a result can be trusted, see `Trusted`: the lower the better."""
+_CLASSES = sorted({precision_class(precision) for precision in PRECISIONS})
+_CLASS_OF = np.array([_CLASSES.index(precision_class(precision)) for precision in PRECISIONS])
+_LINKS = list(Link)
+_LOAD_FACTOR = 2
+_FEWEST_MODELS = 2
+# The better of two must be the better one with this probability; it is where a lead equals the joint error.
+_SURE_ENOUGH = 0.75
 
 
 def trusted_metric(aim: Aim) -> str:
@@ -32,75 +44,145 @@ def trusted_metric(aim: Aim) -> str:
     What an hour costs is not estimated, so it only tells where nothing else is weighed. An end-to-end latency is mostly
     ITL.
     """
-    name, _ = max(aim.weights, key=lambda pair: (_is_estimated(pair[0]), pair[1]))
-    column = MEASURES[name].column
+    name, _ = max(aim.weights, key=lambda pair: (pair[0] != "cost-per-hour", pair[1]))
+    return metric_with_errors(MEASURES[name].column)
+
+
+def metric_with_errors(column: str) -> str:
+    """The metric whose errors stand for those of a column of operating points."""
+    if column == "requests_per_s":
+        return "output_tokens_per_s"
     return column if column in TRUSTED_METRICS else "itl_ms"
 
 
-def _is_estimated(objective: str) -> bool:
-    return objective != "cost-per-hour"
+@dataclass(frozen=True)
+class _Gpu:
+    family: str
+    vendor: str
+    scale_up_gpus: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """What decides which measured runs are near an estimate: ids, sizes, a code of its precision, its load."""
+
+    engine_id: int
+    gpu_id: int
+    model_id: int
+    num_gpus: int
+    tensor_parallel: int
+    precision: int
+    concurrency: float
 
 
 @dataclass(frozen=True)
 class Errors:
-    """The errors of engines in one metric, by engine id, GPU family and kind of model, the one that counts first."""
+    """The errors of engines, by engine id, GPU family (or vendor), kind of model and metric; most runs first."""
 
-    seen: dict[tuple[int, str, str], list[tuple[str, ObservedError]]]
-    families: dict[int, str]
-    vendors: dict[int, str]
-    kinds: dict[int, str]
+    seen: Mapping[tuple[int, str, str, str], Sequence[tuple[str, ObservedError]]]
+    gpus: Mapping[int, _Gpu]
+    kinds: Mapping[int, str]
 
     @classmethod
-    def of(cls, connection: sa.Connection, engine_ids: Sequence[int], model_ids: Sequence[int], metric: str) -> Errors:
+    def of(cls, connection: sa.Connection, engine_ids: Sequence[int], model_ids: Sequence[int]) -> Errors:
         """Read them. Three statements over small tables; one where no errors are known."""
-        seen: dict[tuple[int, str, str], list[tuple[str, ObservedError]]] = {}
+        seen: dict[tuple[int, str, str, str], list[tuple[str, ObservedError]]] = {}
         for engine_id, errors in errors_of(connection, engine_ids).items():
             for source, error in sorted(errors, key=lambda pair: (-pair[1].runs, pair[0])):
-                if error.metric == metric:
-                    seen.setdefault((engine_id, error.gpu_family, error.model_kind), []).append((source, error))
+                seen.setdefault((engine_id, error.gpu_family, error.model_kind, error.metric), []).append(
+                    (source, error)
+                )
         if not seen:
-            return cls({}, {}, {}, {})
-        known = connection.execute(sa.select(gpus.c.id, gpus.c.family, gpus.c.vendor)).all()
-        families, vendors = {row.id: row.family for row in known}, {row.id: row.vendor for row in known}
+            return cls({}, {}, {})
+        known = connection.execute(sa.select(gpus.c.id, gpus.c.family, gpus.c.vendor, gpus.c.figures))
+        of_gpu = {
+            row.id: _Gpu(row.family, row.vendor, int(json.loads(row.figures).get("scale_up_gpus") or 1))
+            for row in known
+        }
         query = sa.select(models.c.id, models.c.architecture).where(models.c.id.in_(model_ids))
         architectures = connection.execute(query)
         kinds = {row.id: "moe" if json.loads(row.architecture).get("experts") else "dense" for row in architectures}
-        return cls(seen, families, vendors, kinds)
+        return cls(seen, of_gpu, kinds)
 
-    def nearest(self, engine_id: int, gpu_id: int, model_id: int, concurrency: float) -> Backing | None:
-        """The errors that are nearest to an estimate; None: no measured runs are near it."""
+    def nearest(self, place: Place, metric: str) -> Backing | None:
+        """The errors that are nearest to an estimate; None: nothing was measured that says anything of it."""
         if not self.seen:
             return None
-        own, vendor = self.families[gpu_id], self.vendors[gpu_id]
-        for family in (own, vendor):
-            found = self.seen.get((engine_id, family, self.kinds[model_id]), ())
-            for source, error in found:
-                if _beyond(error, concurrency) == 0:
-                    return Backing(source, error, own_family=family == own, same_load=True)
-            # What another family did at this load says less than what the own one did at another.
-            if found and family == own:
-                source, error = min(found, key=lambda one: _beyond(one[1], concurrency))
-                return Backing(source, error, own_family=True, same_load=False)
+        gpu, kind = self.gpus[place.gpu_id], self.kinds[place.model_id]
+        own = self.seen.get((place.engine_id, gpu.family, kind, metric), ())
+        near = [(source, error) for source, error in own if self._is_near(place, error)]
+        if near:
+            source, error = min(near, key=lambda one: _beyond(one[1], place.concurrency))
+            return Backing(source, error, own_family=True, near=True)
+        for family in (gpu.family, gpu.vendor):
+            found = self.seen.get((place.engine_id, family, kind, metric), ())
+            if whole := [(source, error) for source, error in found if error.precision == ANY]:
+                source, error = min(whole, key=lambda one: _beyond(one[1], place.concurrency))
+                return Backing(source, error, own_family=family == gpu.family, near=False)
         return None
 
-    def backed(self, engine: Array, gpu: Array, model: Array, concurrency: Array) -> Flags:
-        """Which of these estimates have measured runs of their own GPU family near them."""
-        result = np.zeros(len(engine), dtype=bool)
-        if not self.seen:
+    def _is_near(self, place: Place, error: ObservedError) -> bool:
+        return (
+            _backs(error)
+            and error.precision == _CLASSES[_CLASS_OF[place.precision]]
+            and error.link == link_of(place.num_gpus, self.gpus[place.gpu_id].scale_up_gpus)
+            and error.tp_from <= place.tensor_parallel <= (error.tp_to or math.inf)
+            and _loads(error)[0] <= place.concurrency <= _loads(error)[1]
+        )
+
+    def backed(self, about: Mapping[str, Array], concurrency: Array, metric: str) -> Flags:
+        """Which of these estimates have measured runs near them: `_is_near` of whole columns."""
+        result = np.zeros(len(concurrency), dtype=bool)
+        backing = [
+            (key, error)
+            for key, errors in self.seen.items()
+            for _, error in errors
+            if key[3] == metric and _backs(error)
+        ]
+        if not backing:
             return result
-        words = sorted(set(self.families.values()))
-        family = _looked_up({row_id: words.index(name) for row_id, name in self.families.items()}, gpu)
-        kind = _looked_up({row_id: int(name == "moe") for row_id, name in self.kinds.items()}, model)
-        like = (engine.astype(np.int64) * len(words) + family) * 2 + kind
-        for (engine_id, name, model_kind), errors in self.seen.items():
-            if name not in words:  # all families of a vendor, or one that the store has no GPU of
+        families = sorted({gpu.family for gpu in self.gpus.values()})
+        family = _looked_up({row_id: families.index(gpu.family) for row_id, gpu in self.gpus.items()}, about["gpu_id"])
+        kind = _looked_up({row_id: int(name == "moe") for row_id, name in self.kinds.items()}, about["model_id"])
+        fast = _looked_up({row_id: int(gpu.scale_up_gpus > 1) for row_id, gpu in self.gpus.items()}, about["gpu_id"])
+        single, linked, pcie = (_LINKS.index(link) for link in (Link.SINGLE, Link.FAST, Link.PCIE))
+        link = np.where(about["num_gpus"] == 1, single, np.where(fast == 1, linked, pcie))
+        precision = _CLASS_OF[about["precision"].astype(np.int64)]
+
+        def code(engine: Any, family: Any, kind: Any, precision: Any, link: Any) -> Any:
+            """One number for what must be the same; of columns, or of single values."""
+            total = engine
+            for part, size in ((family, len(families)), (kind, 2), (precision, len(_CLASSES)), (link, len(_LINKS))):
+                total = total * size + part
+            return total
+
+        codes = code(about["engine_id"].astype(np.int64), family, kind, precision, link)
+        for (engine_id, name, model_kind, _), error in backing:
+            if name not in families or error.link not in _LINKS or error.precision not in _CLASSES:
                 continue
-            same = like == (engine_id * len(words) + words.index(name)) * 2 + int(model_kind == "moe")
-            for _, error in errors:
-                result |= (
-                    same & (concurrency >= error.concurrency_from) & (concurrency <= (error.concurrency_to or np.inf))
-                )
+            wanted = code(
+                engine_id,
+                families.index(name),
+                int(model_kind == "moe"),
+                _CLASSES.index(error.precision),
+                _LINKS.index(Link(error.link)),
+            )
+            alike = np.flatnonzero(codes == wanted)
+            tp, load = about["tensor_parallel"][alike], concurrency[alike]
+            least, most = _loads(error)
+            covered = (tp >= error.tp_from) & (tp <= (error.tp_to or np.inf)) & (load >= least) & (load <= most)
+            result[alike[covered]] = True
         return result
+
+
+def _backs(error: ObservedError) -> bool:
+    """Whether the runs say enough of what they are of to back an estimate."""
+    return ANY not in (error.precision, error.link) and error.models >= _FEWEST_MODELS
+
+
+def _loads(error: ObservedError) -> tuple[float, float]:
+    """The least and the most requests in flight that are near these runs."""
+    return error.concurrency_from / _LOAD_FACTOR, (error.concurrency_to or math.inf) * _LOAD_FACTOR
 
 
 def _beyond(error: ObservedError, concurrency: float) -> float:
@@ -108,27 +190,43 @@ def _beyond(error: ObservedError, concurrency: float) -> float:
     return max(error.concurrency_from - concurrency, concurrency - (error.concurrency_to or np.inf), 0.0)
 
 
-def _looked_up(of: dict[int, int], ids: Array) -> Indices:
+def _looked_up(of: Mapping[int, int], ids: Array) -> Indices:
     table = np.zeros(max(of, default=0) + 1, dtype=np.int64)
     table[list(of)] = list(of.values())
     return table[ids.astype(np.int64)]
 
 
-def doubt_of(aim: Aim, best_per_gpu: Sequence[RankedConfig]) -> Doubt | None:
-    """Whether the best may not be the best: it leads another GPU type by less than the error of one of the two."""
-    if len(best_per_gpu) < 2 or not any(_is_estimated(name) for name, _ in aim.weights):
-        return None
-    best, runner_up = best_per_gpu[:2]
-    known = [config for config in (best, runner_up) if config.backing is not None]
-    if not known or runner_up.behind_best < 0:
-        return None
-    doubtful = max(known, key=_error)
-    return (
-        Doubt(runner_up.behind_best, _error(doubtful), doubtful, runner_up)
-        if (runner_up.behind_best < _error(doubtful))
-        else None
-    )
+# --- leads -------------------------------------------------------------------------------------------------------
 
 
-def _error(config: RankedConfig) -> float:
-    return config.backing.error.median_error if config.backing is not None else 0.0
+def ties_of(aim: Aim, best_per_gpu: Sequence[RankedConfig]) -> tuple[Tie, ...]:
+    """The GPU types that the best one does not lead by more than both may be wrong by."""
+    if len(best_per_gpu) < 2:
+        return ()
+    best, *others = best_per_gpu
+    ties = []
+    for other in others:
+        if other.behind_best < 0:
+            continue  # it is better, but less trusted
+        more = aim.more_is_better
+        widths = _width(best, worse=True, more_is_better=more), _width(other, worse=False, more_is_better=more)
+        if None in widths:
+            continue
+        known = [width for width in widths if width is not None]
+        ratio = best.objective / other.objective if aim.more_is_better else other.objective / best.objective
+        sure = confidence.probability_ahead(math.log(ratio), known) if ratio > 0 else 1.0
+        if sure < _SURE_ENOUGH:
+            ties.append(Tie(other, other.behind_best, confidence.joint_error(known), sure))
+    return tuple(ties)
+
+
+def _width(config: RankedConfig, *, worse: bool, more_is_better: bool) -> float | None:
+    """How wide what is measured scatters around the objective, on its worse or better side; None: not known."""
+    if config.objective <= 0:
+        return None
+    if config.objective_range is not None:
+        low, high = config.objective_range
+        return confidence.width(config.objective, low if worse == more_is_better else high)
+    if config.kind is Kind.MEASURED:
+        return 0.0
+    return None if config.backing is None else confidence.width_of_median(config.backing.error.median_error)

@@ -30,11 +30,11 @@ class Trusted(StrEnum):
     """How far a result must be, or should be, trusted to be ranked.
 
     A result is *measured*, or an estimate *backed* by measured runs (its engine's errors are known for the same GPU
-    family, kind of model and concurrency), or neither.
+    family, kind of model, precision, link between GPUs, tensor parallelism and about the same load), or neither.
     """
 
     ANY = "any"  # all alike
-    PREFER = "prefer"  # measured results first, then backed estimates, then others
+    PREFER = "prefer"  # measured results and backed estimates first, then others
     BACKED = "backed"  # only measured results and backed estimates
     MEASURED = "measured"  # only measured results
 
@@ -60,7 +60,8 @@ class Question:
     server_versions  of measured runs: "0.19" stands for 0.19.1 as well
     implausible     whether measured runs count that are better than their hardware can be
     trust           what must be, or is preferably, measured: a word of `Trusted`
-    cautious        whether estimates count by the pessimistic end of their interval, for the objective and the SLOs
+    confidence      how likely an estimate must be to hold, for the objective and each SLO: 0.5 takes it as it is, 0.9
+                    the pessimistic end of its 80 % interval; at least 0.5
     servers, precisions (of the weights), tensor_parallel, max_gpus (GPUs of one deployment)
     min_context     tokens a deployment must take (input and output)
     since, until    days (UTC), both included, on which an answer was stored or a run was measured
@@ -99,8 +100,8 @@ class Question:
     since: date | None = None
     until: date | None = None
     kinds: tuple[str, ...] = ()
-    trust: str = Trusted.ANY
-    cautious: bool = False
+    trust: str = Trusted.PREFER
+    confidence: float = 0.5
     implausible: bool = False
     server_versions: tuple[str, ...] = ()
 
@@ -200,14 +201,28 @@ class Runs:
 class Backing:
     """The errors of an estimate's engine over the measured runs that are nearest to it.
 
-    `own_family`: the runs are of the estimate's own GPU family; otherwise of all families together. `same_load`: its
-    concurrency is within theirs.
+    `near`: the runs are of its GPU family, kind of model, precision and link, at a tensor parallelism among theirs and
+    at most twice (at least half) their load, and of more than one model. Otherwise the errors are those of the family
+    as a whole (`own_family`), or those on families that the engine was not fitted to.
     """
 
     source: str
     error: ObservedError
     own_family: bool
-    same_load: bool
+    near: bool
+
+
+@dataclass(frozen=True)
+class Chance:
+    """How likely a limit is met at an operating point.
+
+    `value` is what is compared with the limit, in its unit: the estimate (times the tail that is assumed), or what was
+    measured. `probability` None: it was measured, or no interval is known.
+    """
+
+    slo: Slo
+    value: float
+    probability: float | None
 
 
 @dataclass(frozen=True)
@@ -218,36 +233,50 @@ class RankedConfig(Operating):
     of the objective's `Measure`; of weighted objectives it is relative to the best of the group. `behind_best` is how
     much worse it is than the best, as a fraction of the best: 0.18 is 18 % less throughput or 18 % more latency; below
     0 where it is better but less trusted (`Trusted.PREFER`).
+    `objective_range` is where the objective is expected with a probability of 80 %; None: not known.
     `interpolated`: the point lies between two stored ones. `usd_per_hour` None: there is no price.
-    `values` are the figures of all objectives asked about, None where one is not known. `opinions` are those of all
-    engines that answered, the one ranked first; empty where only one did. `runs`: what a measured one rests on.
-    `backing`: how wrong its engine was elsewhere; None: no measured runs near it, or it is measured itself.
+    `values` are the figures of all objectives asked about, None where one is not known, `ranges` where they are
+    expected. `opinions` are those of all engines that answered, the one ranked first; empty where only one did. `runs`:
+    what a measured one rests on. `backed`: it was measured, or measured runs are near it. `backing`: how wrong its
+    engine was there, or as near as is known, in the metric that limits it; None: nothing is known, or it is measured.
     `intervals`: of each metric where a measured value is expected with a probability of 80 %; empty: not known.
-    `cautious`: it is ranked by the pessimistic ends of these. `percentiles` are those that the SLOs are on, by
-    `Slo.name`, as measured or as `assumed_tail` times the mean.
+    `at_confidence`: the figures that hold with the confidence that was asked for, by which it is ranked; empty: the
+    estimates themselves. `chances`: how likely each limit is met. `binding`: the name of the limit that keeps the load
+    from being higher; None: none does.
+    `percentiles` are those that the SLOs are on, by `Slo.name`, as measured or as `assumed_tail` times the mean.
+    `cannot_start`: why no server can be told to start it; None: it can, or nobody asked.
     """
 
     place: int
     objective: float
     behind_best: float
+    objective_range: tuple[float, float] | None = None
     interpolated: bool = False
     usd_per_hour: float | None = None
     values: Mapping[str, float | None] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     opinions: tuple[Opinion, ...] = ()
     runs: Runs | None = None
+    backed: bool = False
     backing: Backing | None = None
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    cautious: bool = False
+    at_confidence: Mapping[str, float] = field(default_factory=dict)
+    chances: tuple[Chance, ...] = ()
+    binding: str | None = None
     percentiles: Mapping[str, float] = field(default_factory=dict)
     assumed_tail: float | None = None
+    cannot_start: str | None = None
 
     def counted(self, metric: str) -> float | None:
-        """A metric as it counts in the ranking: the pessimistic end of its interval where that was asked for."""
+        """A metric as it counts in the ranking: what holds with the confidence that was asked for."""
         value: float | None = getattr(self, metric)
-        if not self.cautious or metric not in self.intervals:
-            return value
-        low, high = self.intervals[metric]
-        return low if metric in ("output_tokens_per_s", "requests_per_s") else high
+        return self.at_confidence.get(metric, value)
+
+    @property
+    def likelihood(self) -> float | None:
+        """The probability of the limit that is least likely met; None: there is none, or none is known."""
+        known = [chance.probability for chance in self.chances if chance.probability is not None]
+        return min(known, default=None)
 
     @property
     def spread(self) -> tuple[float, float] | None:
@@ -291,6 +320,7 @@ class Cause(StrEnum):
     NO_PRICE = "no_price"
     NO_TDP = "no_tdp"
     NOT_TRUSTED = "not_trusted"
+    NOT_ASKED = "not_asked"  # measured in a precision, or with a server, that was not asked about
 
 
 @dataclass(frozen=True)
@@ -320,13 +350,28 @@ class Losers:
 
 
 @dataclass(frozen=True)
-class Doubt:
-    """The lead of the best over the runner-up of another GPU type (a fraction) is below the error of one of them."""
+class Tie:
+    """A configuration of another GPU type that the best leads by less than the two may be wrong by.
 
+    `lead` and `joint_error` are fractions; in half of all cases the ratio of the two is off by more than the latter.
+    `probability`: how likely the best is the better one.
+    """
+
+    config: RankedConfig
     lead: float
-    error: float
-    doubtful: RankedConfig
-    runner_up: RankedConfig
+    joint_error: float
+    probability: float
+
+
+@dataclass(frozen=True)
+class Seller:
+    """What is best of a group at the prices of one provider, and of how many ranked GPU types it has a price."""
+
+    provider: str
+    gpu: str
+    num_gpus: int
+    objective: float
+    gpu_types: int
 
 
 @dataclass(frozen=True)
@@ -354,7 +399,10 @@ class Group:
     unreachable    if none is ranked: the SLOs that no configuration meets even alone
     closest        if none is ranked although each SLO can be met alone: the least violation of all of them, with the
                    figure that each SLO bounds in `closest_values`
-    doubt          why the best may not be the best; None: nothing says so
+    unproven       what would be better than the best if its estimate held, which no measured runs back; by how much,
+                   says its `behind_best` (below 0). None: nothing would, or all are ranked alike (`Trusted.ANY`)
+    ties           the best of other GPU types that the best does not lead by more than the two may be wrong by
+    sellers        what is best at each provider's own prices, of those that have at least two of the GPU types; by name
     unranked       GPU types that qualify, but without a price or TDP that the objective needs, by name
     flips          prices within the range of providers at which another GPU type would be best: first of the best type
     """
@@ -372,7 +420,9 @@ class Group:
     unreachable: tuple[Unmet, ...] = ()
     closest: Operating | None = None
     closest_values: tuple[float | None, ...] = ()
-    doubt: Doubt | None = None
+    unproven: RankedConfig | None = None
+    ties: tuple[Tie, ...] = ()
+    sellers: tuple[Seller, ...] = ()
     unranked: tuple[Unranked, ...] = ()
     flips: tuple[Flip, ...] = ()
 
@@ -380,6 +430,11 @@ class Group:
     def best(self) -> RankedConfig | None:
         """The recommendation; None: no configuration qualifies."""
         return self.configs[0] if self.configs else None
+
+    @property
+    def is_backed(self) -> bool:
+        """Whether measurements back the recommendation."""
+        return self.best is not None and self.best.backed
 
 
 @dataclass(frozen=True)

@@ -229,7 +229,9 @@ def test_latencies_of_an_offline_maximum_are_not_compared() -> None:
 
 
 def test_errors_seen_equal_an_independent_count(serving: AccuracyReport) -> None:
-    seen = {(e.gpu_family, e.model_kind, e.concurrency_from, e.metric): e for e in errors_seen(serving.estimates)}
+    found = errors_seen(serving.estimates, family_left_out=serving.estimates)
+    whole = [error for error in found if error.precision == "any"]
+    seen = {(e.gpu_family, e.model_kind, e.concurrency_from, e.metric): e for e in whole}
     # Of the serving runs, those of mixtures of experts on Blackwell-Ultra are those on B300.
     off, names = [], set()
     for run, itl_ms in zip(serving.estimates.runs, serving.estimates.itl_ms.tolist(), strict=True):
@@ -244,6 +246,26 @@ def test_errors_seen_equal_an_independent_count(serving: AccuracyReport) -> None
         everywhere = [e for e in seen.values() if e.gpu_family == "NVIDIA" and e.metric == metric]
         assert sum(e.runs for e in everywhere) == len(serving.estimates)
         assert all(0 <= e.median_error <= e.p90_error and e.median_error >= abs(e.bias) for e in everywhere)
+    # Those of one precision and link say what they cover: the B300 runs in fp4 on several GPUs.
+    apart = [e for e in found if (e.gpu_family, e.precision, e.link) == ("Blackwell-Ultra", "fp4", "fast")]
+    (one,) = (e for e in apart if e.metric == "itl_ms" and 9 <= e.concurrency_from <= 64)
+    runs = [run for run in serving.estimates.runs if run.gpu == "B300" and run.precision == "fp4" and run.tp > 1]
+    runs = [run for run in runs if run.concurrency and 9 <= run.concurrency <= 64]
+    assert (one.runs, one.tp_from, one.tp_to) == (len(runs), min(r.tp for r in runs), max(r.tp for r in runs))
+    assert (one.concurrency_from, one.concurrency_to) == (16, 64)
+
+
+def test_families_left_out_count_alike_whatever_the_number_of_their_runs(serving: AccuracyReport) -> None:
+    """One family that is off by 100 % and has few runs, and one with many that is off by nothing."""
+    estimates = serving.estimates
+    few = np.array([run.gpu == "B300" for run in estimates.runs])
+    exact = np.array([run.itl_ms for run in estimates.runs], dtype=np.float64)
+    off = dataclasses.replace(estimates, itl_ms=np.where(few, 2 * exact, exact))
+    found = errors_seen(off, family_left_out=off)
+    alike = {"model_kind": "moe", "concurrency_from": 9, "metric": "itl_ms"}
+    told = {e.gpu_family: e for e in found if alike.items() <= vars(e).items() and e.precision == "any"}
+    assert (told["Blackwell-Ultra"].median_error, told["Blackwell"].median_error) == (1.0, 0.0)
+    assert told["NVIDIA"].p90_error == pytest.approx(1.0)  # a third of the families, a twelfth of the runs
 
 
 def test_another_engine_is_measured_the_same_way() -> None:
@@ -342,7 +364,7 @@ def test_runs_of_a_store_give_the_figures_of_their_file(tmp_path: Path) -> None:
     with open_store(f"sqlite:///{tmp_path / 'gpuscout.db'}") as store, store.reading() as connection:
         ids = connection.execute(sa.select(engines.c.id).where(engines.c.name == "roofline")).scalars().all()
         kept = [error for errors in errors_of(connection, ids).values() for _, error in errors]
-    assert {(e.gpu_family, e.model_kind, e.runs) for e in kept} == {("Hopper", "dense", 4), ("NVIDIA", "dense", 4)}
+    assert {(e.gpu_family, e.model_kind, e.runs) for e in kept} == {("Hopper", "dense", 4)}
     wrong = gpuscout("accuracy", "--store", cwd=tmp_path)
     assert wrong.returncode == 2
     assert "--measured stored" in wrong.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -15,10 +16,11 @@ from gpuscout.store.database.connect import Store, open_store
 from gpuscout.store.prices.prices import PriceRules
 from gpuscout.store.ranking.rank import Group, Question, rank
 from gpuscout.store.ranking.types import Cause, Opinion, Runs
+from gpuscout.store.results.trust import note_trust
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.slo import parse_slo
 from gpuscout.sweeps.trust import ObservedError, Trust
-from tests.support.rank_stores import LENGTHS, Row, a_run, an_answer, fill
+from tests.support.rank_stores import ENGINES, LENGTHS, Row, a_run, an_answer, fill
 
 Ask = Callable[..., Group]
 
@@ -172,14 +174,23 @@ def test_a_store_without_runs_says_so_where_they_are_asked_for(stored: Callable[
 def seen(
     family: str, error: float, *, runs: int = 9, start: int = 1, end: int | None = 16, **how: Any
 ) -> ObservedError:
-    about = {"model_kind": "dense", "metric": "output_tokens_per_s"} | how
-    return ObservedError(family, about["model_kind"], start, end, about["metric"], runs, 3, error, 2 * error, 0.0)
+    """Errors that say what the runs are of: the fp8 of `an_answer`, on one GPU; a vendor's say nothing of that."""
+    about = {"model_kind": "dense", "metric": "output_tokens_per_s", "models": 3} | how
+    covered = {"precision": "fp8", "link": "single", "tp_to": 1} if family != "NVIDIA" else {}
+    covered |= {name: how[name] for name in ("precision", "link", "tp_to") if name in how}
+    figures = (about["metric"], runs, about["models"], error, 2 * error, 0.0)
+    return ObservedError(family, about["model_kind"], start, end, *figures, **covered)
+
+
+def whole(family: str, error: float, **how: Any) -> ObservedError:
+    """Those of a family whatever the precision, link and size."""
+    return seen(family, error, precision="any", link="any", tp_to=None, **how)
 
 
 def test_estimates_tell_the_errors_seen_near_them(stored: Callable[..., Ask]) -> None:
     errors = (
         seen("Ada", 0.12, runs=38),
-        seen("Ada", 0.5, start=17, end=None),
+        seen("Ada", 0.5, start=17, end=40),
         seen("Ada", 0.05, metric="itl_ms"),
         seen("NVIDIA", 0.2, runs=300),
         seen("Hopper", 0.01, model_kind="moe"),
@@ -191,40 +202,76 @@ def test_estimates_tell_the_errors_seen_near_them(stored: Callable[..., Ask]) ->
 
     def backing(config: Any) -> tuple[Any, ...] | None:
         found = config.backing
-        return found and (found.error.median_error, found.error.runs, found.own_family)
+        return found and (found.error.median_error, found.error.runs, found.own_family, found.near)
 
-    group = ask("ttft<=200ms", interpolate=False)
+    group = ask("ttft<=200ms", interpolate=False, trust="any")
     assert {config.gpu: backing(config) for config in group.configs} == {
-        "H100": (0.2, 300, False),
-        "L4": (0.12, 38, True),
-        "L40S": (0.12, 38, True),
+        "H100": (0.2, 300, False, False),
+        "L4": (0.12, 38, True, True),
+        "L40S": (0.12, 38, True, True),
     }
-    assert {config.gpu: backing(config) for config in ask(top=3).configs} == {
-        "H100": None,
-        "L4": (0.12, 38, True),
-        "L40S": (0.5, 9, True),
+    assert {config.gpu: (backing(config), config.backed) for config in ask(top=3).configs} == {
+        "H100": ((0.2, 300, False, False), False),
+        "L4": ((0.12, 38, True, True), True),
+        "L40S": ((0.5, 9, True, True), True),
     }
-    assert backing(ask(objective="itl", gpus=("L4",)).configs[0]) == (0.05, 9, True)
-    # A lead of 9 % over the L4 is less than the 12 % that the engine has been wrong by.
-    doubt = ask("ttft<=200ms", interpolate=False, gpus=("L40S", "L4")).doubt
-    assert doubt is not None
-    assert (doubt.lead, doubt.error, doubt.runner_up.gpu) == (pytest.approx(1 / 11), 0.12, "L4")
-    assert ask(objective="cost-per-hour", gpus=("L40S",)).doubt is None
+    assert backing(ask(objective="itl", gpus=("L4",)).configs[0]) == (0.05, 9, True, True)
+    # Where a limit binds, the errors are those of what it limits: the ITL of 10 ms is the most that is allowed.
+    (limited,) = ask("itl<=10ms", gpus=("L4",)).configs
+    assert (limited.binding, backing(limited)) == ("itl", (0.05, 9, True, True))
+    # A lead of 9 % over the L4 is less than what both may be wrong by: sqrt(2) times 12 %.
+    (tie,) = ask("ttft<=200ms", interpolate=False, gpus=("L40S", "L4")).ties
+    assert (tie.config.gpu, tie.lead) == ("L4", pytest.approx(1 / 11))
+    assert tie.joint_error == pytest.approx(1.12 ** math.sqrt(2) - 1)
+    assert 0.5 < tie.probability < 0.75
+    assert ask(objective="cost-per-hour", gpus=("L40S",)).ties == ()
     # What an hour costs is nobody's estimate.
     close = PriceRules(overrides={"L4": 1.0, "L40S": 1.01})
-    assert ask(objective="cost-per-hour", gpus=("L40S", "L4"), prices=close).doubt is None
     weighted = ask(weights=(("cost-per-hour", 0.7), ("itl", 0.3)), gpus=("L40S", "L4"), prices=close)
     assert {config.backing and config.backing.error.metric for config in weighted.configs} == {"itl_ms"}
-    assert weighted.doubt is not None
+    assert [tie.config.gpu for tie in weighted.ties] == ["L40S"]
+
+
+def test_runs_near_an_estimate_are_of_its_precision_link_size_and_load(
+    stored: Callable[..., Ask], store: Store
+) -> None:
+    """H100s are of a family of which runs exist, but of others than the estimate in one respect each."""
+    elsewhere = {
+        "precision": seen("Hopper", 0.1, precision="16-bit"),
+        "link": seen("Hopper", 0.1, link="fast", tp_to=8),
+        "tensor parallelism": seen("Hopper", 0.1, link="pcie", tp_to=1),
+        "load": seen("Hopper", 0.1, start=17, end=64),
+        "one model": seen("Hopper", 0.1, models=1),
+        "kind": seen("Hopper", 0.1, model_kind="moe"),
+    }
+    points = {8: {"output_tokens_per_s": 120.0}}
+    answers = [an_answer(points=points), an_answer(tensor_parallel=2, points=points)]
+    ask = stored(answers, [])
+
+    def backed(*errors: ObservedError) -> dict[int, bool]:
+        with store.writing() as connection:
+            note_trust(connection, ENGINES["roofline", 0], Trust({}, errors))
+        return {config.num_gpus: config.backed for config in ask(trust="any").configs}
+
+    assert backed() == {1: False, 2: False}
+    for what, error in elsewhere.items():
+        assert backed(error, whole("Hopper", 0.3)) == {1: False, 2: False}, what
+        group = ask()
+        assert not group.is_backed
+        assert {(c.backing.error.median_error, c.backing.near) for c in group.configs if c.backing} == {(0.3, False)}
+    # Twice the load is near, and so is half of it.
+    for start, end in ((1, 4), (16, 64)):
+        assert backed(seen("Hopper", 0.1, start=start, end=end)) == {1: True, 2: False}
+    assert backed(seen("Hopper", 0.1, link="pcie", tp_to=4)) == {1: False, 2: True}
 
 
 def test_the_own_family_at_another_load_says_more_than_other_families(stored: Callable[..., Ask]) -> None:
     points = {32: {"output_tokens_per_s": 120.0}}
-    errors = (seen("Ada", 0.12), seen("Ada", 0.3, start=100, end=None), seen("NVIDIA", 0.2, start=17, end=99))
+    errors = (whole("Ada", 0.12), whole("Ada", 0.3, start=100, end=None), seen("NVIDIA", 0.2, start=17, end=99))
     ask = stored([an_answer(points=points), an_answer(gpu="L4", points=points)], [], Trust({}, errors))
     backing = {config.gpu: config.backing for config in ask(top=2).configs}
-    assert {gpu: (b.error.median_error, b.own_family, b.same_load) for gpu, b in backing.items() if b} == {
-        "H100": (0.2, False, True),
+    assert {gpu: (b.error.median_error, b.own_family, b.near) for gpu, b in backing.items() if b} == {
+        "H100": (0.2, False, False),
         "L4": (0.12, True, False),
     }
     assert ask(trust="backed").configs == ()
@@ -239,15 +286,36 @@ def test_trust_limits_and_orders(stored: Callable[..., Ask]) -> None:
     order = {trust: [c.gpu for c in ask(trust=trust).configs] for trust in ("any", "prefer", "backed", "measured")}
     assert order == {
         "any": ["H100", "L4", "L40S"],
-        "prefer": ["L40S", "L4", "H100"],
+        "prefer": ["L4", "L40S", "H100"],
         "backed": ["L4", "L40S"],
         "measured": ["L40S"],
     }
-    assert [config.behind_best for config in ask(trust="prefer").configs] == [0.0, -1.0, -17.0]
+    # Unless told otherwise the headline is what measurements back; beside it stands what would be better.
+    group = ask(top=1)
+    assert (group.is_backed, [(c.gpu, c.behind_best) for c in group.configs]) == (True, [("L4", 0.0)])
+    assert group.unproven is not None
+    assert (group.unproven.gpu, group.unproven.behind_best) == ("H100", -8.0)
+    assert [ask(trust=trust).unproven for trust in ("any", "backed", "measured")] == [None] * 3
     (lost,) = ask(trust="backed").losers
-    assert (lost.cause, lost.examples[0].detail) == (Cause.NOT_TRUSTED, "no measured runs of its kind near this")
+    assert (lost.cause, lost.examples[0].detail) == (Cause.NOT_TRUSTED, "no measured runs near this")
     with pytest.raises(UnknownNameError, match='unknown trust "mesured"'):
         ask(trust="mesured")
+
+
+def test_runs_of_another_precision_or_server_do_not_answer_for_the_checkpoint(stored: Callable[..., Ask]) -> None:
+    fast = {"output_tokens_per_s": 900.0}
+    runs = [a_run(precision="fp4", **fast), a_run(server="trtllm", gpu="L40S", **fast), a_run(gpu="L4")]
+    ask = stored([an_answer(), an_answer(gpu="L4")], runs)
+    group = ask(examples=None)
+    assert [(c.gpu, c.kind) for c in group.configs] == [("L4", "measured"), ("H100", "estimated")]
+    (lost,) = (losers for losers in group.losers if losers.cause is Cause.NOT_ASKED)
+    assert {loser.detail for loser in lost.examples} == {"measured in fp4 with vllm", "measured in fp8 with trtllm"}
+    for asked, gpu in (({"precisions": ("fp4", "fp8")}, "H100"), ({"servers": ("vllm", "trtllm")}, "L40S")):
+        best = ask(**asked).best
+        assert best is not None
+        assert (best.gpu, best.objective, best.kind) == (gpu, 900.0, "measured")
+    # Where nothing was estimated, nothing else was asked about.
+    assert len(ask(kinds=("measured",)).configs) == 3
 
 
 # --- intervals ---------------------------------------------------------------------------------------------------
@@ -266,9 +334,9 @@ def test_cautiously_the_pessimistic_end_counts(stored: Callable[..., Ask]) -> No
         [a_run(gpu="L40S", output_tokens_per_s=70.0)],
         Trust(INTERVALS),
     )
-    assert [config.gpu for config in ask().configs] == ["H100", "L4", "L40S"]
-    group = ask(cautious=True)
-    assert [(c.gpu, c.objective, c.cautious) for c in group.configs] == [
+    assert [config.gpu for config in ask(trust="any").configs] == ["H100", "L4", "L40S"]
+    group = ask(confidence=0.9, trust="any")
+    assert [(c.gpu, c.objective, bool(c.at_confidence)) for c in group.configs] == [
         ("L4", 85.0, False),
         ("H100", 80.0, True),
         ("L40S", 70.0, False),
@@ -277,15 +345,15 @@ def test_cautiously_the_pessimistic_end_counts(stored: Callable[..., Ask]) -> No
     assert (h100.output_tokens_per_s, h100.counted("output_tokens_per_s")) == (100.0, 80.0)
     assert (h100.itl_ms, h100.counted("itl_ms")) == (12.0, pytest.approx(14.4))
     # Limits as well: the ITL of 12 ms counts as 14.4 ms, and between 4 and 8 the pessimistic ends are interpolated.
-    h100 = ask("itl<=13ms", cautious=True, gpus=("H100",)).configs[0]
+    h100 = ask("itl<=13ms", confidence=0.9, gpus=("H100",)).configs[0]
     assert (h100.concurrency, h100.interpolated, h100.itl_ms) == (5, True, 10.5)
     assert h100.counted("itl_ms") == pytest.approx(12.6)
     h100 = ask("itl<=13ms", interpolate=False, gpus=("H100",)).configs[0]
     assert (h100.concurrency, h100.intervals["itl_ms"]) == (8, pytest.approx((10.8, 14.4)))
-    h100 = ask("itl<=12ms", interpolate=False, cautious=True, gpus=("H100",)).configs[0]
+    h100 = ask("itl<=12ms", interpolate=False, confidence=0.9, gpus=("H100",)).configs[0]
     assert h100.intervals["e2e_s"] == pytest.approx(((50 + 9 * 511) / 1000, (200 + 12 * 511) / 1000))
     assert h100.intervals["requests_per_s"] == pytest.approx((1.6, 2.2))
-    lost = ask("itl<=11ms", cautious=True, gpus=("H100",))
+    lost = ask("itl<=11ms", confidence=0.9, gpus=("H100",))
     assert lost.losers[0].examples[0].detail == "ITL 12 ms at concurrency 4"
     assert lost.unreachable[0].value == pytest.approx(12.0)
 
@@ -329,21 +397,18 @@ def test_every_row_says_what_it_rests_on(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     rows = [" ".join(line.split()) for line in recommend(capsys, database, "--top", "3").splitlines()]
-    assert rows[1].endswith("behind kind trust")
-    assert "best measured 2 runs, vllm 0.19, 2026-04-17, lab" in rows[2]
-    assert "-23 % estimated tok/s +-12 % (38 runs: Ada, dense)" in rows[3]
+    assert "measured: 2 runs, vllm 0.19, 2026-04-17, lab" in rows
+    assert "estimated: tok/s: half of 38 runs within 12 %, nine of ten within 24 % (Ada, dense, fp8, 1 GPU)" in rows
     monkeypatch.setenv("COLUMNS", "80")
     shown = recommend(capsys, database, "--kind", "estimated", "--top", "2")
-    assert "      estimated: tok/s +-12 % (38 runs: Ada, dense)" in shown
-    assert "note: " in shown
-    assert "measure before you buy" in shown
+    assert "estimated: tok/s: half of 38 runs within 12 %" in shown
+    assert "a tie: " in shown
     assert max(map(len, shown.splitlines())) <= 80
     shown = recommend(capsys, database, "--slo", "ttft:p95<=200ms", "--assume-tail", "1.3", "--top", "3")
     assert "180 ms " in shown
     assert "130 ms^" in shown
     shown = recommend(capsys, database, "--cautious", "--top", "3", "--explain")
-    assert "cautious: figures of estimates are the pessimistic ends" in shown
-    assert "no interval is known" in shown
+    assert "figures of estimates are those that hold with a probability of 90%" in shown
     assert "roofline says 800" in shown
 
 
@@ -353,7 +418,9 @@ def test_json_tells_kind_runs_trust_and_intervals(database: str, capsys: pytest.
     (best,) = group["configurations"]
     assert (best["kind"], best["runs"]["repeats"], best["percentiles"]) == ("measured", 2, {"ttft:p95_ms": 180.0})
     document = json.loads(recommend(capsys, database, "--json", "--top", "3", "--kind", "estimated"))
-    first = document["groups"][0]["best_per_gpu"][0]
-    assert (first["gpu"], first["itl_ms"], first["itl_ms_low"], first["itl_ms_high"]) == ("H100", 10.0, 9.0, 12.0)
-    assert (first["trust"]["own_family"], first["trust"]["median_error"], first["runs"]) == (False, 0.2, None)
-    assert document["groups"][0]["doubt"]["runner_up_gpu"] == "L4"
+    first, _, h100 = document["groups"][0]["best_per_gpu"]
+    assert (first["gpu"], first["backed"], first["trust"]["near"]) == ("L4", True, True)
+    assert (h100["gpu"], h100["itl_ms"], h100["itl_ms_low"], h100["itl_ms_high"]) == ("H100", 10.0, 9.0, 12.0)
+    assert (h100["objective_low"], h100["objective_high"]) == (800.0, pytest.approx(1100.0))
+    assert (h100["trust"]["own_family"], h100["trust"]["median_error"], h100["runs"]) == (False, 0.2, None)
+    assert [tie["gpu"] for tie in document["groups"][0]["ties"]] == ["L40S", "H100"]

@@ -89,19 +89,33 @@ _runs = st.fixed_dictionaries(
 ).map(lambda run: run | ({} if run["load"] == "closed_loop" or run["request_rate"] is None else {"concurrency": None}))
 _bands = st.sampled_from([(1, 4), (5, None)])
 _errors = st.builds(
-    lambda family, kind, band, metric: ObservedError(family, kind, *band, metric, 9, 3, 0.1, 0.3, 0.0),
+    lambda family, kind, band, metric, models, *of: ObservedError(
+        family, kind, *band, metric, 9, models, 0.1, 0.3, 0.0, *(of if family != "NVIDIA" else ())
+    ),
     st.sampled_from([*sorted(set(FAMILIES.values())), "NVIDIA"]),
     st.sampled_from(["dense", "moe"]),
     _bands,
     st.sampled_from(["ttft_ms", "itl_ms", "output_tokens_per_s"]),
+    st.sampled_from([3, 3, 1]),
+    st.sampled_from(["fp8", "16-bit", "any"]),
+    st.sampled_from(["single", "pcie", "any"]),
+    st.just(1),
+    st.sampled_from([1, 2, None]),
 )
+
+
+def _key(error: ObservedError) -> tuple[object, ...]:
+    family, kind, start = error.gpu_family, error.model_kind, error.concurrency_from
+    return family, kind, start, error.metric, error.precision, error.link
+
+
 _factors = st.dictionaries(
     st.sampled_from(["ttft_ms", "itl_ms", "output_tokens_per_s"]), st.sampled_from([(0.5, 2.0), (0.75, 1.25)])
 )
 _trust = st.builds(
     Trust,
     intervals=st.dictionaries(st.sampled_from([0, 1]), _factors),
-    errors=st.lists(_errors, max_size=6, unique=True).map(tuple),
+    errors=st.lists(_errors, max_size=6, unique_by=_key).map(tuple),
 )
 _limits = st.sampled_from([0.5, 1.0, 5.0, 20.0, 200.0])
 _slos = st.one_of(
@@ -132,7 +146,7 @@ _questions = st.builds(
     engines=st.sampled_from([(), (), ("oracle", "roofline"), ("roofline",), ("measured", "roofline")]),
     kinds=st.sampled_from([(), (), ("estimated",), ("measured",)]),
     trust=st.sampled_from(["any", "any", "prefer", "backed", "measured"]),
-    cautious=st.sampled_from([False, False, True]),
+    confidence=st.sampled_from([0.5, 0.5, 0.9]),
     servers=st.sampled_from([(), ("vllm",)]),
     precisions=st.sampled_from([(), ("fp8",)]),
     max_gpus=st.sampled_from([None, 2]),
@@ -236,6 +250,7 @@ def check(ranking: Ranking, expected: dict[tuple[str, int, int], Row], question:
                 assert said == pytest.approx(row["opinions"])
             assert config.place == 1 + sum(other["score"] < row["score"] for other in want)
             check_config(config, row, question)
+            assert config.backed == row["backed"]
         # Every configuration that counts is either ranked or among the losers.
         lost = [_who(loser) for losers in group.losers for loser in losers.examples]
         assert sorted([*lost, *map(_who, want)]) == sorted(map(_who, expected[key]["counting"]))

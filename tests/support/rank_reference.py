@@ -65,8 +65,11 @@ def _group(group: list[Row], trust: Mapping[str, Trust], question: Question) -> 
         level = _level(one, best, trust, question)
         if (question.trust == "measured" and level > 0) or (question.trust == "backed" and level > 1):
             continue
+        if not _was_asked(one, group, question):
+            continue
+        best["backed"] = level < 2
         if question.trust == "prefer":
-            best["score"] = (level, *best["score"])
+            best["score"] = (level == 2, *best["score"])
         best["opinions"] = _opinions(one, standing.values())
         ranked.append(best)
     ranked.sort(key=lambda row: (row["score"], row["names"]))
@@ -79,6 +82,7 @@ def _group(group: list[Row], trust: Mapping[str, Trust], question: Question) -> 
             one["gpu"]
             for one in mine
             if one["best"] and one["best"]["objective"] is None and _level(one, one["best"], trust, question) <= enough
+            if _was_asked(one, group, question)
         },
         "qualifies": any(one["best"] for one in mine),
     }
@@ -140,7 +144,7 @@ def _estimate(number: int, answer: Row, trust: Mapping[str, Trust], question: Qu
     for concurrency, point in sorted(answer["points"].items()):
         if question.sweep is not None and concurrency not in LADDER:
             continue
-        factors = trust[answer["engine"][0]].intervals.get(point["regime"], {}) if question.cautious else {}
+        factors = trust[answer["engine"][0]].intervals.get(point["regime"], {}) if question.confidence > 0.5 else {}
         points.append(_pessimistic({**point, "c": concurrency}, factors, answer["lengths"][1]))
     limits = None
     if question.assume_tail is not None or not any(slo.percentile for slo in question.slos):
@@ -162,7 +166,7 @@ def _pessimistic(point: Row, factors: Mapping[str, tuple[float, float]], output_
 
 
 def _level(one: Row, best: Row, trust: Mapping[str, Trust], question: Question) -> int:
-    """0: measured, 1: measured runs of its GPU family, kind of model and concurrency are near it, 2: else."""
+    """0: measured, 1: runs near it in family, kind of model, precision, link, size and load, 2: else."""
     if one["task"] is None:
         return 0
     name, _ = max(question.aim.weights, key=lambda pair: pair[1])
@@ -173,9 +177,22 @@ def _level(one: Row, best: Row, trust: Mapping[str, Trust], question: Question) 
         error
         for error in trust[one["engine"][0]].errors
         if (error.gpu_family, error.model_kind, error.metric) == (FAMILIES[one["gpu"]], kind, metric)
-        and error.concurrency_from <= best["concurrency"] <= (error.concurrency_to or math.inf)
+        and error.precision == ("16-bit" if one["precision"] == "bf16" else one["precision"])
+        and error.link == ("single" if one["tensor_parallel"] == 1 else "pcie")
+        and error.tp_from <= one["tensor_parallel"] <= (error.tp_to or math.inf)
+        and error.concurrency_from / 2 <= best["concurrency"] <= 2 * (error.concurrency_to or math.inf)
+        and error.models > 1
     ]
     return 1 if near else 2
+
+
+def _was_asked(one: Row, group: list[Row], question: Question) -> bool:
+    """Whether a run is of a precision and a server that an estimate of its group has, or that were named."""
+    estimates = [other for other in group if other["task"] is not None]
+    named = {"precision": question.precisions, "server": question.servers}
+    return one["task"] is not None or all(
+        named[name] or not estimates or one[name] in {other[name] for other in estimates} for name in named
+    )
 
 
 # --- measured runs -----------------------------------------------------------------------------------------------

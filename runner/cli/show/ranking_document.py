@@ -9,7 +9,6 @@ from gpuscout.store.ranking.types import (
     MEASURES,
     Backing,
     Configuration,
-    Doubt,
     Group,
     Operating,
     RankedConfig,
@@ -34,7 +33,7 @@ def ranking_document(ranking: Ranking) -> dict[str, object]:
         "interpolated": question.interpolate,
         "kinds": list(question.kinds) or ["estimated", "measured"],
         "trust": str(question.trust),
-        "cautious": question.cautious,
+        "confidence": question.confidence,
         "prices": prices_document(ranking.prices),
         "sweep": ranking.sweep,
         "sweep_id": ranking.sweep_id,
@@ -79,7 +78,18 @@ def _group_document(group: Group) -> dict[str, object]:
             for unmet in group.unreachable
         ],
         "closest_to_all_slos": _document(group.closest) if group.closest else None,
-        "doubt": _doubt_document(group.doubt) if group.doubt else None,
+        "is_backed": group.is_backed,
+        "unproven": _document(group.unproven) if group.unproven else None,
+        "ties": [
+            {
+                "gpu": tie.config.gpu,
+                "lead": tie.lead,
+                "joint_error": tie.joint_error,
+                "probability_ahead": tie.probability,
+            }
+            for tie in group.ties
+        ],
+        "sellers": [asdict(seller) for seller in group.sellers],
         "unranked": [
             {**(_document(unranked.config) if unranked.config else {"gpu": unranked.gpu}), "reason": unranked.reason}
             for unranked in group.unranked
@@ -94,9 +104,15 @@ def _document(config: Configuration) -> dict[str, object]:
         document["output_tokens_per_s_per_gpu"] = config.tokens_per_s_per_gpu
     if isinstance(config, RankedConfig):
         document["objective_value"] = document.pop("objective")
+        document["objective_low"], document["objective_high"] = document.pop("objective_range") or (None, None)
         del document["backing"]
         for metric, ends in document.pop("intervals").items():
             document |= {f"{metric}_{end}": value for end, value in zip(_ENDS, ends, strict=True)}
+        document["limits"] = [
+            {**_slo_document(chance.slo), "value": chance.value, "probability": chance.probability}
+            for chance in config.chances
+        ]
+        del document["chances"]
         document["spread"] = config.spread
         document["trust"] = _backing_document(config.backing)
         document["percentiles"] = {
@@ -108,14 +124,5 @@ def _document(config: Configuration) -> dict[str, object]:
 def _backing_document(backing: Backing | None) -> dict[str, object] | None:
     if backing is None:
         return None
-    about = {name: getattr(backing, name) for name in ("source", "own_family", "same_load")}
+    about = {name: getattr(backing, name) for name in ("source", "own_family", "near")}
     return {**about, **asdict(backing.error)}
-
-
-def _doubt_document(doubt: Doubt) -> dict[str, object]:
-    return {
-        "lead": doubt.lead,
-        "error": doubt.error,
-        "doubtful_gpu": doubt.doubtful.gpu,
-        "runner_up_gpu": doubt.runner_up.gpu,
-    }

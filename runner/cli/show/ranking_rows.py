@@ -58,7 +58,7 @@ def _for_readers(row: Row, config: RankedConfig) -> dict[str, object]:
     figures: dict[str, object] = {name: config.counted(name) for name in counted}
     tokens = config.counted("output_tokens_per_s")
     figures["output_tokens_per_s_per_gpu"] = None if tokens is None else tokens / config.num_gpus
-    remarks = [name for name in ("interpolated", "queued", "cautious") if row[name]]
+    remarks = [name for name in ("interpolated", "queued") if row[name]]
     if config.assumed_tail is not None:
         remarks.append(f"percentiles assumed to be {config.assumed_tail:g} x the mean")
     return figures | {"trust": _trust(row), "remarks": ", ".join(remarks)}

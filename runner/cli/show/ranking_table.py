@@ -17,7 +17,6 @@ from gpuscout.runner.cli.show.wording import (
     behind,
     case_of,
     describe,
-    doubt,
     figure,
     glued_limit,
     load,
@@ -26,10 +25,12 @@ from gpuscout.runner.cli.show.wording import (
     not_shown,
     quantity,
     shortened,
+    tie,
     trust,
     workload,
     wrapped,
 )
+from gpuscout.store.ranking.confidence import EXPECTED
 from gpuscout.store.ranking.rows import listed
 from gpuscout.store.ranking.types import MEASURES, Group, Kind, RankedConfig, Ranking
 from gpuscout.sweeps.slo import Slo
@@ -69,7 +70,8 @@ def print_ranking(ranking: Ranking, *, top: int = 1, explain: bool = False) -> N
 def _heading(ranking: Ranking, group: Group, width: int) -> list[str]:
     limits = ", ".join(glued_limit(slo) for slo in ranking.question.slos)
     objective = f"objective: {ranking.question.aim.label}" + (f", {limits}" if limits else "")
-    objective += ", cautious" if ranking.question.cautious else ""
+    confidence = ranking.question.confidence
+    objective += f", confidence {confidence:g}" if confidence > EXPECTED else ""
     about = workload(group)
     if len(about) + 3 + len(objective) <= width:
         return [f"{about}   {objective}"]
@@ -128,9 +130,8 @@ class _Block:
 
     def _with_trust(self) -> dict[int, list[str]]:
         """Every row with two more cells."""
-        cautious = self._ranking.question.cautious
         return {
-            id(config): [*self._cells[id(config)], config.kind.value, trust(config, cautious=cautious)]
+            id(config): [*self._cells[id(config)], config.kind.value, trust(config)]
             for _, rows in self._groups
             for config in rows[: self._top]
         }
@@ -160,13 +161,12 @@ class _Block:
                 name = shortened(group.model, self._name_width) if self._one_line and place == 0 else ""
                 found.append(f"  {name:{self._name_width}}  {self._row(cells)}")
                 if self._trust_below:
-                    told = f"{config.kind}: {trust(config, cautious=self._ranking.question.cautious)}"
+                    told = f"{config.kind}: {trust(config)}"
                     found += wrapped(told, self._width, indent=self._name_width + 6)
                 if not self._one_line and self._top == 1 and cells[-1]:
                     found += wrapped(f"runner-up: {cells[-1]}", self._width, indent=6)
-            if group.doubt is not None:
-                note = f"note: {doubt(group.doubt, group)}"
-                found += wrapped(note, self._width, indent=self._name_width + 6)
+            for found_tie in group.ties[:1]:
+                found += wrapped(tie(found_tie, group), self._width, indent=self._name_width + 6)
         return found
 
     def _row(self, cells: Sequence[str]) -> str:
@@ -285,14 +285,14 @@ def _told(ranking: Ranking, shown: Sequence[RankedConfig], top: int) -> Iterable
         yield f"^ not known of an estimate: assumed to be {question.assume_tail:g} x the mean (--assume-tail)"
     if shown and "energy" in (*question.also, *(name for name, _ in question.weights)):
         yield "energy: an upper bound, as if every GPU drew its full TDP"
-    if question.cautious and any(config.cautious for config in shown):
-        yield (
-            "cautious: figures of estimates are the pessimistic ends of their intervals, which hold 80 % of what is "
-            "measured"
-        )
+    if any(config.at_confidence for config in shown):
+        yield f"figures of estimates are those that hold with a probability of {question.confidence:.0%}"
     if shown and not _trust_tells(ranking):
-        lacking = "; no intervals are known either" if question.cautious and not any(c.cautious for c in shown) else ""
-        yield f"all of these are estimates, with no measured runs near them{lacking}"
+        lacking = question.confidence > EXPECTED and not any(config.at_confidence for config in shown)
+        yield (
+            "all of these are estimates, with no measured runs near them"
+            + ("; no intervals are known either" if lacking else "")
+        )
     others = sorted({engine for group in ranking.groups for engine in group.other_engines})
     if others:
         shown_of = ", ".join(sorted({group.engine for group in ranking.groups}))

@@ -17,16 +17,17 @@ from gpuscout.store.ranking.types import (
     Backing,
     Cause,
     Configuration,
-    Doubt,
     Group,
     Operating,
     Question,
     RankedConfig,
     Ranking,
     Runs,
+    Tie,
     Trusted,
 )
 from gpuscout.sweeps.slo import Slo
+from gpuscout.sweeps.trust import Link, ObservedError
 
 if TYPE_CHECKING:
     from gpuscout.store.queries.compare import Change, Winner
@@ -43,6 +44,7 @@ CAUSES = {
     Cause.NO_PRICE: "no price",
     Cause.NO_TDP: "no TDP",
     Cause.NOT_TRUSTED: "not trusted as asked (--trust)",
+    Cause.NOT_ASKED: "measured in a precision or with a server that was not asked about (--precision, --server)",
 }
 _METRICS = {"ttft": "TTFT", "itl": "ITL", "e2e": "E2E", "rate": "rate"}
 
@@ -139,6 +141,7 @@ def print_wrapped(text: str, *, indent: int = 0) -> None:
 
 
 GLUE = "\u00a0"
+NOT_MEASURED = "no measured runs near this"
 LATENCIES = {"ttft_ms": "TTFT", "itl_ms": "ITL", "e2e_s": "E2E"}
 _NAMES_OF_METRICS = LATENCIES | {"output_tokens_per_s": "tok/s"}
 _FIGURE = re.compile(r"(?<=\d) (?=(?:ms|s|GiB)\b|%)")
@@ -207,13 +210,14 @@ def at_load(config: Operating) -> str:
     return "as measured"
 
 
-def trust(config: RankedConfig, *, cautious: bool) -> str:
+def trust(config: RankedConfig) -> str:
     """What a row rests on: runs, or the errors that its engine has made near it."""
     if config.runs is not None:
         return _runs(config.runs, config.server)
-    told = [_backing(config.backing) if config.backing is not None else "no measured runs near this"]
-    if cautious and not config.cautious:
-        told.append("no interval is known")
+    near = config.backing is not None and config.backing.near
+    told = [] if near else [NOT_MEASURED]
+    if config.backing is not None:
+        told.append(errors(config.backing))
     return "; ".join(told)
 
 
@@ -233,26 +237,38 @@ def _runs(runs: Runs, server: str) -> str:
     return ", ".join([*told, *runs.sources])
 
 
-def _backing(backing: Backing) -> str:
-    """ "ITL +-12 % (38 runs: Ada, dense)", or "(… dense, at 1 to 8 in flight)" where the estimate is not there."""
+# From so many runs on, one in ten is more than one run.
+_ENOUGH_FOR_TENTHS = 10
+
+
+def errors(backing: Backing) -> str:
+    """ "TTFT: half of 157 runs within 14 %, nine of ten within 31 % (Hopper, dense, 16-bit, NVLink, TP 1 to 8)" """
     error = backing.error
-    family = error.gpu_family if backing.own_family else f"all {error.gpu_family}"
+    name = _NAMES_OF_METRICS.get(error.metric, error.metric)
+    told = f"{name}: half of {count(error.runs, 'run')} within {share(error.median_error)}"
+    if error.runs >= _ENOUGH_FOR_TENTHS:
+        told += f", nine of ten within {share(error.p90_error)}"
     kind = "MoE" if error.model_kind == "moe" else error.model_kind
-    name = glued(f"{_NAMES_OF_METRICS.get(error.metric, error.metric)} +-{share(error.median_error)}")
-    load = ""
-    if not backing.same_load:
-        upper = f" to {error.concurrency_to:,}" if error.concurrency_to is not None else " or more"
-        load = ", " + glued(f"at {error.concurrency_from:,}{upper} in flight")
-    return f"{name} ({glued(count(error.runs, 'run'))}: {family}, {kind}{load})"
+    if not backing.own_family:
+        return f"{told} ({error.gpu_family} families that nothing was fitted to, {kind})"
+    if not backing.near:
+        return f"{told} ({error.gpu_family}, {kind}, in other precisions, sizes or loads)"
+    return f"{told} ({error.gpu_family}, {kind}, {error.precision}, {_sizes(error)})"
 
 
-def doubt(found: Doubt, group: Group) -> str:
+def _sizes(error: ObservedError) -> str:
+    """ "NVLink, TP 2 to 8" """
+    if error.link == Link.SINGLE:
+        return f"1{GLUE}GPU"
+    sizes = f"{error.tp_from}" if error.tp_from == error.tp_to else f"{error.tp_from} to {error.tp_to}"
+    return f"{'PCIe' if error.link == Link.PCIE else 'fast link'}, " + glued(f"TP {sizes}")
+
+
+def tie(found: Tie, group: Group) -> str:
     """Why the best may not be the best."""
-    best, runner_up, doubtful = (
-        describe(config, group) for config in (group.best_per_gpu[0], found.runner_up, found.doubtful)
-    )
-    lead = f"{best} leads {runner_up} by {share(found.lead)}"
-    return f"{lead}, less than the error of {doubtful} ({share(found.error)}): measure before you buy"
+    best, other = (describe(config, group) for config in (group.best_per_gpu[0], found.config))
+    lead = f"{best} leads {other} by {share(found.lead)}" if found.lead else f"{best} equals {other}"
+    return f"a tie: {lead}, less than their joint error ({share(found.joint_error)})"
 
 
 def shortened(text: str, width: int) -> str:

@@ -78,7 +78,10 @@ def errors_from(part: object) -> tuple[ObservedError, ...]:
     """The errors of the part `errors_seen` of a constants file: a list of mappings. Raises ValueError."""
     if part is None:
         return ()
-    names = [field.name for field in fields(ObservedError)]
-    if not (isinstance(part, list) and all(isinstance(one, dict) and set(one) == set(names) for one in part)):
-        raise ValueError(f"errors_seen: expected a list of mappings of {', '.join(names)}")
-    return tuple(ObservedError(**one) for one in part)
+    names = {field.name for field in fields(ObservedError)}
+    try:
+        if not isinstance(part, list) or any(set(one) - names for one in part):
+            raise TypeError
+        return tuple(ObservedError.from_dict(one) for one in part)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"errors_seen: expected a list of mappings of {', '.join(sorted(names))}") from error
