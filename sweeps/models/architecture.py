@@ -19,6 +19,7 @@ class AttentionType(StrEnum):
     MLA = "mla"  # one latent vector a token for all heads; replicated on every tensor-parallel rank
     LINEAR = "linear"  # a state of constant size (gated delta net, lightning attention …)
     MAMBA = "mamba"  # a state of constant size (state-space layers)
+    CONVOLUTION = "convolution"  # the last few inputs (short convolutions)
 
 
 GROWING = (AttentionType.FULL, AttentionType.MLA)
@@ -74,8 +75,9 @@ class ModelSpec:
 
     `precision` is the checkpoint's own; `native_quantized_parameters` of the weights are stored with
     `native_weight_bits` bits each (scales included), the rest in 16 bits.
-    `approximate` marks an unknown `model_type` estimated from the generic fields; `assumed` says what was taken from
-    the name of a repository that could not be read, None: nothing. `caveats` says both to people.
+    `approximate` marks an architecture of which something had to be assumed, `notes` say what; `assumed` says what was
+    taken from the name of a repository that could not be read, None: nothing. `caveats` says all of it to people.
+    Notes are no part of the digest.
     """
 
     name: str
@@ -106,6 +108,7 @@ class ModelSpec:
     approximate: bool = False
     mlp_widths: tuple[int, ...] = ()
     assumed: str | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "native_weight_bits", float(self.native_weight_bits))
@@ -113,7 +116,7 @@ class ModelSpec:
     @property
     def caveats(self) -> tuple[str, ...]:
         """What every answer about this model has to say: one sentence each for what is approximate or assumed."""
-        approximate = f"{self.name}: unknown architecture {self.model_type}, estimated from its general fields"
+        approximate = f"{self.name}: approximate ({'; '.join(self.notes) or 'its family is not known'})"
         assumed = f"{self.name}: {self.assumed}"
         return ((approximate,) if self.approximate else ()) + ((assumed,) if self.assumed else ())
 
@@ -142,6 +145,7 @@ class ModelSpec:
             AttentionType.SLIDING: "sliding window",
             AttentionType.LINEAR: "linear attention",
             AttentionType.MAMBA: "Mamba",
+            AttentionType.CONVOLUTION: "short convolution",
         }
         parts += [name for kind, name in names.items() if kind in types]
         return " + ".join(parts) or "none"
@@ -196,8 +200,8 @@ class ModelSpec:
         return f"a vocabulary of {padded:,} (padded)" if padded % degree else None
 
     def to_dict(self) -> dict[str, Any]:
-        """A form that JSON can hold and `from_dict` reads. `assumed` is there only if something is."""
-        return {name: value for name, value in asdict(self).items() if name != "assumed" or value is not None}
+        """A form that JSON can hold and `from_dict` reads. `assumed` and `notes` are there only if something is."""
+        return {name: value for name, value in asdict(self).items() if value or name not in ("assumed", "notes")}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:
@@ -208,6 +212,7 @@ class ModelSpec:
                 **data,
                 "attention": tuple(groups),
                 "mlp_widths": tuple(data.get("mlp_widths", ())),
+                "notes": tuple(data.get("notes", ())),
                 "precision": Precision(data["precision"]),
                 "kv_precision": Precision(data["kv_precision"]),
             }
@@ -219,7 +224,8 @@ class ModelSpec:
 
     @cached_property
     def _digest(self) -> bytes:
-        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        figures = {name: value for name, value in self.to_dict().items() if name != "notes"}
+        canonical = json.dumps(figures, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(canonical.encode("ascii")).digest()[:16]
 
 
@@ -227,7 +233,7 @@ def _splits(group: AttentionGroup, size: int) -> bool:
     """Whether `size` ranks can share one layer of the group."""
     if group.heads % size:
         return False
-    if group.type in (AttentionType.MLA, AttentionType.MAMBA):
+    if group.type in (AttentionType.MLA, AttentionType.MAMBA, AttentionType.CONVOLUTION):
         return True
     return group.kv_heads % size == 0 or (group.type != AttentionType.LINEAR and size % group.kv_heads == 0)
 

@@ -13,15 +13,24 @@ MAX_SIZE = 2**24  # widths, vocabularies, experts: an order of magnitude above a
 MAX_PARAMETERS = 10**15
 
 # The names under which configurations keep the same thing, the usual one first.
-HIDDEN = ("hidden_size", "n_embd", "d_model")
-LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
-HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
-KV_HEADS = ("num_key_value_heads", "num_attention_groups", "num_kv_heads", "n_head_kv", "multi_query_group_num")
-HEAD_DIM = ("head_dim", "attention_head_dim", "kv_channels")
-INTERMEDIATE = ("intermediate_size", "n_inner", "ffn_hidden_size", "ffn_dim")
+HIDDEN = ("hidden_size", "n_embd", "d_model", "model_dim")
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "num_transformer_layers")
+HEADS = ("num_attention_heads_per_layer", "num_attention_heads", "n_head", "n_heads", "num_heads", "num_query_heads")
+KV_HEADS = (
+    "num_key_value_heads",
+    "num_attention_groups",
+    "num_kv_heads",
+    "n_head_kv",
+    "multi_query_group_num",
+    "kv_n_heads",
+    "num_key_value_heads_per_layer",
+)
+HEAD_DIM = ("head_dim", "attention_head_dim", "kv_channels", "hidden_size_per_head", "dim_head")
+INTERMEDIATE = ("intermediate_size", "n_inner", "ffn_hidden_size", "ffn_dim", "dim_ff", "dff")
 VOCABULARY = ("vocab_size", "padded_vocab_size")
 CONTEXT = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "model_max_length")
-EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts")
+EXPERT_WIDTH = ("moe_intermediate_size", "moe_ffn_hidden_size", "expert_ffn_hidden_size", "ffn_dim_moe")
 EXPERTS_PER_TOKEN = (
     "num_experts_per_tok",
     "num_experts_per_token",
@@ -34,16 +43,45 @@ EXPERTS_PER_TOKEN = (
 SHARED_EXPERTS = ("n_shared_experts", "num_shared_experts", "num_shared_expert", "moe_num_shared_experts")
 
 
+# Figures that some configurations give as one number per layer.
+_PER_LAYER = frozenset(
+    {
+        *HEADS,
+        *KV_HEADS,
+        *HEAD_DIM,
+        *INTERMEDIATE,
+        *EXPERTS,
+        *EXPERT_WIDTH,
+        *EXPERTS_PER_TOKEN,
+        *SHARED_EXPERTS,
+        "shared_expert_intermediate_size",
+        "sliding_window",
+    }
+)
+
+
 class Fields:
     """A configuration and where it came from. `null` counts as absent, as it does for the libraries that write them.
 
-    Of several names for one field, the first that is present counts.
+    `defaults` hold what a library's class for this kind of model supplies for fields the configuration leaves out.
+    Of several names for one field, the first that is present counts, those of the configuration before the defaults.
+    `seen` collects the names that were asked for: what remains was not understood.
     """
 
-    def __init__(self, config: Mapping[str, Any], *, source: str, path: str = "") -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        *,
+        source: str,
+        path: str = "",
+        defaults: Mapping[str, Any] | None = None,
+        seen: set[str] | None = None,
+    ) -> None:
         self.config = config
+        self.defaults = defaults or {}
         self.source = source
         self.path = path
+        self.seen = set() if seen is None else seen
 
     def error(self, field: str, found: object, allowed: str) -> ModelConfigError:
         """The error for one field, to be raised."""
@@ -55,10 +93,58 @@ class Fields:
 
     def find(self, *names: str) -> tuple[str, Any]:
         """The first of these fields that is present, with its name; the first name and None when none is."""
+        self.seen.update(self.path + name for name in names)
         for name in names:
             if (value := self.config.get(name)) is not None:
                 return name, value
+        for name in names:
+            if name not in self.config and (value := self.defaults.get(name)) is not None:
+                return name, value
         return names[0], None
+
+    def has(self, *names: str) -> bool:
+        """Whether one of these fields is present."""
+        return self.find(*names)[1] is not None
+
+    def states(self, *names: str) -> bool:
+        """Whether the configuration itself, not a default, has one of these fields."""
+        self.seen.update(self.path + name for name in names)
+        return any(self.config.get(name) is not None for name in names)
+
+    def of_layer(self, index: int, count: int) -> Fields:
+        """The fields as they are for one of `count` layers: of figures given per layer, that layer's."""
+        own = {name: items[index] for name, items in self._lists(count)}
+        overrides = self.find("per_layer_config")[1]
+        if isinstance(overrides, Mapping):
+            for key, override in overrides.items():
+                if str(key).isdecimal() and int(key) == index and isinstance(override, Mapping):
+                    own.update(override)
+        if not own:
+            return self
+        return Fields(
+            {**self.config, **own}, source=self.source, path=self.path, defaults=self.defaults, seen=self.seen
+        )
+
+    def of_layers(self, count: int) -> list[Fields]:
+        """The fields of each layer; equal layers share one object."""
+        if not self._lists(count) and not self.has("per_layer_config"):
+            return [self] * count
+        views: dict[str, Fields] = {}
+        layers = []
+        for index in range(count):
+            view = self.of_layer(index, count)
+            key = "" if view is self else json.dumps(dict(view.config), sort_keys=True, default=str)
+            layers.append(views.setdefault(key, view))
+        return layers
+
+    def _lists(self, count: int) -> list[tuple[str, list[Any]]]:
+        """The figures given per layer."""
+        found = {**{k: v for k, v in self.defaults.items() if k not in self.config}, **self.config}
+        return [
+            (name, list(value))
+            for name, value in found.items()
+            if name in _PER_LAYER and isinstance(value, list | tuple) and len(value) >= count
+        ]
 
     @overload
     def integer(self, *names: str, default: int, low: int = ..., high: int = ...) -> int: ...
@@ -81,9 +167,9 @@ class Fields:
             raise self.error(name, value, f"a whole number from {low:,} to {high:,}")
         return int(value)  # type: ignore[call-overload, no-any-return]
 
-    def number(self, name: str, *, default: float, low: float, high: float) -> float:
+    def number(self, *names: str, default: float, low: float, high: float) -> float:
         """A finite number from `low` to `high`."""
-        value = self.config.get(name)
+        name, value = self.find(*names)
         if value is None:
             return default
         if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
@@ -95,6 +181,8 @@ class Fields:
         name, value = self.find(*names)
         if value is None:
             return default
+        if value in (0, 1):  # some write numbers
+            return bool(value)
         if not isinstance(value, bool):
             raise self.error(name, value, "true or false")
         return value
@@ -108,7 +196,7 @@ class Fields:
 
     def items(self, name: str, *, count: int | None = None, limit: int = 4 * MAX_LAYERS) -> list[Any] | None:
         """A list with at least `count` items, cut to them: what follows describes extra prediction layers."""
-        value = self.config.get(name)
+        _, value = self.find(name)
         if value is None:
             return None
         if not isinstance(value, list | tuple) or len(value) > limit:
@@ -119,12 +207,19 @@ class Fields:
 
     def section(self, name: str) -> Fields | None:
         """A nested object."""
-        value = self.config.get(name)
+        _, value = self.find(name)
         if value is None:
             return None
         if not isinstance(value, Mapping):
             raise self.error(name, value, "an object")
-        return Fields(value, source=self.source, path=f"{self.path}{name}.")
+        defaults = self.defaults.get(name)
+        return Fields(
+            value,
+            source=self.source,
+            path=f"{self.path}{name}.",
+            defaults=defaults if isinstance(defaults, Mapping) else None,
+            seen=self.seen,
+        )
 
 
 def describe(value: object) -> str:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from gpuscout.sweeps.models.families import Family
-from gpuscout.sweeps.models.fields import EXPERTS, HEADS, HIDDEN, LAYERS, MAX_LAYERS, MAX_SIZE, Fields
+from gpuscout.sweeps.models.families import Family, Mixers
+from gpuscout.sweeps.models.fields import EXPERTS, HEADS, HIDDEN, INTERMEDIATE, LAYERS, MAX_LAYERS, MAX_SIZE, Fields
 
 
 class Mixer(StrEnum):
@@ -17,6 +17,8 @@ class Mixer(StrEnum):
     SLIDING = "sliding"
     LINEAR = "linear"
     MAMBA = "mamba"
+    CONVOLUTION = "convolution"  # a short gated convolution
+    CROSS = "cross"  # attends to the tokens of an image, keeps nothing of the text
     COMPRESSED_4 = "compressed 4"  # one cache entry for 4 tokens, an indexer picks among them
     COMPRESSED_128 = "compressed 128"  # one cache entry for 128 tokens
     NONE = "none"
@@ -30,10 +32,14 @@ class Mlp(StrEnum):
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer. `kv_heads` and `mlp_width` override the model's; a `shared_cache` layer reads an earlier one's."""
+    """One layer. `kv_heads` and `mlp_width` override the model's; a `shared_cache` layer reads an earlier one's.
+
+    `beside` is a second mixer that works on the same input.
+    """
 
     mixer: Mixer
     mlp: Mlp
+    beside: Mixer | None = None
     kv_heads: int | None = None
     mlp_width: int | None = None
     shared_cache: bool = False
@@ -49,11 +55,22 @@ _MIXER_NAMES = {
     "linear_attention": Mixer.LINEAR,
     "mamba": Mixer.MAMBA,
     "mamba2": Mixer.MAMBA,
+    "conv": Mixer.CONVOLUTION,
+    "short_conv": Mixer.CONVOLUTION,
+    "indexed_attention": Mixer.SPARSE,
     "deepseek_sparse_attention": Mixer.SPARSE,
     "minimax_m3_sparse": Mixer.SPARSE,
     "compressed_sparse_attention": Mixer.COMPRESSED_4,
     "heavily_compressed_attention": Mixer.COMPRESSED_128,
 }
+# How many of the first layers are dense in a mixture of experts.
+_DENSE_FIRST = (
+    "first_k_dense_replace",
+    "moe_layer_start_index",
+    "num_dense_layers",
+    "n_dense_layers",
+    "moe_layer_num_skipped",
+)
 _COMPRESS_RATIOS = {0: Mixer.SLIDING, 4: Mixer.COMPRESSED_4, 128: Mixer.COMPRESSED_128}
 # Hybrids whose layers are a mixer or an MLP, by the letters of their pattern and the names of their list.
 _SINGLE_BLOCKS = {
@@ -72,11 +89,29 @@ def layers_of(fields: Fields, family: Family) -> tuple[Layer, ...]:
     if (items := fields.items("block_configs", limit=MAX_LAYERS)) is not None:
         return _searched_blocks(fields, items)
     count = fields.required(*LAYERS, high=MAX_LAYERS)
-    mixers, mlps = _mixers(fields, family, count), _mlps(fields, count)
-    layers = [Layer(mixer, mlp) for mixer, mlp in zip(mixers, mlps, strict=True)]
+    if fields.has("zero_expert_num"):  # LongCat: a layer is two of attention and dense MLP, the first beside experts
+        return (Layer(Mixer.FULL, Mlp.MOE), Layer(Mixer.FULL, Mlp.DENSE)) * count
+    mlps = [Mlp.NONE] * count if family.mixers is Mixers.STATE_SPACE else _mlps(fields, count)
+    layers = [Layer(mixer, mlp) for mixer, mlp in zip(_mixers(fields, family, count), mlps, strict=True)]
+    if family.mixers is Mixers.MAMBA_BESIDE_ATTENTION:
+        layers = [replace(layer, beside=Mixer.MAMBA) for layer in layers]
+    return tuple(_sharing(fields, layers))
+
+
+def _sharing(fields: Fields, layers: list[Layer]) -> list[Layer]:
+    """The layers, with those marked that read the keys and values of an earlier one."""
+    count = len(layers)
+    if fields.flag("use_cla"):  # Hunyuan: neighbours share
+        factor = fields.integer("cla_share_factor", default=1, high=count)
+        return [replace(layer, shared_cache=index % factor > 0) for index, layer in enumerate(layers)]
     shared = fields.integer("num_kv_shared_layers", default=0, low=0, high=count - 1)
-    layers[count - shared :] = [replace(layer, shared_cache=True) for layer in layers[count - shared :]]
-    return tuple(layers)
+    if not shared:
+        return layers
+    width = None
+    if fields.flag("use_double_wide_mlp"):
+        width = 2 * fields.required(*INTERMEDIATE)
+    last = [replace(layer, shared_cache=True, mlp_width=width) for layer in layers[count - shared :]]
+    return layers[: count - shared] + last
 
 
 def _single_blocks(fields: Fields) -> tuple[Layer, ...] | None:
@@ -85,7 +120,7 @@ def _single_blocks(fields: Fields) -> tuple[Layer, ...] | None:
     letters: list[Any]
     if (pattern := fields.text("hybrid_override_pattern")) is not None:
         field, letters, allowed = "hybrid_override_pattern", list(pattern), "the letters M, *, - and E"
-    elif names is not None and fields.text("model_type") == "nemotron_h":
+    elif names is not None and (fields.text("model_type") or "").startswith("nemotron_h"):
         field, allowed = "layers_block_type", "mamba, attention, mlp or moe"
         letters = [_SINGLE_BLOCK_NAMES.get(name) if isinstance(name, str) else None for name in names]
     else:
@@ -128,13 +163,38 @@ def _searched_blocks(fields: Fields, items: list[Any]) -> tuple[Layer, ...]:
 
 def _mixers(fields: Fields, family: Family, count: int) -> list[Mixer]:
     """The mixer of every layer, from whichever of the published conventions the configuration follows."""
-    full = Mixer.SPARSE if fields.find("index_topk")[1] is not None else Mixer.FULL
+    if family.mixers is Mixers.STATE_SPACE:
+        return [Mixer.MAMBA] * count
+    full = Mixer.SPARSE if fields.has("index_topk") else Mixer.FULL
+    stated = None if fields.states("layer_types") else _stated_mixers(fields, count)
+    if stated is not None:
+        return stated
     if (types := fields.items("layer_types", count=count)) is not None:
-        mixers = [_MIXER_NAMES.get(item) if isinstance(item, str) else None for item in types]
-        if None in mixers:
-            wrong = types[mixers.index(None)]
-            raise fields.error("layer_types", wrong, f"one of {', '.join(_MIXER_NAMES)} for each layer")
-        return [full if mixer is Mixer.FULL else mixer for mixer in mixers if mixer]
+        return _named_mixers(fields, family, types, full)
+    match family.mixers:
+        case Mixers.MAMBA_HYBRID:
+            return _attending(fields, count, Mixer.MAMBA)
+        case Mixers.SHORT_CONVOLUTION:
+            return _attending(fields, count, Mixer.CONVOLUTION)
+    return _windowed(fields, family, count, full)
+
+
+def _named_mixers(fields: Fields, family: Family, types: list[Any], full: Mixer) -> list[Mixer]:
+    """By the name of each layer's type."""
+    names = dict(_MIXER_NAMES)
+    if family.mixers is Mixers.MAMBA_HYBRID:
+        names["linear_attention"] = Mixer.MAMBA  # as transformers calls it
+    if family.mixers is Mixers.MAMBA_BESIDE_ATTENTION:
+        names["hybrid"] = Mixer.FULL
+    mixers = [names.get(item) if isinstance(item, str) else None for item in types]
+    if None in mixers:
+        wrong = types[mixers.index(None)]
+        raise fields.error("layer_types", wrong, f"one of {', '.join(_MIXER_NAMES)} for each layer")
+    return [full if mixer is Mixer.FULL else mixer for mixer in mixers if mixer]
+
+
+def _stated_mixers(fields: Fields, count: int) -> list[Mixer] | None:
+    """By one of the conventions older than `layer_types`; None when the configuration follows none of them."""
     if (ratios := fields.items("compress_ratios", count=count)) is not None:
         chosen = [_COMPRESS_RATIOS.get(ratio) if isinstance(ratio, int) else None for ratio in ratios]
         if None in chosen:
@@ -144,28 +204,65 @@ def _mixers(fields: Fields, family: Family, count: int) -> list[Mixer]:
         return _by_index(linear, "full_attn_layers", count, Mixer.FULL, Mixer.LINEAR)
     if (kinds := fields.items("attn_type_list", count=count)) is not None:
         return [Mixer.FULL if kind else Mixer.LINEAR for kind in kinds]
+    if (windows := fields.items("hybrid_layer_pattern", count=count)) is not None:
+        return [Mixer.SLIDING if window else Mixer.FULL for window in windows]
     if (sparse := fields.section("sparse_attention_config")) is not None:
         switches = sparse.items("sparse_attention_freq", count=count) or [1] * count
         return [Mixer.SPARSE if switch else Mixer.FULL for switch in switches]
-    if (period := fields.integer("full_attention_interval", high=MAX_LAYERS)) is not None:
-        return _periodic(count, period, Mixer.LINEAR)
-    return _windowed(fields, family, count, full)
+    if fields.has("cross_attention_layers"):
+        crossing = _numbers(fields, "cross_attention_layers", fields.items("cross_attention_layers"))
+        return [Mixer.CROSS if index in crossing else Mixer.FULL for index in range(count)]
+    period = fields.integer("full_attention_interval", "layer_group_size", high=MAX_LAYERS)
+    return None if period is None else _periodic(count, period, Mixer.LINEAR)
+
+
+def _attending(fields: Fields, count: int, other: Mixer) -> list[Mixer]:
+    """Attention where the configuration says so, `other` elsewhere."""
+    for name in ("attn_layer_indices", "full_attn_idxs"):
+        if fields.has(name):
+            chosen = _numbers(fields, name, fields.items(name) or [])
+            return [Mixer.FULL if index in chosen else other for index in range(count)]
+    if fields.has("attn_layer_period"):
+        period = fields.required("attn_layer_period", high=MAX_LAYERS)
+        offset = fields.integer("attn_layer_offset", default=0, low=0, high=MAX_LAYERS)
+        return [Mixer.FULL if index % period == offset else other for index in range(count)]
+    if (names := fields.items("layers_block_type", count=count)) is not None:
+        return [Mixer.FULL if name == "attention" else other for name in names]
+    raise fields.error("layer_types", None, "the kind of each layer: this family attends in some of them only")
 
 
 def _windowed(fields: Fields, family: Family, count: int, full: Mixer) -> list[Mixer]:
     """Full attention, or a sliding window on some or all layers."""
-    if fields.find("attention_chunk_size")[1] is not None:
+    if fields.has("attention_chunk_size"):
         if no_rope := fields.items("no_rope_layers", count=count):
             return [Mixer.SLIDING if uses_rope else Mixer.FULL for uses_rope in no_rope]
         return _periodic(count, fields.integer("no_rope_layer_interval", default=4, high=MAX_LAYERS), Mixer.SLIDING)
-    window = fields.find("sliding_window")[1]
-    if window is None or not fields.flag("use_sliding_window", default=True):
+    if not fields.has("sliding_window") or not fields.flag("use_sliding_window", default=True):
         return [full] * count
-    if fields.find("use_sliding_window")[1] is not None and fields.find("max_window_layers")[1] is not None:
+    if fields.has("use_sliding_window") and fields.has("max_window_layers"):
         first = fields.integer("max_window_layers", default=count, low=0, high=MAX_LAYERS)
         return [full if index < first else Mixer.SLIDING for index in range(count)]
-    period = fields.integer("sliding_window_pattern", high=MAX_LAYERS) or family.sliding_period
+    _, pattern = fields.find("sliding_window_pattern", "_sliding_window_pattern")
+    if isinstance(pattern, str):
+        return _lettered(fields, pattern, count)
+    period = (
+        fields.integer(
+            "sliding_window_pattern",
+            "_sliding_window_pattern",
+            "global_attn_every_n_layers",
+            high=MAX_LAYERS,
+        )
+        or family.sliding_period
+    )
     return [Mixer.SLIDING] * count if period is None else _periodic(count, period, Mixer.SLIDING)
+
+
+def _lettered(fields: Fields, pattern: str, count: int) -> list[Mixer]:
+    """EXAONE: L for a local layer, G for a global one, repeated; the last layer is global."""
+    if not 0 < len(pattern) <= MAX_LAYERS or set(pattern) - {"L", "G"}:
+        raise fields.error("sliding_window_pattern", pattern, "a whole number, or the letters L and G")
+    mixers = [Mixer.SLIDING if pattern[index % len(pattern)] == "L" else Mixer.FULL for index in range(count)]
+    return [*mixers[:-1], Mixer.FULL]
 
 
 def _periodic(count: int, period: int, other: Mixer) -> list[Mixer]:
@@ -182,7 +279,9 @@ def _by_index(fields: Fields, name: str, count: int, listed: Mixer, other: Mixer
 
 def _mlps(fields: Fields, count: int) -> list[Mlp]:
     """Dense or mixture of experts, layer by layer."""
-    if not fields.integer(*EXPERTS, default=0, low=0):
+    if max(view.integer(*EXPERTS, default=0, low=0) for view in set(fields.of_layers(count))) < 1:
+        return [Mlp.DENSE] * count
+    if not fields.flag("is_moe", "enable_moe", default=True):
         return [Mlp.DENSE] * count
     if (types := fields.items("mlp_layer_types", count=count)) is not None:
         return [Mlp.DENSE if kind == "dense" else Mlp.MOE for kind in types]
@@ -195,7 +294,11 @@ def _mlps(fields: Fields, count: int) -> list[Mlp]:
     if listed := fields.items("moe_layers"):
         chosen = _numbers(fields, "moe_layers", listed)
         return [Mlp.MOE if index in chosen else Mlp.DENSE for index in range(count)]
-    first = fields.integer("first_k_dense_replace", "moe_layer_start_index", default=0, low=0, high=count)
+    if fields.has("expert_layer_period"):
+        period = fields.required("expert_layer_period", high=MAX_LAYERS)
+        offset = fields.integer("expert_layer_offset", default=0, low=0, high=MAX_LAYERS)
+        return [Mlp.MOE if index % period == offset else Mlp.DENSE for index in range(count)]
+    first = fields.integer(*_DENSE_FIRST, default=0, low=0, high=count)
     step = fields.integer(
         "decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_freq", "moe_layer_interval", default=1
     )
