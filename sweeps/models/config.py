@@ -7,13 +7,13 @@ from typing import Any
 
 from gpuscout.sweeps.errors import ModelConfigError, NotCausalError
 from gpuscout.sweeps.models.approximate import assumed_family, assumptions
-from gpuscout.sweeps.models.architecture import ModelSpec, AttentionGroup, AttentionType
+from gpuscout.sweeps.models.architecture import AttentionGroup, AttentionType, ModelSpec
 from gpuscout.sweeps.models.families import FAMILIES, IMPLIED_FIELDS, NOT_CAUSAL, NOT_CAUSAL_HEADS
 from gpuscout.sweeps.models.fields import CONTEXT, HEADS, HIDDEN, KV_HEADS, VOCABULARY, Fields, describe
 from gpuscout.sweeps.models.layers import layers_of
 from gpuscout.sweeps.models.parameters import attention_groups, decoder_size
 from gpuscout.sweeps.models.quantization import quantization_of
-from gpuscout.sweeps.models.vision import vision_parameters
+from gpuscout.sweeps.models.vision import tower_notes, vision_parameters
 
 # Where the language model's fields are nested; the thinker of an omni model has a text configuration of its own.
 _TEXT_SECTIONS = (
@@ -61,9 +61,11 @@ def architecture_from_config(
             "num_hidden_layers", len(layers), "at least one layer with attention, linear attention or Mamba"
         )
     hidden = fields.required(*HIDDEN)
-    vision = vision_parameters(fields, fields.text("multimodal_model_type"), hidden)
+    multimodal = fields.text("multimodal_model_type")
+    vision = vision_parameters(fields, multimodal, hidden)
     quantization = quantization_of(fields, size)
     notes = assumptions(fields, model_type, known=model_type in FAMILIES)
+    notes += tuple(tower_notes(fields, multimodal, vision, size.total))
     heads, kv_heads = _model_heads(fields, groups)
     return ModelSpec(
         name=name,

@@ -152,6 +152,7 @@ IMPLIED_FIELDS: dict[str, dict[str, Any]] = {
     "gemma3_text": {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262_208},
     "gpt_bigcode": {"multi_query": True},
     "dbrx": {"num_key_value_heads": 1},
+    "mimo_v2_flash": {"swa_num_key_value_heads": 8},
 }
 
 SHARED_EXPERT_IN_EVERY_MOE_LAYER = ("llama4", "llama4_text")  # as wide as one routed expert, never stated

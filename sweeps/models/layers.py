@@ -79,7 +79,14 @@ _SINGLE_BLOCKS = {
     "-": Layer(Mixer.NONE, Mlp.DENSE),
     "E": Layer(Mixer.NONE, Mlp.MOE),
 }
-_SINGLE_BLOCK_NAMES = {"mamba": "M", "attention": "*", "mlp": "-", "moe": "E"}
+_SINGLE_BLOCK_NAMES = {
+    "mamba": "M",
+    "linear_attention": "M",
+    "attention": "*",
+    "full_attention": "*",
+    "mlp": "-",
+    "moe": "E",
+}
 
 
 def layers_of(fields: Fields, family: Family) -> tuple[Layer, ...]:

@@ -7,20 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gpuscout.sweeps.models.fields import Fields
+from gpuscout.sweeps.models.formats import NVFP4, Formats, algorithm_formats, method_formats, method_of
 from gpuscout.sweeps.models.parameters import Component, DecoderSize
 from gpuscout.sweeps.precision import Precision
 
 _DTYPES = {"float16": Precision.FP16, "half": Precision.FP16, "bfloat16": Precision.BF16, "float32": Precision.FP32}
+_SECTIONS = ("quantization_config", "compression_config", "quantization")  # the last is that of MLX
 _KV_NAMES = {"FP8": Precision.FP8, "INT8": Precision.INT8, "NVFP4": Precision.FP4}
-_NVFP4_BITS, _MXFP4_BITS, _MXFP8_BITS = 4 + 8 / 16, 4 + 8 / 32, 8 + 8 / 32
-
-
-@dataclass(frozen=True)
-class Format:
-    """A number format: the precision it counts as and the bits of one weight, scales included."""
-
-    precision: Precision
-    bits: float
 
 
 @dataclass(frozen=True)
@@ -34,33 +27,6 @@ class Quantization:
     method: str | None = None
 
 
-_FP8 = Format(Precision.FP8, Precision.FP8.weight_bits)
-_NVFP4 = Format(Precision.FP4, _NVFP4_BITS)
-_MXFP4 = Format(Precision.FP4, _MXFP4_BITS)
-_INT8 = Format(Precision.INT8, Precision.INT8.weight_bits)
-_INT8_WEIGHTS = Format(Precision.INT8_WEIGHT_ONLY, Precision.INT8_WEIGHT_ONLY.weight_bits)
-_INT4_WEIGHTS = Format(Precision.INT4_WEIGHT_ONLY, Precision.INT4_WEIGHT_ONLY.weight_bits)
-# ModelOpt's algorithms; MIXED_PRECISION is 4 bits in the experts (the MLPs of dense models), 8 bits elsewhere.
-_ALGORITHMS = {
-    "FP8": _FP8,
-    "FP8_PER_CHANNEL_PER_TOKEN": _FP8,
-    "FP8_PB_WO": _FP8,
-    "MXFP8": Format(Precision.FP8, _MXFP8_BITS),
-    "NVFP4": _NVFP4,
-    "NVFP4_AWQ": _NVFP4,
-    "NVFP4_SVDQUANT": _NVFP4,
-    "MXFP4": _MXFP4,
-    "W4A8_MXFP4_FP8": _MXFP4,
-    "W4A16_AWQ": _INT4_WEIGHTS,
-    "W4A8_AWQ": _INT4_WEIGHTS,
-    "W8A16": _INT8_WEIGHTS,
-    "W8A8_SQ_PER_CHANNEL": _INT8,
-    "INT8_SQ": _INT8,
-    "MIXED_PRECISION": _NVFP4,
-}
-_METHODS = "fp8, fbgemm_fp8, mxfp4, mxfp8, nvfp4, awq, gptq, auto-round, compressed-tensors, bitsandbytes or modelopt"
-
-
 def quantization_of(fields: Fields, size: DecoderSize) -> Quantization:
     """How the checkpoint is stored. Without any list of spared modules, the usual practice of each method holds."""
     stored = _dtype(fields)
@@ -68,26 +34,21 @@ def quantization_of(fields: Fields, size: DecoderSize) -> Quantization:
     modelopt = fields.section("hf_quant_config")
     if modelopt is not None:
         modelopt = modelopt.section("quantization") or modelopt
-    config = fields.section("quantization_config") or fields.section("compression_config")
+    config = next((part for name in _SECTIONS if (part := fields.section(name)) is not None), None)
     sections = [section for section in (modelopt, config) if section is not None]
     algorithm = next((found for section in sections if (found := section.text("quant_algo"))), None)
-    method = config.text("quant_method") if config is not None else None
-    mixed = None
+    method = "modelopt" if algorithm is not None else None if config is None else method_of(config)
     if algorithm is not None:
-        method = "modelopt"
-        if algorithm.upper() not in _ALGORITHMS:
-            raise sections[0].error("quant_algo", algorithm, f"one of {', '.join(_ALGORITHMS)}")
-        chosen = _ALGORITHMS[algorithm.upper()]
-        mixed = _FP8 if algorithm.upper() == "MIXED_PRECISION" else None
+        formats = algorithm_formats(sections[0], algorithm)
     elif config is not None and method is not None:
-        chosen, mixed = _format(fields, config, method.lower())
+        formats = method_formats(fields, config, method)
     else:
         return Quantization(stored, _kv_precision(sections, kv_default), 0, stored.weight_bits)
     spared = _spared(sections, size)
     if spared is None:
-        spared = _usually_spared(fields, chosen, method.lower(), size)
-    parameters, bits = _quantized(size, chosen, mixed, spared)
-    return Quantization(chosen.precision, _kv_precision(sections, kv_default), parameters, bits, method)
+        spared = _usually_spared(fields, formats, method or "", size)
+    parameters, bits = _quantized(size, formats, spared)
+    return Quantization(formats.main.precision, _kv_precision(sections, kv_default), parameters, bits, method)
 
 
 def _dtype(fields: Fields) -> Precision:
@@ -103,6 +64,8 @@ def _dtype(fields: Fields) -> Precision:
 def _kv_precision(sections: Iterable[Fields], default: Precision) -> Precision:
     """The cache precision the checkpoint carries scales for, else that of its activations."""
     for section in sections:
+        if (own := _quark_kv_precision(section)) is not None:
+            return own
         _, scheme = section.find("kv_cache_quant_algo", "kv_cache_scheme")
         if isinstance(scheme, str) and scheme.upper() in _KV_NAMES:
             return _KV_NAMES[scheme.upper()]
@@ -115,76 +78,34 @@ def _kv_precision(sections: Iterable[Fields], default: Precision) -> Precision:
     return default
 
 
-def _format(fields: Fields, config: Fields, method: str) -> tuple[Format, Format | None]:
-    """The format of the weights, and that of the others when the experts have their own."""
-    match method:
-        case "fp8" | "fbgemm_fp8" | "deepseek_fp8":
-            block = config.items("weight_block_size", limit=2) or []
-            area = 1
-            for side in block:
-                area *= config.checked_integer("weight_block_size", side, high=2**20)
-            dense = Format(Precision.FP8, 8 + 32 / area) if len(block) == 2 else _FP8
-            expert_type = fields.text("expert_dtype") or config.text("expert_dtype")
-            return (_MXFP4, dense) if expert_type in ("fp4", "mxfp4") else (dense, None)
-        case "mxfp4" | "gpt_oss_mxfp4":
-            return _MXFP4, None
-        case "mxfp8":
-            return _ALGORITHMS["MXFP8"], None
-        case "nvfp4" | "modelopt_fp4":
-            return _NVFP4, None
-        case "modelopt":
-            return _FP8, None
-        case "awq" | "gptq" | "gptq_marlin" | "awq_marlin" | "auto-round" | "auto_round" | "autoround":
-            bits = config.integer("bits", "w_bit", default=4, high=8)
-            return _integer_format(bits, _group_size(config, 128), zero_points=True), None
-        case "compressed-tensors" | "compressed_tensors":
-            return _compressed_tensors(config)
-        case "bitsandbytes":
-            if config.flag("load_in_8bit", "_load_in_8bit"):
-                return _INT8, None
-            nested = config.flag("bnb_4bit_use_double_quant")
-            return Format(Precision.INT4_WEIGHT_ONLY, 4 + (8 / 64 if nested else 32 / 64)), None
-    raise config.error("quant_method", method, _METHODS)
-
-
-def _compressed_tensors(config: Fields) -> tuple[Format, Format | None]:
-    """One format, or the smallest (in the experts or MLPs) and the largest (elsewhere) of several groups."""
-    groups = config.section("config_groups")
-    formats: list[Format] = []
-    for name in list(groups.config)[:100] if groups is not None else ():
-        group = groups.section(name) if groups is not None else None
-        weights = group.section("weights") if group is not None else None
-        if group is None or weights is None:
-            continue
-        bits, size = weights.integer("num_bits", default=8, high=8), _group_size(weights, None)
-        if weights.text("type") == "float":
-            scale = 8 / size if size and bits == 4 else 0.0
-            formats.append(Format(Precision.FP4, bits + (scale or 0.5)) if bits == 4 else _FP8)
-        elif bits == 8 and (group.config.get("input_activations") or config.text("format") == "int-quantized"):
-            formats.append(_INT8)
-        else:
-            formats.append(_integer_format(bits, size, zero_points=weights.config.get("symmetric") is False))
-    if not formats:
-        raise config.error("config_groups", None, "at least one group with its weights")
-    formats.sort(key=lambda found: found.bits)
-    return formats[0], formats[-1] if formats[-1] != formats[0] else None
-
-
-def _integer_format(bits: int, group: int | None, *, zero_points: bool) -> Format:
-    """Integers with one 16-bit scale (and one zero point) per group."""
-    overhead = (16 + (bits if zero_points else 0)) / group if group else 0.0
-    precision = Precision.INT8_WEIGHT_ONLY if bits > 4 else Precision.INT4_WEIGHT_ONLY
-    return Format(precision, bits + overhead)
-
-
-def _group_size(config: Fields, default: int | None) -> int | None:
-    """Weights that share one scale; None for whole rows (written -1, 0 or null)."""
-    size = config.integer("group_size", "q_group_size", low=-1)
-    return default if size is None else (size if size > 0 else None)
+def _quark_kv_precision(section: Fields) -> Precision | None:
+    """Quark's: what the projections of keys and values put out, when it exports them as a group of the cache."""
+    layers = section.section("layer_quant_config")
+    export = section.section("export")
+    group = (export.items("kv_cache_group") if export is not None else None) or []
+    own = section.section("kv_cache_quant_config")
+    settings = [layers.section(name) for name in group if layers is not None and isinstance(name, str)]
+    settings += [own.section(name) for name in list(own.config)[:100]] if own is not None else []
+    for found in settings:
+        output = found.section("output_tensors") if found is not None else None
+        dtype = (output.text("dtype") or "").lower() if output is not None else ""
+        if dtype.startswith("fp8"):
+            return Precision.FP8
+        if dtype == "int8":
+            return Precision.INT8
+    return None
 
 
 # Lists of modules that stay in 16 bits, under the names of the different methods, and what a module name is part of.
-_SPARED_LISTS = ("ignore", "ignored_layers", "modules_to_not_convert", "exclude_modules", "exclude")
+_SPARED_LISTS = (
+    "ignore",
+    "ignored_layers",
+    "modules_to_not_convert",
+    "exclude_modules",
+    "exclude",
+    "skip_modules",
+    "llm_int8_skip_modules",
+)
 _MODULES: tuple[tuple[re.Pattern[str], tuple[Component, ...]], ...] = (
     (re.compile(r"shared?_?experts?(?!_?gate)"), (Component.SHARED_EXPERTS,)),
     (re.compile(r"experts"), (Component.ROUTED_EXPERTS,)),
@@ -223,27 +144,28 @@ def _named(pattern: str) -> list[tuple[int | None, Component]]:
     return []
 
 
-def _usually_spared(fields: Fields, chosen: Format, method: str, size: DecoderSize) -> set[tuple[int, Component]]:
+def _usually_spared(fields: Fields, formats: Formats, method: str, size: DecoderSize) -> set[tuple[int, Component]]:
     """Without a list: MXFP4 is for experts only, and NVFP4 leaves the latent attention of MoE models alone."""
     every = range(len(size.layers))
     if not size.experts:
         return set()
-    if method == "mxfp4":
+    if method.lower() == "mxfp4":
         return {(layer, part) for layer in every for part in Component if part is not Component.ROUTED_EXPERTS}
-    if chosen is _NVFP4 and fields.find("kv_lora_rank")[1] is not None:
+    if formats.main is NVFP4 and fields.has("kv_lora_rank"):
         return {(layer, Component.MIXER) for layer in every}
     return set()
 
 
-def _quantized(
-    size: DecoderSize, chosen: Format, mixed: Format | None, spared: set[tuple[int, Component]]
-) -> tuple[int, float]:
-    """The quantised weights and their average bits. Of two formats, the smaller is for experts (or dense MLPs)."""
+def _quantized(size: DecoderSize, formats: Formats, spared: set[tuple[int, Component]]) -> tuple[int, float]:
+    """The quantised weights and their average bits. Of two formats, `main` is for experts (or dense MLPs)."""
     small = Component.ROUTED_EXPERTS if size.experts else Component.DENSE_MLP
+    named = {part: found for pattern, found in formats.named for part in _named(pattern[:200])}
     parameters, bits = 0, 0.0
     for number, layer in enumerate(size.layers):
         for component, count in layer.linear.items():
-            if (number, component) not in spared:
+            usual = formats.main if formats.other is None or component is small else formats.other
+            own = named.get((number, component), named.get((None, component), usual))
+            if own is not None and (number, component) not in spared:
                 parameters += count
-                bits += count * (mixed if mixed is not None and component is not small else chosen).bits
-    return parameters, bits / parameters if parameters else chosen.bits
+                bits += count * own.bits
+    return parameters, bits / parameters if parameters else formats.main.bits

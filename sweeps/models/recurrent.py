@@ -19,6 +19,8 @@ def linear_attention(fields: Fields) -> MixerSize:
     """Gated delta net, Kimi delta attention or lightning attention, by the fields that are present."""
     if (kimi := fields.section("linear_attn_config")) is not None:
         return _kimi_delta(fields, kimi)
+    if fields.has("linear_num_heads"):
+        return _kimi_delta(fields, fields)
     if fields.find("linear_num_value_heads")[1] is None:
         return _lightning(fields)
     hidden = fields.required(*HIDDEN)
@@ -34,8 +36,9 @@ def linear_attention(fields: Fields) -> MixerSize:
 
 
 def _kimi_delta(fields: Fields, kimi: Fields) -> MixerSize:
-    hidden, heads = fields.required(*HIDDEN), kimi.required("num_heads")
-    dim, kernel = kimi.required("head_dim"), kimi.integer("short_conv_kernel_size", default=4, high=1024)
+    hidden, heads = fields.required(*HIDDEN), kimi.required("linear_num_heads", "num_heads")
+    dim = kimi.required("linear_head_dim", "head_dim")
+    kernel = kimi.integer("short_conv_kernel_size", "linear_conv_kernel_dim", default=4, high=1024)
     width = heads * dim
     forget = hidden * dim + dim * width
     gate = hidden * width if kimi.flag("use_full_rank_gate") else forget

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gpuscout.sweeps.models.fields import Fields
@@ -14,6 +14,9 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "llama4": {"image_size": 336},
     "step3p7": {"hidden_size": 1536, "mlp_ratio": 8960 / 1536, "num_hidden_layers": 47, "image_size": 728},
 }
+
+
+_NOTABLE = 0.01
 
 
 def vision_parameters(fields: Fields, model_type: str | None, text_hidden: int) -> int:
@@ -47,6 +50,17 @@ def vision_parameters(fields: Fields, model_type: str | None, text_hidden: int) 
     if kind == "step3p7":  # two convolutions, each halving the resolution and doubling the width
         projector = 9 * (2 * hidden * hidden + 8 * hidden * hidden) + 4 * hidden * text_hidden
     return depth * layer + hidden * (3 * patch * patch + positions) + projector
+
+
+def tower_notes(fields: Fields, model_type: str | None, vision: int, total: int) -> Iterator[str]:
+    """What is not exact about the towers, in words. A hundredth of all weights is not worth one."""
+    if fields.has("vision_parameters"):
+        return
+    if fields.has("audio_config", "speech_config", "audio_encoder_config"):
+        yield "audio tower not counted"
+    exact = (model_type or "").startswith(("qwen3_vl", "qwen3_5", "gemma4", "step3p7"))
+    if fields.has("vision_config") and not exact and (not vision or vision > _NOTABLE * total):
+        yield "vision tower counted approximately" if vision else "vision tower not counted"
 
 
 def _gemma(vision: Fields, hidden: int, inner: int, depth: int, patch: int) -> int:
