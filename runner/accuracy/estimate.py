@@ -36,7 +36,7 @@ class Estimates:
 
     `concurrency` is the run's; of an offline maximum the one with the most output tokens/s. `fraction` is the share of
     GPU memory that was assumed: above 1 where the engine thinks that the run cannot have fitted. `reasons` says why
-    there is no answer, by position.
+    there is no answer, by position. `regime` is that of each point, -1: none; None: not looked at.
     """
 
     runs: tuple[MeasuredRun, ...]
@@ -46,6 +46,7 @@ class Estimates:
     concurrency: IntArray
     fraction: FloatArray
     reasons: Mapping[int, str]
+    regime: IntArray | None = None
 
     def __len__(self) -> int:
         return len(self.runs)
@@ -60,6 +61,7 @@ class Estimates:
             np.concatenate([self.concurrency, other.concurrency]),
             np.concatenate([self.fraction, other.fraction]),
             {**self.reasons, **{len(self) + place: reason for place, reason in other.reasons.items()}},
+            None if self.regime is None or other.regime is None else np.concatenate([self.regime, other.regime]),
         )
 
 
@@ -120,7 +122,9 @@ def estimate(engine: Engine, runs: Iterable[MeasuredRun], names: RunNames | None
         refused = answer.ask(engine, {p: with_memory(case, fraction) for p, case in waiting.items()}, fraction)
         waiting = {position: waiting[position] for position in refused}
     ttft_ms, itl_ms, tokens_per_s = answer.figures
-    return Estimates(runs, ttft_ms, itl_ms, tokens_per_s, answer.concurrency, answer.fraction, answer.reasons)
+    return Estimates(
+        runs, ttft_ms, itl_ms, tokens_per_s, answer.concurrency, answer.fraction, answer.reasons, answer.regime
+    )
 
 
 class _Answer:
@@ -131,6 +135,7 @@ class _Answer:
         self.figures = tuple(np.full(len(runs), np.nan) for _ in range(3))  # TTFT, ITL, output tokens/s
         self.concurrency = np.array([run.concurrency or 0 for run in runs], dtype=np.int64)
         self.fraction = np.full(len(runs), np.nan)
+        self.regime = np.full(len(runs), -1, dtype=np.int64)
         self.reasons = reasons
 
     def ask(self, engine: Engine, cases: Mapping[int, Case], fraction: float) -> list[int]:
@@ -173,6 +178,7 @@ class _Answer:
                 point = int(starts[number] + at[0])
                 self.concurrency[position] = p.concurrency[point]
                 self.fraction[position] = fraction
+                self.regime[position] = p.regime[point]
                 for figures, of_points in zip(self.figures, (p.ttft_ms, p.itl_ms, p.output_tokens_per_s), strict=True):
                     figures[position] = of_points[point]
         return refused

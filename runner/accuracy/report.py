@@ -20,9 +20,10 @@ from gpuscout.runner.accuracy.choice import (
 from gpuscout.runner.accuracy.errors import GROUPINGS, GroupErrors, errors
 from gpuscout.runner.accuracy.estimate import Estimates, estimate
 from gpuscout.runner.accuracy.names import RunNames
-from gpuscout.runner.engines.base import Engine
+from gpuscout.runner.engines.base import Engine, trust_of
 from gpuscout.store.measured import LoadKind, MeasuredRun, runs_digest
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.trust import NO_TRUST, Trust
 
 DEFAULT_GROUPINGS = ("model", "gpu", "precision", "server")
 
@@ -49,6 +50,7 @@ class AccuracyReport:
     reasons: Mapping[str, int]  # why runs have no answer, and how many
     memory_assumed: Mapping[str, int]
     estimates: Estimates
+    trust: Trust = NO_TRUST
 
     @property
     def answered(self) -> int:
@@ -104,6 +106,7 @@ def report(
         reasons=Counter(estimates.reasons.values()),
         memory_assumed=assumed,
         estimates=estimates,
+        trust=trust_of(engine),
     )
 
 
@@ -114,6 +117,7 @@ def select(estimates: Estimates, rows: Sequence[int]) -> Estimates:
     return Estimates(
         runs=tuple(estimates.runs[row] for row in rows),
         reasons={new: estimates.reasons[row] for new, row in enumerate(rows) if row in estimates.reasons},
+        regime=None if estimates.regime is None else estimates.regime[chosen],
         **{name: getattr(estimates, name)[chosen] for name in columns},
     )
 

@@ -26,10 +26,13 @@ class Measured:
     not_comparable: int = 0
 
 
-def measured_runs(sources: Sequence[str], db: str, names: RunNames | None = None) -> Measured:
+def measured_runs(
+    sources: Sequence[str], db: str, names: RunNames | None = None, *, implausible: bool = False
+) -> Measured:
     """The runs of all sources, at least one; a run that two of them hold counts once.
 
-    `names` says what models and GPUs are called in full; None: the catalogues.
+    `names` says what models and GPUs are called in full; None: the catalogues. `implausible`: also stored runs that
+    beat their hardware.
 
     A source is `public`, `public:FILE`, `stored`, `stored:PATTERN` (a file or source of an import) or a CSV file.
     Raises InputError, UnknownNameError, and what `open_store` raises.
@@ -43,7 +46,7 @@ def measured_runs(sources: Sequence[str], db: str, names: RunNames | None = None
         if kind == PUBLIC:
             runs: Sequence[MeasuredRun] = public_runs(*parts)
         elif kind == STORED:
-            stored = _stored(db, parts)
+            stored = _stored(db, parts, implausible=implausible)
             runs = stored.runs
             not_comparable += stored.not_comparable
         elif Path(source).exists():
@@ -73,12 +76,12 @@ def not_fitted(runs: Sequence[MeasuredRun]) -> list[int]:
     return [position for position, run in enumerate(runs) if _content(run) not in fitted]
 
 
-def _stored(db: str, patterns: Sequence[str]) -> Measured:
+def _stored(db: str, patterns: Sequence[str], *, implausible: bool) -> Measured:
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.measured.stored import runs_without_concurrency, stored_runs
 
     with open_store(db) as store, store.reading() as connection:
-        runs = stored_runs(connection, patterns, rate_driven=True)
+        runs = stored_runs(connection, patterns, rate_driven=True, implausible=implausible)
         return Measured(tuple(runs), runs_without_concurrency(connection, patterns))
 
 

@@ -46,6 +46,10 @@ def accuracy(
         list[str] | None,
         typer.Option("--by", help="model, gpu, precision, server, concurrency, input_len, output_len, tp or source."),
     ] = None,
+    worst: Annotated[
+        int | None,
+        typer.Option("--worst", min=1, help="List so many runs furthest from their estimates (of --measured stored)."),
+    ] = None,
     predictions: Annotated[
         Path | None, typer.Option("--predictions", help="Write every estimate to this CSV file.")
     ] = None,
@@ -60,18 +64,19 @@ def accuracy(
 ) -> None:
     """Estimate measured runs and show the errors, by group, and how good the choice of GPU is.
 
-    The choice is made with one fixed list of prices, so that figures can be compared, unless prices are named. Exit
-    status 5: an engine answered nothing.
+    The choice is made with one fixed list of prices, so that figures can be compared, unless prices are named. With
+    --worst, the files that may be wrong instead. Exit status 5: an engine answered nothing.
     """
     from gpuscout.runner.accuracy.names import RunNames
     from gpuscout.runner.accuracy.report import DEFAULT_GROUPINGS, report, write_predictions
     from gpuscout.runner.accuracy.sources import PUBLIC, STORED, measured_runs
     from gpuscout.runner.cli.plots.accuracy import accuracy_plot
     from gpuscout.runner.cli.plots.files import check_plot, save
+    from gpuscout.runner.cli.show.outliers import print_worst
     from gpuscout.runner.engines.registry import create_engine
 
     engines = list(dict.fromkeys(engine or ["roofline"]))
-    sources = measured or [PUBLIC]
+    sources = measured or [STORED if worst else PUBLIC]
     if predictions and len(engines) > 1:
         raise InputError("--predictions holds the estimates of one engine", hint="name one --engine")
     if store and any(source.partition(":")[0] != STORED for source in sources):
@@ -82,7 +87,7 @@ def accuracy(
     if plot:
         check_plot(plot)
     names = RunNames.at(db, gpu_file)
-    found = measured_runs(sources, db, names)
+    found = measured_runs(sources, db, names, implausible=worst is not None)
     gpu_prices = _gpu_prices(prices, db, {run.gpu for run in found.runs})
     err().print(f"estimating {count(len(found.runs), 'measured run')} with {', '.join(engines)}")
     tell_left_out(found)
@@ -97,7 +102,9 @@ def accuracy(
         write_predictions(reports[0].estimates, predictions)
     if plot:
         save(accuracy_plot(reports), plot)
-    if output.json:
+    if worst is not None:
+        print_worst(reports, worst, output)
+    elif output.json:
         print_json({"accuracy": [one.to_dict() for one in reports]})
     elif output.for_people:
         for one in reports:

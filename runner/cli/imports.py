@@ -13,11 +13,17 @@ import typer
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, print_json, print_table
 from gpuscout.runner.cli.options import grouped
 from gpuscout.runner.cli.show.import_report import import_document, print_exports, print_files, print_refused
+from gpuscout.runner.cli.show.outliers import far_off, outlier_row
 from gpuscout.sweeps.errors import InputError, NoStoreError
 from gpuscout.sweeps.servers import ONE_OF_SERVERS
 
 if TYPE_CHECKING:
+    from gpuscout.runner.accuracy.worst import Outlier
+    from gpuscout.runner.imports.files import ImportedFile
     from gpuscout.store.measured.stored import ImportedGroup
+
+
+_FAR_OFF = 2.0
 
 
 def register(app: typer.Typer) -> None:
@@ -159,13 +165,35 @@ def _import(
                 store_file(store, file)
     for pattern in sorted(completer.mappings.unused):
         print(f'note: {mapping}: "{pattern}" matches nothing that was imported', file=sys.stderr)
+    far = _far_off([file for file in files if not file.error and not is_public(file.name)], db, gpu_file)
     if json:
-        print_json(import_document(files, dry_run=dry_run))
+        print_json(import_document(files, dry_run=dry_run) | {"over_2x_off": [outlier_row(one) for one in far]})
     else:
         print_files(files, dry_run=dry_run)
+        if far:
+            from gpuscout.runner.cli.show.wording import print_wrapped
+
+            print_wrapped(far_off(far))
     print_refused(files)
     if refused or any(file.error for file in files):
         raise typer.Exit(2)
+
+
+def _far_off(files: Sequence[ImportedFile], db: str, gpu_file: Path | None) -> list[Outlier]:
+    """Runs of these files that are more than twice, or less than half, what the built-in engine says of them."""
+    from gpuscout.runner.accuracy.estimate import estimate
+    from gpuscout.runner.accuracy.names import RunNames
+    from gpuscout.runner.accuracy.worst import outliers
+    from gpuscout.runner.engines.base import trust_of
+    from gpuscout.runner.engines.registry import create_engine
+    from gpuscout.store.measured import LoadKind
+
+    comparable = (LoadKind.CLOSED_LOOP, LoadKind.OFFLINE_MAXIMUM)
+    runs = [run for file in files for run in file.runs if run.load in comparable]
+    if not runs:
+        return []
+    engine = create_engine("roofline", {})
+    return outliers(estimate(engine, runs, RunNames.at(db, gpu_file)), trust_of(engine), at_least=_FAR_OFF)
 
 
 def _list(patterns: list[str], db: str, *, json: bool) -> None:
