@@ -38,9 +38,10 @@ from sqlalchemy import (
 )
 
 from gpuscout.sweeps.cases import DIGEST_BYTES
-from gpuscout.sweeps.curves import BOUNDS
+from gpuscout.sweeps.curves import BOUNDS, METRICS
 from gpuscout.sweeps.outcomes import OUTCOMES
 from gpuscout.sweeps.precision import PRECISIONS
+from gpuscout.sweeps.workloads import LOADS
 
 REVISIONS: tuple[str, ...] = ("0001", "0002", "0003", "0004", "0005")
 """Every revision of the schema, oldest first: what alembic knows, readable without importing it."""
@@ -48,7 +49,6 @@ HEAD = REVISIONS[-1]
 REVISION_TABLE = "gpuscout_revision"
 
 BLOCK_STATES = ("pending", "claimed", "done")
-LOADS = ("closed_loop", "request_rate", "offline_maximum")
 
 # Without names SQLite's batch migrations could not drop a constraint.
 metadata = MetaData(
@@ -129,9 +129,7 @@ def _one_of(name: str, words: Iterable[str]) -> CheckConstraint:
 
 
 def _metrics() -> tuple[Column[Any], ...]:
-    return tuple(
-        _number(name, nullable=True) for name in ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s", "requests_per_s")
-    )
+    return tuple(_number(name, nullable=True) for name in METRICS)
 
 
 # --- what is asked -----------------------------------------------------------------------------------------------

@@ -12,6 +12,9 @@ import numpy.typing as npt
 IntArray = npt.NDArray[np.integer]
 FloatArray = npt.NDArray[np.float64]
 
+METRICS = ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s", "requests_per_s")
+"""The metrics of an operating point, in the order in which they are stored and shown."""
+
 
 class Bound(StrEnum):
     """Which limit binds a decode step at an operating point. The order is part of array codes: append only."""

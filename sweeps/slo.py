@@ -26,6 +26,7 @@ _SECONDS = {"ms": 0.001, "s": 1.0}
 # Requests per second, for one per second, minute and hour.
 _PER_SECOND = {"/s": 1.0, "/min": 1 / 60, "/h": 1 / 3600}
 _SYNONYMS = {"tpot": "itl", "tbt": "itl", "latency": "e2e", "e2el": "e2e"}
+OBJECTIVE_SYNONYMS = {"price": "cost", **_SYNONYMS}
 _RATES = ("requests", "rps", "qps")
 _FORM = re.compile(
     r"\s*(?P<metric>[A-Za-z_][\w-]*)\s*(?::\s*p(?P<percentile>\d{1,2}(?:\.\d{1,3})?))?"

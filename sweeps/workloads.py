@@ -9,6 +9,9 @@ from types import MappingProxyType
 
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 
+LOADS = ("closed_loop", "request_rate", "offline_maximum")
+"""How requests are sent: always so many in flight, so many a second, or as many as the server takes."""
+
 
 @dataclass(frozen=True)
 class Workload:

@@ -11,7 +11,7 @@ from typing import TextIO
 from gpuscout.runner.api.cases import LOCK_WAIT_S, StoreLike, opened
 from gpuscout.runner.api.estimate import PerformanceEstimate, PricesLike, interval_ends, price_rules
 from gpuscout.runner.api.model import ModelArchitecture
-from gpuscout.runner.api.recommendations import METRIC_SYNONYMS, GPURecommendation, GPURecommendations, figures_of
+from gpuscout.runner.api.recommendations import GPURecommendation, GPURecommendations, figures_of
 from gpuscout.runner.api.run import expand, run
 from gpuscout.runner.resolve.hub_errors import HubModel
 from gpuscout.runner.resolve.models import ModelFinder, model_text, target_of
@@ -27,6 +27,7 @@ from gpuscout.sweeps.expand import Expansion
 from gpuscout.sweeps.gpus.library import gpus_with
 from gpuscout.sweeps.models.catalogue import is_path
 from gpuscout.sweeps.outcomes import Outcome
+from gpuscout.sweeps.slo import OBJECTIVE_SYNONYMS
 from gpuscout.sweeps.spec.spec import SweepSpec, spec_from_mapping
 from gpuscout.sweeps.workloads import Workload
 
@@ -108,7 +109,7 @@ def _spec(models: Sequence[ModelLike], arguments: Mapping[str, object]) -> Sweep
             "models": [_name(model) for model in models],
             "gpus": "*",
             **{key: list(value) if isinstance(value, tuple) else value for key, value in given.items()},
-            "objective": METRIC_SYNONYMS.get(objective, objective),
+            "objective": OBJECTIVE_SYNONYMS.get(objective, objective),
         },
         flags=_ARGUMENTS,
     )

@@ -14,9 +14,9 @@ from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.names import has_wildcard
+from gpuscout.sweeps.slo import OBJECTIVE_SYNONYMS
 
 SCHEMA_VERSION = 1
-METRIC_SYNONYMS = {"latency": "e2e", "tpot": "itl", "price": "cost"}
 _SHOWN = 5
 
 
@@ -251,7 +251,7 @@ class GPURecommendations(Sequence[GPURecommendation]):
 
 def metric_name(metric: str) -> str:
     """The objective that people call so. Raises UnknownNameError."""
-    name = METRIC_SYNONYMS.get(metric, metric)
+    name = OBJECTIVE_SYNONYMS.get(metric, metric)
     measure_of(name)
     return name
 

@@ -13,6 +13,7 @@ import typer
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, print_json
 from gpuscout.runner.cli.options import Filters, LimitOptions, PriceOptions, grouped
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, print_rows, whole_number
+from gpuscout.sweeps.cases import PARALLELISM
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
@@ -293,7 +294,7 @@ def _document(found: Capacity) -> dict[str, object]:
 
 def _plans(group: GroupCapacity, plans: Iterable[Plan]) -> list[dict[str, Any]]:
     """The rows with the settings of their configurations, less what the group says already."""
-    settings = ("tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "precision", "kv_precision")
+    settings = (*PARALLELISM, "precision", "kv_precision")
     more = ("server", "gpu_memory_utilization", "max_model_len", "engine", "task_id", "interpolated", "queued")
     said = ("model", "workload", "input_len", "output_len", "requests_per_s")
     return [

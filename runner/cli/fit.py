@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, EXIT_NOTHING_QUALIFIES, Db, Json, print_json, print_table
+from gpuscout.sweeps.cases import SHORT_SIZES
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
@@ -137,8 +138,7 @@ def _print(found: MemoryFit) -> None:
 
 
 def _split(found: object) -> str:
-    sizes = {"TP": "tensor_parallel", "PP": "pipeline_parallel", "DP": "data_parallel", "EP": "expert_parallel"}
-    told = [f"{name} {getattr(found, size)}" for name, size in sizes.items() if getattr(found, size, 1) > 1]
+    told = [f"{n.upper()} {getattr(found, size)}" for n, size in SHORT_SIZES.items() if getattr(found, size, 1) > 1]
     return ", ".join(told) or "TP 1"
 
 

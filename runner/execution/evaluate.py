@@ -10,12 +10,10 @@ import numpy as np
 from gpuscout.runner.engines.base import Engine, MissingEngine
 from gpuscout.runner.engines.registry import cached_engine
 from gpuscout.sweeps.cases import CaseColumns
-from gpuscout.sweeps.curves import Curves, IntArray, Points
+from gpuscout.sweeps.curves import METRICS, Curves, IntArray, Points
 from gpuscout.sweeps.expand import Expansion
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.sweep import EnginePart
-
-_METRICS = ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s", "requests_per_s")
 
 
 @dataclass(frozen=True)
@@ -155,7 +153,7 @@ def _checked(curves: Curves, count: int, ladder: IntArray, *, sparse: bool) -> C
         raise ValueError("the engine answered tasks that were not asked")
     wrong: dict[int, str] = {}
     unasked = ~np.isin(points.concurrency, ladder)
-    for name in _METRICS:
+    for name in METRICS:
         values = getattr(points, name)
         for row in np.flatnonzero(~(np.isfinite(values) & (values >= 0)) | unasked).tolist():
             wrong.setdefault(

@@ -19,7 +19,8 @@ from gpuscout.runner.resolve.models import ModelFinder
 from gpuscout.store.measured import LoadKind, MeasuredRun, case_of
 from gpuscout.store.measured.formats import Load, Reported
 from gpuscout.store.measured.formats.reported import known
-from gpuscout.store.measured.runs import METRICS, day_or_month, figures_of
+from gpuscout.store.measured.runs import day_or_month, figures_of
+from gpuscout.sweeps.curves import METRICS
 from gpuscout.sweeps.errors import GpuscoutError, InputError
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.gpus.gpu import GPUSpec

@@ -19,7 +19,8 @@ from typing import Any
 from gpuscout.store.measured.formats import table
 from gpuscout.store.measured.formats.reported import Reported, variant
 from gpuscout.store.measured.formats.source_file import SourceFile
-from gpuscout.sweeps.cases import Case, canonical_json, content_digest
+from gpuscout.sweeps.cases import SHORT_SIZES, Case, canonical_json, content_digest
+from gpuscout.sweeps.curves import METRICS
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.gpus.gpu import GPUSpec
@@ -40,8 +41,6 @@ PUBLIC_FILES = (
 # What the shipped constants are fitted to. The other file stays outside: it shows how far the constants carry to
 # generations that nobody fitted.
 FITTED_FILES = ("serving_runs", "max_throughput")
-METRICS = ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s", "requests_per_s")
-SIZES = {"tensor_parallel": "tp", "pipeline_parallel": "pp", "data_parallel": "dp", "expert_parallel": "ep"}
 DEFAULT_MEMORY = 0.9
 _IDENTITY = (
     "id", "model", "gpu", "tp", "pp", "dp", "ep", "precision", "kv_precision", "server", "server_version", "input_len",
@@ -207,7 +206,7 @@ class MeasuredRun:
             {
                 "model": self.model,
                 "gpu": self.gpu,
-                **{name: getattr(self, short) for name, short in SIZES.items()},
+                **{name: getattr(self, short) for short, name in SHORT_SIZES.items()},
                 "num_gpus": self.num_gpus,
                 "precision": self.precision.value,
                 "server": self.server,

@@ -21,12 +21,13 @@ from sqlalchemy.exc import IntegrityError
 
 from gpuscout.store.database import bulk, driver_errors
 from gpuscout.store.database.connect import Store
-from gpuscout.store.measured.runs import DEFAULT_MEMORY, METRICS, SIZES, MeasuredRun, day_or_month
+from gpuscout.store.measured.runs import DEFAULT_MEMORY, MeasuredRun, day_or_month
 from gpuscout.store.results import durable
 from gpuscout.store.results.registry import register_gpus, register_models
 from gpuscout.store.results.trust import OVER_STORED, forget_errors
 from gpuscout.store.schema import cases, failures, gpus, measured_runs, models, percentiles, tasks
-from gpuscout.sweeps.cases import DIGEST_BYTES, CaseColumns, canonical_json
+from gpuscout.sweeps.cases import DIGEST_BYTES, PARALLELISM, SHORT_SIZES, CaseColumns, canonical_json
+from gpuscout.sweeps.curves import METRICS
 from gpuscout.sweeps.errors import StoreBusyError
 from gpuscout.sweeps.precision import Precision
 
@@ -38,8 +39,7 @@ _ASKED = ("gpu_memory_utilization", "max_model_len", "input_len", "output_len")
 # Derived figures that a reader derives again; an ITL that follows from the latencies is as good as a measured one.
 _FOLLOWS = ("e2e_s", "output_tokens_per_s", "requests_per_s")
 _CASE_COLUMNS = (
-    "tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "num_gpus", "precision", "server",
-    "gpu_memory_utilization", "input_len", "output_len",
+    *PARALLELISM, "num_gpus", "precision", "server", "gpu_memory_utilization", "input_len", "output_len"
 )  # fmt: skip
 
 
@@ -209,7 +209,7 @@ def stored_runs(
             measured_runs,
             models.c.name.label("model"),
             gpus.c.name.label("gpu"),
-            *cases.c[(*SIZES, "precision", "kv_precision", "server", *_ASKED)],
+            *cases.c[(*PARALLELISM, "precision", "kv_precision", "server", *_ASKED)],
         )
         .select_from(measured_runs.join(cases).join(models).join(gpus))
         .where(
@@ -236,7 +236,7 @@ def _from_row(row: sa.Row[Any], details: Mapping[str, Any], tails: Mapping[tuple
         id=row.digest.hex(),
         model=row.model,
         gpu=row.gpu,
-        **{short: getattr(row, name) for name, short in SIZES.items()},
+        **{short: getattr(row, name) for short, name in SHORT_SIZES.items()},
         precision=Precision(row.precision),
         kv_precision=None if row.kv_precision is None else Precision(row.kv_precision),
         server=row.server,

@@ -21,9 +21,10 @@ from gpuscout.store.queries.compare_sides import PRICE_FORMS, Form, Side
 from gpuscout.store.ranking.lookup import means_estimated
 from gpuscout.store.ranking.measures import DECIMALS, Array
 from gpuscout.store.ranking.rank import rank
-from gpuscout.store.ranking.scope import CONFIGURATION, Scope, scope_of
+from gpuscout.store.ranking.scope import Scope, scope_of
 from gpuscout.store.ranking.types import Configuration, Group, Kind, RankedConfig, Ranking
 from gpuscout.store.schema import engines, operating_points, tasks
+from gpuscout.sweeps.cases import SETTINGS
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 
 METRICS = ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s")
@@ -188,7 +189,7 @@ class _Seen:
         return cls(side, scope, ranking, groups, ranked, answered)
 
 
-_SETTINGS = ("gpu", "num_gpus", *CONFIGURATION)
+_SETTINGS = ("gpu", "num_gpus", *SETTINGS)
 # What is not known of every measured run, or only at least; of several configurations that are alike the best counts.
 _UNKNOWN_OF_RUNS = ("kv_precision", "gpu_memory_utilization", "max_model_len")
 # Settings that the sides differ in, or that are not known of both: they do not tell configurations apart.

@@ -16,7 +16,7 @@ from gpuscout.store.ranking.measures import value_of
 from gpuscout.store.ranking.scope import Scope
 from gpuscout.store.ranking.types import MEASURED, Kind
 from gpuscout.store.schema import cases, engines, gpus, measured_runs, models, operating_points, percentiles, tasks
-from gpuscout.sweeps.curves import Bound
+from gpuscout.sweeps.curves import METRICS, Bound
 from gpuscout.sweeps.servers import ONE_OF_SERVERS
 
 Field = Callable[[str], sa.ColumnElement[Any]]
@@ -73,7 +73,7 @@ COLUMNS: dict[str, tuple[type, str, str]] = {
 PERCENTILE = re.compile(r"p(?P<percentile>\d{1,2}(?:\.\d{1,3})?)_(?P<metric>ttft_ms|itl_ms|e2e_s)")
 """Columns of percentiles, which only measured runs have: p95_ttft_ms."""
 
-_OF_POINTS = ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s", "requests_per_s", "concurrency")
+_OF_POINTS = (*METRICS, "concurrency")
 _OF_RUNS = (
     *("source", "server_version", "measured_on", "load", "request_rate"),
     *("requests_completed", "requests_failed", "implausible"),

@@ -32,9 +32,10 @@ from gpuscout.store.queries.point_columns import (
 from gpuscout.store.ranking.limits import limits_of, limits_on_runs, need_percentiles
 from gpuscout.store.ranking.lookup import means_estimated, means_measured
 from gpuscout.store.ranking.runs import on_runs
-from gpuscout.store.ranking.scope import CONFIGURATION, Condition, Scope, nothing_matches, scope_of
+from gpuscout.store.ranking.scope import Condition, Scope, nothing_matches, scope_of
 from gpuscout.store.ranking.types import Kind, Question
 from gpuscout.store.schema import cases, engines, gpus, measured_runs, membership, models, operating_points, tasks
+from gpuscout.sweeps.cases import SETTINGS
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 from gpuscout.sweeps.slo import Slo
 
@@ -204,7 +205,7 @@ class PointReader:
             return []
         same: list[sa.ColumnElement[Any]] = [tasks.c.case_id]
         if scope.models.have_versions or scope.gpus.have_versions:
-            settings = ("input_len", "output_len", *CONFIGURATION)
+            settings = ("input_len", "output_len", *SETTINGS)
             same = [models.c.name, gpus.c.name, *(cases.c[name] for name in settings)]
         ages = [
             sa.case(
@@ -239,7 +240,7 @@ class PointReader:
 def _estimated_by(sweep_id: int) -> Condition:
     """Whether a sweep has an estimate of the configuration of a measured case; an unknown KV precision is any."""
     of, model, gpu = cases.alias("of"), models.alias("of_model"), gpus.alias("of_gpu")
-    settings = [name for name in CONFIGURATION if name not in ("kv_precision", "max_model_len")]
+    settings = [name for name in SETTINGS if name not in ("kv_precision", "max_model_len")]
     kv = sa.or_(of.c.kv_precision == cases.c.kv_precision, of.c.kv_precision.is_(None), cases.c.kv_precision.is_(None))
     return (
         sa.exists(sa.literal(1))

@@ -12,8 +12,8 @@ from gpuscout.store.ranking import statements as statements
 from gpuscout.store.ranking.candidates import Candidates
 from gpuscout.store.ranking.intervals import Intervals, intervals_around, pessimistic_end
 from gpuscout.store.ranking.measures import MEASURES, value_of
-from gpuscout.store.ranking.statements import METRICS
 from gpuscout.store.ranking.types import Operating
+from gpuscout.sweeps.curves import METRICS
 
 Description = Mapping[str, Any]
 # Pairs looked up by one statement.

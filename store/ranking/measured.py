@@ -36,11 +36,11 @@ from gpuscout.store.ranking.runs import (
     runs_statement,
 )
 from gpuscout.store.ranking.scope import Scope
-from gpuscout.store.ranking.statements import METRICS, OUTCOME_CODES, PRECISION_CODES, SERVER_CODES, Choice, Rows
+from gpuscout.store.ranking.statements import OUTCOME_CODES, PRECISION_CODES, SERVER_CODES, Choice, Rows
 from gpuscout.store.ranking.types import MEASURED, Question, Runs
-from gpuscout.store.schema import LOADS
-from gpuscout.sweeps.curves import Bound
+from gpuscout.sweeps.curves import METRICS, Bound
 from gpuscout.sweeps.outcomes import Outcome
+from gpuscout.sweeps.workloads import LOADS
 
 MEASURED_ID = 0
 """Stands for an engine's id; those of engines start at 1."""

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from gpuscout.store.ranking.types import Group, RankedConfig, Ranking
+from gpuscout.sweeps.cases import SETTINGS
+from gpuscout.sweeps.curves import METRICS
 from gpuscout.sweeps.trust import TRUSTED_METRICS
 
 _CONFIGURATION = (
-    "gpu", "num_gpus", "tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "precision",
-    "kv_precision", "server", "gpu_memory_utilization", "max_model_len", "kind", "engine", "fingerprint",
+    "gpu", "num_gpus", *SETTINGS, "kind", "engine", "fingerprint",
 )  # fmt: skip
 _FIGURES = (
-    "concurrency", "interpolated", "queued", "assumed_tail", "ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s",
-    "requests_per_s",
+    "concurrency", "interpolated", "queued", "assumed_tail", *METRICS,
 )  # fmt: skip
 # Objectives that are no column of an operating point.
 _VALUES = {"cost": "usd_per_mtok", "energy": "kwh_per_mtok"}

@@ -16,16 +16,18 @@ from gpuscout.store.ranking.limits import Limit
 from gpuscout.store.ranking.lookup import means_measured
 from gpuscout.store.ranking.measures import Array
 from gpuscout.store.ranking.placing import Indices
-from gpuscout.store.ranking.scope import CONFIGURATION, Condition, Scope
-from gpuscout.store.ranking.statements import METRICS
+from gpuscout.store.ranking.scope import Condition, Scope
 from gpuscout.store.ranking.types import Question
-from gpuscout.store.schema import LOADS, cases, gpus, measured_runs, membership, models, percentiles, tasks
+from gpuscout.store.schema import cases, gpus, measured_runs, membership, models, percentiles, tasks
+from gpuscout.sweeps.cases import SETTINGS
+from gpuscout.sweeps.curves import METRICS
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.workloads import LOADS
 
 CLOSED_LOOP, _, _OFFLINE = range(len(LOADS))
 LENGTHS = ("input_len", "output_len")
 # What tells configurations apart besides the names; the KV precision does only where it is known.
-_SETTINGS = tuple(name for name in CONFIGURATION if name not in ("kv_precision", "max_model_len"))
+_SETTINGS = tuple(name for name in SETTINGS if name not in ("kv_precision", "max_model_len"))
 # Runs that are named in a statement; of more, the percentiles of all are read.
 _FEW = 1_000
 Key = tuple[Any, ...]
@@ -89,7 +91,7 @@ def configurations_of(
     connection: sa.Connection, scope: Scope, question: Question
 ) -> tuple[dict[int, int], list[dict[str, Any]]]:
     """The configurations of all cases in the scope that were measured, and of each case the number of its own."""
-    names = (*LENGTHS, "num_gpus", *CONFIGURATION)
+    names = (*LENGTHS, "num_gpus", *SETTINGS)
     query = (
         sa.select(
             cases.c.id, models.c.name.label("model"), gpus.c.name.label("gpu"), *(cases.c[name] for name in names)

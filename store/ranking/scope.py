@@ -24,26 +24,16 @@ from gpuscout.store.ranking.lookup import (
 )
 from gpuscout.store.ranking.types import Question
 from gpuscout.store.schema import cases, engines, gpus, measured_runs, membership, models, tasks
+from gpuscout.sweeps.cases import SETTINGS
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.precision import PRECISIONS
 from gpuscout.sweeps.servers import SERVERS
 
-CONFIGURATION = (
-    "tensor_parallel",
-    "pipeline_parallel",
-    "data_parallel",
-    "expert_parallel",
-    "precision",
-    "kv_precision",
-    "server",
-    "gpu_memory_utilization",
-    "max_model_len",
-)
 ABOUT: tuple[sa.ColumnElement[Any], ...] = (
     tasks.c.id.label("task_id"),
     models.c.name.label("model"),
     gpus.c.name.label("gpu"),
-    *(cases.c[name] for name in ("input_len", "output_len", "num_gpus", *CONFIGURATION)),
+    *(cases.c[name] for name in ("input_len", "output_len", "num_gpus", *SETTINGS)),
 )
 """What identifies a task and its configuration to people, see `Scope.answers`."""
 

@@ -21,15 +21,16 @@ from sqlalchemy.dialects import postgresql
 from gpuscout.store.ranking.intervals import Intervals, pessimistic
 from gpuscout.store.ranking.limits import UNKNOWN, Limit
 from gpuscout.store.ranking.measures import DECIMALS, Aim, Array
-from gpuscout.store.ranking.scope import CONFIGURATION, Condition, Scope
+from gpuscout.store.ranking.scope import Condition, Scope
 from gpuscout.store.schema import cases, engines, gpus, models, operating_points, tasks
+from gpuscout.sweeps.cases import SETTINGS
+from gpuscout.sweeps.curves import METRICS
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.precision import PRECISIONS
 from gpuscout.sweeps.servers import MEASURED_SERVERS
 
 Number = sa.ColumnElement[Any]
 
-METRICS = ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s", "requests_per_s")
 OUTCOME_CODES = {outcome.value: code for code, outcome in enumerate(OUTCOMES)}
 PRECISION_CODES = {precision.value: code for code, precision in enumerate(PRECISIONS)}
 SERVER_CODES = {server: code for code, server in enumerate(MEASURED_SERVERS)}
@@ -113,7 +114,7 @@ def nearest_alone(scope: Scope, choice: Choice, limit: Limit, model_ids: Sequenc
 def same_configurations(scope: Scope) -> sa.Select[Any]:
     """The cases of the scope, each with the first one that has its names and settings (versions have cases apart)."""
     chosen = sa.select(tasks.c.case_id).select_from(scope.source).where(*scope.conditions)
-    same = [models.c.name, gpus.c.name, cases.c.input_len, cases.c.output_len, *(cases.c[n] for n in CONFIGURATION)]
+    same = [models.c.name, gpus.c.name, cases.c.input_len, cases.c.output_len, *(cases.c[n] for n in SETTINGS)]
     first = sa.func.min(cases.c.id).over(partition_by=same)
     named = cases.join(models, models.c.id == cases.c.model_id).join(gpus, gpus.c.id == cases.c.gpu_id)
     return sa.select(cases.c.id, first).select_from(named).where(cases.c.id.in_(chosen))
@@ -143,7 +144,7 @@ def described(wanted: Iterable[tuple[int, int]]) -> sa.Select[Any]:
         asked.c.column2.label("asked"),
         models.c.name.label("model"),
         gpus.c.name.label("gpu"),
-        *(cases.c[name] for name in ("input_len", "output_len", "num_gpus", *CONFIGURATION)),
+        *(cases.c[name] for name in ("input_len", "output_len", "num_gpus", *SETTINGS)),
         engines.c.name.label("engine"),
         engines.c.fingerprint,
         tasks.c.engine_id,

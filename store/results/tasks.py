@@ -25,8 +25,8 @@ from gpuscout.store.results.registry import (
     stored_ladders,
 )
 from gpuscout.store.schema import blocks, cases, failures, membership, operating_points, tasks
-from gpuscout.sweeps.cases import COLUMN_NAMES, CaseColumns, canonical_json
-from gpuscout.sweeps.curves import BOUNDS, Curves, IntArray, Points
+from gpuscout.sweeps.cases import COLUMN_NAMES, PARALLELISM, CaseColumns, canonical_json
+from gpuscout.sweeps.curves import BOUNDS, METRICS, Curves, IntArray, Points
 from gpuscout.sweeps.outcomes import OUTCOMES
 from gpuscout.sweeps.precision import PRECISIONS
 
@@ -34,18 +34,7 @@ __all__ = ["Answer", "BlockResult", "RegisteredIds", "StoredTask", "commit_block
 
 _Thing = TypeVar("_Thing")
 
-_PLAIN_CASE_COLUMNS = (
-    "tensor_parallel",
-    "pipeline_parallel",
-    "data_parallel",
-    "expert_parallel",
-    "num_gpus",
-    "gpu_memory_utilization",
-    "max_model_len",
-    "input_len",
-    "output_len",
-)
-_METRICS = ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s", "requests_per_s")
+_PLAIN_CASE_COLUMNS = (*PARALLELISM, "num_gpus", "gpu_memory_utilization", "max_model_len", "input_len", "output_len")
 _LONGEST_TEXT = 4_000  # characters kept of a message; tracebacks of engines can be endless
 _OUTCOME_NAMES = [outcome.value for outcome in OUTCOMES]
 _BOUND_NAMES = [bound.value for bound in BOUNDS]
@@ -275,7 +264,7 @@ def _store_points(
         {
             "task_id": task_ids[pick],
             "concurrency": points.concurrency[pick],
-            **{name: getattr(points, name)[pick] for name in _METRICS},
+            **{name: getattr(points, name)[pick] for name in METRICS},
             "bound": Coded(points.bound[pick], _BOUND_NAMES),
             "queued": points.queued[pick],
             "regime": _unless_negative(points.regime[pick]),

@@ -20,12 +20,11 @@ import sqlalchemy as sa
 
 from gpuscout.store.database import bulk
 from gpuscout.store.database.connect import Store, open_store
-from gpuscout.store.measured.runs import METRICS, SIZES, MeasuredRun, day_or_month
+from gpuscout.store.measured.runs import MeasuredRun, day_or_month
 from gpuscout.store.measured.stored import digest_without_kv, store_runs
 from gpuscout.store.results.registry import register_engine, register_gpus, register_ladder, register_models
 from gpuscout.store.results.trust import note_document
 from gpuscout.store.schema import (
-    LOADS,
     cases,
     engines,
     gpus,
@@ -38,13 +37,14 @@ from gpuscout.store.transfer.columns import CASE, ESTIMATED, MEASURED, POINT
 from gpuscout.store.transfer.copy import Copied, copy_store
 from gpuscout.store.transfer.files import read_rows
 from gpuscout.store.transfer.placement import Placed
-from gpuscout.sweeps.cases import Case, CaseColumns, content_digest, task_keys
-from gpuscout.sweeps.curves import BOUNDS
+from gpuscout.sweeps.cases import SHORT_SIZES, Case, CaseColumns, content_digest, task_keys
+from gpuscout.sweeps.curves import BOUNDS, METRICS
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.precision import PRECISIONS, Precision
+from gpuscout.sweeps.workloads import LOADS
 
 _AT_ONCE = 5_000
 _T = TypeVar("_T")
@@ -370,7 +370,7 @@ class _Filling:
             id=details.get("run") or "",
             model=case.model.name,
             gpu=case.gpu.name,
-            **{short: getattr(case, name) for name, short in SIZES.items()},
+            **{short: getattr(case, name) for short, name in SHORT_SIZES.items()},
             precision=case.precision,
             kv_precision=case.kv_precision if row.has("kv_precision") else None,
             server=case.server,

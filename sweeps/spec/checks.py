@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING
 
+from gpuscout.sweeps.cases import PARALLELISM, SHORT_SIZES
 from gpuscout.sweeps.errors import nearest, quoted
 from gpuscout.sweeps.names import has_wildcard, matches
 from gpuscout.sweeps.spec.entries import Part
@@ -20,10 +21,7 @@ ZIP_AXES: tuple[str, ...] = (
     "models",
     "gpus",
     "servers",
-    "tensor_parallel",
-    "pipeline_parallel",
-    "data_parallel",
-    "expert_parallel",
+    *PARALLELISM,
     "precision",
     "kv_precision",
     "gpu_memory_utilization",
@@ -40,10 +38,7 @@ _SYNONYMS = {
     "gpu": "gpus",
     "server": "servers",
     "workload": "workloads",
-    "tp": "tensor_parallel",
-    "pp": "pipeline_parallel",
-    "dp": "data_parallel",
-    "ep": "expert_parallel",
+    **SHORT_SIZES,
     "input_len": "workloads",
     "output_len": "workloads",
 }

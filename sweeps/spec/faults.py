@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from gpuscout.sweeps.cases import SHORT_SIZES
 from gpuscout.sweeps.errors import nearest, quoted
 
 if TYPE_CHECKING:
@@ -168,12 +169,9 @@ KEY_SYNONYMS: Mapping[str, str] = {
     "hardware": "gpus",
     "server": "servers",
     "backend": "servers",
-    "tp": "tensor_parallel",
+    **SHORT_SIZES,
     "tp_size": "tensor_parallel",
     "tensor_parallel_size": "tensor_parallel",
-    "pp": "pipeline_parallel",
-    "dp": "data_parallel",
-    "ep": "expert_parallel",
     "dtype": "precision",
     "quantization": "precision",
     "kv_cache_dtype": "kv_precision",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from gpuscout.sweeps.cases import PARALLELISM, SHORT_SIZES
 from gpuscout.sweeps.errors import quoted
 from gpuscout.sweeps.names import has_wildcard, matches
 from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS
@@ -26,16 +27,8 @@ NAME_FIELDS: tuple[str, ...] = (
     "workload",
 )
 NUMBER_FIELDS: tuple[str, ...] = (
-    "tensor_parallel",
-    "pipeline_parallel",
-    "data_parallel",
-    "expert_parallel",
-    "num_gpus",
-    "gpu_memory_utilization",
-    "max_model_len",
-    "input_len",
-    "output_len",
-)
+    *PARALLELISM, "num_gpus", "gpu_memory_utilization", "max_model_len", "input_len", "output_len"
+)  # fmt: skip
 RULE_FIELDS = NAME_FIELDS + NUMBER_FIELDS
 
 _SYNONYMS = {
@@ -44,10 +37,7 @@ _SYNONYMS = {
     "servers": "server",
     "engines": "engine",
     "workloads": "workload",
-    "tp": "tensor_parallel",
-    "pp": "pipeline_parallel",
-    "dp": "data_parallel",
-    "ep": "expert_parallel",
+    **SHORT_SIZES,
     "max_gpus": "num_gpus",
     "gpu_count": "num_gpus",
     "dtype": "precision",

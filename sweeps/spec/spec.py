@@ -14,7 +14,7 @@ from pydantic.json_schema import WithJsonSchema
 from gpuscout.sweeps.errors import InputError, SpecError, SpecProblem, quoted
 from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.servers import SERVER_ALIASES, SERVERS
-from gpuscout.sweeps.slo import OBJECTIVES, Slo, parse_slo
+from gpuscout.sweeps.slo import OBJECTIVE_SYNONYMS, OBJECTIVES, Slo, parse_slo
 from gpuscout.sweeps.spec import axes
 from gpuscout.sweeps.spec.checks import check, parse_zip, zip_json_schema
 from gpuscout.sweeps.spec.entries import (
@@ -69,7 +69,7 @@ def _parse_slos(value: object) -> tuple[Slo, ...]:
 def _parse_objective(value: object) -> str:
     if isinstance(value, list):
         raise InvalidValue(unexpected("one objective", value))
-    return axes.parse_names(value, "objective", OBJECTIVES, {"price": "cost", "latency": "e2e", "tpot": "itl"})[0]
+    return axes.parse_names(value, "objective", OBJECTIVES, OBJECTIVE_SYNONYMS)[0]
 
 
 def _parse_servers(value: object) -> tuple[str, ...]:

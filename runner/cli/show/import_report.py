@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from gpuscout.runner.cli.common import count, print_json, print_table
+from gpuscout.sweeps.cases import SHORT_SIZES
+from gpuscout.sweeps.curves import METRICS
 
 if TYPE_CHECKING:
     from gpuscout.runner.imports.exports import ImportedExport
@@ -142,7 +144,7 @@ def import_document(files: Sequence[ImportedFile], *, dry_run: bool) -> dict[str
 
 
 def _run_document(run: MeasuredRun, new: bool) -> dict[str, object]:
-    from gpuscout.store.measured.runs import DEFAULT_MEMORY, METRICS, SIZES
+    from gpuscout.store.measured.runs import DEFAULT_MEMORY
 
     return {
         "digest": run.digest().hex(),
@@ -150,7 +152,7 @@ def _run_document(run: MeasuredRun, new: bool) -> dict[str, object]:
         "model": run.model,
         "gpu": run.gpu,
         "num_gpus": run.num_gpus,
-        **{name: getattr(run, short) for name, short in SIZES.items()},
+        **{name: getattr(run, short) for short, name in SHORT_SIZES.items()},
         "precision": run.precision,
         "kv_precision": run.kv_precision,
         "server": run.server,

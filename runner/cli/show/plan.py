@@ -9,18 +9,13 @@ from gpuscout.runner.api.run import missing_engines
 from gpuscout.runner.cli.common import count, print_json
 from gpuscout.runner.execution.executor_choice import duration
 from gpuscout.runner.execution.plan import Plan, plan_sweep, why
+from gpuscout.sweeps.cases import SHORT_SIZES
 from gpuscout.sweeps.errors import InputError, NoStoreError
 from gpuscout.sweeps.expand import Expansion
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.sweep import Sweep
 
 _WHY_FORM = "MODEL,GPU[,tp=2][,pp=1][,dp=1][,ep=1][,workload=chat]"
-_WHY_AXES = {
-    "tp": "tensor_parallel",
-    "pp": "pipeline_parallel",
-    "dp": "data_parallel",
-    "ep": "expert_parallel",
-}
 
 
 def print_plan(expansion: Expansion, db: str, *, json: bool) -> None:
@@ -144,8 +139,8 @@ def _narrowed(expansion: Expansion, text: str) -> Expansion:
             changes["workloads"] = tuple(w for w in sweep.workloads if w.name == value)
             if not changes["workloads"]:
                 raise InputError(f'the sweep has no workload "{value}"')
-        elif key in _WHY_AXES and value.isdigit():
-            changes[_WHY_AXES[key]] = (int(value),)
+        elif key in SHORT_SIZES and value.isdigit():
+            changes[SHORT_SIZES[key]] = (int(value),)
         else:
             raise InputError(f'--why: cannot understand "{setting}"', hint=f"--why {_WHY_FORM}")
     zipped = tuple(group for group in sweep.zipped if not {*group} & changes.keys())

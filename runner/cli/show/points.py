@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, whole_number
 from gpuscout.store.queries.point_columns import COLUMNS, PERCENTILE
+from gpuscout.sweeps.cases import PARALLELISM
 
 if TYPE_CHECKING:
     from gpuscout.store.prices.prices import Prices
@@ -15,15 +16,14 @@ if TYPE_CHECKING:
 
 # What a table holds unless columns are chosen; machines get everything.
 TABLE = (
-    "model", "gpu", "num_gpus", "tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "precision",
-    "kv_precision", "server", "engine", "kind", "input_len", "output_len", "concurrency", "queued", "ttft_ms", "itl_ms",
+    "model", "gpu", "num_gpus", *PARALLELISM, "precision", "kv_precision", "server", "engine", "kind", "input_len",
+    "output_len", "concurrency", "queued", "ttft_ms", "itl_ms",
     "output_tokens_per_s", "output_tokens_per_s_per_gpu", "usd_per_mtok",
 )  # fmt: skip
 DROP = ("output_tokens_per_s", "ttft_ms", "kv_precision", "output_len", "input_len", "precision", "engine", "queued")
 # Only worth their room where they tell rows apart.
 _DETAILS = {
-    "tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "kv_precision", "server", "engine",
-    "kind", "queued",
+    *PARALLELISM, "kv_precision", "server", "engine", "kind", "queued",
 }  # fmt: skip
 
 _HEADINGS: Mapping[str, tuple[str, Callable[[Any], str]]] = {

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from gpuscout.runner.cli.common import count
 from gpuscout.runner.cli.show.output import Column, Output, Row, a_figure, print_rows
 from gpuscout.runner.cli.show.points import column_of
+from gpuscout.sweeps.curves import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,8 +55,7 @@ def _columns(ranking: Ranking, rows: Sequence[Row]) -> list[Column]:
 
 def _for_readers(row: Row, config: RankedConfig) -> dict[str, object]:
     """Figures as they count, what the row rests on, and what must be known of it."""
-    counted = ("ttft_ms", "itl_ms", "e2e_s", "requests_per_s", "output_tokens_per_s")
-    figures: dict[str, object] = {name: config.counted(name) for name in counted}
+    figures: dict[str, object] = {name: config.counted(name) for name in METRICS}
     tokens = config.counted("output_tokens_per_s")
     figures["output_tokens_per_s_per_gpu"] = None if tokens is None else tokens / config.num_gpus
     remarks = [name for name in ("interpolated", "queued") if row[name]]

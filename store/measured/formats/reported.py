@@ -16,7 +16,6 @@ DEPLOYMENT = (
     "model", "gpu", "tp", "pp", "dp", "ep", "precision", "kv_precision", "server", "server_version",
     "gpu_memory_utilization", "max_model_len",
 )  # fmt: skip
-LOADS = ("closed_loop", "request_rate", "offline_maximum")
 
 
 class Load(NamedTuple):

@@ -19,11 +19,11 @@ from typing import TypeVar
 from gpuscout.store.measured.formats.node import MEASURABLE, clean, measurable, scaled
 from gpuscout.store.measured.formats.reported import DEPLOYMENT, Contents, Load, Reported, known
 from gpuscout.store.measured.formats.source_file import SourceFile
+from gpuscout.sweeps.curves import METRICS
 from gpuscout.sweeps.errors import InputError, nearest
 from gpuscout.sweeps.precision import PRECISIONS, precision_called, precision_detail
 
 T = TypeVar("T")
-FIGURES = ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s", "requests_per_s")
 # Every column and what it holds. A file needs those that neither flags nor a mapping file give.
 COLUMNS: Mapping[str, str] = {
     "id": "tells a run from its repeats",
@@ -97,7 +97,7 @@ def recognises(file: SourceFile) -> bool:
     if file.kind != "csv":
         return False
     names = {name.strip(' "\r').casefold() for name in file.text.partition("\n")[0].split(",")}
-    telling = {"model", "gpu", "input_len", "output_len", *FIGURES}
+    telling = {"model", "gpu", "input_len", "output_len", *METRICS}
     return len(telling & {_ALSO.get(name, name) for name in names}) >= 3 and _EXPORT not in names
 
 
@@ -204,7 +204,7 @@ class _Line:
         gpus = math.prod(sizes[name] or 1 for name in ("tp", "pp", "dp"))
         if sizes["tp"] and self.whole("num_gpus") not in (None, gpus):
             raise ValueError(f"num_gpus: {self.whole('num_gpus')} is not tp x pp x dp = {gpus}")
-        figures = {name: self.figure(name) for name in FIGURES}
+        figures = {name: self.figure(name) for name in METRICS}
         if not any(figures.values()):
             raise ValueError("ttft_ms, itl_ms and output_tokens_per_s are all missing: nothing was measured")
         load, kind = self._load(figures)
