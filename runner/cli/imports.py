@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, print_json, print_table
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, print_json, print_table
 from gpuscout.runner.cli.options import grouped
 from gpuscout.runner.cli.show.import_report import import_document, print_exports, print_files, print_refused
 from gpuscout.runner.cli.show.outliers import far_off, outlier_row
@@ -171,9 +171,7 @@ def _import(
     else:
         print_files(files, dry_run=dry_run)
         if far:
-            from gpuscout.runner.cli.show.wording import print_wrapped
-
-            print_wrapped(far_off(far))
+            err().print(f"note: {far_off(far)}", soft_wrap=True)
     print_refused(files)
     if refused or any(file.error for file in files):
         raise typer.Exit(2)

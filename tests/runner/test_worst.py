@@ -38,8 +38,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_worst_files_come_first(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [f"run{number:02}.csv" for number in range(20)]
     assert execute(["import", *files, "--source", "our lab"]) == 0
-    told = " ".join(capsys.readouterr().out.split())
-    assert "3 runs are over 2x off the estimate: run11.csv (TTFT ms 9" in told
+    told = " ".join(capsys.readouterr().err.split())
+    assert "note: 3 runs are over 2x off the estimate: run11.csv (TTFT ms 9" in told
 
     assert execute(["accuracy", "--worst", "3", "--json"]) == 0
     worst = json.loads(capsys.readouterr().out)["worst"]
