@@ -43,7 +43,7 @@ from gpuscout.sweeps.outcomes import OUTCOMES
 from gpuscout.sweeps.precision import PRECISIONS
 from gpuscout.sweeps.workloads import LOADS
 
-REVISIONS: tuple[str, ...] = ("0001", "0002", "0003", "0004", "0005")
+REVISIONS: tuple[str, ...] = ("0001", "0002", "0003", "0004", "0005", "0006")
 """Every revision of the schema, oldest first: what alembic knows, readable without importing it."""
 HEAD = REVISIONS[-1]
 REVISION_TABLE = "gpuscout_revision"
@@ -277,6 +277,7 @@ measured_runs = Table(
     _text("implausible", nullable=True),  # what beats the hardware, and the likely cause; NULL: nothing does
     _int("requests_completed", nullable=True),
     _int("requests_failed", nullable=True),
+    _text("set_aside", nullable=True),  # why it does not stand for its configuration ("drafted"); NULL: it does
     UniqueConstraint("digest"),
     _one_of("load", LOADS),
     Index(None, "case_id"),

@@ -20,10 +20,15 @@ _CONTENT = (
 
 @dataclass(frozen=True)
 class Measured:
-    """Runs that estimates are compared with, and how many could not be: their concurrency is not known."""
+    """Runs that estimates are compared with, and how many could not be.
+
+    `not_comparable`: their concurrency is not known. `variants`: their deployment was not a plain one (drafted tokens,
+    cached prefixes, disaggregated).
+    """
 
     runs: tuple[MeasuredRun, ...]
     not_comparable: int = 0
+    variants: int = 0
 
 
 def measured_runs(
@@ -39,7 +44,7 @@ def measured_runs(
     """
     found: list[MeasuredRun] = []
     seen: set[tuple[object, ...]] = set()
-    not_comparable = 0
+    not_comparable = variants = 0
     for source in sources:
         kind, _, part = source.partition(":")
         parts = [part] if part else []
@@ -49,10 +54,13 @@ def measured_runs(
             stored = _stored(db, parts, implausible=implausible)
             runs = stored.runs
             not_comparable += stored.not_comparable
+            variants += stored.variants
         elif Path(source).exists():
             of_file, at_a_rate = comparable_runs(Path(source))
-            runs = (names or RunNames()).called(of_file)
+            plain = [run for run in of_file if run.variant is None]
+            runs = (names or RunNames()).called(plain)
             not_comparable += at_a_rate
+            variants += len(of_file) - len(plain)
         else:
             raise InputError(f"no file {source}", hint="--measured takes public, stored or a CSV file")
         contents = [_content(run) for run in runs]  # within one source, equal ones are repeats
@@ -67,7 +75,7 @@ def measured_runs(
             f"no measured runs in {where} to compare with{rated}",
             hint="`gpuscout import --list` tells what was imported" if not rated else None,
         )
-    return Measured(tuple(found), not_comparable)
+    return Measured(tuple(found), not_comparable, variants)
 
 
 def not_fitted(runs: Sequence[MeasuredRun]) -> list[int]:
@@ -78,11 +86,12 @@ def not_fitted(runs: Sequence[MeasuredRun]) -> list[int]:
 
 def _stored(db: str, patterns: Sequence[str], *, implausible: bool) -> Measured:
     from gpuscout.store.database.connect import open_store
-    from gpuscout.store.measured.stored import runs_without_concurrency, stored_runs
+    from gpuscout.store.measured.stored import runs_of_variants, runs_without_concurrency, stored_runs
 
     with open_store(db) as store, store.reading() as connection:
         runs = stored_runs(connection, patterns, rate_driven=True, implausible=implausible)
-        return Measured(tuple(runs), runs_without_concurrency(connection, patterns))
+        unknown, variants = (count(connection, patterns) for count in (runs_without_concurrency, runs_of_variants))
+        return Measured(tuple(runs), unknown, variants)
 
 
 def _content(run: MeasuredRun) -> tuple[object, ...]:

@@ -140,6 +140,8 @@ def tell_left_out(found: Measured) -> None:
     """Say on standard error how many runs cannot be compared with estimates, if any."""
     if found.not_comparable:
         err().print(f"left out: {count(found.not_comparable, 'run')} at a request rate whose concurrency is not known")
+    if found.variants:
+        err().print(f"left out: {count(found.variants, 'run')} of drafted, cached or disaggregated deployments")
 
 
 def _keep(engine: Engine, one: AccuracyReport, db: str, names: RunNames) -> str:

@@ -101,6 +101,13 @@ class Filters:
     implausible: Annotated[
         bool, _filter("--implausible", help="Also measured runs that are better than their hardware can be.")
     ] = False
+    set_aside: Annotated[
+        bool,
+        _filter(
+            "--set-aside",
+            help="Also measured runs that are drafted, cached, disaggregated, superseded, low trust.",
+        ),
+    ] = False
     since: Annotated[str | None, _filter("--since", help="Stored (or measured) on this day or later.")] = None
     until: Annotated[str | None, _filter("--until", help="Stored (or measured) on this day or before.")] = None
 
@@ -126,6 +133,7 @@ class Filters:
             max_gpus=self.max_gpus,
             min_context=self.min_context,
             implausible=self.implausible,
+            set_aside=self.set_aside,
             since=parse_day("--since", self.since),
             until=parse_day("--until", self.until),
         )

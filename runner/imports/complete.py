@@ -29,6 +29,7 @@ from gpuscout.sweeps.models.catalogue import is_path
 from gpuscout.sweeps.precision import Precision
 
 REQUIRED = ("model", "gpu", "tp", "server", "server_version", "input_len", "output_len")
+_ASIDE = "set aside, it stands for no plain deployment"
 _NEAR = 0.05
 _ODD = 0.25  # how far TTFT + ITL x (n - 1) may be from the end-to-end latency, all means
 _IDLE, _CROWDED = 0.8, 1.25  # the shares of a closed loop's places that can have been taken on average
@@ -289,9 +290,11 @@ def _oddities(run: MeasuredRun, replaced: Values, values: Mapping[str, str]) -> 
     if isinstance(failed, int) and failed > 0:
         yield f"{failed:,} of {failed + (completed if isinstance(completed, int) else 0):,} requests failed"
     if details.get("drafts_tokens"):
-        yield "the server drafted tokens, which estimates do not know of"
+        yield f"the server drafted tokens, which estimates do not know of: {_ASIDE}"
     if details.get("shared_prefixes"):
-        yield "requests share prefixes; what a prefix cache saves, estimates do not know"
+        yield f"requests share prefixes; what a prefix cache saves, estimates do not know: {_ASIDE}"
+    if details.get("disaggregated"):
+        yield f"prefill and decode ran on GPUs of their own: {_ASIDE}"
     closed = run.load is LoadKind.CLOSED_LOOP
     limit = details.get("max_concurrency", run.concurrency)
     if closed and isinstance(completed, int) and isinstance(limit, int) and completed < limit:

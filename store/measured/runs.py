@@ -153,6 +153,13 @@ class MeasuredRun:
         return variant(self.details)
 
     @property
+    def set_aside(self) -> str | None:
+        """Why it does not stand for a plain deployment of its configuration, such as "drafted"; None: it does."""
+        reasons = [self.variant, "low trust" if self.trust == "low" else None]
+        reasons.append("superseded" if self.latest is False else None)
+        return ", ".join(reason for reason in reasons if reason) or None
+
+    @property
     def precision_detail(self) -> str | None:
         """What the source says of the precision beyond its name, such as "mxfp4" or "awq"."""
         return self.details.get("precision_detail")

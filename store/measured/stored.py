@@ -21,6 +21,7 @@ from sqlalchemy.exc import IntegrityError
 
 from gpuscout.store.database import bulk, driver_errors
 from gpuscout.store.database.connect import Store
+from gpuscout.store.measured.formats.reported import variant
 from gpuscout.store.measured.runs import DEFAULT_MEMORY, MeasuredRun, day_or_month
 from gpuscout.store.results import durable
 from gpuscout.store.results.registry import register_gpus, register_models
@@ -94,6 +95,7 @@ def store_runs(
         "implausible": [run.implausible for run in runs],
         "requests_completed": [run.requests("completed") for run in runs],
         "requests_failed": [run.requests("failed") for run in runs],
+        "set_aside": [run.set_aside for run in runs],
     }
     ids, inserted = bulk.insert_missing(connection, measured_runs, "digest", columns)
     tails = [
@@ -199,7 +201,8 @@ def stored_runs(
 ) -> list[MeasuredRun]:
     """The stored runs that an estimate can be compared with: closed loops and offline maxima, oldest import first.
 
-    Without those that beat their hardware, unless they are asked for.
+    Of plain deployments alone: no tokens drafted, no prefix cached, not disaggregated. Without those that beat their
+    hardware, unless they are asked for.
 
     With `rate_driven` also runs at a request rate whose mean concurrency is known, as closed loops of it.
     """
@@ -225,7 +228,9 @@ def stored_runs(
     for tail in connection.execute(sa.select(percentiles)):
         tails[tail.run_id][tail.metric, tail.percentile] = tail.value
     return [
-        _from_row(row, details[row.id], tails.get(row.id, {})) for row in connection.execute(query) if row.id in details
+        _from_row(row, details[row.id], tails.get(row.id, {}))
+        for row in connection.execute(query)
+        if row.id in details and variant(details[row.id]) is None
     ]
 
 
@@ -271,6 +276,11 @@ def runs_without_concurrency(connection: sa.Connection, patterns: Sequence[str] 
     wanted = {row.id for row in _matching(connection, patterns)}
     rated = sa.and_(measured_runs.c.load == "request_rate", measured_runs.c.concurrency.is_(None))
     return len(wanted & set(connection.execute(sa.select(measured_runs.c.id).where(rated)).scalars()))
+
+
+def runs_of_variants(connection: sa.Connection, patterns: Sequence[str] = ()) -> int:
+    """How many stored runs no estimate can be compared with because their deployment was not a plain one."""
+    return sum(variant(row.details) is not None for row in _matching(connection, patterns))
 
 
 def _store_cases(connection: sa.Connection, runs: Sequence[MeasuredRun]) -> list[int]:

@@ -67,6 +67,7 @@ COLUMNS: dict[str, tuple[type, str, str]] = {
     "requests_completed": (int, "requests of a measured run that succeeded", ""),
     "requests_failed": (int, "requests of a measured run that failed", ""),
     "implausible": (str, "what a measured run does that its hardware cannot (--implausible)", ""),
+    "set_aside": (str, "why a measured run does not stand for its configuration (--set-aside)", ""),
 }
 """Every column that is not a percentile, in the order of rows."""
 
@@ -76,7 +77,7 @@ PERCENTILE = re.compile(r"p(?P<percentile>\d{1,2}(?:\.\d{1,3})?)_(?P<metric>ttft
 _OF_POINTS = (*METRICS, "concurrency")
 _OF_RUNS = (
     *("source", "server_version", "measured_on", "load", "request_rate"),
-    *("requests_completed", "requests_failed", "implausible"),
+    *("requests_completed", "requests_failed", "implausible", "set_aside"),
 )
 
 

@@ -53,7 +53,13 @@ from gpuscout.store.ranking.lookup import choose_word, means_estimated
 from gpuscout.store.ranking.losers import excluded, in_words, losers_of, shortfalls_of
 from gpuscout.store.ranking.placing import placed
 from gpuscout.store.ranking.price_changes import flips_of, sellers_of
-from gpuscout.store.ranking.runs import check_there_are_any, counts, left_out_as_implausible, runs_statement
+from gpuscout.store.ranking.runs import (
+    check_there_are_any,
+    counts,
+    left_out_as_implausible,
+    left_out_as_set_aside,
+    runs_statement,
+)
 from gpuscout.store.ranking.scope import Scope, nothing_matches, scope_of
 from gpuscout.store.ranking.trust import ties_of
 from gpuscout.store.ranking.types import (
@@ -101,8 +107,17 @@ def rank(connection: sa.Connection, question: Question) -> Ranking:
     groups = _groups(connection, scope, pool)
     name, sweep_id = (scope.sweep.name, scope.sweep.id) if scope.sweep else (None, None)
     missing = 0 if sweep_id is None else _missing_tasks(connection, sweep_id)
-    aside = left_out_as_implausible(connection, scope, question)
-    return Ranking(question, name, sweep_id, tuple(groups), excluded(connection, scope), pool.prices, missing, aside)
+    return Ranking(
+        question,
+        name,
+        sweep_id,
+        tuple(groups),
+        excluded(connection, scope),
+        pool.prices,
+        missing,
+        implausible_runs=left_out_as_implausible(connection, scope, question),
+        set_aside_runs=left_out_as_set_aside(connection, scope, question),
+    )
 
 
 def _missing_tasks(connection: sa.Connection, sweep_id: int) -> int:

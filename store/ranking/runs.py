@@ -164,6 +164,8 @@ def on_runs(question: Question) -> list[Condition]:
     found: list[Condition] = []
     if not question.implausible:
         found.append(runs.implausible.is_(None))
+    if not question.set_aside:
+        found.append(runs.set_aside.is_(None))
     if question.server_versions:
         version = runs.server_version
         of_these = (version.startswith(f"{name}.", autoescape=True) for name in question.server_versions)
@@ -197,6 +199,15 @@ def left_out_as_implausible(connection: sa.Connection, scope: Scope, question: Q
     return connection.execute(
         sa.select(sa.func.count()).select_from(asked).where(asked.c.implausible.is_not(None))
     ).scalar_one()
+
+
+def left_out_as_set_aside(connection: sa.Connection, scope: Scope, question: Question) -> int:
+    """How many measured runs that a question is about do not stand for their configuration, and so do not count."""
+    if question.set_aside or not counts(connection, question):
+        return 0
+    asked = runs_statement(scope, dataclasses.replace(question, set_aside=True)).order_by(None)
+    plain = asked.where(measured_runs.c.set_aside.is_not(None)).subquery()
+    return connection.execute(sa.select(sa.func.count()).select_from(plain)).scalar_one()
 
 
 def points_of(

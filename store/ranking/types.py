@@ -59,6 +59,8 @@ class Question:
     kinds           "estimated", "measured"
     server_versions  of measured runs: "0.19" stands for 0.19.1 as well
     implausible     whether measured runs count that are better than their hardware can be
+    set_aside       whether measured runs count that do not stand for their configuration: with drafted tokens, cached
+                    prefixes or disaggregated servers, of low trust, superseded by newer ones
     trust           what must be, or is preferably, measured: a word of `Trusted`
     confidence      how likely an estimate must be to hold, for the objective and each SLO: 0.5 takes it as it is, 0.9
                     the pessimistic end of its 80 % interval; at least 0.5
@@ -104,6 +106,7 @@ class Question:
     confidence: float = 0.5
     implausible: bool = False
     server_versions: tuple[str, ...] = ()
+    set_aside: bool = False
 
     @property
     def aim(self) -> Aim:
@@ -459,7 +462,8 @@ class Ranking:
     the sweep or, without one, of the newest revision of every sweep, for the models and GPUs asked about; what was left
     out whatever the model or GPU is told only where none is named, and nothing where only measured runs count. `prices`
     are those of all GPUs asked about. `missing_tasks` of the sweep have no answer yet: a better one may be among them.
-    `implausible_runs`: how many measured runs do not count because they are better than their hardware can be.
+    `implausible_runs`: how many measured runs do not count because they are better than their hardware can be;
+    `set_aside_runs`: how many do not because they do not stand for their configuration.
     """
 
     question: Question
@@ -470,3 +474,4 @@ class Ranking:
     prices: Prices
     missing_tasks: int = 0
     implausible_runs: int = 0
+    set_aside_runs: int = 0

@@ -141,3 +141,47 @@ def test_failed_requests_are_part_of_the_row(
     assert "480 of 640 requests failed" in " ".join(capsys.readouterr().out.split())
     assert execute(["query", "--columns", "requests_completed,requests_failed", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["points"] == [{"requests_completed": 160, "requests_failed": 480}]
+
+
+def test_a_run_that_is_not_plain_never_stands_for_a_plain_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Drafted, disaggregated and cached runs, those of low trust and those that newer ones supersede."""
+    monkeypatch.chdir(tmp_path)
+    odd = {
+        "spec_decoding": "mtp",
+        "disaggregated": "yes",
+        "prefix_cached": "true",
+        "trust": "low",
+        "latest": "0",
+    }
+    for number, (column, value) in enumerate(odd.items()):
+        Path(f"{column}.csv").write_text(runs_of("H100", 2, 14.0 + number, column, **{column: value}))
+    Path("plain.csv").write_text(runs_of("H100", 2, 20.0, "plain", spec_decoding="none", trust="high", latest="1"))
+    assert execute(["import", "plain.csv", *(f"{column}.csv" for column in odd)]) == 0
+    assert "drafted tokens, which estimates do not know of: set aside" in capsys.readouterr().err
+
+    ask = ["recommend", "--model", "Qwen3-32B", "--input-len", "1024", "--output-len", "512", "--objective", "itl"]
+    assert execute(ask) == 0
+    told = capsys.readouterr().out
+    assert "20.0" in told
+    assert "left out: 5 measured runs drafted, cached, superseded or of low trust" in " ".join(told.split())
+    query = ["query", "--columns", "itl_ms,set_aside", "--json"]
+    assert execute(query) == 0
+    assert [row["itl_ms"] for row in json.loads(capsys.readouterr().out)["points"]] == [20.0]
+    assert execute([*query, "--set-aside"]) == 0
+    reasons = {row["itl_ms"]: row["set_aside"] for row in json.loads(capsys.readouterr().out)["points"]}
+    assert list(map(reasons.get, (14.0, 15.0, 16.0, 17.0, 18.0, 20.0))) == [
+        "drafted", "disaggregated", "prefix-cached", "low trust", "superseded", None,
+    ]  # fmt: skip
+    assert execute(["accuracy", "--measured", "stored", "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["accuracy"][0]["runs"] == 3
+    assert "left out: 3 runs of drafted, cached or disaggregated deployments" in told.err
+
+    # Exports have them when asked, and they stay set aside on the way back.
+    assert execute(["export", "--output", "all.csv", "--set-aside"]) == 0
+    assert execute(["import", "all.csv", "--db", "sqlite:///other.db"]) == 0
+    capsys.readouterr()
+    assert execute([*query, "--db", "sqlite:///other.db"]) == 0
+    assert [row["itl_ms"] for row in json.loads(capsys.readouterr().out)["points"]] == [20.0]

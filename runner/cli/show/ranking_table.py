@@ -300,6 +300,9 @@ def _told(ranking: Ranking, shown: Sequence[RankedConfig], top: int) -> Iterable
     if ranking.implausible_runs:
         runs = count(ranking.implausible_runs, "measured run")
         yield f"left out: {runs} better than the hardware can be (gpuscout query --implausible has the causes)"
+    if ranking.set_aside_runs:
+        runs = count(ranking.set_aside_runs, "measured run")
+        yield f"left out: {runs} drafted, cached, superseded or of low trust (gpuscout query --set-aside says which)"
     if any(config.spread for config in shown):
         yield "spread: the lowest and the highest opinion of the same configuration"
     yield from price_notes(ranking, top=top)
