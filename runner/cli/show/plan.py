@@ -13,6 +13,8 @@ from gpuscout.sweeps.cases import SHORT_SIZES
 from gpuscout.sweeps.errors import InputError, NoStoreError
 from gpuscout.sweeps.expand import Expansion
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
+from gpuscout.sweeps.models.catalogue import ModelCatalogue
+from gpuscout.sweeps.names import meant
 from gpuscout.sweeps.sweep import Sweep
 
 _WHY_FORM = "MODEL,GPU[,tp=2][,pp=1][,dp=1][,ep=1][,workload=chat]"
@@ -122,12 +124,8 @@ def _narrowed(expansion: Expansion, text: str) -> Expansion:
     names = [part.strip() for part in text.split(",")]
     if len(names) < 2:
         raise InputError(f'--why: "{text}" names no model and GPU', hint=f"--why {_WHY_FORM}")
-    wanted = names[0].casefold()
-    models = [
-        m
-        for m in sweep.models
-        if m.architecture.name.casefold() in (wanted,) or m.architecture.name.casefold().rpartition("/")[2] == wanted
-    ]
+    by_name = {model.architecture.name: model for model in sweep.models}
+    models = [by_name[name] for name in meant(names[0], by_name, ModelCatalogue.load().spellings)]
     gpu = next((g for g in sweep.gpus if g.name == names[1]), None) or GPUCatalogue.load().resolve(names[1])
     if not models or gpu.name not in {g.name for g in sweep.gpus}:
         missing = f'model "{names[0]}"' if not models else f"GPU {gpu.name}"

@@ -110,8 +110,8 @@ def prices_document(found: Prices) -> dict[str, object]:
             {
                 "gpu": price.gpu,
                 "usd_per_gpu_hour": hourly.usd,
-                "lowestusd_per_gpu_hour": hourly.low,
-                "highestusd_per_gpu_hour": hourly.high,
+                "lowest_usd_per_gpu_hour": hourly.low,
+                "highest_usd_per_gpu_hour": hourly.high,
                 "book": price.book,
                 "overridden": price.override is not None,
                 "quotes": [asdict(quote) for quote in price.quotes],
