@@ -12,6 +12,7 @@ import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, print_json
 from gpuscout.runner.cli.options import Filters, LimitOptions, PriceOptions, grouped
+from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, print_rows, whole_number
 from gpuscout.sweeps.cases import PARALLELISM
 from gpuscout.sweeps.errors import InputError
@@ -227,17 +228,14 @@ def _row(group: GroupCapacity, plan: Plan) -> dict[str, Any]:
 
     config, hourly = plan.config, plan.usd_per_hour
     return {
-        "model": group.group.model,
-        "workload": group.group.workload,
-        "input_len": group.group.input_len,
-        "output_len": group.group.output_len,
+        **picked(group.group, *CASE),
         "gpu": config.gpu,
         "configuration": configuration(config, group.group.input_len, group.group.output_len),
         "usd_per_hour": hourly and hourly.usd,
         "usd_per_hour_low": hourly and hourly.low,
         "usd_per_hour_high": hourly and hourly.high,
-        **{name: getattr(plan, name) for name in _PLAN},
-        **{name: getattr(config, name) for name in _LOADED},
+        **picked(plan, *_PLAN),
+        **picked(config, *_LOADED),
         **{f"at_rate_{name}": plan.at_load and getattr(plan.at_load, name) for name in _LOADED},
     }
 
@@ -245,7 +243,7 @@ def _row(group: GroupCapacity, plan: Plan) -> dict[str, Any]:
 def _columns() -> list[Column]:
     """What every row has, for CSV and Markdown."""
     shown = {column.name: column for column in _TABLE}
-    names = ["model", "workload", "input_len", "output_len", "gpu", "configuration"]
+    names = [*CASE, "gpu", "configuration"]
     names += ["usd_per_hour", "usd_per_hour_low", "usd_per_hour_high", *_PLAN, *_LOADED]
     names += [f"at_rate_{name}" for name in _LOADED]
     return [shown.get(name) or Column(name, name.replace("_", " ")) for name in names]
@@ -257,21 +255,14 @@ def _document(found: Capacity) -> dict[str, object]:
 
     question, demand = found.rankings[0].question, found.demand
     return {
-        "headroom": demand.headroom,
-        "min_replicas": demand.min_replicas,
-        "spare_replicas": demand.spare,
-        "whole_nodes": demand.whole_nodes,
+        **picked(demand, "headroom", "min_replicas", "whole_nodes", spare_replicas="spare"),
         "hours_per_month": HOURS_PER_MONTH,
         "slos": [str(slo) for slo in question.slos],
         "assumed_tail": question.assume_tail,
         "prices": prices_document(found.prices),
         "groups": [
             {
-                "model": group.group.model,
-                "workload": group.group.workload,
-                "input_len": group.group.input_len,
-                "output_len": group.group.output_len,
-                "engine": group.group.engine,
+                **picked(group.group, *CASE, "engine"),
                 "requests_per_s": group.rate,
                 "output_tokens_per_s": group.rate * group.group.output_len,
                 "best_per_gpu": _plans(group, group.plans),
@@ -296,10 +287,10 @@ def _plans(group: GroupCapacity, plans: Iterable[Plan]) -> list[dict[str, Any]]:
     """The rows with the settings of their configurations, less what the group says already."""
     settings = (*PARALLELISM, "precision", "kv_precision")
     more = ("server", "gpu_memory_utilization", "max_model_len", "engine", "task_id", "interpolated", "queued")
-    said = ("model", "workload", "input_len", "output_len", "requests_per_s")
+    said = (*CASE, "requests_per_s")
     return [
         {name: value for name, value in _row(group, plan).items() if name not in said}
         | {"gpus_per_replica": plan.config.num_gpus}
-        | {name: getattr(plan.config, name) for name in (*settings, *more, "assumed_tail")}
+        | picked(plan.config, *settings, *more, "assumed_tail")
         for plan in plans
     ]

@@ -11,6 +11,7 @@ import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count
 from gpuscout.runner.cli.options import AimOptions, Filters, PriceOptions, grouped
+from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, print_json_rows, print_rows
 from gpuscout.sweeps.cases import PARALLELISM
 
@@ -240,22 +241,21 @@ def _winner_row(winner: Winner) -> dict[str, Any]:
 # --- for machines ------------------------------------------------------------------------------------------------
 
 
-_CASE = ("model", "workload", "input_len", "output_len")
 _SETTINGS = (
     *("gpu", "num_gpus", *PARALLELISM, "precision"),
     *("kv_precision", "server", "gpu_memory_utilization", "max_model_len"),
 )
 _FIGURES = ("objective", "place", "concurrency", "ttft_ms", "itl_ms", "output_tokens_per_s", "usd_per_hour")
 _SIDES = tuple(f"{side}_{name}" for side in ("a", "b") for name in _FIGURES)
-_NAMES = (*_CASE, "configuration", *_SETTINGS, "status", "change", *_SIDES, "objective_unit")
+_NAMES = (*CASE, "configuration", *_SETTINGS, "status", "change", *_SIDES, "objective_unit")
 
 
 def _row(change: Change) -> dict[str, Any]:
     figures = [config and getattr(config, name) for config in (change.before, change.after) for name in _FIGURES]
     return {
-        **{name: getattr(change, name) for name in _CASE},
+        **picked(change, *CASE),
         "configuration": _words(change, change.config),
-        **{name: getattr(change.config, name) for name in _SETTINGS},
+        **picked(change.config, *_SETTINGS),
         "status": change.status.value,
         "change": change.change,
         **dict(zip(_SIDES, figures, strict=True)),
@@ -272,16 +272,14 @@ def _document(found: Comparison) -> dict[str, object]:
         "more_is_better": question.aim.more_is_better,
         "slos": [str(slo) for slo in question.slos],
         "assumed_tail": question.assume_tail,
-        "configurations_on_both_sides": found.both,
-        "configurations_added": found.added,
-        "configurations_vanished": found.vanished,
+        **picked(
+            found, configurations_on_both_sides="both", configurations_added="added", configurations_vanished="vanished"
+        ),
         "statuses": {status.value: number for status, number in found.statuses.items()},
-        "prices": [{"gpu": p.gpu, "a_usd_per_gpu_hour": p.before, "b_usd_per_gpu_hour": p.after} for p in found.prices],
+        "prices": [picked(p, "gpu", a_usd_per_gpu_hour="before", b_usd_per_gpu_hour="after") for p in found.prices],
         "metrics_at_equal_concurrencies": {
             name: {
-                "points": metric.points,
-                "median_change": metric.median,
-                "largest_change": metric.worst,
+                **picked(metric, "points", median_change="median", largest_change="worst"),
                 "largest_at": metric.worst_at
                 and f"{metric.worst_at.model} on {_words(metric.worst_at, metric.worst_at.config)}",
                 "largest_at_concurrency": metric.worst_concurrency,
@@ -290,16 +288,8 @@ def _document(found: Comparison) -> dict[str, object]:
         },
         "winners": [
             {
-                "model": winner.model,
-                "workload": winner.workload,
-                "input_len": winner.input_len,
-                "output_len": winner.output_len,
-                "changes": winner.changes,
-                "changes_gpu": winner.changes_gpu,
-                "change": winner.change,
-                "a_lead": winner.lead_before,
-                "b_lead": winner.lead_after,
-                "a_winner_behind_in_b": winner.staying,
+                **picked(winner, *CASE, "changes", "changes_gpu", "change"),
+                **picked(winner, a_lead="lead_before", b_lead="lead_after", a_winner_behind_in_b="staying"),
                 "a": winner.before and asdict(winner.before),
                 "b": winner.after and asdict(winner.after),
             }

@@ -12,6 +12,7 @@ import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, err
 from gpuscout.runner.cli.options import AimOptions, Filters, PriceOptions, grouped
+from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.servers import ONE_OF_SERVERS
 
@@ -215,10 +216,7 @@ def _document(
     from gpuscout.runner.deploy.servers import shell_script
 
     return {
-        "model": group.model,
-        "workload": group.workload,
-        "input_len": group.input_len,
-        "output_len": group.output_len,
+        **picked(group, *CASE),
         "server": launch.server,
         "command": list(launch.command),
         "shell": shell_script(launch),

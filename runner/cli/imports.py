@@ -201,7 +201,12 @@ def _list(patterns: list[str], db: str, *, json: bool) -> None:
     with open_store(db) as store, store.reading() as connection:
         groups = imported_groups(connection, patterns)
     if json:
-        print_json({"imported": [_group_document(group) for group in groups], "runs": sum(g.runs for g in groups)})
+        print_json(
+            {
+                "imported": [asdict(group) | {"imported_at": group.imported_at.isoformat()} for group in groups],
+                "runs": sum(g.runs for g in groups),
+            }
+        )
     elif groups:
         _print_groups(groups)
     else:
@@ -264,15 +269,3 @@ def _print_groups(groups: Sequence[ImportedGroup]) -> None:
     columns = ["file", "source", "tool", "measured", "imported", "runs"]
     print_table(columns, rows, right=["runs"], whole=["imported"], drop=["imported", "measured"])
     print(f"{count(sum(group.runs for group in groups), 'run')}")
-
-
-def _group_document(group: ImportedGroup) -> dict[str, object]:
-    return {
-        "file": group.file,
-        "source": group.source,
-        "tool": group.tool,
-        "runs": group.runs,
-        "measured_from": group.measured_from,
-        "measured_to": group.measured_to,
-        "imported_at": group.imported_at.isoformat(),
-    }

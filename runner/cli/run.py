@@ -12,6 +12,7 @@ import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, print_json
 from gpuscout.runner.cli.options import grouped
+from gpuscout.runner.cli.show.document import picked
 from gpuscout.runner.cli.sweep_options import AskOptions, ExecutionOptions, GpuFile, SweepFlags
 from gpuscout.sweeps.errors import InputError
 
@@ -166,15 +167,9 @@ def _report_document(report: RunReport) -> dict[str, object]:
     progress = report.progress
     return {
         "sweep": report.sweep.name,
-        "revision": report.sweep.revision,
-        "already_complete": report.already_complete,
-        "tasks": progress.total_tasks,
-        "computed_tasks": progress.computed_tasks,
-        "reused_tasks": progress.reused_tasks,
-        "excluded_combinations": report.sweep.excluded_count,
-        "open_failures": report.open_failures,
-        "blocks_elsewhere": report.elsewhere,
-        "operating_points": progress.points,
+        **picked(report.sweep, "revision", excluded_combinations="excluded_count"),
+        **picked(report, "already_complete", "open_failures", blocks_elsewhere="elsewhere"),
+        **picked(progress, "computed_tasks", "reused_tasks", tasks="total_tasks", operating_points="points"),
         "outcomes": {outcome.value: number for outcome, number in progress.outcomes.items()},
         "seconds": round(report.seconds, 3),
     }

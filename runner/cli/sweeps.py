@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ import typer
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, list_by_default, print_json
 from gpuscout.runner.cli.options import grouped
 from gpuscout.runner.cli.run import run_and_report
+from gpuscout.runner.cli.show.document import picked
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number
 from gpuscout.runner.cli.sweep_options import AskOptions, ExecutionOptions, GpuFile
 from gpuscout.sweeps.errors import InputError
@@ -41,11 +43,8 @@ def list_sweeps(output: Output, db: Db = DEFAULT_STORE) -> None:
         found = stored.list_sweeps(connection)
     rows = [
         {
-            "name": sweep.name,
-            "revision": sweep.revision,
+            **picked(sweep, "name", "revision", tasks="task_count", excluded_combinations="excluded_count"),
             "state": _state(sweep),
-            "tasks": sweep.task_count,
-            "excluded_combinations": sweep.excluded_count,
             "engines": [engine.name for engine in sweep.engines],
             "created_at": sweep.created_at.isoformat(),
             "finished_at": sweep.finished_at and sweep.finished_at.isoformat(),
@@ -192,30 +191,13 @@ def _state(sweep: SweepRecord) -> str:
 
 def _document(sweep: SweepRecord, progress: SweepProgress, groups: list[FailureGroup]) -> dict[str, object]:
     return {
-        "name": sweep.name,
-        "revision": sweep.revision,
-        "description": sweep.description,
+        **picked(sweep, "name", "revision", "description", excluded_combinations="excluded_count"),
         "state": _state(sweep),
-        "blocks_done": progress.done,
-        "blocks_claimed": progress.claimed,
-        "blocks": progress.blocks,
-        "tasks_done": progress.tasks_done,
-        "tasks": progress.tasks,
+        **picked(progress, "blocks", "tasks", "tasks_done", blocks_done="done", blocks_claimed="claimed"),
         "tasks_failed": sum(progress.failures.values()),
-        "excluded_combinations": sweep.excluded_count,
         "created_at": sweep.created_at.isoformat(timespec="seconds"),
         "finished_at": sweep.finished_at and sweep.finished_at.isoformat(timespec="seconds"),
-        "failures": [
-            {
-                "engine": group.engine,
-                "outcome": group.outcome.value,
-                "message": group.message,
-                "tasks": group.tasks,
-                "example": group.example,
-                "attempts": group.attempts,
-            }
-            for group in groups
-        ],
+        "failures": [asdict(group) for group in groups],
     }
 
 

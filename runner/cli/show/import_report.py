@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from gpuscout.runner.cli.common import count, print_json, print_table
+from gpuscout.runner.cli.show.document import picked
 from gpuscout.sweeps.cases import SHORT_SIZES
 from gpuscout.sweeps.curves import METRICS
 
@@ -129,13 +130,9 @@ def import_document(files: Sequence[ImportedFile], *, dry_run: bool) -> dict[str
         "refused": sum(file.error is not None for file in files),
         "files": [
             {
-                "file": file.name,
-                "format": file.format,
-                "added": file.added,
-                "already_stored": file.already_stored,
+                **picked(file, "format", "added", "already_stored", "notes", file="name"),
                 "error": None if file.error is None else file.error.message,
                 "hint": None if file.error is None else file.error.hint,
-                "notes": file.notes,
                 "runs": [_run_document(run, new) for run, new in zip(file.runs, file.new, strict=True)],
             }
             for file in files
@@ -149,33 +146,17 @@ def _run_document(run: MeasuredRun, new: bool) -> dict[str, object]:
     return {
         "digest": run.digest().hex(),
         "new": new,
-        "model": run.model,
-        "gpu": run.gpu,
-        "num_gpus": run.num_gpus,
-        **{name: getattr(run, short) for short, name in SHORT_SIZES.items()},
-        "precision": run.precision,
-        "kv_precision": run.kv_precision,
-        "server": run.server,
-        "server_version": run.server_version,
+        **picked(run, "model", "gpu", "num_gpus", **{name: short for short, name in SHORT_SIZES.items()}),
+        **picked(run, "precision", "kv_precision", "server", "server_version", "input_len", "output_len"),
         "gpu_memory_utilization": run.gpu_memory_utilization or DEFAULT_MEMORY,
-        "max_model_len": run.context_len,
-        "input_len": run.input_len,
-        "output_len": run.output_len,
         "load": run.load.name.lower(),
-        "concurrency": run.concurrency,
-        "request_rate_per_s": run.request_rate,
         **{name: run.figure(name) for name in METRICS},
-        "native_itl_name": run.native_itl_name,
-        "native_itl_ms": run.native_itl_ms,
+        **picked(run, "concurrency", "native_itl_name", "native_itl_ms", "tool", "source", "implausible", "details"),
+        **picked(run, max_model_len="context_len", request_rate_per_s="request_rate", measured_on="day"),
         "percentiles": [
             {"metric": metric, "percentile": percentile, "value": value}
             for (metric, percentile), value in sorted(run.percentiles.items())
         ],
-        "tool": run.tool,
-        "measured_on": run.day,
-        "source": run.source,
         "requests_completed": run.requests("completed"),
         "requests_failed": run.requests("failed"),
-        "implausible": run.implausible,
-        "details": run.details,
     }

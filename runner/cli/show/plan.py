@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from gpuscout.runner.api.run import missing_engines
 from gpuscout.runner.cli.common import count, print_json
+from gpuscout.runner.cli.show.document import picked
 from gpuscout.runner.execution.executor_choice import duration
 from gpuscout.runner.execution.plan import Plan, plan_sweep, why
 from gpuscout.sweeps.cases import SHORT_SIZES
@@ -84,25 +85,14 @@ def _axes(sweep: Sweep) -> str:
 def _document(expansion: Expansion, plan: Plan) -> dict[str, object]:
     return {
         "sweep": expansion.sweep.name,
-        "combinations": plan.census.combinations,
-        "tasks": plan.census.tasks,
-        "stored_tasks": plan.stored,
-        "tasks_to_compute": plan.to_compute,
-        "operating_points_to_compute": plan.points,
+        **picked(plan.census, "combinations", "tasks"),
+        **picked(plan, stored_tasks="stored", tasks_to_compute="to_compute", operating_points_to_compute="points"),
         "expected_evaluating_s": round(plan.work.evaluating_s, 3),
         "expected_storing_s": round(plan.work.storing_s, 3),
         "expected_without_curve": None
         if plan.hopeless is None
         else {outcome.value: number for outcome, number in plan.hopeless.items()},
-        "exclusions": [
-            {
-                "reason": exclusion.reason,
-                "detail": exclusion.detail,
-                "model": exclusion.model,
-                "combinations": exclusion.combinations,
-            }
-            for exclusion in plan.census.exclusions
-        ],
+        "exclusions": [asdict(exclusion) for exclusion in plan.census.exclusions],
     }
 
 

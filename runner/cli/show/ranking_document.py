@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.show.prices import prices_document
 from gpuscout.store.ranking.types import (
     MEASURES,
@@ -35,33 +36,19 @@ def ranking_document(ranking: Ranking) -> dict[str, object]:
         "trust": str(question.trust),
         "confidence": question.confidence,
         "prices": prices_document(ranking.prices),
-        "sweep": ranking.sweep,
-        "sweep_id": ranking.sweep_id,
-        "missing_tasks": ranking.missing_tasks,
+        **picked(ranking, "sweep", "sweep_id", "missing_tasks"),
         "groups": [_group_document(group) for group in ranking.groups],
         "exclusions": [asdict(exclusion) for exclusion in ranking.exclusions],
     }
 
 
 def _slo_document(slo: Slo) -> dict[str, object]:
-    return {
-        "metric": slo.metric,
-        "percentile": slo.percentile,
-        "limit": slo.limit,
-        "unit": slo.unit,
-        "at_least": slo.at_least,
-    }
+    return picked(slo, "metric", "percentile", "limit", "unit", "at_least")
 
 
 def _group_document(group: Group) -> dict[str, object]:
     return {
-        "model": group.model,
-        "workload": group.workload,
-        "input_len": group.input_len,
-        "output_len": group.output_len,
-        "engine": group.engine,
-        "other_engines": list(group.other_engines),
-        "ranked_configurations": group.candidates,
+        **picked(group, *CASE, "engine", "other_engines", "is_backed", ranked_configurations="candidates"),
         "configurations": [_document(config) for config in group.configs],
         "best_per_gpu": [_document(config) for config in group.best_per_gpu],
         "losers": [
@@ -78,15 +65,9 @@ def _group_document(group: Group) -> dict[str, object]:
             for unmet in group.unreachable
         ],
         "closest_to_all_slos": _document(group.closest) if group.closest else None,
-        "is_backed": group.is_backed,
         "unproven": _document(group.unproven) if group.unproven else None,
         "ties": [
-            {
-                "gpu": tie.config.gpu,
-                "lead": tie.lead,
-                "joint_error": tie.joint_error,
-                "probability_ahead": tie.probability,
-            }
+            {"gpu": tie.config.gpu, **picked(tie, "lead", "joint_error", probability_ahead="probability")}
             for tie in group.ties
         ],
         "sellers": [asdict(seller) for seller in group.sellers],
@@ -124,5 +105,4 @@ def _document(config: Configuration) -> dict[str, object]:
 def _backing_document(backing: Backing | None) -> dict[str, object] | None:
     if backing is None:
         return None
-    about = {name: getattr(backing, name) for name in ("source", "own_family", "near")}
-    return {**about, **asdict(backing.error)}
+    return {**picked(backing, "source", "own_family", "near"), **asdict(backing.error)}
