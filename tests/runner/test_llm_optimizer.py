@@ -20,7 +20,7 @@ from gpuscout.runner.engines.base import Cost, Engine, MissingEngine
 from gpuscout.runner.engines.llm_optimizer import engine as module
 from gpuscout.runner.engines.llm_optimizer import our_gpu, probe, program, their_gpu
 from gpuscout.runner.engines.llm_optimizer.engine import INSTALL, LlmOptimizerEngine
-from gpuscout.runner.engines.llm_optimizer.findings import Finding
+from gpuscout.runner.engines.llm_optimizer.output import Finding
 from gpuscout.runner.engines.registry import create_engine
 from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.curves import BOUNDS, Curves

@@ -14,18 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuscout.runner.engines.llm_optimizer import parse_llm_optimizer_output
-from gpuscout.runner.engines.llm_optimizer.figures import extras, figures, report
-from gpuscout.runner.engines.llm_optimizer.findings import Finding, finding_in
 from gpuscout.runner.engines.llm_optimizer.output import (
     BestLatency,
     BestThroughput,
     Concurrency,
     Configuration,
     Constrained,
+    Finding,
     Performance,
     Report,
     Roofline,
+    extras,
+    finding_in,
 )
+from gpuscout.runner.engines.llm_optimizer.package import figures, report
 from gpuscout.runner.engines.llm_optimizer.program import Printed, read
 from gpuscout.sweeps.cases import Case
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue

@@ -9,9 +9,8 @@ from dataclasses import replace
 
 from gpuscout.runner.engines.base import About, CaseAnswer, Cost, Option, Point, answered, silence
 from gpuscout.runner.engines.llm_optimizer import probe
-from gpuscout.runner.engines.llm_optimizer.figures import Figures, extras
-from gpuscout.runner.engines.llm_optimizer.findings import Finding, finding_in, told
-from gpuscout.runner.engines.llm_optimizer.package import Package
+from gpuscout.runner.engines.llm_optimizer.output import Finding, extras, finding_in, told
+from gpuscout.runner.engines.llm_optimizer.package import Figures, Package
 from gpuscout.runner.engines.llm_optimizer.program import Program
 from gpuscout.runner.engines.llm_optimizer.support import FIXED_MEMORY_UTILIZATION, GPUS, refusal
 from gpuscout.sweeps.cases import Case, CaseColumns

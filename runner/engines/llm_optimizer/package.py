@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from gpuscout.runner.engines.base import silence
 from gpuscout.runner.engines.llm_optimizer import probe
-from gpuscout.runner.engines.llm_optimizer.figures import Figures, figures, report
-from gpuscout.runner.engines.llm_optimizer.output import Report
+from gpuscout.runner.engines.llm_optimizer.output import Concurrency, Report, Roofline, Tuning
 from gpuscout.runner.engines.llm_optimizer.support import their_gpu, their_precision
 from gpuscout.sweeps.cases import Case
 
@@ -77,3 +79,128 @@ def _remembered(look_up: Any) -> Any:
         if getattr(module, _LOOK_UP, None) is look_up:
             setattr(module, _LOOK_UP, remembering)
     return remembering
+
+
+# --- what it returns: objects or dicts, under the names of any version --------------------------------------------
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One operating point as the tool gives it, for all GPUs together. Infinite latencies: it does not fit.
+
+    Memory as in the tool: `needed_gb` counts 2^30 bytes, `usable_gb` is a share of the nominal size of its table,
+    and it compares the two. None: not said.
+    """
+
+    ttft_ms: float
+    itl_ms: float
+    e2e_s: float
+    output_tokens_per_s: float
+    requests_per_s: float
+    memory_bound: bool | None
+    needed_gb: float | None
+    usable_gb: float | None
+
+    @property
+    def fits(self) -> bool:
+        return math.isfinite(self.ttft_ms) and math.isfinite(self.itl_ms) and math.isfinite(self.e2e_s)
+
+
+def figures(result: object, *, concurrency: int, output_len: int) -> Figures:
+    """Read a `PerformanceResult`. 0 and infinity are values; only what is absent or None is not there.
+
+    What an older version leaves out follows from the rest as the tool itself computes it. Raises ValueError when
+    latencies are missing or not numbers.
+    """
+    ttft_ms = number(result, "ttft_ms", "ttft")
+    itl_ms = number(result, "itl_ms", "itl")
+    if ttft_ms is None or itl_ms is None:
+        raise ValueError("the result has no TTFT or no ITL")
+    e2e_s = number(result, "e2e_latency_s", "e2e_s")
+    if e2e_s is None:
+        e2e_s = (ttft_ms + output_len * itl_ms) / 1e3
+    requests = number(result, "requests_per_sec")
+    if requests is None:
+        requests = concurrency / e2e_s if e2e_s > 0 else math.inf
+    throughput = number(result, "output_throughput_tps", "throughput", "tps")
+    if throughput is None:
+        throughput = requests * output_len
+    memory_bound = value(result, "bottleneck_is_memory")
+    return Figures(
+        ttft_ms,
+        itl_ms,
+        e2e_s,
+        throughput,
+        requests,
+        None if memory_bound is None else bool(memory_bound),
+        number(result, "memory_needed_gb"),
+        number(result, "usable_vram_gb"),
+    )
+
+
+def report(result: object) -> Report:
+    """Read what `run_performance_estimation` returns beside the operating points."""
+    best = value(value(result, "best_configs"), "best_output_throughput")
+    limits = value(result, "concurrency_limits")
+    return Report(
+        roofline=Roofline(
+            number(best, "hardware_ops_per_byte"),
+            number(best, "prefill_arithmetic_intensity"),
+            number(best, "decode_arithmetic_intensity"),
+            _bound(value(best, "prefill_is_memory_bound")),
+            _bound(value(best, "decode_is_memory_bound")),
+        ),
+        concurrency=Concurrency(
+            _count(limits, "kv_cache_limit"),
+            _count(limits, "prefill_compute_limit"),
+            _count(limits, "decode_capacity_limit"),
+            _count(limits, "overall_limit", "max_concurrent_requests", "max_concurrent"),
+            _count(result, "optimal_concurrency"),
+        ),
+        tuning=_tuning(value(result, "tuning_commands")),
+    )
+
+
+def value(source: object, *names: str) -> Any:
+    """The first of these that is there, of a dict or an object; None when none is."""
+    for name in names:
+        found = source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
+        if found is not None:
+            return found
+    return None
+
+
+def number(source: object, *names: str) -> float | None:
+    """Like `value`. Raises ValueError for what is no number, NaN included."""
+    found = value(source, *names)
+    if found is None:
+        return None
+    if isinstance(found, bool | str | bytes):
+        raise ValueError(f"{names[0]} is {found!r}, not a number")
+    try:
+        read = float(found)
+    except (TypeError, OverflowError) as error:
+        raise ValueError(f"{names[0]} is {found!r}, not a number") from error
+    if math.isnan(read):
+        raise ValueError(f"{names[0]} is not a number")
+    return read
+
+
+def _count(source: object, *names: str) -> int | None:
+    found = number(source, *names)
+    return int(found) if found is not None and math.isfinite(found) else None
+
+
+def _bound(is_memory: object) -> str | None:
+    return None if is_memory is None else "memory" if is_memory else "compute"
+
+
+def _tuning(commands: object) -> Tuning:
+    """From level -> framework -> commands to framework -> level -> commands."""
+    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    for level, frameworks in commands.items() if isinstance(commands, Mapping) else ():
+        for framework, content in frameworks.items() if isinstance(frameworks, Mapping) else ():
+            lines = value(content, "commands")
+            if isinstance(lines, list | tuple) and lines:
+                found.setdefault(str(framework), {})[str(level)] = tuple(str(line) for line in lines)
+    return found

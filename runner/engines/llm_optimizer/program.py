@@ -16,9 +16,14 @@ from typing import Any
 
 from gpuscout.runner.engines.base import CaseAnswer, Point
 from gpuscout.runner.engines.llm_optimizer import probe
-from gpuscout.runner.engines.llm_optimizer.figures import extras
-from gpuscout.runner.engines.llm_optimizer.findings import Finding, finding_in
-from gpuscout.runner.engines.llm_optimizer.output import Configuration, Report, parse_llm_optimizer_output
+from gpuscout.runner.engines.llm_optimizer.output import (
+    Configuration,
+    Finding,
+    Report,
+    extras,
+    finding_in,
+    parse_llm_optimizer_output,
+)
 from gpuscout.runner.engines.llm_optimizer.support import their_gpu, their_precision
 from gpuscout.sweeps.cases import Case
 from gpuscout.sweeps.curves import Bound

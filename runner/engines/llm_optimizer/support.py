@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from gpuscout.runner.engines.llm_optimizer.findings import Finding
+from gpuscout.runner.engines.llm_optimizer.output import Finding
 from gpuscout.sweeps.cases import Case
 from gpuscout.sweeps.errors import UnknownNameError
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
