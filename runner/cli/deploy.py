@@ -81,8 +81,9 @@ def deploy(
     It takes as many sequences at once as its operating point has requests in flight, so that the limits hold. Nothing
     is started.
     """
-    from gpuscout.runner.deploy.servers import deployment_of, launch_of
+    from gpuscout.runner.deploy.servers import launch_of
     from gpuscout.store.database.connect import open_store
+    from gpuscout.store.ranking.launches import Launches
     from gpuscout.store.ranking.lookup import stored_names
     from gpuscout.store.ranking.rank import rank as ranked
     from gpuscout.store.schema import gpus
@@ -94,7 +95,7 @@ def deploy(
         ranking = ranked(connection, question)
         group = _only(ranking)
         chosen = _chosen(group, rank, config)
-        deployment = deployment_of(connection, group, chosen)
+        deployment = Launches(connection).deployment(group.model, chosen)
     launch = launch_of(deployment, run_with or chosen.server)
     if run_with and run_with != chosen.server:
         launch = replace(launch, notes=(*launch.notes, f"the figures are those of {chosen.server}, not {run_with}"))

@@ -100,7 +100,7 @@ def prices_for(connection: sa.Connection, gpus: Iterable[str], rules: PriceRules
     if rules.region is not None and rules.region.casefold() not in map(str.casefold, regions):
         hint = f"these books have {', '.join(regions)}" if regions else "these books name no regions"
         raise UnknownNameError("region", rules.region, nearest(rules.region, regions), hint=hint)
-    return price_gpus(gpus, quotes, rules)
+    return price_gpus(gpus, quotes, rules, today=datetime.now(UTC).date())
 
 
 def save_quotes(connection: sa.Connection, quotes: Sequence[Quote], *, replace_book: str | None = None) -> int:

@@ -22,6 +22,8 @@ OWN_BOOK = "own"
 PURCHASES = ("on-demand", "spot", "reserved")
 DATE_KINDS = ("read", "upper-bound")
 EVERYWHERE = "*"
+OLD_AFTER_DAYS = 180
+"""Prices of GPUs fall within months: what is older says little of what will be paid."""
 
 
 @dataclass(frozen=True)
@@ -143,18 +145,33 @@ class GpuPrice:
         found = [quote.date for quote in self.quotes]
         return (min(found), max(found)) if found else None
 
+    def is_old(self, day: date) -> bool:
+        """Whether at least half of its providers' prices were read more than `OLD_AFTER_DAYS` before this day."""
+        newest = {quote.provider.casefold(): quote.date for quote in self.quotes}
+        old = sum((day - read).days > OLD_AFTER_DAYS for read in newest.values())
+        return old > 0 and 2 * old >= len(newest)
+
 
 @dataclass(frozen=True)
 class Prices:
-    """A price, or the reason why there is none, for every GPU asked about."""
+    """A price, or the reason why there is none, for every GPU asked about, on a day; None: whenever."""
 
     rules: PriceRules
     known: Mapping[str, GpuPrice]
     missing: Mapping[str, str]
+    day: date | None = None
+
+    def is_old(self, gpu: str) -> bool:
+        """Whether the price of a GPU is old on that day; False: it has none."""
+        price = self.known.get(gpu)
+        return price is not None and self.day is not None and price.is_old(self.day)
 
 
-def price_gpus(gpus: Iterable[str], quotes: Sequence[Quote], rules: PriceRules) -> Prices:
-    """One price per GPU by the rules above. `quotes` may hold other books and GPUs."""
+def price_gpus(gpus: Iterable[str], quotes: Sequence[Quote], rules: PriceRules, *, today: date | None = None) -> Prices:
+    """One price per GPU by the rules above. `quotes` may hold other books and GPUs.
+
+    How old prices are counts from `PriceRules.as_of`, or else from `today`.
+    """
     overrides = rules.overrides or {}
     by_gpu: dict[str, list[Quote]] = defaultdict(list)
     for quote in quotes:
@@ -178,7 +195,7 @@ def price_gpus(gpus: Iterable[str], quotes: Sequence[Quote], rules: PriceRules) 
         if gpu not in known:
             asked = dict.fromkeys((*rules.books, DEFAULT_BOOK))
             missing[gpu] = "; ".join(reasons) or f"no price in {' or '.join(asked)}"
-    return Prices(rules, known, missing)
+    return Prices(rules, known, missing, rules.as_of or today)
 
 
 def _counting(quotes: list[Quote], rules: PriceRules) -> tuple[list[Quote], str | None]:

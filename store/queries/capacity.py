@@ -6,20 +6,25 @@ for more; a share of it, the headroom, is kept free.
 fit has whole nodes of its own. How many GPUs a node has is a figure of the GPU.
 *Money.* All GPUs that run are paid, busy or not, so the cost per million output tokens at the asked rate is above that
 of a saturated replica. A month has 730 hours.
+*Certainty.* A plan is sized for what is expected; beside it stands the same configuration sized so that the limits and
+the rate hold with a probability of 90 % (`Plan.safe`): a purchase lies between the two. What measurements back comes
+first, unless all is ranked alike.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gpuscout.store.prices.prices import GpuPrice, HourlyPrice, Prices, packed
-from gpuscout.store.ranking.types import Cause, Group, Loser, RankedConfig
+from gpuscout.store.ranking.types import Cause, Configuration, Group, Loser, RankedConfig
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.slo import Slo
 
 HOURS_PER_MONTH = 730
+MOST_TIMES_THE_BEST = 5
+"""What costs more than so many times the best is no option."""
 # Floating point must not ask for one more replica where so many do exactly.
 _EXACT = 1e-9
 
@@ -63,8 +68,10 @@ class Plan:
     """A configuration, as often as the load needs it.
 
     `config` is one replica at full load. `requests_per_s` is the asked rate. `headroom`: the share of the capacity
-    that it leaves free. `gpus_paid`: GPUs charged. `usd_per_hour` None: there is no price. `at_load`: one replica
-    when the rate is spread evenly; None: its curve is not stored.
+    that it leaves free. `gpus_paid`: GPUs charged. `usd_per_hour` None: there is no price. `usd_per_hour_range`: where
+    it is expected with a probability of 80 % at the same operating point; None: not known. `at_load`: one replica when
+    the rate is spread evenly; None: its curve is not stored. `safe`: the same configuration sized to hold with a
+    probability of 90 %; None: it does not meet the limits so surely, at whatever load.
     """
 
     config: RankedConfig
@@ -78,7 +85,9 @@ class Plan:
     headroom: float
     usd_per_hour: HourlyPrice | None
     usd_per_mtok: float | None
+    usd_per_hour_range: tuple[float, float] | None = None
     at_load: Load | None = None
+    safe: Plan | None = None
 
     @property
     def usd_per_month(self) -> float | None:
@@ -105,7 +114,9 @@ class Out:
 class GroupCapacity:
     """How a model under one workload can be served at `rate` requests per second.
 
-    `plans` are the cheapest of every GPU type, then further ones, each part by cost; those without a price come last.
+    `plans` are the cheapest of every GPU type, then further ones, each part by cost, what measurements back first;
+    those without a price come last. `cut`: the cheapest of GPU types that cost more than `MOST_TIMES_THE_BEST` the
+    first plan.
     """
 
     group: Group
@@ -113,6 +124,17 @@ class GroupCapacity:
     plans: tuple[Plan, ...]
     further: tuple[Plan, ...]
     out: tuple[Out, ...]
+    cut: tuple[Plan, ...] = ()
+
+    @property
+    def unproven(self) -> Plan | None:
+        """What would be cheaper than the first plan if its estimate held, which no measured runs back."""
+        first = self.plans[0] if self.plans else None
+        if first is None or not first.config.backed or first.usd_per_hour is None:
+            return None
+        others = [plan for plan in self.plans if not plan.config.backed and plan.usd_per_hour is not None]
+        best = min(others, key=_cheapest_first, default=None)
+        return best if best and best.usd_per_hour and best.usd_per_hour.usd < first.usd_per_hour.usd else None
 
 
 def replicas_for(rate: float, rate_per_replica: float, demand: Demand) -> int:
@@ -130,11 +152,17 @@ def plan(
         return None
     replicas = replicas_for(rate, rate_per_replica, demand)
     nodes = packed(config.num_gpus, replicas, gpus_per_node)
-    hourly = None
-    if price is not None:
-        hourly = (
-            price.per_hour(gpus_per_node, nodes) if demand.whole_nodes else price.per_hour(config.num_gpus, replicas)
-        )
+
+    def hourly_of(replicas: int) -> HourlyPrice | None:
+        if price is None:
+            return None
+        if not demand.whole_nodes:
+            return price.per_hour(config.num_gpus, replicas)
+        return price.per_hour(gpus_per_node, packed(config.num_gpus, replicas, gpus_per_node))
+
+    hourly = hourly_of(replicas)
+    ends = [hourly_of(replicas_for(rate, end, demand)) for end in _rates_expected(config, output_len)]
+    usd = sorted(end.usd for end in ends if end is not None)
     return Plan(
         config=config,
         requests_per_s=rate,
@@ -147,7 +175,16 @@ def plan(
         headroom=1 - rate / (replicas * rate_per_replica),
         usd_per_hour=hourly,
         usd_per_mtok=None if hourly is None else hourly.usd / (rate * output_len * 3600 / 1e6),
+        usd_per_hour_range=(usd[0], usd[-1]) if usd else None,
     )
+
+
+def _rates_expected(config: RankedConfig, output_len: int) -> tuple[float, ...]:
+    """The ends of the interval of a replica's request rate; none: not known."""
+    if (rates := config.intervals.get("requests_per_s")) is not None:
+        return tuple(rate for rate in rates if rate > 0)
+    tokens = config.intervals.get("output_tokens_per_s", ())
+    return tuple(rate / output_len for rate in tokens if rate > 0)
 
 
 def rate_of(config: RankedConfig, output_len: int) -> float | None:
@@ -157,22 +194,53 @@ def rate_of(config: RankedConfig, output_len: int) -> float | None:
     return rate if rate is not None else None if tokens is None else tokens / output_len
 
 
-def capacity_of(group: Group, rate: float, demand: Demand, nodes: Mapping[str, int], prices: Prices) -> GroupCapacity:
-    """Size every ranked configuration of a group. `nodes`: GPUs per node by GPU type."""
-    plans = sorted(
-        (
-            found
-            for config in group.configs
-            if (found := plan(config, rate, group.output_len, demand, nodes[config.gpu], prices.known.get(config.gpu)))
-        ),
-        key=_cheapest_first,
-    )
+def capacity_of(
+    group: Group,
+    rate: float,
+    demand: Demand,
+    nodes: Mapping[str, int],
+    prices: Prices,
+    *,
+    safe: Group | None = None,
+    backed_first: bool = True,
+) -> GroupCapacity:
+    """Size every ranked configuration of a group. `nodes`: GPUs per node by GPU type.
+
+    `safe` ranks the same configurations with a confidence of 90 %.
+    """
+
+    def sized(config: RankedConfig) -> Plan | None:
+        return plan(config, rate, group.output_len, demand, nodes[config.gpu], prices.known.get(config.gpu))
+
+    surely = {_identity(config): config for config in (safe or group).configs}
+    plans = []
+    for config in group.configs:
+        if (found := sized(config)) is not None:
+            same = surely.get(_identity(config))
+            plans.append(replace(found, safe=None if same is None else sized(same)))
+    plans.sort(key=lambda one: (one.usd_per_hour is None, backed_first and not one.config.backed, _cheapest_first(one)))
     best: dict[str, Plan] = {}
     for found in plans:
         best.setdefault(found.config.gpu, found)
     chosen = {id(found) for found in best.values()}
     further = tuple(found for found in plans if id(found) not in chosen)
-    return GroupCapacity(group, rate, tuple(best.values()), further, tuple(_out(group, best)))
+    options, cut = _cut(list(best.values()))
+    return GroupCapacity(group, rate, options, further, tuple(_out(group, best)), cut)
+
+
+def _identity(config: RankedConfig) -> tuple[object, ...]:
+    """What tells configurations of one group apart."""
+    return tuple(getattr(config, name) for name in Configuration.__match_args__)
+
+
+def _cut(plans: Sequence[Plan]) -> tuple[tuple[Plan, ...], tuple[Plan, ...]]:
+    """These, and apart from them those that cost so much more than the first that they are no option."""
+    first = plans[0].usd_per_hour if plans else None
+    if first is None:
+        return tuple(plans), ()
+    most = first.usd * MOST_TIMES_THE_BEST
+    dear = [one for one in plans if one.usd_per_hour is not None and one.usd_per_hour.usd > most]
+    return tuple(one for one in plans if one not in dear), tuple(dear)
 
 
 def _cheapest_first(found: Plan) -> tuple[float, int, int, str, int]:
@@ -181,15 +249,30 @@ def _cheapest_first(found: Plan) -> tuple[float, int, int, str, int]:
     return usd, found.gpus, found.replicas, config.gpu, config.place
 
 
+# How far a configuration came, the furthest first: what only lacks trust would have carried the load.
+_PROGRESS = (
+    Cause.NOT_TRUSTED,
+    Cause.NOT_ASKED,
+    Cause.NO_PRICE,
+    Cause.NO_TDP,
+    Cause.NO_PERCENTILE,
+    Cause.MISSES_SLO,
+    Cause.NO_POINT,
+    Cause.DOES_NOT_FIT,
+    Cause.NOT_SUPPORTED,
+    Cause.INVALID,
+    Cause.UNKNOWN_MODEL,
+)
+
+
 def _out(group: Group, able: Iterable[str]) -> list[Out]:
-    """The GPU types without any plan, in the order of their names."""
+    """The GPU types without any plan, in the order of their names, each with the reason of its best configuration."""
     able = set(able)
-    found: dict[str, list[tuple[float, Cause, Slo | None, Loser]]] = {}
+    found: dict[str, list[tuple[tuple[int, float], Cause, Slo | None, Loser]]] = {}
     for losers in group.losers:
         for loser in losers.examples:
             if loser.gpu not in able:
-                # What runs and misses a limit is nearer than what does not run.
-                how_far = (loser.ratio or math.inf) + (0 if losers.slo else 1e6)
+                how_far = _PROGRESS.index(losers.cause), loser.ratio if loser.ratio is not None else math.inf
                 found.setdefault(loser.gpu, []).append((how_far, losers.cause, losers.slo, loser))
     result = []
     for gpu, out in sorted(found.items()):

@@ -11,7 +11,9 @@ import sqlalchemy as sa
 
 from gpuscout.store.prices.prices import Prices
 from gpuscout.store.queries.capacity import Demand, GroupCapacity, Load, Plan, capacity_of, load_at
+from gpuscout.store.ranking.confidence import CAUTIOUS
 from gpuscout.store.ranking.rank import Question, Ranking, rank
+from gpuscout.store.ranking.types import Trusted
 from gpuscout.store.schema import gpus, operating_points
 from gpuscout.sweeps.errors import InputError
 
@@ -33,7 +35,7 @@ class Capacity:
         """Those of all GPUs of the rankings."""
         known = {gpu: price for ranking in self.rankings for gpu, price in ranking.prices.known.items()}
         missing = {gpu: reason for ranking in self.rankings for gpu, reason in ranking.prices.missing.items()}
-        return Prices(self.rankings[0].prices.rules, known, missing)
+        return Prices(self.rankings[0].prices.rules, known, missing, self.rankings[0].prices.day)
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,21 @@ def capacity(
     for rate in rates:
         # The point of highest throughput is that of lowest cost, and GPUs without a price are ranked as well.
         asked = replace(question, objective="throughput", weights=(), also=(), top=None, examples=None)
-        ranking = rank(connection, replace(asked, workload=rate.workload) if rate.workload else asked)
+        asked = replace(asked, workload=rate.workload) if rate.workload else asked
+        ranking = rank(connection, asked)
+        surely = rank(connection, replace(asked, confidence=max(CAUTIOUS, asked.confidence), briefly=True))
+        safe = {(group.model, group.input_len, group.output_len): group for group in surely.groups}
         rankings.append(ranking)
         for group in ranking.groups:
-            found = capacity_of(group, rate.requests_per_s(group.output_len), demand, nodes, ranking.prices)
+            found = capacity_of(
+                group,
+                rate.requests_per_s(group.output_len),
+                demand,
+                nodes,
+                ranking.prices,
+                safe=safe.get((group.model, group.input_len, group.output_len)),
+                backed_first=question.trust == Trusted.PREFER,
+            )
             groups.append(replace(found, further=found.further[:further]))
     return Capacity(demand, tuple(rankings), tuple(_with_load(connection, groups)))
 

@@ -23,6 +23,8 @@ ranks all alike; what would be better if its estimate held is told beside it.
 *Confidence.* Where the question asks for one, estimates count by the figures that hold with this probability
 (`ranking/confidence.py`): for the point of each configuration, for the limits and for the objective.
 *Ties.* A lead below what the two may be wrong by together is a tie (`ranking/trust.py`).
+*What can be started.* Of every configuration that is returned the ranking says what keeps its server from being started
+so (`ranking/launches.py`).
 *What was asked.* A measured run in a precision, or with a server, that none of its group's estimates has answers only
 where the question names it.
 *Versions never compete.* Of the answers of one engine (whatever fingerprint and options) for one configuration, by the
@@ -49,6 +51,7 @@ from gpuscout.store.ranking.candidates import Candidates, choice_of, read_candid
 from gpuscout.store.ranking.confidence import EXPECTED, HIGHEST
 from gpuscout.store.ranking.descriptions import Descriptions
 from gpuscout.store.ranking.groups import Shown, configs_of, unranked_of, unranked_rows
+from gpuscout.store.ranking.launches import Launches
 from gpuscout.store.ranking.lookup import choose_word, means_estimated
 from gpuscout.store.ranking.losers import excluded, in_words, losers_of, shortfalls_of
 from gpuscout.store.ranking.placing import placed
@@ -180,8 +183,9 @@ def _groups(connection: sa.Connection, scope: Scope, pool: Candidates) -> list[G
     shortfalls = {} if pool.no_percentiles else shortfalls_of(connection, scope, pool, hopeless)
 
     groups = []
+    launches = Launches(connection)
     for number, (model, input_len, output_len) in enumerate(pool.codes.groups):
-        all_configs = configs.get(number, [])
+        all_configs = launches.checked(model, configs.get(number, []))
         gpus: dict[str, RankedConfig] = {}
         for config in all_configs:
             gpus.setdefault(config.gpu, config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -123,6 +124,24 @@ class ModelSpec:
     @property
     def is_moe(self) -> bool:
         return self.experts > 0
+
+    @property
+    def expert_size(self) -> int | None:
+        """The width of one routed expert, taken to be a gated MLP of three matrices; None: it has none."""
+        if not self.experts:
+            return None
+        width, rest = divmod(self.routed_expert_parameters, self.experts * self.moe_layers * 3 * self.hidden_size)
+        return width if rest == 0 else None
+
+    @property
+    def weight_block(self) -> int | None:
+        """The side of the square blocks that share one scale in an FP8 checkpoint; None: there are none.
+
+        It follows from the bits of a weight: 8, and a share of the 32 of a scale.
+        """
+        if self.quantization_method != "fp8" or self.native_weight_bits <= 8:
+            return None
+        return round(math.sqrt(32 / (self.native_weight_bits - 8)))
 
     @property
     def attention_kind(self) -> str:

@@ -23,6 +23,8 @@ class Deployment:
 
     Precisions are of the weights and the KV cache as they should run, and as the checkpoint has them. `kv_precision`
     None: not known, the checkpoint's stays. `max_model_len` in tokens; `gpu_memory_utilization` a fraction.
+    `expert_size` is the width of a routed expert, `weight_block` the side of the blocks that share a scale in an FP8
+    checkpoint; None: there are none.
     """
 
     model: str
@@ -41,6 +43,8 @@ class Deployment:
     gpu_memory_utilization: float
     max_model_len: int
     concurrency: int
+    expert_size: int | None = None
+    weight_block: int | None = None
 
     @property
     def num_gpus(self) -> int:
@@ -121,6 +125,22 @@ def check(deployment: Deployment, server: str, vendors: tuple[str, ...], multi_n
         )
     if deployment.expert_parallel > 1 and not deployment.is_moe:
         raise InputError(f"{name} has no experts to be spread over {deployment.expert_parallel} GPUs")
+
+
+def check_expert_blocks(deployment: Deployment, server: str, ranks: int, hint: str) -> None:
+    """Raises InputError where experts are cut inside the blocks that share a scale, as vLLM and SGLang do.
+
+    https://github.com/vllm-project/vllm/issues/17569 . Without expert parallelism each expert is cut into `ranks`.
+    """
+    d = deployment
+    if d.expert_parallel > 1 or not d.expert_size or not d.weight_block or d.precision != d.checkpoint_precision:
+        return
+    if d.expert_size % ranks or d.expert_size // ranks % d.weight_block:
+        raise InputError(
+            f"{server} cannot cut the experts of {d.model} ({d.expert_size} wide) into {ranks}: "
+            f"its FP8 blocks are {d.weight_block} wide",
+            hint=hint,
+        )
 
 
 def dtype_of(deployment: Deployment) -> str | None:

@@ -18,6 +18,7 @@ from gpuscout.sweeps.servers.base import (
     Launch,
     Server,
     check,
+    check_expert_blocks,
     check_precision,
     dtype_of,
     is_online,
@@ -67,6 +68,7 @@ def launch(deployment: Deployment) -> Launch:
     ranks = d.tensor_parallel * (d.data_parallel if with_attention else 1)
     if ranks % d.expert_parallel:
         raise InputError(f"SGLang spreads experts over a divisor of its {ranks} ranks, not over {d.expert_parallel}")
+    check_expert_blocks(d, NAME, d.tensor_parallel, "fewer GPUs (--tp), or a configuration with expert parallelism")
     notes = [
         "--mem-fraction-static is the share of weights and KV cache alone, without activations and CUDA graphs:"
         " lower it if the server runs out of memory"

@@ -17,6 +17,7 @@ from gpuscout.sweeps.servers.base import (
     Launch,
     Server,
     check,
+    check_expert_blocks,
     check_precision,
     dtype_of,
     is_online,
@@ -65,6 +66,7 @@ def launch(deployment: Deployment) -> Launch:
             f"vLLM spreads experts over all TP x DP = {ranks} ranks, not over {d.expert_parallel}",
             hint=f"a configuration with EP {ranks} or without it",
         )
+    check_expert_blocks(d, NAME, ranks, f"fewer GPUs (--tp), or a configuration with EP {ranks}")
     command = ["vllm", "serve", d.model, "--host", ANY_ADDRESS, "--port", str(_PORT)]
     command += ["--tensor-parallel-size", str(d.tensor_parallel)]
     if d.pipeline_parallel > 1:

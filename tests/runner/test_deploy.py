@@ -19,6 +19,7 @@ from gpuscout.runner.cli.main import execute
 from gpuscout.runner.deploy.kubernetes import as_yaml, manifest
 from gpuscout.runner.deploy.servers import launch_of, shell_script
 from gpuscout.store.database.connect import Store, open_store
+from gpuscout.store.ranking.rank import Question, rank
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS
 from gpuscout.sweeps.servers import SERVERS, sglang, trtllm, vllm
@@ -326,3 +327,28 @@ def test_wrong_options_are_input_errors(
 ) -> None:
     assert execute(["deploy", "--db", database, *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_experts_are_not_cut_inside_the_blocks_of_an_fp8_checkpoint(tmp_path: Path) -> None:
+    """1,536 wide experts in 8 parts are 192 wide, which is no multiple of 128: vLLM and SGLang refuse to start."""
+    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
+    spec = {
+        "name": "blocks",
+        "models": ["Qwen/Qwen3-235B-A22B-FP8"],
+        "gpus": ["H100", "H200"],
+        "tensor_parallel": [4, 8],
+        "servers": ["vllm", "sglang"],
+        "workloads": ["chat"],
+        "concurrency": [8],
+    }
+    with open_store(url, create=True) as store:
+        run(spec_from_mapping(spec), store)
+        with store.reading() as connection:
+            (group,) = rank(connection, Question(top=None)).groups
+    reasons = {(config.num_gpus, config.server): config.cannot_start for config in group.configs}
+    for server, title in (("vllm", "vLLM"), ("sglang", "SGLang")):
+        assert reasons[8, server] == (
+            f"{title} cannot cut the experts of Qwen/Qwen3-235B-A22B-FP8 (1536 wide) into 8: "
+            "its FP8 blocks are 128 wide"
+        )
+        assert reasons[4, server] is None  # 384 is three blocks

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 from datetime import date
 
 import pytest
@@ -15,10 +16,13 @@ from hypothesis import strategies as st
 from gpuscout import run
 from gpuscout.runner.cli.main import execute
 from gpuscout.store.database.connect import Store, open_store
-from gpuscout.store.prices.prices import GpuPrice, Quote, packed
+from gpuscout.store.prices.prices import GpuPrice, PriceRules, Quote, packed
 from gpuscout.store.queries.capacity import HOURS_PER_MONTH, Demand, load_at, plan, replicas_for
-from gpuscout.store.ranking.types import RankedConfig
+from gpuscout.store.queries.capacity_question import Rate, capacity
+from gpuscout.store.ranking.rank import Question
+from gpuscout.store.ranking.types import Cause, RankedConfig
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.slo import parse_slo
 from gpuscout.sweeps.spec.spec import spec_from_mapping
 
 SPEC = {
@@ -245,3 +249,69 @@ def test_an_assumed_percentile_is_said_to_be_one(database: str, capsys: pytest.C
 )
 def test_wrong_options_are_input_errors(database: str, arguments: list[str]) -> None:
     assert execute(["capacity", "--db", database, *arguments]) == 2
+
+
+# --- what is sure, and what is not -------------------------------------------------------------------------------
+
+
+def test_a_plan_is_sized_for_what_is_expected_and_for_what_is_sure(database: str) -> None:
+    question = Question(slos=(parse_slo("itl<=15ms"), parse_slo("ttft<=500ms")), workload="chat")
+    with open_store(database) as store, store.reading() as connection:
+        found = capacity(connection, question, [Rate(200.0)], Demand())
+        (group,) = capacity(connection, replace(question, confidence=0.9), [Rate(200.0)], Demand()).groups
+    surely = {sized.config.task_id: sized for sized in (*group.plans, *group.further, *group.cut)}
+    plans = [sized for one in found.groups for sized in (*one.plans, *one.cut)]
+    assert any(sized.safe for sized in plans)
+    for sized in plans:
+        if sized.usd_per_hour is not None:
+            assert sized.usd_per_hour_range is not None
+            low, high = sized.usd_per_hour_range
+            assert low <= sized.usd_per_hour.usd <= high
+        assert sized.config.chances
+        if sized.safe is not None:
+            # The same configuration, at the figures of a ranking that asks for a confidence of 0.9.
+            assert sized.safe.config.task_id == sized.config.task_id
+            assert sized.safe.replicas >= sized.replicas
+            assert all((chance.probability or 1) >= 0.89 for chance in sized.safe.config.chances)
+        if sized.config.task_id in surely:
+            assert sized.safe is not None
+            assert sized.safe.replicas == surely[sized.config.task_id].replicas
+
+
+def test_options_far_beyond_the_best_are_cut(database: str) -> None:
+    question = Question(
+        workload="chat", prices=PriceRules(overrides={"H100-SXM-80GB": 1.0, "L4": 9.0, "GH200-96GB": 1.0})
+    )
+    with open_store(database) as store, store.reading() as connection:
+        (group,) = capacity(connection, question, [Rate(200.0)], Demand()).groups
+    assert [plan.config.gpu for plan in group.cut] == ["L4"]
+    assert "L4" not in {plan.config.gpu for plan in group.plans}
+    first = group.plans[0].usd_per_hour
+    assert first is not None
+    assert all(plan.usd_per_hour and plan.usd_per_hour.usd > 5 * first.usd for plan in group.cut)
+
+
+def test_what_measurements_back_is_sized_first_and_the_cheaper_one_is_named(database: str) -> None:
+    """The engine has runs on several H100s near this, and none on several L4s."""
+    prices = PriceRules(overrides={"H100-SXM-80GB": 9.0, "L4": 0.01, "GH200-96GB": 9.0})
+    question = Question(workload="chat", prices=prices, tensor_parallel=(2,))
+    with open_store(database) as store, store.reading() as connection:
+        (group,) = capacity(connection, question, [Rate(20.0)], Demand()).groups
+        (alike,) = capacity(connection, replace(question, trust="any"), [Rate(20.0)], Demand()).groups
+    assert group.plans[0].config.backed
+    assert group.unproven is not None
+    assert (group.unproven.config.gpu, group.unproven.config.backed) == ("L4", False)
+    assert alike.plans[0].config.gpu == "L4"
+    assert alike.unproven is None
+
+
+def test_the_reason_is_that_of_the_best_configuration_of_a_gpu(database: str) -> None:
+    """Some sizes do not fit; the reason is what keeps the size that comes furthest."""
+    with open_store(database) as store, store.reading() as connection:
+        question = Question(workload="rag", slos=(parse_slo("ttft:p95<=1s"),))
+        (group,) = capacity(connection, question, [Rate(20.0)], Demand()).groups
+        assert {out.gpu: out.cause for out in group.out} == dict.fromkeys(
+            ("GH200-96GB", "H100-SXM-80GB", "L4"), Cause.NO_PERCENTILE
+        )
+        (group,) = capacity(connection, Question(workload="rag", trust="measured"), [Rate(20.0)], Demand()).groups
+        assert {out.cause for out in group.out} == {Cause.NOT_TRUSTED}

@@ -13,7 +13,7 @@ from gpuscout.runner.cli.main import execute
 from gpuscout.store.database.connect import Store, open_store
 from gpuscout.store.prices.books import prices_for, quotes_of, remove_quotes, save_quotes, shipped_quotes
 from gpuscout.store.prices.csv_file import PriceFile
-from gpuscout.store.prices.prices import PriceRules, Quote, price_gpus
+from gpuscout.store.prices.prices import GpuPrice, PriceRules, Quote, price_gpus
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from tests.support.rank_stores import an_answer, fill
@@ -295,3 +295,20 @@ def test_what_an_import_may_have_missed_is_told(tmp_path: Path, capsys: pytest.C
     path.write_text("gpu,price_per_gpu_hour,date,currency\nL4,1.5,2001-01-02,eur\n")
     assert execute([*command, "--rate", "EUR=1.1"]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_a_price_is_old_when_half_of_its_sellers_were_read_long_ago() -> None:
+    def priced(*days: date) -> GpuPrice:
+        return GpuPrice("H100", tuple(Quote("b", "H100", f"p{n}", 2.0, day) for n, day in enumerate(days)))
+
+    now, then = date(2026, 11, 28), date(2026, 5, 31)  # 181 days before
+    assert not priced(date(2026, 6, 1)).is_old(now)
+    assert priced(then).is_old(now)
+    assert priced(then, now).is_old(now)
+    assert not priced(then, now, now).is_old(now)
+    assert not GpuPrice("H100", (), override=2.0).is_old(now)
+    quotes = priced(then).quotes
+    prices = price_gpus(["H100", "L4"], quotes, PriceRules(books=("b",)), today=now)
+    assert (prices.is_old("H100"), prices.is_old("L4")) == (True, False)
+    # As of a day, prices are as old as they were then.
+    assert not price_gpus(["H100"], quotes, PriceRules(books=("b",), as_of=then), today=now).is_old("H100")

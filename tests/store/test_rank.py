@@ -274,7 +274,7 @@ def test_engines_are_not_mixed(answered: Callable[..., Ask]) -> None:
 def test_names_are_found_as_people_type_them(store: Store, answered: Callable[..., Ask]) -> None:
     ask = answered(an_answer(), an_answer(model="b/One-v2", gpu="L40S"), an_answer(model="a/Two", gpu="L4"))
     with store.writing() as connection:
-        aliases = json.dumps({"aliases": ["Ada 48GB"]})
+        aliases = json.dumps({"aliases": ["Ada 48GB"], "vendor": "NVIDIA", "gpus_per_node": 8})
         connection.execute(schema.gpus.update().where(schema.gpus.c.name == "L40S").values(figures=aliases))
 
     def models(**question: Any) -> list[str]:

@@ -364,7 +364,7 @@ def test_json_tells_prices_quotes_and_what_changes(database: str, capsys: pytest
     assert document["prices"]["without_price"] == [{"gpu": "H100", "reason": "no price in default"}]
     assert set(document["prices"]["gpus"][0]) == {
         *("gpu", "usd_per_gpu_hour", "lowest_usd_per_gpu_hour", "highest_usd_per_gpu_hour"),
-        *("book", "overridden", "quotes"),
+        *("book", "overridden", "is_old", "quotes"),
     }
     assert group["configurations"][0]["values"]["cost"] == pytest.approx(group["configurations"][0]["objective_value"])
 

@@ -53,7 +53,7 @@ def fill(
         [
             about
             | {"id": number, "name": name, "digest": _digest(number), "created_at": stored(version)}
-            | {"architecture": json.dumps({"experts": EXPERTS[name]})}
+            | {"architecture": json.dumps({"experts": EXPERTS[name], "precision": "bf16", "kv_precision": "bf16"})}
             for (name, version), number in models.items()
         ],
     )
@@ -66,7 +66,7 @@ def fill(
             | {
                 "family": FAMILIES[name],
                 "memory_gb": 24 if name == "L4" else 48,
-                "figures": json.dumps({"tdp_w": TDP_W.get(name)}),
+                "figures": json.dumps({"tdp_w": TDP_W.get(name), "vendor": "NVIDIA", "gpus_per_node": 8}),
             }
             for (name, version), number in gpus.items()
         ],

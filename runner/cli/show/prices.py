@@ -102,6 +102,8 @@ def _range(prices: Prices, gpu: str) -> str:
 
 def prices_document(found: Prices) -> dict[str, object]:
     """Prices as JSON types: USD per GPU hour, or why there is none."""
+    from gpuscout.store.prices.prices import OLD_AFTER_DAYS
+
     rules = found.rules
     known = []
     for price in found.known.values():
@@ -114,6 +116,7 @@ def prices_document(found: Prices) -> dict[str, object]:
                 "highest_usd_per_gpu_hour": hourly.high,
                 "book": price.book,
                 "overridden": price.override is not None,
+                "is_old": found.is_old(price.gpu),
                 "quotes": [asdict(quote) for quote in price.quotes],
             }
         )
@@ -121,6 +124,8 @@ def prices_document(found: Prices) -> dict[str, object]:
         "purchase": rules.purchase,
         "discount": rules.discount,
         "whole_instances": rules.whole_instances,
+        "as_of": found.day,
+        "old_after_days": OLD_AFTER_DAYS,
         "gpus": known,
         "without_price": [{"gpu": gpu, "reason": reason} for gpu, reason in found.missing.items()],
     }

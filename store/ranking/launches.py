@@ -1,0 +1,76 @@
+"""What a ranked configuration asks a server for, and whether the server can be told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from gpuscout.store.ranking.types import RankedConfig
+from gpuscout.store.results.catalogues import newest_figures
+from gpuscout.store.schema import gpus, models
+from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.models.architecture import ModelSpec
+from gpuscout.sweeps.servers import REGISTRY, Deployment
+
+
+class Launches:
+    """Deployments of the models and GPUs of a store, by their newest figures."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+        self._figures: dict[tuple[str, str], Mapping[str, Any]] = {}
+
+    def deployment(self, model: str, config: RankedConfig) -> Deployment:
+        """What a ranked configuration asks for. Raises InputError."""
+        if config.concurrency is None:
+            raise InputError(
+                "how many requests were in flight is not known of this measured run", hint="--rank 2, or --config"
+            )
+        about, gpu = self._of(models, model), self._of(gpus, config.gpu)
+        return Deployment(
+            model=model,
+            gpu=config.gpu,
+            vendor=gpu["vendor"],
+            gpus_per_node=gpu["gpus_per_node"],
+            is_moe=about["experts"] > 0,
+            tensor_parallel=config.tensor_parallel,
+            pipeline_parallel=config.pipeline_parallel,
+            data_parallel=config.data_parallel,
+            expert_parallel=config.expert_parallel,
+            precision=config.precision,
+            kv_precision=config.kv_precision,
+            checkpoint_precision=about["precision"],
+            checkpoint_kv_precision=about["kv_precision"],
+            gpu_memory_utilization=config.gpu_memory_utilization,
+            max_model_len=config.max_model_len,
+            concurrency=math.ceil(config.concurrency),
+            expert_size=about.get("expert_size"),
+            weight_block=about.get("weight_block"),
+        )
+
+    def checked(self, model: str, configs: Sequence[RankedConfig]) -> list[RankedConfig]:
+        """The configurations of a model, each with what keeps its server from being started so."""
+        return [replace(config, cannot_start=self._why_not(model, config)) for config in configs]
+
+    def _why_not(self, model: str, config: RankedConfig) -> str | None:
+        server = REGISTRY.get(config.server)
+        if server is None or server.launch is None:
+            return f"no command is known that starts {config.server}"
+        try:
+            server.launch(self.deployment(model, config))
+        except InputError as error:
+            return error.message
+        return None
+
+    def _of(self, table: sa.Table, name: str) -> Mapping[str, Any]:
+        if (table.name, name) not in self._figures:
+            figures = newest_figures(self._connection, table, name)
+            if table is models and "total_parameters" in figures:
+                model = ModelSpec.from_dict(figures)
+                figures |= {"expert_size": model.expert_size, "weight_block": model.weight_block}
+            self._figures[table.name, name] = figures
+        return self._figures[table.name, name]
