@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 
@@ -75,6 +75,11 @@ PRECISION_ALIASES: Mapping[str, Precision] = {
     spelling: precision for precision, spellings in _SPELLINGS.items() for spelling in spellings
 }
 _PLAIN = frozenset(("float32", "float", "float16", "half", "bfloat16", "float8"))
+
+
+def spellings_of(precisions: Iterable[Precision]) -> tuple[str, ...]:
+    """The other spellings of these precisions."""
+    return tuple(spelling for precision in precisions for spelling in _SPELLINGS.get(precision, ()))
 
 
 def precision_called(name: str) -> Precision | None:

@@ -13,7 +13,7 @@ from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.models.architecture import ModelSpec
-from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS, Precision
+from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS, Precision, precision_called
 
 if TYPE_CHECKING:
     from gpuscout.runner.api.cases import StoreLike
@@ -289,9 +289,9 @@ def _found(model_id: str, token: str | None, revision: str | None, store: StoreL
 def _named(what: str, name: str | None, allowed: tuple[Precision, ...], native: Precision) -> Precision:
     if name is None:
         return native
-    if name not in allowed:
+    if (precision := precision_called(name) if isinstance(name, str) else None) not in allowed:
         raise UnknownNameError(what, name, nearest(name, allowed), hint=f"one of {', '.join(allowed)}")
-    return Precision(name)
+    return precision
 
 
 def _at_least_one(what: str, number: int) -> int:

@@ -26,7 +26,7 @@ from gpuscout.store.ranking.types import Question
 from gpuscout.store.schema import cases, engines, gpus, measured_runs, membership, models, tasks
 from gpuscout.sweeps.cases import SETTINGS
 from gpuscout.sweeps.errors import InputError
-from gpuscout.sweeps.precision import PRECISIONS
+from gpuscout.sweeps.precision import PRECISIONS, precision_called
 from gpuscout.sweeps.servers import SERVERS
 
 ABOUT: tuple[sa.ColumnElement[Any], ...] = (
@@ -172,7 +172,11 @@ def _on_cases(question: Question, lengths: Sequence[tuple[int, int]] | None) -> 
     if question.servers:
         found.append(cases.c.server.in_(choose_word("server", question.servers, SERVERS)))
     if question.precisions:
-        found.append(cases.c.precision.in_(choose_word("precision", question.precisions, PRECISIONS)))
+        found.append(
+            cases.c.precision.in_(
+                choose_word("precision", [precision_called(name) or name for name in question.precisions], PRECISIONS)
+            )
+        )
     if question.tensor_parallel:
         found.append(cases.c.tensor_parallel.in_(question.tensor_parallel))
     if question.max_gpus is not None:

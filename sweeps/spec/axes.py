@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -186,9 +186,17 @@ def _too_many() -> Fault:
 
 
 def parse_names(
-    value: object, kind: str, allowed: tuple[str, ...], synonyms: Mapping[str, str] | None = None
+    value: object,
+    kind: str,
+    allowed: tuple[str, ...],
+    synonyms: Mapping[str, str] | None = None,
+    *,
+    called: Callable[[str], str | None] = lambda name: None,
 ) -> tuple[str, ...]:
-    """One of `allowed`, or a list of them, as a tuple in the order given. Raises InvalidValue with everything wrong."""
+    """One of `allowed`, or a list of them, as a tuple in the order given. Raises InvalidValue with everything wrong.
+
+    `called` knows other spellings of them; `synonyms` are only suggested.
+    """
     entries = as_list(value)
     if not entries:
         raise InvalidValue(Fault("the list is empty"))
@@ -197,10 +205,10 @@ def parse_names(
     for path, entry in entries:
         if not isinstance(entry, str):
             faults.add(unexpected(f"text ({kind})", entry, path))
-        elif entry not in allowed:
+        elif (name := called(entry) or entry) not in allowed:
             faults.add(unknown(kind, entry, allowed, path=path, synonyms=synonyms))
         else:
-            names.append(entry)
+            names.append(str(name))
     faults.raise_if_any()
     return tuple(names)
 

@@ -11,7 +11,7 @@ from pydantic.json_schema import WithJsonSchema
 
 from gpuscout.sweeps.errors import quoted
 from gpuscout.sweeps.models.catalogue import is_path
-from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS, Precision
+from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS, Precision, precision_called, spellings_of
 from gpuscout.sweeps.spec.axes import NumericAxis, names_json_schema, parse_names
 from gpuscout.sweeps.spec.faults import Fault, Faults, InvalidValue, as_list, faults_of, unexpected
 
@@ -22,25 +22,7 @@ NAME_PATTERN = "^[A-Za-z0-9._-]+$"
 LONGEST_NAME = 100
 _LONGEST_TEXT = 4_000
 
-_PRECISION_SYNONYMS = {
-    "auto": "native",
-    "default": "native",
-    "float32": "fp32",
-    "float16": "fp16",
-    "half": "fp16",
-    "bfloat16": "bf16",
-    "float8": "fp8",
-    "fp8_e4m3": "fp8",
-    "fp8_e5m2": "fp8",
-    "nvfp4": "fp4",
-    "mxfp4": "fp4",
-    "w8a8": "int8",
-    "w8a16": "int8-weight-only",
-    "int4": "int4-weight-only",
-    "w4a16": "int4-weight-only",
-    "awq": "int4-weight-only",
-    "gptq": "int4-weight-only",
-}
+_PRECISION_SYNONYMS = {"auto": "native", "default": "native"}
 
 
 def parse_text(value: object) -> str:
@@ -81,7 +63,7 @@ Description = Annotated[str, BeforeValidator(parse_description)]
 
 def _precision_parser(kind: str, allowed: Sequence[Precision]) -> Callable[[object], tuple[NamedPrecision, ...] | None]:
     def parse(value: object) -> tuple[NamedPrecision, ...]:
-        names = parse_names(value, kind, (*allowed, "native"), _PRECISION_SYNONYMS)
+        names = parse_names(value, kind, (*allowed, "native"), _PRECISION_SYNONYMS, called=precision_called)
         return tuple("native" if name == "native" else Precision(name) for name in names)
 
     return parse
@@ -90,7 +72,7 @@ def _precision_parser(kind: str, allowed: Sequence[Precision]) -> Callable[[obje
 def _precision_type(kind: str, allowed: Sequence[Precision]) -> tuple[PlainValidator, WithJsonSchema]:
     return (
         PlainValidator(_precision_parser(kind, allowed)),
-        WithJsonSchema(names_json_schema(tuple(str(name) for name in (*allowed, "native")))),
+        WithJsonSchema(names_json_schema((*map(str, allowed), "native", *spellings_of(allowed)))),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from gpuscout.sweeps.cases import PARALLELISM, SHORT_SIZES
 from gpuscout.sweeps.errors import quoted
 from gpuscout.sweeps.names import has_wildcard, matches
-from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS
+from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS, precision_called
 from gpuscout.sweeps.servers import SERVERS
 from gpuscout.sweeps.spec.faults import Fault, Faults, InvalidValue, as_list, repeated, unexpected, unknown, unknown_key
 
@@ -227,6 +227,8 @@ def _name_test(name: str, value: object) -> Test:
     if operand[0] in "=!<>":
         raise InvalidValue(Fault(f"{quoted(value)} has more than one operator"))
     closed = _CLOSED_FIELDS.get(name)
+    if name in ("precision", "kv_precision"):
+        operand = str(precision_called(operand) or operand)
     if closed and not any(matches(operand, each) for each in closed):
         if operand == "native":
             hint = f"rules see the precision a model comes to; allowed: {', '.join(closed)}"

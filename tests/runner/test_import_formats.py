@@ -357,7 +357,10 @@ def test_llm_d_loads_without_a_limit_and_lengths_that_are_means() -> None:
     assert run.load == ("request_rate", None, 10.0)
     assert (run.input_len, run.mean_input_len) == (None, 2000.3)
     _, notes = completer().complete(run, "llm-d.json")
-    assert notes == ["requests share prefixes; what a prefix cache saves, estimates do not know"]
+    assert notes == [
+        "requests share prefixes; what a prefix cache saves, estimates do not know: set aside, it stands for no plain "
+        "deployment"
+    ]
 
 
 def test_servers_for_decode_alone_do_both_and_llm_d_is_no_server() -> None:

@@ -143,7 +143,7 @@ def test_kv_bytes_per_token(planned: dict[str, dict[str, Any]]) -> None:
             reasons["indexer"] += 1
         elif AttentionType.MLA in types and AttentionType.LINEAR not in types:
             # The planner knows the latent cache of DeepSeek V2 and V3 only and counts heads for all other models.
-            assert theirs > 10 * ours, name
+            assert theirs > (7 if model.attention_heads <= 20 else 10) * ours, name
             if "kv_lora_rank" in fields:
                 latent = fields["kv_lora_rank"] + fields["qk_rope_head_dim"]
                 assert ours - index == model.layers * latent * 2, name
