@@ -47,7 +47,7 @@ class MemoryFit:
     `context_length` tokens takes of it; `requests` of them run at once on the whole deployment, `kv_capacity_tokens`
     tokens in all. The memory model is that of the roofline engine: weights and caches follow from the model's
     configuration, activations and runtime are figures measured with vLLM. `changes`: what makes it fit, the least
-    first.
+    first. `caveats`: what was guessed or assumed of the model.
     """
 
     model: str
@@ -74,6 +74,7 @@ class MemoryFit:
     requests: float
     kv_capacity_tokens: int
     changes: tuple[FitChange, ...] = ()
+    caveats: tuple[str, ...] = ()
 
     @property
     def needed_gib(self) -> float:
@@ -84,7 +85,8 @@ class MemoryFit:
         """As JSON types."""
         document = asdict(self)
         changes = document.pop("changes")
-        return document | {"needed_gib": self.needed_gib, "changes": list(changes)}
+        caveats = list(document.pop("caveats"))
+        return document | {"needed_gib": self.needed_gib, "changes": list(changes), "caveats": caveats}
 
 
 def fit_memory(
@@ -227,6 +229,7 @@ def _fit(case: Case) -> MemoryFit:
         kv_request_gib=float(m.one_request[0]) / GIB,
         requests=capacity / case.context_len,
         kv_capacity_tokens=int(capacity),
+        caveats=case.model.caveats,
     )
 
 

@@ -136,7 +136,7 @@ def _print(found: Capacity) -> None:
             print_rows(_TABLE, rows, Output(), drop=("ttft_ms", "requests_per_s_per_replica", "itl_ms"))
         else:
             print("  no configuration can carry it")
-        for line in _why_out(group):
+        for line in (*_why_out(group), *group.group.caveats):
             print_wrapped(line, indent=2)
     print()
     if aside:
@@ -234,6 +234,7 @@ def _row(group: GroupCapacity, plan: Plan) -> dict[str, Any]:
         "usd_per_hour": hourly and hourly.usd,
         "usd_per_hour_low": hourly and hourly.low,
         "usd_per_hour_high": hourly and hourly.high,
+        "caveats": "; ".join(group.group.caveats) or None,
         **picked(plan, *_PLAN),
         **picked(config, *_LOADED),
         **{f"at_rate_{name}": plan.at_load and getattr(plan.at_load, name) for name in _LOADED},
@@ -245,7 +246,7 @@ def _columns() -> list[Column]:
     shown = {column.name: column for column in _TABLE}
     names = [*CASE, "gpu", "configuration"]
     names += ["usd_per_hour", "usd_per_hour_low", "usd_per_hour_high", *_PLAN, *_LOADED]
-    names += [f"at_rate_{name}" for name in _LOADED]
+    names += [*(f"at_rate_{name}" for name in _LOADED), "caveats"]
     return [shown.get(name) or Column(name, name.replace("_", " ")) for name in names]
 
 
@@ -262,7 +263,7 @@ def _document(found: Capacity) -> dict[str, object]:
         "prices": prices_document(found.prices),
         "groups": [
             {
-                **picked(group.group, *CASE, "engine"),
+                **picked(group.group, *CASE, "engine", "caveats"),
                 "requests_per_s": group.rate,
                 "output_tokens_per_s": group.rate * group.group.output_len,
                 "best_per_gpu": _plans(group, group.plans),

@@ -141,6 +141,8 @@ def show_model(
         "is_moe": model.is_moe,
         "weight_bytes": round(model.weight_bytes(model.precision)),
         "kv_bytes_per_token": model.kv_bytes_per_token(model.kv_precision),
+        "kv_bytes_longest_sequence": model.max_context
+        and model.kv_bytes_per_sequence(model.kv_precision, model.max_context),
         "tensor_parallel_sizes": list(model.tensor_parallel_sizes(16)),
         "source": found.source,
     }

@@ -227,6 +227,7 @@ def _document(
         "gpus_per_replica": deployment.num_gpus,
         "replicas": replicas,
         "notes": list(launch.notes),
+        "caveats": list(group.caveats),
         "documentation": {part: launch.documentation[part] for part in launch.command if part in launch.documentation},
         "configuration": asdict(chosen),
     }
@@ -259,4 +260,4 @@ def _about(group: Group, chosen: RankedConfig, launch: Launch, replicas: int, ra
         told.append(
             f"note: it takes {chosen.max_model_len:,} tokens, exactly the workload's: raise it for longer requests"
         )
-    return [*told, *(f"note: {note}" for note in launch.notes)]
+    return [*told, *(f"note: {note}" for note in (*group.caveats, *launch.notes))]

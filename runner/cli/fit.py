@@ -114,6 +114,8 @@ def _print(found: MemoryFit) -> None:
         )
     else:
         print_wrapped(f"does not fit: {found.reason}")
+    for caveat in found.caveats:
+        print_wrapped(caveat)
     print()
     share = f"{found.gpu_memory_utilization:g} of {found.memory_gib:g}"
     cache = f"{found.kv_precision}, {found.kv_request_gib:.2f} a request; {found.kv_capacity_tokens:,} tokens in all"

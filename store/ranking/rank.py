@@ -76,6 +76,7 @@ from gpuscout.store.ranking.types import (
     Ranking,
     Trusted,
 )
+from gpuscout.store.results.catalogues import caveats_of
 from gpuscout.store.results.trust import intervals_of
 from gpuscout.store.schema import membership, sweeps
 from gpuscout.sweeps.errors import InputError
@@ -182,6 +183,8 @@ def _groups(connection: sa.Connection, scope: Scope, pool: Candidates) -> list[G
     hopeless = np.flatnonzero((qualify == 0) & (runs > 0)).tolist()
     shortfalls = {} if pool.no_percentiles else shortfalls_of(connection, scope, pool, hopeless)
 
+    caveats = caveats_of(connection, {model for model, _, _ in pool.codes.groups})
+
     groups = []
     launches = Launches(connection)
     for number, (model, input_len, output_len) in enumerate(pool.codes.groups):
@@ -212,6 +215,7 @@ def _groups(connection: sa.Connection, scope: Scope, pool: Candidates) -> list[G
                 sellers=tuple(sellers.get(number, ())),
                 unranked=tuple(aside.get(number, ())),
                 flips=tuple(flips.get(number, ())),
+                caveats=caveats.get(model, ()),
             )
         )
     return sorted(groups, key=lambda group: (group.input_len, group.output_len, group.model))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from gpuscout.store.ranking.types import Group, RankedConfig, Ranking
+from gpuscout.store.ranking.types import Group, Kind, RankedConfig, Ranking
 from gpuscout.sweeps.cases import SETTINGS
 from gpuscout.sweeps.curves import METRICS
 from gpuscout.sweeps.trust import TRUSTED_METRICS
@@ -24,14 +24,14 @@ COLUMNS = (
     "objective_value", "behind_best", "usd_per_hour", *_VALUES.values(), *_FIGURES, "output_tokens_per_s_per_gpu",
     "bound", "runs", "load", "sources", "server_versions", "first_day", "last_day", "error_metric", "error_median",
     "error_runs", "error_gpu_family", *(f"{metric}_{end}" for metric in TRUSTED_METRICS for end in ("low", "high")),
-    "confidence", "lowest_opinion", "highest_opinion",
+    "confidence", "lowest_opinion", "highest_opinion", "caveats",
 )  # fmt: skip
 """What a row holds. `objective_value` is in `objective_unit`, `behind_best` a fraction, lengths are in tokens.
 `assumed_tail`: what the mean is multiplied by where a limit is on a percentile that an estimate does not have. `runs`
 are the measured runs behind it, with their load, sources, versions and days; for an estimate `error_median` (a
 fraction) is its engine's error over the `error_runs` nearest to it, and low and high hold 80 % of what is measured.
 It is ranked by figures that hold with the probability `confidence` (0.5: the estimates). The opinions are those of
-several engines, in `objective_unit`."""
+several engines, in `objective_unit`. `caveats`: what was guessed or assumed of the model."""
 
 
 def columns_of(ranking: Ranking) -> tuple[str, ...]:
@@ -76,6 +76,7 @@ def ranking_rows(ranking: Ranking, *, top: int | None = None) -> Iterator[dict[s
                 "confidence": ranking.question.confidence,
                 "lowest_opinion": lowest,
                 "highest_opinion": highest,
+                "caveats": None if config.kind is Kind.MEASURED else "; ".join(group.caveats) or None,
                 **{column: config.percentiles.get(name) for column, name in percentiles.items()},
             }
 

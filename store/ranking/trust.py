@@ -32,6 +32,8 @@ from gpuscout.sweeps.trust import ANY, TRUSTED_METRICS, Link, ObservedError, lin
 _CLASSES = sorted({precision_class(precision) for precision in PRECISIONS})
 _CLASS_OF = np.array([_CLASSES.index(precision_class(precision)) for precision in PRECISIONS])
 _LINKS = list(Link)
+_APPROXIMATE = "approximate"
+_KINDS = ("dense", "moe", _APPROXIMATE)
 _LOAD_FACTOR = 2
 _FEWEST_MODELS = 2
 # The better of two must be the better one with this probability; it is where a lead equals the joint error.
@@ -101,8 +103,7 @@ class Errors:
         }
         query = sa.select(models.c.id, models.c.architecture).where(models.c.id.in_(model_ids))
         architectures = connection.execute(query)
-        kinds = {row.id: "moe" if json.loads(row.architecture).get("experts") else "dense" for row in architectures}
-        return cls(seen, of_gpu, kinds)
+        return cls(seen, of_gpu, {row.id: _kind(json.loads(row.architecture)) for row in architectures})
 
     def nearest(self, place: Place, metric: str) -> Backing | None:
         """The errors that are nearest to an estimate; None: nothing was measured that says anything of it."""
@@ -143,7 +144,7 @@ class Errors:
             return result
         families = sorted({gpu.family for gpu in self.gpus.values()})
         family = _looked_up({row_id: families.index(gpu.family) for row_id, gpu in self.gpus.items()}, about["gpu_id"])
-        kind = _looked_up({row_id: int(name == "moe") for row_id, name in self.kinds.items()}, about["model_id"])
+        kind = _looked_up({row_id: _KINDS.index(name) for row_id, name in self.kinds.items()}, about["model_id"])
         fast = _looked_up({row_id: int(gpu.scale_up_gpus > 1) for row_id, gpu in self.gpus.items()}, about["gpu_id"])
         single, linked, pcie = (_LINKS.index(link) for link in (Link.SINGLE, Link.FAST, Link.PCIE))
         link = np.where(about["num_gpus"] == 1, single, np.where(fast == 1, linked, pcie))
@@ -152,18 +153,28 @@ class Errors:
         def code(engine: Any, family: Any, kind: Any, precision: Any, link: Any) -> Any:
             """One number for what must be the same; of columns, or of single values."""
             total = engine
-            for part, size in ((family, len(families)), (kind, 2), (precision, len(_CLASSES)), (link, len(_LINKS))):
+            for part, size in (
+                (family, len(families)),
+                (kind, len(_KINDS)),
+                (precision, len(_CLASSES)),
+                (link, len(_LINKS)),
+            ):
                 total = total * size + part
             return total
 
         codes = code(about["engine_id"].astype(np.int64), family, kind, precision, link)
         for (engine_id, name, model_kind, _), error in backing:
-            if name not in families or error.link not in _LINKS or error.precision not in _CLASSES:
+            if (
+                model_kind not in _KINDS
+                or name not in families
+                or error.link not in _LINKS
+                or error.precision not in _CLASSES
+            ):
                 continue
             wanted = code(
                 engine_id,
                 families.index(name),
-                int(model_kind == "moe"),
+                _KINDS.index(model_kind),
                 _CLASSES.index(error.precision),
                 _LINKS.index(Link(error.link)),
             )
@@ -173,6 +184,13 @@ class Errors:
             covered = (tp >= error.tp_from) & (tp <= (error.tp_to or np.inf)) & (load >= least) & (load <= most)
             result[alike[covered]] = True
         return result
+
+
+def _kind(architecture: Mapping[str, Any]) -> str:
+    """The kind of a stored model. What was seen on known architectures says nothing of one that was guessed."""
+    if architecture.get("approximate"):
+        return _APPROXIMATE
+    return "moe" if architecture.get("experts") else "dense"
 
 
 def _backs(error: ObservedError) -> bool:

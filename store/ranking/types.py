@@ -408,6 +408,7 @@ class Group:
     sellers        what is best at each provider's own prices, of those that have at least two of the GPU types; by name
     unranked       GPU types that qualify, but without a price or TDP that the objective needs, by name
     flips          prices within the range of providers at which another GPU type would be best: first of the best type
+    caveats        what was guessed or assumed of the model, in sentences
     """
 
     model: str
@@ -428,6 +429,7 @@ class Group:
     sellers: tuple[Seller, ...] = ()
     unranked: tuple[Unranked, ...] = ()
     flips: tuple[Flip, ...] = ()
+    caveats: tuple[str, ...] = ()
 
     @property
     def best(self) -> RankedConfig | None:

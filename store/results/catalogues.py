@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,19 +16,35 @@ from gpuscout.sweeps.errors import NoStoreError
 from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.models.architecture import ModelSpec
 
+# How stored architectures show that something about them was guessed or assumed.
+_DOUBTFUL = ('"approximate":true', '"assumed":')
+
 
 def stored_models(connection: sa.Connection, names: Sequence[str]) -> dict[str, ModelSpec]:
     """The architectures stored last under these names; names that are not stored are left out.
 
     An architecture written by a release that described models differently counts as not stored.
     """
+    # What was assumed while the Hub could not be asked must not stand in for its answer.
+    return {name: model for name, model in _described(connection, names).items() if model.assumed is None}
+
+
+def _described(connection: sa.Connection, names: Collection[str]) -> dict[str, ModelSpec]:
     query = sa.select(models.c.name, models.c.architecture).where(models.c.name.in_(names)).order_by(models.c.id)
     found = {}
     for name, text in connection.execute(query):
         with suppress(KeyError, TypeError, ValueError):
             found[name] = ModelSpec.from_dict(json.loads(text))
-    # What was assumed while the Hub could not be asked must not stand in for its answer.
-    return {name: model for name, model in found.items() if model.assumed is None}
+    return found
+
+
+def caveats_of(connection: sa.Connection, names: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """What answers about these models have to say, see `ModelSpec.caveats`; only of models with something to say."""
+    doubtful = sa.or_(*(models.c.architecture.contains(mark) for mark in _DOUBTFUL))
+    query = sa.select(models.c.name).where(models.c.name.in_(names), doubtful)
+    if not (marked := [name for (name,) in connection.execute(query)]):
+        return {}
+    return {name: model.caveats for name, model in _described(connection, marked).items() if model.caveats}
 
 
 class StoredModels:

@@ -46,7 +46,7 @@ def _print(expansion: Expansion, plan: Plan) -> None:
     )
     for part in sweep.engines:
         print(f"  {part.name}: {len(part.ladder)} concurrencies each, {part.ladder[0]} to {part.ladder[-1]}")
-    for notice in missing_engines(sweep):
+    for notice in (*missing_engines(sweep), *_caveats(sweep)):
         print(f"  {notice}")
     reasons = Counter[str]()
     for exclusion in census.exclusions:
@@ -60,6 +60,11 @@ def _print(expansion: Expansion, plan: Plan) -> None:
     computed = plan.to_compute - (sum(plan.hopeless.values()) if plan.hopeless else 0)
     takes = f"{duration(plan.work.seconds())} in one process" if computed else "nothing to do"
     print(f"  to compute    {computed:>9,}   {takes}")
+
+
+def _caveats(sweep: Sweep) -> list[str]:
+    """What was guessed or assumed of the models."""
+    return [caveat for model in sweep.models for caveat in model.architecture.caveats]
 
 
 def _axes(sweep: Sweep) -> str:
@@ -85,6 +90,7 @@ def _axes(sweep: Sweep) -> str:
 def _document(expansion: Expansion, plan: Plan) -> dict[str, object]:
     return {
         "sweep": expansion.sweep.name,
+        "caveats": _caveats(expansion.sweep),
         **picked(plan.census, "combinations", "tasks"),
         **picked(plan, stored_tasks="stored", tasks_to_compute="to_compute", operating_points_to_compute="points"),
         "expected_evaluating_s": round(plan.work.evaluating_s, 3),

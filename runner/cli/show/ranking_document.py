@@ -48,7 +48,7 @@ def _slo_document(slo: Slo) -> dict[str, object]:
 
 def _group_document(group: Group) -> dict[str, object]:
     return {
-        **picked(group, *CASE, "engine", "other_engines", "is_backed", ranked_configurations="candidates"),
+        **picked(group, *CASE, "engine", "other_engines", "caveats", "is_backed", ranked_configurations="candidates"),
         "configurations": [_document(config) for config in group.configs],
         "best_per_gpu": [_document(config) for config in group.best_per_gpu],
         "losers": [

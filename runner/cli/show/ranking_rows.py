@@ -61,6 +61,8 @@ def _for_readers(row: Row, config: RankedConfig) -> dict[str, object]:
     remarks = [name for name in ("interpolated", "queued") if row[name]]
     if config.assumed_tail is not None:
         remarks.append(f"percentiles assumed to be {config.assumed_tail:g} x the mean")
+    if row["caveats"] is not None:
+        remarks.append(str(row["caveats"]))
     return figures | {"trust": _trust(row), "remarks": ", ".join(remarks)}
 
 

@@ -19,6 +19,7 @@ from gpuscout.runner.cli.show.wording import (
     describe,
     figure,
     glued_limit,
+    guessed,
     load,
     measured_aside,
     name_of,
@@ -115,7 +116,7 @@ class _Block:
         self._header = ["best", *columns.values(), "behind" if self._top > 1 else "runner-up"]
         self._cells = {
             id(config): [
-                describe(config, group),
+                describe(config, group) + (f"{GLUE}?" if guessed(config, group) else ""),
                 *(_cell(self._ranking, config, name) for name in columns),
                 self._last(group, rows, place),
             ]
@@ -165,6 +166,8 @@ class _Block:
                     found += wrapped(told, self._width, indent=self._name_width + 6)
                 if not self._one_line and self._top == 1 and cells[-1]:
                     found += wrapped(f"runner-up: {cells[-1]}", self._width, indent=6)
+            for caveat in group.caveats:
+                found += wrapped(f"? {caveat}", self._width, indent=self._name_width + 6)
             for found_tie in group.ties[:1]:
                 found += wrapped(tie(found_tie, group), self._width, indent=self._name_width + 6)
         return found

@@ -18,6 +18,7 @@ from gpuscout.store.ranking.types import (
     Cause,
     Configuration,
     Group,
+    Kind,
     Operating,
     Question,
     RankedConfig,
@@ -154,6 +155,11 @@ def glued(text: str) -> str:
 def describe(config: Configuration, group: Group) -> str:
     """ "H200 x8 tp4 dp2 fp8" """
     return glued(configuration(config, group.input_len, group.output_len))
+
+
+def guessed(config: Configuration, group: Group) -> bool:
+    """Whether a row is an estimate for a model of which something was guessed or assumed."""
+    return bool(group.caveats) and config.kind is not Kind.MEASURED
 
 
 def glued_limit(slo: Slo) -> str:

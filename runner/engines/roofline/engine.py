@@ -74,7 +74,8 @@ class RooflineEngine:
 
     def intervals(self, cases: CaseColumns, points: Points) -> Intervals:
         """The 80 % intervals of operating points that this engine gave for these cases."""
-        factors = self.constants.intervals[regimes(points.concurrency, self._measured(cases)[points.task])]
+        regime = regimes(points.concurrency, self._measured(cases)[points.task], _approximate(cases)[points.task])
+        factors = self.constants.intervals[regime]
         figures = (points.ttft_ms, points.itl_ms, points.output_tokens_per_s)
         ends = [(figure * factors[:, m, 0], figure * factors[:, m, 1]) for m, figure in enumerate(figures)]
         return Intervals(*ends)
@@ -103,7 +104,7 @@ class RooflineEngine:
         constants = Physical(*(getattr(k, name)[:, None] for name in NAMES))
         operation = operate(columns, constants, running[:, None], concurrency)
         requests_per_s = concurrency / operation.e2e_s
-        regime = regimes(ladder[None, :], self._measured(cases)[:, None])
+        regime = regimes(ladder[None, :], self._measured(cases)[:, None], _approximate(cases)[:, None])
         known = interval_factors(self.constants.intervals)
         codes = np.array([code if code in known else -1 for code in range(len(self.constants.intervals))], np.int8)
         return Points(
@@ -118,6 +119,11 @@ class RooflineEngine:
             queued=operation.queued.ravel(),
             regime=codes[regime].ravel(),
         )
+
+
+def _approximate(cases: CaseColumns) -> npt.NDArray[np.bool_]:
+    """Which cases are of a model of which something had to be assumed."""
+    return np.array([model.approximate for model in cases.models], dtype=np.bool_)[cases.model]
 
 
 def _invalid(cases: CaseColumns) -> dict[int, str]:

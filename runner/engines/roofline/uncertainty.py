@@ -1,6 +1,7 @@
 """How sure the roofline engine is of a figure: 80 % intervals and errors from cross-validated residuals, by regime.
 
-A regime is a band of concurrency on a generation that was measured, or on one that was not. An interval is a pair of
+A regime is a band of concurrency on a generation that was measured, or on one that was not, for a model whose
+architecture is known or only approximate. An interval is a pair of
 factors: of the runs of models that a fit had not seen, 80 % lay between low x and high x what it said. Finer regimes
 (server, dense or MoE) were tried and carry less well to an unseen model: the runs are of too few models.
 """
@@ -23,6 +24,9 @@ BAND_NAMES = ("1-8", "9-64", "65-")
 # On generations outside the calibration logarithms are this many times as wide. Checked with AccelMark's runs on
 # Ampere, Ada, Turing and GeForce Blackwell, which no fit has seen.
 UNSEEN_WIDTH = 2.0
+# What the architecture of a model of no known family may be off by. `tests/assets/count_architectures.py` prints how
+# many of the architectures of transformers are counted within this factor when their family is hidden.
+APPROXIMATE_FACTOR = 1.2
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,12 @@ class Intervals:
     output_tokens_per_s: tuple[FloatArray, FloatArray]
 
 
-def regimes(concurrency: IntArray, seen: npt.NDArray[np.bool_]) -> IntArray:
+def regimes(
+    concurrency: IntArray, seen: npt.NDArray[np.bool_], approximate: npt.NDArray[np.bool_] | bool = False
+) -> IntArray:
     """The regime of every point: a row of the table of `interval_table`."""
-    codes: IntArray = np.searchsorted(BAND_ENDS, concurrency, side="left") + np.where(seen, 0, len(BAND_NAMES))
+    kind = np.where(seen, 0, 1) + np.where(approximate, 2, 0)
+    codes: IntArray = np.searchsorted(BAND_ENDS, concurrency, side="left") + kind * len(BAND_NAMES)
     return codes
 
 
@@ -45,7 +52,8 @@ def interval_table(factors: object) -> FloatArray:
 
     Without that part (a fit that was not cross-validated) nothing is known of errors: every factor is NaN.
     """
-    table = np.full((2 * len(BAND_NAMES), len(INTERVAL_METRICS), 2), np.nan)
+    known = 2 * len(BAND_NAMES)
+    table = np.full((2 * known, len(INTERVAL_METRICS), 2), np.nan)
     if factors is None:
         return table
     for m, metric in enumerate(INTERVAL_METRICS):
@@ -59,6 +67,9 @@ def interval_table(factors: object) -> FloatArray:
                 raise ValueError(f"intervals.{metric}.{band}: expected 0 < low <= high, got {pair!r}")
             table[b, m] = low, high
             table[len(BAND_NAMES) + b, m] = low**UNSEEN_WIDTH, high**UNSEEN_WIDTH
+    # Both errors are independent: their logarithms add up as squares.
+    ends = np.log(table[:known])
+    table[known:] = np.exp(np.hypot(ends, np.log(APPROXIMATE_FACTOR)) * np.array([-1.0, 1.0]))
     return table
 
 
