@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from gpuscout.runner.api.estimate import PerformanceEstimate as PerformanceEstimate
+    from gpuscout.runner.api.analysis import AnalysisConfig as AnalysisConfig
+    from gpuscout.runner.api.analysis import AnalysisMetrics as AnalysisMetrics
+    from gpuscout.runner.api.analysis import PerformanceAnalysis as PerformanceAnalysis
+    from gpuscout.runner.api.bentoml import BentoMLEstimator as BentoMLEstimator
+    from gpuscout.runner.api.estimate import estimate_many as estimate_many
     from gpuscout.runner.api.estimate import estimate_performance as estimate_performance
     from gpuscout.runner.api.estimate import estimate_performance_batch as estimate_performance_batch
     from gpuscout.runner.api.fit import MemoryFit as MemoryFit
@@ -21,12 +25,24 @@ if TYPE_CHECKING:
     from gpuscout.runner.api.model import KVCacheDetail as KVCacheDetail
     from gpuscout.runner.api.model import KVCacheGroup as KVCacheGroup
     from gpuscout.runner.api.model import ModelArchitecture as ModelArchitecture
+    from gpuscout.runner.api.performance import PerformanceEstimate as PerformanceEstimate
+    from gpuscout.runner.api.planner import find_possible_tp as find_possible_tp
+    from gpuscout.runner.api.planner import kv_cache_req as kv_cache_req
+    from gpuscout.runner.api.planner import max_context_len as max_context_len
+    from gpuscout.runner.api.planner import model_memory_req as model_memory_req
+    from gpuscout.runner.api.planner import model_total_params as model_total_params
     from gpuscout.runner.api.recommend import GPURecommender as GPURecommender
+    from gpuscout.runner.api.recommend import filter_recommendations_by_budget as filter_recommendations_by_budget
+    from gpuscout.runner.api.recommend import find_gpu_recommendations as find_gpu_recommendations
     from gpuscout.runner.api.recommend import recommend_gpus as recommend_gpus
-    from gpuscout.runner.api.recommendations import GPURecommendation as GPURecommendation
-    from gpuscout.runner.api.recommendations import GPURecommendations as GPURecommendations
+    from gpuscout.runner.api.results import GPURecommendation as GPURecommendation
+    from gpuscout.runner.api.results import GPURecommendations as GPURecommendations
+    from gpuscout.runner.api.results import RecommendationResult as RecommendationResult
+    from gpuscout.runner.api.results import RecommendationWithPerformance as RecommendationWithPerformance
     from gpuscout.runner.api.run import expand as expand
     from gpuscout.runner.api.run import run as run
+    from gpuscout.runner.engines.llm_optimizer import parse_bentoml_output as parse_bentoml_output
+    from gpuscout.runner.engines.llm_optimizer import parse_llm_optimizer_output as parse_llm_optimizer_output
     from gpuscout.runner.execution.controller import RunCallbacks as RunCallbacks
     from gpuscout.runner.execution.controller import RunReport as RunReport
     from gpuscout.runner.resolve.spec import resolve_model as resolve_model
@@ -58,39 +74,75 @@ if TYPE_CHECKING:
 
 # Where each name comes from, for everybody but type checkers.
 _HOMES = {
-    "runner.api.estimate": ("estimate_performance", "estimate_performance_batch", "PerformanceEstimate"),
-    "runner.api.fit": ("fit_memory", "MemoryFit"),
-    "runner.api.gpus": ("get_gpu_spec", "list_available_gpus"),
-    "runner.api.model": ("KVCacheDetail", "KVCacheGroup", "ModelArchitecture"),
-    "runner.api.recommend": ("GPURecommender", "recommend_gpus"),
-    "runner.api.recommendations": ("GPURecommendation", "GPURecommendations"),
-    "runner.api.run": ("expand", "run"),
-    "runner.execution.controller": ("RunCallbacks", "RunReport"),
-    "runner.resolve.spec": ("resolve_model",),
-    "store.database.connect": ("open_store", "Store"),
-    "store.prices.prices": ("PriceRules",),
-    "store.queries.frames": ("to_dataframe",),
-    "store.queries.pareto": ("pareto",),
-    "store.queries.points": ("query",),
-    "store.ranking.rank": ("Question", "rank", "Ranking"),
-    "sweeps.cases": ("Case",),
-    "sweeps.errors": ("GpuscoutError",),
-    "sweeps.gpus.catalogue": ("GPUCatalogue", "GpuCatalogue"),
-    "sweeps.gpus.gpu": ("GPUSpec", "GpuSpec"),
-    "sweeps.gpus.library": ("GPU_LIBRARY", "GPULibrary"),
-    "sweeps.models.architecture": ("Architecture", "ModelSpec"),
-    "sweeps.models.catalogue": ("ModelCatalogue",),
-    "sweeps.slo": ("parse_slo",),
-    "sweeps.spec.spec": ("load_spec", "parse_spec", "spec_from_mapping", "SweepSpec"),
+    "AnalysisConfig": "runner.api.analysis",
+    "AnalysisMetrics": "runner.api.analysis",
+    "Architecture": "sweeps.models.architecture",
+    "BentoMLEstimator": "runner.api.bentoml",
+    "Case": "sweeps.cases",
+    "estimate_many": "runner.api.estimate",
+    "estimate_performance": "runner.api.estimate",
+    "estimate_performance_batch": "runner.api.estimate",
+    "expand": "runner.api.run",
+    "filter_recommendations_by_budget": "runner.api.recommend",
+    "find_gpu_recommendations": "runner.api.recommend",
+    "find_possible_tp": "runner.api.planner",
+    "fit_memory": "runner.api.fit",
+    "get_gpu_spec": "runner.api.gpus",
+    "GPU_LIBRARY": "sweeps.gpus.library",
+    "GPUCatalogue": "sweeps.gpus.catalogue",
+    "GpuCatalogue": "sweeps.gpus.catalogue",
+    "GPULibrary": "sweeps.gpus.library",
+    "GPURecommendation": "runner.api.results",
+    "GPURecommendations": "runner.api.results",
+    "GPURecommender": "runner.api.recommend",
+    "GpuscoutError": "sweeps.errors",
+    "GPUSpec": "sweeps.gpus.gpu",
+    "GpuSpec": "sweeps.gpus.gpu",
+    "kv_cache_req": "runner.api.planner",
+    "KVCacheDetail": "runner.api.model",
+    "KVCacheGroup": "runner.api.model",
+    "list_available_gpus": "runner.api.gpus",
+    "load_spec": "sweeps.spec.spec",
+    "max_context_len": "runner.api.planner",
+    "MemoryFit": "runner.api.fit",
+    "model_memory_req": "runner.api.planner",
+    "model_total_params": "runner.api.planner",
+    "ModelArchitecture": "runner.api.model",
+    "ModelCatalogue": "sweeps.models.catalogue",
+    "ModelSpec": "sweeps.models.architecture",
+    "open_store": "store.database.connect",
+    "pareto": "store.queries.pareto",
+    "parse_bentoml_output": "runner.engines.llm_optimizer",
+    "parse_llm_optimizer_output": "runner.engines.llm_optimizer",
+    "parse_slo": "sweeps.slo",
+    "parse_spec": "sweeps.spec.spec",
+    "PerformanceAnalysis": "runner.api.analysis",
+    "PerformanceEstimate": "runner.api.performance",
+    "PriceRules": "store.prices.prices",
+    "query": "store.queries.points",
+    "Question": "store.ranking.rank",
+    "rank": "store.ranking.rank",
+    "Ranking": "store.ranking.rank",
+    "recommend_gpus": "runner.api.recommend",
+    "RecommendationResult": "runner.api.results",
+    "RecommendationWithPerformance": "runner.api.results",
+    "resolve_model": "runner.resolve.spec",
+    "run": "runner.api.run",
+    "RunCallbacks": "runner.execution.controller",
+    "RunReport": "runner.execution.controller",
+    "spec_from_mapping": "sweeps.spec.spec",
+    "Store": "store.database.connect",
+    "SweepSpec": "sweeps.spec.spec",
+    "to_dataframe": "store.queries.frames",
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-__all__ = sorted(_HOME_OF)
+
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOME_OF:
+    if name not in _HOMES:
         raise AttributeError(f"module 'gpuscout' has no attribute {name!r}")
-    return getattr(import_module(f"gpuscout.{_HOME_OF[name]}"), name)
+    return getattr(import_module(f"gpuscout.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

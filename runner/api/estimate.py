@@ -1,113 +1,35 @@
-"""`estimate_performance`: what one deployment does at one batch size, or many of them, from an engine by its name."""
+"""`estimate_performance` and its relatives: what deployments do at a batch size, from an engine by its name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
 from gpuscout.runner.api.cases import StoreLike, answer_cases, opened
 from gpuscout.runner.api.estimate_requests import EstimateRequest, Lookup, Prepared, parse_request
-from gpuscout.runner.api.model import ModelArchitecture
+from gpuscout.runner.api.model import ModelArchitecture, ModelLike
+from gpuscout.runner.api.performance import PerformanceEstimate, estimate_of
 from gpuscout.store.prices.books import prices_for
 from gpuscout.store.prices.prices import PriceRules, Prices
 from gpuscout.store.queries.answers import StoredAnswer
-from gpuscout.store.ranking.measures import value_of
+from gpuscout.store.ranking.types import Configuration
 from gpuscout.store.results.catalogues import StoredModels
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.gpus.library import gpus_with
 from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.sweep import EnginePart
+from gpuscout.sweeps.workloads import Workload
 
 _SWEEP = "estimate_performance"
 PricesLike = Mapping[str, float] | PriceRules
 
 
-@dataclass(frozen=True)
-class PerformanceEstimate:
-    """What an engine says of one deployment at one batch size, or in `error` why there is no such answer.
-
-    The first fields repeat what was asked, with names and precisions looked up as far as they could be. Latencies are
-    means. Throughputs are of the whole deployment, memory is per GPU (GiB, 2^30 bytes), money is in USD. None: not
-    known; of an invalid estimate all figures are None but the memory of one that does not fit.
-
-    batch_size          requests in flight in the whole deployment
-    ttft_ms             time to the first token; waiting for a place in the KV cache included
-    itl_ms              (E2E - TTFT) / (output tokens - 1), what vLLM calls TPOT
-    bound               what limits a decode step: memory, compute, communication, overhead or unknown
-    queued              whether the KV caches hold fewer than `batch_size` requests: the others wait
-    interpolated        whether it lies between batch sizes that the engine answered, at a limit (`recommend_gpus` only)
-    memory_needed_gib   without which not even one request runs; `memory_usable_gib` is what the server may use
-    ttft_ms_low, …_high between them a measured value is expected with a probability of 80 %; of every figure that has
-                        such fields. None: the engine does not say how sure it is
-    usd_per_hour        of all GPUs; `cost_usd_per_mtok` of a million output tokens, when all are used all the time
-    fingerprint         identifies what determines the engine's numbers: other fingerprint, other numbers
-    outcome             ok, does_not_fit, not_supported, unknown_model, invalid; or a failure: error, timeout, …
-    """
-
-    model_id: str
-    gpu_name: str
-    num_gpus: int | None = None
-    tensor_parallel_size: int | None = None
-    input_length: int | None = None
-    output_length: int | None = None
-    batch_size: int | None = None
-    precision: str | None = None
-    kv_precision: str | None = None
-    context_length: int | None = None
-    server: str | None = None
-    gpu_memory_utilization: float | None = None
-    ttft_ms: float | None = None
-    itl_ms: float | None = None
-    e2e_s: float | None = None
-    output_tokens_per_s: float | None = None
-    requests_per_s: float | None = None
-    bound: str | None = None
-    queued: bool | None = None
-    interpolated: bool = False
-    memory_needed_gib: float | None = None
-    memory_usable_gib: float | None = None
-    kv_capacity_tokens: int | None = None
-    ttft_ms_low: float | None = None
-    ttft_ms_high: float | None = None
-    itl_ms_low: float | None = None
-    itl_ms_high: float | None = None
-    e2e_s_low: float | None = None
-    e2e_s_high: float | None = None
-    output_tokens_per_s_low: float | None = None
-    output_tokens_per_s_high: float | None = None
-    requests_per_s_low: float | None = None
-    requests_per_s_high: float | None = None
-    usd_per_hour: float | None = None
-    cost_usd_per_mtok: float | None = None
-    engine: str | None = None
-    fingerprint: str | None = None
-    kind: str = "estimated"
-    outcome: str = Outcome.OK.value
-    error: str | None = None
-
-    def is_valid(self) -> bool:
-        """Whether there are figures; otherwise `error` says why not."""
-        return self.error is None
-
-    @property
-    def output_tokens_per_s_per_gpu(self) -> float | None:
-        """Output tokens per second and GPU."""
-        if self.output_tokens_per_s is None or self.num_gpus is None:
-            return None
-        return self.output_tokens_per_s / self.num_gpus
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields as JSON types, and `output_tokens_per_s_per_gpu`."""
-        return asdict(self) | {"output_tokens_per_s_per_gpu": self.output_tokens_per_s_per_gpu}
-
-
 def estimate_performance(
-    model_id: str | Path | ModelArchitecture,
+    model_id: ModelLike,
     gpu_name: str,
     num_gpus: int | None = None,
     tensor_parallel_size: int | None = None,
@@ -126,11 +48,11 @@ def estimate_performance(
     gpu_file: str | Path | None = None,
     store: StoreLike | None = None,
 ) -> PerformanceEstimate:
-    """What `num_gpus` GPUs serving a model do with `batch_size` requests in flight, all of these lengths (tokens).
+    """Estimate what `num_gpus` GPUs serving a model do with `batch_size` requests in flight of these lengths (tokens).
 
     A request that cannot be answered (a name nobody knows, sizes that cannot be, a model that does not fit, a failing
     engine) is no exception: `error` says what is wrong, with the nearest names. For many estimates
-    `estimate_performance_batch` is much faster than a loop.
+    `estimate_many` is much faster than a loop.
 
     model_id, gpu_name      as in a sweep spec: a catalogue name, org/name of the Hub, ./folder; H200, "nvidia h200" …
     num_gpus                in all; None: as many as `tensor_parallel_size`. More than that are replicas (data parallel)
@@ -169,14 +91,106 @@ def estimate_performance(
         "gpu_memory_utilization": gpu_memory_utilization,
         "engine": engine,
     }
-    (estimate,) = estimate_performance_batch(
-        [request], prices=prices, hf_token=hf_token, gpu_file=gpu_file, store=store
-    )
+    (estimate,) = estimate_many([request], prices=prices, hf_token=hf_token, gpu_file=gpu_file, store=store)
     return estimate
 
 
+Request = Mapping[str, object]
+
+
+@overload
 def estimate_performance_batch(
-    requests: Iterable[Mapping[str, object]],
+    model_id: ModelLike,
+    gpu_configs: Iterable[tuple[str, int]],
+    input_length: int = 1024,
+    output_length: int = 512,
+    tensor_parallel_size: int | None = None,
+    *,
+    batch_size: int = 1,
+    precision: str | None = None,
+    kv_precision: str | None = None,
+    context_length: int | None = None,
+    server: str = "vllm",
+    gpu_memory_utilization: float = 0.9,
+    engine: str | Mapping[str, object] = "roofline",
+    prices: PricesLike | None = None,
+    hf_token: str | None = None,
+    gpu_file: str | Path | None = None,
+    store: StoreLike | None = None,
+) -> dict[str, PerformanceEstimate]: ...
+@overload
+def estimate_performance_batch(
+    model_id: Iterable[Request],
+    *,
+    engine: str | Mapping[str, object] = "roofline",
+    prices: PricesLike | None = None,
+    hf_token: str | None = None,
+    gpu_file: str | Path | None = None,
+    store: StoreLike | None = None,
+) -> list[PerformanceEstimate]: ...
+def estimate_performance_batch(
+    model_id: ModelLike | Iterable[Request],
+    gpu_configs: Iterable[tuple[str, int]] | None = None,
+    input_length: int = 1024,
+    output_length: int = 512,
+    tensor_parallel_size: int | None = None,
+    *,
+    batch_size: int = 1,
+    precision: str | None = None,
+    kv_precision: str | None = None,
+    context_length: int | None = None,
+    server: str = "vllm",
+    gpu_memory_utilization: float = 0.9,
+    engine: str | Mapping[str, object] = "roofline",
+    prices: PricesLike | None = None,
+    hf_token: str | None = None,
+    gpu_file: str | Path | None = None,
+    store: StoreLike | None = None,
+) -> dict[str, PerformanceEstimate] | list[PerformanceEstimate]:
+    """Estimate one model on several numbers of GPUs: the estimates by "GPUxN", as the GPUs are called here.
+
+    `gpu_configs` are pairs of a GPU's name and a number of GPUs; all other arguments, and what is raised, are those of
+    `estimate_performance`. One configuration that cannot be estimated does not disturb the others. Raises InputError
+    for what is no such pair. Given requests instead of a model, the same as `estimate_many`.
+
+    >>> estimates = estimate_performance_batch("Qwen/Qwen3-8B", [("H100", 1), ("A100", 2)], 2000, 256)
+    >>> {name: estimate.is_valid() for name, estimate in estimates.items()}
+    {'H100x1': True, 'A100x2': True}
+    """
+    if gpu_configs is None:
+        if isinstance(model_id, str | Path | ModelArchitecture):
+            raise InputError("gpu_configs is missing", hint='for example [("H100", 1), ("H100", 2)]')
+        return estimate_many(model_id, engine=engine, prices=prices, hf_token=hf_token, gpu_file=gpu_file, store=store)
+    shared = {
+        "model_id": model_id,
+        "tensor_parallel_size": tensor_parallel_size,
+        "input_length": input_length,
+        "output_length": output_length,
+        "batch_size": batch_size,
+        "precision": precision,
+        "kv_precision": kv_precision,
+        "context_length": context_length,
+        "server": server,
+        "gpu_memory_utilization": gpu_memory_utilization,
+        "engine": engine,
+    }
+    pairs = [_pair(number, config) for number, config in enumerate(gpu_configs)]
+    requests = [{**shared, "gpu_name": gpu, "num_gpus": count} for gpu, count in pairs]
+    estimates = estimate_many(requests, prices=prices, hf_token=hf_token, gpu_file=gpu_file, store=store)
+    return {f"{gpu}x{count}": estimate for (gpu, count), estimate in zip(pairs, estimates, strict=True)}
+
+
+def _pair(number: int, config: object) -> tuple[object, object]:
+    if isinstance(config, Sequence) and not isinstance(config, str) and len(config) == 2:
+        return config[0], config[1]
+    raise InputError(
+        f"gpu_configs[{number}]: expected a GPU name and a number of GPUs, got {config!r}",
+        hint='for example [("H100", 1), ("H100", 2)]',
+    )
+
+
+def estimate_many(
+    requests: Iterable[Request],
     *,
     engine: str | Mapping[str, object] = "roofline",
     prices: PricesLike | None = None,
@@ -184,7 +198,7 @@ def estimate_performance_batch(
     gpu_file: str | Path | None = None,
     store: StoreLike | None = None,
 ) -> list[PerformanceEstimate]:
-    """The estimates of many requests, in their order; a bad one does not disturb the others.
+    """Estimate many requests, in their order; a bad one does not disturb the others.
 
     A request is a mapping of arguments of `estimate_performance` (`model_id` to `gpu_memory_utilization`, and
     `engine`, for which the argument here is the default); None and what is left out mean the default. Every estimate
@@ -192,11 +206,10 @@ def estimate_performance_batch(
 
     >>> sizes = (1, 8, 64)
     >>> batch = [{"model_id": "gpt-oss-120b", "gpu_name": "H200", "batch_size": size} for size in sizes]
-    >>> [round(estimate.output_tokens_per_s) for estimate in estimate_performance_batch(batch)] == sorted(
-    ...     round(estimate.output_tokens_per_s) for estimate in estimate_performance_batch(batch)
-    ... )
+    >>> speeds = [estimate.output_tokens_per_s for estimate in estimate_many(batch)]
+    >>> speeds == sorted(speeds)
     True
-    >>> bad = estimate_performance_batch([*batch, {"model_id": "gpt-oss-120b", "gpu": "H200"}])[-1]
+    >>> bad = estimate_many([*batch, {"model_id": "gpt-oss-120b", "gpu": "H200"}])[-1]
     >>> bad.is_valid(), bad.outcome
     (False, 'invalid')
     """
@@ -240,15 +253,6 @@ def price_rules(prices: PricesLike | None, gpus: GPUCatalogue) -> PriceRules:
             raise InputError(f"{usd!r} is no price for {name}", hint="USD per GPU hour, for example {'H200': 2.8}")
         overrides[gpus.resolve(name).name] = float(usd)
     return PriceRules(overrides=overrides)
-
-
-def interval_ends(intervals: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
-    """Intervals by metric as the fields of a `PerformanceEstimate`."""
-    return {
-        f"{metric}_{end}": value
-        for metric, ends in intervals.items()
-        for end, value in zip(("low", "high"), ends, strict=True)
-    }
 
 
 def in_one_line(error: InputError) -> str:
@@ -302,42 +306,31 @@ def _estimate(asked: Prepared, answer: StoredAnswer, prices: Prices) -> Performa
     case, engine = asked.case, asked.engine
     error = _error(asked, answer)
     price = prices.known.get(case.gpu.name)
-    usd_per_hour = None if price is None else price.per_hour(case.num_gpus).usd
-    tokens = answer.output_tokens_per_s
-    cost = (
-        value_of("cost", {"output_tokens_per_s": tokens}, case.num_gpus, usd_per_hour, None)
-        if (usd_per_hour is not None and tokens)
-        else None
-    )
-    return PerformanceEstimate(
-        model_id=case.model.name,
-        gpu_name=case.gpu.name,
+    config = Configuration(
+        task_id=None,
+        gpu=case.gpu.name,
         num_gpus=case.num_gpus,
-        tensor_parallel_size=case.tensor_parallel,
-        input_length=case.input_len,
-        output_length=case.output_len,
-        batch_size=asked.batch_size,
+        tensor_parallel=case.tensor_parallel,
+        pipeline_parallel=case.pipeline_parallel,
+        data_parallel=case.data_parallel,
+        expert_parallel=case.expert_parallel,
         precision=case.precision.value,
         kv_precision=case.kv_precision.value,
-        context_length=case.context_len,
         server=case.server,
         gpu_memory_utilization=case.gpu_memory_utilization,
-        ttft_ms=answer.ttft_ms,
-        itl_ms=answer.itl_ms,
-        e2e_s=answer.e2e_s,
-        output_tokens_per_s=tokens,
-        requests_per_s=answer.requests_per_s,
-        bound=answer.bound,
-        queued=answer.queued,
-        memory_needed_gib=answer.needed_gib,
-        memory_usable_gib=answer.usable_gib,
-        kv_capacity_tokens=answer.kv_capacity_tokens,
-        **interval_ends(answer.intervals),
-        usd_per_hour=usd_per_hour,
-        cost_usd_per_mtok=cost,
+        max_model_len=case.context_len,
         engine=engine.name,
         fingerprint=engine.fingerprint,
-        outcome=(Outcome.DOES_NOT_FIT if error and answer.outcome is Outcome.OK else answer.outcome).value,
+    )
+    return estimate_of(
+        case.model,
+        Workload(_SWEEP, case.input_len, case.output_len),
+        config,
+        asked.batch_size,
+        point=answer,
+        memory=answer,
+        usd_per_hour=None if price is None else price.per_hour(case.num_gpus).usd,
+        outcome=Outcome.DOES_NOT_FIT if error and answer.outcome is Outcome.OK else answer.outcome,
         error=error,
     )
 

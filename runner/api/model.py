@@ -1,4 +1,4 @@
-"""`ModelArchitecture`: what a model needs, before any GPU is named: parameters, precisions, memory, parallelism."""
+"""`ModelArchitecture`: the needs of a model before any GPU is named: parameters, precisions, memory, parallelism."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gpuscout.runner.api.cases import StoreLike
 
 GB = 1e9
+_TORCH = {Precision.FP32: "float32", Precision.FP16: "float16", Precision.BF16: "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class KVCacheGroup:
 
 @dataclass(frozen=True)
 class KVCacheDetail:
-    """What `batch_size` sequences of `context_length` tokens keep, over all layers and all GPUs. GB are 10^9 bytes.
+    """The KV caches of `batch_size` sequences of `context_length` tokens, over all layers and GPUs. GB are 10^9 bytes.
 
     `attention_kind` says for people which heads share a cache (MHA, GQA, MQA, MLA) and what other layers do instead.
     """
@@ -54,6 +55,26 @@ class KVCacheDetail:
     bytes_per_sequence: float
     total_gb: float
     groups: tuple[KVCacheGroup, ...]
+
+    @property
+    def attention_type(self) -> str:
+        """The same as `attention_kind`."""
+        return self.attention_kind
+
+    @property
+    def per_token_memory_bytes(self) -> float:
+        """The same as `bytes_per_token`."""
+        return self.bytes_per_token
+
+    @property
+    def per_request_kv_cache_gb(self) -> float:
+        """What one sequence keeps, in GB (10^9 bytes)."""
+        return self.bytes_per_sequence / GB
+
+    @property
+    def kv_cache_size_gb(self) -> float:
+        """The same as `total_gb`."""
+        return self.total_gb
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
@@ -70,8 +91,8 @@ class ModelArchitecture:
     ('openai/gpt-oss-120b', 116829156672, True)
     >>> model.inferred_precision.value, model.inferred_kv_precision.value
     ('fp4', 'bf16')
-    >>> model.possible_tensor_parallel_sizes
-    (1, 2, 4, 8, 16, 32, 64)
+    >>> model.possible_tensor_parallel_sizes()
+    [1, 2, 4, 8, 16, 32, 64]
     >>> round(model.model_memory_gb(), 1)
     65.2
     """
@@ -111,9 +132,29 @@ class ModelArchitecture:
         return self.architecture.name
 
     @property
+    def model_name(self) -> str:
+        """The part of `model_id` after the slash."""
+        return self.model_id.rpartition("/")[2]
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What is assumed or approximate about the model, in sentences; empty: nothing."""
+        return self.architecture.caveats
+
+    @property
     def parameters(self) -> int:
         """How many weights the checkpoint holds, vision towers included."""
         return self.architecture.total_parameters
+
+    @property
+    def num_parameters(self) -> int:
+        """The same as `parameters`."""
+        return self.parameters
+
+    @property
+    def num_parameters_billions(self) -> float:
+        """`parameters` in units of 10^9."""
+        return self.parameters / 1e9
 
     @property
     def active_parameters(self) -> int:
@@ -141,22 +182,37 @@ class ModelArchitecture:
         return self.architecture.kv_precision
 
     @property
+    def inferred_precision_name(self) -> str:
+        """The name of `inferred_precision`: bf16, fp8, int4-weight-only …"""
+        return self.inferred_precision.value
+
+    @property
+    def inferred_dtype(self) -> str:
+        """The dtype that layers which are not quantised compute in, as PyTorch writes it: "torch.bfloat16"."""
+        return f"torch.{_TORCH.get(self.inferred_precision, 'bfloat16')}"
+
+    @property
+    def inferred_kv_cache_dtype(self) -> str:
+        """The dtype of the KV cache: as PyTorch writes it, or the word of vLLM's --kv-cache-dtype ("fp8")."""
+        kept = self.inferred_kv_precision
+        return f"torch.{_TORCH[kept]}" if kept in _TORCH else kept.value
+
+    @property
     def attention_kind(self) -> str:
         """For people: "GQA", "GQA + sliding window", "MLA", "GQA + Mamba" …"""
         return self.architecture.attention_kind
 
-    @property
     def max_context_length(self) -> int | None:
         """The longest sequence, in tokens; None where the configuration does not say."""
         return self.architecture.max_context
 
-    @property
-    def possible_tensor_parallel_sizes(self) -> tuple[int, ...]:
+    def possible_tensor_parallel_sizes(self) -> list[int]:
         """All sizes that a server accepts (`ModelSpec.tensor_parallel_sizes`), ascending.
 
         Most nodes have 8 GPUs: larger sizes span nodes.
         """
-        return self.architecture.tensor_parallel_sizes(max(group.heads for group in self.architecture.attention))
+        heads = max((group.heads for group in self.architecture.attention), default=1)
+        return list(self.architecture.tensor_parallel_sizes(heads))
 
     def model_memory_gb(self, precision: str | None = None) -> float:
         """GB of the weights, over all GPUs; None: as the checkpoint is. Raises UnknownNameError for no precision.
@@ -224,8 +280,8 @@ class ModelArchitecture:
         self,
         context_length: int | None = None,
         batch_size: int = 1,
-        *,
         precision: str | None = None,
+        *,
         kv_precision: str | None = None,
         tensor_parallel_size: int = 1,
     ) -> float:
@@ -246,8 +302,10 @@ class ModelArchitecture:
         tokens, batch = self._length(context_length), _at_least_one("batch_size", batch_size)
         tp = _at_least_one("tensor_parallel_size", tensor_parallel_size)
         if tp not in self.architecture.tensor_parallel_sizes(tp):
-            sizes = ", ".join(map(str, self.possible_tensor_parallel_sizes))
-            raise InputError(f"tensor_parallel_size: {tp} is none of {self.model_id}'s", hint=f"possible are {sizes}")
+            sizes = ", ".join(map(str, self.possible_tensor_parallel_sizes()))
+            raise InputError(
+                f"tensor_parallel_size: {tp} does not divide {self.model_id}", hint=f"possible are {sizes}"
+            )
         case = Case(
             model=self.architecture,
             gpu=next(iter(GPUCatalogue.load())),
@@ -265,15 +323,20 @@ class ModelArchitecture:
     def _length(self, context_length: int | None) -> int:
         if context_length is not None:
             return _at_least_one("context_length", context_length)
-        if self.max_context_length is None:
+        longest = self.max_context_length()
+        if longest is None:
             raise InputError(f"{self.model_id} does not say how long its context is", hint="give context_length")
-        return self.max_context_length
+        return longest
 
     def _precision(self, name: str | None) -> Precision:
         return _named("precision", name, PRECISIONS, self.inferred_precision)
 
     def _kv_precision(self, name: str | None) -> Precision:
         return _named("KV precision", name, KV_PRECISIONS, self.inferred_kv_precision)
+
+
+ModelLike = str | Path | ModelArchitecture
+"""A model in any form that the functions of the API take."""
 
 
 def _found(model_id: str, token: str | None, revision: str | None, store: StoreLike | None) -> FoundModel:
@@ -289,9 +352,14 @@ def _found(model_id: str, token: str | None, revision: str | None, store: StoreL
 def _named(what: str, name: str | None, allowed: tuple[Precision, ...], native: Precision) -> Precision:
     if name is None:
         return native
-    if (precision := precision_called(name) if isinstance(name, str) else None) not in allowed:
+    if not isinstance(name, str):
+        raise InputError(f"{what} must be a string, got {name!r}", hint=f"one of {', '.join(allowed)}")
+    if name == "native":
+        return native
+    meant = precision_called(name)
+    if meant not in allowed:
         raise UnknownNameError(what, name, nearest(name, allowed), hint=f"one of {', '.join(allowed)}")
-    return precision
+    return meant
 
 
 def _at_least_one(what: str, number: int) -> int:

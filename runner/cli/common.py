@@ -54,9 +54,14 @@ def _console(stream: Any) -> Console:
     return Console(file=stream, highlight=False, soft_wrap=False, width=width, emoji=False, markup=False)
 
 
-def print_json(document: Mapping[str, object]) -> None:
+def json_text(document: Mapping[str, object]) -> str:
     """One document for machines; keys carry units and never change meaning within a `schema_version`."""
-    print(json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=2, default=str, allow_nan=False))
+    return json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=2, default=str, allow_nan=False)
+
+
+def print_json(document: Mapping[str, object]) -> None:
+    """Print one document for machines."""
+    print(json_text(document))
 
 
 def print_table(

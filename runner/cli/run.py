@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, print_json
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, json_text
 from gpuscout.runner.cli.options import grouped
 from gpuscout.runner.cli.show.document import picked
 from gpuscout.runner.cli.sweep_options import AskOptions, ExecutionOptions, GpuFile, SweepFlags
@@ -28,6 +28,9 @@ _EXIT_FAILURES = 5
 Spec = Annotated[Path | None, typer.Argument(help="A sweep spec (YAML). Without it, the flags below make one.")]
 SaveSpec = Annotated[
     Path | None, typer.Option("--save-spec", help="Write the sweep to this file, as a spec that asks the same.")
+]
+OutputJson = Annotated[
+    Path | None, typer.Option("--output-json", metavar="FILE", help="Write to a file what --json prints.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Let --save-spec replace a file that exists.")]
 
@@ -48,6 +51,7 @@ def run(
     gpu_file: GpuFile = None,
     save_spec: SaveSpec = None,
     force: Force = False,
+    output_json: OutputJson = None,
     db: Db = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
@@ -70,6 +74,7 @@ def run(
             partial(api.run, sweep_spec, store, expansion=expansion),
             asked,
             json=json,
+            output_json=output_json,
             **execution.arguments(gpu_file),
         )
 
@@ -81,6 +86,7 @@ def run_and_report(
     question: dict[str, Any],
     *,
     json: bool,
+    output_json: Path | None = None,
     **options: Unpack[RunOptions],
 ) -> None:
     """Run a sweep with a line that moves, then print what to buy. Exit status 5 when tasks have failed."""
@@ -106,8 +112,11 @@ def run_and_report(
         if not report.open_failures:
             raise
         # Everything failed: the summary says so, and the exit status that of failures.
+    document = {"run": _report_document(report), **(ranking_document(ranking) if ranking else {})}
+    if output_json is not None:
+        _write(json_text(document) + "\n", output_json, force=True)
     if json:
-        print_json({"run": _report_document(report), **(ranking_document(ranking) if ranking else {})})
+        print(json_text(document))
     else:
         if ranking:
             print_ranking(ranking)
@@ -154,9 +163,13 @@ def _asking(spec: SweepSpec, asked: dict[str, Any], gpu_file: Path | None) -> Sw
 
 
 def _save(spec: SweepSpec, file: Path, *, force: bool) -> None:
+    _write(spec.to_yaml(directory=str(file.parent)), file, force=force)
+
+
+def _write(text: str, file: Path, *, force: bool) -> None:
     try:
         with file.open("w" if force else "x", encoding="utf-8") as stream:
-            stream.write(spec.to_yaml(directory=str(file.parent)))
+            stream.write(text)
     except FileExistsError as error:
         raise InputError(f"{file} exists already", hint="--force replaces it") from error
     except OSError as error:

@@ -34,7 +34,7 @@ class SweepFlags:
     workload: Annotated[Many, _sweep("--workload", help="A preset; repeat for more.")] = None
     input_len: Annotated[int | None, _sweep("--input-len", help="Input tokens.")] = None
     output_len: Annotated[int | None, _sweep("--output-len", help="Output tokens.")] = None
-    tp: Annotated[str | None, _sweep("--tp", help="auto, or sizes: 1,2,4.")] = None
+    tp: Annotated[str | None, _sweep("--tp", "--num-gpus", help="GPUs of a deployment: auto, or 1,2,4.")] = None
     precision: Annotated[Many, _sweep("--precision", help="native, fp8, bf16 …; repeat for more.")] = None
     server: Annotated[Many, _sweep("--server", help=f"{ONE_OF_SERVERS}; repeat.")] = None
     concurrency: Annotated[str | None, _sweep("--concurrency", help="Requests in flight: 1,8,64.")] = None
@@ -105,15 +105,16 @@ class SweepFlags:
 class AskOptions:
     """What is asked of the store when a sweep has run."""
 
-    objective: Annotated[str | None, typer.Option("--objective", help="What to rank by in the end.")] = None
+    objective: Annotated[str | None, typer.Option("--objective", "--metric", help="What to rank by in the end.")] = None
     slo: Annotated[Many, typer.Option("--slo", help="A limit: 'ttft<=500ms'; repeat for more.")] = None
 
     def question(self, spec: SweepSpec) -> dict[str, Any]:
         """What to ask the store in the end: flags replace what the spec says."""
         from gpuscout.store.ranking.types import DEFAULT_OBJECTIVE, measure_of
-        from gpuscout.sweeps.slo import parse_slo
+        from gpuscout.sweeps.slo import OBJECTIVE_SYNONYMS, parse_slo
 
-        chosen = self.objective or spec.objective or DEFAULT_OBJECTIVE
+        asked = OBJECTIVE_SYNONYMS.get(self.objective or "", self.objective)
+        chosen = asked or spec.objective or DEFAULT_OBJECTIVE
         measure_of(chosen)  # an objective that is none is better refused before the sweep than after it
         return {"objective": chosen, "slos": tuple(map(parse_slo, self.slo)) if self.slo else spec.slo}
 

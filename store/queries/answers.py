@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,7 @@ class StoredAnswer:
 
     `needed_gib` and `usable_gib` are per GPU (2^30 bytes), throughputs and `kv_capacity_tokens` of the deployment.
     `intervals`: of each metric where a measured value is expected with a probability of 80 %; empty: not known.
+    `extras` is what only this engine reports of the task.
     """
 
     outcome: Outcome
@@ -41,9 +43,10 @@ class StoredAnswer:
     bound: str | None = None
     queued: bool | None = None
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    extras: Mapping[str, Any] = field(default_factory=dict)
 
 
-_FIELDS = tuple(name for name in StoredAnswer.__match_args__ if name != "intervals")
+_FIELDS = tuple(name for name in StoredAnswer.__match_args__ if name not in ("intervals", "extras"))
 
 
 def answers_at(connection: sa.Connection, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, int], StoredAnswer]:
@@ -56,10 +59,11 @@ def answers_at(connection: sa.Connection, wanted: Sequence[tuple[int, int]]) -> 
 def _rows(connection: sa.Connection, wanted: Sequence[tuple[int, int]]) -> Iterator[Any]:
     for start in range(0, len(wanted), _PAIRS_PER_QUERY):
         query = described(wanted[start : start + _PAIRS_PER_QUERY])
-        yield from connection.execute(query.add_columns(tasks.c.kv_capacity_tokens, tasks.c.fits_up_to))
+        yield from connection.execute(query.add_columns(tasks.c.kv_capacity_tokens, tasks.c.fits_up_to, tasks.c.extras))
 
 
 def _answer(row: Any, intervals: Intervals) -> StoredAnswer:
     values = {name: getattr(row, name) for name in _FIELDS}
     around = intervals_around(row._mapping, intervals)
-    return StoredAnswer(**{**values, "outcome": Outcome(row.outcome)}, intervals=around)
+    extras = json.loads(row.extras) if row.extras else {}
+    return StoredAnswer(**{**values, "outcome": Outcome(row.outcome)}, intervals=around, extras=extras)

@@ -18,7 +18,7 @@ class GPULibrary(MutableMapping[str, GPUSpec]):
 
     >>> GPU_LIBRARY["X100"] = GPUSpec("X100", memory_gb=80, memory_bandwidth_gbs=3000, dense_tflops={"bf16": 900})
     >>> GPU_LIBRARY["x100"].memory_usable_gib
-    73.01
+    73.02
     >>> del GPU_LIBRARY["X100"]
     """
 

@@ -22,9 +22,12 @@ PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 MODULES = (
     "runner.api.estimate",
     "runner.api.gpus",
-    "runner.api.recommendations",
+    "runner.api.results",
     "runner.api.recommend",
     "runner.api.model",
+    "runner.api.planner",
+    "sweeps.gpus.gpu",
+    "sweeps.gpus.library",
 )
 PUBLIC = {name: getattr(gpuscout, name) for name in gpuscout.__all__}
 

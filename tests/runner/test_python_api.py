@@ -23,6 +23,7 @@ from gpuscout import (
     PerformanceEstimate,
     Question,
     Store,
+    estimate_many,
     estimate_performance,
     estimate_performance_batch,
     get_gpu_spec,
@@ -53,7 +54,7 @@ def test_a_model_tells_what_its_architecture_does(name: str) -> None:
     assert model.architecture == known
     assert (model.parameters, model.active_parameters) == (known.total_parameters, known.active_parameters)
     assert model.is_quantized == (known.quantization_method is not None)
-    assert model.possible_tensor_parallel_sizes[0] == 1
+    assert model.possible_tensor_parallel_sizes()[0] == 1
     assert model.model_memory_gb() == known.weight_bytes(known.precision) / 1e9
     detail = model.get_kv_cache_detail(5000, 3)
     assert detail.total_gb == model.kv_cache_memory_gb(5000, 3)
@@ -134,7 +135,7 @@ def test_a_path_is_a_local_model_everywhere(tmp_path: Path, monkeypatch: pytest.
         assert estimate_performance(path, "H200") == estimate_performance("./mine", "H200")
     found = recommend_gpus(folder, gpus=["H200"], max_gpus=1)
     assert found.model == "mine"
-    assert list(GPURecommender().recommend_gpus(folder, ["H200"], 1)) == ["mine"]
+    assert [result.model for result in GPURecommender().recommend_gpus(folder, ["H200"], 1)] == ["mine"]
 
 
 @pytest.mark.parametrize("wrong", [None, 5, "", b"Qwen/Qwen3-8B", ["Qwen/Qwen3-8B"]])
@@ -163,7 +164,7 @@ def test_gpus_of_ones_own(tmp_path: Path) -> None:
     assert get_gpu_spec("x100", gpu_file=str(file)).memory_gb == 96
     assert estimate_performance("Qwen3-8B", "X100", gpu_file=file).is_valid()
     assert not estimate_performance("Qwen3-8B", "X100").is_valid()
-    found = recommend_gpus("Qwen3-8B", gpus=["X100", "L4"], gpu_file=file, prices={"X100": 0.01})
+    found = recommend_gpus("Qwen3-8B", gpus=["X100", "L4"], gpu_file=file, prices={"X100": 0.01}, trust="any")
     assert found.best == found.filter_by_gpu_name("x100")[0]
     with pytest.raises(UnknownNameError, match="H10O"):
         get_gpu_spec("H10O")
@@ -204,7 +205,7 @@ BAD: list[tuple[Any, str, tuple[str, ...]]] = [
 
 def test_a_batch_is_the_single_estimates_in_their_order() -> None:
     asked = [request for pair in zip(GOOD, [bad for bad, _, _ in BAD], strict=False) for request in pair]
-    estimates = estimate_performance_batch(iter(asked))
+    estimates = estimate_many(iter(asked))
     assert [estimate.is_valid() for estimate in estimates] == [True, False] * len(GOOD)
     for request, estimate in zip(asked, estimates, strict=True):
         assert estimate == estimate_performance(**request)
@@ -262,7 +263,7 @@ def test_an_estimate_says_how_sure_it_is() -> None:
 
 
 def test_everything_wrong_is_told_in_the_estimate() -> None:
-    estimates = estimate_performance_batch(request for request, _, _ in BAD)
+    estimates = estimate_many(request for request, _, _ in BAD)
     for (request, outcome, words), estimate in zip(BAD, estimates, strict=True):
         assert not estimate.is_valid()
         assert estimate.outcome == outcome, request
@@ -276,12 +277,30 @@ def test_everything_wrong_is_told_in_the_estimate() -> None:
     assert too_large.memory_needed_gib > too_large.memory_usable_gib
 
 
+def test_a_batch_of_gpus_is_told_by_their_names() -> None:
+    shape: dict[str, Any] = {"input_length": 2048, "output_length": 512}
+    configs = [("H100", 1), ("h100", 2), ("A100", 4), ("H10O", 1)]
+    found = estimate_performance_batch("Qwen/Qwen3-8B", configs, **shape, batch_size=8)
+    assert list(found) == ["H100x1", "h100x2", "A100x4", "H10Ox1"]
+    for (gpu, number), estimate in zip(configs, found.values(), strict=True):
+        assert estimate == estimate_performance("Qwen/Qwen3-8B", gpu, number, **shape, batch_size=8)
+    assert "H10O" in str(found["H10Ox1"].error)
+    request = {"model_id": "Qwen/Qwen3-8B", "gpu_name": "H100"}
+    assert estimate_performance_batch([request]) == estimate_many([request])
+    wrong: list[Any] = ["H100", ("H100",), ("H100", 1, 2), 3]
+    for config in wrong:
+        with pytest.raises(InputError, match=r"gpu_configs\[0\]: expected"):
+            estimate_performance_batch("Qwen/Qwen3-8B", [config])
+    with pytest.raises(InputError, match="gpu_configs is missing"):
+        estimate_performance_batch("Qwen/Qwen3-8B")  # type: ignore[call-overload]
+
+
 def test_sizes_from_tables_and_left_out_arguments() -> None:
     request = {"model_id": "Qwen/Qwen3-8B", "gpu_name": "H200"}
     plain = estimate_performance(**request)
     table = {"batch_size": np.int64(1), "input_length": np.int32(1024), "num_gpus": None, "precision": None}
-    assert estimate_performance_batch([{**request, **table}]) == [plain]
-    assert estimate_performance_batch([]) == []
+    assert estimate_many([{**request, **table}]) == [plain]
+    assert estimate_many([]) == []
     assert estimate_performance(**request, tensor_parallel_size=2) == estimate_performance(**request, num_gpus=2)
     assert estimate_performance(**request, context_length=1536) == plain
     assert estimate_performance(**request, precision="native") == plain
@@ -290,7 +309,7 @@ def test_sizes_from_tables_and_left_out_arguments() -> None:
 def test_many_sizes_of_batches_are_one_curve() -> None:
     request = {"model_id": "Qwen/Qwen3-8B", "gpu_name": "H200"}
     sizes = [300, 1, *range(2, 200)]
-    estimates = estimate_performance_batch({**request, "batch_size": size} for size in sizes)
+    estimates = estimate_many({**request, "batch_size": size} for size in sizes)
     assert [estimate.batch_size for estimate in estimates] == sizes
     ordered = sorted(estimates, key=lambda estimate: estimate.batch_size or 0)
     speeds = [estimate.itl_ms or 0 for estimate in ordered]
@@ -327,13 +346,13 @@ def test_any_engine_answers_and_its_failures_are_told(tmp_path: Path) -> None:
     install_engine(plugins, "thumb", ENGINE, cost="EXPENSIVE", in_process=False)
     program = """
         import json
-        from gpuscout import estimate_performance_batch, recommend_gpus
+        from gpuscout import estimate_many, recommend_gpus
         asked = [("H200", 4), ("L4", 4), ("H200", 16)]
         batch = [{"model_id": "Qwen/Qwen3-8B", "gpu_name": gpu, "batch_size": size} for gpu, size in asked]
-        estimates = estimate_performance_batch([*batch, {**batch[0], "engine": "roofline"}], engine="thumb")
+        estimates = estimate_many([*batch, {**batch[0], "engine": "roofline"}], engine="thumb")
         grown = []
         for size in (4, 7):
-            grown += estimate_performance_batch([{**batch[0], "batch_size": size}], engine="thumb", store="grown.db")
+            grown += estimate_many([{**batch[0], "batch_size": size}], engine="thumb", store="grown.db")
         found = recommend_gpus("Qwen/Qwen3-8B", gpus=["H200", "L4"], engine="thumb", max_gpus=1, objective="ttft")
         print(json.dumps([[estimate.to_dict() for estimate in (*estimates, *grown)], found.to_dict()]))
     """
@@ -371,22 +390,22 @@ def contents(store: Store) -> dict[str, int]:
 def test_what_is_stored_is_not_computed_again(tmp_path: Path) -> None:
     batch = [*GOOD, *(bad for bad, _, _ in BAD)]
     with open_store(str(tmp_path / "api.db"), create=True) as store:
-        first = estimate_performance_batch(batch, store=store)
+        first = estimate_many(batch, store=store)
         found = recommend_gpus("gpt-oss-120b", gpus=["H200", "L4"], store=store)
         before = contents(store)
         # Who computes has to hold this lock, which is taken.
         with RunnerLock(store).held():
-            assert estimate_performance_batch(batch, store=store) == first
+            assert estimate_many(batch, store=store) == first
             assert estimate_performance(**GOOD[2], store=store) == first[2]
             assert recommend_gpus("gpt-oss-120b", gpus=["H200", "L4"], store=store) == found
         assert contents(store) == before
         estimate_performance(**{**GOOD[0], "batch_size": 65}, store=store)
         assert contents(store)["tasks"] == before["tasks"]
         assert contents(store)["operating_points"] == before["operating_points"] + 1
-    assert first == estimate_performance_batch(batch)
+    assert first == estimate_many(batch)
     assert found == recommend_gpus("gpt-oss-120b", gpus=["H200", "L4"])
     # A place is as good as an open store.
-    assert estimate_performance_batch(batch, store=tmp_path / "api.db") == first
+    assert estimate_many(batch, store=tmp_path / "api.db") == first
 
 
 def test_any_store_will_do(store: Store) -> None:
@@ -420,11 +439,11 @@ def test_threads_do_not_disturb_each_other(tmp_path: Path) -> None:
 
 HUB_PROGRAM = """
 import json, sys
-from gpuscout import ModelArchitecture, estimate_performance, estimate_performance_batch, recommend_gpus
+from gpuscout import ModelArchitecture, estimate_many, estimate_performance, recommend_gpus
 from gpuscout.sweeps.errors import GpuscoutError
 token, store = sys.argv[1:]
 asked = [{"model_id": name, "gpu_name": "H200"} for name in ("acme/absent", "acme/gated", "acme/open", "acme/secret")]
-errors = [estimate.error for estimate in estimate_performance_batch(asked)]
+errors = [estimate.error for estimate in estimate_many(asked)]
 with_token = estimate_performance("acme/secret", "H200", hf_token=token, store=store)
 best = [
     recommend_gpus(model, gpus="H200", max_gpus=1, store=place).best is not None
@@ -470,9 +489,11 @@ def test_models_of_the_hub_are_fetched_and_refusals_told(tmp_path: Path) -> None
 
 
 def test_a_recommendation_is_the_estimate_at_its_point() -> None:
-    found = recommend_gpus("Qwen/Qwen3-32B", 2000, 256, gpus=["H200", "L40S", "MI300X"], precision=["bf16", "fp8"])
+    found = recommend_gpus(
+        "Qwen/Qwen3-32B", 2000, 256, gpus=["H200", "L40S", "MI300X"], precision=["bf16", "fp8"], trust="any"
+    )
     assert len(found) > 20
-    again = estimate_performance_batch(
+    again = estimate_many(
         {
             "model_id": item.model,
             "gpu_name": item.gpu,
@@ -524,7 +545,8 @@ def test_filters_sorts_and_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnknownNameError, match="H20O"):
         found.filter_by_gpu_name("H20O")
 
-    speed = [item.estimate.output_tokens_per_s for item in fitting.sort_by_performance() if item.estimate]
+    assert fitting.sort_by_performance("throughput") is fitting
+    speed = [item.estimate.output_tokens_per_s for item in fitting if item.estimate]
     assert speed == sorted(speed, key=lambda tokens: -(tokens or 0))
     for metric, name in (("itl", "itl_ms"), ("latency", "e2e_s"), ("ttft", "ttft_ms")):
         figures = [getattr(item.estimate, name) for item in found.sort_by_performance(metric) if item.estimate]
@@ -605,12 +627,12 @@ def test_the_recommender_says_of_each_model_what_it_says_of_all() -> None:
     recommender = GPURecommender(2000, 256)
     models = ["Qwen/Qwen3-8B", "Llama-3.3-70B-Instruct"]
     found = recommender.recommend_gpus(models, ["H200", "L40"], metric="throughput")
-    assert list(found) == [ModelArchitecture(model).model_id for model in models]
-    for model, result in found.items():
+    assert [result.model for result in found] == [ModelArchitecture(model).model_id for model in models]
+    for model, result in zip(models, found, strict=True):
         assert result == recommend_gpus(model, 2000, 256, gpus=["H200", "L40"], objective="throughput")
     fixed = recommender.recommend_gpus(models, ["H200", "L40"], num_gpus=1)
-    assert {item.num_gpus for result in fixed.values() for item in result} == {1}
-    assert fixed["meta-llama/Llama-3.3-70B-Instruct"].best is None
+    assert {item.num_gpus for result in fixed for item in result} == {1}
+    assert fixed[1].best is fixed[1].best_gpu is None
     printed = StringIO()
     with pytest.raises(InputError, match="yet"):
         GPURecommender().print_recommendations()
@@ -618,8 +640,8 @@ def test_the_recommender_says_of_each_model_what_it_says_of_all() -> None:
     again = StringIO()
     recommender.print_recommendations(fixed, file=again)
     assert printed.getvalue() == again.getvalue()
-    assert str(fixed["Qwen/Qwen3-8B"].best) in printed.getvalue()
-    assert "none: " in printed.getvalue()
+    assert str(fixed[0].best) in printed.getvalue()
+    assert "0 of 2 configurations fit" in printed.getvalue()
 
 
 MODELS = (
@@ -640,17 +662,17 @@ def test_the_classic_question_has_one_answer(tmp_path: Path) -> None:
     recommender = GPURecommender(2000, 256)
     for metric in ("throughput", "itl", "e2e"):
         found = recommender.recommend_gpus(MODELS, gpus, metric=metric, store=tmp_path / "api.db")
-        assert tuple(found) == MODELS
+        assert tuple(result.model for result in found) == MODELS
         done = gpuscout(
             *("run", *flags, "--input-len", "2000", "--output-len", "256", "--objective", metric, "--json"),
             cwd=tmp_path,
         )
         assert done.returncode == 0, done.stderr
         groups = {group["model"]: group for group in json.loads(done.stdout)["groups"]}
-        assert groups.keys() == found.keys()
-        for model, result in found.items():
+        assert groups.keys() == set(MODELS)
+        for result in found:
             best = result.best_per_gpu
-            told = groups[model]["best_per_gpu"]
+            told = groups[result.model]["best_per_gpu"]
             assert [(c["gpu"], c["num_gpus"], c["precision"]) for c in told] == [
                 (item.gpu, item.num_gpus, item.precision) for item in best
             ]

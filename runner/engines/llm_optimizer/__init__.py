@@ -4,4 +4,7 @@ from gpuscout.runner.engines.llm_optimizer.engine import LlmOptimizerEngine
 from gpuscout.runner.engines.llm_optimizer.output import parse_llm_optimizer_output
 from gpuscout.runner.engines.llm_optimizer.support import our_gpu, their_gpu
 
-__all__ = ["LlmOptimizerEngine", "our_gpu", "parse_llm_optimizer_output", "their_gpu"]
+# The name of earlier recommenders.
+parse_bentoml_output = parse_llm_optimizer_output
+
+__all__ = ["LlmOptimizerEngine", "our_gpu", "parse_bentoml_output", "parse_llm_optimizer_output", "their_gpu"]
