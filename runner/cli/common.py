@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gpuscout.runner.cli.streams import exact
+from gpuscout.sweeps.text import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -48,10 +51,12 @@ def err() -> Console:
 
 
 def _console(stream: Any) -> Console:
-    from rich.console import Console
+    from gpuscout.runner.cli.console import PrintableConsole
 
     width = None if stream.isatty() or "COLUMNS" in os.environ else _WIDTH_OF_A_FILE
-    return Console(file=stream, highlight=False, soft_wrap=False, width=width, emoji=False, markup=False)
+    return PrintableConsole(
+        file=exact(stream), highlight=False, soft_wrap=False, width=width, emoji=False, markup=False
+    )
 
 
 def json_text(document: Mapping[str, object]) -> str:
@@ -80,7 +85,7 @@ def print_table(
     """
     from rich.table import Table
 
-    cells = [["" if value is None else str(value) for value in row] for row in rows]
+    cells = [["" if value is None else printable(str(value)) for value in row] for row in rows]
     shown = list(range(len(columns)))
     widths = [max(len(text) for text in column) for column in zip(columns, *cells, strict=True)]
     for name in drop:

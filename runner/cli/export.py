@@ -11,6 +11,7 @@ import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, err
 from gpuscout.runner.cli.options import Filters, grouped
+from gpuscout.runner.cli.streams import exact
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def export(
         raise InputError(f"{file} is there", hint="--force replaces it")
     with open_store(db) as store, store.reading() as connection:
         rows = export_rows(connection, filters.question())
-        written = write_text(rows, sys.stdout, chosen) if output == _STDOUT else _to_file(rows, file, chosen)
+        written = write_text(rows, exact(sys.stdout), chosen) if output == _STDOUT else _to_file(rows, file, chosen)
     place = "" if output == _STDOUT else f" to {file}"
     err().print(f"{count(written, 'row')} written{place}")
 

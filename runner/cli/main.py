@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-import traceback
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -29,7 +29,11 @@ from gpuscout.runner.cli import (
     run,
     sweeps,
 )
+from gpuscout.runner.cli.crash import said, traced, write_report
+from gpuscout.runner.cli.secrets import hide_password
+from gpuscout.runner.cli.streams import OutputFailed, give_up, use_printable_streams
 from gpuscout.sweeps.errors import GpuscoutError
+from gpuscout.sweeps.text import without_passwords
 
 app = typer.Typer(
     name="gpuscout",
@@ -79,6 +83,8 @@ def _options(
 
 def main() -> None:
     """Run the command line and leave with its exit status."""
+    hide_password()
+    use_printable_streams()
     collect_rarely()
     sys.exit(execute(sys.argv[1:]))
 
@@ -92,6 +98,24 @@ def execute(arguments: list[str]) -> int:
     """Run one command; returns its exit status and prints expected errors without a traceback."""
     verbose = "-v" in arguments or "--verbose" in arguments
     try:
+        status = _status_of(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        give_up(sys.stdout)
+        return 0
+    except GpuscoutError as error:
+        if isinstance(error, OutputFailed):
+            give_up(sys.stdout)
+        return _report(error, error.message, error.hint, error.exit_code, verbose)
+    except Exception as error:
+        report = write_report(error, arguments)
+        hint = "this is a bug in gpuscout: please report it with " + (report or "the output of `gpuscout -v …`")
+        return _report(error, f"unexpected {type(error).__name__}: {said(error)}", hint, 1, verbose)
+
+
+def _status_of(arguments: list[str]) -> int:
+    try:
         app(arguments)
         return 0
     except SystemExit as leave:
@@ -99,17 +123,10 @@ def execute(arguments: list[str]) -> int:
         if isinstance(leave.__context__, BrokenPipeError):
             return 0
         return leave.code if isinstance(leave.code, int) else 0
-    except GpuscoutError as error:
-        return _report(error, error.message, error.hint, error.exit_code, verbose)
-    except Exception as error:
-        hint = "this is a bug in gpuscout: please report it with the output of `gpuscout -v …`"
-        return _report(error, f"unexpected {type(error).__name__}: {error}", hint, 1, verbose)
 
 
 def _report(error: Exception, message: str, hint: str | None, exit_code: int, verbose: bool) -> int:
-    print(message, file=sys.stderr)
-    if hint:
-        print(f"    {hint}", file=sys.stderr)
-    if verbose:
-        traceback.print_exception(error)
+    told = [message, *([f"    {hint}"] if hint else []), *([traced(error).rstrip()] if verbose else [])]
+    with suppress(OutputFailed, BrokenPipeError):
+        print(without_passwords("\n".join(told)), file=sys.stderr)
     return exit_code

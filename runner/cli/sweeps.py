@@ -16,6 +16,7 @@ from gpuscout.runner.cli.show.document import picked
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number
 from gpuscout.runner.cli.sweep_options import AskOptions, ExecutionOptions, GpuFile
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.text import printable
 
 if TYPE_CHECKING:
     from gpuscout.store.results.blocks import SweepProgress
@@ -220,7 +221,7 @@ def _print_sweep(sweep: SweepRecord, progress: SweepProgress, groups: list[Failu
     for group in groups[:_MOST_GROUPS]:
         tried = count(group.attempts, "run")
         print(f"\n{count(group.tasks, 'task')} failed: {group.outcome.value.replace('_', ' ')} ({group.engine})")
-        print(f"  {group.message}")
+        print(f"  {printable(group.message)}")
         print(f"  for example {group.example}; tried in {tried}")
     if len(groups) > _MOST_GROUPS:
         print(f"\n{count(len(groups) - _MOST_GROUPS, 'more reason')}; --json has all of them")

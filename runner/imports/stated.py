@@ -12,6 +12,7 @@ from typing import NamedTuple
 from gpuscout.sweeps.errors import InputError, nearest
 from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS, precision_called
 from gpuscout.sweeps.servers import MEASURED_SERVERS, server_called
+from gpuscout.sweeps.text import fault_in, printable
 
 LABEL = "label:"
 UNKNOWN = "unknown"
@@ -95,6 +96,8 @@ def check(name: str, value: Value) -> str:
         case _:
             if not text:
                 raise _wrong(name, value, "a text")
+            if fault := fault_in(text):
+                raise _wrong(name, Value(printable(text), value.origin), f"a line of text, not {fault}")
             return text
 
 

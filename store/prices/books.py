@@ -31,6 +31,7 @@ from gpuscout.store.prices.prices import (
 from gpuscout.store.schema import gpus
 from gpuscout.store.schema import prices as table
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
+from gpuscout.sweeps.text import fault_in, printable
 
 _IDENTITY = ("book", "gpu", "provider", "instance_type", "purchase", "region", "date")
 _FIELDS = tuple(field.name for field in fields(Quote))
@@ -146,8 +147,8 @@ def check_book_name(book: str) -> None:
         raise InputError(
             f'the book "{DEFAULT_BOOK}" ships with gpuscout and cannot be changed', hint=f"--book {OWN_BOOK}"
         )
-    if not book or "," in book or book != book.strip():
-        raise InputError(f'"{book}" cannot name a price book', hint="letters, digits, - and _")
+    if not book or "," in book or book != book.strip() or fault_in(book):
+        raise InputError(f'"{printable(book)}" cannot name a price book', hint="letters, digits, - and _")
 
 
 def tdp_w(connection: sa.Connection) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from gpuscout.store.prices.prices import DATE_KINDS, EVERYWHERE, PURCHASES, Quote
 from gpuscout.sweeps.errors import InputError, SpecProblem, UnknownNameError, nearest
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
+from gpuscout.sweeps.text import fault_in
 
 COLUMNS: dict[str, str] = {
     "gpu": "a name or alias of the catalogue or the store (required)",
@@ -68,7 +70,12 @@ class PriceFile:
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise InputError(f"cannot read the price book {self.path}: {reason}") from error
-        reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
+        try:
+            return self._quotes(csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True))
+        except csv.Error as error:
+            raise InputError(f"cannot read the price book {self.path}: {error}") from error
+
+    def _quotes(self, reader: csv.DictReader[str]) -> list[Quote]:
         names = [(name or "").strip().casefold() for name in reader.fieldnames or ()]
         problems = [*self._header(names)]
         quotes: list[Quote] = []
@@ -152,6 +159,10 @@ class _Row:
         self.failed = False
         if None in cells:  # where csv puts what is beyond the header
             self.report(None, "more cells than columns", 'quote a text that holds commas: "…"')
+
+        for column, cell in cells.items():
+            if isinstance(cell, str) and (fault := fault_in(cell)):
+                self.report(column, fault)
 
     def __getitem__(self, column: str) -> str:
         return (self.cells.get(column) or "").strip()

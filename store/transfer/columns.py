@@ -14,16 +14,18 @@ from dataclasses import dataclass
 
 from gpuscout.store.measured.formats.node import clean, shown
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.text import fault_in
 
 Value = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
 class Column:
-    """Name and type of a column; any value may be missing."""
+    """Name and type of a column; any value may be missing. `free`: text of any kind, such as JSON, not one line."""
 
     name: str
     kind: type[str] | type[int] | type[float] | type[bool]
+    free: bool = False
 
     def parse(self, text: str) -> Value:
         """What a CSV file says. Raises InputError."""
@@ -48,6 +50,8 @@ class Column:
                     return value
             case str():
                 if self.kind is str and value == clean(value):
+                    if not self.free and (fault := fault_in(value)):
+                        raise InputError(f"{self.name}: {fault}")
                     return value
             case int():
                 if self.kind in (int, float) and abs(value) < 2**63:
@@ -85,17 +89,17 @@ POINT = (
     Column("queued", bool),
     Column("regime", int),
 )
-ENGINE = (Column("engine", str), Column("engine_fingerprint", str), Column("engine_options", str))
+ENGINE = (Column("engine", str), Column("engine_fingerprint", str), Column("engine_options", str, free=True))
 TASK = (
     Column("outcome", str),
-    Column("detail", str),
+    Column("detail", str, free=True),
     Column("needed_gib", float),
     Column("usable_gib", float),
     Column("kv_capacity_tokens", int),
     Column("fits_up_to", int),
     Column("ladder", str),
     Column("points", int),
-    Column("extras", str),
+    Column("extras", str, free=True),
 )
 RUN = (
     Column("load", str),
@@ -106,9 +110,9 @@ RUN = (
     Column("server_version", str),
     Column("native_itl_name", str),
     Column("native_itl_ms", float),
-    Column("percentiles", str),
-    Column("details", str),
-    Column("implausible", str),
+    Column("percentiles", str, free=True),
+    Column("details", str, free=True),
+    Column("implausible", str, free=True),
 )
 KEYS = (
     Column("task_key", str),
@@ -117,7 +121,11 @@ KEYS = (
     Column("model_digest", str),
     Column("gpu_digest", str),
 )
-DEFINITIONS = (Column("model_architecture", str), Column("gpu_figures", str), Column("engine_trust", str))
+DEFINITIONS = (
+    Column("model_architecture", str, free=True),
+    Column("gpu_figures", str, free=True),
+    Column("engine_trust", str, free=True),
+)
 
 COLUMNS = (
     Column("kind", str),

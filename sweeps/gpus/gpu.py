@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuscout.sweeps.errors import InputError, SpecProblem, nearest
+from gpuscout.sweeps.text import fault_in
 
 if TYPE_CHECKING:
     import yaml
@@ -430,6 +431,8 @@ class GpuFile:
             self.report(item.place, f"{item} may only have letters, digits, spaces and . _ + - ( )")
         elif key == "compute_capability" and not _CAPABILITY.fullmatch(text):
             self.report(item.place, f"must look like 9.0, not {item}")
+        elif fault := fault_in(text):
+            self.report(item.place, fault)
         else:
             return text
         return None

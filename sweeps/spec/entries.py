@@ -14,10 +14,10 @@ from gpuscout.sweeps.models.catalogue import is_path
 from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS, Precision, precision_called, spellings_of
 from gpuscout.sweeps.spec.axes import NumericAxis, names_json_schema, parse_names
 from gpuscout.sweeps.spec.faults import Fault, Faults, InvalidValue, as_list, faults_of, unexpected
+from gpuscout.sweeps.text import fault_in
 
 NamedPrecision = Precision | Literal["native"]
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 NAME_PATTERN = "^[A-Za-z0-9._-]+$"
 LONGEST_NAME = 100
 _LONGEST_TEXT = 4_000
@@ -29,8 +29,8 @@ def parse_text(value: object) -> str:
     """One line of text that is not empty."""
     if not isinstance(value, str) or not value.strip():
         raise InvalidValue(unexpected("text", value))
-    if _CONTROL.search(value):
-        raise InvalidValue(Fault("text with control characters (a line break, perhaps)"))
+    if fault := fault_in(value):
+        raise InvalidValue(Fault(fault))
     if len(value) > _LONGEST_TEXT:
         raise InvalidValue(Fault(f"text of {len(value):,} characters; at most {_LONGEST_TEXT:,}"))
     return value

@@ -309,17 +309,19 @@ def test_a_damaged_file_is_stored_whole_or_refused_with_its_place(
         remove_runs(connection, ["*"])
 
 
-def test_texts_that_no_database_takes_are_mended(store: Store, tmp_path: Path) -> None:
+def test_texts_that_no_database_takes_are_mended_or_refused(store: Store, tmp_path: Path) -> None:
     document = json.loads((FOLDER / "vllm.json").read_bytes())
-    document |= {"label": "half \ud800 a\0pair", "note\0": "\udfff", "vllm_version": "0.19\0.1", "api_key": "geheim"}
+    (tmp_path / "odd.json").write_text(json.dumps(document | {"label": "half \ud800 a\0pair"}))
+    [file] = completed(tmp_path / "odd.json", gpu="B200")
+    assert "label: text with an invisible character (U+D800)" in str(file.error)
+    document |= {"note\0": "\udfff", "vllm_version": "0.19\0.1", "api_key": "geheim"}
     (tmp_path / "odd.json").write_text(json.dumps(document))
     imported(store, tmp_path / "odd.json", gpu="B200")
     with store.reading() as connection:
         row = connection.execute(sa.select(measured_runs)).mappings().one()
     assert row["server_version"] == "0.19.1"
     details = json.loads(row["details"])
-    assert details["label"] == "half ? apair"
-    assert details["metadata"]["note"] == "?"
+    assert details["metadata"]["note\\x00"] == "?"
     assert "geheim" not in row["details"]
 
 

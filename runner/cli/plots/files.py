@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.text import printable_lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,7 +65,11 @@ def save(drawing: Drawing, file: Path) -> None:
 
 def _drawn(drawing: Drawing, form: str) -> bytes:
     from matplotlib import rc_context
+    from matplotlib.text import Text
 
+    for text in drawing.figure.findobj(Text):
+        text.set_parse_math(False)  # names may hold a "$"
+        text.set_text(printable_lines(text.get_text()))
     stream = io.BytesIO()
     # Text stays text, to be found and read aloud; equal drawings give equal files.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "gpuscout"}):
@@ -81,5 +86,5 @@ def _svg(drawing: Drawing) -> bytes:
     for group in root.iter(f"{{{_SVG}}}g"):
         tips = drawing.tips.get(group.get("id", ""), ())
         for marker, tip in zip(group.iter(f"{{{_SVG}}}use"), tips, strict=False):
-            ElementTree.SubElement(marker, f"{{{_SVG}}}title").text = tip
+            ElementTree.SubElement(marker, f"{{{_SVG}}}title").text = printable_lines(tip)
     return bytes(ElementTree.tostring(root, encoding="utf-8"))

@@ -18,6 +18,7 @@ import typer
 
 from gpuscout.runner.cli.common import SCHEMA_VERSION, print_table
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.text import printable
 
 _PANEL = "Everywhere"
 Row = Mapping[str, Any]
@@ -159,4 +160,4 @@ def _escaped(text: str) -> str:
     """Text for a cell: nothing in it ends the cell or the line, or is taken for markup."""
     for mark in ("\\", "|", "*", "`", "<"):
         text = text.replace(mark, f"\\{mark}")
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))

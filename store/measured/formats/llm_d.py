@@ -115,7 +115,7 @@ def _run(document: Node) -> Reported:
                 "drafts_tokens": drafts_tokens(arguments) or None,
                 "shared_prefixes": "prefix" in load or None,
                 "server_arguments": arguments,
-                "description": run["description"].text(),
+                "description": run["description"].prose(),
             }
         ),
     )

@@ -58,7 +58,7 @@ def _run(entry: Node, results: Node, shared: Node) -> Reported:
         said = about[key].text() or shared[key].text()
         if said and said.casefold() != "unknown":
             told[field] = said
-    command = entry["cmd"].text() or ""
+    command = entry["cmd"].prose() or ""
     for server in REGISTRY.values():
         if server.command is not None and server.command.search(command):
             told["server"] = server.name

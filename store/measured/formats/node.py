@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.text import fault_in, printable
 
 _LARGEST = 2**31 - 1
 _SMALLEST_FIGURE, _LARGEST_FIGURE = 1e-9, 1e12
@@ -67,8 +68,15 @@ class Node:
         return self
 
     def text(self) -> str | None:
-        """A text; empty counts as missing."""
-        return clean(self._as(str, "a text") or "") or None
+        """A line of text; empty counts as missing."""
+        value: str = self._as(str, "a text") or ""
+        if fault := fault_in(value):
+            raise self.wrong(fault)
+        return value or None
+
+    def prose(self) -> str | None:
+        """A text of any number of lines as one."""
+        return printable(" ".join((self._as(str, "a text") or "").split())) or None
 
     def flag(self) -> bool | None:
         value: bool | None = self._as(bool, "true or false")
@@ -195,7 +203,7 @@ def scalars(node: Node) -> dict[str, object]:
         if _SECRET.search(str(key)):
             continue
         if isinstance(value, str):
-            kept[clean(str(key))] = clean(value)[:_LONGEST_KEPT]
+            kept[printable(str(key))] = clean(value)[:_LONGEST_KEPT]
         elif isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
-            kept[clean(str(key))] = value
+            kept[printable(str(key))] = value
     return kept

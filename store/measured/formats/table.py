@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from typing import TypeVar
 
-from gpuscout.store.measured.formats.node import MEASURABLE, clean, measurable, scaled
+from gpuscout.store.measured.formats.node import MEASURABLE, measurable, scaled
 from gpuscout.store.measured.formats.reported import DEPLOYMENT, Contents, Load, Reported, known
 from gpuscout.store.measured.formats.source_file import SourceFile
 from gpuscout.sweeps.curves import METRICS
 from gpuscout.sweeps.errors import InputError, nearest
 from gpuscout.sweeps.precision import PRECISIONS, precision_called, precision_detail
+from gpuscout.sweeps.text import fault_in
 
 T = TypeVar("T")
 # Every column and what it holds. A file needs those that neither flags nor a mapping file give.
@@ -167,7 +168,9 @@ class _Line:
         self.line, self.required = line, required
 
     def text(self, name: str) -> str | None:
-        value = clean(self.line.get(name) or "").strip() or None
+        value = (self.line.get(name) or "").strip() or None
+        if value is not None and (fault := fault_in(value)):
+            raise ValueError(f"{name}: {fault}")
         if value is None and name in self.required:
             raise ValueError(f"{name}: missing")
         return value

@@ -1,0 +1,92 @@
+"""Standard output and error as all commands write to them: nothing in a text gets out that would move a terminal."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, Any
+
+from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.text import printable_lines
+
+
+class OutputFailed(InputError):
+    """Standard output is full, closed, or otherwise cannot be written to."""
+
+
+class ExactStream(io.TextIOWrapper):
+    """A text stream over the buffer of another one, whose errors are OutputFailed; a reader that left is none.
+
+    Written through, so that several of them over one buffer keep the order of what is printed.
+    """
+
+    def __init__(self, below: Any) -> None:
+        super().__init__(
+            below.buffer,
+            encoding=below.encoding,
+            errors="backslashreplace",
+            newline="",
+            line_buffering=below.line_buffering,
+            write_through=True,
+        )
+        self.below = below  # closes the buffer when it goes
+
+    def write(self, text: str, /) -> int:
+        with _as_ours():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with _as_ours():
+            super().flush()
+
+
+class PrintableStream(ExactStream):
+    """Escapes what is not printable; `exact` is for data, and for what escapes its texts and styles them."""
+
+    def __init__(self, below: Any) -> None:
+        super().__init__(below)
+        self.exact = ExactStream(below)
+
+    def write(self, text: str, /) -> int:
+        return super().write(printable_lines(text))
+
+
+@contextmanager
+def _as_ours() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputFailed(f"cannot write the output: {error.strerror or error}") from error
+
+
+def use_printable_streams() -> None:
+    """From now on all that is printed is escaped. A closed stream is one that cannot be written to."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            stream = _closed()
+        if isinstance(stream, io.TextIOWrapper) and not isinstance(stream, PrintableStream):
+            setattr(sys, name, PrintableStream(stream))
+
+
+def exact(stream: IO[str]) -> IO[str]:
+    """The stream for what must get out as it is."""
+    return stream.exact if isinstance(stream, PrintableStream) else stream
+
+
+def give_up(stream: Any) -> None:
+    """Let Python end without another try to write what cannot be written."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def _closed() -> IO[str]:
+    """Every write fails, as it does on the descriptor that is not there."""
+    return open(os.open(os.devnull, os.O_RDONLY), "w", closefd=True, encoding="utf-8")

@@ -1,0 +1,55 @@
+"""Text of strangers: what no name may hold, and how any text is shown so that it moves nothing but the eye.
+
+Control characters set a terminal's title and colours and move its cursor, a line break forges a row of a table, and
+characters for writing from right to left make one name look like another.
+"""
+
+from __future__ import annotations
+
+import re
+
+# C0, DEL and C1; marks and overrides of writing direction; other characters without a shape; line and paragraph
+# separators; halves of surrogate pairs; tags. Joiners stay: some scripts need them.
+_SHAPELESS = (
+    r"\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    r"\U000e0000-\U000e007f"
+)
+_UNPRINTABLE = re.compile(f"[{_SHAPELESS}]")
+# What makes up text of several lines, as it is.
+_IN_LINES = re.compile(rf"(?!\r\n|[\n\t])[{_SHAPELESS}]")
+_PASSWORD = re.compile(r"(://[^\s/:@]*):[^\s]*@")
+
+
+def printable(text: str) -> str:
+    r"""One line, whatever the text: characters without a shape are written as in Python, a line break as \n."""
+    return _UNPRINTABLE.sub(_escape, text)
+
+
+def printable_lines(text: str) -> str:
+    """The same for text of several lines: line ends and tabs stay."""
+    return _IN_LINES.sub(_escape, text)
+
+
+def fault_in(text: str) -> str | None:
+    """Why a name or another line of text is refused; None: nothing is wrong with it."""
+    found = _UNPRINTABLE.search(text)
+    if found is None:
+        return None
+    character = found[0]
+    kind = (
+        "a line break"
+        if character in "\n\r\x0b\x0c\x85\u2028\u2029"
+        else "a control character"
+        if character < "\xa0"
+        else "an invisible character"
+    )
+    return f"text with {kind} (U+{ord(character):04X})"
+
+
+def without_passwords(text: str) -> str:
+    """Passwords in URLs as ***: what stands between the first ":" after "//" and the last "@"."""
+    return _PASSWORD.sub(r"\1:***@", text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
