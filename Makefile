@@ -2,11 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help quickstart test check format bench clean
+.PHONY: help quickstart test test-fast coverage check format bench clean
 
 help:
 	@echo "make quickstart  install into .venv, sweep sweeps/examples/quickstart.yaml, print a recommendation"
 	@echo "make test        install what the tests need and run all of them"
+	@echo "make test-fast   the tests that need no Postgres, no Ray and no killing: about a minute"
+	@echo "make coverage    all tests again, and which lines of the package they reach"
 	@echo "make check       ruff, mypy and the import contracts"
 	@echo "make format      let ruff rewrite the code"
 	@echo "make bench       measure: points per second, end-to-end rate"
@@ -30,7 +32,16 @@ quickstart: .venv/.installed
 
 # In two processes; a file stays in one, with what its tests share.
 test: .venv/.dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15
+
+test-fast: .venv/.dev
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m fast --durations 5
+
+coverage: .venv/.dev
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
 check: .venv/.dev
 	$(BIN)/ruff check .
@@ -50,4 +61,4 @@ bench: .venv/.bench
 	$(BIN)/python -m tests.bench
 
 clean:
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build dist .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -12,6 +12,14 @@ from gpuscout.store.database.connect import Store, open_store
 from tests.support.stores import empty_database, postgres_database, postgres_server
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of `make test-fast`: all but those that need Postgres, kill things, or are marked slow."""
+    for item in items:
+        needs_postgres = "postgres" in getattr(item, "fixturenames", ())
+        if not (needs_postgres or "faults" in item.path.parts or item.get_closest_marker("slow")):
+            item.add_marker("fast")
+
+
 @pytest.fixture(autouse=True)
 def width(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables and notes are as wide wherever tests run; those about widths ask for theirs."""

@@ -19,7 +19,8 @@ from gpuscout.store.results.registry import register_gpus, register_models
 from gpuscout.store.results.tasks import BlockResult
 from gpuscout.sweeps.cases import CaseColumns
 
-_AT_ONCE = 3
+COMMITS_AT_ONCE = 3
+"""Blocks that are computed and not stored yet, at most: so many are computed again when a runner is killed."""
 
 
 class Committer:
@@ -29,7 +30,7 @@ class Committer:
     it. Leaving the `with` block waits for all commits; what they raise is raised by `finished`.
     """
 
-    def __init__(self, runner: RunnerLock, *, at_once: int = _AT_ONCE, patience: Patience = PATIENT) -> None:
+    def __init__(self, runner: RunnerLock, *, at_once: int = COMMITS_AT_ONCE, patience: Patience = PATIENT) -> None:
         self._runner = runner
         self._patience = patience
         self._at_once = at_once
