@@ -26,11 +26,22 @@ if TYPE_CHECKING:
 _FAR_OFF = 2.0
 
 
+# As `store/measured/formats/table.py` has them, which takes too long to import for a help text.
+CSV_COLUMNS = (
+    "id, model, gpu, num_gpus, tp, pp, dp, ep, precision, kv_precision, server, server_version, server_options, "
+    "gpu_memory_utilization, max_model_len, input_len, output_len, load, concurrency, request_rate, ttft_ms, itl_ms, "
+    "e2e_s, output_tokens_per_s, requests_per_s, latency_stat, spec_decoding, disaggregated, prefix_cached, power_w, "
+    "joules_per_output_token, measured_on, source, trust, latest, split, notes"
+)
+
+
 def register(app: typer.Typer) -> None:
     app.command(
         "import",
         rich_help_panel="Store",
-        epilog="Example: gpuscout import results/*.json --gpu H100 --tp 1 --server vllm --server-version 0.24.0",
+        epilog="Example: gpuscout import results/*.json --gpu H100 --tp 1 --server vllm --server-version 0.24.0\n\n"
+        f"Columns of a CSV: {CSV_COLUMNS}; percentiles such as p99_ttft_ms; x_... is kept as it is. What a file lacks "
+        "is said by flags; docs/import.md has all of it.",
     )(import_results)
 
 

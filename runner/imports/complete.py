@@ -11,9 +11,11 @@ the requests had it within 5 % on average; else their mean, rounded. `_derived` 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from gpuscout.runner.imports.served_names import counted, model_at
 from gpuscout.runner.imports.stated import FIELDS, UNKNOWN, Mappings, Value, Values, check, flag
 from gpuscout.runner.resolve.models import ModelFinder
 from gpuscout.store.measured import LoadKind, MeasuredRun, case_of
@@ -36,13 +38,17 @@ _IDLE, _CROWDED = 0.8, 1.25  # the shares of a closed loop's places that can hav
 
 
 class NotSaid(InputError):
-    """What a file does not say and nobody has added: names of `FIELDS`."""
+    """What a file does not say and nobody has added: names of `FIELDS`. `served`: the folder it names as its model."""
 
-    def __init__(self, fields: Iterable[str]) -> None:
-        self.fields = tuple(fields)
+    def __init__(self, fields: Iterable[str], served: str | None = None) -> None:
+        self.fields, self.served = tuple(fields), served
+        placeholders = {name: FIELDS[name].placeholder for name in self.fields}
         names = [FIELDS[name].about for name in self.fields]
+        if served is not None and "model" in self.fields:
+            names[self.fields.index("model")] += f' ("{served}" is a folder of the machine that served)'
+            placeholders["model"] = model_at(served) or placeholders["model"]
         told = " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-        flags = " ".join(f"{flag(name)} {FIELDS[name].placeholder}" for name in self.fields)
+        flags = " ".join(f"{flag(name)} {text}" for name, text in placeholders.items())
         super().__init__(f"does not say {told}", hint=f"add {flags}, or --mapping FILE with them")
 
 
@@ -59,7 +65,7 @@ class Completer:
     def check_flags(self) -> None:
         """Raises UnknownNameError for a GPU that is none, before any file is read."""
         if "gpu" in self.flags:
-            self.gpus.resolve(self.flags["gpu"].text)
+            self.gpus.resolve(counted(self.flags["gpu"].text).name)
 
     def complete(self, run: Reported, file: str, *, version_may_lack: bool = False) -> tuple[MeasuredRun, list[str]]:
         """The run as it is stored, and what is worth telling of it.
@@ -68,7 +74,8 @@ class Completer:
         """
         place = file + run.place
         said = {name: Value(text, place) for name, text in run.deployment.items()}
-        if "model" in said and is_path(said["model"].text):
+        served = said["model"].text if "model" in said and is_path(said["model"].text) else None
+        if served is not None:
             del said["model"]  # a folder of the machine that served
         added, replaced = self._added(said, self.mappings.of(file, run.label))
         values = {name: _checked(name, value, said=name not in added) for name, value in {**said, **added}.items()}
@@ -81,10 +88,11 @@ class Completer:
         if load is None:
             missing.append("concurrency")
         if missing or load is None:
-            raise NotSaid(missing)
+            raise NotSaid(missing, served)
+        self._check_gpus(said.get("gpu"), added.get("gpu"), values)
         self._check_load(run, added)
         model = self._model(values["model"], place, given="model" in added)
-        gpu = self._gpu(values["gpu"], place, given="gpu" in added)
+        gpu = self._gpu(counted(values["gpu"]).name, place, given="gpu" in added)
         if all(getattr(run, name) is None for name in METRICS):
             raise InputError(f"{place}: nothing was measured: no TTFT, ITL, latency or throughput")
         new = _measured(run, values, lengths, model, gpu, _with_mean_concurrency(load, run))
@@ -150,7 +158,7 @@ class Completer:
     def _overruled(self, name: str, said: Value, flag_: Value) -> Value:
         """What a file said and a flag may say otherwise: its model, and what nobody understands. Raises InputError."""
         try:
-            understood = name != "model" and (name != "gpu" or self.gpus.resolve(said.text) is not None)
+            understood = name != "model" and (name != "gpu" or self.gpus.resolve(counted(said.text).name) is not None)
             check(name, said)
         except GpuscoutError:
             understood = False
@@ -161,7 +169,21 @@ class Completer:
             )
         return said
 
+    @staticmethod
+    def _check_gpus(said: Value | None, added: Value | None, values: Mapping[str, str]) -> None:
+        """A file or flag that counts GPUs ("4xL40S") and sizes that give another number are about different runs."""
+        deployed = math.prod(int(values.get(size, 1)) for size in ("tp", "pp", "dp"))
+        for value in filter(None, (said, added)):
+            stated = counted(value.text).number
+            if stated not in (None, deployed):
+                sizes = " x ".join(f"{size.upper()} {values.get(size, 1)}" for size in ("tp", "pp", "dp"))
+                raise InputError(
+                    f'{value.origin}: gpu: "{value.text}" is {stated} GPUs, {sizes} is {deployed}',
+                    hint=f"--tp, --pp and --dp give {stated} together; replicas of a whole model are --dp",
+                )
+
     def _canonical_gpu(self, name: str) -> str:
+        name = counted(name).name
         gpu = self.gpus.find(name)
         return name if gpu is None else gpu.name
 

@@ -116,6 +116,7 @@ def _read(file: ImportedFile, chosen: Format | None, completer: Completer) -> No
     if public:  # which neither flags nor mappings speak of
         completer = replace(completer, flags={}, mappings=Mappings())
     lacking: dict[str, int] = {}
+    served: str | None = None
     told: dict[str, list[str]] = {}  # places by what is told of them
     places: list[str] = []  # of the runs
     contradictions: list[str | None] = []
@@ -123,6 +124,7 @@ def _read(file: ImportedFile, chosen: Format | None, completer: Completer) -> No
         try:
             run, notes = completer.complete(reported, file.name, version_may_lack=public)
         except NotSaid as missing:
+            served = served or missing.served
             for name in missing.fields:
                 lacking[name] = lacking.get(name, 0) + 1
             continue
@@ -145,7 +147,7 @@ def _read(file: ImportedFile, chosen: Format | None, completer: Completer) -> No
         more = f" and {len(where) - 1:,} more" if len(where) > 1 else ""
         file.notes.append(f"{where[0]}{more}: {note}")
     if lacking:
-        incomplete = NotSaid(lacking)
+        incomplete = NotSaid(lacking, served)
         some = "" if set(lacking.values()) == {len(contents.runs)} else " for some of its runs"
         raise InputError(f"{file.name}: {incomplete.message}{some}", hint=incomplete.hint)
 

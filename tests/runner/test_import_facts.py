@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gpuscout.runner.imports.complete import NotSaid
+from gpuscout.runner.imports.served_names import model_at
 from gpuscout.runner.imports.stated import Mappings, from_flags
 from gpuscout.store.measured import LoadKind
 from gpuscout.store.measured.formats import SourceFile, table
@@ -168,3 +169,38 @@ def test_wrong_flags_are_refused(facts: dict[str, str], message: str) -> None:
     with pytest.raises(InputError) as refused:
         from_flags(facts)
     assert message in refused.value.message
+
+
+@pytest.mark.parametrize("gpu", ["4xNVIDIA_L40S", "4 x L40S", "L40S x4"])
+def test_a_number_of_gpus_in_their_name_is_checked(gpu: str) -> None:
+    """A result of four replicas would else be one of a single GPU, four times too good."""
+    [run] = reported("vllm.json", lambda document: document.update(gpu=gpu, tp="1"))
+    with pytest.raises(InputError, match=rf'file: gpu: "{gpu}" is 4 GPUs, TP 1 x PP 1 x DP 1 is 1') as refused:
+        complete(run, gpu="L40S")
+    assert "--tp, --pp and --dp give 4 together" in str(refused.value.hint)
+    new, notes = completer(dp="4").complete(run, "vllm.json")
+    assert (new.gpu, new.num_gpus, new.dp) == ("L40S", 4, 4)
+    assert notes == []
+    with pytest.raises(InputError, match=r'the file says ".*4'):
+        complete(run, gpu="H100", dp="4")
+
+
+def test_a_model_that_was_served_from_a_folder_is_proposed_by_the_end_of_its_path() -> None:
+    [run] = reported("vllm.json", lambda document: document.update(model_id="/srv/models/Qwen/Qwen3-8B"))
+    with pytest.raises(NotSaid, match="does not say the model") as refused:
+        complete(run)
+    assert '"/srv/models/Qwen/Qwen3-8B" is a folder of the machine that served' in refused.value.message
+    assert refused.value.hint == "add --model Qwen/Qwen3-8B, or --mapping FILE with them"
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/root/.cache/huggingface/hub/models--Qwen--Qwen3-8B/snapshots/a1b2", "Qwen/Qwen3-8B"),
+        ("./Qwen3-8B", "Qwen/Qwen3-8B"),
+        ("/models/llama", None),
+        ("Qwen/Qwen3-8B", None),
+    ],
+)
+def test_what_a_path_names(path: str, name: str | None) -> None:
+    assert model_at(path) == name
