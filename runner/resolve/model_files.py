@@ -1,4 +1,4 @@
-"""A configuration file read with care, and understood: its own fields first, transformers' defaults where they lack."""
+"""A configuration file read with care, and understood: its own fields first, for the rest what transformers has."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import json
 import logging
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from gpuscout.sweeps.errors import MissingFieldError, ModelConfigError
+from gpuscout.sweeps.errors import ModelConfigError
 from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.models.checkpoint import missing_parameters, with_exact_size, with_stated_dtype
 from gpuscout.sweeps.models.config import architecture_from_config
@@ -49,50 +50,44 @@ def understood(
 ) -> ModelSpec:
     """The architecture of a configuration; `elements` are the checkpoint's stored elements by dtype, if known.
 
-    The fields of the file come first: over the catalogue they are the most faithful, while the defaults of
-    `transformers` contradict the checkpoint for every tenth model. They are only asked (its import takes seconds)
-    when a field is missing, or when the exact size of the checkpoint shows that the configuration does not tell all.
+    What the file leaves out comes from `transformers`' class for its `model_type`, as it does in a server. Where the
+    exact size of the checkpoint contradicts these defaults, or they name something unheard of, the file stands alone.
     Nothing from the repository is ever executed. Raises ModelConfigError.
     """
     elements = elements or {}
     config = with_stated_dtype(config, elements)
+    defaults = _defaults(config)
     try:
-        model = architecture_from_config(config, name=name, source=source)
-    except MissingFieldError:
-        filled = _filled(config)
-        if filled is None:
+        model = architecture_from_config(config, name=name, source=source, defaults=defaults)
+    except ModelConfigError:
+        alone = architecture_from_config(config, name=name, source=source) if defaults else None
+        # A family that only transformers knows, and describes by more than was understood, is not guessed.
+        if alone is None or alone.approximate:
             raise
-        return with_exact_size(architecture_from_config(filled, name=name, source=source), config, elements)
-    missing = missing_parameters(model, config, elements)
-    if missing and (filled := _filled(config)) is not None:
-        try:
-            second = architecture_from_config(filled, name=name, source=source)
-        except ModelConfigError:
-            pass  # fields this version of transformers has invented
-        else:
-            if abs(missing_parameters(second, config, elements)) < abs(missing):
-                model = second
+        return with_exact_size(alone, config, elements)
+    if defaults and (missing := missing_parameters(model, config, elements)):
+        with suppress(ModelConfigError):
+            alone = architecture_from_config(config, name=name, source=source)
+            if abs(missing_parameters(alone, config, elements)) < abs(missing):
+                model = alone
     return with_exact_size(model, config, elements)
 
 
-def _filled(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The configuration with what transformers' class for its `model_type` has as defaults; None without one.
+def _defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What transformers' class for a `model_type` has for fields that are left out; nothing without such a class.
 
     Only classes that ship with transformers are used: `auto_map` and other code of the repository are not looked at.
     """
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
-        return None
+        return {}
     try:
         if not _is_harmless(config):
-            return None
+            return {}
         known = _transformers_classes()
-        if model_type not in known:
-            return None
-        defaults = known[model_type].from_dict(dict(config)).to_dict()
+        return known[model_type].from_dict(dict(config)).to_dict() if model_type in known else {}
     except Exception:  # whatever those classes dislike about a configuration: its own fields have to do
-        return None
-    return _merged(defaults, config)
+        return {}
 
 
 def _transformers_classes() -> Any:
@@ -105,15 +100,6 @@ def _transformers_classes() -> Any:
             return importlib.import_module("transformers.models.auto.configuration_auto").CONFIG_MAPPING
         finally:
             logging.disable(before)
-
-
-def _merged(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What is given, null included; what is not, from the defaults; nested objects likewise."""
-    merged = dict(defaults) | dict(given)
-    for key, value in given.items():
-        if isinstance(value, Mapping) and isinstance(defaults.get(key), Mapping):
-            merged[key] = _merged(defaults[key], value)
-    return merged
 
 
 def _is_harmless(config: Mapping[str, Any]) -> bool:

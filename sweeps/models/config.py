@@ -126,7 +126,10 @@ def _flat(config: Mapping[str, Any], source: str) -> dict[str, Any]:
         outside = {key: value for key, value in flat.items() if key not in _TEXT_SECTIONS}
         inside = {key: value for key, value in section.config.items() if value is not None}
         kind = flat.get("multimodal_model_type", flat.get("model_type"))
+        tied = flat.get("tie_word_embeddings")  # that of the whole model decides
         flat = {**section.config, **outside, "multimodal_model_type": kind, **inside}
+        if tied is not None:
+            flat["tie_word_embeddings"] = tied
     for name in _GROUPS:
         if isinstance(group := flat.get(name), Mapping):
             flat = {**{key: value for key, value in group.items() if key != "model_type"}, **flat}

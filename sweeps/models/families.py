@@ -145,6 +145,8 @@ FAMILIES: dict[str, Family] = {
     **dict.fromkeys(("mamba2",), _STATE_SPACE),
     **dict.fromkeys(("mamba", "falcon_mamba"), _SELECTIVE),
     **dict.fromkeys(("lfm2", "lfm2_moe"), _LFM2),
+    "lfm3": replace(_LFM2, layer_norms=4),
+    "laguna": Family(qk_norm="head", head_gate=True),
 }
 
 # What configurations of these types leave out because their class has it as a default.

@@ -1,4 +1,4 @@
-"""Kinds of models against what `transformers` counts of its own modules, and what is said of those not known."""
+"""Every kind of model against what `transformers` counts of its own modules, and what is said of those not known."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 
 from gpuscout.sweeps.errors import ModelConfigError
-from gpuscout.sweeps.models.architecture import ModelSpec
+from gpuscout.sweeps.models.architecture import AttentionType, ModelSpec
+from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.models.config import architecture_from_config
 from gpuscout.sweeps.precision import Precision
 
 DATA = Path(__file__).parent.parent / "data"
 VARIANTS: dict[str, Any] = json.loads((DATA / "model_configs.json").read_text(encoding="utf-8"))
+# Written by tests/assets/count_architectures.py: configurations with all defaults, weights and cache elements counted.
+COUNTED: dict[str, Any] = json.loads((DATA / "architectures.json").read_text(encoding="utf-8"))["models"]
+CONFIGS = ModelCatalogue({name: entry["config"] for name, entry in COUNTED.items()})
 WIDGET = {
     "model_type": "widget",
     "hidden_size": 4096,
@@ -43,6 +47,30 @@ def test_every_kind_of_layer_is_counted(name: str) -> None:
         assert model.kv_bytes_per_token(Precision.BF16) == expected["kv_bytes_per_token"]
     if "state_bytes" in expected:
         assert sum(group.layers * group.state_bytes for group in model.attention) == expected["state_bytes"]
+
+
+def test_no_architecture_passes_for_exact_that_is_not() -> None:
+    wrong, exact = [], []
+    for name, entry in COUNTED.items():
+        try:
+            model = parse(CONFIGS.config(name))
+        except ModelConfigError:
+            continue
+        if model.approximate:
+            assert model.notes, name
+            continue
+        exact.append(name)
+        if model.total_parameters != pytest.approx(entry["parameters"], rel=0.005):
+            wrong.append((name, model.total_parameters, entry["parameters"]))
+        grown = sum(
+            group.layers * group.kv_elements_per_token
+            for group in model.attention
+            if group.type in (AttentionType.FULL, AttentionType.SLIDING)
+        )
+        if entry.get("cache_elements_per_token", grown) != grown:
+            wrong.append((name, grown, entry["cache_elements_per_token"]))
+    assert wrong == []
+    assert len(exact) >= 130
 
 
 # Models of no known family
