@@ -12,8 +12,13 @@ import re
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 
-from gpuscout.sweeps.errors import nearest
+from gpuscout.sweeps.errors import InputError, nearest
 
+_COUNTED = re.compile(
+    r"(?:(?P<before>\d{1,5})\s*[xX×*]\s*)?(?P<name>.+?)(?:\s*[:×*]\s*(?P<after>\d{1,5})|\s+[xX](?P<x>\d{1,5}))?"
+)
+_TOKENS = re.compile(r"(?P<number>\d{1,9}(?:\.\d{1,3})?)\s*(?P<unit>[kKmM]?)i?")
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20}
 _WILDCARDS = re.compile(r"[*?\[]")
 _SEPARATORS = re.compile(r"[\s_\-‐‑‒–—®™]+")
 
@@ -74,3 +79,26 @@ def near(text: str, known: Iterable[str], others: Callable[[str], Iterable[str]]
     """Up to three known names that are spelled most like `text`, or have another spelling that is."""
     spelled = {spelling: name for name in known for spelling in (*others(name), name)}
     return list(dict.fromkeys(spelled[spelling] for spelling in nearest(text, spelled)))
+
+
+def parted(texts: Iterable[str] | None) -> list[str]:
+    """Names that are given several times, or several at once with commas between them: one by one."""
+    return [part.strip() for text in texts or () for part in text.split(",") if part.strip()]
+
+
+def counted(text: str) -> tuple[int | None, str]:
+    """ "2xH200", "H200:2" and "H200 x2" as a number and a name; None: no number is given. Raises InputError."""
+    form = _COUNTED.fullmatch(text.strip())
+    numbers = [form[part] for part in ("before", "after", "x") if form[part]] if form else []
+    if form is None or len(numbers) > 1 or any(int(number) == 0 for number in numbers):
+        raise InputError(f'invalid GPUs "{text}": expected a name, or a number and a name', hint="for example 2xH200")
+    return int(numbers[0]) if numbers else None, form["name"].strip()
+
+
+def tokens(text: str) -> int:
+    """ "32k" (32 x 1,024) or "32768" as a number of tokens. Raises InputError."""
+    form = _TOKENS.fullmatch(str(text).strip().replace(",", ""))
+    found = float(form["number"]) * _UNITS[form["unit"].lower()] if form else 0
+    if found < 1 or found != int(found):
+        raise InputError(f'invalid number of tokens "{text}"', hint="for example 32768, or 32k for 32 x 1,024")
+    return int(found)

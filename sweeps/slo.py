@@ -26,10 +26,24 @@ _SECONDS = {"ms": 0.001, "s": 1.0}
 # Requests per second, for one per second, minute and hour.
 _PER_SECOND = {"/s": 1.0, "/min": 1 / 60, "/h": 1 / 3600}
 _SYNONYMS = {"tpot": "itl", "tbt": "itl", "latency": "e2e", "e2el": "e2e"}
+# What columns and tools write: "p95_ttft_ms", "ttft_p95", "mean_itl".
+_COLUMN_STYLE = re.compile(
+    r"(?:(?:p(?P<before>\d{1,2}(?:\.\d{1,3})?)|mean)_)?(?P<metric>[a-z0-9]+?)(?:_(?:ms|s))?"
+    r"(?:_p(?P<after>\d{1,2}(?:\.\d{1,3})?))?"
+)
+# Tokens per second that one user reads: 1000 / ITL in ms.
+_INTERACTIVITY = re.compile(
+    r"\s*(?:interactivity|(?:output[\s_-]*)?(?:tok|tokens|tps)(?:\s*/\s*s)?\s*/\s*user|tokens_per_s_per_user)"
+    r"\s*(?P<operator><=|<|≤|>=|>|≥|==|=)\s*(?P<limit>\d{1,15}(?:\.\d{0,15})?|\.\d{1,15})\s*"
+    r"(?:tok(?:ens)?\s*/\s*s(?:\s*/\s*user)?)?\s*",
+    re.IGNORECASE,
+)
+DEFAULT_ITL_MS = 50.0
+"""The limit where none is given: 20 tokens per second for each user, about twice as fast as people read."""
 OBJECTIVE_SYNONYMS = {"price": "cost", **_SYNONYMS}
 _RATES = ("requests", "rps", "qps")
 _FORM = re.compile(
-    r"\s*(?P<metric>[A-Za-z_][\w-]*)\s*(?::\s*p(?P<percentile>\d{1,2}(?:\.\d{1,3})?))?"
+    r"\s*(?P<metric>[A-Za-z_][\w.-]*)\s*(?::\s*p(?P<percentile>\d{1,2}(?:\.\d{1,3})?))?"
     r"\s*(?P<operator><=|<|≤|>=|>|≥|==|=)\s*"
     r"(?P<limit>\d{1,15}(?:\.\d{0,15})?|\.\d{1,15})\s*(?P<unit>/?\s*[A-Za-zµ]*)\s*"
 )
@@ -73,30 +87,44 @@ class Slo:
 def parse_slo(text: str) -> Slo:
     """An SLO from text such as "itl <= 30 ms", "ttft:p95<=1s" or "rate>=300/min".
 
-    `<` means the same as `<=`. Without a unit ms is meant for ttft and itl, s for e2e, per second for a rate.
-    Raises InputError.
+    So are "tpot<=30ms", "p95_ttft_ms<=1000", and "tok/s/user>=30" or "interactivity>=30", which limit the ITL to
+    1000 / 30 ms. `<` means the same as `<=`. Without a unit ms is meant for ttft and itl, s for e2e, per second for a
+    rate. Raises InputError.
     """
+    if (speed := _INTERACTIVITY.fullmatch(text)) is not None:
+        return _from_interactivity(speed, text)
     form = _FORM.fullmatch(text)
     if form is None:
         raise InputError(
             f"cannot understand the SLO {quoted(text)}: expected METRIC<=LIMIT", hint=f"{_EXAMPLE} (in quotes)"
         )
     metric, unit = form["metric"].casefold(), "".join(form["unit"].casefold().split())
-    if metric in _RATES:
-        metric = "rate"
+    percentile = form["percentile"]
+    if metric not in COLUMNS and (style := _COLUMN_STYLE.fullmatch(metric)) is not None:
+        metric = style["metric"]
+        percentile = percentile or style["before"] or style["after"]
+    metric = "rate" if metric in _RATES else _SYNONYMS.get(metric, metric)
     if metric not in COLUMNS:
-        meant = _SYNONYMS.get(metric) or next(iter(nearest(metric, METRICS)), None)
+        meant = next(iter(nearest(metric, METRICS)), None)
         hint = f"did you mean {meant}?   " if meant else ""
         raise InputError(
             f"unknown metric {quoted(form['metric'])} in the SLO", hint=f"{hint}allowed: {', '.join(METRICS)}"
         )
-    slo = Slo(metric, 0.0, None if form["percentile"] is None else float(form["percentile"]))
+    slo = Slo(metric, 0.0, None if percentile is None else float(percentile))
     _check_operator(slo, form["operator"], text, f"{form['limit']}{form['unit']}")
     limit = float(f"{float(form['limit']) * _scale(slo, unit, text):.12g}")
     if limit <= 0:
         wrong = "says nothing" if slo.at_least else "can never be met"
         raise InputError(f"the SLO {quoted(text)} {wrong}: its limit is 0", hint=_EXAMPLE)
     return Slo(metric, limit, slo.percentile)
+
+
+def _from_interactivity(form: re.Match[str], text: str) -> Slo:
+    """A limit on the tokens per second of one user as one on the ITL."""
+    limit = float(form["limit"])
+    if form["operator"] not in (">=", ">", "≥") or limit <= 0:
+        raise InputError(f"invalid SLO {quoted(text)}: expected a lower limit", hint="for example tok/s/user>=30")
+    return Slo("itl", float(f"{1000 / limit:.12g}"))
 
 
 def _check_operator(slo: Slo, operator: str, text: str, limit: str) -> None:

@@ -14,7 +14,6 @@ from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, print_json
 from gpuscout.runner.cli.options import Filters, LimitOptions, PriceOptions, grouped
 from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, print_rows, whole_number
-from gpuscout.sweeps.cases import PARALLELISM
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
@@ -122,6 +121,7 @@ def _print(found: Capacity) -> None:
 
     question, demand = found.rankings[0].question, found.demand
     limits = ", ".join(map(limit, question.slos)) or "no limit on latencies"
+    limits += " (unless --slo names others; --no-slo lifts it)" if question.default_slo else ""
     print_wrapped(f"{limits}; {_percent(demand.headroom)} of the capacity kept free{_extras(found)}")
     if (told := assumed(question)) is not None:
         print_wrapped(told)
@@ -286,6 +286,8 @@ def _document(found: Capacity) -> dict[str, object]:
 
 def _plans(group: GroupCapacity, plans: Iterable[Plan]) -> list[dict[str, Any]]:
     """The rows with the settings of their configurations, less what the group says already."""
+    from gpuscout.sweeps.cases import PARALLELISM
+
     settings = (*PARALLELISM, "precision", "kv_precision")
     more = ("server", "gpu_memory_utilization", "max_model_len", "engine", "task_id", "interpolated", "queued")
     said = (*CASE, "requests_per_s")

@@ -13,7 +13,6 @@ from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count
 from gpuscout.runner.cli.options import AimOptions, Filters, PriceOptions, grouped
 from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, print_json_rows, print_rows
-from gpuscout.sweeps.cases import PARALLELISM
 
 if TYPE_CHECKING:
     from gpuscout.store.queries.compare import Change, Comparison, MetricChange, Winner
@@ -242,7 +241,7 @@ def _winner_row(winner: Winner) -> dict[str, Any]:
 
 
 _SETTINGS = (
-    *("gpu", "num_gpus", *PARALLELISM, "precision"),
+    *("gpu", "num_gpus", "tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "precision"),
     *("kv_precision", "server", "gpu_memory_utilization", "max_model_len"),
 )
 _FIGURES = ("objective", "place", "concurrency", "ttft_ms", "itl_ms", "output_tokens_per_s", "usd_per_hour")

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, EXIT_NOTHING_QUALIFIES, Db, Json, print_json, print_table
-from gpuscout.sweeps.cases import SHORT_SIZES
-from gpuscout.sweeps.errors import InputError
+from gpuscout.runner.cli.options import number_of_tokens
+from gpuscout.sweeps.names import counted
 
 if TYPE_CHECKING:
     from gpuscout.runner.api.fit import MemoryFit
-
-_GPUS = re.compile(
-    r"(?:(?P<before>\d{1,5})\s*[xX×*]\s*)?(?P<name>.+?)(?:\s*[:×*]\s*(?P<after>\d{1,5})|\s+[xX](?P<x>\d{1,5}))?"
-)
-_TOKENS = re.compile(r"(?P<number>\d{1,9}(?:\.\d{1,3})?)\s*(?P<unit>[kKmM]?)i?")
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20}
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +25,7 @@ def fit(
     gpus: Annotated[str, typer.Argument(metavar="[N x]GPU", help="The GPUs of one replica: H200, 2xH200, H200:2.")],
     context: Annotated[
         str | None,
-        typer.Option("--context", help="Tokens of the longest request (32k = 32,768); else the model's own."),
+        typer.Option("--context", metavar="N", help="Tokens of the longest request: 32k; else the model's own."),
     ] = None,
     precision: Annotated[
         str | None, typer.Option("--precision", help="Of the weights: fp8 …; else the checkpoint's.")
@@ -57,12 +50,12 @@ def fit(
     from gpuscout.runner.api.fit import fit_memory
     from gpuscout.store.results.catalogues import ModelsAt
 
-    number, gpu = parse_gpus(gpus)
+    number, gpu = counted(gpus)
     found = fit_memory(
         model,
         gpu,
-        number,
-        context_length=None if context is None else parse_tokens("--context", context),
+        number or 1,
+        context_length=number_of_tokens(context),
         precision=precision,
         kv_precision=kv_precision,
         tensor_parallel_size=tp,
@@ -80,24 +73,6 @@ def fit(
         _print(found)
     if not found.fits:
         raise typer.Exit(EXIT_NOTHING_QUALIFIES)
-
-
-def parse_gpus(text: str) -> tuple[int, str]:
-    """ "2xH200", "H200:2", "H200 x2" or "H200" as a number and a name. Raises InputError."""
-    form = _GPUS.fullmatch(text.strip())
-    numbers = [form[part] for part in ("before", "after", "x") if form[part]] if form else []
-    if form is None or len(numbers) > 1 or "0" in [number.lstrip("0") or "0" for number in numbers]:
-        raise InputError(f'invalid GPUs "{text}": expected a name, or a number and a name', hint="for example 2xH200")
-    return int(numbers[0]) if numbers else 1, form["name"].strip()
-
-
-def parse_tokens(option: str, text: str) -> int:
-    """ "32k" (32 x 1,024) or "32768" as a number of tokens. Raises InputError."""
-    form = _TOKENS.fullmatch(text.strip().replace(",", ""))
-    tokens = float(form["number"]) * _UNITS[form["unit"].lower()] if form else 0
-    if tokens < 1 or tokens != int(tokens):
-        raise InputError(f'{option}: invalid number of tokens "{text}"', hint="for example 32768 or 32k (32 x 1,024)")
-    return int(tokens)
 
 
 # --- for people --------------------------------------------------------------------------------------------------
@@ -140,6 +115,8 @@ def _print(found: MemoryFit) -> None:
 
 
 def _split(found: object) -> str:
+    from gpuscout.sweeps.cases import SHORT_SIZES
+
     told = [f"{n.upper()} {getattr(found, size)}" for n, size in SHORT_SIZES.items() if getattr(found, size, 1) > 1]
     return ", ".join(told) or "TP 1"
 

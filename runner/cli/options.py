@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.names import counted, parted, tokens
 from gpuscout.sweeps.servers import ONE_OF_SERVERS
+from gpuscout.sweeps.slo import DEFAULT_ITL_MS, OBJECTIVE_SYNONYMS, Slo, parse_slo
 
 if TYPE_CHECKING:
     from gpuscout.store.prices.prices import PriceRules
@@ -83,12 +85,12 @@ class Filters:
 
     sweep: Annotated[str | None, _filter("--sweep", help="A sweep's name or id.")] = None
     model: Annotated[Many, _filter("--model", help="An id, bare name or glob; repeat.")] = None
-    gpu: Annotated[Many, _filter("--gpu", help="A name, alias or glob; repeat.")] = None
+    gpu: Annotated[Many, _filter("--gpu", help="H100, 2xH200, 'RTX*', Hopper, AMD, datacenter; repeat.")] = None
     vendor: Annotated[Many, _filter("--vendor", help="NVIDIA, AMD …; repeat.")] = None
     min_memory: Annotated[float | None, _filter("--min-memory", help="GB (10^9) of one GPU.")] = None
     workload: Annotated[str | None, _filter("--workload", help="A workload of a stored sweep.")] = None
-    input_len: Annotated[int | None, _filter("--input-len", min=1, help="Input tokens.")] = None
-    output_len: Annotated[int | None, _filter("--output-len", min=1, help="Output tokens.")] = None
+    input_len: Annotated[str | None, _filter("--input-len", metavar="N", help="Tokens of input, such as 32k.")] = None
+    output_len: Annotated[str | None, _filter("--output-len", metavar="N", help="Tokens of output.")] = None
     engine: Annotated[Many, _filter("--engine", help="An engine, or measured; the first of several is preferred.")] = (
         None
     )
@@ -97,7 +99,9 @@ class Filters:
     precision: Annotated[Many, _filter("--precision", help="Of the weights: fp8 …; repeat.")] = None
     tp: Annotated[str | None, _filter("--tp", help="Tensor parallelism: 1,2,4.")] = None
     max_gpus: Annotated[int | None, _filter("--max-gpus", min=1, help="GPUs of one deployment.")] = None
-    min_context: Annotated[int | None, _filter("--min-context", min=1, help="Tokens a deployment must take.")] = None
+    min_context: Annotated[
+        str | None, _filter("--min-context", metavar="N", help="Tokens a deployment must take: 32k.")
+    ] = None
     implausible: Annotated[
         bool, _filter("--implausible", help="Also measured runs that are better than their hardware can be.")
     ] = False
@@ -116,22 +120,24 @@ class Filters:
 
         from gpuscout.store.ranking.types import Question
 
+        gpus = counted_gpus(self.gpu)
         return Question(
             sweep=self.sweep,
-            models=tuple(self.model or ()),
-            gpus=tuple(self.gpu or ()),
-            vendors=tuple(self.vendor or ()),
+            models=tuple(parted(self.model)),
+            gpus=tuple(name for _, name in gpus),
+            num_gpus=tuple(dict.fromkeys(number for number, _ in gpus if number is not None)),
+            vendors=tuple(parted(self.vendor)),
             min_memory_gb=self.min_memory,
             workload=self.workload,
-            input_len=self.input_len,
-            output_len=self.output_len,
-            engines=tuple(self.engine or ()),
-            kinds=tuple(self.kind or ()),
-            servers=tuple(self.server or ()),
-            precisions=tuple(self.precision or ()),
+            input_len=number_of_tokens(self.input_len),
+            output_len=number_of_tokens(self.output_len),
+            engines=tuple(parted(self.engine)),
+            kinds=tuple(parted(self.kind)),
+            servers=tuple(parted(self.server)),
+            precisions=tuple(parted(self.precision)),
             tensor_parallel=_sizes(self.tp),
             max_gpus=self.max_gpus,
-            min_context=self.min_context,
+            min_context=number_of_tokens(self.min_context),
             implausible=self.implausible,
             set_aside=self.set_aside,
             since=parse_day("--since", self.since),
@@ -161,7 +167,7 @@ class PriceOptions:
 
         return PriceRules(
             books=split_books(self.prices),
-            providers=tuple(self.provider or ()),
+            providers=tuple(parted(self.provider)),
             region=self.region,
             purchase=check_purchase(self.purchase),
             as_of=parse_day("--as-of", self.as_of),
@@ -184,8 +190,6 @@ class SloOptions:
 
     def limited(self, question: Question) -> Question:
         """The question within these limits. Raises InputError."""
-        from gpuscout.sweeps.slo import parse_slo
-
         slos = tuple(dict.fromkeys(map(parse_slo, self.slo or ())))
         if self.assume_tail is not None and all(slo.percentile is None for slo in slos):
             raise InputError(
@@ -214,6 +218,9 @@ class LimitOptions(SloOptions):
         _aim("--confidence", help="How likely each limit and the figures must hold: 0.5 (unless given) to 0.99."),
     ] = None
     cautious: Annotated[bool, _aim("--cautious", help="--confidence 0.9.")] = False
+    no_slo: Annotated[
+        bool, _aim("--no-slo", help=f"No limit. Unless one is given, ITL <= {DEFAULT_ITL_MS:g} ms counts.")
+    ] = False
 
     def limited(self, question: Question) -> Question:
         from gpuscout.store.ranking.confidence import CAUTIOUS, EXPECTED
@@ -221,8 +228,10 @@ class LimitOptions(SloOptions):
         if self.cautious and self.confidence is not None:
             raise InputError("--cautious is --confidence 0.9: give one of them")
         confidence = CAUTIOUS if self.cautious else EXPECTED if self.confidence is None else self.confidence
+        if self.no_slo and self.slo:
+            raise InputError("--no-slo lifts all limits: leave --slo out")
         return dataclasses.replace(
-            super().limited(question),
+            with_default_limit(super().limited(question), no_slo=self.no_slo),
             interpolate=not self.no_interpolate,
             trust=self.trust.casefold(),
             confidence=confidence,
@@ -237,6 +246,7 @@ class AimOptions(LimitOptions):
         Many,
         _aim(
             "--objective",
+            "--metric",
             help="cost (unless given), cost-per-hour, throughput, throughput-per-gpu, ttft, itl, e2e or energy; "
             "the first ranks, more are shown.",
         ),
@@ -249,13 +259,34 @@ class AimOptions(LimitOptions):
 
         if self.objective and self.weight:
             raise InputError("--weight replaces --objective: name the objective in one of them")
-        first, *also = self.objective or [DEFAULT_OBJECTIVE]
+        first, *also = [OBJECTIVE_SYNONYMS.get(name, name) for name in self.objective or [DEFAULT_OBJECTIVE]]
         return dataclasses.replace(
             self.limited(question),
             objective=first,
             also=tuple(also),
             weights=tuple(map(_weight, self.weight or ())),
         )
+
+
+def with_default_limit(question: Question, *, no_slo: bool) -> Question:
+    """The question with the limit that counts where none is given."""
+    if question.slos or no_slo:
+        return question
+    return dataclasses.replace(question, slos=(Slo("itl", DEFAULT_ITL_MS),), default_slo=True)
+
+
+def number_of_tokens(text: str | None) -> int | None:
+    """ "32k" as a number of tokens; None stays None. Raises InputError."""
+    return None if text is None else tokens(text)
+
+
+def counted_gpus(texts: Iterable[str] | None) -> list[tuple[int | None, str]]:
+    """ "2xH200,2xH100" as numbers and names; all have the same number, or none has one. Raises InputError."""
+    found = [counted(text) for text in parted(texts)]
+    if len({number for number, _ in found}) > 1:
+        told = ", ".join(f"{number or 'any number'} x {name}" for number, name in found)
+        raise InputError(f"--gpu: {told}: expected one number of GPUs for all", hint="ask for each apart")
+    return found
 
 
 def _weight(text: str) -> tuple[str, float]:

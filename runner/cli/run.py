@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Unpack
+from typing import TYPE_CHECKING, Annotated, Unpack
 
 import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, json_text
-from gpuscout.runner.cli.options import grouped
+from gpuscout.runner.cli.options import PriceOptions, grouped
 from gpuscout.runner.cli.show.document import picked
 from gpuscout.runner.cli.sweep_options import AskOptions, ExecutionOptions, GpuFile, SweepFlags
 from gpuscout.sweeps.errors import InputError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from gpuscout.runner.execution.controller import RunReport
     from gpuscout.runner.execution.executor_choice import Choice
     from gpuscout.store.database.connect import Store
+    from gpuscout.store.ranking.types import Question
     from gpuscout.sweeps.spec.spec import SweepSpec
 
 _EXIT_FAILURES = 5
@@ -36,7 +38,7 @@ Force = Annotated[bool, typer.Option("--force", help="Let --save-spec replace a 
 
 
 def register(app: typer.Typer) -> None:
-    app.command("run", rich_help_panel="Sweeps", epilog="Example: gpuscout run sweep.yaml --slo 'itl<=30ms'")(run)
+    app.command("run", rich_help_panel="Sweeps", epilog="Example: gpuscout run --model Qwen3-32B --slo 'itl<=30'")(run)
     app.command("plan", rich_help_panel="Sweeps", epilog="Example: gpuscout plan sweep.yaml --why Qwen/Qwen3-32B,L4")(
         plan
     )
@@ -46,6 +48,7 @@ def register(app: typer.Typer) -> None:
 def run(
     flags: SweepFlags,
     asking: AskOptions,
+    prices: PriceOptions,
     execution: ExecutionOptions,
     spec: Spec = None,
     gpu_file: GpuFile = None,
@@ -62,7 +65,7 @@ def run(
 
     # Everything that can be refused is, before there is a store or a saved spec.
     sweep_spec, expansion = api.read_and_expand(partial(flags.spec, spec), gpu_file=gpu_file, known=ModelsAt(db))
-    asked = asking.question(sweep_spec)
+    asked = asking.question(sweep_spec, prices, (gpu.name for gpu in expansion.sweep.gpus))
     api.check_run(sweep_spec, expansion, executor=execution.executor, ray_address=execution.ray_address)
     if save_spec is not None:
         _save(_asking(sweep_spec, asked, gpu_file), save_spec, force=force)
@@ -73,6 +76,7 @@ def run(
             sweep_spec,
             partial(api.run, sweep_spec, store, expansion=expansion),
             asked,
+            top=asking.top,
             json=json,
             output_json=output_json,
             **execution.arguments(gpu_file),
@@ -83,8 +87,9 @@ def run_and_report(
     store: Store,
     spec: SweepSpec,
     run: Callable[..., RunReport],
-    question: dict[str, Any],
+    question: Question,
     *,
+    top: int = 1,
     json: bool,
     output_json: Path | None = None,
     **options: Unpack[RunOptions],
@@ -94,7 +99,7 @@ def run_and_report(
     from gpuscout.runner.cli.show.ranking_table import print_ranking, ranking_document
     from gpuscout.runner.execution.controller import RunCallbacks
     from gpuscout.runner.resolve.spec import explained_names
-    from gpuscout.store.ranking.rank import Question, rank
+    from gpuscout.store.ranking.rank import rank
 
     with progress_line(quiet=json) as line:
 
@@ -107,7 +112,7 @@ def run_and_report(
     ranking = None
     try:
         with store.reading() as connection:
-            ranking = rank(connection, Question(sweep=report.sweep.id, **question))
+            ranking = rank(connection, replace(question, sweep=report.sweep.id))
     except InputError:
         if not report.open_failures:
             raise
@@ -119,7 +124,7 @@ def run_and_report(
         print(json_text(document))
     else:
         if ranking:
-            print_ranking(ranking)
+            print_ranking(ranking, top=top)
         err().print(_summary(report, ranked=ranking is not None))
     if report.open_failures:
         raise typer.Exit(_EXIT_FAILURES)
@@ -149,9 +154,9 @@ def plan(
         print_plan(expansion, db, json=json)
 
 
-def _asking(spec: SweepSpec, asked: dict[str, Any], gpu_file: Path | None) -> SweepSpec:
+def _asking(spec: SweepSpec, asked: Question, gpu_file: Path | None) -> SweepSpec:
     """The spec with what the flags say of the GPUs and the question, so that it alone gives the same answer."""
-    update = {"objective": asked["objective"], "slo": asked["slos"]}
+    update: dict[str, object] = {"objective": asked.objective, "slo": asked.slos}
     if gpu_file is not None:
         if spec.gpu_file is not None:
             raise InputError(

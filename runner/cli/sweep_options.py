@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpuscout.runner.cli.options import Many
+from gpuscout.runner.cli.options import AimOptions, Many, PriceOptions, counted_gpus, number_of_tokens
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.gpus.groups import DATACENTER
+from gpuscout.sweeps.names import parted, squeeze
 from gpuscout.sweeps.servers import ONE_OF_SERVERS
+from gpuscout.sweeps.workloads import PRESETS
 
 if TYPE_CHECKING:
     from gpuscout.runner.api.run import RunOptions
+    from gpuscout.store.ranking.types import Question
     from gpuscout.sweeps.spec.spec import SweepSpec
 
 # What a sweep from flags is called when --name does not say.
@@ -21,23 +26,32 @@ _NAME_OF_FLAGS = "from-flags"
 GpuFile = Annotated[Path | None, typer.Option("--gpu-file", help="A YAML file with GPUs of your own.")]
 
 
-def _sweep(*names: str, help: str) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel="Sweep without a file")
+def _sweep(*names: str, help: str, **rest: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel="Sweep without a file", **rest)
 
 
 @dataclass(frozen=True)
 class SweepFlags:
-    """A sweep in flags in place of a spec file."""
+    """A sweep in flags in place of a spec file. What repeats may also be written with commas."""
 
     model: Annotated[Many, _sweep("--model", help="A model; repeat for more.")] = None
-    gpu: Annotated[Many, _sweep("--gpu", help="A GPU; repeat for more.")] = None
-    workload: Annotated[Many, _sweep("--workload", help="A preset; repeat for more.")] = None
-    input_len: Annotated[int | None, _sweep("--input-len", help="Input tokens.")] = None
-    output_len: Annotated[int | None, _sweep("--output-len", help="Output tokens.")] = None
-    tp: Annotated[str | None, _sweep("--tp", "--num-gpus", help="GPUs of a deployment: auto, or 1,2,4.")] = None
+    gpu: Annotated[
+        Many, _sweep("--gpu", help="H100, 2xH200, 'RTX*', Hopper, AMD …; else all priced data-centre GPUs; repeat.")
+    ] = None
+    exclude: Annotated[Many, _sweep("--exclude", help="GPUs to leave out: a name, glob, vendor or family; repeat.")] = (
+        None
+    )
+    workload: Annotated[Many, _sweep("--workload", help=f"A preset ({', '.join(PRESETS)}); repeat for more.")] = None
+    input_len: Annotated[str | None, _sweep("--input-len", metavar="N", help="Tokens of input, such as 32k.")] = None
+    output_len: Annotated[str | None, _sweep("--output-len", metavar="N", help="Tokens of output.")] = None
+    tp: Annotated[str | None, _sweep("--tp", "--num-gpus", help="Tensor parallelism: auto, or 1,2,4.")] = None
+    pp: Annotated[str | None, _sweep("--pp", help="Pipeline stages: 1,2.")] = None
+    dp: Annotated[str | None, _sweep("--dp", help="Data-parallel ranks: 1,2.")] = None
     precision: Annotated[Many, _sweep("--precision", help="native, fp8, bf16 …; repeat for more.")] = None
     server: Annotated[Many, _sweep("--server", help=f"{ONE_OF_SERVERS}; repeat.")] = None
-    concurrency: Annotated[str | None, _sweep("--concurrency", help="Requests in flight: 1,8,64.")] = None
+    concurrency: Annotated[
+        str | None, _sweep("--concurrency", "--users", help="Requests in flight, one a user: 1,8,64.")
+    ] = None
     engine: Annotated[Many, _sweep("--engine", help="An engine, also instead of those of a spec; repeat.")] = None
     max_gpus: Annotated[int | None, _sweep("--max-gpus", help="At most this many GPUs.")] = None
     name: Annotated[str | None, _sweep("--name", help="What to call the sweep.")] = None
@@ -61,62 +75,94 @@ class SweepFlags:
                 spec = spec.model_copy(update={"engines": tuple(EngineEntry(name=name) for name in engines)})
             return spec
         if not given:
-            raise InputError(
-                "name a spec file, or at least --model and --gpu", hint="gpuscout init writes a spec to start from"
-            )
-        lengths = {"input_len", "output_len"} & given.keys()
-        if len(lengths) == 1:
+            raise InputError("name a spec file, or at least --model", hint="gpuscout init writes a spec to start from")
+        return spec_from_mapping(self._mapping(), flags=_FLAGS)
+
+    def _mapping(self) -> dict[str, object]:
+        """What a spec file would say. Raises InputError."""
+        lengths = [number_of_tokens(text) for text in (self.input_len, self.output_len)]
+        if lengths.count(None) == 1:
             raise InputError("--input-len and --output-len go together")
-        if not lengths and "workload" not in given:
-            given["workload"] = ["chat"]
-        workloads = [*given.get("workload", [])]
-        if lengths:
-            workloads.append({"input_len": given["input_len"], "output_len": given["output_len"]})
-        data = {
-            "name": given.get("name", _NAME_OF_FLAGS),
-            "models": given.get("model"),
-            "gpus": given.get("gpu"),
-            "workloads": workloads,
-            "tensor_parallel": _numbers("--tp", given["tp"]) if given.get("tp", "auto") != "auto" else None,
-            "precision": given.get("precision"),
-            "servers": given.get("server"),
-            "concurrency": _numbers("--concurrency", given["concurrency"]) if "concurrency" in given else None,
-            "engines": given.get("engine"),
-            "limits": {"max_gpus": given["max_gpus"]} if "max_gpus" in given else None,
+        workloads: list[object] = [*parted(self.workload)]
+        if None not in lengths:
+            workloads.append(dict(zip(("input_len", "output_len"), lengths, strict=True)))
+        gpus = counted_gpus(self.gpu)
+        number = next((number for number, _ in gpus if number is not None), None)
+        sizes = {name: _numbers(f"--{name}", getattr(self, name)) for name in ("tp", "pp", "dp")}
+        data: dict[str, object] = {
+            "name": self.name or _NAME_OF_FLAGS,
+            "models": parted(self.model),
+            "gpus": [name for _, name in gpus] or priced_datacenter_gpus(),
+            "workloads": workloads or ["chat"],
+            "tensor_parallel": sizes["tp"],
+            "pipeline_parallel": sizes["pp"],
+            "data_parallel": sizes["dp"],
+            "precision": parted(self.precision),
+            "servers": parted(self.server),
+            "concurrency": _numbers("--concurrency", self.concurrency),
+            "engines": parted(self.engine),
+            "exclude": [_excluding(text) for text in parted(self.exclude)],
+            "only": [] if number is None else [{"num_gpus": number}],
+            "limits": None if self.max_gpus is None else {"max_gpus": self.max_gpus},
         }
-        return spec_from_mapping(
-            {key: value for key, value in data.items() if value is not None},
-            flags={
-                "name": "--name",
-                "models": "--model",
-                "gpus": "--gpu",
-                "workloads": "--workload",
-                "tensor_parallel": "--tp",
-                "precision": "--precision",
-                "servers": "--server",
-                "concurrency": "--concurrency",
-                "engines": "--engine",
-                "limits": "--max-gpus",
-            },
-        )
+        return {key: value for key, value in data.items() if value is not None and value != []}
+
+
+_FLAGS = {
+    "name": "--name",
+    "models": "--model",
+    "gpus": "--gpu",
+    "workloads": "--workload",
+    "tensor_parallel": "--tp",
+    "pipeline_parallel": "--pp",
+    "data_parallel": "--dp",
+    "precision": "--precision",
+    "servers": "--server",
+    "concurrency": "--concurrency",
+    "engines": "--engine",
+    "exclude": "--exclude",
+    "only": "--gpu",
+    "limits": "--max-gpus",
+}
+
+
+def priced_datacenter_gpus() -> list[str]:
+    """The data-centre GPUs that somebody sells by the hour, by the prices that ship."""
+    from gpuscout.store.prices.books import shipped_quotes
+    from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
+
+    priced = {quote.gpu for quote in shipped_quotes() if quote.exact}
+    return [gpu.name for gpu in GPUCatalogue.load().select(glob=DATACENTER) if gpu.name in priced]
+
+
+def _excluding(text: str) -> dict[str, str]:
+    """The rule that leaves out a GPU, or the GPUs of a vendor or family."""
+    from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
+
+    for field in ("vendor", "family"):
+        for value in dict.fromkeys(getattr(gpu, field) for gpu in GPUCatalogue.load()):
+            if squeeze(text) == squeeze(value):
+                return {field: value}
+    return {"gpu": text}
 
 
 @dataclass(frozen=True)
-class AskOptions:
-    """What is asked of the store when a sweep has run."""
+class AskOptions(AimOptions):
+    """What is asked of the store when a sweep has run: flags replace what the spec says."""
 
-    objective: Annotated[str | None, typer.Option("--objective", "--metric", help="What to rank by in the end.")] = None
-    slo: Annotated[Many, typer.Option("--slo", help="A limit: 'ttft<=500ms'; repeat for more.")] = None
+    top: Annotated[int, typer.Option("--top", min=1, help="Configurations per model, of other GPUs first.")] = 1
 
-    def question(self, spec: SweepSpec) -> dict[str, Any]:
-        """What to ask the store in the end: flags replace what the spec says."""
-        from gpuscout.store.ranking.types import DEFAULT_OBJECTIVE, measure_of
-        from gpuscout.sweeps.slo import OBJECTIVE_SYNONYMS, parse_slo
+    def question(self, spec: SweepSpec, prices: PriceOptions, gpus: Iterable[str] = ()) -> Question:
+        """Raises InputError, UnknownNameError: better before the sweep than after it."""
+        from gpuscout.store.ranking.types import Question, measure_of
 
-        asked = OBJECTIVE_SYNONYMS.get(self.objective or "", self.objective)
-        chosen = asked or spec.objective or DEFAULT_OBJECTIVE
-        measure_of(chosen)  # an objective that is none is better refused before the sweep than after it
-        return {"objective": chosen, "slos": tuple(map(parse_slo, self.slo)) if self.slo else spec.slo}
+        asked = self.asked(Question())
+        if not self.objective and not self.weight and spec.objective:
+            asked = replace(asked, objective=spec.objective)
+        if asked.default_slo and spec.slo:
+            asked = replace(asked, slos=spec.slo, default_slo=False)
+        measure_of(asked.objective)
+        return replace(asked, top=max(self.top + 1, 5), prices=prices.rules(gpus))
 
 
 @dataclass(frozen=True)
@@ -148,7 +194,10 @@ class ExecutionOptions:
         }
 
 
-def _numbers(flag: str, text: str) -> list[int]:
+def _numbers(flag: str, text: str | None) -> list[int] | None:
+    """The numbers in "1,2,4"; None for nothing and for "auto". Raises InputError."""
+    if text is None or text == "auto":
+        return None
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:

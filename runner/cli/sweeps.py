@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, list_by_default, print_json
-from gpuscout.runner.cli.options import grouped
+from gpuscout.runner.cli.options import PriceOptions, grouped
 from gpuscout.runner.cli.run import run_and_report
 from gpuscout.runner.cli.show.document import picked
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number
@@ -93,6 +93,7 @@ def show_sweep(name: Name, db: Db = DEFAULT_STORE, json: Json = False) -> None:
 def resume_sweep(
     name: Name,
     asking: AskOptions,
+    prices: PriceOptions,
     execution: ExecutionOptions,
     gpu_file: GpuFile = None,
     db: Db = DEFAULT_STORE,
@@ -108,7 +109,8 @@ def resume_sweep(
             store,
             spec,
             partial(api.resume, store, name),
-            asking.question(spec),
+            asking.question(spec, prices),
+            top=asking.top,
             json=json,
             **execution.arguments(gpu_file),
         )

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from gpuscout.store.ranking.types import MEASURED, Kind
 from gpuscout.store.schema import engines, gpus, ladders, models, sweep_engines, sweep_workloads, sweeps
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
+from gpuscout.sweeps.gpus.groups import member_of
 from gpuscout.sweeps.names import matches, meant, near
 from gpuscout.sweeps.servers import taken_for_engine
 
@@ -96,7 +97,7 @@ def choose_gpus(
     vendors: Sequence[str] = (),
     min_memory_gb: float | None = None,
 ) -> NameIndex:
-    """The GPUs of these names, aliases, globs or vendors' spellings, whatever their case and separators.
+    """The GPUs of these names, aliases, globs, groups or vendors' spellings, whatever their case and separators.
 
     Of these the ones of a vendor and with so much memory (10^9 bytes). Raises UnknownNameError, InputError when the
     store has none.
@@ -104,11 +105,15 @@ def choose_gpus(
     known = stored_names(connection, gpus)
     if not wanted:
         return _having(connection, known, vendors, min_memory_gb)
-    aliases = {
-        row.name: json.loads(row.figures).get("aliases", ())
-        for row in connection.execute(sa.select(gpus.c.name, gpus.c.figures).order_by(gpus.c.created_at))
-    }
-    chosen = _choose(known, "GPU", [_catalogued(text, known) for text in wanted], aliases.__getitem__)
+    rows = connection.execute(sa.select(gpus.c.name, gpus.c.vendor, gpus.c.figures).order_by(gpus.c.created_at))
+    figures = {row.name: {"vendor": row.vendor} | json.loads(row.figures) for row in rows}
+    aliases = {name: known_of.get("aliases", ()) for name, known_of in figures.items()}
+    names: list[str] = []
+    for text in wanted:
+        belongs = member_of(text)
+        group = [n for n in known.ids if belongs(n, figures[n]["vendor"], figures[n].get("family", ""))]
+        names += group or [_catalogued(text, known)]
+    chosen = _choose(known, "GPU", names, aliases.__getitem__)
     return _having(connection, chosen, vendors, min_memory_gb)
 
 

@@ -148,7 +148,7 @@ def scope_of(connection: sa.Connection, question: Question) -> Scope:
 
 def _check(question: Question) -> None:
     """Raises InputError for what no result can meet, or no database compare."""
-    for name in ("input_len", "output_len", "max_gpus", "min_context", "tensor_parallel"):
+    for name in ("input_len", "output_len", "max_gpus", "min_context", "tensor_parallel", "num_gpus"):
         given = getattr(question, name)
         for number in given if isinstance(given, tuple) else () if given is None else (given,):
             if not 1 <= number <= _LARGEST:
@@ -179,6 +179,8 @@ def _on_cases(question: Question, lengths: Sequence[tuple[int, int]] | None) -> 
         )
     if question.tensor_parallel:
         found.append(cases.c.tensor_parallel.in_(question.tensor_parallel))
+    if question.num_gpus:
+        found.append(cases.c.num_gpus.in_(question.num_gpus))
     if question.max_gpus is not None:
         found.append(cases.c.num_gpus <= question.max_gpus)
     return found

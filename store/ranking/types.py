@@ -57,6 +57,8 @@ class Question:
     engines         in order of preference: a group shows the estimates of one engine, the first that has any;
                     "measured" among them stands for measured runs, which go first wherever it stands
     kinds           "estimated", "measured"
+    num_gpus        GPUs of one deployment
+    default_slo     whether `slos` are the limits that count where none is given, which the answer says
     server_versions  of measured runs: "0.19" stands for 0.19.1 as well
     implausible     whether measured runs count that are better than their hardware can be
     set_aside       whether measured runs count that do not stand for their configuration: with drafted tokens, cached
@@ -107,6 +109,8 @@ class Question:
     implausible: bool = False
     server_versions: tuple[str, ...] = ()
     set_aside: bool = False
+    num_gpus: tuple[int, ...] = ()
+    default_slo: bool = False
 
     @property
     def aim(self) -> Aim:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gpuscout.sweeps.errors import GpuFileError, InputError, UnknownNameError, nearest
 from gpuscout.sweeps.gpus.gpu import GpuFile, GPUSpec, OwnGpu
+from gpuscout.sweeps.gpus.groups import member_of
 from gpuscout.sweeps.names import meant, squeeze
 
 # What vendors' tools and clouds write before a product's name, besides the vendor's own name.
@@ -100,8 +101,9 @@ class GPUCatalogue:
     ) -> tuple[GPUSpec, ...]:
         """The GPUs that meet all conditions, in the order of the catalogue; never none.
 
-        `glob` is matched with the canonical names and, if no name matches, with the aliases; case and the kind of
-        separator do not matter. Raises UnknownNameError for a vendor or family nobody has, InputError for no GPU.
+        `glob` is matched with the canonical names and, if no name matches, with the aliases, or names a group of GPUs
+        (`datacenter`, a vendor, a family); case and the kind of separator do not matter. Raises UnknownNameError for a
+        vendor or family nobody has, InputError for no GPU.
         """
         chosen = list(self)
         for attribute, wanted in (("vendor", vendor), ("family", family)):
@@ -110,6 +112,9 @@ class GPUCatalogue:
                 chosen = [gpu for gpu in chosen if gpu.name in matching]
         if glob is not None:
             matching = set(meant(glob, self._by_name, lambda name: self._by_name[name].aliases))
+            if not matching:
+                belongs = member_of(glob)
+                matching = {gpu.name for gpu in self if belongs(gpu.name, gpu.vendor, gpu.family)}
             chosen = [gpu for gpu in chosen if gpu.name in matching]
         if min_memory_gb is not None:
             chosen = [gpu for gpu in chosen if gpu.memory_gb >= min_memory_gb]

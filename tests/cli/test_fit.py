@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from gpuscout.runner.api.fit import fit_memory
-from gpuscout.runner.cli.fit import parse_gpus, parse_tokens
 from gpuscout.runner.cli.main import execute
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.names import counted, tokens
 
 
 def test_the_command_answers_without_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,19 +89,19 @@ def test_the_room_for_caches_is_that_of_a_servers_log() -> None:
 @pytest.mark.parametrize(
     ("text", "number", "name"),
     [("2xH200", 2, "H200"), ("H200:2", 2, "H200"), ("H200 x2", 2, "H200"), ("16 x A100-40GB", 16, "A100-40GB"),
-     ("RTX 4090", 1, "RTX 4090"), ("4xRTX4090", 4, "RTX4090"), ("RTX4090", 1, "RTX4090")],
+     ("RTX 4090", None, "RTX 4090"), ("4xRTX4090", 4, "RTX4090"), ("RTX4090", None, "RTX4090")],
 )  # fmt: skip
-def test_gpus_as_people_write_them(text: str, number: int, name: str) -> None:
-    assert parse_gpus(text) == (number, name)
+def test_gpus_as_people_write_them(text: str, number: int | None, name: str) -> None:
+    assert counted(text) == (number, name)
 
 
 def test_invalid_numbers_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert parse_tokens("--context", "32k") == 32 * 1024
-    assert parse_tokens("--context", "131,072") == 131_072
+    assert tokens("32k") == 32 * 1024
+    assert tokens("131,072") == 131_072
     for text in ("0", "many", "-1", "1.5"):
         with pytest.raises(InputError, match="invalid number of tokens"):
-            parse_tokens("--context", text)
+            tokens(text)
     with pytest.raises(InputError, match="invalid GPUs"):
-        parse_gpus("0xH200")
+        counted("0xH200")
     assert execute(["fit", "Qwen3-32B", "H10O"]) == 2
     assert "did you mean H100-SXM-80GB" in capsys.readouterr().err

@@ -207,6 +207,9 @@ def test_what_cannot_carry_it_says_why(database: str, capsys: pytest.CaptureFixt
 
 def test_forms_of_output_and_of_rates(database: str, capsys: pytest.CaptureFixture[str]) -> None:
     shown = ask(capsys, database, "--rate", "chat=20", "--rate", "rag=5", "--spare", "1", "--whole-nodes")
+    assert "ITL <= 50 ms (unless --slo names others; --no-slo lifts it)" in " ".join(shown.split())
+    assert "no limit on latencies" in ask(capsys, database, "--rate", "chat=20", "--no-slo")
+    shown = " ".join(shown.split())
     assert "1 to spare; whole nodes are paid" in shown
     assert "each with replicas of its own" in shown
     rows = list(csv.DictReader(io.StringIO(ask(capsys, database, "--tokens-rate", "chat=10240", "--csv"))))
@@ -214,7 +217,7 @@ def test_forms_of_output_and_of_rates(database: str, capsys: pytest.CaptureFixtu
     assert {float(row["requests_per_s"]) for row in rows} == {20.0}
     assert ask(capsys, database, "--rate", "20", "--md").startswith("| model |")
     narrow = ask(capsys, database, "--rate", "20", "--workload", "chat")
-    assert "no limit on latencies" in narrow
+    assert "ITL <= 50 ms (unless" in narrow
     unpriced = ask(capsys, database, "--rate", "20", "--workload", "chat", "--provider", "Nebius")
     assert "without a price: L4; --price 'L4'=USD" in unpriced
 

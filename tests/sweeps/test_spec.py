@@ -391,7 +391,7 @@ def test_slos(text: str, metric: str, limit: float, column: str) -> None:
         ("ttft", "METRIC<=LIMIT"),
         ("", "METRIC<=LIMIT"),
         ("ttft<=-1ms", "METRIC<=LIMIT"),
-        ("tpot<=3ms", "did you mean itl?"),
+        ("ttfk<=3ms", "did you mean ttft?"),
         ("itl>=3", "write itl<=3"),
         ("itl<=3m", "allowed: ms, s"),
         ("itl<=0", "never be met"),

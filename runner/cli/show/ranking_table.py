@@ -16,6 +16,7 @@ from gpuscout.runner.cli.show.wording import (
     LATENCIES,
     behind,
     case_of,
+    default_limit,
     describe,
     figure,
     glued_limit,
@@ -280,6 +281,8 @@ def _told(ranking: Ranking, shown: Sequence[RankedConfig], top: int) -> Iterable
     question = ranking.question
     if ranking.missing_tasks:
         yield _unfinished(ranking)
+    if question.default_slo:
+        yield default_limit(question)
     if any(config.queued for config in shown):
         yield "* more requests in flight than the KV cache holds: some wait, which is in TTFT; --slo ttft<=… limits it"
     if any(config.interpolated for config in shown):

@@ -108,6 +108,12 @@ def limit(slo: Slo) -> str:
     return f"{name} {'>=' if slo.at_least else '<='} {slo.limit:,.15g}{'' if slo.at_least else ' '}{slo.unit}"
 
 
+def default_limit(question: Question) -> str:
+    """What is said of a limit that nobody asked for."""
+    limits = ", ".join(limit(slo) for slo in question.slos)
+    return f"{limits}: the limit that counts unless --slo names others; --no-slo lifts it"
+
+
 def assumed(question: Question) -> str | None:
     """What stands in for the percentiles of estimates, where the question lets anything."""
     if question.assume_tail is None:

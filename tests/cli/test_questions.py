@@ -1,0 +1,108 @@
+"""Questions as people type them: groups and numbers of GPUs, commas, lengths, limits, and the limit of last resort."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gpuscout.runner.cli.main import execute
+from gpuscout.runner.cli.sweep_options import priced_datacenter_gpus
+from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
+from gpuscout.sweeps.names import parted
+from gpuscout.sweeps.slo import Slo, parse_slo
+
+FEW = ["--concurrency", "1,16,64"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def asked(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, list[dict[str, object]]]:
+    assert execute([*arguments, "--json"]) == 0
+    document: dict[str, list[dict[str, object]]] = json.loads(capsys.readouterr().out)
+    return document
+
+
+@pytest.mark.parametrize(
+    ("text", "slo"),
+    [
+        ("tpot<=30ms", Slo("itl", 30.0)),
+        ("p95_ttft<=1s", Slo("ttft", 1000.0, 95.0)),
+        ("p99.9_e2e_s<=10", Slo("e2e", 10.0, 99.9)),
+        ("ttft_p95<=500", Slo("ttft", 500.0, 95.0)),
+        ("mean_itl_ms<=20", Slo("itl", 20.0)),
+        ("tok/s/user>=25", Slo("itl", 40.0)),
+        ("tps/user>=25", Slo("itl", 40.0)),
+        ("interactivity>=25 tok/s", Slo("itl", 40.0)),
+    ],
+)
+def test_limits_in_peoples_words(text: str, slo: Slo) -> None:
+    assert parse_slo(text) == slo
+
+
+def test_a_speed_is_a_lower_limit() -> None:
+    for text in ("tok/s/user<=30", "interactivity>=0"):
+        with pytest.raises(InputError, match="expected a lower limit"):
+            parse_slo(text)
+
+
+def test_groups_of_gpus() -> None:
+    catalogue = GPUCatalogue.load()
+    datacenter = {gpu.name for gpu in catalogue.select(glob="data-center")}
+    assert {"H100-SXM-80GB", "L4", "MI300X", "RTX PRO 6000 Blackwell Server"} <= datacenter
+    assert not {"RTX 4090", "RTX A6000", "TPU v5p", "Gaudi 3"} & datacenter
+    assert {gpu.family for gpu in catalogue.select(glob="hopper")} == {"Hopper"}
+    assert {gpu.vendor for gpu in catalogue.select(glob="amd")} == {"AMD"}
+    assert set(priced_datacenter_gpus()) < datacenter
+    assert parted(["H100,H200", " L4 "]) == ["H100", "H200", "L4"]
+
+
+def test_without_a_gpu_all_priced_ones_of_data_centres_are_asked(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = asked(capsys, "run", "--model", "Qwen3-8B", "--exclude", "AMD,H100-PCIe", *FEW, "--top", "40")
+    [group] = document["groups"]
+    answered = {config["gpu"] for config in group["best_per_gpu"]}  # type: ignore[attr-defined]
+    amd = {gpu.name for gpu in GPUCatalogue.load().select(vendor="AMD")}
+    assert {"H100-SXM-80GB", "H200-SXM-141GB", "B200", "L4"} <= answered
+    assert answered <= set(priced_datacenter_gpus()) - amd - {"H100-PCIe-80GB"}
+    # The store understands the same words.
+    found = asked(capsys, "recommend", "--gpu", "Hopper,L4", "--top", "40")
+    gpus = {config["gpu"] for config in found["groups"][0]["best_per_gpu"]}  # type: ignore[attr-defined]
+    assert gpus == {name for name in answered if "H100" in name or "H200" in name or "H20" in name or name == "L4"} | (
+        gpus & {"GH200-96GB", "GH200-144GB", "H800-SXM-80GB"}
+    )
+    assert execute(["recommend", "--gpu", "RTX 4090"]) == 2
+
+
+def test_numbers_of_gpus_and_lengths(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lengths = ["--input-len", "8k", "--output-len", "512"]
+    document = asked(capsys, "run", "--model", "Qwen3-8B", "--gpu", "2xH200,2xH100", "--tp", "1,2,4", *lengths, *FEW)
+    configs = document["groups"][0]["configurations"]
+    assert {config["num_gpus"] for config in configs} == {2}  # type: ignore[attr-defined]
+    assert document["groups"][0]["input_len"] == 8192
+    document = asked(capsys, "run", "--model", "Qwen3-8B", "--gpu", "H200", "--tp", "1,2", "--pp", "1,2", *FEW)
+    found = asked(capsys, "recommend", "--gpu", "H200:4", "--input-len", "1k", "--output-len", "512")
+    sizes = {(c["tensor_parallel"], c["pipeline_parallel"]) for c in found["groups"][0]["configurations"]}  # type: ignore[attr-defined]
+    assert sizes == {(2, 2)}
+    assert execute(["recommend", "--gpu", "2xH200,H100"]) == 2
+    assert "expected one number of GPUs for all" in capsys.readouterr().err
+
+
+def test_a_limit_counts_where_none_is_given(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["run", "--model", "Qwen3-32B", "--gpu", "H100", "--tp", "2", "--price", "H100=2", "--trust", "any"]
+    assert execute(run) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "ITL <= 50 ms: the limit that counts unless --slo names others; --no-slo lifts it" in told
+    limited = asked(capsys, "recommend", "--objective", "throughput")["groups"][0]["configurations"][0]  # type: ignore[index]
+    free = asked(capsys, "recommend", "--objective", "throughput", "--no-slo")["groups"][0]["configurations"][0]  # type: ignore[index]
+    assert limited["itl_ms"] <= 50 < free["itl_ms"]
+    assert limited["output_tokens_per_s"] < free["output_tokens_per_s"]
+    assert execute(["recommend", "--no-slo", "--slo", "itl<=30ms"]) == 2
+    assert "leave --slo out" in capsys.readouterr().err
