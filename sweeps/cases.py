@@ -21,11 +21,6 @@ from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.precision import PRECISIONS, Precision
 
-PARALLELISM = ("tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel")
-SHORT_SIZES = dict(zip(("tp", "pp", "dp", "ep"), PARALLELISM, strict=True))
-SETTINGS = (*PARALLELISM, "precision", "kv_precision", "server", "gpu_memory_utilization", "max_model_len")
-"""What can be set of a deployment, besides its model and GPU."""
-
 DIGEST_BYTES = 16
 _CASE_SCHEMA = b"gpuscout case 1\0"
 _TASK_SCHEMA = b"gpuscout task 1\0"

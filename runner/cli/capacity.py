@@ -286,7 +286,7 @@ def _document(found: Capacity) -> dict[str, object]:
 
 def _plans(group: GroupCapacity, plans: Iterable[Plan]) -> list[dict[str, Any]]:
     """The rows with the settings of their configurations, less what the group says already."""
-    from gpuscout.sweeps.cases import PARALLELISM
+    from gpuscout.sweeps.settings import PARALLELISM
 
     settings = (*PARALLELISM, "precision", "kv_precision")
     more = ("server", "gpu_memory_utilization", "max_model_len", "engine", "task_id", "interpolated", "queued")

@@ -115,7 +115,7 @@ def _print(found: MemoryFit) -> None:
 
 
 def _split(found: object) -> str:
-    from gpuscout.sweeps.cases import SHORT_SIZES
+    from gpuscout.sweeps.settings import SHORT_SIZES
 
     told = [f"{n.upper()} {getattr(found, size)}" for n, size in SHORT_SIZES.items() if getattr(found, size, 1) > 1]
     return ", ".join(told) or "TP 1"

@@ -19,7 +19,7 @@ from typing import Any
 from gpuscout.store.measured.formats import table
 from gpuscout.store.measured.formats.reported import Reported, variant
 from gpuscout.store.measured.formats.source_file import SourceFile
-from gpuscout.sweeps.cases import SHORT_SIZES, Case, canonical_json, content_digest
+from gpuscout.sweeps.cases import Case, canonical_json, content_digest
 from gpuscout.sweeps.curves import METRICS
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
@@ -27,6 +27,7 @@ from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.servers import MEASURED_SERVERS, server_called
+from gpuscout.sweeps.settings import SHORT_SIZES
 
 # Serving runs of InferenceX, AIConfigurator's validation set and others; AccelMark's runs on other GPUs; offline maxima
 # of TensorRT-LLM's performance overview and others. SOURCES.md says more.

@@ -27,10 +27,11 @@ from gpuscout.store.results import durable
 from gpuscout.store.results.registry import register_gpus, register_models
 from gpuscout.store.results.trust import OVER_STORED, forget_errors
 from gpuscout.store.schema import cases, failures, gpus, measured_runs, models, percentiles, tasks
-from gpuscout.sweeps.cases import DIGEST_BYTES, PARALLELISM, SHORT_SIZES, CaseColumns, canonical_json
+from gpuscout.sweeps.cases import DIGEST_BYTES, CaseColumns, canonical_json
 from gpuscout.sweeps.curves import METRICS
 from gpuscout.sweeps.errors import StoreBusyError
 from gpuscout.sweeps.precision import Precision
+from gpuscout.sweeps.settings import PARALLELISM, SHORT_SIZES
 
 _T = TypeVar("_T")
 

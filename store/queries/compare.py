@@ -24,8 +24,8 @@ from gpuscout.store.ranking.rank import rank
 from gpuscout.store.ranking.scope import Scope, scope_of
 from gpuscout.store.ranking.types import Configuration, Group, Kind, RankedConfig, Ranking
 from gpuscout.store.schema import engines, operating_points, tasks
-from gpuscout.sweeps.cases import SETTINGS
 from gpuscout.sweeps.errors import InputError, UnknownNameError
+from gpuscout.sweeps.settings import SETTINGS
 
 METRICS = ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s")
 Key = tuple[Any, ...]

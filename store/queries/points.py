@@ -35,8 +35,8 @@ from gpuscout.store.ranking.runs import on_runs
 from gpuscout.store.ranking.scope import Condition, Scope, nothing_matches, scope_of
 from gpuscout.store.ranking.types import Kind, Question
 from gpuscout.store.schema import cases, engines, gpus, measured_runs, membership, models, operating_points, tasks
-from gpuscout.sweeps.cases import SETTINGS
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
+from gpuscout.sweeps.settings import SETTINGS
 from gpuscout.sweeps.slo import Slo
 
 __all__ = ["COLUMNS", "PointReader", "check_column", "query"]

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from gpuscout.store.ranking.types import Group, Kind, RankedConfig, Ranking
-from gpuscout.sweeps.cases import SETTINGS
 from gpuscout.sweeps.curves import METRICS
+from gpuscout.sweeps.settings import SETTINGS
 from gpuscout.sweeps.trust import TRUSTED_METRICS
 
 _CONFIGURATION = (

@@ -19,9 +19,9 @@ from gpuscout.store.ranking.placing import Indices
 from gpuscout.store.ranking.scope import Condition, Scope
 from gpuscout.store.ranking.types import Question
 from gpuscout.store.schema import cases, gpus, measured_runs, membership, models, percentiles, tasks
-from gpuscout.sweeps.cases import SETTINGS
 from gpuscout.sweeps.curves import METRICS
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.settings import SETTINGS
 from gpuscout.sweeps.workloads import LOADS
 
 CLOSED_LOOP, _, _OFFLINE = range(len(LOADS))

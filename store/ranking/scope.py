@@ -24,10 +24,10 @@ from gpuscout.store.ranking.lookup import (
 )
 from gpuscout.store.ranking.types import Question
 from gpuscout.store.schema import cases, engines, gpus, measured_runs, membership, models, tasks
-from gpuscout.sweeps.cases import SETTINGS
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.precision import PRECISIONS, precision_called
 from gpuscout.sweeps.servers import SERVERS
+from gpuscout.sweeps.settings import SETTINGS
 
 ABOUT: tuple[sa.ColumnElement[Any], ...] = (
     tasks.c.id.label("task_id"),

@@ -23,11 +23,11 @@ from gpuscout.store.ranking.limits import UNKNOWN, Limit
 from gpuscout.store.ranking.measures import DECIMALS, Aim, Array
 from gpuscout.store.ranking.scope import Condition, Scope
 from gpuscout.store.schema import cases, engines, gpus, models, operating_points, tasks
-from gpuscout.sweeps.cases import SETTINGS
 from gpuscout.sweeps.curves import METRICS
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.precision import PRECISIONS
 from gpuscout.sweeps.servers import MEASURED_SERVERS
+from gpuscout.sweeps.settings import SETTINGS
 
 Number = sa.ColumnElement[Any]
 

@@ -25,10 +25,11 @@ from gpuscout.store.results.registry import (
     stored_ladders,
 )
 from gpuscout.store.schema import blocks, cases, failures, membership, operating_points, tasks
-from gpuscout.sweeps.cases import COLUMN_NAMES, PARALLELISM, CaseColumns, canonical_json
+from gpuscout.sweeps.cases import COLUMN_NAMES, CaseColumns, canonical_json
 from gpuscout.sweeps.curves import BOUNDS, METRICS, Curves, IntArray, Points
 from gpuscout.sweeps.outcomes import OUTCOMES
 from gpuscout.sweeps.precision import PRECISIONS
+from gpuscout.sweeps.settings import PARALLELISM
 
 __all__ = ["Answer", "BlockResult", "RegisteredIds", "StoredTask", "commit_block", "register_names", "stored_tasks"]
 

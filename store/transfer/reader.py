@@ -37,13 +37,14 @@ from gpuscout.store.transfer.columns import CASE, ESTIMATED, MEASURED, POINT
 from gpuscout.store.transfer.copy import Copied, copy_store
 from gpuscout.store.transfer.files import read_rows
 from gpuscout.store.transfer.placement import Placed
-from gpuscout.sweeps.cases import SHORT_SIZES, Case, CaseColumns, content_digest, task_keys
+from gpuscout.sweeps.cases import Case, CaseColumns, content_digest, task_keys
 from gpuscout.sweeps.curves import BOUNDS, METRICS
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.precision import PRECISIONS, Precision
+from gpuscout.sweeps.settings import SHORT_SIZES
 from gpuscout.sweeps.workloads import LOADS
 
 _AT_ONCE = 5_000

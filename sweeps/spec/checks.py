@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING
 
-from gpuscout.sweeps.cases import PARALLELISM, SHORT_SIZES
 from gpuscout.sweeps.errors import nearest, quoted
 from gpuscout.sweeps.names import has_wildcard, matches
+from gpuscout.sweeps.settings import PARALLELISM, SHORT_SIZES
 from gpuscout.sweeps.spec.entries import Part
 from gpuscout.sweeps.spec.faults import Fault, Faults, Path, as_list, unexpected, unknown
 from gpuscout.sweeps.spec.rules import Rule

@@ -6,8 +6,8 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from gpuscout.sweeps.cases import SHORT_SIZES
 from gpuscout.sweeps.errors import nearest, quoted
+from gpuscout.sweeps.settings import SHORT_SIZES
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

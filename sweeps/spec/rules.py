@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gpuscout.sweeps.cases import PARALLELISM, SHORT_SIZES
 from gpuscout.sweeps.errors import quoted
 from gpuscout.sweeps.names import has_wildcard, matches
 from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS, precision_called
 from gpuscout.sweeps.servers import SERVERS
+from gpuscout.sweeps.settings import PARALLELISM, SHORT_SIZES
 from gpuscout.sweeps.spec.faults import Fault, Faults, InvalidValue, as_list, repeated, unexpected, unknown, unknown_key
 
 NAME_FIELDS: tuple[str, ...] = (

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from gpuscout.runner.cli.common import count, print_json, print_table
 from gpuscout.runner.cli.show.document import picked
-from gpuscout.sweeps.cases import SHORT_SIZES
-from gpuscout.sweeps.curves import METRICS
+from gpuscout.sweeps.settings import SHORT_SIZES
 
 if TYPE_CHECKING:
     from gpuscout.runner.imports.exports import ImportedExport
@@ -142,6 +141,7 @@ def import_document(files: Sequence[ImportedFile], *, dry_run: bool) -> dict[str
 
 def _run_document(run: MeasuredRun, new: bool) -> dict[str, object]:
     from gpuscout.store.measured.runs import DEFAULT_MEMORY
+    from gpuscout.sweeps.curves import METRICS
 
     return {
         "digest": run.digest().hex(),

@@ -10,12 +10,12 @@ from gpuscout.runner.cli.common import count, print_json
 from gpuscout.runner.cli.show.document import picked
 from gpuscout.runner.execution.executor_choice import duration
 from gpuscout.runner.execution.plan import Plan, plan_sweep, why
-from gpuscout.sweeps.cases import SHORT_SIZES
 from gpuscout.sweeps.errors import InputError, NoStoreError
 from gpuscout.sweeps.expand import Expansion
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.names import meant
+from gpuscout.sweeps.settings import SHORT_SIZES
 from gpuscout.sweeps.sweep import Sweep
 
 _WHY_FORM = "MODEL,GPU[,tp=2][,pp=1][,dp=1][,ep=1][,workload=chat]"

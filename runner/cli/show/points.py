@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, whole_number
 from gpuscout.store.queries.point_columns import COLUMNS, PERCENTILE
-from gpuscout.sweeps.cases import PARALLELISM
+from gpuscout.sweeps.settings import PARALLELISM
 
 if TYPE_CHECKING:
     from gpuscout.store.prices.prices import Prices
