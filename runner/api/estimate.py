@@ -12,6 +12,8 @@ from gpuscout.runner.api.cases import StoreLike, answer_cases, opened
 from gpuscout.runner.api.estimate_requests import EstimateRequest, Lookup, Prepared, parse_request
 from gpuscout.runner.api.model import ModelArchitecture, ModelLike
 from gpuscout.runner.api.performance import PerformanceEstimate, estimate_of
+from gpuscout.runner.engines.base import note_of
+from gpuscout.runner.engines.registry import cached_engine
 from gpuscout.store.prices.books import prices_for
 from gpuscout.store.prices.prices import PriceRules, Prices
 from gpuscout.store.queries.answers import StoredAnswer
@@ -332,6 +334,7 @@ def _estimate(asked: Prepared, answer: StoredAnswer, prices: Prices) -> Performa
         usd_per_hour=None if price is None else price.per_hour(case.num_gpus).usd,
         outcome=Outcome.DOES_NOT_FIT if error and answer.outcome is Outcome.OK else answer.outcome,
         error=error,
+        note=note_of(cached_engine(engine.name, engine.options)),
     )
 
 

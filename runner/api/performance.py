@@ -32,7 +32,7 @@ class PerformanceEstimate:
     ttft_ms_low, …_high between them a measured value is expected with a probability of 80 %; of every figure that has
                         such fields. None: the engine does not say how sure it is
     usd_per_hour        of all GPUs; `cost_usd_per_mtok` of a million output tokens, when all are used all the time
-    note                what is assumed or approximate about the model; None: nothing
+    note                what is assumed or approximate about the model or the engine; None: nothing
     fingerprint         identifies what determines the engine's numbers: other fingerprint, other numbers
     outcome             ok, does_not_fit, not_supported, unknown_model, invalid; or a failure: error, timeout, …
 
@@ -138,6 +138,7 @@ def estimate_of(
     usd_per_hour: float | None,
     outcome: Outcome = Outcome.OK,
     error: str | None = None,
+    note: str | None = None,
 ) -> PerformanceEstimate:
     """Put together what is known of a configuration: its operating point, its memory and its price."""
     tokens = point.output_tokens_per_s
@@ -184,7 +185,7 @@ def estimate_of(
         fingerprint=config.fingerprint,
         outcome=outcome.value,
         error=error,
-        note="; ".join(model.caveats) or None,
+        note="; ".join([*model.caveats, *([note] if note else [])]) or None,
     )
 
 

@@ -13,6 +13,8 @@ from gpuscout.runner.api.model import GB, ModelArchitecture, ModelLike
 from gpuscout.runner.api.performance import estimate_of
 from gpuscout.runner.api.results import GPURecommendation, RecommendationResult
 from gpuscout.runner.api.run import expand, run
+from gpuscout.runner.engines.base import note_of
+from gpuscout.runner.engines.registry import cached_engine
 from gpuscout.runner.engines.roofline.features import features
 from gpuscout.runner.engines.roofline.memory import memory
 from gpuscout.runner.resolve.hub_errors import HubModel
@@ -222,6 +224,7 @@ class _Answers:
             if exclusion.model in (None, model.name) and exclusion.reason != _OVER_THE_LIMIT
         ]
         engine = asked.question.engines[0]
+        note = self._engine_note()
         analysed = [
             Analysed(case, engine, self.curves.get(_task(one.config), ()), one.reason)
             for one, case in zip(placed, cases, strict=True)
@@ -239,10 +242,14 @@ class _Answers:
             objective=asked.question.objective,
             recommendations=recommendations,
             exclusions=(*dict.fromkeys(exclusions), *([self.failed] if self.failed else [])),
-            notes=model.caveats,
+            notes=(*model.caveats, *([note] if note else [])),
             unproven=next(unproven, None),
             analyses=analyses_of(analysed) if asked.with_analyses else (),
         )
+
+    def _engine_note(self) -> str | None:
+        part = self.expansion.sweep.engines[0]
+        return note_of(cached_engine(part.name, part.options))
 
     def _placed(self, model: str) -> Iterable[_Placed]:
         seen: set[int] = set()
@@ -321,6 +328,7 @@ class _Answers:
                 point=one.point,
                 memory=stored,
                 usd_per_hour=usd_per_hour,
+                note=self._engine_note(),
             )
         return GPURecommendation(
             model=model.name,

@@ -11,7 +11,7 @@ from typing import Any, TypedDict, Unpack
 
 import yaml
 
-from gpuscout.runner.engines.base import MISSING, MissingEngine
+from gpuscout.runner.engines.base import MISSING, MissingEngine, note_of
 from gpuscout.runner.engines.registry import cached_engine
 from gpuscout.runner.execution.controller import RunCallbacks, RunReport, run_sweep
 from gpuscout.runner.execution.executor_choice import Work, choose_executor
@@ -86,7 +86,7 @@ def run(
     if task_timeout_s is not None:
         expansion = Expansion(_limited(expansion.sweep, task_timeout_s))
     check_run(spec, expansion, executor=executor, ray_address=ray_address)
-    for notice in missing_engines(expansion.sweep):
+    for notice in notes_of_engines(expansion.sweep):
         (callbacks or RunCallbacks()).notice(notice)
     return run_sweep(
         store,
@@ -100,8 +100,13 @@ def run(
     )
 
 
-def missing_engines(sweep: Sweep) -> list[str]:
-    """Which engines cannot run, in a sentence each: why, and what installs it."""
+def notes_of_engines(sweep: Sweep) -> list[str]:
+    """What has to be said of the engines, in a sentence each: which cannot run, why, and what installs it; notes."""
+    engines = (cached_engine(part.name, part.options) for part in sweep.engines if part.fingerprint != MISSING)
+    return [*_missing_engines(sweep), *(note for engine in engines if (note := note_of(engine)) is not None)]
+
+
+def _missing_engines(sweep: Sweep) -> list[str]:
     engines = [
         cached_engine(part.name, part.options)
         for part in sweep.engines

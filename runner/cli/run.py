@@ -16,6 +16,7 @@ from gpuscout.runner.cli.options import PriceOptions, grouped
 from gpuscout.runner.cli.show.document import picked
 from gpuscout.runner.cli.sweep_options import AskOptions, ExecutionOptions, GpuFile, SweepFlags
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.text import printable
 
 if TYPE_CHECKING:
     from gpuscout.runner.api.run import RunOptions
@@ -126,6 +127,7 @@ def run_and_report(
         if ranking:
             print_ranking(ranking, top=top)
         err().print(_summary(report, ranked=ranking is not None))
+        _print_reasons(store, report)
     if report.open_failures:
         raise typer.Exit(_EXIT_FAILURES)
 
@@ -191,6 +193,26 @@ def _report_document(report: RunReport) -> dict[str, object]:
         "outcomes": {outcome.value: number for outcome, number in progress.outcomes.items()},
         "seconds": round(report.seconds, 3),
     }
+
+
+_MOST_REASONS = 5
+
+
+def _print_reasons(store: Store, report: RunReport) -> None:
+    """The last lines of a run with failures: every reason once, the most frequent first."""
+    from gpuscout.store.results.sweeps import failure_groups
+
+    if not report.open_failures:
+        return
+    with store.reading() as connection:
+        groups = failure_groups(connection, report.sweep.id)
+    for group in groups[:_MOST_REASONS]:
+        why = group.message or group.outcome.value.replace("_", " ")
+        err().print(f"{count(group.tasks, 'task')} failed ({group.engine}): {printable(why)}", soft_wrap=True)
+    if len(groups) > _MOST_REASONS:
+        err().print(
+            f"{count(len(groups) - _MOST_REASONS, 'more reason')}; see gpuscout sweeps show {report.sweep.name}"
+        )
 
 
 def _summary(report: RunReport, *, ranked: bool) -> str:

@@ -70,6 +70,8 @@ class Engine(Protocol):
     missing()   a method: why it cannot run here, in one line; None when it can
     sparse      True when it cannot answer every concurrency: it may then leave points out
     trust()     a method: a `gpuscout.sweeps.trust.Trust`, how far its figures are from measured ones
+    note()      a method: what a run or plan with it has to say, in one line; None: nothing
+    settled()   a method: the engine with those options decided that depend on this machine, before results get keys
     """
 
     name: str
@@ -97,6 +99,20 @@ def trust_of(engine: Engine) -> Trust:
     """What an engine says of its own accuracy."""
     says = getattr(engine, "trust", None)
     return NO_TRUST if says is None else says()
+
+
+def settled(engine: Engine) -> Engine:
+    """The engine with everything decided that its numbers depend on."""
+    decide = getattr(engine, "settled", None)
+    decided: Engine = engine if decide is None else decide()
+    return decided
+
+
+def note_of(engine: Engine) -> str | None:
+    """What has to be said of an engine's results; None: nothing."""
+    says = getattr(engine, "note", None)
+    note: str | None = None if says is None else says()
+    return note
 
 
 def info(engine: Engine) -> EngineInfo:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeGuard
 
-from gpuscout.runner.engines.base import Cost, trust_of
+from gpuscout.runner.engines.base import Cost, settled, trust_of
 from gpuscout.runner.engines.registry import create_engine
 from gpuscout.runner.resolve.hub_errors import HubModel
 from gpuscout.runner.resolve.models import KnownModels, ModelFinder, target_of
@@ -284,7 +284,7 @@ def _is_file(option: str, value: object) -> TypeGuard[str]:
 
 def engine_part(entry: EngineEntry, concurrency: tuple[int, ...] | None = None) -> EnginePart:
     """An engine of a sweep with its ladder; None: the one for its kind. Raises UnknownNameError, InputError."""
-    engine = create_engine(entry.name, entry.options)
+    engine = settled(create_engine(entry.name, entry.options))
     ladder = concurrency or (CHEAP_LADDER if engine.cost is Cost.CHEAP else EXPENSIVE_LADDER)
     # How large blocks should be is only known once the whole sweep is.
     size = _CHEAP_BLOCK if engine.cost is Cost.CHEAP else 1

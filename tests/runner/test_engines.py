@@ -154,7 +154,7 @@ def test_one_engine_is_shown_with_its_options(tmp_path: Path) -> None:
     assert "option database_mode" in shown.stdout
     assert "one of SILICON, HYBRID, EMPIRICAL, SOL, SILICON by default" in shown.stdout
     document = json.loads(gpuscout("engines", "show", "llm-optimizer", "--json", cwd=tmp_path).stdout)
-    assert list(document["options"]) == ["command", "timeout_s", "constraints"]
+    assert list(document["options"]) == ["command", "timeout_s", "constraints", "offline"]
     assert gpuscout("engines", "show", "nothing", cwd=tmp_path).returncode == 2
 
 

@@ -16,12 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gpuscout import estimate_performance, recommend_gpus
 from gpuscout.runner.engines.base import Cost, Engine, MissingEngine
 from gpuscout.runner.engines.llm_optimizer import engine as module
 from gpuscout.runner.engines.llm_optimizer import our_gpu, probe, program, their_gpu
 from gpuscout.runner.engines.llm_optimizer.engine import INSTALL, LlmOptimizerEngine
-from gpuscout.runner.engines.llm_optimizer.output import Finding
+from gpuscout.runner.engines.llm_optimizer.output import Finding, told
 from gpuscout.runner.engines.registry import create_engine
+from gpuscout.runner.resolve.spec import engine_part
 from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.curves import BOUNDS, Curves
 from gpuscout.sweeps.errors import InputError
@@ -29,8 +31,10 @@ from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.precision import Precision
+from gpuscout.sweeps.spec.entries import EngineEntry
 from tests.runner.test_llm_optimizer_output import recorded_calls
-from tests.support.commands import count
+from tests.support import commands
+from tests.support.commands import count, install_engine
 from tests.support.forked import gpuscout
 
 STANDIN = Path(__file__).parents[1] / "support" / "standin"
@@ -135,6 +139,62 @@ def test_an_infinite_latency_ends_the_curve(package: Path) -> None:
     assert answer.points.concurrency.tolist() == [1, 16]
     beyond = ask(engine, long, ladder=(256,))
     assert (outcome(beyond)[0], beyond.fits_up_to.tolist(), len(beyond.points)) == (Outcome.OK, [1], 0)
+
+
+def test_without_the_hub_it_is_given_the_architectures_that_are_known(
+    package: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Seven figures are all it needs; the results are others than those of the Hub's, and so is their key."""
+    asked = tmp_path / "asked"
+    monkeypatch.setenv("STANDIN_LOOK_UPS", str(asked))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    module.hub_answers.cache_clear()
+    part = engine_part(EngineEntry(name="llm-optimizer"))
+    assert dict(part.options) == {"offline": True}
+    engine = create_engine(part.name, part.options)
+    answers = ask(engine, case("unreachable/model"), case("my-finetune"), case())
+    assert [outcome(answers, row)[0] for row in range(3)] == [Outcome.OK] * 3
+    assert not asked.exists()
+    assert all(extras for extras in answers.extras.values())
+    described = module._package().given(model("unreachable/model"))
+    assert vars(described) | {"name": ""} == {
+        "num_params": 8_190_735_360.0,
+        "num_layers": 36,
+        "hidden_dim": 4096,
+        "num_heads": 32,
+        "num_kv_heads": 8,
+        "vocab_size": 151_936,
+        "inferred_precision": "bf16",
+        "name": "",
+    }
+    assert "the Hub is not asked" in str(estimate_performance("Qwen/Qwen3-8B", "H100", engine=part.name).note)
+    assert "the Hub is not asked" in recommend_gpus("Qwen/Qwen3-8B", gpus="H100", engine=part.name).summary()
+    forced = engine_part(EngineEntry.model_validate({"name": "llm-optimizer", "offline": False}))
+    assert dict(forced.options) == {"offline": False}
+    module.hub_answers.cache_clear()
+
+
+def test_a_run_in_which_everything_failed_says_why_at_its_end(tmp_path: Path) -> None:
+    plugins = tmp_path / "plugins"
+    plugins.mkdir()
+    install_engine(plugins, "broken", 'raise RuntimeError("no licence") from ValueError("no licence")')
+    done = commands.gpuscout(
+        *("run", "--model", "Qwen/Qwen3-8B", "--gpu", "H100", "--gpu", "L4", "--engine", "broken", "--db", "s.db"),
+        cwd=tmp_path,
+        plugins=plugins,
+    )
+    assert done.returncode == 5
+    last = done.stderr.strip().splitlines()[-1]
+    assert "(broken): " in last
+    assert last.count("no licence") == 1
+    assert done.stderr.count("no licence") == 1
+
+
+def test_causes_that_repeat_each_other_are_told_once() -> None:
+    cause = ConnectionError("name or service not known")
+    error = ValueError(f"Could not download config.json: {cause}")
+    error.__cause__ = cause
+    assert told(error) == "ValueError: Could not download config.json: name or service not known"
 
 
 def test_does_not_fit_says_how_much_is_missing(package: Path) -> None:

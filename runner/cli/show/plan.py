@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict, replace
 
-from gpuscout.runner.api.run import missing_engines
+from gpuscout.runner.api.run import notes_of_engines
 from gpuscout.runner.cli.common import count, print_json
 from gpuscout.runner.cli.show.document import picked
 from gpuscout.runner.execution.executor_choice import duration
@@ -46,7 +46,7 @@ def _print(expansion: Expansion, plan: Plan) -> None:
     )
     for part in sweep.engines:
         print(f"  {part.name}: {len(part.ladder)} concurrencies each, {part.ladder[0]} to {part.ladder[-1]}")
-    for notice in (*missing_engines(sweep), *_caveats(sweep)):
+    for notice in (*notes_of_engines(sweep), *_caveats(sweep)):
         print(f"  {notice}")
     reasons = Counter[str]()
     for exclusion in census.exclusions:

@@ -22,6 +22,7 @@ INSTALL = 'pip install "llm-optimizer @ git+https://github.com/bentoml/llm-optim
 # Changes whenever what gpuscout makes of the tool's figures does.
 VERSION = "1"
 _TIMEOUT_S = 60.0
+_HUB_TIMEOUT_S = 2.0
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _METRIC = r"\s*(ttft|itl|e2e_latency)(:\w+)?\s*<=?\s*\d+(\.\d+)?\s*(ms|s)?\s*"
 _CONSTRAINTS = re.compile(f"{_METRIC}(;{_METRIC})*")
@@ -34,7 +35,9 @@ class LlmOptimizerEngine:
     program `llm-optimizer` on PATH, or the one that the option `command` names: a process a task, figures rounded as
     printed, and only the operating points that it prints.
 
-    It looks models up on the Hugging Face Hub by their names and counts their parameters in its own way. Tensor
+    It looks models up on the Hugging Face Hub by their names and counts their parameters in its own way. Where the Hub
+    does not answer, or with the option `offline`, the package is given gpuscout's architectures instead: these are
+    results of their own, with the parameters of the checkpoint. Tensor
     parallelism is its number of GPUs. It keeps the KV cache in the precision of the weights, whatever is asked. A
     batch is prefilled at once, so its TTFT is that of the last request. E2E is TTFT + output x ITL.
     """
@@ -52,11 +55,19 @@ class LlmOptimizerEngine:
             "command": Option("a program llm-optimizer of another environment, as a path or a name on PATH"),
             "timeout_s": Option("seconds that one call of the program may take", float, _TIMEOUT_S, above=0),
             "constraints": Option('what its tuning commands should meet, as it writes it: "ttft:p95<=300ms;itl<12ms"'),
+            "offline": Option(
+                "gpuscout's architectures, not the Hub's; by default where the Hub does not answer", bool
+            ),
         },
     )
 
     def __init__(
-        self, *, command: str | None = None, timeout_s: float = _TIMEOUT_S, constraints: str | None = None
+        self,
+        *,
+        command: str | None = None,
+        timeout_s: float = _TIMEOUT_S,
+        constraints: str | None = None,
+        offline: bool | None = None,
     ) -> None:
         if constraints is not None and not _CONSTRAINTS.fullmatch(constraints):
             raise InputError(
@@ -68,6 +79,7 @@ class LlmOptimizerEngine:
         self._command = command
         self._timeout_s = timeout_s
         self._constraints = constraints
+        self._offline = offline
         self.cost = Cost.CHEAP if self._uses_package else Cost.EXPENSIVE
         self.sparse = not self._uses_package
         # A worker makes the engine again from these, perhaps in another folder.
@@ -76,8 +88,23 @@ class LlmOptimizerEngine:
             "command": path,
             "constraints": constraints,
             "timeout_s": timeout_s if timeout_s != _TIMEOUT_S else None,
+            "offline": offline,
         }
         self.options: Mapping[str, object] = {name: value for name, value in given.items() if value is not None}
+
+    def settled(self) -> LlmOptimizerEngine:
+        """The engine with `offline` decided: other architectures are other results, whatever machine makes them."""
+        if self._offline is not None or hub_answers():
+            return self
+        return LlmOptimizerEngine(
+            command=self._command, timeout_s=self._timeout_s, constraints=self._constraints, offline=True
+        )
+
+    def note(self) -> str | None:
+        """What has to be said of the results of this engine; None: nothing."""
+        if not self._offline:
+            return None
+        return "engine llm-optimizer: the Hub is not asked, its models have the architectures that gpuscout knows"
 
     def missing(self) -> str | None:
         """Why it cannot run here, with the command that installs it; None when it can."""
@@ -118,8 +145,13 @@ class LlmOptimizerEngine:
         if refused is not None:
             return refused
         if self._program is not None:
-            return self._program.answer(case, ladder, constraints=self._constraints, timeout_s=self._timeout_s)
+            return self._asked(self._program, case, ladder)
         name = case.model.name
+        if self._offline:
+            try:
+                return self._curve(case, _package().given(case.model), ladder)
+            except Exception as error:
+                return _failed(error, *Finding)
         if name in unreachable:
             return unreachable[name]
         try:
@@ -131,6 +163,24 @@ class LlmOptimizerEngine:
             return self._curve(case, model, ladder)
         except Exception as error:
             return _failed(error, *Finding)
+
+    def _asked(self, program: Program, case: Case, ladder: list[int]) -> CaseAnswer:
+        """The program's answer. It takes no architecture: offline it has those of the Hub's local cache."""
+        name, failed = case.model.name, _unreached.get((program.path, case.model.name))
+        if failed is not None and self._offline:
+            return failed
+        answer = program.answer(
+            case,
+            ladder,
+            constraints=self._constraints,
+            timeout_s=self._timeout_s,
+            environment={"HF_HUB_OFFLINE": "1"} if self._offline else {},
+        )
+        if self._offline and not answer.outcome.is_answer:
+            why = "the Hugging Face Hub does not answer, and the program takes no architecture from gpuscout as the "
+            answer = CaseAnswer.failed(answer.outcome, f"{name}: {why}package does: {INSTALL}")
+            _unreached[program.path, name] = answer
+        return answer
 
     def _curve(self, case: Case, model: object, ladder: list[int]) -> CaseAnswer:
         """The whole ladder, until a latency is infinite. What one request needs is asked in any case."""
@@ -172,6 +222,8 @@ class LlmOptimizerEngine:
             )
         if case.context_len < case.input_len + case.output_len:
             return CaseAnswer.failed(Outcome.INVALID, "input and output exceed max_model_len")
+        if self._offline and self._uses_package:
+            return None
         name, at, _ = case.model.name.partition("@")
         if at and _HUB_NAME.fullmatch(name):
             return CaseAnswer.failed(Outcome.NOT_SUPPORTED, f"llm-optimizer reads only the newest revision of {name}")
@@ -180,6 +232,24 @@ class LlmOptimizerEngine:
                 f"llm-optimizer asks the Hugging Face Hub, which has no {case.model.name}"
             )
         return None
+
+
+# Models that a program could not look up without the Hub, in this process: once is enough.
+_unreached: dict[tuple[str, str], CaseAnswer] = {}
+
+
+@functools.cache
+def hub_answers() -> bool:
+    """Whether the Hugging Face Hub can be reached, found out once a process; not where HF_HUB_OFFLINE is set."""
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_HUB_TIMEOUT_S)
+    except Exception:  # whatever a proxy, a resolver or a library calls it
+        return False
+    return True
 
 
 @functools.cache

@@ -363,11 +363,13 @@ def finding_in(message: str) -> Finding | None:
 
 def told(error: BaseException) -> str:
     """An exception and what caused it, as one line to search in and to show."""
-    parts, seen, current = [], set(), [error]
-    while current and id(current[0]) not in seen:
-        cause = current.pop()
-        seen.add(id(cause))
-        parts.append(f"{type(cause).__name__}: {cause}")
-        following = cause.__cause__ or cause.__context__
-        current = [following] if following is not None else []
-    return " ".join(" <- ".join(parts).split())
+    parts: list[str] = []
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        text = " ".join(str(current).split())
+        if not parts or not any(text in part for part in parts):  # wrappers quote what they wrap
+            parts.append(f"{type(current).__name__}: {text}")
+        current = current.__cause__ or current.__context__
+    return " <- ".join(parts)

@@ -15,6 +15,7 @@ from gpuscout.runner.engines.llm_optimizer import probe
 from gpuscout.runner.engines.llm_optimizer.output import Concurrency, Report, Roofline, Tuning
 from gpuscout.runner.engines.llm_optimizer.support import their_gpu, their_precision
 from gpuscout.sweeps.cases import Case
+from gpuscout.sweeps.models.architecture import ModelSpec
 
 _LOOK_UP = "get_model_config_and_precision_from_hf"
 
@@ -28,7 +29,9 @@ class Package:
             performance = importlib.import_module(f"{probe.PACKAGE}.performance")
             self.gpus = frozenset(probe.gpu_table())
             self.fingerprint = probe.fingerprint()
-        self._look_up = _remembered(getattr(common, _LOOK_UP))
+        self._given: dict[str, object] = {}
+        self._describe: Any = getattr(common, "ModelConfig", None) or performance.ModelConfig
+        self._look_up = _remembered(getattr(common, _LOOK_UP), self._given)
         self._estimate: Any = performance.estimate_llm_performance
         self._run: Any = performance.run_performance_estimation
         self._params: Any = performance.PerformanceEstimationParams
@@ -36,6 +39,23 @@ class Package:
     def model(self, name: str) -> object:
         """The package's own description of a model: from the Hub the first time, from memory afterwards."""
         return self._look_up(name)
+
+    def given(self, model: ModelSpec) -> object:
+        """The package's description of a model from gpuscout's own figures, without asking the Hub, for this process.
+
+        Parameters are those of the checkpoint: from the Hub the package counts them in its own way.
+        """
+        if model.name not in self._given:
+            self._given[model.name] = self._describe(
+                num_params=float(model.total_parameters),
+                num_layers=model.layers,
+                hidden_dim=model.hidden_size,
+                num_heads=model.attention_heads,
+                num_kv_heads=model.kv_heads,
+                vocab_size=model.vocab_size,
+                inferred_precision=their_precision(model.precision),
+            )
+        return self._given[model.name]
 
     def estimate(self, case: Case, model: object, concurrency: int) -> Figures:
         """One operating point. Raises ValueError for a GPU or a precision the package does not know."""
@@ -67,14 +87,17 @@ class Package:
         return report(result)
 
 
-def _remembered(look_up: Any) -> Any:
+def _remembered(look_up: Any, given: Mapping[str, object]) -> Any:
     """The package's function that asks the Hub for a model, remembering answers (not failures) for the whole package.
 
-    `run_performance_estimation` calls it for every task: a download each, for a model that never changes.
+    `run_performance_estimation` calls it for every task: a download each, for a model that never changes. Models in
+    `given` are not asked about.
     """
-    if hasattr(look_up, "cache_info"):
-        return look_up
-    remembering = functools.cache(look_up)
+    asking = functools.cache(look_up)
+
+    def remembering(name: str) -> object:
+        return given[name] if name in given else asking(name)
+
     for module in [m for name, m in sys.modules.items() if name.partition(".")[0] == probe.PACKAGE]:
         if getattr(module, _LOOK_UP, None) is look_up:
             setattr(module, _LOOK_UP, remembering)

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,17 +64,32 @@ class Program:
         """That of the package behind it; of a program that is no Python script, its own bytes and its help."""
         return str(self.look().get("fingerprint") or _own_fingerprint(self.path))
 
-    def answer(self, case: Case, ladder: list[int], *, constraints: str | None, timeout_s: float) -> CaseAnswer:
+    def answer(
+        self,
+        case: Case,
+        ladder: list[int],
+        *,
+        constraints: str | None,
+        timeout_s: float,
+        environment: Mapping[str, str],
+    ) -> CaseAnswer:
         """Ask for one case. It prints operating points at concurrency 1 and at its best throughput, no whole ladder."""
-        printed = run([self.path, *_arguments(case, constraints)], timeout_s)
+        printed = run([self.path, *_arguments(case, constraints)], timeout_s, environment)
         if printed.status is None:
             return CaseAnswer.failed(Outcome.TIMEOUT, f"{self.path} took longer than {timeout_s:g} s")
         return read(printed, case, ladder)
 
 
-def run(command: list[str], timeout_s: float) -> Printed:
-    """Run a program without a shell and without a terminal. Raises OSError when it cannot be started."""
-    environment = os.environ | {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "10000", "PYTHONIOENCODING": "utf-8"}
+def run(command: list[str], timeout_s: float, more: Mapping[str, str] | None = None) -> Printed:
+    """Run a program without a shell and without a terminal, with `more` environment variables.
+
+    Raises OSError when it cannot be started.
+    """
+    environment = (
+        os.environ
+        | dict(more or {})
+        | {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "10000", "PYTHONIOENCODING": "utf-8"}
+    )
     # Files, not pipes: a pipe that a process of its own keeps open would outlast the time limit.
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = subprocess.Popen(  # noqa: S603
