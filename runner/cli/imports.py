@@ -87,7 +87,7 @@ def import_results(
         list[str] | None,
         typer.Argument(
             metavar="[FORMAT] FILE…",
-            help="Results of vllm, guidellm, llm-d, aiperf, llm-optimizer or csv, or what `gpuscout export` wrote; "
+            help="Results of vllm, guidellm, llm-d, aiperf, inference-perf, llm-optimizer or csv, or what `gpuscout export` wrote; "
             "`public`: the runs that ship.",
         ),
     ] = None,

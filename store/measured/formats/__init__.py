@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gpuscout.store.measured.formats import aiperf, guidellm, llm_d, llm_optimizer, table, vllm
+from gpuscout.store.measured.formats import aiperf, guidellm, inference_perf, llm_d, llm_optimizer, table, vllm
 from gpuscout.store.measured.formats.reported import Contents, Load, Reported
 from gpuscout.store.measured.formats.source_file import SourceFile
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
@@ -43,6 +43,12 @@ FORMATS: tuple[Format, ...] = (
     Format("guidellm", "GuideLLM's JSON report", guidellm.recognises, guidellm.read),
     Format("llm-d", "llm-d Benchmark Report v0.2", llm_d.recognises, llm_d.read),
     Format("aiperf", "JSON export of AIPerf or GenAI-Perf", aiperf.recognises, aiperf.read),
+    Format(
+        "inference-perf",
+        "a stage of inference-perf",
+        inference_perf.recognises,
+        inference_perf.read,
+    ),
     Format("llm-optimizer", "JSON of `llm-optimizer --output-json`", llm_optimizer.recognises, llm_optimizer.read),
     Format("csv", "CSV, one line a run", table.recognises, table.read),
 )

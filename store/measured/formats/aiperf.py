@@ -1,7 +1,9 @@
-"""AIPerf and GenAI-Perf: `profile_export_aiperf.json`, with or without `schema_version`.
+"""AIPerf and GenAI-Perf: `profile_export_aiperf.json`, with or without `schema_version`, up to 1.4.
 
-Every metric carries its unit. `inter_token_latency` is (E2E - TTFT) / (n - 1) of each request, `inter_chunk_latency`
-pools the gaps. The GPU is only known where telemetry was collected, and then by name, not by how many served.
+Up to schema 1.1 the load stands in `input_config.loadgen`, later in `input_config.phases`, of which those that are
+excluded from the results (warm-up) do not count. Every metric carries its unit. `inter_token_latency` is (E2E - TTFT) /
+(n - 1) of each request, `inter_chunk_latency` pools the gaps. The GPU is only known where telemetry was collected, and
+then by name, not by how many served.
 """
 
 from __future__ import annotations
@@ -43,6 +45,11 @@ def read(file: SourceFile) -> Contents:
                 f"{document.file}{document.place}: was_cancelled: the benchmark was cancelled",
                 hint="its figures are of a part only",
             )
+        if document["is_complete"].flag() is False:
+            raise InputError(
+                f"{document.file}{document.place}: is_complete: the benchmark did not end",
+                hint="its figures are of a part only",
+            )
         runs.append(_run(document))
     return Contents(tuple(runs))
 
@@ -59,16 +66,16 @@ def _run(document: Node) -> Reported:
                 percentiles[metric, float(match[1])] = scaled(value, _scale(node, unit))
     config = document["input_config"]
     told: dict[str, str] = {}
-    models = [text for node in config["endpoint"]["model_names"].elements() if (text := node.text())]
+    names = [*config["endpoint"]["model_names"].elements(), *(m["name"] for m in config["models"]["items"].elements())]
+    models = [text for node in names if (text := node.text())]
     if len(models) == 1:
         told["model"] = models[0]
     gpus = _gpus(document)
     if len(set(gpus)) == 1:
         told["gpu"] = gpus[0]
-    concurrency = config["loadgen"]["concurrency"].size()
-    rate = config["loadgen"]["request_rate"].rate()
+    concurrency, rate = _load(config)
     load = None if (concurrency, rate) == (None, None) else Load.of(concurrency, rate)
-    prompt = config["input"]["prompt"]
+    input_len, output_len = _lengths(config)
     started = document["start_time"]
     return Reported(
         place=document.place,
@@ -77,8 +84,8 @@ def _run(document: Node) -> Reported:
         run=" ".join(part for part in (document["benchmark_id"].text(), started.text()) if part) or None,
         measured_on=day_of(started.moment()),
         deployment=told,
-        input_len=prompt["input_tokens"]["mean"].size(),
-        output_len=prompt["output_tokens"]["mean"].size(),
+        input_len=input_len,
+        output_len=output_len,
         mean_input_len=_average(document["input_sequence_length"], "tokens"),
         mean_output_len=_average(document["output_sequence_length"], "tokens"),
         load=load,
@@ -96,6 +103,7 @@ def _run(document: Node) -> Reported:
                 "failed": sum(kind["count"].count() or 0 for kind in document["error_summary"].elements()),
                 "duration_s": _average(document["benchmark_duration"], "s"),
                 "max_concurrency": concurrency if load and concurrency != load.concurrency else None,
+                "mean_concurrency": document["effective_concurrency"]["avg"].figure(),
                 "mean_token_gap_ms": means["token_gap_ms"],
                 "input_len_std": document["input_sequence_length"]["std"].figure(),
                 "output_len_std": document["output_sequence_length"]["std"].figure(),
@@ -105,6 +113,26 @@ def _run(document: Node) -> Reported:
             }
         ),
     )
+
+
+def _load(config: Node) -> tuple[int | None, float | None]:
+    """The concurrency and the request rate. Raises InputError where several phases count, whose loads are mixed."""
+    if config["phases"].missing:
+        return config["loadgen"]["concurrency"].size(), config["loadgen"]["request_rate"].rate()
+    phases = [phase for phase in config["phases"].elements() if not phase.mapping()["exclude_from_results"].flag()]
+    if len(phases) != 1:
+        raise config["phases"].wrong(f"{len(phases)} phases count for the results: expected one load")
+    [phase] = phases
+    return phase["concurrency"].size(), phase["rate"].rate()
+
+
+def _lengths(config: Node) -> tuple[int | None, int | None]:
+    """The input and output tokens that a request was meant to have."""
+    for dataset in config["datasets"].elements():
+        prompts = dataset["prompts"]
+        return prompts["isl"]["mean"].whole(), prompts["osl"]["mean"].whole()
+    prompt = config["input"]["prompt"]
+    return prompt["input_tokens"]["mean"].size(), prompt["output_tokens"]["mean"].size()
 
 
 def _scale(metric: Node, unit: str) -> float:
