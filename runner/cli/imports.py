@@ -87,7 +87,8 @@ def import_results(
         list[str] | None,
         typer.Argument(
             metavar="[FORMAT] FILE…",
-            help="Results of vllm, guidellm, llm-d, aiperf, inference-perf, llm-optimizer or csv, or what `gpuscout export` wrote; "
+            help="Results of vllm, guidellm, llm-d, aiperf, inference-perf, llm-optimizer, inferencex or csv, or what "
+            "`gpuscout export` wrote; "
             "`public`: the runs that ship.",
         ),
     ] = None,
