@@ -173,8 +173,7 @@ class PointReader:
             bounded = [(limit, percentile_column(limit.slo)) for limit in limits_on_runs(slos)]
             ties = [measured_runs.c.id]
         for limit_on, name in bounded:
-            found, value = fields(name), limit_on.value
-            conditions.append(found >= value if limit_on.slo.at_least else found <= value)
+            conditions.append(limit_on.allows(fields(name)))
         selected = [self._sortable(fields, name, order).label(name) for name in names]
         by = [*(key.clause() for key in order), *ties]
         return sa.select(*selected).select_from(source).where(*conditions).order_by(*by).limit(limit)
@@ -188,39 +187,11 @@ class PointReader:
         return column
 
     def _estimates(self) -> tuple[sa.FromClause, list[Condition]]:
-        source = (
-            self.scope.source.join(models, models.c.id == cases.c.model_id)
-            .join(gpus, gpus.c.id == cases.c.gpu_id)
-            .join(engines, engines.c.id == tasks.c.engine_id)
-        )
+        source = self.scope.named.join(engines, engines.c.id == tasks.c.engine_id)
         conditions = [*self.scope.conditions, *self.scope.on_ladder(operating_points)]
         if not self._all_versions:
-            conditions += self._standing(source)
+            conditions += self.scope.standing()
         return source.join(operating_points, operating_points.c.task_id == tasks.c.id), conditions
-
-    def _standing(self, source: sa.FromClause) -> list[Condition]:
-        """Of each engine's answers to one configuration the newest: by engine, then the model's figures, the GPU's."""
-        scope = self.scope
-        if not any(names.have_versions for names in (scope.engines, scope.models, scope.gpus)):
-            return []
-        same: list[sa.ColumnElement[Any]] = [tasks.c.case_id]
-        if scope.models.have_versions or scope.gpus.have_versions:
-            settings = ("input_len", "output_len", *SETTINGS)
-            same = [models.c.name, gpus.c.name, *(cases.c[name] for name in settings)]
-        ages = [
-            sa.case(
-                {i: age for ids in names.ids.values() for age, i in enumerate(ids)}, value=column, else_=len(names.ids)
-            )
-            for names, column in (
-                (scope.engines, tasks.c.engine_id),
-                (scope.models, cases.c.model_id),
-                (scope.gpus, cases.c.gpu_id),
-            )
-            if names.have_versions
-        ]
-        age = sa.func.row_number().over(partition_by=[engines.c.name, *same], order_by=[*ages, tasks.c.id.desc()])
-        ranked = sa.select(tasks.c.id, age.label("age")).select_from(source).where(*scope.conditions).subquery()
-        return [tasks.c.id.in_(sa.select(ranked.c.id).where(ranked.c.age == 1))]
 
     def _measured(self) -> tuple[sa.FromClause, list[Condition]]:
         source = (

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,10 +34,9 @@ class Limit:
     value: float
     column: str
 
-    def holds(self, figures: Figures) -> Flags:
-        """Unknown figures meet nothing."""
-        found = figures[self.column]
-        return found >= self.value if self.slo.at_least else found <= self.value
+    def allows(self, figures: Any) -> Any:
+        """Where figures are within the limit: a column of them, or an expression of SQL. Unknown ones never are."""
+        return figures >= self.value if self.slo.at_least else figures <= self.value
 
     def ratio(self, figures: Figures) -> Array:
         """How far a figure is from the limit: at most 1 where it holds, `UNKNOWN` where the figure is."""
@@ -71,7 +71,7 @@ def need_percentiles(slos: Sequence[Slo], assume_tail: float | None) -> bool:
 def hold(limits: Sequence[Limit], figures: Figures) -> Flags:
     """Where there is a point and all limits hold."""
     known: Flags = ~np.isnan(figures["concurrency"])
-    return np.asarray(np.logical_and.reduce([known, *(limit.holds(figures) for limit in limits)]))
+    return np.asarray(np.logical_and.reduce([known, *(limit.allows(figures[limit.column]) for limit in limits)]))
 
 
 def worst_ratio(limits: Sequence[Limit], figures: Figures) -> Array:

@@ -76,9 +76,36 @@ class Scope:
     @property
     def answers(self) -> sa.CTE:
         """All tasks as a table expression with names: `ABOUT`, engine_id, outcome, model_id and gpu_id."""
-        named = self.source.join(models, models.c.id == cases.c.model_id).join(gpus, gpus.c.id == cases.c.gpu_id)
         columns = (*ABOUT, tasks.c.engine_id, tasks.c.outcome, cases.c.model_id, cases.c.gpu_id)
-        return sa.select(*columns).select_from(named).where(*self.conditions).cte("answers")
+        return sa.select(*columns).select_from(self.named).where(*self.conditions).cte("answers")
+
+    @property
+    def named(self) -> sa.FromClause:
+        """All tasks with their cases, models and GPUs."""
+        return self.source.join(models, models.c.id == cases.c.model_id).join(gpus, gpus.c.id == cases.c.gpu_id)
+
+    def standing(self) -> list[Condition]:
+        """Of each engine's answers to one configuration the newest: by engine, then the model's figures, the GPU's.
+
+        The same rule as `ranking/placing.py` has for rows.
+        """
+        if not any(names.have_versions for names in (self.engines, self.models, self.gpus)):
+            return []
+        same: list[sa.ColumnElement[Any]] = [tasks.c.case_id]
+        if self.models.have_versions or self.gpus.have_versions:
+            same = [models.c.name, gpus.c.name, *(cases.c[name] for name in ("input_len", "output_len", *SETTINGS))]
+        versions = ((self.engines, tasks.c.engine_id), (self.models, cases.c.model_id), (self.gpus, cases.c.gpu_id))
+        ages = [
+            sa.case(
+                {i: age for ids in names.ids.values() for age, i in enumerate(ids)}, value=column, else_=len(names.ids)
+            )
+            for names, column in versions
+            if names.have_versions
+        ]
+        age = sa.func.row_number().over(partition_by=[engines.c.name, *same], order_by=[*ages, tasks.c.id.desc()])
+        named = self.named.join(engines, engines.c.id == tasks.c.engine_id)
+        aged = sa.select(tasks.c.id, age.label("age")).select_from(named).where(*self.conditions).subquery()
+        return [tasks.c.id.in_(sa.select(aged.c.id).where(aged.c.age == 1))]
 
     def on_ladder(self, points: sa.FromClause) -> list[Condition]:
         """Only the concurrencies that the sweep asked of the task's engine."""

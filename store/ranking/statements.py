@@ -282,9 +282,7 @@ def _score(points: sa.FromClause, choice: Choice) -> Number:
 
 
 def _meets(points: sa.FromClause, choice: Choice, limits: Sequence[Limit]) -> list[Condition]:
-    """Unknown figures meet nothing."""
-    figures = [(limit, choice.figure(points, limit.column)) for limit in limits]
-    return [found >= limit.value if limit.slo.at_least else found <= limit.value for limit, found in figures]
+    return [limit.allows(choice.figure(points, limit.column)) for limit in limits]
 
 
 def _worst(points: sa.FromClause, choice: Choice, limits: Sequence[Limit]) -> Number:
