@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from gpuscout.sweeps.errors import InputError, nearest
 from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS, precision_called
+from gpuscout.sweeps.reading import read_settings
 from gpuscout.sweeps.servers import MEASURED_SERVERS, server_called
 from gpuscout.sweeps.text import fault_in, printable
 
@@ -135,7 +136,7 @@ class Mappings:
         import yaml
 
         try:
-            root = yaml.compose(path.read_text(encoding="utf-8-sig"), yaml.SafeLoader)
+            root = yaml.compose(read_settings(path), yaml.SafeLoader)
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from error
         except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

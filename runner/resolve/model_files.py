@@ -29,9 +29,11 @@ def too_large(place: str) -> ModelConfigError:
 def read_config(file: Path, place: str) -> dict[str, Any]:
     """The JSON object in a file; `place` is what errors call it. Raises ModelConfigError."""
     try:
-        if file.stat().st_size > LARGEST_CONFIG_BYTES:
+        with file.open("rb") as stream:  # whose size a device does not tell
+            content = stream.read(LARGEST_CONFIG_BYTES + 1)
+        if len(content) > LARGEST_CONFIG_BYTES:
             raise too_large(place)
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(content.decode("utf-8"))
     except FileNotFoundError as error:
         raise ModelConfigError(f"no model configuration at {place}", hint="name a folder with a config.json") from error
     except OSError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from gpuscout.store.prices.prices import DATE_KINDS, EVERYWHERE, PURCHASES, Quote
 from gpuscout.sweeps.errors import InputError, SpecProblem, UnknownNameError, nearest
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
+from gpuscout.sweeps.reading import read_settings
 from gpuscout.sweeps.text import fault_in
 
 COLUMNS: dict[str, str] = {
@@ -66,7 +67,7 @@ class PriceFile:
         Raises InputError with every problem of the file, or when it cannot be read.
         """
         try:
-            text = self.path.read_text("utf-8-sig")
+            text = read_settings(self.path)
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise InputError(f"cannot read the price book {self.path}: {reason}") from error

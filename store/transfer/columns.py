@@ -16,6 +16,7 @@ from gpuscout.store.measured.formats.node import clean, shown
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.text import fault_in
 
+LONGEST_VALUE = 2**22  # characters; the architectures of unusual models are long
 Value = str | int | float | bool | None
 
 
@@ -49,6 +50,8 @@ class Column:
                 if self.kind is bool:
                     return value
             case str():
+                if len(value) > LONGEST_VALUE:
+                    raise InputError(f"{self.name}: text of {len(value):,} characters; at most {LONGEST_VALUE:,}")
                 if self.kind is str and value == clean(value):
                     if not self.free and (fault := fault_in(value)):
                         raise InputError(f"{self.name}: {fault}")

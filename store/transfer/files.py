@@ -8,20 +8,22 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from gpuscout.store.measured.formats.source_file import GZIP_MAGIC
-from gpuscout.store.transfer.columns import COLUMNS, NAMES, Value
+from gpuscout.store.transfer.columns import COLUMNS, LONGEST_VALUE, NAMES, Value
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.reading import GZIP_MAGIC, TooLarge, results_mb, streamed_mb
 
 _AT_ONCE = 20_000
 _PARQUET_MAGIC = b"PAR1"
 # A row is longer the more concurrencies its task was asked for.
 _LONGEST_START = 2**22
+_LONGEST_LINE = 16 * LONGEST_VALUE
 # No other file has all of these.
 _MARKS = frozenset(("kind", "task_key", "run_digest", "case_digest"))
 
@@ -111,12 +113,25 @@ def _unpacked(file: Path) -> gzip.GzipFile | io.BufferedReader:
     return gzip.open(file) if packed else file.open("rb")
 
 
+def _lines(file: Path) -> Generator[str, None, None]:
+    """The lines of a text file, read one by one. Raises TooLarge, by the line and by the whole."""
+    read = 0
+    with io.TextIOWrapper(_unpacked(file), encoding="utf-8-sig", newline="") as stream:
+        while line := stream.readline(_LONGEST_LINE + 1):
+            read += len(line)
+            if len(line) > _LONGEST_LINE:
+                raise TooLarge(str(file), f"{_LONGEST_LINE:,} characters in a line", "an export has shorter ones")
+            if read > streamed_mb() * 1_000_000:
+                raise TooLarge(str(file), f"{streamed_mb():,} MB unpacked")
+            yield line
+
+
 _CSV_BOOLEANS = {True: "true", False: "false"}
 
 
 def _read_csv(file: Path) -> Iterator[tuple[str, dict[str, Value]]]:
-    csv.field_size_limit(2**27)  # architectures of unusual models are long
-    with io.TextIOWrapper(_unpacked(file), encoding="utf-8-sig", newline="") as stream:
+    csv.field_size_limit(LONGEST_VALUE)
+    with closing(_lines(file)) as stream:
         lines = csv.reader(stream)
         header = next(lines, [])
         _check_names(f"{file}:1", header)
@@ -133,7 +148,7 @@ def _read_csv(file: Path) -> Iterator[tuple[str, dict[str, Value]]]:
 
 
 def _read_json_lines(file: Path) -> Iterator[tuple[str, dict[str, Value]]]:
-    with io.TextIOWrapper(_unpacked(file), encoding="utf-8-sig") as stream:
+    with closing(_lines(file)) as stream:
         for number, line in enumerate(stream, 1):
             place = f"{file}:{number}"
             try:
@@ -149,15 +164,32 @@ def _read_json_lines(file: Path) -> Iterator[tuple[str, dict[str, Value]]]:
 def _read_parquet(file: Path) -> Iterator[tuple[str, dict[str, Value]]]:
     pyarrow, parquet = _pyarrow()
     try:
-        source = parquet.ParquetFile(file)
-        _check_names(str(file), source.schema_arrow.names)
+        schema = parquet.read_schema(file)
+        _check_names(str(file), schema.names)
+        if nested := next((each.name for each in schema if pyarrow.types.is_nested(each.type)), None):
+            raise InputError(f"{file}: {nested}: expected one value a row")
+        # As a dictionary: a text of a thousand rows is there once, however often it is named.
+        texts = [column.name for column in COLUMNS if column.kind is str and column.name in schema.names]
+        source = parquet.ParquetFile(file, read_dictionary=texts)
+        sizes = [source.metadata.row_group(group).total_byte_size for group in range(source.num_row_groups)]
+        if max(sizes, default=0) > results_mb() * 1_000_000:
+            raise TooLarge(str(file), f"{results_mb():,} MB in one row group, unpacked")
         number = 0
         for batch in source.iter_batches(batch_size=_AT_ONCE):
-            for document in batch.to_pylist():
+            for values in zip(*(_values(column) for column in batch.columns), strict=True):
                 number += 1
-                yield f"{file}, row {number}", _checked(f"{file}, row {number}", document)
+                place = f"{file}, row {number}"
+                yield place, _checked(place, dict(zip(batch.schema.names, values, strict=True)))
     except pyarrow.ArrowException as error:
         raise InputError(f"{file}: not a whole Parquet file ({str(error).splitlines()[0]})") from error
+
+
+def _values(column: Any) -> list[Any]:
+    """The values of a column of Parquet; equal texts are one object."""
+    if not hasattr(column, "dictionary"):
+        return list(column.to_pylist())
+    words = column.dictionary.to_pylist()
+    return [None if code is None else words[code] for code in column.indices.to_pylist()]
 
 
 def _checked(place: str, document: dict[str, Any]) -> dict[str, Value]:

@@ -48,6 +48,7 @@ from gpuscout.sweeps.settings import SHORT_SIZES
 from gpuscout.sweeps.workloads import LOADS
 
 _AT_ONCE = 5_000
+_MOST_CHARACTERS = 50_000_000  # at once: rows that define models are long
 _T = TypeVar("_T")
 
 
@@ -101,11 +102,14 @@ class _Filling:
 
     def everything(self, file: Path) -> None:
         portion: list[Placed] = []
+        characters = 0
         for place, row in read_rows(file):
             portion.append(Placed(place, row))
-            if len(portion) == _AT_ONCE:
+            characters += sum(len(value) for value in row.values() if isinstance(value, str))
+            if len(portion) == _AT_ONCE or characters > _MOST_CHARACTERS:
                 self._store(portion)
                 portion.clear()
+                characters = 0
         self._store(portion)
         if not self.tasks and not self.runs:
             raise InputError(f"{file}: there are no results in it")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuscout.sweeps.errors import InputError, SpecProblem, nearest
+from gpuscout.sweeps.reading import read_settings
 from gpuscout.sweeps.text import fault_in
 
 if TYPE_CHECKING:
@@ -325,7 +326,7 @@ class GpuFile:
         import yaml  # takes longer to import than the catalogue to load
 
         try:
-            text = self.path.read_text("utf-8")
+            text = read_settings(self.path, "utf-8")
         except (OSError, UnicodeDecodeError) as err:
             reason = err.strerror if isinstance(err, OSError) else "it is not UTF-8 text"
             raise InputError(f"cannot read the GPU file {self.path}: {reason}") from err
@@ -337,6 +338,9 @@ class GpuFile:
             mark = getattr(err, "problem_mark", None)
             what = getattr(err, "problem", None) or err
             self.report(_place(mark, "") if mark else Place(1, 1, ""), f"not valid YAML: {what}")
+            return None
+        except RecursionError:
+            self.report(Place(1, 1, ""), "nested too deep for a list of GPUs")
             return None
 
     def _item(self, node: yaml.Node, loader: yaml.SafeLoader, key: str, depth: int) -> _Item:

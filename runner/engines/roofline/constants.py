@@ -22,6 +22,7 @@ from gpuscout.runner.engines.roofline.uncertainty import errors_from, interval_t
 from gpuscout.sweeps.cases import canonical_json
 from gpuscout.sweeps.curves import FloatArray
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.reading import read_settings
 from gpuscout.sweeps.trust import ObservedError
 
 FORMAT = 1
@@ -163,7 +164,7 @@ def _shipped() -> Constants:
 
 def _read(file: Path) -> Constants:
     try:
-        document = json.loads(file.read_text("utf-8"))
+        document = json.loads(read_settings(file, "utf-8"))
         if not isinstance(document, dict):
             raise ValueError("expected a JSON object")
         return Constants.from_dict(document)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
-import zlib
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpuscout.store.measured.formats.node import Node
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.reading import GZIP_MAGIC, TooLarge, most_values, read_bounded, results_mb, unpacked
 
 if TYPE_CHECKING:
     import yaml
 
-GZIP_MAGIC = b"\x1f\x8b"
+_MOST_YAML_VALUES = 1_000_000  # a minute of reading
 _SPACE = re.compile(r"\s*")
 _YAML_START = re.compile(r"(?:\s|#.*\n|---)*[\w'\"-]+\s*:(?:\s|$)")
 
@@ -27,10 +26,7 @@ class SourceFile:
     def __init__(self, name: str, data: bytes) -> None:
         self.name = name
         if name.endswith(".gz") or data.startswith(GZIP_MAGIC):
-            try:
-                data = gzip.decompress(data)
-            except (OSError, EOFError, zlib.error) as error:
-                raise InputError(f"{name}: damaged gzip file ({error})") from error
+            data = unpacked(data, name, results_mb())
         self.data = data
         if not data.strip():
             raise InputError(f"{name}: the file is empty")
@@ -38,7 +34,7 @@ class SourceFile:
     @classmethod
     def open(cls, path: Path) -> SourceFile:
         try:
-            return cls(str(path), path.read_bytes())
+            return cls(str(path), read_bounded(path, results_mb()))
         except OSError as error:
             hint = f"name the files in it: {path}/*" if path.is_dir() else None
             raise InputError(f"cannot read {path}: {error.strerror or error}", hint=hint) from error
@@ -84,6 +80,7 @@ class SourceFile:
         return next(iter(self.documents), None) if self.kind in ("json", "yaml") else None
 
     def _json(self) -> list[Node]:
+        self._check_values(b"[{,", most_values())
         decoder = json.JSONDecoder(object_pairs_hook=_once)
         found: list[tuple[int, object]] = []
         text = self.text
@@ -123,6 +120,7 @@ class SourceFile:
                         seen.add(key.value)
                 return dict(super().construct_mapping(node, deep=deep))
 
+        self._check_values(b"[{,\n", _MOST_YAML_VALUES)
         try:
             found = [document for document in yaml.load_all(self.text, Strict) if document is not None]
         except yaml.MarkedYAMLError as error:
@@ -131,8 +129,26 @@ class SourceFile:
             raise InputError(f"{place}: not YAML: {error.problem or error.context}") from error
         except (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError) as error:
             raise InputError(f"{self.name}: not YAML that can be read: {error}") from error
+        if sum(_expanded(document, {}) for document in found) > _MOST_YAML_VALUES:
+            raise TooLarge(self.name, f"{_MOST_YAML_VALUES:,} values", "aliases count as what they stand for")
         # A document of YAML does not tell where it begins; the second one of a file is rare.
         return [Node(document, self.name) for document in found]
+
+    def _check_values(self, marks: bytes, most: int) -> None:
+        """Raises TooLarge by the characters that separate values, before any of them is made."""
+        if len(self.data) > most and sum(self.data.count(bytes([mark])) for mark in marks) > most:
+            raise TooLarge(self.name, f"{most:,} values")
+
+
+def _expanded(value: object, counts: dict[int, int]) -> int:
+    """How many values a document of YAML has when its aliases are followed."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in counts:
+        counts[id(value)] = 0  # one that contains itself
+        parts = value.values() if isinstance(value, dict) else value
+        counts[id(value)] = 1 + sum(_expanded(part, counts) for part in parts)
+    return counts[id(value)]
 
 
 def _is_cut_off(error: json.JSONDecodeError, text: str) -> bool:

@@ -22,6 +22,7 @@ from gpuscout.store.measured.formats.source_file import SourceFile
 from gpuscout.sweeps.curves import METRICS
 from gpuscout.sweeps.errors import InputError, nearest
 from gpuscout.sweeps.precision import PRECISIONS, precision_called, precision_detail
+from gpuscout.sweeps.reading import TooLarge, most_rows
 from gpuscout.sweeps.text import fault_in
 
 T = TypeVar("T")
@@ -118,7 +119,9 @@ def rows(text: str, file: str, *, required: tuple[str, ...]) -> Iterator[Reporte
                 "them, then --measured stored",
             )
         seen: set[str] = set()
-        for line in lines:
+        for number, line in enumerate(lines):
+            if number == most_rows():
+                raise TooLarge(file, f"{most_rows():,} rows")
             run = _Line(line, required).run(f":{lines.line_num}")
             if run.run is not None and run.run in seen:
                 raise ValueError(f"id: {run.run!r} is given twice")
