@@ -64,6 +64,12 @@ def json_text(document: Mapping[str, object]) -> str:
     return json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=2, default=str, allow_nan=False)
 
 
+def leave_if_nothing(anything: bool) -> None:
+    """End with the exit status that says so where nothing qualifies."""
+    if not anything:
+        raise typer.Exit(EXIT_NOTHING_QUALIFIES)
+
+
 def print_json(document: Mapping[str, object]) -> None:
     """Print one document for machines."""
     print(json_text(document))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from functools import wraps
@@ -266,6 +266,22 @@ class AimOptions(LimitOptions):
             also=tuple(also),
             weights=tuple(map(_weight, self.weight or ())),
         )
+
+
+Have = Annotated[
+    Many, _filter("--have", metavar="GPU=N", help="GPUs that are there: A100-40GB=16, or a file of such lines; repeat.")
+]
+Sort = Annotated[
+    str | None,
+    _filter("--sort", metavar="COLUMN", help="With --have: model, -concurrency, itl_ms, -replicas …"),
+]
+
+
+def owned(question: Question, inventory: Mapping[str, int]) -> Question:
+    """The question about all that these GPUs can run."""
+    return dataclasses.replace(
+        question, objective="throughput", also=(), weights=(), top=None, gpus=tuple(inventory), trust="any"
+    )
 
 
 def with_default_limit(question: Question, *, no_slo: bool) -> Question:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Unpack
 
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, json_text
-from gpuscout.runner.cli.options import PriceOptions, grouped
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, json_text, leave_if_nothing
+from gpuscout.runner.cli.options import Have, PriceOptions, Sort, grouped, owned
 from gpuscout.runner.cli.show.document import picked
 from gpuscout.runner.cli.sweep_options import AskOptions, ExecutionOptions, GpuFile, SweepFlags
 from gpuscout.sweeps.errors import InputError
@@ -52,6 +52,8 @@ def run(
     prices: PriceOptions,
     execution: ExecutionOptions,
     spec: Spec = None,
+    have: Have = None,
+    sort: Sort = None,
     gpu_file: GpuFile = None,
     save_spec: SaveSpec = None,
     force: Force = False,
@@ -59,14 +61,24 @@ def run(
     db: Db = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
-    """Compute what a sweep still lacks, store it, recommend. Running it again resumes or does nothing."""
+    """Compute what a sweep still lacks, store it, recommend. Running it again resumes or does nothing.
+
+    With --have, what GPUs that are there can serve: all models, unless some are named. Exit status 5: tasks failed, 6:
+    nothing qualifies.
+    """
     from gpuscout.runner.api import run as api
+    from gpuscout.runner.cli.show.inventory import read_inventory
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.results.catalogues import ModelsAt
 
     # Everything that can be refused is, before there is a store or a saved spec.
+    inventory = read_inventory(have, gpu_file) if have else None
+    if inventory is not None:
+        flags = flags.on(inventory)
     sweep_spec, expansion = api.read_and_expand(partial(flags.spec, spec), gpu_file=gpu_file, known=ModelsAt(db))
     asked = asking.question(sweep_spec, prices, (gpu.name for gpu in expansion.sweep.gpus))
+    if inventory is not None:
+        asked = owned(asked, inventory)
     api.check_run(sweep_spec, expansion, executor=execution.executor, ray_address=execution.ray_address)
     if save_spec is not None:
         _save(_asking(sweep_spec, asked, gpu_file), save_spec, force=force)
@@ -78,6 +90,8 @@ def run(
             partial(api.run, sweep_spec, store, expansion=expansion),
             asked,
             top=asking.top,
+            inventory=inventory,
+            sort=sort,
             json=json,
             output_json=output_json,
             **execution.arguments(gpu_file),
@@ -91,15 +105,21 @@ def run_and_report(
     question: Question,
     *,
     top: int = 1,
+    inventory: Mapping[str, int] | None = None,
+    sort: str | None = None,
     json: bool,
     output_json: Path | None = None,
     **options: Unpack[RunOptions],
 ) -> None:
     """Run a sweep with a line that moves, then print what to buy. Exit status 5 when tasks have failed."""
+    from gpuscout.runner.cli.show.inventory import print_inventory
+    from gpuscout.runner.cli.show.output import Output
     from gpuscout.runner.cli.show.progress import progress_line
     from gpuscout.runner.cli.show.ranking_table import print_ranking, ranking_document
     from gpuscout.runner.execution.controller import RunCallbacks
     from gpuscout.runner.resolve.spec import explained_names
+    from gpuscout.store.queries.capacity_question import node_sizes
+    from gpuscout.store.queries.inventory import served
     from gpuscout.store.ranking.rank import rank
 
     with progress_line(quiet=json) as line:
@@ -114,10 +134,18 @@ def run_and_report(
     try:
         with store.reading() as connection:
             ranking = rank(connection, replace(question, sweep=report.sweep.id))
+            nodes = node_sizes(connection)
     except InputError:
         if not report.open_failures:
             raise
         # Everything failed: the summary says so, and the exit status that of failures.
+    if ranking is not None and inventory is not None:
+        found = served(ranking.groups, inventory, nodes)
+        print_inventory(found, inventory, Output(json=json), sort=sort)
+        if not json:
+            err().print(_summary(report, ranked=False))
+        leave_if_nothing(any(one.shares for one in found))
+        return
     document = {"run": _report_document(report), **(ranking_document(ranking) if ranking else {})}
     if output_json is not None:
         _write(json_text(document) + "\n", output_json, force=True)
@@ -130,6 +158,8 @@ def run_and_report(
         _print_reasons(store, report)
     if report.open_failures:
         raise typer.Exit(_EXIT_FAILURES)
+    if ranking is not None:
+        leave_if_nothing(any(group.configs or group.unranked for group in ranking.groups))
 
 
 @grouped

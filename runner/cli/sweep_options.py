@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -77,6 +77,21 @@ class SweepFlags:
         if not given:
             raise InputError("name a spec file, or at least --model", hint="gpuscout init writes a spec to start from")
         return spec_from_mapping(self._mapping(), flags=_FLAGS)
+
+    def on(self, inventory: Mapping[str, int]) -> SweepFlags:
+        """The sweep over these GPUs, as many as there are; of all models unless some are named."""
+        if self.gpu:
+            raise InputError("--have names the GPUs: leave --gpu out")
+        largest = max(inventory.values())
+        stages = [str(stages) for stages in (1, 2, 4) if stages <= largest]
+        return replace(
+            self,
+            model=self.model or ["*"],
+            gpu=list(inventory),
+            pp=self.pp or ",".join(stages),
+            max_gpus=min(largest, self.max_gpus or largest),
+            name=self.name or "inventory",
+        )
 
     def _mapping(self) -> dict[str, object]:
         """What a spec file would say. Raises InputError."""

@@ -1,0 +1,120 @@
+"""How an inventory is read and what it serves is printed: one line a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpuscout.runner.cli.common import count, print_json
+from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, print_rows, whole_number
+from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
+from gpuscout.sweeps.names import parted
+
+if TYPE_CHECKING:
+    from gpuscout.store.queries.inventory import Served
+
+_FORM = "write GPU=NUMBER, such as A100-40GB=16, or a file with one a line"
+_LISTED = 6
+
+
+def read_inventory(texts: Iterable[str], gpu_file: Path | None = None) -> dict[str, int]:
+    """ "A100-40GB=16" or files with such lines as GPUs by canonical name. Raises InputError, UnknownNameError."""
+    from gpuscout.sweeps.gpus.library import gpus_with
+
+    catalogue = gpus_with(gpu_file)
+    found: dict[str, int] = {}
+    for place, entry in _entries(texts):
+        name, equals, figure = entry.rpartition("=")
+        if not equals or not figure.strip().isdecimal() or not 0 < int(figure) < 10**6:
+            raise InputError(f'{place}: invalid inventory "{entry}"', hint=_FORM)
+        gpu = catalogue.resolve(name.strip()).name
+        found[gpu] = found.get(gpu, 0) + int(figure)
+    if not found:
+        raise InputError("--have: no GPUs in it", hint=_FORM)
+    return found
+
+
+def _entries(texts: Iterable[str]) -> Iterable[tuple[str, str]]:
+    for text in texts:
+        if "=" in text or not Path(text).is_file():
+            yield from (("--have", part) for part in parted([text]))
+            continue
+        for number_of_line, line in enumerate(Path(text).read_text(encoding="utf-8").splitlines(), start=1):
+            if entry := line.partition("#")[0].strip():
+                yield f"{text}:{number_of_line}", entry
+
+
+_TABLE = (
+    Column("model", "model", show=lambda name: str(name).rpartition("/")[2]),
+    Column("workload", "workload", whole=True),
+    Column("configuration", "configuration", unknown="-"),
+    a_figure("replicas", "replicas", whole_number),
+    a_figure("concurrency", "users", whole_number),
+    a_figure("output_tokens_per_s", "tok/s"),
+    Column("range", "80 %", unknown="-", whole=True),
+    a_figure("ttft_ms", "TTFT ms"),
+    a_figure("itl_ms", "ITL ms"),
+    Column("trust", "trust", whole=True),
+)
+_DROP = ("trust", "ttft_ms", "itl_ms", "workload")
+SORTS = tuple(column.name for column in _TABLE if column.name not in ("workload", "range"))
+
+
+def print_inventory(found: Sequence[Served], inventory: Mapping[str, int], output: Output, *, sort: str | None) -> None:
+    """What an inventory serves, sorted by a column (descending with "-"), the most tokens per second first."""
+    short = output.for_people and len(inventory) == 1  # the heading names it
+    rows = _sorted([_row(one, gpu=not short) for one in found if one.shares], sort)
+    out = [one.group.model for one in found if not one.shares]
+    if output.json:
+        print_json({"inventory": dict(inventory), "served": rows, "not_served": out})
+        return
+    if not output.for_people:
+        bare = [Column("tokens_low", "tok/s low"), Column("tokens_high", "tok/s high"), Column("gpus", "GPUs")]
+        print_rows([*(column for column in _TABLE if column.name != "range"), *bare], rows, output)
+        return
+    from gpuscout.runner.cli.show.wording import print_wrapped
+
+    owned = ", ".join(f"{number_of} x {gpu}" for gpu, number_of in inventory.items())
+    print_wrapped(f"{owned}: each model as if it had all of them; users are requests in flight")
+    one_workload = ("workload",) if len({row["workload"] for row in rows}) <= 1 else ()
+    columns = [column for column in _TABLE if column.name not in one_workload]
+    print_rows(columns, rows, output, drop=_DROP)
+    if out:
+        bare_names = [name.rpartition("/")[2] for name in out]
+        more = f" and {count(len(out) - _LISTED, 'more')[:-1]}" if len(out) > _LISTED else ""
+        print_wrapped(f"not served within the limits: {', '.join(bare_names[:_LISTED])}{more} (--json lists all)")
+
+
+def _sorted(rows: list[dict[str, Any]], sort: str | None) -> list[dict[str, Any]]:
+    if sort is None:
+        return rows
+    name = sort.removeprefix("-")
+    if name not in SORTS:
+        raise UnknownNameError("column", name, nearest(name, SORTS), hint=f"one of {', '.join(SORTS)}")
+    known = [row for row in rows if row[name] is not None]
+    unknown = [row for row in rows if row[name] is None]
+    return sorted(known, key=lambda row: row[name], reverse=sort.startswith("-")) + unknown
+
+
+def _row(one: Served, *, gpu: bool) -> dict[str, Any]:
+    from gpuscout.runner.cli.show.wording import configuration
+
+    group, first = one.group, one.shares[0].config
+    told = [configuration(s.config, group.input_len, group.output_len, gpu=gpu) for s in one.shares]
+    ends = one.tokens_range
+    return {
+        "model": group.model,
+        "workload": group.workload or f"{group.input_len}/{group.output_len}",
+        "configuration": " + ".join(told),
+        "replicas": one.replicas,
+        "gpus": one.gpus,
+        "concurrency": one.concurrency,
+        "output_tokens_per_s": one.output_tokens_per_s,
+        "range": None if ends is None else f"{number(ends[0])}-{number(ends[1])}",
+        "tokens_low": ends and ends[0],
+        "tokens_high": ends and ends[1],
+        "ttft_ms": first.ttft_ms,
+        "itl_ms": first.itl_ms,
+        "trust": first.kind.value if first.runs is not None else "backed" if first.backed else "unproven",
+    }
