@@ -1,11 +1,13 @@
 """Model configurations from the Hugging Face Hub, by huggingface_hub: its login, endpoint, cache, time-outs are used.
 
-A model costs at most five small requests and no weights. huggingface_hub is imported when the first model is fetched.
+A model costs at most five small requests, one more for each weight file of a quantised one (up to 32), and no weights.
+huggingface_hub is imported when the first model is fetched.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import queue
 import re
@@ -19,8 +21,10 @@ from typing import Any, TypeVar
 
 from gpuscout.runner.resolve.hub_errors import HubModel, explained, holds_no_config
 from gpuscout.runner.resolve.model_files import LARGEST_CONFIG_BYTES, read_config, too_large, understood
+from gpuscout.runner.resolve.safetensors import WEIGHTS
 from gpuscout.sweeps.errors import GpuscoutError, HubError, HubServerError, HubTimeoutError, HubUnreachableError
 from gpuscout.sweeps.models.architecture import ModelSpec
+from gpuscout.sweeps.models.checkpoint import StoredWeights
 
 _AT_ONCE = 8
 # huggingface_hub tries a download that stalls six times, each time for as long as its own time-out.
@@ -28,7 +32,7 @@ _PATIENCE = 12
 _PAUSES_S = (0.5, 1.5)
 _MOST_HEADERS = 32
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
+
 _CONFIG, _MODELOPT_CONFIG = "config.json", "hf_quant_config.json"
 
 Answer = TypeVar("Answer")
@@ -51,10 +55,14 @@ class _File:
 
 @dataclass(frozen=True)
 class _Contents:
-    """Names of a repository's files, and the stored elements of its checkpoint by dtype (empty: not known)."""
+    """Names of a repository's files, and of its checkpoint the stored elements by dtype or (name, dtype, elements).
+
+    Empty: not known.
+    """
 
     files: frozenset[str]
     elements: Mapping[str, int]
+    tensors: Sequence[tuple[str, str, int]] = ()
 
 
 def fetch_all(models: Iterable[HubModel], *, token: str | None = None) -> dict[HubModel, Fetched | GpuscoutError]:
@@ -79,8 +87,8 @@ def _fetch(model: HubModel, token: str | None) -> Fetched | GpuscoutError:
         file = _file(model, _CONFIG, token)
         if file is None:
             raise holds_no_config(model, _contents(model, None, token).files)
-        contents = _contents_at(model, file, token)
         config = read_config(file.path, f"{model.name}: {_CONFIG}")
+        contents = _contents_at(model, file, token, quantised=_is_quantized(config))
         if _MODELOPT_CONFIG in contents.files or not (contents.files or _is_quantized(config)):
             # A Hub that could not be asked for the one is not asked for the other.
             only_cached = file.was_cached and not contents.files
@@ -88,7 +96,11 @@ def _fetch(model: HubModel, token: str | None) -> Fetched | GpuscoutError:
             if modelopt is not None:
                 config["hf_quant_config"] = read_config(modelopt.path, f"{model.name}: {_MODELOPT_CONFIG}")
         architecture = understood(
-            config, name=model.name, source=f"{model.name}: {_CONFIG}", elements=contents.elements
+            config,
+            name=model.name,
+            source=f"{model.name}: {_CONFIG}",
+            stored=StoredWeights.of_counts(contents.elements),
+            tensors=contents.tensors,
         )
         return Fetched(architecture, file.commit)
     except GpuscoutError as error:
@@ -143,20 +155,20 @@ def _cached_file(model: HubModel, filename: str, _: str | None) -> _File | None:
     return _File(Path(cached), None, was_cached=True) if isinstance(cached, str) else None
 
 
-def _contents_at(model: HubModel, file: _File, token: str | None) -> _Contents:
+def _contents_at(model: HubModel, file: _File, token: str | None, *, quantised: bool) -> _Contents:
     """What the repository holds at the commit of a file; nothing is known when only the cache could answer."""
     nothing = _Contents(frozenset(), {})
     if file.commit is None:
         return nothing
     try:
-        return _contents(model, file.commit, token)
+        return _contents(model, file.commit, token, quantised=quantised)
     except HubError:
         if not file.was_cached:
             raise
         return nothing
 
 
-def _contents(model: HubModel, commit: str | None, token: str | None) -> _Contents:
+def _contents(model: HubModel, commit: str | None, token: str | None, *, quantised: bool = False) -> _Contents:
     """What the repository holds. An endpoint without this part of the API is no error: it only makes counts exact.
 
     A Hub that is busy or failing is: otherwise the same sweep could mean something else tomorrow.
@@ -176,7 +188,10 @@ def _contents(model: HubModel, commit: str | None, token: str | None) -> _Conten
         )
         files = frozenset(str(sibling.rfilename) for sibling in info.siblings or ())
         stored = None if info.safetensors is None else info.safetensors.parameters
-        return _Contents(files, _counts(stored) if stored else _counted(model, commit, files, api))
+        if stored and not quantised and _MODELOPT_CONFIG not in files:
+            return _Contents(files, _counts(stored))
+        # The counts of the API say nothing of packed weights: some are of weights, some of what is stored.
+        return _Contents(files, {}, _tensors(model, commit, files, api))
     except Exception as error:
         told = explained(error, model)
         if told.passing:
@@ -184,15 +199,14 @@ def _contents(model: HubModel, commit: str | None, token: str | None) -> _Conten
         return _Contents(frozenset(), {})
 
 
-def _counted(model: HubModel, commit: str | None, files: frozenset[str], api: Any) -> dict[str, int]:
-    """The elements by dtype, from the headers of the weight files: a range request each, no weights."""
-    weights = sorted(file for file in files if _WEIGHTS.fullmatch(file))
-    elements: dict[str, int] = {}
+def _tensors(model: HubModel, commit: str | None, files: frozenset[str], api: Any) -> list[tuple[str, str, int]]:
+    """(name, dtype, elements) of all tensors, from the headers of weight files: a range request each, no weights."""
+    weights = sorted(file for file in files if WEIGHTS.fullmatch(file))
+    found: list[tuple[str, str, int]] = []
     for file in weights if len(weights) <= _MOST_HEADERS else ():
         header = api.parse_safetensors_file_metadata(model.repo_id, file, revision=commit or model.revision)
-        for dtype, count in _counts(header.parameter_count).items():
-            elements[dtype] = elements.get(dtype, 0) + count
-    return elements
+        found += [(name, str(tensor.dtype), math.prod(tensor.shape)) for name, tensor in header.tensors.items()]
+    return found
 
 
 def _counts(found: Mapping[Any, Any]) -> dict[str, int]:

@@ -6,14 +6,21 @@ import importlib
 import json
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from gpuscout.sweeps.errors import ModelConfigError
 from gpuscout.sweeps.models.architecture import ModelSpec
-from gpuscout.sweeps.models.checkpoint import missing_parameters, with_exact_size, with_stated_dtype
+from gpuscout.sweeps.models.checkpoint import (
+    NOTHING_STORED,
+    StoredWeights,
+    missing_parameters,
+    with_exact_size,
+    with_stated_dtype,
+    with_stored_bytes,
+)
 from gpuscout.sweeps.models.config import architecture_from_config
 from gpuscout.sweeps.models.fields import MAX_LAYERS, MAX_SIZE, describe
 
@@ -48,17 +55,33 @@ def read_config(file: Path, place: str) -> dict[str, Any]:
 
 
 def understood(
-    config: Mapping[str, Any], *, name: str, source: str, elements: Mapping[str, int] | None = None
+    config: Mapping[str, Any],
+    *,
+    name: str,
+    source: str,
+    stored: StoredWeights = NOTHING_STORED,
+    tensors: Sequence[tuple[str, str, int]] = (),
 ) -> ModelSpec:
-    """The architecture of a configuration; `elements` are the checkpoint's stored elements by dtype, if known.
+    """The architecture of a configuration; what the checkpoint holds by `stored` counts or, better, by its `tensors`.
 
     What the file leaves out comes from `transformers`' class for its `model_type`, as it does in a server. Where the
     exact size of the checkpoint contradicts these defaults, or they name something unheard of, the file stands alone.
     Nothing from the repository is ever executed. Raises ModelConfigError.
     """
-    elements = elements or {}
-    config = with_stated_dtype(config, elements)
+    if tensors:
+        stored = StoredWeights.of_tensors(tensors, MAX_LAYERS)
+    config = with_stated_dtype(config, stored.elements)
     defaults = _defaults(config)
+    model = _nearest(config, defaults, stored, name=name, source=source)
+    if tensors:
+        stored = StoredWeights.of_tensors(tensors, model.layers)
+    return with_stored_bytes(with_exact_size(model, config, stored), config, stored)
+
+
+def _nearest(
+    config: Mapping[str, Any], defaults: Mapping[str, Any], stored: StoredWeights, *, name: str, source: str
+) -> ModelSpec:
+    """With the defaults, or without where the checkpoint is nearer to that."""
     try:
         model = architecture_from_config(config, name=name, source=source, defaults=defaults)
     except ModelConfigError:
@@ -66,13 +89,13 @@ def understood(
         # A family that only transformers knows, and describes by more than was understood, is not guessed.
         if alone is None or alone.approximate:
             raise
-        return with_exact_size(alone, config, elements)
-    if defaults and (missing := missing_parameters(model, config, elements)):
+        return alone
+    if defaults and (missing := missing_parameters(model, config, stored)):
         with suppress(ModelConfigError):
             alone = architecture_from_config(config, name=name, source=source)
-            if abs(missing_parameters(alone, config, elements)) < abs(missing):
-                model = alone
-    return with_exact_size(model, config, elements)
+            if abs(missing_parameters(alone, config, stored)) < abs(missing):
+                return alone
+    return model
 
 
 def _defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:

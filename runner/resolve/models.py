@@ -12,6 +12,7 @@ from typing import Protocol
 from gpuscout.runner.resolve.hub import fetch_all
 from gpuscout.runner.resolve.hub_errors import HubModel, endpoint
 from gpuscout.runner.resolve.model_files import read_config, understood
+from gpuscout.runner.resolve.safetensors import tensors_of_folder
 from gpuscout.sweeps.errors import (
     GpuscoutError,
     HubOfflineError,
@@ -177,7 +178,8 @@ def local_model(path: Path) -> FoundModel:
     name = file.resolve().parent.name if file.name == "config.json" else file.stem
     if not name:
         raise ModelConfigError(f"{file}: the folder has no name", hint="give the model a `name`")
-    return FoundModel(understood(config, name=name, source=str(file)), str(file))
+    tensors = tensors_of_folder(file.parent) if file.name == "config.json" else []
+    return FoundModel(understood(config, name=name, source=str(file), tensors=tensors), str(file))
 
 
 def resolve_model(

@@ -119,7 +119,7 @@ STATED: dict[str, dict[str, Any]] = {
 def test_models_of_the_catalogue_are_the_same_from_the_hub(hub: Hub, tmp_path: Path) -> None:
     for name in SERVED:
         model = CATALOGUE.get(name)
-        packed = {"U8": model.total_parameters // 2, "BF16": 10**9}
+        packed = {"U8": model.total_parameters // 2, "BF16": 10**9}  # what the API says of them is not looked at
         plain = {"BF16": model.total_parameters}
         config = CATALOGUE.config(name) | STATED.get(name, {})
         hub.add(name, config, parameters=packed if model.quantization_method else plain)
@@ -186,6 +186,26 @@ def test_the_headers_of_the_weights_say_what_the_configuration_does_not(hub: Hub
     assert answers.model("org/absurd").approximate
     assert answers.model("org/uncounted").total_parameters == 15 * 10**8
     assert answers.model("org/uncounted").precision is Precision.FP16
+
+
+def test_the_headers_of_quantised_weights_say_how_many_bytes_they_take(hub: Hub, tmp_path: Path) -> None:
+    quantised = {**LLAMA, "quantization_config": {"quant_method": "fp8"}, "num_nextn_predict_layers": 1}
+    table, linear = 128256 * 4096, 6_979_321_856
+    hub.add("org/fp8", quantised, parameters={"F8_E4M3": 10**12}).files["model.safetensors"] = safetensors(
+        {
+            "model.embed_tokens.weight": ("BF16", [table]),
+            "lm_head.weight": ("BF16", [table]),
+            "model.layers.0.mlp.down_proj.weight": ("F8_E4M3", [linear - 10**9]),
+            "model.layers.0.mlp.down_proj.weight_scale": ("F32", [10**6]),
+            "model.layers.0.self_attn.o_proj.weight": ("BF16", [10**9]),
+            "model.norm.weight": ("BF16", [LLAMA_SIZE - 2 * table - linear]),
+            "model.layers.32.mlp.down_proj.weight": ("BF16", [10**9]),  # predicts further tokens
+        }
+    )
+    model = fetch(hub, tmp_path, "org/fp8").model("org/fp8")
+    assert model.native_quantized_parameters == linear - 10**9
+    held = linear - 10**9 + 4 * 10**6 + 2 * (LLAMA_SIZE - (linear - 10**9))
+    assert model.weight_bytes(Precision.FP8) == pytest.approx(held)
 
 
 def test_transformers_fills_in_what_a_sparse_configuration_leaves_out(hub: Hub, tmp_path: Path) -> None:

@@ -24,10 +24,11 @@ from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.spec.spec import parse_spec
 from tests.support.commands import GPUSCOUT
-from tests.support.hub import Hub, as_file, serving
+from tests.support.hub import Hub, as_file, safetensors, serving
 
 CATALOGUE = ModelCatalogue.load()
 QWEN = CATALOGUE.config("Qwen/Qwen3-8B")
+HEADED = {**QWEN, "num_hidden_layers": 2, "tie_word_embeddings": True}
 REST = "gpus: [H100]\nworkloads: [chat]\ntensor_parallel: [1]\nconcurrency: [1]\n"
 
 
@@ -399,3 +400,39 @@ def test_models_are_shown_fetched_anew_and_kept_for_later(hub: Hub, tmp_path: Pa
 def test_a_pattern_is_not_one_model() -> None:
     with pytest.raises(InputError, match="stands for 2 models"):
         resolve_model("openai/gpt-oss-*")
+
+
+def test_the_headers_of_a_folder_say_what_its_weights_take(tmp_path: Path) -> None:
+    config = {**HEADED, "quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}
+    folder = tmp_path / "packed"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    before = local_model(folder).architecture
+    linear, rest = before.linear_parameters, before.total_parameters - before.linear_parameters
+    tensors = {
+        "model.embed_tokens.weight": ("BF16", [rest]),
+        "model.layers.0.mlp.up_proj.qweight": ("I32", [linear // 8]),
+        "model.layers.0.mlp.up_proj.scales": ("F16", [linear // 32]),
+        "model.layers.0.mlp.up_proj.g_idx": ("I32", [1000]),
+    }
+    (folder / "model-00001-of-00001.safetensors").write_bytes(safetensors(tensors))
+    (folder / "other.safetensors").write_bytes(safetensors({"draft": ("BF16", [10**9])}))
+    after = local_model(folder).architecture
+    assert after.weight_bytes(after.precision) == pytest.approx(2 * rest + linear / 2 + linear / 16 + 4000)
+    assert after.native_quantized_parameters == linear
+    plain = {"model.embed_tokens.weight": ("BF16", [rest]), "model.layers.0.mlp.up_proj.weight": ("BF16", [linear])}
+    (folder / "config.json").write_text(json.dumps(HEADED), encoding="utf-8")
+    (folder / "model-00001-of-00001.safetensors").write_bytes(safetensors({**plain, "more": ("BF16", [10**7])}))
+    assert local_model(folder).architecture.total_parameters == before.total_parameters + 10**7
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x00" * 64, b"\x08\x00\x00\x00\x00\x00\x00\x00[1, 2, 3", safetensors({})[:4]]
+)
+def test_damaged_weights_are_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(HEADED), encoding="utf-8")
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelConfigError, match=r"model\.safetensors: not a safetensors file"):
+        local_model(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    assert local_model(tmp_path).architecture.layers == 2
