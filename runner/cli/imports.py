@@ -20,6 +20,7 @@ from gpuscout.sweeps.servers import ONE_OF_SERVERS
 if TYPE_CHECKING:
     from gpuscout.runner.accuracy.worst import Outlier
     from gpuscout.runner.imports.files import ImportedFile
+    from gpuscout.runner.imports.inferencex import Question
     from gpuscout.store.measured.stored import ImportedGroup
 
 
@@ -97,6 +98,12 @@ def import_results(
         typer.Option("--mapping", metavar="FILE", help="YAML: patterns of files or labels -> the above."),
     ] = None,
     gpu_file: Annotated[Path | None, typer.Option("--gpu-file", help="A YAML file with GPUs of your own.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="DAY", help="`inferencex` online: measured on this day or later.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option("--url", metavar="BASE", help="`inferencex` online: the server to ask.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be stored; store nothing.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="List what was imported: all, or FILE… (patterns).")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Remove what was imported from FILE… (patterns).")] = False,
@@ -119,7 +126,7 @@ def import_results(
         return
     if not arguments:
         raise InputError("no files given", hint="gpuscout import FILE…; `gpuscout import public` has public runs")
-    _import(arguments, asdict(facts), mapping, gpu_file, db, dry_run=dry_run, json=json)
+    _import(arguments, asdict(facts), mapping, gpu_file, db, since=since, url=url, dry_run=dry_run, json=json)
 
 
 def _import(
@@ -129,12 +136,22 @@ def _import(
     gpu_file: Path | None,
     db: str,
     *,
+    since: str | None,
+    url: str | None,
     dry_run: bool,
     json: bool,
 ) -> None:
+    from gpuscout.runner.imports import inferencex
     from gpuscout.runner.imports.complete import Completer
     from gpuscout.runner.imports.exports import import_exports, split_exports
-    from gpuscout.runner.imports.files import compare_files, is_public, read_files, split_format, store_file
+    from gpuscout.runner.imports.files import (
+        compare_files,
+        is_public,
+        read_files,
+        read_online,
+        split_format,
+        store_file,
+    )
     from gpuscout.runner.imports.stated import Mappings, from_flags
     from gpuscout.runner.resolve.models import ModelFinder
     from gpuscout.store.database.connect import open_store
@@ -152,7 +169,15 @@ def _import(
         refused = any(file.error for file in taken)
     if not arguments:
         raise typer.Exit(2 if refused else 0)
-    chosen, names = split_format(arguments)
+    online = _online(flags, since, url) if arguments == [inferencex.NAME] else None
+    if online is None and (since is not None or url is not None):
+        raise InputError(
+            "--since and --url are for InferenceX online",
+            hint="gpuscout import inferencex --model NAME, without a file",
+        )
+    if online is not None:
+        flags = flags | {"model": None, "gpu": None}  # which say what to ask for
+    chosen, names = (None, []) if online is not None else split_format(arguments)
     catalogue = GPUCatalogue.load()
     completer = Completer(
         from_flags(flags),
@@ -161,10 +186,10 @@ def _import(
         ModelFinder(ModelsAt(db)),
     )
     completer.check_flags()
-    if completer.flags and all(map(is_public, names)):
+    if completer.flags and names and all(map(is_public, names)):
         given = ", ".join(value.origin for value in completer.flags.values())
         raise InputError(f"{given}: the public runs say this themselves", hint="leave it out")
-    files = list(read_files(names, chosen, completer))
+    files = [read_online(online, completer)] if online is not None else list(read_files(names, chosen, completer))
     if dry_run:
         try:
             with open_store(db) as store:
@@ -189,6 +214,23 @@ def _import(
         raise typer.Exit(2)
 
 
+def _online(flags: dict[str, str | None], since: str | None, url: str | None) -> Question:
+    """What to ask InferenceX for. Raises InputError."""
+    from gpuscout.runner.cli.options import parse_day
+    from gpuscout.runner.imports.inferencex import DEFAULT_URL, Question
+    from gpuscout.store.measured.formats.inferencex import MODELS
+    from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
+
+    if flags["model"] is None:
+        raise InputError(
+            "inferencex: say which model, or name files",
+            hint=f"--model NAME; InferenceX calls models {', '.join(MODELS)} …",
+        )
+    if flags["gpu"] is not None:
+        GPUCatalogue.load().resolve(flags["gpu"])
+    return Question(flags["model"], flags["gpu"], parse_day("--since", since), url or DEFAULT_URL)
+
+
 def _far_off(files: Sequence[ImportedFile], db: str, gpu_file: Path | None) -> list[Outlier]:
     """Runs of these files that are more than twice, or less than half, what the built-in engine says of them."""
     from gpuscout.runner.accuracy.estimate import estimate
@@ -199,7 +241,7 @@ def _far_off(files: Sequence[ImportedFile], db: str, gpu_file: Path | None) -> l
     from gpuscout.store.measured import LoadKind
 
     comparable = (LoadKind.CLOSED_LOOP, LoadKind.OFFLINE_MAXIMUM)
-    runs = [run for file in files for run in file.runs if run.load in comparable]
+    runs = [run for file in files for run in file.runs if run.load in comparable and run.set_aside is None]
     if not runs:
         return []
     engine = create_engine("roofline", {})

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from gpuscout.runner.imports import inferencex
 from gpuscout.runner.imports.complete import Completer, NotSaid
 from gpuscout.runner.imports.plausible import contradiction, implausible
 from gpuscout.runner.imports.stated import Mappings
 from gpuscout.store.database.connect import Store
-from gpuscout.store.measured.formats import FORMATS, Format, SourceFile, check_format, find_format, recognise
+from gpuscout.store.measured.formats import FORMATS, Format, Reported, SourceFile, check_format, find_format, recognise
 from gpuscout.store.measured.runs import PUBLIC_FILES, MeasuredRun, public_file
 from gpuscout.store.measured.stored import store_durably, stored_digests, under_other_facts
 from gpuscout.sweeps.errors import GpuscoutError, InputError, UnknownNameError
@@ -57,12 +58,25 @@ def split_format(arguments: Sequence[str]) -> tuple[Format | None, list[str]]:
 def read_files(names: Iterable[str], chosen: Format | None, completer: Completer) -> Iterator[ImportedFile]:
     """Every file, read and completed, in order; what is wrong with one is its `error`."""
     for name in _expanded(names):
-        file = ImportedFile(name)
-        try:
-            _read(file, chosen, completer)
-        except InputError as error:
-            file.error, file.runs = error, []
-        yield file
+        yield _sound_or_refused(name, lambda file: _read(file, _source(file.name), chosen, completer))
+
+
+def read_online(question: inferencex.Question, completer: Completer) -> ImportedFile:
+    """The runs that InferenceX answers a question with, as one file."""
+
+    def ask(file: ImportedFile) -> None:
+        _read(file, inferencex.ask(question), find_format(inferencex.NAME), completer, question.wants)
+
+    return _sound_or_refused(f"{inferencex.NAME}:{question.short_name}", ask)
+
+
+def _sound_or_refused(name: str, read: Callable[[ImportedFile], None]) -> ImportedFile:
+    file = ImportedFile(name)
+    try:
+        read(file)
+    except InputError as error:
+        file.error, file.runs = error, []
+    return file
 
 
 def store_file(store: Store, file: ImportedFile) -> None:
@@ -102,16 +116,27 @@ def _note_again(file: ImportedFile, places: Mapping[int, str]) -> None:
         )
 
 
-def _read(file: ImportedFile, chosen: Format | None, completer: Completer) -> None:
+def _source(name: str) -> SourceFile:
+    return public_file(name.partition(":")[2]) if is_public(name) else SourceFile.open(Path(name))
+
+
+def _read(
+    file: ImportedFile,
+    source: SourceFile,
+    chosen: Format | None,
+    completer: Completer,
+    wanted: Callable[[Reported], bool] = lambda run: True,
+) -> None:
     public = is_public(file.name)
-    source = public_file(file.name.partition(":")[2]) if public else SourceFile.open(Path(file.name))
     if chosen:
         check_format(source, chosen)
     kind = chosen or recognise(source)
     file.format = kind.name
+    published = public or kind.published
     contents = kind.read(source)
     file.notes += contents.notes
-    if not contents.runs:
+    runs = [run for run in contents.runs if wanted(run)]
+    if not runs:
         raise InputError(f"{file.name}: no run in it", hint=contents.notes[0] if contents.notes else None)
     if public:  # which neither flags nor mappings speak of
         completer = replace(completer, flags={}, mappings=Mappings())
@@ -120,17 +145,25 @@ def _read(file: ImportedFile, chosen: Format | None, completer: Completer) -> No
     told: dict[str, list[str]] = {}  # places by what is told of them
     places: list[str] = []  # of the runs
     contradictions: list[str | None] = []
-    for reported in contents.runs:
+    for reported in runs:
         try:
-            run, notes = completer.complete(reported, file.name, version_may_lack=public)
+            run, notes = completer.complete(reported, file.name, version_may_lack=published)
         except NotSaid as missing:
             served = served or missing.served
             for name in missing.fields:
                 lacking[name] = lacking.get(name, 0) + 1
             continue
+        except InputError as error:
+            if not published:
+                raise
+            # A collection of others: a model or GPU that nobody knows here does not keep out the rest.
+            told.setdefault(f"left out: {error.message.removeprefix(f'{file.name}{reported.place}: ')}", []).append(
+                file.name + reported.place
+            )
+            continue
         place = file.name + reported.place
         wrong = contradiction(run)
-        if wrong is not None and not public:
+        if wrong is not None and not published:
             raise InputError(f"{place}: the figures contradict each other: {wrong}")
         file.runs.append(run)
         places.append(place)
@@ -148,7 +181,7 @@ def _read(file: ImportedFile, chosen: Format | None, completer: Completer) -> No
         file.notes.append(f"{where[0]}{more}: {note}")
     if lacking:
         incomplete = NotSaid(lacking, served)
-        some = "" if set(lacking.values()) == {len(contents.runs)} else " for some of its runs"
+        some = "" if set(lacking.values()) == {len(runs)} else " for some of its runs"
         raise InputError(f"{file.name}: {incomplete.message}{some}", hint=incomplete.hint)
 
 

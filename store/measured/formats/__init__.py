@@ -10,7 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gpuscout.store.measured.formats import aiperf, guidellm, inference_perf, llm_d, llm_optimizer, table, vllm
+from gpuscout.store.measured.formats import (
+    aiperf,
+    guidellm,
+    inference_perf,
+    inferencex,
+    llm_d,
+    llm_optimizer,
+    table,
+    vllm,
+)
 from gpuscout.store.measured.formats.reported import Contents, Load, Reported
 from gpuscout.store.measured.formats.source_file import SourceFile
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
@@ -30,12 +39,17 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Format:
-    """`name` is what people type, `about` what they read; `recognises` must be quick and may raise InputError."""
+    """`name` is what people type, `about` what they read; `recognises` must be quick and may raise InputError.
+
+    `published`: its runs are as others published them: one whose figures contradict each other is kept apart and
+    refuses no file, and a version that was not told stays unknown.
+    """
 
     name: str
     about: str
     recognises: Callable[[SourceFile], bool]
     read: Callable[[SourceFile], Contents]
+    published: bool = False
 
 
 FORMATS: tuple[Format, ...] = (
@@ -50,9 +64,10 @@ FORMATS: tuple[Format, ...] = (
         inference_perf.read,
     ),
     Format("llm-optimizer", "JSON of `llm-optimizer --output-json`", llm_optimizer.recognises, llm_optimizer.read),
+    Format("inferencex", "rows of InferenceX's interface", inferencex.recognises, inferencex.read, published=True),
     Format("csv", "CSV, one line a run", table.recognises, table.read),
 )
-_ALSO = {"genai-perf": "aiperf", "llmd": "llm-d"}
+_ALSO = {"genai-perf": "aiperf", "llmd": "llm-d", "inferencemax": "inferencex"}
 
 
 def find_format(name: str) -> Format:
