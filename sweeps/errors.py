@@ -84,8 +84,11 @@ class GpuFileError(SpecError):
         self.names = tuple(names)
 
 
-class UnknownNameError(InputError):
-    """`kind` (model, GPU, workload …) has no entry `name`; `suggestions` are the nearest, best first."""
+class UnknownNameError(InputError, ValueError):
+    """`kind` (model, GPU, workload …) has no entry `name`; `suggestions` are the nearest, best first.
+
+    A ValueError as well: what Python programs expect of a wrong name.
+    """
 
     def __init__(self, kind: str, name: str, suggestions: Iterable[str] = (), *, hint: str | None = None) -> None:
         self.kind, self.name, self.suggestions = kind, name, tuple(suggestions)

@@ -17,6 +17,7 @@ from gpuscout.store.queries.answers import StoredAnswer, answers_at
 from gpuscout.store.results.blocks import open_failures
 from gpuscout.store.results.tasks import StoredTask, stored_tasks
 from gpuscout.sweeps.cases import Case, CaseColumns, task_keys
+from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.expand import Expansion
 from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.sweep import EnginePart, Sweep, SweptModel
@@ -48,6 +49,8 @@ def opened(store: StoreLike | None) -> Iterator[Store]:
     if isinstance(store, Store):
         yield store
         return
+    if store is not None and not isinstance(store, str | os.PathLike):
+        raise InputError(f"store must be an open store, a path or a URL, got {store!r}")
     with open_store("sqlite://" if store is None else os.fspath(store), create=True) as own:
         yield own
 

@@ -12,9 +12,14 @@ from gpuscout.runner.api.estimate import PricesLike
 from gpuscout.runner.api.model import ModelLike
 from gpuscout.runner.api.ranked_sweep import recommended
 from gpuscout.runner.api.results import GPURecommendation, RecommendationResult
-from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
+from gpuscout.sweeps.gpus.gpu import GPUSpec
+from gpuscout.sweeps.gpus.library import GPU_LIBRARY
+from gpuscout.sweeps.slo import Slo
 
 Some = str | Sequence[str]
+GPUs = str | GPUSpec | Iterable[str | GPUSpec]
+_TRUST = ("prefer", "any", "backed")  # measured runs do not take part: `rank` counts them
 
 
 def recommend_gpus(
@@ -29,9 +34,9 @@ def recommend_gpus(
     max_gpus: int | None = None,
     estimate_performance_flag: bool = True,
     *,
-    gpus: Some | None = None,
+    gpus: GPUs | None = None,
     objective: str = "cost",
-    slos: Some = (),
+    slos: str | Slo | Sequence[str | Slo] = (),
     trust: str = "prefer",
     confidence: float = 0.5,
     kv_precision: Some | None = None,
@@ -52,7 +57,7 @@ def recommend_gpus(
     batch_size                   requests in flight; None: each configuration at the point that is best by `objective`
     max_tensor_parallel, max_gpus  at most so many GPUs in one deployment; with both, the smaller counts
     estimate_performance_flag    False: answers by memory alone, the cheapest by the hour first
-    gpus                         names, aliases or globs; None: all of `list_available_gpus`
+    gpus                         names, aliases, globs or `GPUSpec`s; None: all of `list_available_gpus`
     objective                    cost, throughput, throughput-per-gpu, ttft, itl, e2e …; "latency" means e2e
     slos                         limits to meet, such as "itl<=30ms"; what misses one fits, but is not recommended
     trust                        prefer: estimates with measured runs near them first; any: all alike; backed: no others
@@ -74,7 +79,7 @@ def recommend_gpus(
         [model],
         {
             "workloads": [{"input_len": input_length, "output_len": output_length}],
-            "gpus": gpus,
+            "gpus": _gpu_names(gpus),
             "precision": precision,
             "kv_precision": kv_precision,
             "max_model_len": context_length,
@@ -82,13 +87,13 @@ def recommend_gpus(
             "limits": {"max_gpus": min(limits)} if limits else None,
             "servers": server,
             "objective": objective if estimate_performance_flag else "cost-per-hour",
-            "slo": slos,
+            "slo": str(slos) if isinstance(slos, Slo) else slos if isinstance(slos, str) else list(map(str, slos)),
             "engine": engine,
         },
         batch_size=batch_size,
         with_estimates=estimate_performance_flag,
-        trust=trust,
-        confidence=confidence,
+        trust=_trust(trust),
+        confidence=_confidence(confidence),
         prices=prices,
         hf_token=hf_token,
         gpu_file=gpu_file,
@@ -105,7 +110,7 @@ def find_gpu_recommendations(
     max_tensor_parallel: int | None = None,
     include_all_gpus: bool = False,
     *,
-    gpus: Some | None = None,
+    gpus: GPUs | None = None,
     gpu_file: str | Path | None = None,
 ) -> list[GPURecommendation]:
     """List the configurations whose memory holds a model and `batch_size` sequences of `context_length` tokens.
@@ -181,7 +186,7 @@ class GPURecommender:
     def recommend_gpus(
         self,
         models: ModelLike | Sequence[ModelLike],
-        gpus: Some | None = None,
+        gpus: GPUs | None = None,
         num_gpus: int | Sequence[int] | None = None,
         metric: str = "throughput",
         *,
@@ -202,14 +207,14 @@ class GPURecommender:
             [models] if isinstance(models, ModelLike) else list(models),
             {
                 "workloads": [{"input_len": self.input_len, "output_len": self.output_len}],
-                "gpus": gpus,
+                "gpus": _gpu_names(gpus),
                 "tensor_parallel": num_gpus,
                 "objective": metric,
                 "engine": engine,
             },
             with_analyses=True,
-            trust=trust,
-            confidence=confidence,
+            trust=_trust(trust),
+            confidence=_confidence(confidence),
             prices=prices,
             hf_token=hf_token,
             gpu_file=gpu_file,
@@ -228,6 +233,31 @@ class GPURecommender:
         if recommendations is None:
             raise InputError("there are no recommendations yet", hint="call recommend_gpus first")
         print("\n\n".join(found.summary() for found in recommendations), file=file or sys.stdout)
+
+
+def _gpu_names(gpus: GPUs | None) -> object:
+    """The names of GPUs. Raises InputError for a specification that is not the one known by its name."""
+    if gpus is None or isinstance(gpus, str):
+        return gpus
+    given = [gpus] if isinstance(gpus, GPUSpec) else list(gpus)
+    for gpu in given:
+        if isinstance(gpu, GPUSpec) and GPU_LIBRARY.get(gpu.name) != gpu:
+            raise InputError(
+                f"gpus: this {gpu.name} is not the one of GPU_LIBRARY", hint=f"GPU_LIBRARY[{gpu.name!r}] = … adds it"
+            )
+    return [gpu.name if isinstance(gpu, GPUSpec) else gpu for gpu in given]
+
+
+def _trust(word: str) -> str:
+    if word not in _TRUST:
+        raise UnknownNameError("trust", str(word), nearest(str(word), _TRUST), hint=f"one of {', '.join(_TRUST)}")
+    return word
+
+
+def _confidence(value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.5 <= value <= 0.99:
+        raise InputError(f"confidence must be a number from 0.5 to 0.99, got {value!r}")
+    return float(value)
 
 
 def _limit(name: str, value: int | None) -> int | None:

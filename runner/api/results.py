@@ -226,6 +226,8 @@ class RecommendationResult(Sequence[GPURecommendation]):
         self, recommendation: GPURecommendation, performance: PerformanceEstimate | None = None
     ) -> None:
         """Append a configuration, with other figures than its own if `performance` is given."""
+        if not isinstance(recommendation, GPURecommendation):
+            raise InputError(f"expected a GPURecommendation, got {recommendation!r}")
         if performance is not None:
             recommendation = replace(recommendation, estimate=performance)
         self.recommendations.append(recommendation)
@@ -246,6 +248,9 @@ class RecommendationResult(Sequence[GPURecommendation]):
         >>> {item.gpu for item in found.filter_by_gpu_name("h200", "B*")}
         {'H200-SXM-141GB'}
         """
+        if not names or not all(isinstance(name, str) for name in names):
+            given = ", ".join(map(repr, names)) or "nothing"
+            raise InputError(f"filter_by_gpu_name: expected names of GPUs, got {given}")
         own = {item.gpu: item.gpu_spec for item in self}
         known = GPUCatalogue(({gpu.name: gpu for gpu in gpus_with()} | own).values())
         wanted: set[str] = set()
@@ -276,6 +281,8 @@ class RecommendationResult(Sequence[GPURecommendation]):
         >>> found.sort_by_performance("itl")[0].num_gpus > 1
         True
         """
+        if not isinstance(metric, str):
+            raise InputError(f"metric must be a string, got {metric!r}")
         name = OBJECTIVE_SYNONYMS.get(metric, metric)
         measure_of(name)
         return self._sort(name)
@@ -384,7 +391,7 @@ class RecommendationResult(Sequence[GPURecommendation]):
 
     def _remarks(self) -> list[str]:
         remarks = [_LEGEND] if any(item.estimate for item in self) else []
-        if self.unproven is not None:
+        if self.unproven in self.recommendations:
             better = f"{self.unproven} would be better by {self.objective}"
             remarks.append(f"{better} if its estimate holds: no measured runs are near it")
         remarks += [self._fitting(), *(f"note: {note}" for note in self.notes)]

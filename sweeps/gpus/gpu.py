@@ -184,7 +184,9 @@ _MAPPINGS = ("dense_tflops", "sources")
 
 
 def usable_gib(memory_gb: float) -> float:
-    """What software sees of a nominal size where nobody has said so, in GiB."""
+    """What software sees of a nominal size where nobody has said so, in GiB; 0 of what is no size."""
+    if not isinstance(memory_gb, int | float):
+        return 0.0
     return round(_USABLE_SHARE * memory_gb * 1e9 / 2**30, 2)
 
 

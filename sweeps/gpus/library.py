@@ -31,6 +31,8 @@ class GPULibrary(MutableMapping[str, GPUSpec]):
 
     def __getitem__(self, name: str) -> GPUSpec:
         """The GPU that is called so. Raises KeyError with the nearest names."""
+        if not isinstance(name, str):
+            raise KeyError(name)
         try:
             return self.catalogue().resolve(name)
         except UnknownNameError as unknown:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -29,6 +31,7 @@ from gpuscout import (
     get_gpu_spec,
     list_available_gpus,
     open_store,
+    parse_slo,
     rank,
     recommend_gpus,
 )
@@ -621,6 +624,51 @@ def test_arguments_that_cannot_be_are_told_in_their_own_words() -> None:
     with pytest.raises(SpecError) as both:
         recommend_gpus("Qwen3-8C", gpus="H10O")
     assert len(both.value.problems) == 2
+
+
+def test_objects_stand_for_their_names() -> None:
+    h100, limit = get_gpu_spec("H100"), parse_slo("itl<=10ms")
+    found = recommend_gpus("Qwen3-8B", gpus=[h100, "L4"], slos=[limit])
+    assert found == recommend_gpus("Qwen3-8B", gpus=["H100", "L4"], slos="itl<=10ms")
+    assert recommend_gpus("Qwen3-8B", gpus=h100, slos=limit).best_gpu == h100.name
+    with pytest.raises(InputError, match="not the one of GPU_LIBRARY"):
+        recommend_gpus("Qwen3-8B", gpus=[replace(h100, memory_bandwidth_gbs=9_000)])
+    assert pickle.loads(pickle.dumps(found)) == copy.deepcopy(found) == found
+
+
+def test_what_a_result_cannot_be_asked() -> None:
+    found = recommend_gpus("Qwen3-8B", gpus="L4", max_gpus=1)
+    wrong: dict[str, Any] = {
+        "confidence must be a number": lambda: recommend_gpus("Qwen3-8B", confidence="high"),  # type: ignore[arg-type]
+        "from 0.5 to 0.99, got 2": lambda: recommend_gpus("Qwen3-8B", confidence=2),
+        'unknown trust "measured"': lambda: GPURecommender().recommend_gpus("Qwen3-8B", trust="measured"),
+        "store must be": lambda: recommend_gpus("Qwen3-8B", store=5),  # type: ignore[arg-type]
+        "got nothing": found.filter_by_gpu_name,
+        "names of GPUs, got 3": lambda: found.filter_by_gpu_name(3),  # type: ignore[arg-type]
+        "metric must be": lambda: found.sort_by_performance(None),  # type: ignore[arg-type]
+        "expected a GPURecommendation": lambda: found.add_recommendation("L4"),  # type: ignore[arg-type]
+    }
+    for text, ask in wrong.items():
+        with pytest.raises(InputError, match=text):
+            ask()
+    assert len(found) == 1
+    with pytest.raises(ValueError, match="H10O"):
+        get_gpu_spec("H10O")
+
+
+def test_confidence_and_trust_are_those_of_the_ranking() -> None:
+    arguments: dict[str, Any] = {"gpus": ["H200", "MI300X"], "slos": "itl<=30ms", "max_gpus": 1}
+    plain, careful = (recommend_gpus("Qwen3-32B", 2000, 256, confidence=c, **arguments) for c in (0.5, 0.9))
+    for sure, item in ((careful.best, plain.best),):
+        assert sure is not None
+        assert item is not None
+        assert (sure.likelihood or 0) >= 0.89 > (item.likelihood or 1) > 0.4
+        assert (sure.estimate, item.estimate) != (None, None)
+    backed = recommend_gpus("Qwen3-32B", 2000, 256, trust="backed", **arguments)
+    assert all(item.backed for item in backed if item.reason is None)
+    refused = [item for item in backed if item.gpu == "MI300X"]
+    assert refused
+    assert all(item.fits and "not trusted" in str(item.reason) for item in refused)
 
 
 def test_the_recommender_says_of_each_model_what_it_says_of_all() -> None:
