@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from gpuscout.sweeps.errors import InputError, nearest, quoted
+from gpuscout.sweeps.text import without_exponents
 
 OBJECTIVES: tuple[str, ...] = (
     "cost",
@@ -94,6 +95,9 @@ def parse_slo(text: str) -> Slo:
     if (speed := _INTERACTIVITY.fullmatch(text)) is not None:
         return _from_interactivity(speed, text)
     form = _FORM.fullmatch(text)
+    if form is None and (plain := without_exponents(text)) != text:
+        parse_slo(plain)  # if more is wrong with it, that is said
+        raise InputError(f"cannot understand the SLO {quoted(text)}: expected a limit in digits", hint=f"write {plain}")
     if form is None:
         raise InputError(
             f"cannot understand the SLO {quoted(text)}: expected METRIC<=LIMIT", hint=f"{_EXAMPLE} (in quotes)"

@@ -7,6 +7,7 @@ characters for writing from right to left make one name look like another.
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
 # C0, DEL and C1; marks and overrides of writing direction; other characters without a shape; line and paragraph
 # separators; halves of surrogate pairs; tags. Joiners stay: some scripts need them.
@@ -17,6 +18,7 @@ _SHAPELESS = (
 _UNPRINTABLE = re.compile(f"[{_SHAPELESS}]")
 # What makes up text of several lines, as it is.
 _IN_LINES = re.compile(rf"(?!\r\n|[\n\t])[{_SHAPELESS}]")
+_EXPONENT = re.compile(r"(?<![\w.])[-+]?(?:\d{1,20}(?:\.\d{0,20})?|\.\d{1,20})[eE][-+]?\d{1,2}(?!\d)")
 _PASSWORD = re.compile(r"(://[^\s/:@]*):[^\s]*@")
 
 
@@ -44,6 +46,11 @@ def fault_in(text: str) -> str | None:
         else "an invisible character"
     )
     return f"text with {kind} (U+{ord(character):04X})"
+
+
+def without_exponents(text: str) -> str:
+    """The same with numbers such as 9e-1 or 1.5E3 in digits: 0.9, 1500."""
+    return _EXPONENT.sub(lambda match: f"{Decimal(match[0]):f}", text)
 
 
 def without_passwords(text: str) -> str:

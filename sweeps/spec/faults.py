@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gpuscout.sweeps.errors import nearest, quoted
 from gpuscout.sweeps.settings import SHORT_SIZES
+from gpuscout.sweeps.text import without_exponents
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 Path = tuple[str | int, ...]
+_PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)\s*%")
 
 
 @dataclass(frozen=True)
@@ -83,13 +87,14 @@ def _reading_hint(expected: str, value: object) -> str | None:
     if isinstance(value, int | float):
         return "text that looks like a number needs quotes" if "text" in expected else None
     if isinstance(value, str) and "number" in expected:
+        if (plain := without_exponents(value.strip())) != value.strip():
+            return f"YAML reads {value} as text; write {plain}"
+        if (share := _PERCENT.fullmatch(value.strip())) is not None:
+            return f"a share is a fraction; write {float(share[1]) / 100:.15g}"
         try:
-            number = float(value)
+            return "a number needs no quotes" if math.isfinite(float(value)) else None
         except (ValueError, OverflowError):
             return None
-        if "e" in value.casefold() and abs(number) < 1e15 and number.is_integer():
-            return f"YAML reads {value} as text; write {int(number)}"
-        return "a number needs no quotes"
     return None
 
 

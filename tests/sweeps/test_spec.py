@@ -163,6 +163,26 @@ slo: itl>=30ms
 
 
 @pytest.mark.parametrize(
+    ("written", "hint"),
+    [
+        ("9e-1", "YAML reads 9e-1 as text; write 0.9"),
+        ("1.5e3", "YAML reads 1.5e3 as text; write 1500"),
+        ("1e3", "YAML reads 1e3 as text; write 1000"),
+        ("'0.9'", "a number needs no quotes"),
+        ("90%", "a share is a fraction; write 0.9"),
+        ("nan", None),
+        ("most", None),
+    ],
+)
+def test_numbers_that_yaml_reads_as_text(written: str, hint: str | None) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_spec(
+            f"name: hints\nmodels: Qwen/Qwen3-8B\ngpus: H100\nworkloads: chat\ngpu_memory_utilization: {written}\n"
+        )
+    assert [problem.hint for problem in caught.value.problems] == [hint]
+
+
+@pytest.mark.parametrize(
     ("line", "place", "says"),
     [
         ("tensor_parallel: [1, 2, 1]", "5:25  tensor_parallel[2]", "1 is listed twice"),
@@ -391,6 +411,9 @@ def test_slos(text: str, metric: str, limit: float, column: str) -> None:
         ("ttft", "METRIC<=LIMIT"),
         ("", "METRIC<=LIMIT"),
         ("ttft<=-1ms", "METRIC<=LIMIT"),
+        ("itl<=3e1ms", "write itl<=30ms"),
+        ("e2e <= 1.5E+1 s", "write e2e <= 15 s"),
+        ("itl<=2e-1nm", 'unit "nm"'),
         ("ttfk<=3ms", "did you mean ttft?"),
         ("itl>=3", "write itl<=3"),
         ("itl<=3m", "allowed: ms, s"),
