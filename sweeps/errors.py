@@ -18,6 +18,7 @@ GpuscoutError                 exit 1
 │       ├── HubRateLimitError              too many requests
 │       ├── HubServerError                 the Hub failed, or what answered is no Hub
 │       └── HubUnreachableError            no connection
+├── NothingQualifiesError     exit 6   the question is answered: nothing meets it
 ├── StoreUnreachableError     exit 3   no connection, not a store, read-only, damaged, disk full
 ├── StoreOutdatedError        exit 4   `gpuscout db upgrade` is needed
 ├── StoreBusyError            exit 3   another runner holds this SQLite store
@@ -149,6 +150,10 @@ class HubServerError(HubError):
 
 class HubUnreachableError(HubError):
     """There is no connection to the Hub."""
+
+
+class NothingQualifiesError(GpuscoutError):
+    exit_code = 6
 
 
 class StoreUnreachableError(GpuscoutError):

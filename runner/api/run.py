@@ -54,6 +54,21 @@ def check_run(spec: SweepSpec, expansion: Expansion, *, executor: str = "auto", 
     """Whether `run` would start at all: raises InputError for what it refuses, before anything is written."""
     choose_executor(expansion, executor=executor, ray_address=ray_address, work=Work())
     check_limits(spec, expansion)
+    check_any(expansion)
+
+
+def check_any(expansion: Expansion) -> None:
+    """Raises InputError where no combination can run, with every reason."""
+    census = expansion.census()
+    if census.tasks:
+        return
+    told = dict.fromkeys(
+        f"{exclusion.model}: {exclusion.detail}" if exclusion.model else exclusion.detail
+        for exclusion in census.exclusions
+    )
+    raise InputError(
+        f"nothing can run: all {census.combinations:,} combinations are impossible", hint="\n    ".join(told) or None
+    )
 
 
 def run(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, print_json
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, leave_if_nothing, print_json
 from gpuscout.runner.cli.options import Filters, LimitOptions, PriceOptions, grouped
 from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, print_rows, whole_number
@@ -62,7 +62,7 @@ def capacity(
     """Size a deployment for a load: replicas, GPUs, nodes and USD, for each GPU type. Computes nothing.
 
     A replica takes the requests per second that it sustains within all --slo limits, less the headroom; all its GPUs
-    are paid, busy or not. A month has 730 hours.
+    are paid, busy or not. A month has 730 hours. Exit status 6: nothing can carry the load.
     """
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.capacity import Demand
@@ -84,6 +84,7 @@ def capacity(
         _print(found)
     else:
         print_rows(_columns(), [_row(group, plan) for group in found.groups for plan in _all(group)], output)
+    leave_if_nothing(any(group.plans for group in found.groups))
 
 
 def _rate(text: str, *, tokens: bool) -> Rate:

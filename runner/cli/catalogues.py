@@ -22,10 +22,15 @@ ARITHMETIC = ("fp32", "fp16", "bf16", "fp8", "fp4", "int8")
 GpuFile = Annotated[Path | None, typer.Option("--gpu-file", help="A YAML file with GPUs of your own.")]
 Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit on the Hugging Face Hub.")]
 
-gpus = typer.Typer(help="The accelerators gpuscout knows; --gpu-file adds your own (the README shows the format).")
-models = typer.Typer(help="The models gpuscout knows without a download.")
-workloads = typer.Typer(help="The workload presets.")
-engines = typer.Typer(help="What estimates a task.")
+gpus = typer.Typer(
+    help="The accelerators gpuscout knows; --gpu-file adds your own (the README shows the format).",
+    epilog="Example: gpuscout gpus list --vendor AMD",
+)
+models = typer.Typer(
+    help="The models gpuscout knows without a download.", epilog="Example: gpuscout models show gpt-oss-120b"
+)
+workloads = typer.Typer(help="The workload presets.", epilog="Example: gpuscout workloads show chat")
+engines = typer.Typer(help="What estimates a task.", epilog="Example: gpuscout engines show roofline")
 
 
 def register(app: typer.Typer) -> None:
@@ -205,6 +210,23 @@ def list_workloads(output: Output) -> None:
         Column("description", "stands for"),
     )
     print_rows(columns, rows, output)
+
+
+@workloads.command("show", epilog="Example: gpuscout workloads show chat")
+def show_workload(name: Annotated[str, typer.Argument(help="A preset.")], json: Json = False) -> None:
+    """Show one preset: its lengths and what it stands for."""
+    from gpuscout.sweeps.errors import UnknownNameError, nearest
+    from gpuscout.sweeps.workloads import PRESETS
+
+    found = PRESETS.get(name.casefold())
+    if found is None:
+        raise UnknownNameError("workload", name, nearest(name, PRESETS), hint=f"one of {', '.join(PRESETS)}")
+    document = {"name": found.name, "input_len": found.input_len, "output_len": found.output_len}
+    document |= {"description": found.description}
+    if json:
+        print_json(document)
+    else:
+        _print_fields(document)
 
 
 @engines.command("list", epilog="Example: gpuscout engines list")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpuscout.runner.cli.streams import exact
+from gpuscout.sweeps.errors import NothingQualifiesError
 from gpuscout.sweeps.text import printable
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 DEFAULT_STORE = "sqlite:///gpuscout.db"
 SCHEMA_VERSION = 1
 # The question was answered, and the answer is that nothing meets it.
-EXIT_NOTHING_QUALIFIES = 6
+EXIT_NOTHING_QUALIFIES = NothingQualifiesError.exit_code
 # A terminal that says nothing about its width gets lines that a file can hold.
 _WIDTH_OF_A_FILE = 200
 _GAP = 2

@@ -14,7 +14,7 @@ from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, prin
 if TYPE_CHECKING:
     from gpuscout.store.transfer.copy import Copied
 
-db_commands = typer.Typer(help="The store itself.", no_args_is_help=True)
+db_commands = typer.Typer(help="The store itself.", no_args_is_help=True, epilog="Example: gpuscout db status")
 
 
 def register(app: typer.Typer) -> None:

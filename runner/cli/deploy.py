@@ -13,7 +13,7 @@ import typer
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, err
 from gpuscout.runner.cli.options import AimOptions, Filters, PriceOptions, grouped
 from gpuscout.runner.cli.show.document import CASE, picked
-from gpuscout.sweeps.errors import InputError, UnknownNameError
+from gpuscout.sweeps.errors import InputError, NothingQualifiesError, UnknownNameError
 from gpuscout.sweeps.servers import ONE_OF_SERVERS
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _only(ranking: Ranking) -> Group:
 def _chosen(group: Group, rank: int, config: int | None) -> RankedConfig:
     """Raises InputError, UnknownNameError."""
     if not group.configs:
-        raise InputError(
+        raise NothingQualifiesError(
             f"no configuration of {group.model} can be recommended",
             hint="gpuscout recommend with the same options says why",
         )

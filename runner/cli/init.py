@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +30,7 @@ def init(
         raise InputError(f"{file} exists already", hint="--force replaces it; or name another file") from error
     except OSError as error:
         raise InputError(f"cannot write {file}: {error.strerror}") from error
-    print(f"wrote {file}; next: gpuscout run {file}")
+    print(f"wrote {file}; next: gpuscout run {shlex.quote(str(file))}")
 
 
 def schema() -> None:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
     from gpuscout.store.prices.prices import Quote
 
-prices = typer.Typer(help="What an hour of a GPU costs.", no_args_is_help=True)
+prices = typer.Typer(
+    help="What an hour of a GPU costs.", no_args_is_help=True, epilog="Example: gpuscout prices show H100"
+)
 
 Book = Annotated[str, typer.Option("--book", help="A price book of the store.")]
 Books = Annotated[str | None, typer.Option("--prices", metavar="BOOK[,BOOK]", help="Only these books.")]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,7 @@ import typer
 from gpuscout.runner.cli.options import AimOptions, Many, PriceOptions, counted_gpus, number_of_tokens
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.gpus.groups import DATACENTER
-from gpuscout.sweeps.names import parted, squeeze
+from gpuscout.sweeps.names import bare, parted, squeeze
 from gpuscout.sweeps.servers import ONE_OF_SERVERS
 from gpuscout.sweeps.workloads import PRESETS
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from gpuscout.store.ranking.types import Question
     from gpuscout.sweeps.spec.spec import SweepSpec
 
-# What a sweep from flags is called when --name does not say.
-_NAME_OF_FLAGS = "from-flags"
 GpuFile = Annotated[Path | None, typer.Option("--gpu-file", help="A YAML file with GPUs of your own.")]
 
 
@@ -105,7 +104,7 @@ class SweepFlags:
         number = next((number for number, _ in gpus if number is not None), None)
         sizes = {name: _numbers(f"--{name}", getattr(self, name)) for name in ("tp", "pp", "dp")}
         data: dict[str, object] = {
-            "name": self.name or _NAME_OF_FLAGS,
+            "name": self.name or _named(parted(self.model), workloads),
             "models": parted(self.model),
             "gpus": [name for _, name in gpus] or priced_datacenter_gpus(),
             "workloads": workloads or ["chat"],
@@ -139,6 +138,15 @@ _FLAGS = {
     "only": "--gpu",
     "limits": "--max-gpus",
 }
+
+
+def _named(models: Sequence[str], workloads: Sequence[object]) -> str:
+    """What a sweep is called when --name does not say: "Qwen3-8B-chat"."""
+    model = bare(models[0]) if len(models) == 1 else f"{len(models)}-models"
+    first = workloads[0] if workloads else "chat"
+    load = f"{first['input_len']}-{first['output_len']}" if isinstance(first, dict) else str(first)
+    more = f"-and-{len(workloads) - 1}-more" if len(workloads) > 1 else ""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", f"{model}-{load}{more}").strip("-") or "sweep"
 
 
 def priced_datacenter_gpus() -> list[str]:

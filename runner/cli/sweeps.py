@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gpuscout.store.results.blocks import SweepProgress
     from gpuscout.store.results.sweeps import FailureGroup, SweepRecord
 
-sweeps = typer.Typer(help="The sweeps of a store.")
+sweeps = typer.Typer(help="The sweeps of a store.", epilog="Example: gpuscout sweeps show nightly")
 Name = Annotated[str, typer.Argument(help="The sweep's name; it means the revision that was run last.")]
 
 _MOST_GROUPS = 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,13 +32,15 @@ class Store:
     transaction at a time). Processes open their own. Everybody may read at any time, also while a runner writes.
     Sweeps are run by several runners at once only on Postgres; a SQLite store has one at a time (`RunnerLock`).
     Expected failures of the place (locked, full, unreachable, damaged) are raised as StoreBusyError and
-    StoreUnreachableError by both transactions below.
+    StoreUnreachableError by both transactions below. `immutable`: a SQLite file that this user can only read, in a
+    folder where nothing can be written either.
     """
 
-    def __init__(self, url: sa.URL) -> None:
+    def __init__(self, url: sa.URL, *, immutable: bool = False) -> None:
         self.url = url
         self.waits = Waits()
-        self.engine = drivers.make_engine(url, self.waits)
+        self.immutable = immutable
+        self.engine = drivers.make_engine(url, self.waits, immutable=immutable)
 
     @property
     def url_for_display(self) -> str:
@@ -107,7 +110,7 @@ def open_store(url: str, *, create: bool = False) -> Store:
             _create_schema(store)
         else:
             _require_head(revision, store)
-        if store.path is not None:
+        if store.path is not None and not store.immutable:
             with driver_errors.translated(store.url_for_display):
                 drivers.use_wal(store.engine, store.waits)
     except BaseException:
@@ -123,9 +126,18 @@ def reach(url: str, *, create: bool = False) -> Store:
     """
     parsed = urls.parse_url(url)
     path = urls.sqlite_path(parsed)
-    if path is not None:
-        _check_file(path, create=create)
-    return Store(parsed)
+    if path is None:
+        return Store(parsed)
+    _check_file(path, create=create)
+    # Reading a file in WAL mode makes files beside it, unless nobody can change it.
+    read_only = path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
+    return Store(parsed, immutable=read_only and not create and not _has_wal(path))
+
+
+def _has_wal(path: Path) -> bool:
+    """Whether what was written last stands beside the file: without it the store would be read as it was before."""
+    beside = path.with_name(f"{path.name}-wal")
+    return beside.exists() and beside.stat().st_size > 0
 
 
 def store_revision(store: Store) -> str | None:

@@ -11,12 +11,14 @@ REPEATABLE READ, READ ONLY for readers, so that one question sees one state. Wha
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import NullPool, StaticPool
 
 from gpuscout.store.database.urls import display
 from gpuscout.store.database.waiting import Waits
@@ -29,15 +31,16 @@ _WRITES = "gpuscout_writes"
 _LOCK_STEP_MS = 100
 
 
-def make_engine(url: sa.URL, waits: Waits | None = None) -> sa.Engine:
+def make_engine(url: sa.URL, waits: Waits | None = None, *, immutable: bool = False) -> sa.Engine:
     """An engine under the policy above, whose waits are `waits`. Connects to nothing yet.
 
+    `immutable`: a SQLite file that nobody can write, so that SQLite needs no files beside it.
     Raises StoreUnreachableError when the Postgres driver or a recent enough SQLite library is missing, InputError for
     options in the URL that the driver does not know.
     """
     waits = waits or Waits()
     if url.get_backend_name() == "sqlite":
-        return _sqlite_engine(url, waits)
+        return _sqlite_engine(url, waits, immutable=immutable)
     try:
         engine = sa.create_engine(url, isolation_level="READ COMMITTED", pool_pre_ping=True)
         from gpuscout.store.database import postgres
@@ -54,14 +57,19 @@ def make_engine(url: sa.URL, waits: Waits | None = None) -> sa.Engine:
     return engine
 
 
-def _sqlite_engine(url: sa.URL, waits: Waits) -> sa.Engine:
+def _sqlite_engine(url: sa.URL, waits: Waits, *, immutable: bool) -> sa.Engine:
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         needed = ".".join(map(str, OLDEST_SQLITE))
         raise StoreUnreachableError(
             f"Python's SQLite library is {sqlite3.sqlite_version}; the store needs {needed} or newer",
             hint="use a newer Python, or a Postgres store: --db postgresql://…",
         )
-    if url.database:
+    if url.database and immutable:
+        place = f"file:{quote(os.path.abspath(url.database))}?immutable=1"
+        engine = sa.create_engine(
+            "sqlite://", creator=lambda: sqlite3.connect(place, uri=True, timeout=WAIT_FOR_LOCK_S), poolclass=NullPool
+        )
+    elif url.database:
         engine = sa.create_engine(url, connect_args={"timeout": WAIT_FOR_LOCK_S})
     else:
         # A database in memory is its connection: all callers share the one.

@@ -23,8 +23,8 @@ from gpuscout.store.ranking.lookup import (
     workload_names,
 )
 from gpuscout.store.ranking.types import Question
-from gpuscout.store.schema import cases, engines, gpus, measured_runs, membership, models, tasks
-from gpuscout.sweeps.errors import InputError
+from gpuscout.store.schema import cases, engines, gpus, measured_runs, membership, models, sweeps, tasks
+from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.precision import PRECISIONS, precision_called
 from gpuscout.sweeps.servers import SERVERS
 from gpuscout.sweeps.settings import SETTINGS
@@ -131,7 +131,10 @@ def scope_of(connection: sa.Connection, question: Question) -> Scope:
     sweep = None if question.sweep is None else find_sweep_parts(connection, question.sweep)
     named = workload_names(connection, sweep.id if sweep else None)
     lengths = None if question.workload is None else lengths_of(question.workload, named)
-    model_names = choose_models(connection, question.models)
+    try:
+        model_names = choose_models(connection, question.models)
+    except UnknownNameError as error:
+        raise _maybe_missing(connection, error) from None
     gpu_names = choose_gpus(connection, question.gpus, vendors=question.vendors, min_memory_gb=question.min_memory_gb)
     engine_names = choose_engines(connection, question.engines)
     if sweep is not None:
@@ -171,6 +174,20 @@ def scope_of(connection: sa.Connection, question: Question) -> Scope:
         on_postgres=connection.dialect.name == "postgresql",
         asked=question,
     )
+
+
+def _maybe_missing(connection: sa.Connection, error: UnknownNameError) -> UnknownNameError:
+    """The same error; where a sweep is not finished, it says so: the model may be among what is missing."""
+    done = sa.select(sa.func.count()).where(membership.c.sweep_id == sweeps.c.id).scalar_subquery()
+    rows = connection.execute(
+        sa.select(sweeps.c.name, sweeps.c.task_count, done.label("done")).where(sweeps.c.finished_at.is_(None))
+    ).all()
+    told = [f"sweep {row.name} is at {row.done / max(row.task_count, 1):.0%}" for row in rows]
+    if not told:
+        return error
+    found = UnknownNameError(error.kind, error.name, error.suggestions)
+    found.hint = "   ".join(part for part in (found.hint, f"{listed(told)}: it may be among what is missing") if part)
+    return found
 
 
 def _check(question: Question) -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from gpuscout.runner.cli.main import execute
 from gpuscout.runner.cli.sweep_options import priced_datacenter_gpus
+from gpuscout.store.database.connect import open_store
+from gpuscout.store.schema import sweeps
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.names import parted
@@ -106,3 +112,60 @@ def test_a_limit_counts_where_none_is_given(folder: Path, capsys: pytest.Capture
     assert limited["output_tokens_per_s"] < free["output_tokens_per_s"]
     assert execute(["recommend", "--no-slo", "--slo", "itl<=30ms"]) == 2
     assert "leave --slo out" in capsys.readouterr().err
+
+
+def test_prompts_that_are_too_long_say_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lengths = ["--input-len", "128k", "--output-len", "1000"]
+    assert execute(["run", "--model", "Qwen3-32B", "--gpu", "H100", *lengths]) == 2
+    told = capsys.readouterr().err
+    assert "nothing can run: all 4 combinations are impossible" in told
+    assert "132,072 tokens are more than the model's context of 40,960" in told
+    assert not (folder / "gpuscout.db").exists()
+
+
+def test_a_sweep_from_flags_is_called_after_what_it_asks(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = asked(capsys, "run", "--model", "Qwen/Qwen3-8B", "--gpu", "H100", *FEW)
+    assert document["run"]["sweep"] == "Qwen3-8B-chat"  # type: ignore[call-overload]
+    assert execute(["workloads", "show", "chat"]) == 0
+    assert "1,024" in capsys.readouterr().out
+    assert execute(["workloads", "show", "chatt"]) == 2
+    assert "did you mean chat?" in capsys.readouterr().err
+
+
+def test_a_model_that_an_unfinished_sweep_may_still_answer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["run", "--model", "Qwen3-8B", "--gpu", "H100", *FEW]) == 0
+    with open_store("gpuscout.db") as store, store.writing() as connection:
+        connection.execute(sa.update(sweeps).values(finished_at=None, task_count=16))
+    capsys.readouterr()
+    assert execute(["recommend", "--model", "Qwen3-32B"]) == 2
+    told = capsys.readouterr().err
+    assert 'unknown model "Qwen3-32B"' in told
+    assert "sweep Qwen3-8B-chat is at 25%: it may be among what is missing" in told
+
+
+READ_ONLY = """
+import os, sys
+from gpuscout.runner.cli.main import execute
+os.umask(0o022)
+assert execute(["run", "--model", "Qwen3-8B", "--gpu", "H100", "--concurrency", "1,16"]) == 0
+os.chmod("gpuscout.db", 0o444)
+os.chmod(".", 0o555)
+
+def ask():
+    return execute(["recommend"]) or execute(["db", "status"])
+
+ask()  # imports all modules, which another user may not find
+os.setgid(65534)
+os.setuid(65534)
+assert not os.access(".", os.W_OK)
+sys.exit(ask())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up its rights")
+def test_a_store_that_can_only_be_read_is_read(folder: Path) -> None:
+    for place in (folder, *folder.parents[:-1]):
+        place.chmod(place.stat().st_mode | 0o055)
+    done = subprocess.run([sys.executable, "-c", READ_ONLY], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("H100-SXM-80GB x1") == 3
