@@ -25,10 +25,10 @@ _SHORTEST_SECRET = 6
 def write_report(error: BaseException, arguments: Sequence[str]) -> str | None:
     """The path of a new file, readable by its owner only; None when none can be written."""
     told = [
-        f"gpuscout {_version('gpuscout')} ended with an unexpected error, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        f"gpuscout {version_of('gpuscout')} ended with an unexpected error, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         f"command: gpuscout {shlex.join(arguments)}",
         f"Python {platform.python_version()} on {platform.platform()}",
-        ", ".join(f"{name} {_version(name)}" for name in _PACKAGES[1:]),
+        ", ".join(f"{name} {version_of(name)}" for name in _PACKAGES[1:]),
         "",
         traced(error),
     ]
@@ -68,7 +68,8 @@ def without_secrets(text: str) -> str:
     return printable_lines(without_passwords(text))
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
+    """The version of a package that is installed, or that it is not."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

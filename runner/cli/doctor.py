@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata
 
 import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, print_json
+from gpuscout.runner.cli.crash import version_of
 
 _PACKAGES = ("gpuscout", "ray", "sqlalchemy", "alembic", "numpy", "transformers", "huggingface_hub", "psycopg")
 
@@ -23,7 +23,7 @@ def doctor(db: Db = DEFAULT_STORE, json: Json = False) -> None:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: version_of(name) for name in _PACKAGES},
         "store": _store(db),
         "engines": _engines(),
         "catalogue": _catalogue(),
@@ -38,13 +38,6 @@ def doctor(db: Db = DEFAULT_STORE, json: Json = False) -> None:
                 print(f"  {name:18} {detail}")
         else:
             print(f"{key:20} {value}")
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _store(db: str) -> dict[str, str]:

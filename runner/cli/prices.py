@@ -13,7 +13,7 @@ import typer
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, print_json
 from gpuscout.runner.cli.options import check_purchase, grouped, parse_day, parse_prices, split_books
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_line, print_rows, whole_number
-from gpuscout.runner.cli.show.prices import prices_document, usd
+from gpuscout.runner.cli.show.prices import price_row, prices_document, usd
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
@@ -59,15 +59,11 @@ def list_prices(output: Output, books: Books = None, db: Db = DEFAULT_STORE) -> 
     print_line("USD/h: of one GPU, on demand; the median of the newest price of each provider", output)
     rows = []
     for price in priced.known.values():
-        hourly, dates = price.per_hour(1), price.dates
+        dates = price.dates
         assert dates is not None
         rows.append(
             {
-                "gpu": price.gpu,
-                "usd_per_gpu_hour": hourly.usd,
-                "lowest_usd_per_gpu_hour": hourly.low,
-                "highest_usd_per_gpu_hour": hourly.high,
-                "book": price.book,
+                **price_row(price),
                 "providers": price.providers,
                 "dates": " to ".join(map(str, dict.fromkeys(dates))),
             }

@@ -5,7 +5,7 @@ TTFT and ITL have intervals of their own; that of E2E follows from both, and a r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -91,7 +91,3 @@ def pessimistic(points: sa.FromClause, metric: str, intervals: Intervals) -> sa.
 
 def pessimistic_end(metric: str, interval: tuple[float, float]) -> float:
     return interval[0] if metric in _RATES else interval[1]
-
-
-def known_metrics(metrics: Iterable[str]) -> list[str]:
-    return [metric for metric in metrics if metric in _PARTS]

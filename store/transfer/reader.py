@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -54,27 +55,30 @@ _T = TypeVar("_T")
 
 def read_back(file: Path, target: Store, *, on_progress: Callable[[Copied], None] = lambda copied: None) -> Copied:
     """Add an export to a store; what was added. Raises InputError with the place of what is wrong."""
-    with (
-        tempfile.TemporaryDirectory(prefix="gpuscout-import-") as folder,
-        open_store(str(Path(folder) / "import.db"), create=True) as own,
-    ):
-        fill(file, own, target)
+    with _as_store(file, target) as own:
         return copy_store(own, target, on_progress=on_progress)
 
 
 def size_of(file: Path, target: Store) -> Copied:
     """What an export holds, checked as `read_back` checks it; nothing is added. Raises InputError."""
-    with (
-        tempfile.TemporaryDirectory(prefix="gpuscout-import-") as folder,
-        open_store(str(Path(folder) / "import.db"), create=True) as own,
-    ):
-        fill(file, own, target)
+    with _as_store(file, target) as own:
         with own.reading() as connection:
             tables = (tasks, operating_points, measured_runs)
             counts = [
                 connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one() for table in tables
             ]
         return Copied(counts[0], tasks=counts[0], points=counts[1], measured_runs=counts[2])
+
+
+@contextmanager
+def _as_store(file: Path, target: Store) -> Iterator[Store]:
+    """An export as a store of its own, for the block."""
+    with (
+        tempfile.TemporaryDirectory(prefix="gpuscout-import-") as folder,
+        open_store(str(Path(folder) / "import.db"), create=True) as own,
+    ):
+        fill(file, own, target)
+        yield own
 
 
 def fill(file: Path, own: Store, target: Store) -> None:

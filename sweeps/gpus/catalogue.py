@@ -73,6 +73,10 @@ class GPUCatalogue:
             return gpu
         raise self._unknown(name)
 
+    def has_exactly(self, gpu: GPUSpec) -> bool:
+        """Whether a GPU has the figures that this catalogue has under its name, none of them replaced."""
+        return gpu.name in self._by_name and self._by_name[gpu.name].digest() == gpu.digest()
+
     def resolve(self, text: str) -> GPUSpec:
         """The GPU a person, `nvidia-smi`, `rocm-smi` or a Kubernetes label calls `text`.
 

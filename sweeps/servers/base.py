@@ -182,8 +182,28 @@ def kv_follows_model(deployment: Deployment) -> bool:
     return wanted == deployment.checkpoint_kv_precision
 
 
-def no_such_cache(deployment: Deployment, server: str, able: Mapping[str, str]) -> InputError:
-    return InputError(
-        f"{server} has no KV cache in {deployment.kv_precision} for {deployment.model}",
-        hint=f"it can be told {', '.join(able)}",
-    )
+def precision_flags(deployment: Deployment, server: str, online: Mapping[str, str], kv: Mapping[str, str]) -> list[str]:
+    """`--dtype`, `--quantization` and `--kv-cache-dtype` where the checkpoint does not decide. Raises InputError.
+
+    `online` and `kv` are the server's words for what it quantises itself, and for formats of the KV cache.
+    """
+    flags = []
+    if (dtype := dtype_of(deployment)) is not None:
+        flags += ["--dtype", dtype]
+    if is_online(deployment):
+        flags += ["--quantization", online[deployment.precision]]
+    if (word := kv_word(deployment, server, kv)) is not None:
+        flags += ["--kv-cache-dtype", word]
+    return flags
+
+
+def kv_word(deployment: Deployment, server: str, kv: Mapping[str, str]) -> str | None:
+    """The server's word for the format of the KV cache; None where the checkpoint decides. Raises InputError."""
+    if deployment.kv_precision is None or kv_follows_model(deployment):
+        return None
+    if deployment.kv_precision not in kv:
+        raise InputError(
+            f"{server} has no KV cache in {deployment.kv_precision} for {deployment.model}",
+            hint=f"it can be told {', '.join(kv)}",
+        )
+    return kv[deployment.kv_precision]

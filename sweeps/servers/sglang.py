@@ -20,10 +20,7 @@ from gpuscout.sweeps.servers.base import (
     check,
     check_expert_blocks,
     check_precision,
-    dtype_of,
-    is_online,
-    kv_follows_model,
-    no_such_cache,
+    precision_flags,
 )
 
 NAME = "SGLang"
@@ -89,14 +86,7 @@ def launch(deployment: Deployment) -> Launch:
         command.append("--enable-dp-attention")
     if d.expert_parallel > 1:
         command += ["--ep-size", str(d.expert_parallel)]
-    if (dtype := dtype_of(d)) is not None:
-        command += ["--dtype", dtype]
-    if is_online(d):
-        command += ["--quantization", _ONLINE[d.precision]]
-    if not kv_follows_model(d):
-        if d.kv_precision not in _KV:
-            raise no_such_cache(d, NAME, _KV)
-        command += ["--kv-cache-dtype", _KV[d.kv_precision]]
+    command += precision_flags(d, NAME, _ONLINE, _KV)
     command += ["--mem-fraction-static", f"{d.gpu_memory_utilization:g}"]
     command += ["--max-running-requests", str(requests), "--context-length", str(d.max_model_len)]
     image = IMAGES.get(d.vendor.casefold())

@@ -20,8 +20,7 @@ from gpuscout.sweeps.servers.base import (
     Server,
     check,
     check_precision,
-    kv_follows_model,
-    no_such_cache,
+    kv_word,
 )
 
 NAME = "TensorRT-LLM"
@@ -79,11 +78,9 @@ def launch(deployment: Deployment) -> Launch:
         )
     options: dict[str, Any] = {"enable_attention_dp": True} if d.data_parallel > 1 else {}
     memory = d.gpu_memory_utilization
-    if not kv_follows_model(d):
-        if d.kv_precision not in _KV:
-            raise no_such_cache(d, NAME, _KV)
+    if (word := kv_word(d, NAME, _KV)) is not None:
         # A file with this section replaces what flags say of the KV cache.
-        options["kv_cache_config"] = {"dtype": _KV[d.kv_precision], "free_gpu_memory_fraction": memory}
+        options["kv_cache_config"] = {"dtype": word, "free_gpu_memory_fraction": memory}
     command = ["trtllm-serve", d.model, "--host", ANY_ADDRESS, "--port", str(_PORT), "--backend", "pytorch"]
     command += ["--tp_size", str(ranks)]
     if d.pipeline_parallel > 1:

@@ -19,10 +19,7 @@ from gpuscout.sweeps.servers.base import (
     check,
     check_expert_blocks,
     check_precision,
-    dtype_of,
-    is_online,
-    kv_follows_model,
-    no_such_cache,
+    precision_flags,
 )
 
 NAME = "vLLM"
@@ -75,14 +72,7 @@ def launch(deployment: Deployment) -> Launch:
         command += ["--data-parallel-size", str(d.data_parallel)]
     if d.expert_parallel > 1:
         command.append("--enable-expert-parallel")
-    if (dtype := dtype_of(d)) is not None:
-        command += ["--dtype", dtype]
-    if is_online(d):
-        command += ["--quantization", _ONLINE[d.precision]]
-    if not kv_follows_model(d):
-        if d.kv_precision not in _KV:
-            raise no_such_cache(d, NAME, _KV)
-        command += ["--kv-cache-dtype", _KV[d.kv_precision]]
+    command += precision_flags(d, NAME, _ONLINE, _KV)
     command += ["--gpu-memory-utilization", f"{d.gpu_memory_utilization:g}"]
     command += ["--max-num-seqs", str(d.sequences_per_rank), "--max-model-len", str(d.max_model_len)]
     return Launch("vllm", tuple(command), IMAGES.get(d.vendor.casefold()), _PORT, "/health", FLAGS)

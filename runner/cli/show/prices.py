@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpuscout.runner.cli.common import count
+from gpuscout.runner.cli.show.document import picked
 
 if TYPE_CHECKING:
-    from gpuscout.store.prices.prices import Prices
+    from gpuscout.store.prices.prices import GpuPrice, Prices
     from gpuscout.store.ranking.types import Ranking
 
 
@@ -100,6 +101,12 @@ def _range(prices: Prices, gpu: str) -> str:
     return f" {usd(hourly.low)} to {usd(hourly.high)}"
 
 
+def price_row(price: GpuPrice) -> dict[str, Any]:
+    """What a GPU costs by the hour, and the book that says so."""
+    figures = {"usd_per_gpu_hour": "usd", "lowest_usd_per_gpu_hour": "low", "highest_usd_per_gpu_hour": "high"}
+    return {**picked(price, "gpu", "book"), **picked(price.per_hour(1), **figures)}
+
+
 def prices_document(found: Prices) -> dict[str, object]:
     """Prices as JSON types: USD per GPU hour, or why there is none."""
     from gpuscout.store.prices.prices import OLD_AFTER_DAYS
@@ -107,14 +114,9 @@ def prices_document(found: Prices) -> dict[str, object]:
     rules = found.rules
     known = []
     for price in found.known.values():
-        hourly = price.per_hour(1)
         known.append(
             {
-                "gpu": price.gpu,
-                "usd_per_gpu_hour": hourly.usd,
-                "lowest_usd_per_gpu_hour": hourly.low,
-                "highest_usd_per_gpu_hour": hourly.high,
-                "book": price.book,
+                **price_row(price),
                 "overridden": price.override is not None,
                 "is_old": found.is_old(price.gpu),
                 "quotes": [asdict(quote) for quote in price.quotes],

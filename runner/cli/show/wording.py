@@ -135,16 +135,19 @@ def cause(why: Cause, slo: Slo | None) -> str:
 
 def print_wrapped(text: str, *, indent: int = 0) -> None:
     """A line for people, folded to the terminal; what continues it is indented by two more."""
-    width = max(out().width, 40)
-    for line in textwrap.wrap(
+    for line in _folded(text, out().width, indent):
+        print(line)
+
+
+def _folded(text: str, width: int, indent: int) -> list[str]:
+    return textwrap.wrap(
         text,
-        width,
+        max(width, 40),
         initial_indent=" " * indent,
         subsequent_indent=" " * (indent + 2),
         break_long_words=False,
         break_on_hyphens=False,
-    ):
-        print(line)
+    )
 
 
 GLUE = "\u00a0"
@@ -288,11 +291,4 @@ def shortened(text: str, width: int) -> str:
 
 
 def wrapped(text: str, width: int, *, indent: int) -> list[str]:
-    return textwrap.wrap(
-        _FIGURE.sub(GLUE, text),
-        max(width, 40),
-        initial_indent=" " * indent,
-        subsequent_indent=" " * (indent + 2),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    return _folded(_FIGURE.sub(GLUE, text), width, indent)

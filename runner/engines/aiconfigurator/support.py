@@ -10,9 +10,7 @@ import tempfile
 from pathlib import Path
 
 from gpuscout.sweeps.cases import Case
-from gpuscout.sweeps.errors import UnknownNameError
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
-from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.precision import Precision
@@ -88,7 +86,7 @@ def refusal(case: Case) -> str | None:
     """Why it cannot be asked about a case; None when it can, which is not yet an answer."""
     if case.gpu.name not in _SYSTEMS:
         return f"unknown system: AIConfigurator has no {case.gpu.name}"
-    if not _is_catalogued(case.gpu):
+    if not GPUCatalogue.load().has_exactly(case.gpu):
         return f"unknown system: AIConfigurator has measurements of {case.gpu.name}, not of the figures given here"
     if case.kv_precision not in _KV:
         return f"AIConfigurator has no {case.kv_precision} KV cache"
@@ -127,15 +125,6 @@ def model_path(model: ModelSpec, bundled: frozenset[str]) -> str | None:
 
 def _is_native(case: Case) -> bool:
     return case.precision == case.model.precision
-
-
-@functools.cache
-def _is_catalogued(gpu: GPUSpec) -> bool:
-    """Whether it has the figures of the catalogue that ships with gpuscout, and none that a user replaced."""
-    try:
-        return GPUCatalogue.load().get(gpu.name).digest() == gpu.digest()
-    except UnknownNameError:
-        return False
 
 
 @functools.cache

@@ -6,9 +6,7 @@ from collections.abc import Collection
 
 from gpuscout.runner.engines.llm_optimizer.output import Finding
 from gpuscout.sweeps.cases import Case
-from gpuscout.sweeps.errors import UnknownNameError
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
-from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.precision import Precision
 
 # Its H100, H200 and A100 are the SXM parts: no other part of these families has its figures.
@@ -60,7 +58,7 @@ def refusal(case: Case, known_gpus: Collection[str] | None) -> tuple[Finding | N
         return Finding.UNKNOWN_GPU, f"llm-optimizer has no {case.gpu.name}"
     if known_gpus is not None and theirs not in known_gpus:
         return Finding.UNKNOWN_GPU, f"the installed llm-optimizer has no {theirs}"
-    if not _is_catalogued(case.gpu):
+    if not GPUCatalogue.load().has_exactly(case.gpu):
         return Finding.UNKNOWN_GPU, f"llm-optimizer has figures of its own for {theirs} and cannot use those given here"
     if case.precision not in _PRECISIONS:
         return Finding.PRECISION_NOT_SUPPORTED, f"llm-optimizer knows {', '.join(_PRECISIONS)}, not {case.precision}"
@@ -76,11 +74,3 @@ def refusal(case: Case, known_gpus: Collection[str] | None) -> tuple[Finding | N
     if case.server not in _SERVERS:
         return None, f"llm-optimizer is about vLLM and SGLang, not {case.server}"
     return None
-
-
-def _is_catalogued(gpu: GPUSpec) -> bool:
-    """Whether it has the figures of the catalogue that ships with gpuscout, and none that a user replaced."""
-    try:
-        return GPUCatalogue.load().get(gpu.name).digest() == gpu.digest()
-    except UnknownNameError:
-        return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from gpuscout.store.measured.formats.node import Node, scaled
 
@@ -34,6 +35,22 @@ class FlatFigures:
         return "itl", self.means["token_gap_ms"]
 
 
+def reported_figures(figures: FlatFigures, result: Node, completed: int) -> dict[str, Any]:
+    """The fields of `Reported` that a result object and its figures tell."""
+    native_name, native_ms = figures.native_itl
+    mean_input_len, mean_output_len = _mean_lengths(result, completed)
+    return {
+        "mean_input_len": mean_input_len,
+        "mean_output_len": mean_output_len,
+        **{name: figures.means.get(name) for name in ("ttft_ms", "itl_ms", "e2e_s")},
+        "output_tokens_per_s": result["output_throughput"].figure(),
+        "requests_per_s": result["request_throughput"].required().figure(),
+        "native_itl_name": native_name,
+        "native_itl_ms": native_ms,
+        "percentiles": figures.percentiles,
+    }
+
+
 def is_figure(key: str) -> bool:
     return _FIGURE.fullmatch(key) is not None
 
@@ -58,7 +75,7 @@ def is_flat_result(document: Node) -> bool:
     return isinstance(document["request_throughput"].value, int | float)
 
 
-def mean_lengths(result: Node, completed: int) -> tuple[float | None, float | None]:
+def _mean_lengths(result: Node, completed: int) -> tuple[float | None, float | None]:
     """Mean input and output tokens of a request, from the totals."""
     totals = [result[f"total_{side}_tokens"].figure() for side in ("input", "output")]
     first, second = (None if total is None else total / completed for total in totals)

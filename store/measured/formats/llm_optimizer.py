@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gpuscout.store.measured.formats.arguments import deployment, drafts_tokens
-from gpuscout.store.measured.formats.flat import flat_figures, is_flat_result, mean_lengths
+from gpuscout.store.measured.formats.flat import flat_figures, is_flat_result, reported_figures
 from gpuscout.store.measured.formats.node import Node, scalars
 from gpuscout.store.measured.formats.reported import Contents, Load, Reported, known
 from gpuscout.store.measured.formats.source_file import SourceFile
@@ -66,25 +66,14 @@ def _run(entry: Node, results: Node, shared: Node) -> Reported:
     rate = client["request_rate"].rate() or results["request_rate"].rate()
     load = Load.of(concurrency, rate)
     completed = results["completed"].count() or 1
-    mean_input_len, mean_output_len = mean_lengths(results, completed)
-    native_name, native_ms = figures.native_itl
     return Reported(
         place=entry.place,
         tool="llm-optimizer",
         deployment=told,
         input_len=results["random_input_len"].size() or about["input_tokens"].size() or shared["input_len"].size(),
         output_len=results["random_output_len"].size() or about["output_tokens"].size() or shared["output_len"].size(),
-        mean_input_len=mean_input_len,
-        mean_output_len=mean_output_len,
         load=load,
-        ttft_ms=figures.means.get("ttft_ms"),
-        itl_ms=figures.means.get("itl_ms"),
-        e2e_s=figures.means.get("e2e_s"),
-        output_tokens_per_s=results["output_throughput"].figure(),
-        requests_per_s=results["request_throughput"].required().figure(),
-        native_itl_name=native_name,
-        native_itl_ms=native_ms,
-        percentiles=figures.percentiles,
+        **reported_figures(figures, results, completed),
         details=known(
             {
                 "completed": completed,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gpuscout.store.measured.formats.arguments import deployment, drafts_tokens, normalised
-from gpuscout.store.measured.formats.flat import flat_figures, is_figure, is_flat_result, mean_lengths
+from gpuscout.store.measured.formats.flat import flat_figures, is_figure, is_flat_result, reported_figures
 from gpuscout.store.measured.formats.node import Node, day_of, scalars
 from gpuscout.store.measured.formats.reported import Contents, Load, Reported, known
 from gpuscout.store.measured.formats.source_file import SourceFile
@@ -61,9 +61,7 @@ def _run(result: Node) -> Reported:
     if load.concurrency and sent and sent < load.concurrency:  # there are never more in flight than there are
         load = load._replace(concurrency=sent)
     date, number = result["date"], result["run_number"].number()
-    native_name, native_ms = figures.native_itl
     targets = normalised(extra)
-    mean_input_len, mean_output_len = mean_lengths(result, completed)
     return Reported(
         place=result.place,
         tool="vllm bench serve",
@@ -73,17 +71,8 @@ def _run(result: Node) -> Reported:
         deployment=told,
         input_len=Node(targets.get("random_input_len"), result.file, "random_input_len").size(),
         output_len=Node(targets.get("random_output_len"), result.file, "random_output_len").size(),
-        mean_input_len=mean_input_len,
-        mean_output_len=mean_output_len,
         load=load,
-        ttft_ms=figures.means.get("ttft_ms"),
-        itl_ms=figures.means.get("itl_ms"),
-        e2e_s=figures.means.get("e2e_s"),
-        output_tokens_per_s=result["output_throughput"].figure(),
-        requests_per_s=result["request_throughput"].required().figure(),
-        native_itl_name=native_name,
-        native_itl_ms=native_ms,
-        percentiles=figures.percentiles,
+        **reported_figures(figures, result, completed),
         details=known(
             {
                 "completed": completed,
