@@ -19,6 +19,7 @@ _UNPRINTABLE = re.compile(f"[{_SHAPELESS}]")
 # What makes up text of several lines, as it is.
 _IN_LINES = re.compile(rf"(?!\r\n|[\n\t])[{_SHAPELESS}]")
 _EXPONENT = re.compile(r"(?<![\w.])[-+]?(?:\d{1,20}(?:\.\d{0,20})?|\.\d{1,20})[eE][-+]?\d{1,2}(?!\d)")
+_LONGEST_SAID = 2_000
 _PASSWORD = re.compile(r"(://[^\s/:@]*):[^\s]*@")
 
 
@@ -51,6 +52,15 @@ def fault_in(text: str) -> str | None:
 def without_exponents(text: str) -> str:
     """The same with numbers such as 9e-1 or 1.5E3 in digits: 0.9, 1500."""
     return _EXPONENT.sub(lambda match: f"{Decimal(match[0]):f}", text)
+
+
+def said(error: BaseException) -> str:
+    """What an error says, in one line and shortened; nothing of one that cannot say it."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:
+        return ""
+    return printable(text if len(text) <= _LONGEST_SAID else f"{text[:_LONGEST_SAID]}…")
 
 
 def without_passwords(text: str) -> str:

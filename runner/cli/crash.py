@@ -49,14 +49,6 @@ def traced(error: BaseException) -> str:
         return "".join(traceback.format_tb(error.__traceback__)) + f"{type(error).__name__} (no text: {failed!r})"
 
 
-def said(error: BaseException) -> str:
-    """The first line of what an error says; nothing of one that cannot say it."""
-    try:
-        return next(iter(str(error).strip().splitlines()), "")
-    except Exception:
-        return ""
-
-
 def without_secrets(text: str) -> str:
     """The text without passwords of URLs, what looks like a token, and the values of variables that hold secrets."""
     values = {

@@ -52,14 +52,17 @@ def _store(db: str) -> dict[str, str]:
 
 
 def _engines() -> dict[str, str]:
+    from gpuscout.runner.engines.base import MissingEngine
     from gpuscout.runner.engines.registry import create_engine, engine_names
+    from gpuscout.sweeps.text import said
 
     found = {}
     for name in engine_names():
         try:
-            found[name] = f"fingerprint {create_engine(name).fingerprint()}"
+            engine = create_engine(name)
+            found[name] = engine.reason if isinstance(engine, MissingEngine) else f"fingerprint {engine.fingerprint()}"
         except Exception as error:
-            found[name] = f"does not load: {type(error).__name__}: {error}"
+            found[name] = f"does not load: {type(error).__name__}: {said(error)}"
     return found
 
 

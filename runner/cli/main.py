@@ -29,11 +29,11 @@ from gpuscout.runner.cli import (
     run,
     sweeps,
 )
-from gpuscout.runner.cli.crash import said, traced, write_report
+from gpuscout.runner.cli.crash import traced, write_report
 from gpuscout.runner.cli.secrets import hide_password
 from gpuscout.runner.cli.streams import OutputFailed, give_up, use_printable_streams
 from gpuscout.sweeps.errors import GpuscoutError
-from gpuscout.sweeps.text import without_passwords
+from gpuscout.sweeps.text import said, without_passwords
 
 app = typer.Typer(
     name="gpuscout",

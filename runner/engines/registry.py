@@ -10,12 +10,16 @@ from dataclasses import replace
 from functools import cache
 from importlib import metadata
 
-from gpuscout.runner.engines.base import About, Engine, MissingEngine, Option
+from gpuscout.runner.engines.base import About, Cost, Engine, MissingEngine, Option, note_of, settled, trust_of
+from gpuscout.runner.engines.guard import EngineFailed, guarded
 from gpuscout.sweeps.cases import canonical_json
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 from gpuscout.sweeps.servers import taken_for_engine
+from gpuscout.sweeps.text import said
+from gpuscout.sweeps.trust import Trust
 
 ENTRY_POINTS = "gpuscout.engines"
+_BUILT_IN = ("roofline", "llm-optimizer", "aiconfigurator")
 EngineFactory = Callable[..., Engine]
 
 
@@ -31,34 +35,64 @@ def create_engine(name: str, options: Mapping[str, object] | None = None) -> Eng
     """
     given = dict(options or {})
     try:
-        factory = _factory(name)
-    except UnknownNameError:
-        raise
-    except Exception as error:  # a package of somebody else's, which may fail in any way
-        reason = f"engine {name} does not load: {type(error).__name__}: {error}"
-        return MissingEngine(name, reason, options=given)
-    declared = about_of(factory).options
-    _check_names(name, given, _parameters(factory) if declared is None else declared)
+        with guarded(foreign=name not in _BUILT_IN):
+            factory = _factory(name)
+            declared = about_of(factory).options
+            known = _parameters(factory) if declared is None else declared
+    except EngineFailed as error:
+        return MissingEngine(name, f"engine {name} does not load: {error}", options=given)
+    _check_names(name, given, known)
     checked = given if declared is None else checked_options(name, given, declared)
+    if name in _BUILT_IN:
+        return _made(name, factory, checked)
     try:
-        engine = factory(**checked)
+        with guarded(foreign=True):
+            engine = _made(name, factory, checked)
+            if fault := interface_fault(engine):
+                raise TypeError(fault)
+    except EngineFailed as error:
+        return MissingEngine(name, f"engine {name} cannot be used: {error}", options=given)
+    return engine
+
+
+def _made(name: str, factory: EngineFactory, options: dict[str, object]) -> Engine:
+    try:
+        engine = factory(**options)
     except TypeError as error:
-        raise InputError(f"engine {name}: {error}") from error
+        raise InputError(f"engine {name}: {said(error)}") from error
     missing = getattr(engine, "missing", None)
     why: str | None = missing() if missing is not None else None
     return engine if why is None else MissingEngine(name, why, cost=engine.cost, options=engine.options)
 
 
+def interface_fault(engine: Engine) -> str | None:
+    """What an engine lacks that every engine has, by asking it for everything but an answer; None: nothing."""
+    if not isinstance(engine.cost, Cost):
+        return f"its cost is {engine.cost!r}, not one of {', '.join(map(str, Cost))}"
+    if not isinstance(engine.in_process, bool):
+        return f"its in_process is {engine.in_process!r}, not True or False"
+    if not isinstance(engine.options, Mapping):
+        return "its options are not a mapping"
+    canonical_json(dict(engine.options))
+    fingerprint = settled(engine).fingerprint()
+    if not isinstance(fingerprint, str) or not fingerprint.strip():
+        return f"its fingerprint is {fingerprint!r}, not a text"
+    if not isinstance(trust_of(engine), Trust):
+        return "its trust() is not a Trust"
+    if not isinstance(note_of(engine), str | None):
+        return "its note() is neither a text nor None"
+    return None if callable(getattr(engine, "evaluate", None)) else "it has no evaluate()"
+
+
 def about(name: str) -> About:
     """What the engine of this name tells about itself. Raises UnknownNameError."""
     try:
-        factory = _factory(name)
-    except UnknownNameError:
-        raise
-    except Exception:  # it does not load: `create_engine` tells why
+        with guarded(foreign=name not in _BUILT_IN):
+            factory = _factory(name)
+            told = about_of(factory)
+            return told if told.options is not None else replace(told, options=_parameters(factory) or {})
+    except EngineFailed:  # it does not load: `create_engine` tells why
         return About()
-    told = about_of(factory)
-    return told if told.options is not None else replace(told, options=_parameters(factory) or {})
 
 
 def about_of(factory: EngineFactory) -> About:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from gpuscout.runner.engines.base import Engine, MissingEngine
+from gpuscout.runner.engines.guard import EngineFailed, guarded, is_foreign
 from gpuscout.runner.engines.registry import cached_engine
-from gpuscout.sweeps.cases import CaseColumns
-from gpuscout.sweeps.curves import METRICS, Curves, IntArray, Points
+from gpuscout.runner.execution.answer_checks import checked
+from gpuscout.sweeps.cases import COLUMN_NAMES, CaseColumns
+from gpuscout.sweeps.curves import Curves, IntArray, Points
+from gpuscout.sweeps.errors import GpuscoutError
 from gpuscout.sweeps.expand import Expansion
-from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
+from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.sweep import EnginePart
+from gpuscout.sweeps.text import said
 
 
 @dataclass(frozen=True)
@@ -65,9 +70,10 @@ def the_engine(part: EnginePart) -> Engine:
     try:
         engine = cached_engine(part.name, part.options)
         if key not in _fingerprints:
-            _fingerprints[key] = engine.fingerprint()
-    except Exception as error:
-        raise EngineMissing(f"engine {part.name} cannot be used: {type(error).__name__}: {error}") from error
+            with guarded(foreign=is_foreign(engine)):
+                _fingerprints[key] = engine.fingerprint()
+    except (EngineFailed, GpuscoutError) as error:
+        raise EngineMissing(f"engine {part.name} cannot be used: {said(error)}") from error
     if (here := _fingerprints[key]) != part.fingerprint:
         if isinstance(engine, MissingEngine):
             raise EngineMissing(engine.reason)
@@ -91,16 +97,30 @@ def block_cases(expansion: Expansion, block: int) -> CaseColumns:
 def evaluate(engine: Engine, cases: CaseColumns, ladder: IntArray) -> Curves:
     """The engine's checked answer. Where it raises, the block is halved until the task at fault stands alone."""
     try:
-        return _checked(engine.evaluate(cases, ladder), len(cases), ladder, sparse=getattr(engine, "sparse", False))
+        with guarded(foreign=is_foreign(engine)):
+            answer = engine.evaluate(_unchangeable(cases), _read_only(ladder))
+            return checked(answer, len(cases), ladder, sparse=bool(getattr(engine, "sparse", False)))
     except MemoryError as error:
         if len(cases) == 1:
-            return failed(1, Outcome.ERROR, f"out of memory: MemoryError {error}".rstrip())
-    except Exception as error:
+            return failed(1, Outcome.ERROR, f"out of memory: MemoryError {said(error)}".rstrip())
+    except (EngineFailed, GpuscoutError) as error:
         if len(cases) == 1:
-            return failed(1, Outcome.ERROR, f"{type(error).__name__}: {error}")
+            return failed(1, Outcome.ERROR, said(error))
     half = len(cases) // 2
     rows = np.arange(len(cases))
     return joined([evaluate(engine, cases.take(part), ladder) for part in (rows[:half], rows[half:])])
+
+
+def _unchangeable(cases: CaseColumns) -> CaseColumns:
+    """The cases in arrays that cannot be written to: what an engine changes in them would be believed."""
+    columns = {name: _read_only(getattr(cases, name)) for name in COLUMN_NAMES}
+    return CaseColumns(cases.models, cases.gpus, cases.servers, **columns)
+
+
+def _read_only(values: Any) -> Any:
+    view = values.view()
+    view.setflags(write=False)
+    return view
 
 
 def failed(count: int, outcome: Outcome, detail: str) -> Curves:
@@ -139,44 +159,3 @@ def joined(parts: Sequence[Curves]) -> Curves:
         start + row: extra for part, start in zip(parts, starts, strict=True) for row, extra in part.extras.items()
     }
     return Curves(points=Points(task=tasks, **points), details=details, extras=extras, **columns)
-
-
-def _checked(curves: Curves, count: int, ladder: IntArray, *, sparse: bool) -> Curves:
-    """The answer with every task failed whose figures cannot be stored. A `sparse` engine may leave points out.
-
-    Raises ValueError when the answer as a whole is not one for this block.
-    """
-    points = curves.points
-    if len(curves) != count:
-        raise ValueError(f"the engine answered {len(curves)} of {count} tasks")
-    if len(points) and not (points.task.min() >= 0 and points.task.max() < count):
-        raise ValueError("the engine answered tasks that were not asked")
-    wrong: dict[int, str] = {}
-    unasked = ~np.isin(points.concurrency, ladder)
-    for name in METRICS:
-        values = getattr(points, name)
-        for row in np.flatnonzero(~(np.isfinite(values) & (values >= 0)) | unasked).tolist():
-            wrong.setdefault(
-                int(points.task[row]),
-                f"the engine gave {name} = {values[row]} at concurrency {points.concurrency[row]}",
-            )
-    ok = curves.outcome == Outcome.OK.code
-    answered = np.bincount(points.task, minlength=count)
-    expected = np.where(curves.fits_up_to >= 0, np.searchsorted(ladder, curves.fits_up_to, side="right"), len(ladder))
-    wrong_number = answered > expected if sparse else answered != expected
-    for row in np.flatnonzero(ok & wrong_number).tolist():
-        wrong.setdefault(row, f"the engine gave {answered[row]} of {expected[row]} operating points")
-    for row in np.flatnonzero(~ok & (answered > 0)).tolist():
-        wrong.setdefault(row, f"the engine gave operating points with outcome {OUTCOMES[curves.outcome[row]]}")
-    if not wrong:
-        return curves
-    bad = np.array(sorted(wrong), dtype=np.int64)
-    outcome = curves.outcome.copy()
-    outcome[bad] = Outcome.ERROR.code
-    kept = ~np.isin(points.task, bad)
-    return replace(
-        curves,
-        outcome=outcome,
-        points=Points(**{name: getattr(points, name)[kept] for name in Points.__dataclass_fields__}),
-        details={**curves.details, **wrong},
-    )
