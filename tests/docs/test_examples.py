@@ -50,7 +50,7 @@ def python_examples(page: Path) -> Iterator[Example]:
     """The Python blocks of a page in Markdown; a block of text right after one is what it prints."""
     text = page.read_text()
     blocks = list(_BLOCK.finditer(text))
-    for block, following in zip(blocks, [*blocks[1:], None], strict=True):
+    for block, following in zip(blocks, [*blocks[1:], None], strict=False):  # a page may have none
         if block["kind"] == "python":
             adjacent = following is not None and not text[block.end() : following.start()].strip()
             printed = following["text"] if following and adjacent and following["kind"] == "text" else None

@@ -237,7 +237,7 @@ def test_every_refusal_is_an_error_of_its_own(hub: Hub, tmp_path: Path) -> None:
     hub.add("org/uncounted", QWEN, api_status=502)
     names = [*hub.repos, "Qwen/Qwen3-9B"]
     answers = fetch(hub, tmp_path, *names)
-    assert "did you mean Qwen/Qwen3-8B" in answers.error("Qwen/Qwen3-9B", "HubModelNotFoundError")
+    assert "did you mean Qwen/Qwen3.5-9B or Qwen/Qwen3-8B" in answers.error("Qwen/Qwen3-9B", "HubModelNotFoundError")
     gated = answers.error("org/gated", "HubGatedError")
     assert f"{hub.endpoint}/org/gated" in gated
     assert "set HF_TOKEN or run `hf auth login`" in gated
