@@ -137,14 +137,11 @@ def read_candidates(connection: sa.Connection, scope: Scope, question: Question)
     intervals = intervals_of(connection, scope.engines.all_ids())
     choice = choice_of(question, intervals)
     sides = choice.sides(interpolate=question.interpolate)
-    runs = measured(connection, scope, question, choice, sides)
     asked = [statements.select_answered(scope, choice, sides=sides), statements.select_refused(scope)]
     if not means_estimated(question.kinds):
         asked = [statement.where(sa.false()) for statement in asked]
     ran, refused = (statements.fetch(connection, scope, statement, choice.columns) for statement in asked)
     rows = ran.followed_by(refused)
-    if not len(rows) and runs is None:
-        return None
     codes = Codes.of(rows.about, scope.models, scope.gpus, scope.engines)
     configuration = rows.about["case_id"]
     if scope.models.have_versions or scope.gpus.have_versions:
@@ -153,6 +150,9 @@ def read_candidates(connection: sa.Connection, scope: Scope, question: Question)
         ages = versions(rows, scope.models, scope.gpus, scope.engines)
         stand = newest(rows, codes, configuration, ages)
         rows, codes, configuration = rows.take(stand), codes.take(stand), configuration[stand]
+    runs = measured(connection, scope, question, choice, sides, _standing(rows, codes))
+    if not len(rows) and runs is None:
+        return None
 
     operating = operating_points_of(
         rows, choice.aim, choice.limits, _straddling(connection, scope, choice, rows, sides)
@@ -198,6 +198,16 @@ def read_candidates(connection: sa.Connection, scope: Scope, question: Question)
         trusted,
         _asked(question, about, codes, len(rows)),
     )
+
+
+def _standing(rows: Rows, codes: Codes) -> dict[int, int]:
+    """For each case the task of the engine that its group shows, where it ran."""
+    if not len(rows):
+        return {}
+    shown = codes.engine == first_engines(codes)[codes.group]
+    shown &= rows.about["outcome"] == OUTCOME_CODES[Outcome.OK]
+    pairs = (rows.about[name][shown].astype(np.int64).tolist() for name in ("case_id", "task_id"))
+    return dict(zip(*pairs, strict=True))
 
 
 def _own(about: Mapping[str, Array], codes: Codes, runs: Measured | None) -> Flags:

@@ -162,6 +162,7 @@ class _Credentials:
         metric = metric_with_errors(binding.column) if binding else self._objective_metric
         return {
             "runs": runs,
+            "extended": bool(is_measured and pool.measured and pool.measured.is_extended(row - pool.estimates)),
             "backing": None if is_measured else self._backing(row, about, metric),
             "chances": tuple(
                 self._chance(slo, value, about, intervals, tail) for slo, value in zip(self._slos, values, strict=True)

@@ -9,6 +9,7 @@ latencies, so it meets no limit on them.
 *Between points* as for estimates, but only between closed-loop neighbours whose runs come from the same sources and
 server versions: what lies between two servers is neither.
 *Percentiles* count where the runs store exactly that one.
+*Beyond the last point* the estimate of the same configuration continues the curve: `extension.py`.
 *Precedence.* A measured configuration that has, at one point, all figures that the objective and the limits need stands
 for the estimates of it, also where it misses a limit. An unknown KV precision is any.
 """
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
+from gpuscout.store.ranking.extension import extended
 from gpuscout.store.ranking.limits import Flags, Limit, at, hold, limits_on_runs, worst_ratio
 from gpuscout.store.ranking.measures import Aim, Array
 from gpuscout.store.ranking.placing import Indices, OperatingPoints, operating_points_of
@@ -37,7 +39,7 @@ from gpuscout.store.ranking.runs import (
 )
 from gpuscout.store.ranking.scope import Scope
 from gpuscout.store.ranking.statements import OUTCOME_CODES, PRECISION_CODES, SERVER_CODES, Choice, Rows
-from gpuscout.store.ranking.types import MEASURED, Question, Runs
+from gpuscout.store.ranking.types import MEASURED, Question, Runs, Trusted
 from gpuscout.sweeps.curves import METRICS, Bound
 from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.workloads import LOADS
@@ -113,7 +115,7 @@ class Measured:
 
     def runs_of(self, row: int) -> Runs:
         """The runs that a row's figures rest on."""
-        points = sorted({int(self.low[row]), int(self.high[row])})
+        points = sorted({int(self.points.anchor[self.low[row]]), int(self.points.anchor[self.high[row]])})
         starts = self.points.starts
         runs = [run for point in points for run in self.points.runs[starts[point] : starts[point + 1]]]
         days = [run.day for run in runs if run.day is not None]
@@ -131,6 +133,10 @@ class Measured:
             implausible=next((run.implausible for run in runs if run.implausible is not None), None),
         )
 
+    def is_extended(self, row: int) -> bool:
+        """Whether its operating point lies beyond what was measured."""
+        return bool(self.points.anchor[self.high[row]] != self.high[row])
+
     def nearest_to(self, limit: Limit) -> tuple[Indices, Array]:
         """Of every row the point that comes nearest to one limit, and how far it is from it."""
         ratio = limit.ratio(self.points.figures)
@@ -139,9 +145,17 @@ class Measured:
 
 
 def measured(
-    connection: sa.Connection, scope: Scope, question: Question, choice: Choice, sides: Sequence[str]
+    connection: sa.Connection,
+    scope: Scope,
+    question: Question,
+    choice: Choice,
+    sides: Sequence[str],
+    standing: Mapping[int, int],
 ) -> Measured | None:
-    """The measured configurations that a question is about; None: there are none. Raises UnknownNameError."""
+    """The measured configurations that a question is about; None: there are none. Raises UnknownNameError.
+
+    `standing`: the task of the preferred engine that stands for each case, to continue measured curves by.
+    """
     if not counts(connection, question):
         return None
     known, configurations = configurations_of(connection, scope, question)
@@ -160,6 +174,8 @@ def measured(
         # Days may leave a configuration without runs.
         points.configuration[:] = np.searchsorted(present, points.configuration)
         configurations, estimated = [configurations[n] for n in present], [estimated[n] for n in present]
+    if question.trust != Trusted.MEASURED:
+        points = extended(connection, scope, points, estimated, standing)
     operating, low, high = _judged(points, choice.aim, limits, sides)
     needed = [points.figures[name] for name in (*choice.aim.columns, *(limit.column for limit in limits))]
     knows = np.logical_and.reduce([~np.isnan(column) for column in needed])

@@ -49,7 +49,8 @@ class Points:
     """Medians, ordered by configuration, load and concurrency (infinite: not known). NaN: no run has the figure.
 
     `configuration` indexes the configurations, `load` `LOADS`. The runs of point p are `runs[starts[p]:starts[p + 1]]`.
-    `above` and `below` are the neighbours between which and a point it may be interpolated, -1: none.
+    `above` and `below` are the neighbours between which and a point it may be interpolated, -1: none. `anchor` is the
+    point itself, or the measured one that an estimate was scaled to where a curve is continued (`extension.py`).
     """
 
     configuration: Indices
@@ -60,6 +61,7 @@ class Points:
     runs: Sequence[RunFacts]
     above: Indices
     below: Indices
+    anchor: Indices
 
     def __len__(self) -> int:
         return len(self.load)
@@ -257,7 +259,7 @@ def points_of(
     here = np.arange(len(first))
     above = np.where(np.append(follows, False), here + 1, -1)
     below = np.where(np.insert(follows, 0, False), here - 1, -1)
-    return Points(configuration[first], load[first], rate[first], medians, starts, told, above, below)
+    return Points(configuration[first], load[first], rate[first], medians, starts, told, above, below, here)
 
 
 def _percentiles(connection: sa.Connection, limit: Limit, run_ids: Sequence[int]) -> Array:

@@ -264,6 +264,7 @@ class RankedConfig(Operating):
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     opinions: tuple[Opinion, ...] = ()
     runs: Runs | None = None
+    extended: bool = False
     backed: bool = False
     backing: Backing | None = None
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -284,6 +285,11 @@ class RankedConfig(Operating):
         """The probability of the limit that is least likely met; None: there is none, or none is known."""
         known = [chance.probability for chance in self.chances if chance.probability is not None]
         return min(known, default=None)
+
+    @property
+    def told_kind(self) -> str:
+        """ "estimated", "measured", or "measured, extended"."""
+        return f"{self.kind.value}, extended" if self.extended else self.kind.value
 
     @property
     def spread(self) -> tuple[float, float] | None:

@@ -424,3 +424,33 @@ def test_json_tells_kind_runs_trust_and_intervals(database: str, capsys: pytest.
     assert (h100["objective_low"], h100["objective_high"]) == (800.0, pytest.approx(1100.0))
     assert (h100["trust"]["own_family"], h100["trust"]["median_error"], h100["runs"]) == (False, 0.2, None)
     assert [tie["gpu"] for tie in document["groups"][0]["ties"]] == ["L40S", "H100"]
+
+
+def test_a_measured_curve_is_continued_by_the_estimate_scaled_to_its_end(stored: Callable[..., Ask]) -> None:
+    curve = {
+        8: {"output_tokens_per_s": 1000.0, "itl_ms": 8.0},
+        16: {"output_tokens_per_s": 1800.0, "itl_ms": 9.0},
+        32: {"output_tokens_per_s": 3000.0, "itl_ms": 12.0},
+        64: {"output_tokens_per_s": 9000.0, "itl_ms": 13.0, "queued": True},
+    }
+    runs = [
+        a_run(concurrency=8, output_tokens_per_s=1100.0, itl_ms=7.0),
+        a_run(concurrency=16, output_tokens_per_s=1500.0, itl_ms=10.0),
+    ]
+    ask = stored([an_answer(points=curve), an_answer(gpu="L4")], runs)
+    # A benchmark that stopped at 16 says nothing against 32: there the estimate counts, times 1500 / 1800.
+    best = ask().configs[0]
+    assert (best.gpu, best.told_kind, best.concurrency) == ("H100", "measured, extended", 32)
+    assert best.objective == pytest.approx(3000 * 1500 / 1800)
+    assert best.itl_ms == pytest.approx(12 * 10 / 9)
+    assert best.runs is not None
+    assert best.runs.repeats == 1
+    # Within what was measured nothing changes; between its end and the next point it is extended, too.
+    within = ask("itl<=10ms").configs[0]
+    assert (within.told_kind, within.concurrency, within.objective) == ("measured", 16, 1500.0)
+    between = ask("itl<=11ms").configs[0]
+    assert (between.told_kind, between.interpolated) == ("measured, extended", True)
+    assert 1500.0 < between.objective < best.objective
+    for only in ({"trust": "measured"}, {"kinds": ("measured",)}):
+        bare = ask(**only).configs[0]
+        assert (bare.told_kind, bare.objective) == ("measured", 1500.0)

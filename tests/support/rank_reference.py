@@ -48,6 +48,8 @@ def _group(group: list[Row], trust: Mapping[str, Trust], question: Question) -> 
     standing: dict[tuple[Any, ...], Row] = {}
     for one in sorted((one for one in group if one["task"] is not None), key=lambda one: _version(one, question)):
         standing[one["engine"][0], *identity(one)] = one
+    for one in measured:
+        _extend(one, [other for other in standing.values() if other["engine"][0] == engine], question)
     for one in [*standing.values(), *measured]:
         one["best"] = _best(one, question)
     deciding = [one for one in measured if _decides(one, question)]
@@ -151,7 +153,13 @@ def _estimate(number: int, answer: Row, trust: Mapping[str, Trust], question: Qu
         tail = question.assume_tail or 1.0
         limits = [(s, s.column, s.limit / tail if s.percentile else s.limit) for s in question.slos]
     neighbours = [(place, place + 1) for place in range(len(points) - 1)]
-    return answer | {"task": number, "points": points, "limits": limits, "neighbours": neighbours}
+    return answer | {
+        "task": number,
+        "raw": answer["points"],
+        "points": points,
+        "limits": limits,
+        "neighbours": neighbours,
+    }
 
 
 def _pessimistic(point: Row, factors: Mapping[str, tuple[float, float]], output_len: int) -> Row:
@@ -236,6 +244,36 @@ def _median(runs: list[Row], load: tuple[int, float, float], question: Question)
         point |= dict.fromkeys(("ttft_ms", "itl_ms", "e2e_s", *(slo.name for slo in tails)))
     origin = {(run["source"], run["server_version"]) for run in runs}
     return point | {"c": load[1], "load": load[0], "queued": False, "origin": origin, "repeats": len(runs)}
+
+
+def _extend(one: Row, estimates: list[Row], question: Question) -> None:
+    """Continue a measured curve by the one estimate of its configuration, scaled to its last point."""
+    alike = [other for other in estimates if other["outcome"] == "ok" and _same(other, one)]
+    closed = [place for place, point in enumerate(one["points"]) if point["load"] == 0 and point["c"] < math.inf]
+    if len(alike) != 1 or not closed or question.trust == "measured":
+        return
+    last = max(closed, key=lambda place: one["points"][place]["c"])
+    here = one["points"][last]
+    curve = [(c, point) for c, point in sorted(alike[0]["raw"].items()) if question.sweep is None or c in LADDER]
+    if not curve or not curve[0][0] <= here["c"] <= curve[-1][0]:
+        return
+    below = max((pair for pair in curve if pair[0] <= here["c"]), key=lambda pair: pair[0])
+    above = min((pair for pair in curve if pair[0] >= here["c"]), key=lambda pair: pair[0])
+    share = (here["c"] - below[0]) / (above[0] - below[0]) if above[0] > below[0] else 0.0
+    factors: dict[str, float | None] = {}
+    for name in METRICS:
+        start, end, value = below[1][name], above[1][name], here[name]
+        at = None if start is None or end is None else start + (end - start) * share
+        factors[name] = value / at if at and value is not None else None
+    place = last
+    for c, point in curve:
+        if c <= here["c"] or point["queued"]:
+            continue
+        scaled = {n: None if point[n] is None or factors[n] is None else point[n] * factors[n] for n in METRICS}
+        tails = dict.fromkeys(slo.name for slo in question.slos if slo.percentile)
+        one["points"].append(scaled | tails | {"c": c, "load": 0, "queued": False, "origin": None, "repeats": 0})
+        one["neighbours"].append((place, len(one["points"]) - 1))
+        place = len(one["points"]) - 1
 
 
 def _decides(one: Row, question: Question) -> bool:

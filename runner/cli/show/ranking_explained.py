@@ -116,7 +116,7 @@ def explained(ranking: Ranking, width: int) -> list[str]:
             told = f"{config.place:>4}. {describe(config, group)}: {figure(config.objective)}{GLUE}{aim.unit}"
             told += f" at c={load(config)}"
             told += f" ({behind(ranking, config)})" if config.place > 1 else ""
-            told += f"; {config.kind}: {trust(config)}"
+            told += f"; {config.told_kind}: {trust(config)}"
             told += "".join(
                 f"; {opinion.engine} says {figure(opinion.objective) if opinion.objective is not None else 'no'}"
                 for opinion in config.opinions[1:]

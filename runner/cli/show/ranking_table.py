@@ -133,7 +133,7 @@ class _Block:
     def _with_trust(self) -> dict[int, list[str]]:
         """Every row with two more cells."""
         return {
-            id(config): [*self._cells[id(config)], config.kind.value, trust(config)]
+            id(config): [*self._cells[id(config)], config.told_kind, trust(config)]
             for _, rows in self._groups
             for config in rows[: self._top]
         }
@@ -163,7 +163,7 @@ class _Block:
                 name = shortened(group.model, self._name_width) if self._one_line and place == 0 else ""
                 found.append(f"  {name:{self._name_width}}  {self._row(cells)}")
                 if self._trust_below:
-                    told = f"{config.kind}: {trust(config)}"
+                    told = f"{config.told_kind}: {trust(config)}"
                     found += wrapped(told, self._width, indent=self._name_width + 6)
                 if not self._one_line and self._top == 1 and cells[-1]:
                     found += wrapped(f"runner-up: {cells[-1]}", self._width, indent=6)
