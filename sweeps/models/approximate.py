@@ -43,7 +43,7 @@ def assumed_family(fields: Fields) -> Family:
     return Family(gated_mlp=not plain)
 
 
-def assumptions(fields: Fields, model_type: str, *, known: bool) -> tuple[str, ...]:
+def assumptions(fields: Fields, model_type: str, layers: int, *, known: bool) -> tuple[str, ...]:
     """What had to be assumed, in words; nothing for a known family that is described as usual.
 
     Raises ModelConfigError for a model of no known family that describes more than was understood.
@@ -53,6 +53,11 @@ def assumptions(fields: Fields, model_type: str, *, known: bool) -> tuple[str, .
         return (f"not read: {', '.join(unread)}",) if unread else ()
     figures = sorted(_unread_figures(fields))
     strange = unread + [name for name in figures if _OTHER_MIXERS.search(name)]
+    strange += [
+        name
+        for name, value in fields.config.items()
+        if isinstance(value, list) and len(value) == layers and layers > 1 and name not in {*fields.seen, *strange}
+    ]
     if strange:
         raise ModelConfigError(
             f"{fields.source}: the kind of model {model_type or '(without model_type)'} is not supported: "

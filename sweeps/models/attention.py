@@ -80,12 +80,17 @@ def headed(fields: Fields, family: Family, layer: Layer) -> MixerSize:
     projected = 0 if layer.shared_cache else (keys if shape.key_is_value else keys + values)
     output = heads * shape.value_dim
     gate = output if family.output_gate or fields.flag("attn_output_gate") else 0
-    linear = hidden * (queries + projected + gate) + output * hidden
+    if shared := fields.integer("share_q_dim", default=0, low=0):  # Step 3: queries through a smaller width
+        linear = hidden * (shared + projected + gate) + shared * queries + output * hidden
+    else:
+        linear = hidden * (queries + projected + gate) + output * hidden
     if family.head_gate or fields.flag("use_head_wise_attn_gate", "use_attention_gate"):
         linear += hidden * heads
     bias = fields.flag("attention_bias", "use_bias", "qkv_bias", "add_qkv_bias", "bias")
     other = (queries + projected) * (bias if family.qkv_bias is None else family.qkv_bias)
-    other += hidden * (bias if family.output_bias is None else family.output_bias)
+    output_bias = fields.flag("attention_out_bias", "attention_output_bias", default=bias)
+    other += hidden * (output_bias if family.output_bias is None else family.output_bias)
+    other += shared
     norm = family.qk_norm or ("head" if fields.flag("use_qk_norm", "qk_norm", "qk_layernorm") else "none")
     if norm == "full":
         other += queries + keys

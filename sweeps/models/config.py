@@ -51,6 +51,8 @@ def architecture_from_config(
         raise fields.error("model_type", model_type, "the short name of an architecture")
     _refuse_other_models(fields, model_type)
     fields.defaults = {**IMPLIED_FIELDS.get(model_type, {}), **fields.defaults}
+    if model_type not in FAMILIES:
+        fields.hint = "this kind of model is not known, and the usual fields do not describe it"
     family = FAMILIES.get(model_type) or assumed_family(fields)
     layers = layers_of(fields, family)
     tied = fields.flag("tie_word_embeddings", default=family.tied)
@@ -64,7 +66,7 @@ def architecture_from_config(
     multimodal = fields.text("multimodal_model_type")
     vision = vision_parameters(fields, multimodal, hidden)
     quantization = quantization_of(fields, size)
-    notes = assumptions(fields, model_type, known=model_type in FAMILIES)
+    notes = assumptions(fields, model_type, len(layers), known=model_type in FAMILIES)
     notes += tuple(tower_notes(fields, multimodal, vision, size.total))
     heads, kv_heads = _model_heads(fields, groups)
     return ModelSpec(

@@ -82,6 +82,7 @@ FAMILIES: dict[str, Family] = {
     **dict.fromkeys(("internlm", "internlm2", "internlm3", "baichuan", "xverse", "minicpm", "minicpm3"), _LLAMA),
     **dict.fromkeys(("ernie4_5", "ernie4_5_moe", "aria_text", "cwm", "emu3_text_model", "exaone", "helium"), _LLAMA),
     **dict.fromkeys(("axk1", "mistral4", "youtu", "sarvam_mla", "longcat_flash", "bitnet", "solar_open"), _LLAMA),
+    **dict.fromkeys(("step3_text", "step3_vl"), _LLAMA),
     **dict.fromkeys(("hyperclovax", "iquestcoder", "telechat2", "emu3", "lara_mini", "arctic"), _LLAMA),
     **dict.fromkeys(("qwen2", "qwen2_vl", "qwen2_vl_text", "qwen2_5_vl", "qwen2_5_vl_text", "mimo"), _QWEN2),
     **dict.fromkeys(("qwen2_5_omni_text", "chatglm", "qwen"), _QWEN2),

@@ -15,7 +15,7 @@ MAX_PARAMETERS = 10**15
 # The names under which configurations keep the same thing, the usual one first.
 HIDDEN = ("hidden_size", "n_embd", "d_model", "model_dim")
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "num_transformer_layers")
-HEADS = ("num_attention_heads_per_layer", "num_attention_heads", "n_head", "n_heads", "num_heads", "num_query_heads")
+HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "num_query_heads")
 KV_HEADS = (
     "num_key_value_heads",
     "num_attention_groups",
@@ -46,6 +46,7 @@ SHARED_EXPERTS = ("n_shared_experts", "num_shared_experts", "num_shared_expert",
 # Figures that some configurations give as one number per layer.
 _PER_LAYER = frozenset(
     {
+        "num_attention_heads_per_layer",
         *HEADS,
         *KV_HEADS,
         *HEAD_DIM,
@@ -81,6 +82,7 @@ class Fields:
         self.defaults = defaults or {}
         self.source = source
         self.path = path
+        self.hint = "check that the file is the unmodified config.json of a causal language model"
         self.seen = set() if seen is None else seen
 
     def error(self, field: str, found: object, allowed: str) -> ModelConfigError:
@@ -88,7 +90,7 @@ class Fields:
         kind = MissingFieldError if found is None else ModelConfigError
         return kind(
             f"{self.source}: {self.path}{field}: found {describe(found)}, expected {allowed}",
-            hint="check that the file is the unmodified config.json of a causal language model",
+            hint=self.hint,
         )
 
     def find(self, *names: str) -> tuple[str, Any]:
@@ -113,7 +115,7 @@ class Fields:
 
     def of_layer(self, index: int, count: int) -> Fields:
         """The fields as they are for one of `count` layers: of figures given per layer, that layer's."""
-        own = {name: items[index] for name, items in self._lists(count)}
+        own = {name.removesuffix("_per_layer"): items[index] for name, items in self._lists(count)}
         overrides = self.find("per_layer_config")[1]
         if isinstance(overrides, Mapping):
             for key, override in overrides.items():
@@ -121,9 +123,11 @@ class Fields:
                     own.update(override)
         if not own:
             return self
-        return Fields(
+        view = Fields(
             {**self.config, **own}, source=self.source, path=self.path, defaults=self.defaults, seen=self.seen
         )
+        view.hint = self.hint
+        return view
 
     def of_layers(self, count: int) -> list[Fields]:
         """The fields of each layer; equal layers share one object."""

@@ -8,7 +8,17 @@ from enum import StrEnum
 from typing import Any
 
 from gpuscout.sweeps.models.families import Family, Mixers
-from gpuscout.sweeps.models.fields import EXPERTS, HEADS, HIDDEN, INTERMEDIATE, LAYERS, MAX_LAYERS, MAX_SIZE, Fields
+from gpuscout.sweeps.models.fields import (
+    EXPERT_WIDTH,
+    EXPERTS,
+    HEADS,
+    HIDDEN,
+    INTERMEDIATE,
+    LAYERS,
+    MAX_LAYERS,
+    MAX_SIZE,
+    Fields,
+)
 
 
 class Mixer(StrEnum):
@@ -241,7 +251,8 @@ def _attending(fields: Fields, count: int, other: Mixer) -> list[Mixer]:
 def _windowed(fields: Fields, family: Family, count: int, full: Mixer) -> list[Mixer]:
     """Full attention, or a sliding window on some or all layers."""
     if fields.has("attention_chunk_size"):
-        if no_rope := fields.items("no_rope_layers", count=count):
+        if fields.items("no_rope_layers"):  # empty: by the interval
+            no_rope = fields.items("no_rope_layers", count=count) or []
             return [Mixer.SLIDING if uses_rope else Mixer.FULL for uses_rope in no_rope]
         return _periodic(count, fields.integer("no_rope_layer_interval", default=4, high=MAX_LAYERS), Mixer.SLIDING)
     if not fields.has("sliding_window") or not fields.flag("use_sliding_window", default=True):
@@ -280,13 +291,15 @@ def _periodic(count: int, period: int, other: Mixer) -> list[Mixer]:
 def _by_index(fields: Fields, name: str, count: int, listed: Mixer, other: Mixer) -> list[Mixer]:
     """`listed` on the layers whose numbers (from 1) the field holds."""
     numbers = fields.items(name) or []
+    fields.has("kda_layers")  # the others
     indices = {fields.checked_integer(name, number, high=MAX_LAYERS) for number in numbers}
     return [listed if index + 1 in indices else other for index in range(count)]
 
 
 def _mlps(fields: Fields, count: int) -> list[Mlp]:
     """Dense or mixture of experts, layer by layer."""
-    if max(view.integer(*EXPERTS, default=0, low=0) for view in set(fields.of_layers(count))) < 1:
+    experts = max(view.integer(*EXPERTS, default=0, low=0) for view in set(fields.of_layers(count)))
+    if experts < 1 or (experts == 1 and not fields.has(*EXPERT_WIDTH)):
         return [Mlp.DENSE] * count
     if not fields.flag("is_moe", "enable_moe", default=True):
         return [Mlp.DENSE] * count

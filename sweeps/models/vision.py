@@ -1,8 +1,8 @@
-"""Counting the weights of vision towers and projectors: exact for Qwen and Gemma 4, close for other families."""
+"""Counting the weights of vision towers and projectors: exact for the families of `_EXACT`, close for others."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from gpuscout.sweeps.models.fields import Fields
@@ -40,6 +40,8 @@ def vision_parameters(fields: Fields, model_type: str | None, text_hidden: int) 
     inner = vision.integer("intermediate_size", default=int(hidden * ratio))
     patch = _side(vision, "patch_size", 14)
     kind = model_type or ""
+    if kind in _EXACT:
+        return _EXACT[kind](vision, hidden, inner, depth, text_hidden)
     if kind.startswith(("qwen3_vl", "qwen3_5")):
         return _qwen(vision, hidden, inner, depth, patch, deepstack=kind.startswith("qwen3_vl"))
     if kind.startswith("gemma4"):
@@ -58,7 +60,7 @@ def tower_notes(fields: Fields, model_type: str | None, vision: int, total: int)
         return
     if fields.has("audio_config", "speech_config", "audio_encoder_config"):
         yield "audio tower not counted"
-    exact = (model_type or "").startswith(("qwen3_vl", "qwen3_5", "gemma4", "step3p7"))
+    exact = model_type in _EXACT or (model_type or "").startswith(("qwen3_vl", "qwen3_5", "gemma4", "step3p7"))
     if fields.has("vision_config") and not exact and (not vision or vision > _NOTABLE * total):
         yield "vision tower counted approximately" if vision else "vision tower not counted"
 
@@ -89,3 +91,80 @@ def _side(vision: Fields, name: str, default: int) -> int:
     if isinstance(value, list | tuple) and value:
         value = value[0]
     return default if value is None else vision.checked_integer(name, value, high=2**16)
+
+
+def _encoder(hidden: int, inner: int, depth: int, patch: int, positions: int) -> int:
+    """CLIP and SigLIP: attention and MLPs with biases, two LayerNorms a layer, learned positions."""
+    layer = 4 * hidden * (hidden + 1) + 2 * hidden * inner + inner + 5 * hidden
+    return depth * layer + hidden * (3 * patch * patch + positions)
+
+
+def _patches(vision: Fields) -> tuple[int, int]:
+    """The side of a patch, and how many patches an image has."""
+    patch = _side(vision, "patch_size", 14)
+    return patch, (_side(vision, "image_size", 336) // patch) ** 2
+
+
+def _clip(vision: Fields, hidden: int, inner: int, depth: int, text_hidden: int) -> int:
+    """LLaVA: CLIP with a class token and a projector of two layers."""
+    patch, positions = _patches(vision)
+    projector = (hidden + 1) * text_hidden + (text_hidden + 1) * text_hidden
+    return _encoder(hidden, inner, depth, patch, positions + 1) + 5 * hidden + projector
+
+
+def _siglip(vision: Fields, hidden: int, inner: int, depth: int, text_hidden: int) -> int:
+    """Gemma 3: SigLIP without its head, and one projection behind a norm."""
+    patch, positions = _patches(vision)
+    return _encoder(hidden, inner, depth, patch, positions) + 3 * hidden + hidden * text_hidden + hidden
+
+
+def _pixtral(vision: Fields, hidden: int, inner: int, depth: int, text_hidden: int) -> int:
+    """Mistral 3: gated MLPs, no biases, rotary positions; patches are merged before a projector of two layers."""
+    patch = _side(vision, "patch_size", 14)
+    tower = depth * (4 * hidden * hidden + 3 * hidden * inner + 2 * hidden) + 3 * patch * patch * hidden + hidden
+    merged = hidden * 2**2
+    return tower + hidden + merged * hidden + hidden * text_hidden + text_hidden * text_hidden
+
+
+def _qwen2(vision: Fields, hidden: int, inner: int, depth: int, text_hidden: int) -> int:
+    """Qwen2-VL: `embed_dim` is the width of the tower, `hidden_size` that of what it puts out."""
+    width = vision.integer("embed_dim", default=hidden)
+    inner = int(width * vision.number("mlp_ratio", default=4.0, low=0.1, high=100))
+    layer = 4 * width * (width + 1) + 2 * width * inner + inner + 5 * width
+    return depth * layer + _patch_merger(vision, width, hidden, norm=2 * width)
+
+
+def _qwen2_5(vision: Fields, hidden: int, inner: int, depth: int, text_hidden: int) -> int:
+    """Qwen2.5-VL: gated MLPs with biases."""
+    layer = 4 * hidden * (hidden + 1) + 3 * hidden * inner + 2 * inner + hidden + 2 * hidden
+    out = vision.integer("out_hidden_size", default=text_hidden)
+    return depth * layer + _patch_merger(vision, hidden, out, norm=hidden)
+
+
+def _patch_merger(vision: Fields, width: int, out: int, *, norm: int) -> int:
+    """The embedding of patches over several frames, and the merger of four patches."""
+    patch, frames = _side(vision, "patch_size", 14), _side(vision, "temporal_patch_size", 2)
+    merged = width * vision.integer("spatial_merge_size", default=2, high=64) ** 2
+    return 3 * frames * patch * patch * width + norm + merged * (merged + 1) + (merged + 1) * out
+
+
+def _internvit(vision: Fields, hidden: int, inner: int, depth: int, text_hidden: int) -> int:
+    """InternVL: a class token, scales of layers, and a projector over four patches."""
+    patch, positions = _patches(vision)
+    bias = 3 * hidden * vision.flag("attention_bias", "qkv_bias")
+    norms = 2 * hidden * vision.flag("use_qk_norm", "qk_normalization")
+    layer = 4 * hidden * hidden + hidden + bias + norms + 2 * hidden * inner + inner + hidden + 6 * hidden
+    tower = depth * layer + hidden * (3 * patch * patch + 1 + positions + 1 + 1)
+    merged = 4 * hidden
+    return tower + 2 * merged + (merged + 1) * text_hidden + (text_hidden + 1) * text_hidden
+
+
+_EXACT: dict[str, Callable[[Fields, int, int, int, int], int]] = {
+    "llava": _clip,
+    "gemma3": _siglip,
+    "mistral3": _pixtral,
+    "qwen2_vl": _qwen2,
+    "qwen2_5_vl": _qwen2_5,
+    "internvl": _internvit,
+    "internvl_chat": _internvit,
+}
