@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, leave_if_nothing, print_json
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, leave_if_nothing, out, print_json
 from gpuscout.runner.cli.options import AimOptions, Filters, Have, PriceOptions, Sort, grouped, owned
 from gpuscout.runner.cli.show.output import Output
 from gpuscout.sweeps.errors import InputError
+
+if TYPE_CHECKING:
+    from gpuscout.store.ranking.types import Ranking
 
 
 def register(app: typer.Typer) -> None:
@@ -27,7 +31,9 @@ def recommend(
     top: Annotated[int, typer.Option("--top", min=1, help="Configurations per model, of other GPUs first.")] = 1,
     have: Have = None,
     sort: Sort = None,
-    explain: Annotated[bool, typer.Option("--explain", help="List every configuration that lost, and why.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Of one model: every configuration, why it lost, and all prices; paged.")
+    ] = False,
     sql: Annotated[bool, typer.Option("--sql", help="Print the statements that read the answers.")] = False,
     db: Db = DEFAULT_STORE,
 ) -> None:
@@ -38,7 +44,13 @@ def recommend(
     """
     from gpuscout.runner.cli.show.inventory import print_inventory, read_inventory
     from gpuscout.runner.cli.show.ranking_rows import print_ranking_rows
-    from gpuscout.runner.cli.show.ranking_table import print_notes, print_ranking, ranking_document
+    from gpuscout.runner.cli.show.ranking_table import (
+        TIES,
+        explanation,
+        print_notes,
+        print_ranking,
+        ranking_document,
+    )
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.capacity_question import node_sizes
     from gpuscout.store.queries.inventory import served
@@ -57,26 +69,47 @@ def recommend(
         print_inventory(found, inventory, output, sort=sort)
         leave_if_nothing(any(one.shares for one in found))
         return
-    if explain:
-        question = replace(question, top=None, examples=None)
-    else:
-        # One more than is listed, for the runner-up.
-        listed = top + 1
-        question = replace(question, top=listed, examples=1)
-        if output.for_people:
-            question = replace(question, gpu_types=listed, briefly=True)
+    # Ties may be with several GPU types.
+    in_short = replace(question, top=top, examples=1, gpu_types=max(top, TIES), briefly=True)
+    in_full = replace(question, top=None, examples=None)
     with open_store(db) as store, store.reading() as connection:
-        question = replace(question, prices=prices.rules(stored_names(connection, gpus).ids))
+        rules = prices.rules(stored_names(connection, gpus).ids)
         if sql:
-            print(sql_of(connection, question))
+            print(sql_of(connection, replace(question, prices=rules)))
             return
-        ranking = rank(connection, question)
+        if explain and output.for_people:
+            _check_one(rank(connection, replace(in_short, prices=rules)))
+        asked = in_full if explain else in_short if output.for_people else replace(question, top=top + 1, examples=1)
+        ranking = rank(connection, replace(asked, prices=rules))
     if output.json:
         print_json(ranking_document(ranking))
     elif not output.for_people:
         print_ranking_rows(ranking, output, top=None if explain else top)
         print_notes(ranking, top=None if explain else top)
+    elif explain:
+        _paged(explanation(ranking, out().width))
     else:
-        print_ranking(ranking, top=top, explain=explain)
+        print_ranking(ranking, top=top)
         print("nothing was recomputed.")
     leave_if_nothing(any(group.configs or group.unranked for group in ranking.groups))
+
+
+def _check_one(ranking: Ranking) -> None:
+    """Raises InputError where several models would be explained: hundreds of lines that nobody reads."""
+    from gpuscout.store.ranking.lookup import listed
+
+    models = sorted({group.model for group in ranking.groups})
+    if len(models) > 1:
+        raise InputError(
+            f"--explain is about one model, and {len(models)} match", hint=f"add --model NAME: {listed(models)}"
+        )
+
+
+def _paged(lines: list[str]) -> None:
+    """Print lines, through the user's pager where a terminal has fewer of them."""
+    if sys.stdout.isatty() and len(lines) >= out().height:
+        import click
+
+        click.echo_via_pager("\n".join(lines))
+    else:
+        print("\n".join(lines))

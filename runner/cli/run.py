@@ -115,7 +115,7 @@ def run_and_report(
     from gpuscout.runner.cli.show.inventory import print_inventory
     from gpuscout.runner.cli.show.output import Output
     from gpuscout.runner.cli.show.progress import progress_line
-    from gpuscout.runner.cli.show.ranking_table import print_ranking, ranking_document
+    from gpuscout.runner.cli.show.ranking_table import TIES, print_ranking, ranking_document
     from gpuscout.runner.execution.controller import RunCallbacks
     from gpuscout.runner.resolve.spec import explained_names
     from gpuscout.store.queries.capacity_question import node_sizes
@@ -133,7 +133,10 @@ def run_and_report(
     ranking = None
     try:
         with store.reading() as connection:
-            ranking = rank(connection, replace(question, sweep=report.sweep.id))
+            asked = replace(question, sweep=report.sweep.id)
+            if inventory is None and output_json is None and not json:
+                asked = replace(asked, briefly=True, top=top, gpu_types=max(top, TIES))
+            ranking = rank(connection, asked)
             nodes = node_sizes(connection)
     except InputError:
         if not report.open_failures:
@@ -143,7 +146,7 @@ def run_and_report(
         found = served(ranking.groups, inventory, nodes)
         print_inventory(found, inventory, Output(json=json), sort=sort)
         if not json:
-            err().print(_summary(report, ranked=False))
+            err().print(_summary(report))
         leave_if_nothing(any(one.shares for one in found))
         return
     document = {"run": _report_document(report), **(ranking_document(ranking) if ranking else {})}
@@ -152,9 +155,10 @@ def run_and_report(
     if json:
         print(json_text(document))
     else:
+        # The answer comes last: it is what fits the terminal.
+        err().print(_summary(report))
         if ranking:
             print_ranking(ranking, top=top)
-        err().print(_summary(report, ranked=ranking is not None))
         _print_reasons(store, report)
     if report.open_failures:
         raise typer.Exit(_EXIT_FAILURES)
@@ -245,7 +249,7 @@ def _print_reasons(store: Store, report: RunReport) -> None:
         )
 
 
-def _summary(report: RunReport, *, ranked: bool) -> str:
+def _summary(report: RunReport) -> str:
     progress = report.progress
     if report.already_complete:
         return f"nothing to compute: all {count(progress.total_tasks, 'task')} of {report.sweep.name} are in the store."
@@ -262,8 +266,6 @@ def _summary(report: RunReport, *, ranked: bool) -> str:
     if report.open_failures:
         parts.append(f"{report.open_failures:,} failed")
     lines = [f"{', '.join(parts)}, in {report.seconds:.1f} s."]
-    if ranked:
-        lines.append(f"gpuscout recommend --sweep {report.sweep.name} --explain   shows why the others lost.")
     if report.elsewhere:
         lines.append(f"{count(report.elsewhere, 'block')} are being computed by other runners.")
     if report.open_failures:

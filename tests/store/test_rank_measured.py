@@ -396,9 +396,16 @@ def test_every_row_says_what_it_rests_on(
     database: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "160")
-    rows = [" ".join(line.split()) for line in recommend(capsys, database, "--top", "3").splitlines()]
+    shown = recommend(capsys, database, "--top", "3", "--no-slo")
+    rows = [" ".join(line.split()) for line in shown.splitlines()]
+    assert rows[2].split()[-1] == "behind"
+    assert "One H100 x1 fp8 kv-fp8 800\u20131,300" in rows[3] or "1,300 (measured)" in rows[3]
+    assert "1,000 (800\u20131,100)" in rows[4]
     assert "measured: 2 runs, vllm 0.19, 2026-04-17, lab" in rows
-    assert "estimated: tok/s: half of 38 runs within 12 %, nine of ten within 24 % (Ada, dense, fp8, 1 GPU)" in rows
+    explained = " ".join(recommend(capsys, database, "--explain").split())
+    assert (
+        "estimated: tok/s: half of 38 runs within 12 %, nine of ten within 24 % (Ada, dense, fp8, 1 GPU)" in explained
+    )
     monkeypatch.setenv("COLUMNS", "80")
     shown = recommend(capsys, database, "--kind", "estimated", "--top", "2")
     assert "estimated: tok/s: half of 38 runs within 12 %" in shown
@@ -408,7 +415,9 @@ def test_every_row_says_what_it_rests_on(
     assert "180 ms " in shown
     assert "130 ms^" in shown
     shown = recommend(capsys, database, "--cautious", "--top", "3", "--explain")
-    assert "figures of estimates are those that hold with a probability of 90%" in shown
+    assert "roofline says 800" in shown
+    told = " ".join(recommend(capsys, database, "--kind", "estimated", "--explain").split())
+    assert "no measured runs near this; tok/s: half of 9 runs within 20 % (NVIDIA families that nothing" in told
     assert "roofline says 800" in shown
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuscout.runner.cli.common import count
 from gpuscout.runner.cli.show.document import picked
+from gpuscout.runner.cli.show.fitted import short_gpu
 
 if TYPE_CHECKING:
     from gpuscout.store.prices.prices import GpuPrice, Prices
@@ -24,17 +25,61 @@ def price_notes(ranking: Ranking, *, top: int = 1) -> list[str]:
         return []
     shown = [config.gpu for group in ranking.groups for config in listed(group)[: max(top, 2)]]
     notes = prices_told(ranking.prices, shown)
-    notes += _decisions(ranking)
-    ranked_by_price = question.aim.needs("price")
+    return notes + decisions(ranking) + _sellers(ranking) + _unpriced(ranking, shown)
+
+
+def _sellers(ranking: Ranking) -> list[str]:
+    """What wins at each provider's own prices, where there is one answer only."""
+    if len(ranking.groups) != 1 or not ranking.groups[0].sellers:
+        return []
+    unit = ranking.question.aim.unit
+    told = (f"{one.provider}: {one.gpu} x{one.num_gpus} {usd(one.objective)}" for one in ranking.groups[0].sellers)
+    return [f"at each seller's own prices ({unit}): {'; '.join(told)}"]
+
+
+def prices_in_short(ranking: Ranking, gpus: Iterable[str], *, by_gpu: bool) -> list[str]:
+    """One line on the prices of these GPUs: what each costs, or else from when they are; and what has none.
+
+    Where they come from, and which of them decide, `price_notes` says in full.
+    """
+    question, found = ranking.question, ranking.prices
+    if not any(question.aim.needs("price") or name.startswith("cost") for name in ("", *question.also)):
+        return []
+    priced = [found.known[gpu] for gpu in dict.fromkeys(gpus) if gpu in found.known]
+    rules, notes = found.rules, []
+    kind = f"prices: {rules.purchase}, median of sellers" + (f", {rules.discount:.0%} off" if rules.discount else "")
+    if by_gpu and priced and not rules.whole_instances:
+        notes.append(f"{kind}, USD per GPU hour: {'; '.join(_in_short(found, price.gpu) for price in priced)}")
+    elif days := [day for price in priced if price.dates for day in price.dates]:
+        notes.append(f"{kind}, {min(days):%Y-%m} to {max(days):%Y-%m}")
+    if unused := _unused_overrides(found):
+        notes.append(f"--price changes nothing here: nothing that was asked about runs on {', '.join(unused)}")
+    return notes + _unpriced(ranking, gpus)
+
+
+def _in_short(prices: Prices, gpu: str) -> str:
+    """ "L40S 2.06 (0.79-3.50, 5 sellers)" """
+    price = prices.known[gpu]
+    hourly = price.per_hour(1)
+    if price.dates is None:
+        return f"{short_gpu(gpu)} {usd(hourly.usd)} (--price)"
+    old = f", read {price.dates[0]:%Y-%m} to {price.dates[1]:%Y-%m}" if prices.is_old(gpu) else ""
+    span = f"{usd(hourly.low)}\u2013{usd(hourly.high)}, " if hourly.low < hourly.high else ""
+    return f"{short_gpu(gpu)} {usd(hourly.usd)} ({span}{count(len(price.providers), 'seller')}{old})"
+
+
+def _unpriced(ranking: Ranking, shown: Iterable[str]) -> list[str]:
+    """Which GPUs have no price, and why."""
+    ranked_by_price = ranking.question.aim.needs("price")
     lacking: dict[str, list[str]] = defaultdict(list)
     unranked = (one.gpu for group in ranking.groups for one in group.unranked)
     for gpu in sorted({*unranked} if ranked_by_price else {*shown}):
         if gpu in ranking.prices.missing:
             lacking[ranking.prices.missing[gpu]].append(gpu)
     told, does = ("unranked", "ranks") if ranked_by_price else ("no price", "prices")
-    for reason, gpus in lacking.items():
-        notes.append(f"{told}: {', '.join(gpus)}: {reason}; --price '{gpus[0]}'=USD {does} it")
-    return notes
+    return [
+        f"{told}: {', '.join(gpus)}: {reason}; --price '{gpus[0]}'=USD {does} it" for reason, gpus in lacking.items()
+    ]
 
 
 def prices_told(prices: Prices, gpus: Iterable[str]) -> list[str]:
@@ -74,7 +119,7 @@ def _told(prices: Prices, gpu: str) -> str | None:
     return f"{gpu} {usd(hourly.usd)} ({spread}{', '.join(price.providers)}; {days})"
 
 
-def _decisions(ranking: Ranking) -> list[str]:
+def decisions(ranking: Ranking) -> list[str]:
     """One note for each price at which another GPU type would win, with the models it would win."""
     won: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)
     for group in ranking.groups:

@@ -1,11 +1,9 @@
-"""Why configurations are not ranked, in lines for people: in short, in full, and where none is ranked at all."""
+"""Why configurations are or are not ranked, in lines for people: all of them, or what comes closest where none is."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from typing import Any
-
 from gpuscout.runner.cli.common import count
+from gpuscout.runner.cli.show.certainty import met, ranged, trust
 from gpuscout.runner.cli.show.wording import (
     GLUE,
     at_load,
@@ -17,8 +15,6 @@ from gpuscout.runner.cli.show.wording import (
     load,
     name_of,
     quantity,
-    trust,
-    workload,
     wrapped,
 )
 from gpuscout.store.ranking.types import Cause, Group, Kind, Loser, Losers, Operating, Ranking
@@ -68,55 +64,19 @@ def _came_to(ranking: Ranking, slo: Slo, value: float | None, config: Operating)
     return f"{told} ({tail:g} x the mean)"
 
 
-def summary(ranking: Ranking, width: int) -> list[str]:
-    """How many configurations were out for each reason, with the one that came nearest to being ranked."""
-    counted: dict[str, int] = defaultdict(int)
-    nearest: dict[str, tuple[float, str]] = {}
-    for group in ranking.groups:
-        for losers in group.losers:
-            reason = _reason(losers)
-            counted[reason] += losers.count
-            for loser in losers.examples[:1]:
-                told = f"{group.model} on {describe(loser, group)}: {loser.detail}"
-                how_near = (loser.ratio if loser.ratio is not None else float("inf"), told)
-                nearest[reason] = min(nearest.get(reason, how_near), how_near)
-    rows = []
-    for reason, number in sorted(counted.items(), key=lambda item: -item[1]):
-        example = ""
-        if reason in nearest:  # what is nearest may be of a group that is not shown
-            ratio, told = nearest[reason]
-            example = f"; {'nearest' if ratio < float('inf') else 'such as'} {told}"
-        rows.append((number, reason + example))
-    left_out: dict[str, list[Any]] = defaultdict(list)
-    for exclusion in ranking.exclusions:
-        left_out[exclusion.reason].append(exclusion)
-    rows += [
-        (sum(e.combinations for e in alike), f"{reason}; such as {_of(alike[0].model)}{alike[0].detail}")
-        for reason, alike in left_out.items()
-    ]
-    if not rows:
-        return []
-    candidates = sum(group.candidates for group in ranking.groups)
-    total = candidates + sum(counted.values())
-    lines = [f"{candidates:,} of {count(total, 'configuration')} qualify; why others are out (--explain lists all):"]
-    digits = max(len(f"{number:,}") for number, _ in rows)
-    for number, text in rows:
-        first, *rest = wrapped(text, width, indent=4 + digits)
-        lines += [f"  {number:>{digits},}  {first.lstrip()}", *rest]
-    return lines
-
-
 def explained(ranking: Ranking, width: int) -> list[str]:
     """Every configuration: the ranked with how far they are behind, the others with what removed them."""
     aim = ranking.question.aim
     lines = []
     for group in ranking.groups:
-        lines.append(f"{group.model}, {workload(group)}: {count(group.candidates, 'configuration')} ranked")
+        lines.append(f"{group.model}: {count(group.candidates, 'configuration')} ranked")
         for config in group.configs:
-            told = f"{config.place:>4}. {describe(config, group)}: {figure(config.objective)}{GLUE}{aim.unit}"
-            told += f" at c={load(config)}"
+            value = ranged(config.objective, config.objective_range, config.kind)
+            told = f"{config.place:>4}. {describe(config, group)}: {value}{GLUE}{aim.unit} at c={load(config)}"
             told += f" ({behind(ranking, config)})" if config.place > 1 else ""
             told += f"; {config.told_kind}: {trust(config)}"
+            told += f"; limits met: {met(config)}" if config.chances else ""
+            told += f"; deploy cannot write it: {config.cannot_start}" if config.cannot_start else ""
             told += "".join(
                 f"; {opinion.engine} says {figure(opinion.objective) if opinion.objective is not None else 'no'}"
                 for opinion in config.opinions[1:]

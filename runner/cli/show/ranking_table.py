@@ -1,197 +1,190 @@
-"""How a ranking is shown to people: tables that fit the terminal, what rows rest on, and notes."""
+"""How a ranking is shown to people: a line an answer, a matrix of several workloads, and what stands around them.
+
+Ten models fit into 24 lines of 80 columns: what there is to say of a row is a mark, of which the last line says what it
+stands for; sentences are for questions about one or two answers, and for `--explain`.
+"""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from gpuscout.runner.cli.common import count, err, out
-from gpuscout.runner.cli.show.prices import price_notes
+from gpuscout.runner.cli.common import out
+from gpuscout.runner.cli.show.certainty import met, ranged
+from gpuscout.runner.cli.show.fitted import FittedColumn, bare_names, fitted, short_gpu
 from gpuscout.runner.cli.show.ranking_document import ranking_document
-from gpuscout.runner.cli.show.ranking_explained import explained, nothing, summary
+from gpuscout.runner.cli.show.ranking_explained import explained, nothing
+from gpuscout.runner.cli.show.ranking_notes import (
+    DETAILED,
+    UNBACKED,
+    after,
+    before,
+    details,
+    is_old,
+    legend,
+    marks,
+    notes_in_full,
+    print_notes,
+)
 from gpuscout.runner.cli.show.wording import (
     GLUE,
     LATENCIES,
     behind,
     case_of,
-    default_limit,
     describe,
     figure,
     glued_limit,
-    guessed,
     load,
     measured_aside,
     name_of,
     not_shown,
     quantity,
-    shortened,
-    tie,
-    trust,
     workload,
     wrapped,
 )
-from gpuscout.store.ranking.confidence import EXPECTED
-from gpuscout.store.ranking.rows import listed
+from gpuscout.store.ranking.rows import shown
 from gpuscout.store.ranking.types import MEASURES, Group, Kind, RankedConfig, Ranking
 from gpuscout.sweeps.slo import Slo
 
-__all__ = ["print_notes", "print_ranking", "ranking_document"]
+__all__ = ["TIES", "explanation", "print_notes", "print_ranking", "ranking_document"]
 
+TIES = 6
+"""GPU types that are looked at for ties with the best."""
 # Objectives that have no column of their own otherwise.
 _VALUES = {"cost": "USD/Mtok", "cost-per-hour": "USD/h", "energy": "kWh/Mtok"}
-_SHORTEST_MODEL = 14
+# Those that have one.
+_OBJECTIVES = {
+    "ttft_ms": "ttft",
+    "itl_ms": "itl",
+    "e2e_s": "e2e",
+    "output_tokens_per_s": "throughput",
+    "tokens_per_s_per_gpu": "throughput-per-gpu",
+}
+_LEAST_MODEL, _LEAST_GPU = 14, 16
+_NOTHING = "none"
 
 
-def print_ranking(ranking: Ranking, *, top: int = 1, explain: bool = False) -> None:
-    """Print, for each workload, `top` configurations of every model, and why others were out.
+def print_ranking(ranking: Ranking, *, top: int = 1) -> None:
+    """Print `top` configurations of every model and workload.
 
-    With `explain` every configuration is listed that the ranking holds. Measured runs of other lengths than sweeps have
-    are told by their number unless the question names them: public ones would bury the answer.
+    Measured runs of other lengths than sweeps have are told by their number unless the question names them: public ones
+    would bury the answer.
     """
-    width = out().width
-    aside = set() if explain else measured_aside(ranking.question, ranking.groups)
-    shown = tuple(group for group in ranking.groups if case_of(group) not in aside)
-    ranking = replace(ranking, groups=shown)
-    lines: list[str] = []
-    for _, same in groupby(ranking.groups, key=lambda group: (group.input_len, group.output_len)):
-        groups = list(same)
-        lines += [*_heading(ranking, groups[0], width), *_Block(ranking, groups, top, width).lines(), ""]
+    for line in ranking_lines(ranking, out().width, top=top):
+        print(line)
+
+
+def ranking_lines(ranking: Ranking, width: int, *, top: int = 1) -> list[str]:
+    """What `print_ranking` prints in a terminal of this width."""
+    aside = measured_aside(ranking.question, ranking.groups)
+    groups = [group for group in ranking.groups if case_of(group) not in aside]
+    ranking = replace(ranking, groups=tuple(groups))
+    lines = [*_wrapped(before(ranking, groups, top=top), width)]
     if aside:
-        lines += wrapped(not_shown(aside), width, indent=0)
-    lines += _notes(ranking, top, width)
-    lines += explained(ranking, width) if explain else summary(ranking, width)
-    for line in lines:
-        print(line.replace(GLUE, " ").rstrip())
+        lines += _wrapped([not_shown(aside)], width)
+    blocks = [list(same) for _, same in groupby(groups, key=lambda group: (group.input_len, group.output_len))]
+    if len(blocks) > 1 and top == 1 and (matrix := _matrix(ranking, groups, width)):
+        lines += matrix
+        shown_rows, with_load = [[*group.configs[:1]] for group in groups], False
+    else:
+        shown_rows, with_load = [shown(group, top) for group in groups], True
+        for block in blocks:
+            lines += [*_wrapped([f"{workload(block[0])}: {_objective(ranking)}"], width)]
+            lines += _block(ranking, block, top, width)
+            if len(groups) <= DETAILED:
+                for group in block:
+                    lines += [line for told in details(ranking, group) for line in wrapped(told, width, indent=2)]
+    rows = [marks(ranking, group, config) for group, own in zip(groups, shown_rows, strict=True) for config in own]
+    configs = [config for own in shown_rows for config in own] if with_load else []
+    if not with_load:
+        rows = [_matrix_marks(ranking, group) for group in groups]
+        if old := [
+            short_gpu(gpu) for gpu in dict.fromkeys(g.best.gpu for g in groups if g.best) if is_old(ranking, gpu)
+        ]:
+            lines += _wrapped([f"prices over 180 days old: {', '.join(old)}"], width)
+    if (used := legend(ranking, rows, configs)) is not None:
+        lines += wrapped(used, width, indent=0)
+    lines += _wrapped(after(ranking, groups), width)
+    if len(groups) > DETAILED and any(not group.configs for group in groups):
+        lines += _wrapped([f"{_NOTHING}: no configuration qualifies; --model NAME says what comes closest"], width)
+    return [line.replace(GLUE, " ").rstrip() for line in lines]
 
 
-# --- tables ------------------------------------------------------------------------------------------------------
+def explanation(ranking: Ranking, width: int) -> list[str]:
+    """Everything there is to say of one model: every configuration, why others are out, prices and sellers."""
+    backed = any(group.is_backed for group in ranking.groups)
+    lines = [] if backed else _wrapped([UNBACKED], width)
+    caveats = dict.fromkeys(caveat for group in ranking.groups for caveat in group.caveats)
+    lines += _wrapped((f"# {caveat}" for caveat in caveats), width)
+    lines += [line for group in ranking.groups for line in _explained_group(ranking, group, width)]
+    lines += _wrapped(notes_in_full(ranking, top=None), width)
+    return [line.replace(GLUE, " ").rstrip() for line in lines]
 
 
-def _heading(ranking: Ranking, group: Group, width: int) -> list[str]:
+def _explained_group(ranking: Ranking, group: Group, width: int) -> Iterator[str]:
+    yield from wrapped(f"{workload(group)}: {_objective(ranking)}", width, indent=0)
+    yield from _block(ranking, [group], 1, width)
+    for told in details(ranking, group):
+        yield from wrapped(told, width, indent=2)
+    yield from explained(replace(ranking, groups=(group,)), width)
+
+
+def _wrapped(notes: Iterable[str], width: int) -> list[str]:
+    return [line for note in notes for line in wrapped(note, width, indent=0)]
+
+
+def _objective(ranking: Ranking) -> str:
     limits = ", ".join(glued_limit(slo) for slo in ranking.question.slos)
-    objective = f"objective: {ranking.question.aim.label}" + (f", {limits}" if limits else "")
-    confidence = ranking.question.confidence
-    objective += f", confidence {confidence:g}" if confidence > EXPECTED else ""
-    about = workload(group)
-    if len(about) + 3 + len(objective) <= width:
-        return [f"{about}   {objective}"]
-    return [about, *wrapped(objective, width, indent=2)]
+    return ranking.question.aim.label + (f", {limits}" if limits else "")
 
 
-class _Block:
-    """The configurations of all models of one workload.
+# --- a line an answer --------------------------------------------------------------------------------------------
 
-    One line a configuration, with its model, if that fits. Else what it rests on goes to a line below it; else the
-    model to a line above, and the runner-up below.
-    """
 
-    def __init__(self, ranking: Ranking, groups: Sequence[Group], top: int, width: int) -> None:
-        self._ranking, self._top, self._width = ranking, top, width
-        self._groups = [(group, _in_order(group, top)) for group in groups]
-        self._header: list[str] = []
-        self._cells: dict[int, list[str]] = {}
-        columns = _columns(ranking)
-        self._fill(columns)
-        for name in _unasked(ranking):
-            # A runner-up may go below.
-            if self._total(list(self._cells.values()), extra=0, last=top > 1) + 2 <= width or name not in columns:
-                continue
-            del columns[name]
-            self._fill(columns)
-        longest = max((len(group.model) for group in groups), default=0)
-        name_width = 2 + min(longest, _SHORTEST_MODEL)
-        self._trust_below = _trust_tells(ranking)
-        if self._trust_below and self._total([*self._with_trust().values()], extra=2) + name_width <= width:
-            self._cells, self._trust_below = self._with_trust(), False
-            self._header = [*self._header, "kind", "trust"]
-        self._widths = [max(len(line[i]) for line in [self._header, *self._cells.values()]) for i in self._places]
-        self._one_line = sum(self._widths) + 2 * len(self._widths) + name_width <= width
-        if not self._one_line and top == 1:
-            self._widths[-1] = 0  # runners-up get a line of their own
-        self._name_width = min(longest, width - sum(self._widths) - 2 * len(self._widths) - 2) if self._one_line else 0
-
-    def _fill(self, columns: Mapping[str, str]) -> None:
-        """The header and the cells of every row with these columns."""
-        self._header = ["best", *columns.values(), "behind" if self._top > 1 else "runner-up"]
-        self._cells = {
-            id(config): [
-                describe(config, group) + (f"{GLUE}?" if guessed(config, group) else ""),
-                *(_cell(self._ranking, config, name) for name in columns),
-                self._last(group, rows, place),
-            ]
-            for group, rows in self._groups
-            for place, config in enumerate(rows[: self._top])
-        }
-        self._figures = range(1, 1 + len(columns))
-
-    @property
-    def _places(self) -> range:
-        return range(len(self._header))
-
-    def _with_trust(self) -> dict[int, list[str]]:
-        """Every row with two more cells."""
-        return {
-            id(config): [*self._cells[id(config)], config.told_kind, trust(config)]
-            for _, rows in self._groups
-            for config in rows[: self._top]
-        }
-
-    def _total(self, cells: Sequence[Sequence[str]], *, extra: int, last: bool = True) -> int:
-        """How wide these rows are, with so many of the extra columns, with or without the last."""
-        header = [*self._header, "kind", "trust"][: len(self._header) + extra]
-        return sum(max(len(line[i]) for line in [header, *cells]) + 2 for i in range(len(header) - (not last)))
-
-    def _last(self, group: Group, rows: Sequence[RankedConfig], place: int) -> str:
-        """How far a row is behind the best; where only that is listed, who is next."""
-        if self._top > 1:
-            return behind(self._ranking, rows[place]) if place else "best"
-        return f"{describe(rows[1], group)} ({behind(self._ranking, rows[1])})" if len(rows) > 1 else ""
-
-    def lines(self) -> list[str]:
-        found = []
-        if self._cells:
-            found.append(f"  {'model' if self._one_line else '':{self._name_width}}  {self._row(self._header)}")
-        for group, rows in self._groups:
-            if not self._one_line or not rows:
-                found.append(f"  {group.model}")
-            if not rows:
-                found += wrapped(nothing(self._ranking, group), self._width, indent=4)
-            for place, config in enumerate(rows[: self._top]):
-                cells = self._cells[id(config)]
-                name = shortened(group.model, self._name_width) if self._one_line and place == 0 else ""
-                found.append(f"  {name:{self._name_width}}  {self._row(cells)}")
-                if self._trust_below:
-                    told = f"{config.told_kind}: {trust(config)}"
-                    found += wrapped(told, self._width, indent=self._name_width + 6)
-                if not self._one_line and self._top == 1 and cells[-1]:
-                    found += wrapped(f"runner-up: {cells[-1]}", self._width, indent=6)
-            for caveat in group.caveats:
-                found += wrapped(f"? {caveat}", self._width, indent=self._name_width + 6)
-            for found_tie in group.ties[:1]:
-                found += wrapped(tie(found_tie, group), self._width, indent=self._name_width + 6)
-        return found
-
-    def _row(self, cells: Sequence[str]) -> str:
-        """Figures to the right, words to the left; a width of 0 leaves a cell out."""
-        return "  ".join(
-            f"{cell:>{width}}" if place in self._figures else f"{cell:<{width}}"
-            for place, (cell, width) in enumerate(zip(cells, self._widths, strict=True))
-            if width
+def _block(ranking: Ranking, groups: Sequence[Group], top: int, width: int) -> list[str]:
+    """The configurations of all models of one workload."""
+    names = bare_names(group.model for group in groups)
+    rows: list[tuple[str, Group, RankedConfig | None]] = []
+    for group in groups:
+        best = shown(group, top)
+        rows += [(names[group.model] if place == 0 else "", group, config) for place, config in enumerate(best)]
+        if not best:
+            rows.append((names[group.model], group, None))
+    if all(config is None for _, _, config in rows):
+        # Of one or two answers the details say it; of more, a line each does.
+        return [] if len(groups) <= DETAILED else [line for group in groups for line in _none(ranking, group, width)]
+    cells = {name: _cells(ranking, rows, name) for name in _columns(ranking)}
+    drops = {name: place for place, name in enumerate(_droppable(ranking), 1)}
+    columns = [
+        FittedColumn("model", [name for name, _, _ in rows], least=_LEAST_MODEL),
+        FittedColumn(
+            "best",
+            [describe(config, group) if config else _NOTHING for _, group, config in rows],
+            least=_LEAST_GPU,
+        ),
+        FittedColumn("", [marks(ranking, group, config) if config else "" for _, group, config in rows]),
+    ]
+    columns += [
+        FittedColumn(heading, cells[name], right=True, drop=drops.get(name))
+        for name, heading in _columns(ranking).items()
+    ]
+    if top > 1:
+        columns.append(
+            FittedColumn("behind", [_behind(ranking, group, config) for _, group, config in rows], right=True)
         )
+    return fitted(columns, width, indent=2)
 
 
-def _in_order(group: Group, top: int) -> list[RankedConfig]:
-    """The rows to choose from, those that are shown by their places."""
-    rows = listed(group)
-    return [*sorted(rows[:top], key=lambda config: config.place), *rows[top:]]
+def _none(ranking: Ranking, group: Group, width: int) -> list[str]:
+    told = f"{group.model}: {nothing(ranking, group)}".replace(GLUE, " ")
+    return [f"  {told}" if len(told) <= width - 2 else f"  {told[: width - 3]}…"]
 
 
-def _trust_tells(ranking: Ranking) -> bool:
-    """Whether rows differ in what they rest on: otherwise a note says it of all."""
-    shown = [config for group in ranking.groups for config in (*group.configs, *group.best_per_gpu)]
-    return any(config.kind is Kind.MEASURED or config.backing is not None for config in shown)
+def _behind(ranking: Ranking, group: Group, config: RankedConfig | None) -> str:
+    if config is None:
+        return ""
+    return "best" if config is group.best or config == group.best else behind(ranking, config)
 
 
 def _columns(ranking: Ranking) -> dict[str, str]:
@@ -199,8 +192,8 @@ def _columns(ranking: Ranking) -> dict[str, str]:
     question, aim = ranking.question, ranking.question.aim
     names = [*dict(aim.weights), *question.also]
     asked = {*(MEASURES[name].column for name in names), *(slo.column for slo in question.slos)}
-    columns = {"score": "score"} if aim.is_weighted else {}
-    columns |= {name: _VALUES[name] for name in names if name in _VALUES}
+    columns = {"score": "score (80 % range)"} if aim.is_weighted else {}
+    columns |= {name: f"{_VALUES[name]} (80 % range)" for name in names if name in _VALUES}
     if any(config.spread for group in ranking.groups for config in group.best_per_gpu):
         columns["spread"] = "spread"
     columns["concurrency"] = "c"
@@ -208,37 +201,50 @@ def _columns(ranking: Ranking) -> dict[str, str]:
     columns |= {slo.name: name_of(slo) for slo in question.slos if slo.percentile is not None}
     if "requests_per_s" in asked:
         columns["requests_per_s"] = "req/s"
-    return columns | {"output_tokens_per_s": "tok/s", "tokens_per_s_per_gpu": "tok/s/GPU"}
+    columns |= {"output_tokens_per_s": "tok/s", "tokens_per_s_per_gpu": "tok/s/GPU"}
+    columns |= {name: f"{columns[name]} (80 % range)" for name, objective in _OBJECTIVES.items() if objective in names}
+    return columns | ({"met": "limits met"} if question.slos else {})
 
 
-def _unasked(ranking: Ranking) -> list[str]:
-    """Columns that a narrow terminal may do without, the first one first."""
+def _droppable(ranking: Ranking) -> list[str]:
+    """Columns that a narrow terminal may do without, the first one first: none that ranks, or that says how surely."""
     question = ranking.question
-    asked = {MEASURES[name].column for name in (*dict(question.aim.weights), *question.also)}
-    asked |= {slo.column for slo in question.slos if slo.percentile is None}
-    names = [*dict(question.aim.weights), *question.also]
-    kept = {"tokens_per_s_per_gpu"} if "throughput-per-gpu" in names else set()
-    return [name for name in ("tokens_per_s_per_gpu", "ttft_ms", "itl_ms") if name not in asked | kept]
+    names_asked = (*dict(question.aim.weights), *question.also)
+    ranking_by = {MEASURES[name].column for name in names_asked}
+    limited = {slo.column for slo in question.slos if slo.percentile is None}
+    kept = {"tokens_per_s_per_gpu"} if "throughput-per-gpu" in names_asked else set()
+    kept |= {column for column in ranking_by if column != "output_tokens_per_s" or "throughput" in names_asked}
+    names = ["tokens_per_s_per_gpu", "spread", "output_tokens_per_s", "ttft_ms", "itl_ms", "e2e_s", "requests_per_s"]
+    return sorted((name for name in names if name not in kept), key=lambda name: name in limited)
+
+
+def _cells(ranking: Ranking, rows: Sequence[tuple[str, Group, RankedConfig | None]], name: str) -> list[str]:
+    return [_cell(ranking, config, name) if config is not None else "" for _, _, config in rows]
 
 
 def _cell(ranking: Ranking, config: RankedConfig, name: str) -> str:
-    if name in LATENCIES:
-        return quantity(config.counted(name), name)
+    question = ranking.question
+    asked = (*dict(question.aim.weights), *question.also)
     if name == "score":
-        return f"{config.objective:.2f}"
+        return ranged(config.objective, config.objective_range, config.kind)
     if name in _VALUES:
-        return figure(config.values[name])
+        return ranged(config.values[name], config.ranges.get(name), config.kind)
+    if name == "met":
+        return met(config)
     if name == "spread":
-        return "-".join(figure(value) for value in config.spread or ())
+        return "–".join(figure(value) for value in config.spread or ())
     if name == "concurrency":
         return load(config)
-    if name == "tokens_per_s_per_gpu":
-        tokens = config.counted("output_tokens_per_s")
-        return figure(None if tokens is None else tokens / config.num_gpus)
-    for slo in ranking.question.slos:
+    for slo in question.slos:
         if slo.name == name and slo.percentile is not None:
             return _percentile(config, slo)
-    return figure(config.counted(name))
+    value = config.counted("output_tokens_per_s" if name == "tokens_per_s_per_gpu" else name)
+    if name == "tokens_per_s_per_gpu" and value is not None:
+        value /= config.num_gpus
+    objective = _OBJECTIVES.get(name)
+    if objective in asked:
+        return ranged(value, config.ranges.get(objective), config.kind)
+    return quantity(value, name) if name in LATENCIES else figure(value)
 
 
 def _percentile(config: RankedConfig, slo: Slo) -> str:
@@ -246,69 +252,71 @@ def _percentile(config: RankedConfig, slo: Slo) -> str:
     return f"{quantity(config.percentiles.get(slo.name), slo.column)}{assumed}"
 
 
-# --- notes -------------------------------------------------------------------------------------------------------
+# --- several workloads -------------------------------------------------------------------------------------------
 
 
-def print_notes(ranking: Ranking, *, top: int | None) -> None:
-    """What rows of CSV and Markdown cannot tell, on standard error: who is not among them, why, and prices."""
-    width = err().width
-    aside = measured_aside(ranking.question, ranking.groups)
-    for group in ranking.groups:
-        if not listed(group) and case_of(group) not in aside:
-            told = f"{group.model}, {workload(group)}: {nothing(ranking, group)}"
-            _say(told, width)
-    if ranking.missing_tasks:
-        _say(_unfinished(ranking), width)
-    for note in price_notes(ranking, top=top or 1):
-        _say(note, width)
+def _matrix(ranking: Ranking, groups: Sequence[Group], width: int) -> list[str]:
+    """A row a model, a column a workload: what is best there, and its figure; empty: it does not fit the width.
+
+    Where there is no room for both, the figure gives way to its range, then to a shorter one.
+    """
+    lengths = list(dict.fromkeys((group.input_len, group.output_len) for group in groups))
+    names = bare_names(group.model for group in groups)
+    at = {(group.model, (group.input_len, group.output_len)): group for group in groups}
+    for cell, gap, what in ((_full_cell, 2, ""), (_range_cell, 2, ", 80 % ranges"), (_tight_cell, 1, ", 80 % ranges")):
+        columns = [FittedColumn("model", list(names.values()), least=_LEAST_MODEL)]
+        for pair in lengths:
+            mine = [at.get((model, pair)) for model in names]
+            heading = next(_short_workload(group) for group in mine if group is not None)
+            columns.append(FittedColumn(heading, [cell(ranking, group) if group else "" for group in mine]))
+        needed = min(columns[0].width, _LEAST_MODEL) + sum(column.width for column in columns[1:])
+        if needed + gap * len(lengths) <= width:
+            return [*wrapped(f"{_objective(ranking)}{what}", width, indent=0), *fitted(columns, width)]
+    return []
 
 
-def _say(note: str, width: int) -> None:
-    for line in wrapped(note, width, indent=0):
-        print(line.replace(GLUE, " ").rstrip(), file=sys.stderr)
+def _short_workload(group: Group) -> str:
+    return group.workload or f"{group.input_len:,} in / {group.output_len:,} out"
 
 
-def _unfinished(ranking: Ranking) -> str:
-    return f"{ranking.sweep} is unfinished: {count(ranking.missing_tasks, 'task')} may still change this"
+def _full_cell(ranking: Ranking, group: Group) -> str:
+    """ "H200 x2 bf16 2.69 (2.12–3.41) <" """
+    best = group.best
+    value = "" if best is None else ranged(best.objective, best.objective_range, best.kind)
+    return _matrix_cell(ranking, group, value, " ", precision=True)
 
 
-def _notes(ranking: Ranking, top: int, width: int) -> list[str]:
-    shown = [config for group in ranking.groups for config in (*group.configs[:1], *group.best_per_gpu)]
-    return [line for note in _told(ranking, shown, top) for line in wrapped(note, width, indent=0)]
+def _range_cell(ranking: Ranking, group: Group) -> str:
+    """ "H200 x2 2.12–3.41 <" """
+    return _matrix_cell(ranking, group, _range(group.best, figure), " ")
 
 
-def _told(ranking: Ranking, shown: Sequence[RankedConfig], top: int) -> Iterable[str]:
-    question = ranking.question
-    if ranking.missing_tasks:
-        yield _unfinished(ranking)
-    if question.default_slo:
-        yield default_limit(question)
-    if any(config.queued for config in shown):
-        yield "* more requests in flight than the KV cache holds: some wait, which is in TTFT; --slo ttft<=… limits it"
-    if any(config.interpolated for config in shown):
-        yield "~ at a limit, interpolated between the stored concurrencies (--no-interpolate: stored ones only)"
-    if any(config.assumed_tail is not None for config in shown):
-        yield f"^ not known of an estimate: assumed to be {question.assume_tail:g} x the mean (--assume-tail)"
-    if shown and "energy" in (*question.also, *(name for name, _ in question.weights)):
-        yield "energy: an upper bound, as if every GPU drew its full TDP"
-    if any(config.at_confidence for config in shown):
-        yield f"figures of estimates are those that hold with a probability of {question.confidence:.0%}"
-    if shown and not _trust_tells(ranking):
-        lacking = question.confidence > EXPECTED and not any(config.at_confidence for config in shown)
-        yield (
-            "all of these are estimates, with no measured runs near them"
-            + ("; no intervals are known either" if lacking else "")
-        )
-    others = sorted({engine for group in ranking.groups for engine in group.other_engines})
-    if others:
-        shown_of = ", ".join(sorted({group.engine for group in ranking.groups}))
-        yield f"estimates of {shown_of}; the store also has some of {', '.join(others)} (--engine NAME)"
-    if ranking.implausible_runs:
-        runs = count(ranking.implausible_runs, "measured run")
-        yield f"left out: {runs} better than the hardware can be (gpuscout query --implausible has the causes)"
-    if ranking.set_aside_runs:
-        runs = count(ranking.set_aside_runs, "measured run")
-        yield f"left out: {runs} drafted, cached, superseded or of low trust (gpuscout query --set-aside says which)"
-    if any(config.spread for config in shown):
-        yield "spread: the lowest and the highest opinion of the same configuration"
-    yield from price_notes(ranking, top=top)
+def _tight_cell(ranking: Ranking, group: Group) -> str:
+    """ "H200 x2 2.1–3.4<" """
+    return _matrix_cell(
+        ranking,
+        group,
+        _range(group.best, lambda value: f"{value:,.{0 if value >= 10 else 1 if value >= 1 else 2}f}"),
+        "",
+    )
+
+
+def _range(best: RankedConfig | None, show: Callable[[float], str]) -> str:
+    if best is None:
+        return ""
+    if best.objective_range is None:
+        return f"{show(best.objective)} {'measured' if best.kind is Kind.MEASURED else 'unknown'}"
+    return "–".join(map(show, best.objective_range))
+
+
+def _matrix_cell(ranking: Ranking, group: Group, value: str, gap: str, *, precision: bool = False) -> str:
+    """A configuration with its figure and marks; how old prices are is told once for all."""
+    best = group.best
+    if best is None:
+        return _NOTHING
+    name = f"{short_gpu(best.gpu)} x{best.num_gpus}" + (f" {best.precision}" if precision else "")
+    return f"{name} {value}{gap}{_matrix_marks(ranking, group)}".strip()
+
+
+def _matrix_marks(ranking: Ranking, group: Group) -> str:
+    return marks(ranking, group, group.best).replace("$", "") if group.best else ""

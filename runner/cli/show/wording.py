@@ -11,10 +11,10 @@ from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 from gpuscout.runner.cli.common import count, out
+from gpuscout.runner.cli.show.fitted import short_gpu
 from gpuscout.runner.cli.show.output import number
 from gpuscout.store.ranking.types import (
     MEASURED,
-    Backing,
     Cause,
     Configuration,
     Group,
@@ -23,12 +23,9 @@ from gpuscout.store.ranking.types import (
     Question,
     RankedConfig,
     Ranking,
-    Runs,
-    Tie,
     Trusted,
 )
 from gpuscout.sweeps.slo import Slo
-from gpuscout.sweeps.trust import Link, ObservedError
 
 if TYPE_CHECKING:
     from gpuscout.store.queries.compare import Change, Winner
@@ -151,9 +148,7 @@ def _folded(text: str, width: int, indent: int) -> list[str]:
 
 
 GLUE = "\u00a0"
-NOT_MEASURED = "no measured runs near this"
 LATENCIES = {"ttft_ms": "TTFT", "itl_ms": "ITL", "e2e_s": "E2E"}
-_NAMES_OF_METRICS = LATENCIES | {"output_tokens_per_s": "tok/s"}
 _FIGURE = re.compile(r"(?<=\d) (?=(?:ms|s|GiB)\b|%)")
 
 
@@ -163,7 +158,8 @@ def glued(text: str) -> str:
 
 def describe(config: Configuration, group: Group) -> str:
     """ "H200 x8 tp4 dp2 fp8" """
-    return glued(configuration(config, group.input_len, group.output_len))
+    told = configuration(config, group.input_len, group.output_len, gpu=False)
+    return glued(f"{short_gpu(config.gpu)} {told}")
 
 
 def guessed(config: Configuration, group: Group) -> bool:
@@ -223,71 +219,6 @@ def at_load(config: Operating) -> str:
     if config.concurrency is not None:
         return f"at concurrency{GLUE}{config.concurrency}"
     return "as measured"
-
-
-def trust(config: RankedConfig) -> str:
-    """What a row rests on: runs, or the errors that its engine has made near it."""
-    if config.runs is not None:
-        return _runs(config.runs, config.server)
-    near = config.backing is not None and config.backing.near
-    told = [] if near else [NOT_MEASURED]
-    if config.backing is not None:
-        told.append(errors(config.backing))
-    return "; ".join(told)
-
-
-def _runs(runs: Runs, server: str) -> str:
-    told = [glued(count(runs.repeats, "run"))]
-    if runs.load == "offline_maximum":
-        told.append("offline maximum")
-    told.append(GLUE.join([server, ", ".join(runs.server_versions)]) if runs.server_versions else server)
-    if runs.first_day is not None:
-        days = dict.fromkeys(day.isoformat() for day in (runs.first_day, runs.last_day) if day is not None)
-        told.append(" to ".join(days))
-    if runs.requests_failed:
-        requests = runs.requests_failed + (runs.requests_completed or 0)
-        told.append(glued(f"{runs.requests_failed:,} of {requests:,} requests failed"))
-    if runs.implausible is not None:
-        told.append("implausible")
-    return ", ".join([*told, *runs.sources])
-
-
-# From so many runs on, one in ten is more than one run.
-_ENOUGH_FOR_TENTHS = 10
-
-
-def errors(backing: Backing) -> str:
-    """ "TTFT: half of 157 runs within 14 %, nine of ten within 31 % (Hopper, dense, 16-bit, NVLink, TP 1 to 8)" """
-    error = backing.error
-    name = _NAMES_OF_METRICS.get(error.metric, error.metric)
-    told = f"{name}: half of {count(error.runs, 'run')} within {share(error.median_error)}"
-    if error.runs >= _ENOUGH_FOR_TENTHS:
-        told += f", nine of ten within {share(error.p90_error)}"
-    kind = "MoE" if error.model_kind == "moe" else error.model_kind
-    if not backing.own_family:
-        return f"{told} ({error.gpu_family} families that nothing was fitted to, {kind})"
-    if not backing.near:
-        return f"{told} ({error.gpu_family}, {kind}, in other precisions, sizes or loads)"
-    return f"{told} ({error.gpu_family}, {kind}, {error.precision}, {_sizes(error)})"
-
-
-def _sizes(error: ObservedError) -> str:
-    """ "NVLink, TP 2 to 8" """
-    if error.link == Link.SINGLE:
-        return f"1{GLUE}GPU"
-    sizes = f"{error.tp_from}" if error.tp_from == error.tp_to else f"{error.tp_from} to {error.tp_to}"
-    return f"{'PCIe' if error.link == Link.PCIE else 'fast link'}, " + glued(f"TP {sizes}")
-
-
-def tie(found: Tie, group: Group) -> str:
-    """Why the best may not be the best."""
-    best, other = (describe(config, group) for config in (group.best_per_gpu[0], found.config))
-    lead = f"{best} leads {other} by {share(found.lead)}" if found.lead else f"{best} equals {other}"
-    return f"a tie: {lead}, less than their joint error ({share(found.joint_error)})"
-
-
-def shortened(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def wrapped(text: str, width: int, *, indent: int) -> list[str]:

@@ -1,0 +1,159 @@
+"""How tables and messages say how sure a figure is: ranges, probabilities, what it rests on, ties, what is unproven."""
+
+from __future__ import annotations
+
+import shlex
+
+from gpuscout.runner.cli.common import count
+from gpuscout.runner.cli.show.output import number
+from gpuscout.runner.cli.show.wording import GLUE, LATENCIES, describe, glued, glued_limit, share
+from gpuscout.store.ranking.types import Backing, Chance, Group, Kind, RankedConfig, Ranking, Runs, Tie
+from gpuscout.sweeps.trust import Link, ObservedError
+
+NOT_MEASURED = "no measured runs near this"
+_NAMES_OF_METRICS = LATENCIES | {"output_tokens_per_s": "tok/s"}
+# How people call a probability, from the least that each word stands for.
+_ODDS = (
+    (0.97, "almost certain"),
+    (0.85, "very likely"),
+    (0.65, "likely"),
+    (0.45, "about even"),
+    (0.2, "unlikely"),
+    (0.0, "very unlikely"),
+)
+
+
+def ranged(value: float | None, expected: tuple[float, float] | None, kind: Kind) -> str:
+    """A figure with where it is expected: "0.53 (0.33–0.86)", "0.53 (measured)"; "0.53 (unknown)": nobody knows."""
+    if value is None:
+        return "-"
+    if expected is None:
+        return f"{number(value)} ({'measured' if kind is Kind.MEASURED else 'unknown'})"
+    low, high = map(number, expected)
+    return f"{number(value)} ({low}–{high})" if low != high else number(value)
+
+
+def odds(probability: float) -> str:
+    """ "likely (72 %)" """
+    word = next(word for least, word in _ODDS if probability >= least)
+    return f"{word} ({percent(probability)})"
+
+
+def percent(probability: float) -> str:
+    """A probability without ever saying that something is certain."""
+    return f"{min(max(probability, 0.01), 0.99):.0%}".replace("%", f"{GLUE}%")
+
+
+def met(config: RankedConfig) -> str:
+    """How likely the limit is met that is least likely: "72 %", "yes" where it was measured, "-" where nobody knows."""
+    if config.likelihood is not None:
+        return percent(config.likelihood)
+    return "yes" if config.kind is Kind.MEASURED else "-"
+
+
+def chances(config: RankedConfig) -> str:
+    """ "TTFT <= 500 ms: likely (72 %); ITL <= 30 ms: about even (50 %)" """
+
+    def told(chance: Chance) -> str:
+        if chance.probability is not None:
+            return odds(chance.probability)
+        return "measured" if config.kind is Kind.MEASURED else "nobody knows how likely"
+
+    return "; ".join(f"{glued_limit(chance.slo)}: {told(chance)}" for chance in config.chances)
+
+
+def better(ranking: Ranking, config: RankedConfig) -> str:
+    """By how much something is better than the best: "41 % cheaper", "12 % more throughput per GPU"."""
+    aim = ranking.question.aim
+    how = share(abs(config.behind_best))
+    if aim.is_weighted:
+        return f"{how} better"
+    if aim.needs("price"):
+        return f"{how} cheaper"
+    word = "more" if aim.more_is_better else "less"
+    return f"{how} {word} {aim.single.label}"
+
+
+def unproven(ranking: Ranking, group: Group) -> str | None:
+    """What would be better than the best if its estimate held; None: nothing would."""
+    config = group.unproven
+    if config is None:
+        return None
+    figure = glued(f"{ranged(config.objective, config.objective_range, config.kind)} {ranking.question.aim.unit}")
+    return (
+        f"{describe(config, group)} would be {better(ranking, config)} if its estimate holds ({figure}); nobody has "
+        "measured it"
+    )
+
+
+def benchmark(ranking: Ranking, group: Group, config: RankedConfig) -> str:
+    """The command that writes what starts an unproven configuration, to be measured."""
+    words = ["gpuscout", "deploy", "--model", group.model, "--gpu", config.gpu, "--trust", "any"]
+    if group.workload:
+        words += ["--workload", group.workload]
+    else:
+        words += ["--input-len", str(group.input_len), "--output-len", str(group.output_len)]
+    for slo in ranking.question.slos:
+        words += ["--slo", str(slo)]
+    return shlex.join(words)
+
+
+def trust(config: RankedConfig) -> str:
+    """What a row rests on: runs, or the errors that its engine has made near it."""
+    if config.runs is not None:
+        return _runs(config.runs, config.server)
+    near = config.backing is not None and config.backing.near
+    told = [] if near else [NOT_MEASURED]
+    if config.backing is not None:
+        told.append(errors(config.backing))
+    return "; ".join(told)
+
+
+def _runs(runs: Runs, server: str) -> str:
+    told = [glued(count(runs.repeats, "run"))]
+    if runs.load == "offline_maximum":
+        told.append("offline maximum")
+    told.append(GLUE.join([server, ", ".join(runs.server_versions)]) if runs.server_versions else server)
+    if runs.first_day is not None:
+        days = dict.fromkeys(day.isoformat() for day in (runs.first_day, runs.last_day) if day is not None)
+        told.append(" to ".join(days))
+    if runs.requests_failed:
+        requests = runs.requests_failed + (runs.requests_completed or 0)
+        told.append(glued(f"{runs.requests_failed:,} of {requests:,} requests failed"))
+    if runs.implausible is not None:
+        told.append("implausible")
+    return ", ".join([*told, *runs.sources])
+
+
+# From so many runs on, one in ten is more than one run.
+_ENOUGH_FOR_TENTHS = 10
+
+
+def errors(backing: Backing) -> str:
+    """ "TTFT: half of 157 runs within 14 %, nine of ten within 31 % (Hopper, dense, 16-bit, NVLink, TP 1 to 8)" """
+    error = backing.error
+    name = _NAMES_OF_METRICS.get(error.metric, error.metric)
+    told = f"{name}: half of {count(error.runs, 'run')} within {share(error.median_error)}"
+    if error.runs >= _ENOUGH_FOR_TENTHS:
+        told += f", nine of ten within {share(error.p90_error)}"
+    kind = "MoE" if error.model_kind == "moe" else error.model_kind
+    if not backing.own_family:
+        return f"{told} ({error.gpu_family} families that nothing was fitted to, {kind})"
+    if not backing.near:
+        return f"{told} ({error.gpu_family}, {kind}, in other precisions, sizes or loads)"
+    return f"{told} ({error.gpu_family}, {kind}, {error.precision}, {_sizes(error)})"
+
+
+def _sizes(error: ObservedError) -> str:
+    """ "NVLink, TP 2 to 8" """
+    if error.link == Link.SINGLE:
+        return f"1{GLUE}GPU"
+    sizes = f"{error.tp_from}" if error.tp_from == error.tp_to else f"{error.tp_from} to {error.tp_to}"
+    return f"{'PCIe' if error.link == Link.PCIE else 'fast link'}, " + glued(f"TP {sizes}")
+
+
+def tie(found: Tie, group: Group) -> str:
+    """Why the best may not be the best."""
+    best, other = (describe(config, group) for config in (group.best_per_gpu[0], found.config))
+    lead = f"{best} leads {other} by {share(found.lead)}" if found.lead else f"{best} equals {other}"
+    return f"a tie: {lead}, less than their joint error ({share(found.joint_error)})"

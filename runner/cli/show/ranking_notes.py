@@ -1,0 +1,184 @@
+"""What stands around the rows of a ranking: marks, what is unproven, ties, sellers, prices, and what is missing."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from gpuscout.runner.cli.common import count, err
+from gpuscout.runner.cli.show.certainty import benchmark, chances, tie, trust, unproven
+from gpuscout.runner.cli.show.fitted import short_gpu
+from gpuscout.runner.cli.show.prices import decisions, price_notes, prices_in_short
+from gpuscout.runner.cli.show.ranking_explained import nothing
+from gpuscout.runner.cli.show.wording import (
+    GLUE,
+    case_of,
+    default_limit,
+    describe,
+    guessed,
+    measured_aside,
+    share,
+    workload,
+    wrapped,
+)
+from gpuscout.store.ranking.confidence import EXPECTED
+from gpuscout.store.ranking.rows import listed
+from gpuscout.store.ranking.types import Group, RankedConfig, Ranking
+
+DETAILED = 2
+"""Of so many answers at most each is told in sentences; of more, in marks."""
+UNBACKED = "no measurement backs any of these figures: measure before you buy"
+
+_MARKS = {
+    "?": "unmeasured",
+    "=": "tie",
+    "<": "an unmeasured one looks cheaper",
+    "$": "price over 180 days old",
+    "#": "architecture guessed",
+    "!": "deploy cannot write it",
+    "*": "more in flight than the KV cache holds",
+    "~": "interpolated at a limit",
+    "^": "percentile assumed",
+}
+
+
+def marks(ranking: Ranking, group: Group, config: RankedConfig) -> str:
+    """What must be known of a row, in one letter each."""
+    found = "" if config.backed else "?"
+    if config is group.best:
+        found += "=" if group.ties else ""
+        found += "<" if group.unproven else ""
+    found += "$" if is_old(ranking, config.gpu) else ""
+    found += "#" if guessed(config, group) else ""
+    return found + ("!" if config.cannot_start else "")
+
+
+def is_old(ranking: Ranking, gpu: str) -> bool:
+    """Whether a price that ranks is old."""
+    return ranking.question.aim.needs("price") and ranking.prices.is_old(gpu)
+
+
+def legend(ranking: Ranking, rows: Sequence[str], configs: Sequence[RankedConfig]) -> str | None:
+    """What the marks of these rows stand for, `configs` being those whose load is shown; None: there are none."""
+    used = set("".join(rows))
+    used |= {"*"} if any(config.queued for config in configs) else set()
+    used |= {"~"} if any(config.interpolated for config in configs) else set()
+    used |= {"^"} if any(config.assumed_tail is not None for config in configs) else set()
+    meaning = dict(_MARKS)
+    if not ranking.question.aim.needs("price"):
+        meaning["<"] = "an unmeasured one looks better"
+    told = (f"{mark}{GLUE}{words.replace(' ', GLUE)}" for mark, words in meaning.items() if mark in used)
+    return "  ".join(told) or None
+
+
+def before(ranking: Ranking, groups: Sequence[Group], *, top: int) -> Iterator[str]:
+    """What is said before the figures: what they lack altogether, and what they are priced with."""
+    question = ranking.question
+    if ranking.missing_tasks:
+        yield unfinished(ranking)
+    if groups and not any(group.is_backed for group in groups) and any(group.configs for group in groups):
+        yield UNBACKED
+    if question.default_slo:
+        yield default_limit(question)
+    if question.confidence > EXPECTED:
+        yield f"figures and limits hold with a probability of {question.confidence:.0%}".replace("%", f"{GLUE}%")
+    others = sorted({engine for group in groups for engine in group.other_engines})
+    if others:
+        shown_of = ", ".join(sorted({group.engine for group in groups}))
+        yield f"estimates of {shown_of}; the store also has some of {', '.join(others)} (--engine NAME)"
+    if ranking.implausible_runs:
+        runs = count(ranking.implausible_runs, "measured run")
+        yield f"left out: {runs} better than the hardware can be (--implausible counts them)"
+    shown = [config.gpu for group in groups for config in listed(group)[: max(top, 2)]]
+    told = prices_in_short(ranking, shown, by_gpu=len(groups) <= DETAILED)
+    count_of = qualify(ranking)
+    if len(groups) > DETAILED and count_of is not None:
+        yield "; ".join([count_of, *told[:1]])
+        yield from told[1:]
+    else:
+        yield from told
+        if count_of is not None:
+            yield f"{count_of} (--explain says why the others do not)"
+
+
+def after(ranking: Ranking, groups: Sequence[Group]) -> Iterator[str]:
+    """What is said after the figures, of all answers together."""
+    better = [group.unproven for group in groups if group.unproven]
+    if len(groups) > DETAILED and better:
+        gains = sorted(abs(config.behind_best) for config in better)
+        by = share(gains[0]) if share(gains[0]) == share(gains[-1]) else f"{share(gains[0])} to {share(gains[-1])}"
+        gpus = Counter(config.gpu for config in better).most_common(2)
+        named = ", ".join(f"{short_gpu(gpu)} for {number}" for gpu, number in gpus)
+        word = "cheaper" if ranking.question.aim.needs("price") else "better"
+        yield f"{word} if unmeasured estimates hold: {len(better)} of {len(groups)}, by {by} ({named})"
+    if len(groups) > DETAILED:
+        yield "--model NAME says more of one, --model NAME --explain everything"
+    if len(groups) <= DETAILED:
+        yield from decisions(ranking)[:2]
+    if any("energy" in (*ranking.question.also, *dict(ranking.question.aim.weights)) for _ in groups[:1]):
+        yield "energy: an upper bound, as if every GPU drew its full TDP"
+    for caveat in dict.fromkeys(caveat for group in groups for caveat in group.caveats):
+        yield f"# {caveat}"
+    if any(config.spread for group in groups for config in group.best_per_gpu):
+        yield "spread: the lowest and the highest opinion of the same configuration"
+
+
+def details(ranking: Ranking, group: Group) -> Iterator[str]:
+    """One answer in sentences: how sure it is, what else there is, who sells it."""
+    best = group.best
+    if best is None:
+        yield nothing(ranking, group)
+        return
+    if best.chances:
+        yield f"limits: {chances(best)}"
+    yield f"{best.told_kind}: {trust(best)}"
+    if (told := unproven(ranking, group)) is not None and group.unproven is not None:
+        yield told
+        yield f"to measure it: {benchmark(ranking, group, group.unproven)}"
+    if group.ties:
+        yield tie(group.ties[0], group)
+        if others := [short_gpu(found.config.gpu) for found in group.ties[1:]]:
+            yield f"ties as well: {', '.join(others)}"
+    if best.cannot_start:
+        yield f"deploy cannot write {describe(best, group)}: {best.cannot_start}"
+    if len(group.sellers) > 1:
+        wins = Counter(seller.gpu for seller in group.sellers)
+        told = ", ".join(f"{short_gpu(gpu)} at {number}" for gpu, number in wins.most_common(3))
+        yield f"by seller: {told} of {len(group.sellers)} that sell several of these GPUs"
+
+
+def qualify(ranking: Ranking) -> str | None:
+    """How many configurations there are, and how many are ranked."""
+    candidates = sum(group.candidates for group in ranking.groups)
+    total = candidates + sum(losers.count for group in ranking.groups for losers in group.losers)
+    if not total:
+        return None
+    return f"{candidates:,} of {count(total, 'configuration')} qualify"
+
+
+def print_notes(ranking: Ranking, *, top: int | None) -> None:
+    """What rows of CSV and Markdown cannot tell, on standard error: who is not among them, why, and prices."""
+    width = err().width
+    for note in notes_in_full(ranking, top=top):
+        for line in wrapped(note, width, indent=0):
+            print(line.replace(GLUE, " ").rstrip(), file=sys.stderr)
+
+
+def notes_in_full(ranking: Ranking, *, top: int | None) -> Iterable[str]:
+    """The same as sentences."""
+    aside = measured_aside(ranking.question, ranking.groups)
+    for group in ranking.groups:
+        if case_of(group) in aside:
+            continue
+        if not listed(group):
+            yield f"{group.model}, {workload(group)}: {nothing(ranking, group)}"
+        elif (told := unproven(ranking, group)) is not None:
+            yield f"{group.model}, {workload(group)}: {told}"
+    if ranking.missing_tasks:
+        yield unfinished(ranking)
+    yield from price_notes(ranking, top=top or 1)
+
+
+def unfinished(ranking: Ranking) -> str:
+    return f"{ranking.sweep} is unfinished: {count(ranking.missing_tasks, 'task')} may still change this"
