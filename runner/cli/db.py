@@ -57,7 +57,11 @@ def copy(
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.transfer.copy import copy_store
 
-    with open_store(source) as read, open_store(target, create=True) as write, _progress(quiet=json) as on_progress:
+    with (
+        open_store(source) as read,
+        open_store(target, create=True, like=read.path) as write,
+        _progress(quiet=json) as on_progress,
+    ):
         copied = copy_store(read, write, on_progress=on_progress)
         place = write.url_for_display
     if json:

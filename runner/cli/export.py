@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -53,28 +52,24 @@ def export(
         raise InputError(f"{file} is there", hint="--force replaces it")
     with open_store(db) as store, store.reading() as connection:
         rows = export_rows(connection, filters.question())
-        written = write_text(rows, exact(sys.stdout), chosen) if output == _STDOUT else _to_file(rows, file, chosen)
+        if output == _STDOUT:
+            written = write_text(rows, exact(sys.stdout), chosen)
+        else:
+            written = _to_file(rows, file, chosen, like=store.path)
     place = "" if output == _STDOUT else f" to {file}"
     err().print(f"{count(written, 'row')} written{place}")
 
 
-def _to_file(rows: Iterable[Row], file: Path, form: Format) -> int:
+def _to_file(rows: Iterable[Row], file: Path, form: Format, *, like: Path | None) -> int:
     """Written beside the file and moved there when it is whole. Raises InputError."""
-    from gpuscout.store.transfer.files import Format, write_parquet, write_text
+    from gpuscout.store.transfer.files import write_file
+    from gpuscout.store.transfer.whole_file import whole_file
 
-    part = file.with_name(f"{file.name}.part-{os.getpid()}")
     try:
-        if form is Format.PARQUET:
-            written = write_parquet(rows, part)
-        else:
-            with part.open("w", encoding="utf-8", newline="") as stream:
-                written = write_text(rows, stream, form)
-        part.replace(file)
+        with whole_file(file, like=like) as stream:
+            return write_file(rows, stream, form)
     except OSError as error:
         raise InputError(f"cannot write {file}: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
-    return written
 
 
 def _format(text: str) -> Format:

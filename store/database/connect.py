@@ -92,16 +92,16 @@ class Store:
         self.close()
 
 
-def open_store(url: str, *, create: bool = False) -> Store:
+def open_store(url: str, *, create: bool = False, like: Path | None = None) -> Store:
     """Open the store at `url`: sqlite:///FILE, a bare path, sqlite:// (in memory) or postgresql://….
 
     With `create`, a missing file or an empty database becomes a new store at the current revision (a store in memory
-    always does). An existing store is never migrated here.
+    always does); nobody may read a new file who may not read `like`. An existing store is never migrated here.
 
     Raises InputError for a URL that is none, StoreUnreachableError when there is no store or it cannot be reached,
     StoreOutdatedError when its revision is not the one this version works with, StoreBusyError when it is locked.
     """
-    store = reach(url, create=create)
+    store = reach(url, create=create, like=like)
     try:
         revision = store_revision(store)
         if revision is None:
@@ -119,7 +119,7 @@ def open_store(url: str, *, create: bool = False) -> Store:
     return store
 
 
-def reach(url: str, *, create: bool = False) -> Store:
+def reach(url: str, *, create: bool = False, like: Path | None = None) -> Store:
     """A store whose place has been looked at but whose revision has not: for upgrades and `db status`.
 
     Raises StoreUnreachableError for a SQLite path that cannot hold a store, or that is missing without `create`.
@@ -129,6 +129,8 @@ def reach(url: str, *, create: bool = False) -> Store:
     if path is None:
         return Store(parsed)
     _check_file(path, create=create)
+    if create and like is not None:
+        _create_like(path, like)
     # Reading a file in WAL mode makes files beside it, unless nobody can change it.
     read_only = path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
     return Store(parsed, immutable=read_only and not create and not _has_wal(path))
@@ -227,6 +229,16 @@ def _check_file(path: Path, *, create: bool) -> None:
         raise StoreUnreachableError(f"cannot create {path}: no directory {path.parent}")
     if start and start != _SQLITE_MAGIC:
         raise StoreUnreachableError(f"{path} is not a SQLite database", hint="choose another file with --db")
+
+
+def _create_like(path: Path, like: Path) -> None:
+    try:
+        mode = like.stat().st_mode & 0o666
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise StoreUnreachableError(f"cannot create {path}: {error.strerror or error}") from error
 
 
 def _start_of(path: Path) -> bytes:

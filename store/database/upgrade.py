@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from gpuscout.store.database.connect import (
 )
 from gpuscout.store.database.locks import FileLock, lock_file
 from gpuscout.store.schema import HEAD, REVISIONS
+from gpuscout.sweeps.errors import StoreUnreachableError
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,20 @@ def _back_up(path: Path, revision: str) -> Path:
     """A consistent copy of a SQLite file, even while others use it."""
     time = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     target = path.with_name(f"{path.name}.backup-{revision}-{time}")
-    with (
-        driver_errors.translated(str(target)),
-        closing(sqlite3.connect(path)) as source,
-        closing(sqlite3.connect(target)) as copy,
-    ):
-        source.backup(copy)
+    mode = path.stat().st_mode & 0o666  # who may not read the store may not read its backup
+    try:
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+        with (
+            driver_errors.translated(str(target)),
+            closing(sqlite3.connect(path)) as source,
+            closing(sqlite3.connect(target)) as copy,
+        ):
+            source.backup(copy)
+    except OSError as error:
+        raise StoreUnreachableError(f"cannot write {target}: {error.strerror or error}") from error
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
     return target
 
 

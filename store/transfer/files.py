@@ -73,7 +73,18 @@ def write_text(rows: Iterable[Sequence[Value]], stream: IO[str], form: Format) -
     return count
 
 
-def write_parquet(rows: Iterable[Sequence[Value]], file: Path) -> int:
+def write_file(rows: Iterable[Sequence[Value]], stream: IO[bytes], form: Format) -> int:
+    """Write any format; how many rows. Raises InputError for Parquet without pyarrow."""
+    if form is Format.PARQUET:
+        return write_parquet(rows, stream)
+    text = io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True)
+    try:
+        return write_text(rows, text, form)
+    finally:
+        text.detach()
+
+
+def write_parquet(rows: Iterable[Sequence[Value]], file: IO[bytes]) -> int:
     """Write a Parquet file; how many rows. Raises InputError without pyarrow."""
     pyarrow, parquet = _pyarrow()
     kinds = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_()}

@@ -8,7 +8,6 @@ measured runs the digests that follow from their columns.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -38,6 +37,7 @@ from gpuscout.store.transfer.columns import CASE, ESTIMATED, MEASURED, POINT
 from gpuscout.store.transfer.copy import Copied, copy_store
 from gpuscout.store.transfer.files import read_rows
 from gpuscout.store.transfer.placement import Placed
+from gpuscout.store.transfer.whole_file import working_folder
 from gpuscout.sweeps.cases import Case, CaseColumns, content_digest, task_keys
 from gpuscout.sweeps.curves import BOUNDS, METRICS
 from gpuscout.sweeps.errors import InputError
@@ -74,8 +74,8 @@ def size_of(file: Path, target: Store) -> Copied:
 def _as_store(file: Path, target: Store) -> Iterator[Store]:
     """An export as a store of its own, for the block."""
     with (
-        tempfile.TemporaryDirectory(prefix="gpuscout-import-") as folder,
-        open_store(str(Path(folder) / "import.db"), create=True) as own,
+        working_folder("gpuscout-import-") as folder,
+        open_store(str(folder / "import.db"), create=True) as own,
     ):
         fill(file, own, target)
         yield own

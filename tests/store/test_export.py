@@ -114,7 +114,8 @@ def write(store: Store, file: Path, question: Question | None = None) -> int:
     with store.reading() as connection:
         rows = export_rows(connection, question or Question())
         if form is Format.PARQUET:
-            return write_parquet(rows, file)
+            with file.open("wb") as stream:
+                return write_parquet(rows, stream)
         with file.open("w", newline="", encoding="utf-8") as stream:
             return write_text(rows, stream, form)
 
