@@ -38,6 +38,7 @@ def every_command() -> list[tuple[tuple[str, ...], Any]]:
 COMMANDS = dict(every_command())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_every_command_has_help_with_an_example(path: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert execute([*path, "--help"]) == 0
@@ -318,6 +319,7 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["recommend", "--help"], ["gpus", "list"], ["sweeps", "list"]], ids=str
 )

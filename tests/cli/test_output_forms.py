@@ -22,6 +22,8 @@ from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.trust import ObservedError, Trust
 from tests.support.rank_stores import a_run, an_answer, fill
 
+pytestmark = pytest.mark.slow
+
 COLUMNS = (Column("name", "name"), a_figure("itl_ms", "ITL ms"), Column("queued", "queued"), Column("day", "day"))
 _rows = st.lists(
     st.fixed_dictionaries(

@@ -25,6 +25,8 @@ from gpuscout.sweeps.errors import InputError
 from tests.support.commands import environment
 from tests.support.rank_stores import an_answer, fill
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("matplotlib")
 
 GPUS = [

@@ -17,6 +17,8 @@ import pytest
 import gpuscout
 from gpuscout.sweeps.spec.starter import starter_spec
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).parents[2]
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 MODULES = (

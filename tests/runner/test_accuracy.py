@@ -37,6 +37,8 @@ from gpuscout.sweeps.precision import Precision
 from tests.support.forked import gpuscout
 from tests.support.hub import as_file
 
+pytestmark = pytest.mark.slow
+
 HEADER = "id,model,gpu,num_gpus,tp,precision,server,input_len,output_len,concurrency,ttft_ms,itl_ms"
 ROW = "a,meta-llama/Llama-3.1-8B-Instruct,H100-SXM-80GB,1,1,bf16,vllm,1024,128,8,50,10"
 

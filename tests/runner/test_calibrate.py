@@ -32,6 +32,8 @@ from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.trust import NO_TRUST, ObservedError
 from tests.support.forked import gpuscout
 
+pytestmark = pytest.mark.slow
+
 Document = dict[str, dict[str, dict[str, dict[str, float]]]]
 
 

@@ -18,6 +18,8 @@ from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.precision import Precision
 from tests.support.hub import TOKEN, Hub, as_file, safetensors, serving
 
+pytestmark = pytest.mark.slow
+
 CATALOGUE = ModelCatalogue.load()
 QWEN = CATALOGUE.config("Qwen/Qwen3-8B")
 LLAMA = CATALOGUE.config("meta-llama/Llama-3.1-8B-Instruct")

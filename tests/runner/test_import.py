@@ -35,6 +35,8 @@ from tests.support.forked import gpuscout
 from tests.support.result_files import FACTS, FILES, FOLDER, MODEL, completed, completer, count, imported, reported
 from tests.support.stores import Scenario
 
+pytestmark = pytest.mark.slow
+
 FLAGS = ["--gpu", "B200", "--tp", "2", "--server", "vllm", "--server-version", "0.19.1"]
 
 

@@ -37,6 +37,8 @@ from tests.support import commands
 from tests.support.commands import count, install_engine
 from tests.support.forked import gpuscout
 
+pytestmark = pytest.mark.slow
+
 STANDIN = Path(__file__).parents[1] / "support" / "standin"
 
 

@@ -102,6 +102,7 @@ def types_of(model: ModelSpec) -> set[AttentionType]:
     return {group.type for group in model.attention}
 
 
+@pytest.mark.slow
 def test_the_planner_answers_for_the_whole_catalogue(planned: dict[str, dict[str, Any]]) -> None:
     assert set(planned) == set(CATALOGUE.names())
     silent = {name for name, figures in planned.items() if isinstance(figures["kv_bytes"], str)}

@@ -14,6 +14,8 @@ from gpuscout.runner.imports.plausible import contradiction
 from gpuscout.store.measured.runs import PUBLIC_FILES
 from tests.support.result_files import FACTS, FOLDER, completed, completer, imported, reported
 
+pytestmark = pytest.mark.slow
+
 
 def changed(**figures: Any) -> Any:
     return lambda document: document.update(figures)

@@ -41,6 +41,8 @@ from tests.support.commands import count, environment, install_engine
 from tests.support.forked import gpuscout
 from tests.support.hub import TOKEN, as_file, serving
 
+pytestmark = pytest.mark.slow
+
 CATALOGUE = ModelCatalogue.load()
 SHAPE = {"input_length": 2000, "output_length": 256}
 GIB_PER_GB = 1e9 / 2**30

@@ -325,6 +325,7 @@ def test_a_folder_written_like_a_name_is_told_how_to_write_it(tmp_path: Path, mo
     assert caught.value.hint == "for the local folder, write ./mine"
 
 
+@pytest.mark.slow
 def test_every_problem_of_a_spec_is_told_at_its_line(hub: Hub, tmp_path: Path) -> None:
     hub.add("org/gated", QWEN, gated=True)
     hub.add("org/bert", {"model_type": "bert"})
@@ -355,6 +356,7 @@ def test_every_problem_of_a_spec_is_told_at_its_line(hub: Hub, tmp_path: Path) -
     assert sorted(downloads) == [f"/org/{name}/resolve/main/config.json" for name in ("bert", "fine")]
 
 
+@pytest.mark.slow
 def test_a_model_fetched_once_needs_no_network_any_more(hub: Hub, tmp_path: Path) -> None:
     repo = hub.add("org/model", QWEN, revisions={"v1": {"config.json": as_file({**QWEN, "num_hidden_layers": 18})}})
     spec = (
@@ -381,6 +383,7 @@ def test_a_model_fetched_once_needs_no_network_any_more(hub: Hub, tmp_path: Path
     assert len(hub.asked) == asked
 
 
+@pytest.mark.slow
 def test_models_are_shown_fetched_anew_and_kept_for_later(hub: Hub, tmp_path: Path) -> None:
     repo = hub.add("org/model", QWEN)
     shown = command(hub, tmp_path, "models", "show", "org/model")

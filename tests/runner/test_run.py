@@ -13,6 +13,8 @@ from tests.support import commands
 from tests.support.commands import count, digest, install_engine, results, started, wait_for
 from tests.support.forked import gpuscout
 
+pytestmark = pytest.mark.slow
+
 SPEC = """
 name: small
 models: [Qwen/Qwen3-8B, Qwen/Qwen3-30B-A3B]

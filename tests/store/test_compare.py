@@ -316,6 +316,7 @@ answers = st.lists(
 ).filter(lambda rows: len({row["engine"] for row in rows}) == 2)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(answers, st.sampled_from([(), (parse_slo("itl<=50ms"),)]))
 def test_every_change_is_that_of_two_rankings(rows: list[Row], slos: tuple[Any, ...]) -> None:

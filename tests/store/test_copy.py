@@ -41,6 +41,8 @@ from tests.store.test_deletion import finish, measure
 from tests.support.forked import gpuscout
 from tests.support.stores import Scenario, keys_of
 
+pytestmark = pytest.mark.slow
+
 NOTHING = {"sweeps": 0, "tasks": 0, "points": 0, "measured_runs": 0, "prices": 0, "failures": 0}
 # What is local to a store: ids and who ran what there.
 LOCAL = {"id", "case_id", "model_id", "gpu_id", "engine_id", "ladder_id", "task_id", "run_id", "sweep_id", "runner_id"}

@@ -40,6 +40,8 @@ from gpuscout.sweeps.trust import ObservedError
 from tests.support.forked import gpuscout
 from tests.support.result_files import FOLDER, count, imported
 
+pytestmark = pytest.mark.slow
+
 SPEC = """
 name: exported
 models: [Qwen/Qwen3-8B, Qwen/Qwen3-32B]

@@ -26,6 +26,8 @@ from gpuscout.sweeps.errors import StoreBusyError, StoreOutdatedError, StoreUnre
 from tests.assets.make_store import FOLDER, answers
 from tests.support.stores import add_runner
 
+pytestmark = pytest.mark.slow
+
 # What the tests call the revision after this version's.
 NEXT = f"{int(HEAD) + 1:04}"
 

@@ -118,6 +118,7 @@ def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             connection.rollback()
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     answers=st.lists(_answers, min_size=3, max_size=10),
@@ -274,6 +275,7 @@ def test_unknown_columns_are_errors_with_the_nearest() -> None:
             query(connection, Question(), sort=["-p101_ttft_ms"])
 
 
+@pytest.mark.slow
 def test_many_points_take_little_memory(store: Store) -> None:
     points = {concurrency: {"itl_ms": float(concurrency % 97)} for concurrency in range(1, 8_001)}
     with store.writing() as connection:

@@ -371,6 +371,7 @@ def test_the_table_has_the_answer_and_why(
     assert "L40S x1 fp8 kv-fp8: needs 67.7 of 40.5 GiB per GPU" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [60, 80, 100, 132])
 @pytest.mark.parametrize(
     "arguments", [[], ["--top", "3"], ["--explain", "--model", "One"], ["--slo", "itl<=9ms", "--slo", "e2e<=1s"]]
@@ -450,6 +451,7 @@ print([sorted(packages - sys.stdlib_module_names), runner], file=sys.stderr)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "packages", "runner"),
     [

@@ -22,6 +22,8 @@ from gpuscout.sweeps.trust import ObservedError, Trust
 from tests.support.rank_reference import identity, meets, names_of, ratio, reference
 from tests.support.rank_stores import FAMILIES, GPUS, LADDER, LENGTHS, MODELS, Row, fill
 
+pytestmark = pytest.mark.slow
+
 # Few values, so that ties are frequent; quarters, so that rounding to six decimals is exact.
 _figures = st.one_of(st.none(), st.sampled_from([0.25, 1.0, 1.25, 7.5, 10.0, 100.25]))
 _points = st.fixed_dictionaries(

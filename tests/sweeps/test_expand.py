@@ -187,12 +187,14 @@ def all_cases(expansion: Expansion) -> list[tuple[str, Case]]:
     ]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(sweeps())
 def test_blocks_hold_what_nested_loops_give_in_the_same_order(sweep: Sweep) -> None:
     assert all_cases(Expansion(sweep)) == [(engine, case) for engine, case, can_run in naive(sweep) if can_run]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(sweeps())
 def test_census_counts_every_block_and_gives_a_reason_for_everything_else(sweep: Sweep) -> None:
@@ -206,6 +208,7 @@ def test_census_counts_every_block_and_gives_a_reason_for_everything_else(sweep:
     assert all(exclusion.reason and exclusion.detail for exclusion in census.exclusions)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(sweeps())
 def test_keys_are_unique_and_do_not_depend_on_how_blocks_are_cut(sweep: Sweep) -> None:
@@ -224,6 +227,7 @@ def test_keys_are_unique_and_do_not_depend_on_how_blocks_are_cut(sweep: Sweep) -
     assert ours == keys(replace(sweep, engines=tuple(replace(part, block_size=11) for part in sweep.engines)))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(sweeps(), st.randoms(use_true_random=False))
 def test_a_block_is_found_without_the_others(sweep: Sweep, random) -> None:
@@ -279,6 +283,7 @@ def test_auto_stays_within_the_fast_link_without_counting_the_rest() -> None:
     assert census.exclusions == ()
 
 
+@pytest.mark.slow
 def test_ten_million_tasks_are_counted_in_bounded_memory() -> None:
     """In a process of its own, whose memory is limited to 1.5 GiB of addresses."""
     program = """

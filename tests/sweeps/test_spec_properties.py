@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 import jsonschema
+import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +24,8 @@ from gpuscout.sweeps.spec.faults import InvalidValue
 from gpuscout.sweeps.spec.rules import NAME_FIELDS, NUMBER_FIELDS, parse_rules
 from gpuscout.sweeps.spec.spec import SweepSpec, parse_spec, spec_from_mapping, spec_json_schema
 from gpuscout.sweeps.workloads import PRESETS
+
+pytestmark = pytest.mark.slow
 
 VALIDATOR = jsonschema.Draft202012Validator(spec_json_schema())
 
