@@ -20,7 +20,11 @@ from gpuscout.sweeps.spec.starter import starter_spec
 pytestmark = pytest.mark.slow
 
 PROJECT = Path(__file__).parents[2]
-PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+PAGES = [
+    page
+    for page in (PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md")))
+    if "```python" in page.read_text("utf-8")
+]
 MODULES = (
     "runner.api.estimate",
     "runner.api.gpus",
