@@ -184,14 +184,14 @@ class _Answers:
     @classmethod
     def of(cls, store: Store, expansion: Expansion, asked: _Asked, gpu_file: Path | None) -> _Answers:
         """Run the sweep and read its answers. Raises InputError when all its tasks have failed."""
+        if not expansion.census().tasks:
+            return cls(asked, expansion, {}, {}, {}, {}, {}, None)  # everything is left out, and about() says why
         report = run(asked.spec, store, expansion=expansion, gpu_file=gpu_file, lock_wait_s=LOCK_WAIT_S)
         question = replace(asked.question, sweep=report.sweep.id)
         with store.reading() as connection:
             failures = open_failures(connection, report.sweep.id) if report.open_failures else []
             if failures and len(failures) == report.progress.total_tasks:
                 raise InputError("; ".join(dict.fromkeys(failure.message for failure in failures)))
-            if not report.progress.total_tasks:
-                return cls(asked, expansion, {}, {}, {}, {}, {}, None)  # everything was left out
             failed = f"{len(failures):,} failed: {failures[0].message}" if failures else None
             ranking = rank(connection, question)
             unpriced: tuple[Group, ...] = ()

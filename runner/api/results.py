@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from html import escape
 from importlib import import_module
-from io import StringIO
 from typing import Any, Self, overload
 
+from gpuscout.runner.api import result_table
 from gpuscout.runner.api.analysis import PerformanceAnalysis
 from gpuscout.runner.api.performance import PerformanceEstimate
 from gpuscout.store.ranking.measures import MEASURES, measure_of, value_of
@@ -21,12 +20,6 @@ from gpuscout.sweeps.names import has_wildcard
 from gpuscout.sweeps.slo import OBJECTIVE_SYNONYMS
 
 SCHEMA_VERSION = 1
-_SHOWN = 10  # rows of a table
-_REASONS = 5
-_LEGEND = (
-    "c: requests in flight (~ between stored ones, * some wait); in brackets: 80 % of measured values; "
-    "backed: measured runs are near"
-)
 
 
 @dataclass(frozen=True)
@@ -298,20 +291,11 @@ class RecommendationResult(Sequence[GPURecommendation]):
         7 of 8 configurations fit
         ...
         """
-        shown, more = self._shown(limit)
-        return "\n".join([self._title(), *_text_table(self._cells(shown)), *more, *self._remarks()])
+        return result_table.text(self, limit)
 
     def _repr_html_(self) -> str:
         """The same as an HTML table, for notebooks."""
-        shown, more = self._shown(_SHOWN)
-        heading, *rows = self._cells(shown)
-        head = "".join(f"<th>{escape(cell)}</th>" for cell in heading)
-        body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-        notes = "".join(f"<li>{escape(remark)}</li>" for remark in (*more, *self._remarks()))
-        return (
-            f"<p><b>{escape(self._title())}</b></p>"
-            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><ul>{notes}</ul>"
-        )
+        return result_table.html(self)
 
     def to_dict(self) -> dict[str, Any]:
         """One document for machines: its keys carry units and never change meaning.
@@ -353,7 +337,7 @@ class RecommendationResult(Sequence[GPURecommendation]):
 
     def __repr__(self) -> str:
         best = f"best by {self.objective}: {self.best}" if self.best else "none can be recommended"
-        return f"<RecommendationResult: {self.model_id}, {self._fitting()}, {best}>"
+        return f"<RecommendationResult: {self.model_id}, {result_table.fitting(self)}, {best}>"
 
     def _with(self, items: Iterable[GPURecommendation]) -> RecommendationResult:
         return replace(self, recommendations=list(items))
@@ -361,45 +345,6 @@ class RecommendationResult(Sequence[GPURecommendation]):
     def _sort(self, metric: str) -> Self:
         self.recommendations.sort(key=_key(metric))
         return self
-
-    def _fitting(self) -> str:
-        fitting = [item for item in self if item.fits]
-        told = f"{len(fitting):,} of {len(self):,} configurations fit"
-        limited = sum(item.reason is None for item in fitting)
-        return told if limited == len(fitting) else f"{told}, {limited:,} can be recommended"
-
-    def _title(self) -> str:
-        lengths = f"{self.input_length:,} in / {self.output_length:,} out"
-        return f"GPU Recommendations: {self.model_id}, {self.precision}, {lengths}, by {self.objective}"
-
-    def _shown(self, limit: int) -> tuple[Sequence[GPURecommendation], list[str]]:
-        """What a table shows, and what is said of the rest: all if they are few, else the best of each GPU type."""
-        rows = self.recommendations if len(self) <= limit else self.best_per_gpu or self.recommendations
-        what = "configurations" if rows is self.recommendations else "GPU types"
-        return rows[:limit], [f"… and {len(rows) - limit:,} more {what}"] if len(rows) > limit else []
-
-    def _cells(self, shown: Sequence[GPURecommendation]) -> list[tuple[str, ...]]:
-        """The cells of a table, its heading first."""
-        heading = ("GPU", "TP", "Model GB", "KV GB", "Requests", "Fits")
-        estimated = any(item.estimate for item in self)
-        figures = ("c", "TTFT ms", "ITL ms", "tok/s", "USD/Mtok", "Backed") if estimated else ("USD/h",)
-        rows = [
-            (*_memory_cells(item), *(_figure_cells(item) if estimated else (_cell(item.usd_per_hour),)))
-            for item in shown
-        ]
-        return [(*heading, *figures), *rows]
-
-    def _remarks(self) -> list[str]:
-        remarks = [_LEGEND] if any(item.estimate for item in self) else []
-        if self.unproven in self.recommendations:
-            better = f"{self.unproven} would be better by {self.objective}"
-            remarks.append(f"{better} if its estimate holds: no measured runs are near it")
-        remarks += [self._fitting(), *(f"note: {note}" for note in self.notes)]
-        against = [item for item in self if item.reason is not None]
-        remarks += [f"  {item}: {item.reason}" for item in against[:_REASONS]]
-        if len(against) > _REASONS:
-            remarks.append(f"  … and {len(against) - _REASONS:,} more")
-        return [*remarks, *(f"  left out: {reason}" for reason in self.exclusions)]
 
 
 def _key(metric: str) -> Callable[[GPURecommendation], float]:
@@ -416,59 +361,6 @@ def _key(metric: str) -> Callable[[GPURecommendation], float]:
         return -value if MEASURES[metric].more_is_better else float(value)
 
     return key
-
-
-def _memory_cells(item: GPURecommendation) -> tuple[str, ...]:
-    memory = (f"{item.memory_per_gpu_gb:,.1f}", f"{item.available_memory_for_kv_gb:,.1f}")
-    return (
-        str(item),
-        str(item.tensor_parallel_size),
-        *memory,
-        f"{item.concurrent_requests:,}",
-        "yes" if item.fits else "no",
-    )
-
-
-def _figure_cells(item: GPURecommendation) -> tuple[str, ...]:
-    estimate = item.estimate
-    if estimate is None:
-        return ("-",) * 6
-    marks = f"{'~' if estimate.interpolated else ''}{'*' if estimate.queued else ''}"
-    return (
-        "-" if estimate.batch_size is None else f"{estimate.batch_size:,}{marks}",
-        _cell(estimate.ttft_ms, estimate.ttft_ms_low, estimate.ttft_ms_high),
-        _cell(estimate.itl_ms, estimate.itl_ms_low, estimate.itl_ms_high),
-        _cell(estimate.output_tokens_per_s, estimate.output_tokens_per_s_low, estimate.output_tokens_per_s_high),
-        _cell(estimate.cost_usd_per_mtok, estimate.cost_usd_per_mtok_low, estimate.cost_usd_per_mtok_high),
-        "yes" if item.backed else "no",
-    )
-
-
-def _cell(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    """A figure, with the ends of its interval where they are known: "24.1 (18.3-30.9)"."""
-    if value is None:
-        return "-"
-    return _number(value) if low is None or high is None else f"{_number(value)} ({_number(low)}-{_number(high)})"
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-
-
-def _text_table(cells: Sequence[Sequence[str]]) -> list[str]:
-    """Aligned columns: the first one to the left, figures to the right."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for number, heading in enumerate(cells[0]):
-        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
-    for row in cells[1:]:
-        table.add_row(*row)
-    console = Console(file=StringIO(), width=1_000, color_system=None, markup=False, highlight=False, emoji=False)
-    with console.capture() as captured:
-        console.print(table)
-    return [line.rstrip() for line in captured.get().splitlines()]
 
 
 # Names of earlier recommenders and of the release before this one.

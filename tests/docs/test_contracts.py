@@ -86,7 +86,8 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     tree = tmp_path_factory.mktemp("planted")
     package = tree / "gpuscout"
     package.mkdir()
-    shutil.copy(ROOT / "gpuscout" / "__init__.py", package)
+    for module in ("__init__.py", "__main__.py"):
+        shutil.copy(ROOT / "gpuscout" / module, package)
     for floor in FLOORS:
         shutil.copytree(ROOT / floor, package / floor, ignore=shutil.ignore_patterns("__pycache__", "data"))
     for imports in PLANTED.values():
