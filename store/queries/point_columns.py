@@ -15,6 +15,7 @@ from gpuscout.store.prices.prices import PriceRules, Prices
 from gpuscout.store.ranking.measures import value_of
 from gpuscout.store.ranking.scope import Scope
 from gpuscout.store.ranking.types import MEASURED, Kind
+from gpuscout.store.results.catalogues import APPROXIMATE_MARK
 from gpuscout.store.schema import cases, engines, gpus, measured_runs, models, operating_points, percentiles, tasks
 from gpuscout.sweeps.curves import METRICS, Bound
 from gpuscout.sweeps.servers import ONE_OF_SERVERS
@@ -56,6 +57,7 @@ COLUMNS: dict[str, tuple[type, str, str]] = {
     "kwh_per_mtok": (float, "kWh per million output tokens at full TDP: an upper bound", TDP),
     "bound": (str, "what limits an estimate: compute, memory …", ""),
     "queued": (bool, "more requests in flight than the KV cache holds", ""),
+    "approximate": (bool, "the model's architecture is in part a guess (gpuscout models show)", ""),
     "task_id": (int, "the task of an estimate, in this store", ""),
     "run_id": (int, "the measured run, in this store", ""),
     "stored_at": (datetime, "when it was computed or imported, UTC", ""),
@@ -91,6 +93,7 @@ def estimated_fields(workloads: Mapping[tuple[int, int], str], worth: Deployment
         "fingerprint": engines.c.fingerprint,
         "bound": point.bound,
         "queued": point.queued,
+        "approximate": models.c.architecture.contains(APPROXIMATE_MARK),
         # Of the point, whose key is in this order.
         "task_id": point.task_id,
         "run_id": sa.null(),
@@ -112,6 +115,7 @@ def measured_fields(workloads: Mapping[tuple[int, int], str], worth: DeploymentC
         "fingerprint": sa.null(),
         "bound": sa.literal(Bound.UNKNOWN.value),
         "queued": sa.null(),
+        "approximate": sa.null(),
         "task_id": sa.null(),
         "run_id": run.id,
         "stored_at": run.imported_at,

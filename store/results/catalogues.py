@@ -17,7 +17,8 @@ from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.models.architecture import ModelSpec
 
 # How stored architectures show that something about them was guessed or assumed.
-_DOUBTFUL = ('"approximate":true', '"assumed":')
+APPROXIMATE_MARK = '"approximate":true'
+_DOUBTFUL = (APPROXIMATE_MARK, '"assumed":')
 
 
 def stored_models(connection: sa.Connection, names: Sequence[str]) -> dict[str, ModelSpec]:

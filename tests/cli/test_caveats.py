@@ -85,6 +85,18 @@ def test_documents_and_rows_hold_it(sweep: tuple[str, list[str]], capsys: pytest
     assert sized["groups"][0]["caveats"][0].startswith(SAID)
 
 
+def test_points_of_a_guessed_model_are_marked(sweep: tuple[str, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    db, _ = sweep
+    for command in ("query", "pareto"):
+        points = json.loads(told([command, "--json", "--db", db], capsys))["points"]
+        assert {(point["model"], point["approximate"]) for point in points} == {
+            ("Qwen/Qwen3-8B", False),
+            ("widget", True),
+        }
+        assert "model guessed" in told([command, "--model", "widget", "--db", db], capsys)
+        assert "model guessed" not in told([command, "--model", "Qwen3-8B", "--db", db], capsys)
+
+
 def test_its_range_is_wider_and_no_error_of_known_families_is_its_own(
     sweep: tuple[str, list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # What a table holds unless columns are chosen; machines get everything.
 TABLE = (
     "model", "gpu", "num_gpus", *PARALLELISM, "precision", "kv_precision", "server", "engine", "kind", "input_len",
-    "output_len", "concurrency", "queued", "ttft_ms", "itl_ms",
+    "output_len", "concurrency", "queued", "approximate", "ttft_ms", "itl_ms",
     "output_tokens_per_s", "output_tokens_per_s_per_gpu", "usd_per_mtok",
 )  # fmt: skip
 DROP = ("output_tokens_per_s", "ttft_ms", "kv_precision", "output_len", "input_len", "precision", "engine", "queued")
@@ -55,6 +55,7 @@ _WORDS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "gpu": ("GPU", str),
     "kv_precision": ("KV", str),
     "queued": ("queued", lambda queued: "yes" if queued else "no"),
+    "approximate": ("model guessed", lambda approximate: "yes" if approximate else "no"),
     "stored_at": ("stored", lambda time: f"{time:%Y-%m-%d %H:%M} UTC"),
     "server_version": ("server version", str),
     "measured_on": ("measured", str),
@@ -80,7 +81,8 @@ def chosen(given: str | None, output: Output, default: Sequence[str] = TABLE) ->
 
 
 def telling(names: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The columns of a table without those that hold the same in every row and are details."""
+    """The columns of a table without those that hold the same in every row and are details, or are never true."""
+    names = [name for name in names if name != "approximate" or any(row[name] for row in rows)]
     return [name for name in names if name not in _DETAILS or len({row[name] for row in rows}) > 1]
 
 
