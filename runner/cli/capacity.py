@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
-from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, leave_if_nothing, print_json
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, leave_if_nothing, print_json
 from gpuscout.runner.cli.options import Filters, LimitOptions, PriceOptions, grouped
 from gpuscout.runner.cli.show.document import CASE, picked
-from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, print_rows, whole_number
+from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
-    from gpuscout.store.queries.capacity import GroupCapacity, Out, Plan
+    from gpuscout.store.queries.capacity import GroupCapacity, Plan
     from gpuscout.store.queries.capacity_question import Capacity, Rate
 
 _LOAD = "The load"
@@ -64,6 +63,7 @@ def capacity(
     A replica takes the requests per second that it sustains within all --slo limits, less the headroom; all its GPUs
     are paid, busy or not. A month has 730 hours. Exit status 6: nothing can carry the load.
     """
+    from gpuscout.runner.cli.show.capacity_table import print_capacity
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.capacity import Demand
     from gpuscout.store.queries.capacity_question import capacity as sized
@@ -81,9 +81,9 @@ def capacity(
     if output.json:
         print_json(_document(found))
     elif output.for_people:
-        _print(found)
+        print_capacity(found)
     else:
-        print_rows(_columns(), [_row(group, plan) for group in found.groups for plan in _all(group)], output)
+        print_rows(_columns(output), [_row(group, plan) for group in found.groups for plan in _all(group)], output)
     leave_if_nothing(any(group.plans for group in found.groups))
 
 
@@ -105,114 +105,6 @@ def _all(group: GroupCapacity) -> Sequence[Plan]:
     return (*group.plans, *group.further)
 
 
-# --- for people --------------------------------------------------------------------------------------------------
-
-
-def _print(found: Capacity) -> None:
-    from gpuscout.runner.cli.show.prices import prices_told
-    from gpuscout.runner.cli.show.wording import (
-        assumed,
-        case_of,
-        limit,
-        measured_aside,
-        not_shown,
-        print_wrapped,
-        workload,
-    )
-
-    question, demand = found.rankings[0].question, found.demand
-    limits = ", ".join(map(limit, question.slos)) or "no limit on latencies"
-    limits += " (unless --slo names others; --no-slo lifts it)" if question.default_slo else ""
-    print_wrapped(f"{limits}; {_percent(demand.headroom)} of the capacity kept free{_extras(found)}")
-    if (told := assumed(question)) is not None:
-        print_wrapped(told)
-    aside = measured_aside(question, (group.group for group in found.groups))
-    found = replace(found, groups=tuple(group for group in found.groups if case_of(group.group) not in aside))
-    for group in found.groups:
-        asked = f"{number(group.rate)} requests/s ({number(group.rate * group.group.output_len)} output tokens/s)"
-        print()
-        print_wrapped(f"{group.group.model}, {workload(group.group)}: {asked}")
-        if group.plans:
-            rows = [_row(group, plan) for plan in _all(group)]
-            print_rows(_TABLE, rows, Output(), drop=("ttft_ms", "requests_per_s_per_replica", "itl_ms"))
-        else:
-            print("  no configuration can carry it")
-        for line in (*_why_out(group), *group.group.caveats):
-            print_wrapped(line, indent=2)
-    print()
-    if aside:
-        print_wrapped(not_shown(aside))
-    for line in _totals(found):
-        print_wrapped(line)
-    sized = [plan.config.gpu for group in found.groups for plan in group.plans[:2]]
-    for note in prices_told(found.prices, dict.fromkeys(sized)):
-        print_wrapped(note)
-    print_wrapped("TTFT and ITL are those of a replica at full load (--json also has them at the asked rate).")
-
-
-def _extras(found: Capacity) -> str:
-    demand = found.demand
-    parts = [f"at least {count(demand.min_replicas, 'replica')}"] if demand.min_replicas > 1 else []
-    parts += [f"{demand.spare} to spare"] if demand.spare else []
-    parts += ["whole nodes are paid"] if demand.whole_nodes else []
-    return "".join(f"; {part}" for part in parts)
-
-
-def _why_out(group: GroupCapacity) -> Iterator[str]:
-    """GPU types that cannot carry it, those with the same reason together."""
-    from gpuscout.runner.cli.show.wording import cause, configuration
-
-    reasons: dict[str, list[Out]] = {}
-    for out in group.out:
-        reasons.setdefault(cause(out.cause, out.slo), []).append(out)
-    for reason, outs in sorted(reasons.items()):
-        nearest = min(outs, key=lambda out: out.nearest.ratio or float("inf"))
-        told = configuration(nearest.nearest, group.group.input_len, group.group.output_len)
-        yield f"out: {', '.join(out.gpu for out in outs)}: {reason}; nearest {told}: {nearest.nearest.detail}"
-    unpriced = [plan.config.gpu for plan in group.plans if plan.usd_per_hour is None]
-    if unpriced:
-        yield f"without a price: {', '.join(unpriced)}; --price '{unpriced[0]}'=USD prices it"
-
-
-def _totals(found: Capacity) -> Iterator[str]:
-    """What several workloads of one model cost together, each with replicas of its own."""
-    by_model = sorted(found.groups, key=lambda group: group.group.model)
-    for model, same in groupby(by_model, key=lambda group: group.group.model):
-        groups = list(same)
-        best = [group.plans[0] for group in groups if group.plans and group.plans[0].usd_per_hour]
-        if len(groups) > 1 and len(best) == len(groups):
-            usd = sum(plan.usd_per_hour.usd for plan in best if plan.usd_per_hour)
-            months = sum(plan.usd_per_month or 0 for plan in best)
-            gpus = sum(plan.gpus for plan in best)
-            yield (
-                f"{model}: the cheapest of {count(len(best), 'workload')}, each with replicas of its own: "
-                f"{count(gpus, 'GPU')}, {number(usd)} USD/h, {months:,.0f} USD/month"
-            )
-
-
-def _percent(value: float) -> str:
-    return f"{value:.0%}".replace("%", " %")
-
-
-def _milliseconds(value: float) -> str:
-    return f"{number(value)} ms"
-
-
-_TABLE = (
-    Column("configuration", "configuration"),
-    a_figure("replicas", "replicas", whole_number),
-    a_figure("gpus", "GPUs", whole_number),
-    a_figure("nodes", "nodes", whole_number),
-    a_figure("usd_per_hour", "USD/h"),
-    a_figure("usd_per_month", "USD/month", lambda value: f"{value:,.0f}"),
-    a_figure("usd_per_mtok", "USD/Mtok"),
-    a_figure("headroom", "free", _percent),
-    a_figure("requests_per_s_per_replica", "req/s each"),
-    a_figure("ttft_ms", "TTFT", _milliseconds),
-    a_figure("itl_ms", "ITL", _milliseconds),
-)
-
-
 # --- for machines ------------------------------------------------------------------------------------------------
 
 
@@ -221,20 +113,36 @@ _PLAN = (
     *("headroom", "requests_per_s", "requests_per_s_per_replica"),
 )
 _LOADED = ("concurrency", "ttft_ms", "itl_ms", "e2e_s")
+_SAFE = {"safe_replicas": "replicas", "safe_gpus": "gpus", "safe_usd_per_month": "usd_per_month"}
 
 
 def _row(group: GroupCapacity, plan: Plan) -> dict[str, Any]:
-    """Latencies are those of a replica at full load; with "at_rate" before them, at its share of the asked rate."""
+    """Latencies are those of a replica at full load; with "at_rate" before them, at its share of the asked rate.
+
+    Low and high are the ends of 80 % intervals; what is "safe" holds with a probability of 90 %.
+    """
     from gpuscout.runner.cli.show.wording import configuration
 
-    config, hourly = plan.config, plan.usd_per_hour
+    config, hourly, error = plan.config, plan.usd_per_hour, plan.config.backing and plan.config.backing.error
+    low, high = plan.usd_per_month_range or (None, None)
     return {
         **picked(group.group, *CASE),
         "gpu": config.gpu,
         "configuration": configuration(config, group.group.input_len, group.group.output_len),
         "usd_per_hour": hourly and hourly.usd,
-        "usd_per_hour_low": hourly and hourly.low,
-        "usd_per_hour_high": hourly and hourly.high,
+        "usd_per_hour_lowest_price": hourly and hourly.low,
+        "usd_per_hour_highest_price": hourly and hourly.high,
+        "usd_per_month_low": low,
+        "usd_per_month_high": high,
+        **{name: plan.safe and getattr(plan.safe, field) for name, field in _SAFE.items()},
+        "kind": config.told_kind,
+        "backed": config.backed,
+        "limits_met": config.likelihood,
+        "error_metric": error and error.metric,
+        "error_median": error and error.median_error,
+        "error_p90": error and error.p90_error,
+        "error_runs": error and error.runs,
+        "cannot_start": config.cannot_start,
         "caveats": "; ".join(group.group.caveats) or None,
         **picked(plan, *_PLAN),
         **picked(config, *_LOADED),
@@ -242,24 +150,60 @@ def _row(group: GroupCapacity, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _columns() -> list[Column]:
-    """What every row has, for CSV and Markdown."""
-    shown = {column.name: column for column in _TABLE}
-    names = [*CASE, "gpu", "configuration"]
-    names += ["usd_per_hour", "usd_per_hour_low", "usd_per_hour_high", *_PLAN, *_LOADED]
-    names += [*(f"at_rate_{name}" for name in _LOADED), "caveats"]
-    return [shown.get(name) or Column(name, name.replace("_", " ")) for name in names]
+def _columns(output: Output) -> list[Column]:
+    """What every row has: all of it as CSV, what a reader wants as Markdown."""
+    if output.md:
+        return list(_FOR_READERS)
+    names = [*CASE, "gpu", "configuration", "usd_per_hour", "usd_per_hour_lowest_price", "usd_per_hour_highest_price"]
+    names += [*_PLAN, "usd_per_month_low", "usd_per_month_high", *_SAFE, *_LOADED]
+    names += [*(f"at_rate_{name}" for name in _LOADED), "kind", "backed", "limits_met"]
+    names += ["error_metric", "error_median", "error_p90", "error_runs", "cannot_start", "caveats"]
+    return [Column(name, name) for name in names]
+
+
+def _dollars(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _share(value: float) -> str:
+    return f"{value:.0%}".replace("%", " %")
+
+
+_FOR_READERS = (
+    Column("model", "model"),
+    Column("workload", "workload"),
+    Column("configuration", "configuration"),
+    a_figure("replicas", "replicas", whole_number),
+    a_figure("gpus", "GPUs", whole_number),
+    a_figure("usd_per_month", "USD/month", _dollars),
+    a_figure("usd_per_month_low", "low (80 %)", _dollars),
+    a_figure("usd_per_month_high", "high (80 %)", _dollars),
+    a_figure("safe_gpus", "safe GPUs (90 %)", whole_number),
+    a_figure("safe_usd_per_month", "safe USD/month (90 %)", _dollars),
+    a_figure("usd_per_mtok", "USD/Mtok"),
+    a_figure("concurrency", "requests in flight", whole_number),
+    a_figure("ttft_ms", "TTFT ms"),
+    a_figure("itl_ms", "ITL ms"),
+    a_figure("limits_met", "limits met", _share),
+    Column("kind", "kind"),
+    Column("backed", "measured near", lambda backed: "yes" if backed else "no"),
+    Column("caveats", "caveats"),
+)
 
 
 def _document(found: Capacity) -> dict[str, object]:
     from gpuscout.runner.cli.show.prices import prices_document
     from gpuscout.store.queries.capacity import HOURS_PER_MONTH
+    from gpuscout.store.ranking.confidence import CAUTIOUS
 
     question, demand = found.rankings[0].question, found.demand
     return {
         **picked(demand, "headroom", "min_replicas", "whole_nodes", spare_replicas="spare"),
         "hours_per_month": HOURS_PER_MONTH,
         "slos": [str(slo) for slo in question.slos],
+        "trust": str(question.trust),
+        "confidence": question.confidence,
+        "safe_confidence": max(CAUTIOUS, question.confidence),
         "assumed_tail": question.assume_tail,
         "prices": prices_document(found.prices),
         "groups": [
@@ -268,6 +212,8 @@ def _document(found: Capacity) -> dict[str, object]:
                 "requests_per_s": group.rate,
                 "output_tokens_per_s": group.rate * group.group.output_len,
                 "best_per_gpu": _plans(group, group.plans),
+                "unproven": group.unproven and group.unproven.config.gpu,
+                "cut": [plan.config.gpu for plan in group.cut],
                 "further": _plans(group, group.further),
                 "out": [
                     {
@@ -296,5 +242,6 @@ def _plans(group: GroupCapacity, plans: Iterable[Plan]) -> list[dict[str, Any]]:
         {name: value for name, value in _row(group, plan).items() if name not in said}
         | {"gpus_per_replica": plan.config.num_gpus}
         | picked(plan.config, *settings, *more, "assumed_tail")
+        | {"limits": [{"slo": str(chance.slo), **picked(chance, "probability")} for chance in plan.config.chances]}
         for plan in plans
     ]

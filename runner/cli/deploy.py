@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +17,7 @@ from gpuscout.sweeps.errors import InputError, NothingQualifiesError, UnknownNam
 from gpuscout.sweeps.servers import ONE_OF_SERVERS
 
 if TYPE_CHECKING:
+    from gpuscout.store.ranking.measures import Aim
     from gpuscout.store.ranking.rank import Ranking
     from gpuscout.store.ranking.types import Group, RankedConfig
     from gpuscout.sweeps.servers.base import Deployment, Launch
@@ -110,7 +111,7 @@ def deploy(
             raise InputError(f"cannot write {output}: {error.strerror}") from error
         err().print(f"written to {output}")
     if format is not Format.JSON:
-        for line in _about(group, chosen, launch, replicas, rate):
+        for line in _about(question.aim, group, chosen, launch, replicas, rate):
             err().print(line, soft_wrap=True)
 
 
@@ -214,6 +215,7 @@ def _json(document: dict[str, Any]) -> str:
 def _document(
     group: Group, chosen: RankedConfig, deployment: Deployment, launch: Launch, replicas: int, image: str | None
 ) -> dict[str, Any]:
+    from gpuscout.runner.cli.show.ranking_document import config_document
     from gpuscout.runner.deploy.servers import shell_script
 
     return {
@@ -229,12 +231,15 @@ def _document(
         "notes": list(launch.notes),
         "caveats": list(group.caveats),
         "documentation": {part: launch.documentation[part] for part in launch.command if part in launch.documentation},
-        "configuration": asdict(chosen),
+        "configuration": config_document(chosen),
     }
 
 
-def _about(group: Group, chosen: RankedConfig, launch: Launch, replicas: int, rate: float | None) -> list[str]:
+def _about(
+    aim: Aim, group: Group, chosen: RankedConfig, launch: Launch, replicas: int, rate: float | None
+) -> list[str]:
     """What was chosen, and what to know of it: on standard error."""
+    from gpuscout.runner.cli.show.certainty import chances, ranged, trust
     from gpuscout.runner.cli.show.output import number
     from gpuscout.runner.cli.show.wording import configuration, workload
 
@@ -249,8 +254,12 @@ def _about(group: Group, chosen: RankedConfig, launch: Launch, replicas: int, ra
     ).replace("  ", " ")
     told = [
         f"{group.model} on {configuration(chosen, group.input_len, group.output_len)}, {workload(group)}: "
-        f"{chosen.concurrency:,} in flight, {figures} ({chosen.engine})"
+        f"{chosen.concurrency:,} in flight, {figures} ({chosen.told_kind})"
     ]
+    value = ranged(chosen.objective, chosen.objective_range, chosen.kind)
+    told.append(f"{aim.name}: {value} {aim.unit} (80 % range); {trust(chosen)}")
+    if chosen.chances:
+        told.append(f"limits: {chances(chosen)}")
     if chosen.assumed_tail is not None:
         told.append(f"note: its percentiles are assumed to be {chosen.assumed_tail:g} x the mean (--assume-tail)")
     if rate is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ import typer
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, err
 from gpuscout.runner.cli.options import Filters, PriceOptions, SloOptions, grouped
 from gpuscout.runner.cli.query import AllVersions, Columns, Plot
-from gpuscout.runner.cli.show.output import Column, Output, print_json_rows, print_rows
+from gpuscout.runner.cli.show.output import Column, Output, Row, a_figure, print_json_rows, print_rows
 
 if TYPE_CHECKING:
     from gpuscout.store.queries.pareto import Front, Pareto
@@ -67,7 +68,7 @@ def pareto(
     from gpuscout.runner.cli.show.points import TABLE, chosen, limits_document, price_remarks
     from gpuscout.runner.cli.show.wording import assumed, none_meets, print_wrapped
     from gpuscout.store.database.connect import open_store
-    from gpuscout.store.queries.pareto import metric_of
+    from gpuscout.store.queries.pareto import metric_of, range_columns
     from gpuscout.store.queries.pareto import pareto as frontiers
     from gpuscout.store.ranking.lookup import stored_names
     from gpuscout.store.schema import gpus
@@ -93,6 +94,7 @@ def pareto(
             queued=queued,
             all_versions=all_versions,
         )
+    ranges = range_columns(found.metrics)
     if not found.fronts:
         err().print(none_meets(question), soft_wrap=True)
     if plot is not None:
@@ -104,7 +106,7 @@ def pareto(
     if output.json:
         document = {"metrics": [_metric(axis) for axis in found.metrics], "across": across}
         document |= limits_document(question)
-        print_json_rows(document, "points", _rows(found, [*names, "dominated"], dominated))
+        print_json_rows(document, "points", _rows(found, ["kind", *names, "dominated", *ranges], dominated))
     elif output.for_people:
         for front in found.fronts:
             _print(found, front, names, dominated=dominated, across=across, whole=columns is not None)
@@ -114,8 +116,10 @@ def pareto(
         if (told := assumed(question)) is not None:
             print_wrapped(told)
     else:
-        shown = list(dict.fromkeys(["model", "input_len", "output_len", *names, *(a.column for a in found.metrics)]))
-        print_rows(_columns(shown, dominated), _rows(found, [*shown, "dominated"], dominated), output)
+        axes_shown = (a.column for a in found.metrics)
+        shown = list(dict.fromkeys(["model", "input_len", "output_len", "kind", *names, *axes_shown]))
+        rows = _rows(found, [*shown, "dominated", *ranges], dominated)
+        print_rows([*_columns(shown, dominated), *map(_end_of_range, ranges)], rows, output)
     if plot is not None:
         err().print(f"drawn: {plot}", soft_wrap=True)
 
@@ -134,6 +138,33 @@ def _columns(names: list[str], dominated: bool) -> list[Column]:
     return [*map(column_of, names), *marks]
 
 
+def _end_of_range(name: str) -> Column:
+    """ "usd_per_mtok_low" """
+    return a_figure(name, name.replace("_", " "))
+
+
+def _with_range(column: Column, names: Sequence[str]) -> Column:
+    """A figure with its range: "0.53 (0.33–0.86)"; (measured), or (unknown) where no interval is known."""
+    if f"{column.name}_low" not in names:
+        return column
+    return Column(column.name, f"{column.heading} (80 % range)", str, figure=True, unknown="-")
+
+
+def _ranged(row: Row, ranges: Sequence[str]) -> dict[str, Any]:
+    """The figures of a row as texts with their ranges."""
+    from gpuscout.runner.cli.show.certainty import ranged
+    from gpuscout.store.ranking.types import Kind
+
+    found = dict(row)
+    for name in ranges:
+        if name.endswith("_low"):
+            axis = name.removesuffix("_low")
+            low, high = row[name], row[f"{axis}_high"]
+            expected = None if low is None or high is None else (low, high)
+            found[axis] = ranged(row[axis], expected, Kind(row["kind"]))
+    return found
+
+
 def _metric(axis: Any) -> dict[str, object]:
     return {"name": axis.name, "column": axis.column, "unit": axis.unit, "more_is_better": axis.more_is_better}
 
@@ -142,6 +173,7 @@ def _print(found: Pareto, front: Front, names: list[str], *, dominated: bool, ac
     """One group: its name, its frontier, and what was left out."""
     from gpuscout.runner.cli.show.points import DROP, telling
     from gpuscout.runner.cli.show.wording import print_wrapped
+    from gpuscout.store.queries.pareto import range_columns
 
     title = "all models and workloads"
     if front.model is not None:
@@ -153,12 +185,16 @@ def _print(found: Pareto, front: Front, names: list[str], *, dominated: bool, ac
         f"{axis.label} ({axis.unit})" if axis.unit not in axis.label else axis.label for axis in found.metrics
     )
     print_wrapped(title)
-    print_wrapped(f"{best:,} of {count(front.considered, 'point')} on the frontier of {by}", indent=2)
+    kinds = " and ".join(sorted({point["kind"] for point in shown}))
+    print_wrapped(f"{best:,} of {count(front.considered, 'point')} on the frontier of {by}; {kinds}", indent=2)
     lead = ["model", "input_len", "output_len"] if across else []
     told = names if whole else telling(names, shown)
     columns = list(dict.fromkeys([*lead, *told, *(axis.column for axis in found.metrics)]))
     if shown:
-        print_rows(_columns(columns, dominated), shown, Output(), drop=() if whole else DROP)
+        ranges = range_columns(found.metrics)
+        rows = [_ranged(point, ranges) for point in shown]
+        headed = [_with_range(column, ranges) for column in _columns(columns, dominated)]
+        print_rows(headed, rows, Output(), drop=() if whole else DROP)
     out = [(front.queued, "wait for memory (--queued)"), (front.incomplete, "lack one of the figures")]
     left = "; ".join(f"{number:,} {reason}" for number, reason in out if number)
     if left:

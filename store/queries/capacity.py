@@ -94,6 +94,14 @@ class Plan:
         return None if self.usd_per_hour is None else self.usd_per_hour.usd * HOURS_PER_MONTH
 
     @property
+    def usd_per_month_range(self) -> tuple[float, float] | None:
+        """Where it is expected with a probability of 80 %; None: not known."""
+        if self.usd_per_hour_range is None:
+            return None
+        low, high = self.usd_per_hour_range
+        return low * HOURS_PER_MONTH, high * HOURS_PER_MONTH
+
+    @property
     def replicas_per_node(self) -> int:
         """0: a replica spans nodes."""
         return self.gpus_per_node // self.config.num_gpus

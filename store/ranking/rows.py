@@ -21,17 +21,21 @@ _VALUES = {"cost": "usd_per_mtok", "energy": "kwh_per_mtok"}
 
 COLUMNS = (
     "model", "workload", "input_len", "output_len", "place", *_CONFIGURATION, "objective", "objective_unit",
-    "objective_value", "behind_best", "usd_per_hour", *_VALUES.values(), *_FIGURES, "output_tokens_per_s_per_gpu",
-    "bound", "runs", "load", "sources", "server_versions", "first_day", "last_day", "error_metric", "error_median",
-    "error_runs", "error_gpu_family", *(f"{metric}_{end}" for metric in TRUSTED_METRICS for end in ("low", "high")),
-    "confidence", "lowest_opinion", "highest_opinion", "caveats",
+    "objective_value", "objective_low", "objective_high", "behind_best", "usd_per_hour", "usd_per_gpu_hour",
+    "price_is_old", *_VALUES.values(), *_FIGURES, "output_tokens_per_s_per_gpu", "bound", "slos", "limits_met",
+    "backed", "runs", "load", "sources", "server_versions", "first_day", "last_day", "error_metric", "error_median",
+    "error_p90", "error_runs", "error_gpu_family",
+    *(f"{metric}_{end}" for metric in TRUSTED_METRICS for end in ("low", "high")),
+    "confidence", "lowest_opinion", "highest_opinion", "cannot_start", "caveats",
 )  # fmt: skip
 """What a row holds. `objective_value` is in `objective_unit`, `behind_best` a fraction, lengths are in tokens.
 `assumed_tail`: what the mean is multiplied by where a limit is on a percentile that an estimate does not have. `runs`
-are the measured runs behind it, with their load, sources, versions and days; for an estimate `error_median` (a
-fraction) is its engine's error over the `error_runs` nearest to it, and low and high hold 80 % of what is measured.
-It is ranked by figures that hold with the probability `confidence` (0.5: the estimates). The opinions are those of
-several engines, in `objective_unit`. `caveats`: what was guessed or assumed of the model."""
+are the measured runs behind it, with their load, sources, versions and days; for an estimate half of the `error_runs`
+nearest to it were off by less than `error_median` (a fraction), nine of ten by less than `error_p90`, and low and high
+hold 80 % of what is measured. `backed`: it was measured, or measured runs are near it. `limits_met`: the probability of
+the limit in `slos` that is least likely met. `cannot_start`: why no server can be told to start it. It is ranked by
+figures that hold with the probability `confidence` (0.5: the estimates). The opinions are those of several engines, in
+`objective_unit`. `caveats`: what was guessed or assumed of the model."""
 
 
 def columns_of(ranking: Ranking) -> tuple[str, ...]:
@@ -65,8 +69,16 @@ def ranking_rows(ranking: Ranking, *, top: int | None = None) -> Iterator[dict[s
                 "objective": aim.name,
                 "objective_unit": aim.unit,
                 "objective_value": config.objective,
+                "objective_low": config.objective_range and config.objective_range[0],
+                "objective_high": config.objective_range and config.objective_range[1],
                 "behind_best": config.behind_best,
                 "usd_per_hour": config.usd_per_hour,
+                "usd_per_gpu_hour": None if config.usd_per_hour is None else config.usd_per_hour / config.num_gpus,
+                "price_is_old": ranking.prices.is_old(config.gpu),
+                "slos": ", ".join(map(str, ranking.question.slos)),
+                "backed": config.backed,
+                "limits_met": config.likelihood,
+                "cannot_start": config.cannot_start,
                 **values,
                 **{name: getattr(config, name) for name in _FIGURES},
                 "output_tokens_per_s_per_gpu": config.tokens_per_s_per_gpu,
@@ -99,6 +111,7 @@ def _trust(config: RankedConfig) -> dict[str, Any]:
     return {
         "error_metric": error and error.metric,
         "error_median": error and error.median_error,
+        "error_p90": error and error.p90_error,
         "error_runs": error and error.runs,
         "error_gpu_family": error and error.gpu_family,
         **{f"{metric}_low": config.intervals.get(metric, unknown)[0] for metric in TRUSTED_METRICS},

@@ -153,7 +153,10 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def ask(capsys: pytest.CaptureFixture[str], url: str, *arguments: str) -> str:
     capsys.readouterr()
-    assert execute(["capacity", "--db", url, "--price", "GH200-96GB=3", *arguments]) == 0
+    assert execute(["capacity", "--db", url, "--price", "GH200-96GB=3", *arguments]) in (
+        0,
+        6,
+    )  # 6: nothing can carry it
     return capsys.readouterr().out
 
 
@@ -185,7 +188,7 @@ def test_the_document_adds_up(database: str, capsys: pytest.CaptureFixture[str])
     for row in (*chat["best_per_gpu"], *chat["further"], *rag["best_per_gpu"]):
         assert row["itl_ms"] <= 15
         assert row["replicas"] * row["requests_per_s_per_replica"] * (1 - 0.2) >= 10 * (1 - 1e-9)
-        assert row["usd_per_hour_low"] <= row["usd_per_hour"] <= row["usd_per_hour_high"]
+        assert row["usd_per_hour_lowest_price"] <= row["usd_per_hour"] <= row["usd_per_hour_highest_price"]
         # At its share of the rate a replica is not slower than at full load.
         assert row["at_rate_itl_ms"] <= row["itl_ms"] * (1 + 1e-9)
         assert row["at_rate_concurrency"] <= row["concurrency"]
@@ -211,7 +214,7 @@ def test_forms_of_output_and_of_rates(database: str, capsys: pytest.CaptureFixtu
     assert "no limit on latencies" in ask(capsys, database, "--rate", "chat=20", "--no-slo")
     shown = " ".join(shown.split())
     assert "1 to spare; whole nodes are paid" in shown
-    assert "each with replicas of its own" in shown
+    assert "each with replicas of its own" in " ".join(shown.split())
     rows = list(csv.DictReader(io.StringIO(ask(capsys, database, "--tokens-rate", "chat=10240", "--csv"))))
     assert {row["workload"] for row in rows} == {"chat"}
     assert {float(row["requests_per_s"]) for row in rows} == {20.0}
@@ -226,7 +229,8 @@ def test_a_narrow_terminal(database: str, capsys: pytest.CaptureFixture[str], mo
     monkeypatch.setenv("COLUMNS", "80")
     shown = ask(capsys, database, "--rate", "20000", "--slo", "itl<=15ms")
     assert max(map(len, shown.splitlines())) <= 80
-    assert "USD/month" in shown
+    assert "USD/month (80 % range)" in shown
+    assert "safe" in shown
 
 
 def test_an_assumed_percentile_is_said_to_be_one(database: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,16 +45,33 @@ def prices_in_short(ranking: Ranking, gpus: Iterable[str], *, by_gpu: bool) -> l
     question, found = ranking.question, ranking.prices
     if not any(question.aim.needs("price") or name.startswith("cost") for name in ("", *question.also)):
         return []
+    if by_gpu and not found.rules.whole_instances:
+        return prices_by_gpu(found, gpus) + _unpriced(ranking, gpus)
     priced = [found.known[gpu] for gpu in dict.fromkeys(gpus) if gpu in found.known]
-    rules, notes = found.rules, []
-    kind = f"prices: {rules.purchase}, median of sellers" + (f", {rules.discount:.0%} off" if rules.discount else "")
-    if by_gpu and priced and not rules.whole_instances:
-        notes.append(f"{kind}, USD per GPU hour: {'; '.join(_in_short(found, price.gpu) for price in priced)}")
-    elif days := [day for price in priced if price.dates for day in price.dates]:
-        notes.append(f"{kind}, {min(days):%Y-%m} to {max(days):%Y-%m}")
-    if unused := _unused_overrides(found):
-        notes.append(f"--price changes nothing here: nothing that was asked about runs on {', '.join(unused)}")
-    return notes + _unpriced(ranking, gpus)
+    days = [day for price in priced if price.dates for day in price.dates]
+    notes = [f"{_kind(found)}, {min(days):%Y-%m} to {max(days):%Y-%m}"] if days else []
+    return notes + _unused(found) + _unpriced(ranking, gpus)
+
+
+def prices_by_gpu(found: Prices, gpus: Iterable[str]) -> list[str]:
+    """One line with what each of these GPUs costs; with whole instances that depends on the deployment."""
+    priced = [gpu for gpu in dict.fromkeys(gpus) if gpu in found.known]
+    if not priced:
+        return _unused(found)
+    hour = "hour of a single GPU, its whole instance paid" if found.rules.whole_instances else "GPU hour"
+    told = "; ".join(_in_short(found, gpu) for gpu in priced)
+    return [f"{_kind(found)}, USD per {hour}: {told}", *_unused(found)]
+
+
+def _kind(found: Prices) -> str:
+    rules = found.rules
+    return f"prices: {rules.purchase}, median of sellers" + (f", {rules.discount:.0%} off" if rules.discount else "")
+
+
+def _unused(found: Prices) -> list[str]:
+    unused = _unused_overrides(found)
+    where = "nothing that was asked about runs on"
+    return [f"--price changes nothing here: {where} {', '.join(unused)}"] if unused else []
 
 
 def _in_short(prices: Prices, gpu: str) -> str:
@@ -90,10 +107,7 @@ def prices_told(prices: Prices, gpus: Iterable[str]) -> list[str]:
     kind = f"{rules.purchase} USD per {hour}, median of providers (lowest to highest)"
     kind += f", {rules.discount:.0%} off" if rules.discount else ""
     told = [text for gpu in dict.fromkeys(gpus) if (text := _told(prices, gpu))]
-    notes = [f"prices: {kind}: {'; '.join(told)}"] if told else []
-    if unused := _unused_overrides(prices):
-        notes.append(f"--price changes nothing here: nothing that was asked about runs on {', '.join(unused)}")
-    return notes
+    return [*([f"prices: {kind}: {'; '.join(told)}"] if told else []), *_unused(prices)]
 
 
 def _unused_overrides(prices: Prices) -> list[str]:

@@ -49,37 +49,41 @@ def _slo_document(slo: Slo) -> dict[str, object]:
 def _group_document(group: Group) -> dict[str, object]:
     return {
         **picked(group, *CASE, "engine", "other_engines", "caveats", "is_backed", ranked_configurations="candidates"),
-        "configurations": [_document(config) for config in group.configs],
-        "best_per_gpu": [_document(config) for config in group.best_per_gpu],
+        "configurations": [config_document(config) for config in group.configs],
+        "best_per_gpu": [config_document(config) for config in group.best_per_gpu],
         "losers": [
             {
                 "cause": losers.cause.value,
                 "slo": _slo_document(losers.slo) if losers.slo else None,
                 "configurations": losers.count,
-                "examples": [_document(loser) for loser in losers.examples],
+                "examples": [config_document(loser) for loser in losers.examples],
             }
             for losers in group.losers
         ],
         "unreachable_slos": [
-            {**_slo_document(unmet.slo), "closest_value": unmet.value, "closest": _document(unmet.nearest)}
+            {**_slo_document(unmet.slo), "closest_value": unmet.value, "closest": config_document(unmet.nearest)}
             for unmet in group.unreachable
         ],
-        "closest_to_all_slos": _document(group.closest) if group.closest else None,
-        "unproven": _document(group.unproven) if group.unproven else None,
+        "closest_to_all_slos": config_document(group.closest) if group.closest else None,
+        "unproven": config_document(group.unproven) if group.unproven else None,
         "ties": [
             {"gpu": tie.config.gpu, **picked(tie, "lead", "joint_error", probability_ahead="probability")}
             for tie in group.ties
         ],
         "sellers": [asdict(seller) for seller in group.sellers],
         "unranked": [
-            {**(_document(unranked.config) if unranked.config else {"gpu": unranked.gpu}), "reason": unranked.reason}
+            {
+                **(config_document(unranked.config) if unranked.config else {"gpu": unranked.gpu}),
+                "reason": unranked.reason,
+            }
             for unranked in group.unranked
         ],
         "winner_changes": [asdict(flip) for flip in group.flips],
     }
 
 
-def _document(config: Configuration) -> dict[str, object]:
+def config_document(config: Configuration) -> dict[str, object]:
+    """A configuration, with where its figures are expected and what it rests on."""
     document = asdict(config) | {"kind": config.kind.value}
     if isinstance(config, Operating):
         document["output_tokens_per_s_per_gpu"] = config.tokens_per_s_per_gpu

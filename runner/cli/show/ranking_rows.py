@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gpuscout.runner.cli.common import count
+from gpuscout.runner.cli.show.certainty import trust
 from gpuscout.runner.cli.show.output import Column, Output, Row, a_figure, print_rows
 from gpuscout.runner.cli.show.points import column_of
+from gpuscout.runner.cli.show.wording import configuration, limit, workload
 from gpuscout.sweeps.curves import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gpuscout.store.ranking.types import RankedConfig, Ranking
+    from gpuscout.store.ranking.types import Group, RankedConfig, Ranking
 
-_FIRST = ("model", "input_len", "output_len", "gpu", "num_gpus", "tensor_parallel", "precision", "server")
-_LAST = ("output_tokens_per_s", "output_tokens_per_s_per_gpu", "usd_per_hour", "kind")
 _VALUES = {"cost": "usd_per_mtok", "energy": "kwh_per_mtok"}
 
 
@@ -27,13 +26,13 @@ def print_ranking_rows(ranking: Ranking, output: Output, *, top: int | None) -> 
     if not output.md:
         print_rows([Column(name, name) for name in columns_of(ranking)], rows, output)
         return
-    configs = (config for group in ranking.groups for config in shown(group, top))
-    told = [row | _for_readers(row, config) for row, config in zip(rows, configs, strict=True)]
+    pairs = ((group, config) for group in ranking.groups for config in shown(group, top))
+    told = [row | _for_readers(row, *pair) for row, pair in zip(rows, pairs, strict=True)]
     print_rows(_columns(ranking, told), told, output)
 
 
 def _columns(ranking: Ranking, rows: Sequence[Row]) -> list[Column]:
-    """What a reader wants: the objective first, a column for each figure that was asked for, remarks if there are."""
+    """What a reader wants: the objective with its range first, a column for each figure that was asked for."""
     from gpuscout.store.ranking.rows import COLUMNS, columns_of
     from gpuscout.store.ranking.types import MEASURES
 
@@ -45,15 +44,26 @@ def _columns(ranking: Ranking, rows: Sequence[Row]) -> list[Column]:
     figures += columns_of(ranking)[len(COLUMNS) :]
     if any(row["lowest_opinion"] is not None for row in rows):
         figures += ["lowest_opinion", "highest_opinion"]
-    objective = a_figure("objective_value", aim.unit)
-    behind = a_figure("behind_best", "behind", lambda behind: f"{100 * behind:,.0f} %" if behind else "best")
-    remarks = [Column("remarks", "remarks")] if any(row["remarks"] for row in rows) else []
-    last = [a_figure(name, name.replace("_", " ")) if "opinion" in name else column_of(name) for name in figures]
-    last += map(column_of, _LAST)
-    return [*map(column_of, _FIRST), objective, behind, *last, Column("trust", "trust"), *remarks]
+    found = [column_of("model"), Column("case", "workload"), Column("configuration", "configuration")]
+    found += [
+        a_figure("objective_value", aim.unit),
+        a_figure("objective_low", "low (80 %)"),
+        a_figure("objective_high", "high (80 %)"),
+        a_figure("behind_best", "behind", lambda behind: f"{100 * behind:,.0f} %" if behind else "best"),
+    ]
+    found += [a_figure(name, name.replace("_", " ")) if "opinion" in name else column_of(name) for name in figures]
+    found += map(column_of, ("output_tokens_per_s", "output_tokens_per_s_per_gpu"))
+    if question.slos:
+        found.append(a_figure("limits_met", f"limits met ({', '.join(map(limit, question.slos))})", _share))
+    found += [a_figure("usd_per_gpu_hour", "USD/h per GPU"), Column("kind", "kind"), Column("trust", "trust")]
+    return found + ([Column("remarks", "remarks")] if any(row["remarks"] for row in rows) else [])
 
 
-def _for_readers(row: Row, config: RankedConfig) -> dict[str, object]:
+def _share(value: float) -> str:
+    return f"{value:.0%}".replace("%", " %")
+
+
+def _for_readers(row: Row, group: Group, config: RankedConfig) -> dict[str, object]:
     """Figures as they count, what the row rests on, and what must be known of it."""
     figures: dict[str, object] = {name: config.counted(name) for name in METRICS}
     tokens = config.counted("output_tokens_per_s")
@@ -61,15 +71,16 @@ def _for_readers(row: Row, config: RankedConfig) -> dict[str, object]:
     remarks = [name for name in ("interpolated", "queued") if row[name]]
     if config.assumed_tail is not None:
         remarks.append(f"percentiles assumed to be {config.assumed_tail:g} x the mean")
+    if row["price_is_old"]:
+        remarks.append("price over 180 days old")
+    if config.cannot_start:
+        remarks.append(f"deploy cannot write it: {config.cannot_start}")
     if row["caveats"] is not None:
         remarks.append(str(row["caveats"]))
-    return figures | {"trust": _trust(row), "remarks": ", ".join(remarks)}
-
-
-def _trust(row: Row) -> str:
-    """What a row rests on, in short: its runs and their sources, or the error of its engine near it."""
-    if row["runs"] is not None:
-        return ", ".join([count(row["runs"], "run"), *row["sources"]])
-    if row["error_runs"] is None:
-        return "no measured runs near this"
-    return f"{row['error_metric']} +-{row['error_median']:.0%} ({row['error_runs']} runs, {row['error_gpu_family']})"
+    return figures | {
+        "case": workload(group),
+        "configuration": configuration(config, group.input_len, group.output_len),
+        "kind": config.told_kind,
+        "trust": trust(config).replace("\u00a0", " "),
+        "remarks": ", ".join(remarks),
+    }

@@ -13,6 +13,7 @@ from itertools import groupby
 from gpuscout.runner.cli.common import out
 from gpuscout.runner.cli.show.certainty import met, ranged
 from gpuscout.runner.cli.show.fitted import FittedColumn, bare_names, fitted, short_gpu
+from gpuscout.runner.cli.show.prices import price_notes
 from gpuscout.runner.cli.show.ranking_document import ranking_document
 from gpuscout.runner.cli.show.ranking_explained import explained, nothing
 from gpuscout.runner.cli.show.ranking_notes import (
@@ -24,7 +25,6 @@ from gpuscout.runner.cli.show.ranking_notes import (
     is_old,
     legend,
     marks,
-    notes_in_full,
     print_notes,
 )
 from gpuscout.runner.cli.show.wording import (
@@ -61,6 +61,8 @@ _OBJECTIVES = {
     "output_tokens_per_s": "throughput",
     "tokens_per_s_per_gpu": "throughput-per-gpu",
 }
+# Configurations whose prices an explanation tells.
+_PRICED = 6
 _LEAST_MODEL, _LEAST_GPU = 14, 16
 _NOTHING = "none"
 
@@ -118,7 +120,7 @@ def explanation(ranking: Ranking, width: int) -> list[str]:
     caveats = dict.fromkeys(caveat for group in ranking.groups for caveat in group.caveats)
     lines += _wrapped((f"# {caveat}" for caveat in caveats), width)
     lines += [line for group in ranking.groups for line in _explained_group(ranking, group, width)]
-    lines += _wrapped(notes_in_full(ranking, top=None), width)
+    lines += _wrapped(price_notes(ranking, top=_PRICED), width)
     return [line.replace(GLUE, " ").rstrip() for line in lines]
 
 

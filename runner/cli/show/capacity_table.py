@@ -1,0 +1,205 @@
+"""How sized deployments are shown to people: of each GPU type what is expected and what is sure, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+
+from gpuscout.runner.cli.common import count, out
+from gpuscout.runner.cli.show.certainty import chances, met, trust
+from gpuscout.runner.cli.show.fitted import FittedColumn, fitted, short_gpu
+from gpuscout.runner.cli.show.output import number
+from gpuscout.runner.cli.show.prices import prices_by_gpu
+from gpuscout.runner.cli.show.wording import (
+    GLUE,
+    assumed,
+    case_of,
+    cause,
+    configuration,
+    describe,
+    limit,
+    load,
+    measured_aside,
+    not_shown,
+    share,
+    workload,
+    wrapped,
+)
+from gpuscout.store.queries.capacity import MOST_TIMES_THE_BEST, GroupCapacity, Out, Plan
+from gpuscout.store.queries.capacity_question import Capacity
+
+_LEAST = 16
+_MARKS = {
+    "?": "unmeasured",
+    "$": "price over 180 days old",
+    "!": "deploy cannot write it",
+    "~": "interpolated at a limit",
+}
+
+
+def print_capacity(found: Capacity) -> None:
+    """Print every group as a table that fits the terminal, and what stands around it."""
+    for line in capacity_lines(found, out().width):
+        print(line.replace(GLUE, " ").rstrip())
+
+
+def capacity_lines(found: Capacity, width: int) -> list[str]:
+    """What `print_capacity` prints in a terminal of this width."""
+    question, demand = found.rankings[0].question, found.demand
+    limits = ", ".join(map(limit, question.slos)) or "no limit on latencies"
+    limits += " (unless --slo names others; --no-slo lifts it)" if question.default_slo else ""
+    lines = wrapped(f"{limits}; {share(demand.headroom)} of the capacity kept free{_extras(found)}", width, indent=0)
+    if (told := assumed(question)) is not None:
+        lines += wrapped(told, width, indent=0)
+    aside = measured_aside(question, (group.group for group in found.groups))
+    found = replace(found, groups=tuple(group for group in found.groups if case_of(group.group) not in aside))
+    for group in found.groups:
+        asked = f"{number(group.rate)} requests/s ({number(group.rate * group.group.output_len)} output tokens/s)"
+        lines += ["", *wrapped(f"{group.group.model}, {workload(group.group)}: {asked}", width, indent=0)]
+        lines += _table(found, group, width) if group.plans else ["  no configuration can carry it"]
+        for told in (*_notes(group), *_why_out(group), *group.group.caveats):
+            lines += wrapped(told, width, indent=2)
+    lines.append("")
+    notes = [not_shown(aside)] if aside else []
+    notes += _totals(found)
+    sized = [plan.config.gpu for group in found.groups for plan in group.plans[:2]]
+    notes += prices_by_gpu(found.prices, sized)
+    notes.append(
+        "safe: the same sized so that the limits and the rate hold with a probability of 90 %; a purchase lies between "
+        "the two. TTFT and ITL are those of a replica at full load (--json also has them at the asked rate)."
+    )
+    return lines + [line for note in notes for line in wrapped(note, width, indent=0)]
+
+
+def _table(found: Capacity, group: GroupCapacity, width: int) -> list[str]:
+    plans = [*group.plans, *group.further]
+    marks = [_marks(found, plan) for plan in plans]
+    columns = [
+        FittedColumn("configuration", [describe(plan.config, group.group) for plan in plans], least=_LEAST),
+        FittedColumn("", marks),
+        FittedColumn("GPUs", [f"{plan.gpus:,}" for plan in plans], right=True),
+        FittedColumn("USD/month (80 % range)", [_money(plan) for plan in plans], right=True),
+        FittedColumn("safe", [f"{plan.safe.gpus:,}" if plan.safe else "-" for plan in plans], right=True),
+        FittedColumn("USD/month", [_safe_money(plan) for plan in plans], right=True),
+        FittedColumn("replicas", [f"{plan.replicas:,}" for plan in plans], right=True, drop=5),
+        FittedColumn("nodes", [f"{plan.nodes:,}" for plan in plans], right=True, drop=3),
+        FittedColumn("USD/Mtok", [_figure(plan.usd_per_mtok) for plan in plans], right=True, drop=6),
+        FittedColumn("req/s each", [number(plan.requests_per_s_per_replica) for plan in plans], right=True, drop=2),
+        FittedColumn("free", [share(plan.headroom) for plan in plans], right=True, drop=1),
+        FittedColumn("c", [load(plan.config) for plan in plans], right=True, drop=7),
+        FittedColumn("TTFT", [_milliseconds(plan.config.ttft_ms) for plan in plans], right=True, drop=4),
+        FittedColumn("ITL", [_milliseconds(plan.config.itl_ms) for plan in plans], right=True, drop=4),
+    ]
+    if found.rankings[0].question.slos:
+        columns.append(FittedColumn("limits met", [met(plan.config) for plan in plans], right=True, drop=8))
+    lines = fitted(columns, width, indent=2)
+    shown = "".join(marks) + (
+        "~" if any(plan.config.interpolated for plan in plans) and "c" in lines[0].split() else ""
+    )
+    told = "  ".join(f"{mark}{GLUE}{words.replace(' ', GLUE)}" for mark, words in _MARKS.items() if mark in shown)
+    return lines + (wrapped(told, width, indent=2) if told else [])
+
+
+def _marks(found: Capacity, plan: Plan) -> str:
+    marks = "" if plan.config.backed else "?"
+    marks += "$" if found.prices.is_old(plan.config.gpu) else ""
+    return marks + ("!" if plan.config.cannot_start else "")
+
+
+def _money(plan: Plan) -> str:
+    """ "364,095 (298,000–452,000)", a month."""
+    if plan.usd_per_month is None:
+        return "-"
+    if plan.usd_per_month_range is None:
+        return f"{plan.usd_per_month:,.0f} ({plan.config.told_kind})"
+    low, high = plan.usd_per_month_range
+    return f"{plan.usd_per_month:,.0f} ({low:,.0f}–{high:,.0f})"
+
+
+def _safe_money(plan: Plan) -> str:
+    usd = plan.safe.usd_per_month if plan.safe else None
+    return "-" if usd is None else f"{usd:,.0f}"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else number(value)
+
+
+def _milliseconds(value: float | None) -> str:
+    return "-" if value is None else f"{number(value)}{GLUE}ms"
+
+
+def _notes(group: GroupCapacity) -> Iterator[str]:
+    """How sure the first plan is, and what there is besides."""
+    if not group.plans:
+        return
+    first = group.plans[0]
+    if not any(plan.config.backed for plan in group.plans):
+        yield "no measurement backs any of these figures: measure before you buy"
+    if first.config.chances:
+        yield f"limits of the first: {chances(first.config)}"
+    yield f"{first.config.told_kind}: {trust(first.config)}"
+    other = group.unproven
+    if other is not None and other.usd_per_hour and first.usd_per_hour:
+        less = 1 - other.usd_per_hour.usd / first.usd_per_hour.usd
+        yield (
+            f"{describe(other.config, group.group)} would be {share(less)} cheaper if its estimate holds; nobody has "
+            "measured it"
+        )
+    for plan in group.plans:
+        if plan.config.cannot_start:
+            yield f"! {describe(plan.config, group.group)}: {plan.config.cannot_start}"
+    if any(plan.safe is None for plan in group.plans):
+        yield "-: it does not meet the limits with a probability of 90 % at any load"
+    if group.cut:
+        gpus = ", ".join(short_gpu(plan.config.gpu) for plan in group.cut)
+        yield (
+            f"{count(len(group.cut), 'GPU type')} more than {MOST_TIMES_THE_BEST} times as dear as the first left out: "
+            f"{gpus}"
+        )
+
+
+def _extras(found: Capacity) -> str:
+    demand = found.demand
+    parts = [f"at least {count(demand.min_replicas, 'replica')}"] if demand.min_replicas > 1 else []
+    parts += [f"{demand.spare} to spare"] if demand.spare else []
+    parts += ["whole nodes are paid"] if demand.whole_nodes else []
+    return "".join(f"; {part}" for part in parts)
+
+
+def _why_out(group: GroupCapacity) -> Iterator[str]:
+    """GPU types that cannot carry it, those with the same reason together."""
+    reasons: dict[str, list[Out]] = {}
+    for one in group.out:
+        reasons.setdefault(cause(one.cause, one.slo), []).append(one)
+    for reason, outs in sorted(reasons.items()):
+        nearest = min(outs, key=lambda one: one.nearest.ratio or float("inf"))
+        told = configuration(nearest.nearest, group.group.input_len, group.group.output_len)
+        yield f"out: {', '.join(one.gpu for one in outs)}: {reason}; nearest {told}: {nearest.nearest.detail}"
+    unpriced = [plan.config.gpu for plan in group.plans if plan.usd_per_hour is None]
+    if unpriced:
+        yield f"without a price: {', '.join(unpriced)}; --price '{unpriced[0]}'=USD prices it"
+
+
+def _totals(found: Capacity) -> Iterator[str]:
+    """What several workloads of one model cost together, each with replicas of its own."""
+    by_model = sorted(found.groups, key=lambda group: group.group.model)
+    for model, same in groupby(by_model, key=lambda group: group.group.model):
+        groups = list(same)
+        best = [group.plans[0] for group in groups if group.plans and group.plans[0].usd_per_hour]
+        if len(groups) > 1 and len(best) == len(groups):
+            yield (
+                f"{model}: the first of {count(len(best), 'workload')}, each with replicas of its own: "
+                f"{_sum(best)}{_safe_sum(best)}"
+            )
+
+
+def _sum(plans: Sequence[Plan]) -> str:
+    usd = sum(plan.usd_per_month or 0 for plan in plans)
+    return f"{count(sum(plan.gpus for plan in plans), 'GPU')}, {usd:,.0f} USD/month"
+
+
+def _safe_sum(plans: Sequence[Plan]) -> str:
+    safe = [plan.safe for plan in plans if plan.safe is not None]
+    return f"; safe {_sum(safe)}" if len(safe) == len(plans) else ""
