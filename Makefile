@@ -2,13 +2,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help quickstart test test-fast coverage check format bench clean
+.PHONY: help quickstart test test-fast coverage check format bench clean fuzz attacks
 
 help:
 	@echo "make quickstart  install into .venv, sweep sweeps/examples/quickstart.yaml, print a recommendation"
 	@echo "make test        install what the tests need and run all of them"
 	@echo "make test-fast   the tests that need no Postgres, no Ray and no killing: about a minute"
 	@echo "make coverage    all tests again, and which lines of the package they reach"
+	@echo "make fuzz        read damaged files for ten minutes: make fuzz SECONDS=60 SEED=1"
+	@echo "make attacks     the tests of hostile places that take long"
 	@echo "make check       ruff, mypy and the import contracts"
 	@echo "make format      let ruff rewrite the code"
 	@echo "make bench       measure: points per second, end-to-end rate"
@@ -42,6 +44,14 @@ coverage: .venv/.dev
 	$(BIN)/python -m coverage run -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
+
+# Damaged specs, configs, results and price books, without end: make fuzz SECONDS=60 SEED=1
+fuzz: .venv/.dev
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED))
+
+# What is tried against gpuscout that takes long; `make test` leaves it out.
+attacks: .venv/.dev
+	$(BIN)/python -m pytest -m attack
 
 check: .venv/.dev
 	$(BIN)/ruff check .
