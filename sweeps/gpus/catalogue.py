@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from gpuscout.sweeps.errors import GpuFileError, InputError, UnknownNameError, nearest
-from gpuscout.sweeps.gpus.gpu import GpuFile, GPUSpec, OwnGpu
+from gpuscout.sweeps.gpus.gpu import GPUSpec
+from gpuscout.sweeps.gpus.gpu_file import GpuFile, OwnGpu
 from gpuscout.sweeps.gpus.groups import member_of
 from gpuscout.sweeps.names import meant, squeeze
 

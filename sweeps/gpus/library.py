@@ -7,7 +7,8 @@ from pathlib import Path
 
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
-from gpuscout.sweeps.gpus.gpu import GPUSpec, faults_of
+from gpuscout.sweeps.gpus.gpu import GPUSpec
+from gpuscout.sweeps.gpus.limits import faults_of
 
 
 class GPULibrary(MutableMapping[str, GPUSpec]):
