@@ -70,8 +70,8 @@ def capacity(
     from gpuscout.store.ranking.lookup import stored_names
     from gpuscout.store.schema import gpus
 
-    rates = [_rate(text, tokens=False) for text in rate or ()] + [
-        _rate(text, tokens=True) for text in tokens_rate or ()
+    rates = [parse_rate(text, tokens=False) for text in rate or ()] + [
+        parse_rate(text, tokens=True) for text in tokens_rate or ()
     ]
     demand = Demand(headroom, min_replicas, spare, whole_nodes)
     question = limits.limited(filters.question())
@@ -79,7 +79,7 @@ def capacity(
         question = replace(question, prices=prices.rules(stored_names(connection, gpus).ids))
         found = sized(connection, question, rates, demand, further=top)
     if output.json:
-        print_json(_document(found))
+        print_json(capacity_document(found))
     elif output.for_people:
         print_capacity(found)
     else:
@@ -87,7 +87,7 @@ def capacity(
     leave_if_nothing(any(group.plans for group in found.groups))
 
 
-def _rate(text: str, *, tokens: bool) -> Rate:
+def parse_rate(text: str, *, tokens: bool) -> Rate:
     from gpuscout.store.queries.capacity_question import Rate
 
     form = _RATE.fullmatch(text)
@@ -191,7 +191,7 @@ _FOR_READERS = (
 )
 
 
-def _document(found: Capacity) -> dict[str, object]:
+def capacity_document(found: Capacity) -> dict[str, object]:
     from gpuscout.runner.cli.show.prices import prices_document
     from gpuscout.store.queries.capacity import HOURS_PER_MONTH
     from gpuscout.store.ranking.confidence import CAUTIOUS

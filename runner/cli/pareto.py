@@ -16,6 +16,7 @@ from gpuscout.runner.cli.show.output import Column, Output, Row, a_figure, print
 
 if TYPE_CHECKING:
     from gpuscout.store.queries.pareto import Front, Pareto
+    from gpuscout.store.ranking.types import Question
 
 _DEFAULT_METRICS = "cost,interactivity"
 # Of the columns of a table these are told above it, or are metrics.
@@ -102,7 +103,7 @@ def pareto(
         from gpuscout.runner.cli.plots.frontier import frontier
 
         # First, for it may refuse: nothing is printed then.
-        save(frontier(found), plot)
+        save(frontier(found, question.slos, _caption(found, question)), plot)
     if output.json:
         document = {"metrics": [_metric(axis) for axis in found.metrics], "across": across}
         document |= limits_document(question)
@@ -122,6 +123,24 @@ def pareto(
         print_rows([*_columns(shown, dominated), *map(_end_of_range, ranges)], rows, output)
     if plot is not None:
         err().print(f"drawn: {plot}", soft_wrap=True)
+
+
+def _caption(found: Pareto, question: Question) -> list[str]:
+    """The question, the prices and who drew it when, for below a plot."""
+    from datetime import UTC, datetime
+
+    from gpuscout import __version__
+    from gpuscout.runner.cli.plots.frontier import named_gpus
+    from gpuscout.runner.cli.show.wording import assumed, limit
+
+    limits = ", ".join(map(limit, question.slos))
+    asked = [f"limits: {limits} (dashed where on an axis)" if limits else "no limits", assumed(question)]
+    if found.prices is not None:
+        known = found.prices.known
+        told = [f"{gpu} {known[gpu].per_hour(1).usd:.2f}" for gpu in named_gpus(found) if gpu in known]
+        asked.append(f"prices: USD per GPU hour, {question.prices.purchase}, median of providers: {', '.join(told)}")
+    asked.append(f"gpuscout {__version__}, {datetime.now(UTC):%Y-%m-%d}")
+    return [line for line in asked if line]
 
 
 def _rows(found: Pareto, names: list[str], dominated: bool) -> Any:

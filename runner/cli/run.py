@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -90,6 +90,7 @@ def run(
             partial(api.run, sweep_spec, store, expansion=expansion),
             asked,
             top=asking.top,
+            rates=asking.rate or (),
             inventory=inventory,
             sort=sort,
             json=json,
@@ -105,6 +106,7 @@ def run_and_report(
     question: Question,
     *,
     top: int = 1,
+    rates: Sequence[str] = (),
     inventory: Mapping[str, int] | None = None,
     sort: str | None = None,
     json: bool,
@@ -112,16 +114,20 @@ def run_and_report(
     **options: Unpack[RunOptions],
 ) -> None:
     """Run a sweep with a line that moves, then print what to buy. Exit status 5 when tasks have failed."""
+    from gpuscout.runner.cli.capacity import capacity_document, parse_rate
+    from gpuscout.runner.cli.show.capacity_table import print_capacity
     from gpuscout.runner.cli.show.inventory import print_inventory
     from gpuscout.runner.cli.show.output import Output
     from gpuscout.runner.cli.show.progress import progress_line
     from gpuscout.runner.cli.show.ranking_table import TIES, print_ranking, ranking_document
     from gpuscout.runner.execution.controller import RunCallbacks
     from gpuscout.runner.resolve.spec import explained_names
-    from gpuscout.store.queries.capacity_question import node_sizes
+    from gpuscout.store.queries.capacity import Demand
+    from gpuscout.store.queries.capacity_question import capacity, node_sizes
     from gpuscout.store.queries.inventory import served
     from gpuscout.store.ranking.rank import rank
 
+    load = [parse_rate(text, tokens=False) for text in rates]
     with progress_line(quiet=json) as line:
 
         def on_start(choice: Choice) -> None:
@@ -130,7 +136,7 @@ def run_and_report(
             line.say(f"{choice.reason}        store: {store.url_for_display}")
 
         report = run(callbacks=RunCallbacks(start=on_start, progress=line.show, notice=line.say), **options)
-    ranking = None
+    ranking = sized = None
     try:
         with store.reading() as connection:
             asked = replace(question, sweep=report.sweep.id)
@@ -138,6 +144,8 @@ def run_and_report(
                 asked = replace(asked, briefly=True, top=top, gpu_types=max(top, TIES))
             ranking = rank(connection, asked)
             nodes = node_sizes(connection)
+            if load:
+                sized = capacity(connection, replace(question, sweep=report.sweep.id), load, Demand())
     except InputError:
         if not report.open_failures:
             raise
@@ -150,6 +158,8 @@ def run_and_report(
         leave_if_nothing(any(one.shares for one in found))
         return
     document = {"run": _report_document(report), **(ranking_document(ranking) if ranking else {})}
+    if sized is not None:
+        document["capacity"] = capacity_document(sized)
     if output_json is not None:
         _write(json_text(document) + "\n", output_json, force=True)
     if json:
@@ -159,6 +169,8 @@ def run_and_report(
         err().print(_summary(report))
         if ranking:
             print_ranking(ranking, top=top)
+        if sized is not None:
+            print_capacity(sized)
         _print_reasons(store, report)
     if report.open_failures:
         raise typer.Exit(_EXIT_FAILURES)

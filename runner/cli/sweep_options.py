@@ -175,6 +175,10 @@ class AskOptions(AimOptions):
 
     top: Annotated[int, typer.Option("--top", min=1, help="Configurations per model, of other GPUs first.")] = 1
 
+    rate: Annotated[
+        Many, typer.Option("--rate", help="Size it for a load, too: 20 requests/s, 300/min, chat=50; repeat.")
+    ] = None
+
     def question(self, spec: SweepSpec, prices: PriceOptions, gpus: Iterable[str] = ()) -> Question:
         """Raises InputError, UnknownNameError: better before the sweep than after it."""
         from gpuscout.store.ranking.types import Question, measure_of

@@ -6,6 +6,7 @@ import itertools
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -22,6 +23,7 @@ from gpuscout.runner.cli.plots.panels import spread, styles
 from gpuscout.store.database.connect import open_store
 from gpuscout.store.queries.pareto import METRICS, Front, Metric, Pareto
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.slo import parse_slo
 from tests.support.commands import environment
 from tests.support.rank_stores import an_answer, fill
 
@@ -130,24 +132,25 @@ def test_panels_for_models_and_workloads() -> None:
 
 
 def a_front(*metrics: Metric) -> Pareto:
+    """Fourteen GPUs, each dearer the faster it answers, and points that others of their type beat."""
     rows = points(GPUS[:14])
     best = [
-        row | {"dominated": False, "usd_per_mtok": 0.1 * place, "ttft_ms": 100.0 + place}
-        for place, row in enumerate(rows, 1)
+        row | {"dominated": place >= 40, "usd_per_mtok": 9.0 - row["itl_ms"] / 2 + place / 100, "ttft_ms": 100 + place}
+        for place, row in enumerate(rows)
     ]
-    rest = [
-        row | {"dominated": True, "usd_per_mtok": 60.0, "itl_ms": 90.0 + place / 10} for place, row in enumerate(best)
-    ]
+    best = [row | {"itl_ms_low": 0.8 * row["itl_ms"], "itl_ms_high": 1.3 * row["itl_ms"]} for row in best]
+    rest = [row | {"dominated": True, "usd_per_mtok": 60.0, "itl_ms": 90.0, "ttft_ms": 1e3} for row in best]
     front = Front("a/One", "chat", 1024, 512, (*best, *rest), len(best) + len(rest), 0, 0)
     return Pareto(metrics, (front,), None)
 
 
 @pytest.mark.parametrize("names", [("cost", "itl"), ("cost", "itl", "ttft")])
-def test_the_frontier_names_its_gpus_and_shows_all_points(names: tuple[str, ...]) -> None:
+def test_the_frontier_is_a_curve_for_each_gpu(names: tuple[str, ...]) -> None:
     found = a_front(*(METRICS[name] for name in names))
-    drawing = frontier(found)
-    check_labels(drawing, GPUS[:14])
-    (axes,) = drawing.figure.axes
+    drawing = frontier(found, [parse_slo("itl<=8ms")], ["limits: ITL <= 8 ms", "gpuscout, 2026-11-28"])
+    # Eight are named, those with most points on the frontier of all; the others are grey.
+    check_labels(drawing, [*GPUS[:8], "6 others"])
+    axes = drawing.figure.axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("cost (USD/Mtok)", "ITL (ms)")
     drawn = {
         (x, y)
@@ -155,13 +158,28 @@ def test_the_frontier_names_its_gpus_and_shows_all_points(names: tuple[str, ...]
         if (line.get_gid() or "").startswith("points-")
         for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)  # type: ignore[arg-type]
     }
-    best = [point for point in found.fronts[0].points if not point["dominated"]]
+    best = [point for point in found.fronts[0].points if point["itl_ms"] < 90]
     assert drawn == {(point["usd_per_mtok"], point["itl_ms"]) for point in best}
-    (grey,) = (line for line in axes.lines if line.get_gid() == "dominated")
-    assert len(grey.get_xdata()) == len(best)  # type: ignore[arg-type]
+    curves_of = [line for line in axes.lines if len(line.get_xdata()) == 4 and not line.get_gid()]  # type: ignore[arg-type]
+    assert len(curves_of) == 14
+    assert len({(line.get_color(), line.get_linestyle()) for line in curves_of}) == 9
+    assert len(axes.collections) == 8, "bands of those that are named"
+    limits = [line for line in axes.lines if list(line.get_ydata()) == [8.0, 8.0]]  # type: ignore[arg-type]
+    assert [line.get_linestyle() for line in limits] == ["--"]
     shown = [text for text, _ in texts(drawing)]
-    assert "grey: 56 dominated" in shown
-    assert ("size: TTFT (ms), 101 to 156" in shown) == (len(names) == 3)
+    assert "56 points that another of their GPU type beats are not shown" in shown
+    assert {"dots: estimated; bands: 80 % intervals", "limits: ITL <= 8 ms", "gpuscout, 2026-11-28"} <= set(shown)
+    assert ("size: TTFT (ms), 100 to 155" in shown) == (len(names) == 3)
+
+
+def test_measured_points_have_a_shape_of_their_own() -> None:
+    found = a_front(METRICS["cost"], METRICS["itl"])
+    front = found.fronts[0]
+    rows = tuple(point | {"kind": "measured" if point["concurrency"] == 4 else "estimated"} for point in front.points)
+    drawing = frontier(replace(found, fronts=(replace(front, points=rows),)))
+    markers = {line.get_marker() for line in drawing.figure.axes[0].lines if line.get_gid()}
+    assert markers == {"o", "D"}
+    assert "diamonds: measured" in " ".join(text for text, _ in texts(drawing))
 
 
 def test_svg_and_html_hold_texts_and_tooltips_and_need_nothing_else(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -78,6 +79,22 @@ def panels(titles: Sequence[str], labels: Sequence[Sequence[str]]) -> tuple[Figu
         axes.spines[["top", "right"]].set_visible(False)
         found.append(axes)
     return figure, found
+
+
+def add_caption(figure: Figure, lines: Sequence[str]) -> None:
+    """Write lines below all panels, folded to the width of the figure, which grows by them."""
+    width, height = (float(size) for size in figure.get_size_inches())
+    most = max(int((width - 0.3) * 72 / _CHARACTER_POINTS), 40)
+    folded = [part for line in lines if line for part in textwrap.wrap(line, most)]
+    more = (len(folded) * _LINE_POINTS + 8) / 72
+    boxes = [axes.get_position() for axes in figure.axes]
+    figure.set_size_inches(width, height + more)
+    for axes, box in zip(figure.axes, boxes, strict=True):
+        below = (box.y0 * height + more) / (height + more)
+        axes.set_position((box.x0, below, box.width, box.height * height / (height + more)))
+    for place, line in enumerate(reversed(folded)):
+        at = (place * _LINE_POINTS + 5) / 72 / (height + more)
+        figure.text(0.15 / width, at, line, fontsize=_LABEL_POINTS, color="#444444", va="bottom")
 
 
 def scale(axes: Axes, x: Sequence[float], y: Sequence[float]) -> None:
