@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, leave_if_nothing, out, print_json
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, err, leave_if_nothing, out, print_json
 from gpuscout.runner.cli.options import AimOptions, Filters, Have, PriceOptions, Sort, grouped, owned
 from gpuscout.runner.cli.show.output import Output
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
+    from gpuscout.runner.api.fit import MemoryFit
     from gpuscout.store.ranking.types import Ranking
 
 
@@ -34,6 +36,10 @@ def recommend(
     explain: Annotated[
         bool, typer.Option("--explain", help="Of one model: every configuration, why it lost, and all prices; paged.")
     ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE.html", help="Write one page about the answer, to sign."),
+    ] = None,
     sql: Annotated[bool, typer.Option("--sql", help="Print the statements that read the answers.")] = False,
     db: Db = DEFAULT_STORE,
 ) -> None:
@@ -81,6 +87,9 @@ def recommend(
             _check_one(rank(connection, replace(in_short, prices=rules)))
         asked = in_full if explain else in_short if output.for_people else replace(question, top=top + 1, examples=1)
         ranking = rank(connection, replace(asked, prices=rules))
+        if report is not None:
+            paper = rank(connection, replace(question, prices=rules, top=12, examples=1))
+            _write_report(paper, report, db, store.url_for_display)
     if output.json:
         print_json(ranking_document(ranking))
     elif not output.for_people:
@@ -92,6 +101,45 @@ def recommend(
         print_ranking(ranking, top=top)
         print("nothing was recomputed.")
     leave_if_nothing(any(group.configs or group.unranked for group in ranking.groups))
+
+
+def _write_report(ranking: Ranking, file: Path, db: str, store: str) -> None:
+    """Write the page about a ranking. Raises InputError where the file cannot be written."""
+    from gpuscout.runner.api.fit import fit_memory
+    from gpuscout.runner.cli.show.report import report_page
+    from gpuscout.store.results.catalogues import ModelsAt
+    from gpuscout.sweeps.errors import GpuscoutError
+
+    fits: list[MemoryFit | None] = []
+    for group in ranking.groups:
+        best = group.best
+        try:
+            fits.append(
+                None
+                if best is None
+                else fit_memory(
+                    group.model,
+                    best.gpu,
+                    best.num_gpus,
+                    context_length=best.max_model_len,
+                    precision=best.precision,
+                    kv_precision=best.kv_precision,
+                    tensor_parallel_size=best.tensor_parallel,
+                    pipeline_parallel_size=best.pipeline_parallel,
+                    data_parallel_size=best.data_parallel,
+                    expert_parallel_size=best.expert_parallel,
+                    server=best.server,
+                    gpu_memory_utilization=best.gpu_memory_utilization,
+                    known=ModelsAt(db),
+                )
+            )
+        except GpuscoutError:
+            fits.append(None)  # a model or GPU that only a file has
+    try:
+        file.write_text(report_page(ranking, fits, store=store), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {file}: {error.strerror}") from error
+    err().print(f"written: {file}", soft_wrap=True)
 
 
 def _check_one(ranking: Ranking) -> None:
