@@ -15,7 +15,8 @@ from tests.support.stores import empty_database, postgres_database, postgres_ser
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of `make test-fast`: all but those that need Postgres, kill things, or are marked slow."""
     for item in items:
-        needs_postgres = "postgres" in getattr(item, "fixturenames", ())
+        # What a parameter asks for is no name of a fixture.
+        needs_postgres = "postgres" in getattr(item, "fixturenames", ()) or "postgres" in item.name
         if not (needs_postgres or "faults" in item.path.parts or item.get_closest_marker("slow")):
             item.add_marker("fast")
 

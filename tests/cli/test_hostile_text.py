@@ -14,6 +14,8 @@ from gpuscout.sweeps.text import fault_in, printable, printable_lines, without_p
 from tests.support.commands import install_engine
 from tests.support.forked import gpuscout
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "a\x1b]0;title\x07\x9b2J\u202eb\n  B200-SXM x1  0.01 forged\u2028c"
 HEAD = "model,gpu,tp,server,server_version,input_len,output_len,concurrency,ttft_ms,itl_ms,output_tokens_per_s,source\n"
 RUN = "Qwen/Qwen3-8B,H100,1,vllm,1.0,1000,100,8,100,10,700,"

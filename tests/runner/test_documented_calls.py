@@ -42,6 +42,8 @@ from gpuscout.sweeps.errors import InputError
 from tests.support.commands import environment
 from tests.support.forked import gpuscout
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CLASSIC = [
     "gpt-oss-120b",
