@@ -72,6 +72,7 @@ def pareto(
     from gpuscout.store.queries.pareto import metric_of, range_columns
     from gpuscout.store.queries.pareto import pareto as frontiers
     from gpuscout.store.ranking.lookup import stored_names
+    from gpuscout.store.results.catalogues import caveats_of
     from gpuscout.store.schema import gpus
 
     if plot is not None:
@@ -95,6 +96,7 @@ def pareto(
             queued=queued,
             all_versions=all_versions,
         )
+        caveats = caveats_of(connection, {front.model for front in found.fronts if front.model is not None})
     ranges = range_columns(found.metrics)
     if not found.fronts:
         err().print(none_meets(question), soft_wrap=True)
@@ -106,7 +108,7 @@ def pareto(
         save(frontier(found, question.slos, _caption(found, question)), plot)
     if output.json:
         document = {"metrics": [_metric(axis) for axis in found.metrics], "across": across}
-        document |= limits_document(question)
+        document |= {**limits_document(question), "caveats": caveats}
         print_json_rows(document, "points", _rows(found, ["kind", *names, "dominated", *ranges], dominated))
     elif output.for_people:
         for front in found.fronts:
@@ -114,6 +116,8 @@ def pareto(
         if found.prices is not None:
             for remark in price_remarks(found.prices, [{"gpu": gpu} for gpu in found.prices.missing]):
                 print(remark)
+        for caveat in chain.from_iterable(caveats.values()):
+            print_wrapped(f"note: {caveat}")
         if (told := assumed(question)) is not None:
             print_wrapped(told)
     else:

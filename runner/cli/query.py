@@ -111,7 +111,8 @@ def _print_points(reader: PointReader, given: str | None, sort: list[str], limit
     rows = _some(reader, reader.rows(names, sort=sort, limit=None if limit is None else limit + 1))
     shown = islice(rows, limit)
     if output.json:
-        print_json_rows({"sort": sort, "limit": limit, **limits_document(reader.question)}, "points", shown)
+        head = {"sort": sort, "limit": limit, **limits_document(reader.question), "caveats": reader.caveats}
+        print_json_rows(head, "points", shown)
     else:
         if not output.for_people:
             print_rows([column_of(name) for name in names], shown, output)
@@ -121,6 +122,8 @@ def _print_points(reader: PointReader, given: str | None, sort: list[str], limit
             print_rows([column_of(name) for name in columns], held, output, drop=() if given else DROP)
             for remark in price_remarks(reader.prices, held) if "usd_per_mtok" in names else ():
                 print(remark)
+            for caveat in chain.from_iterable(reader.caveats.values()):
+                print_wrapped(f"note: {caveat}")
             if (told := assumed(reader.question)) is not None:
                 print_wrapped(told)
     if next(rows, None) is not None:

@@ -34,6 +34,7 @@ from gpuscout.store.ranking.lookup import means_estimated, means_measured
 from gpuscout.store.ranking.runs import on_runs
 from gpuscout.store.ranking.scope import Condition, Scope, nothing_matches, scope_of
 from gpuscout.store.ranking.types import Kind, Question
+from gpuscout.store.results.catalogues import caveats_of
 from gpuscout.store.schema import cases, engines, gpus, measured_runs, membership, models, operating_points, tasks
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 from gpuscout.sweeps.settings import SETTINGS
@@ -103,6 +104,11 @@ class PointReader:
         estimated = means_estimated(asked.kinds) and (not asked.engines or bool(self.scope.engines.ids))
         measured = means_measured(asked.kinds, asked.engines)
         return [kind for kind, counts in ((Kind.ESTIMATED, estimated), (Kind.MEASURED, measured)) if counts]
+
+    @property
+    def caveats(self) -> dict[str, tuple[str, ...]]:
+        """What was guessed or assumed of the models asked about, by their names."""
+        return caveats_of(self.connection, self.scope.models.ids)
 
     def has_any(self) -> bool:
         """Whether there are points, within the SLOs or not."""
