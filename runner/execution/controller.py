@@ -17,6 +17,7 @@ from gpuscout.runner.execution.executor_choice import Choice, Work, expected_wor
 from gpuscout.runner.execution.executors.base import Done, Executor, Failed
 from gpuscout.runner.execution.interrupt import Interrupt
 from gpuscout.runner.execution.retry import DelayQueue, FailureKind, Retry, Split, decide
+from gpuscout.runner.execution.shared_tasks import SharedTasks
 from gpuscout.runner.execution.work import BlockWork, block_work
 from gpuscout.store.database.connect import Store
 from gpuscout.store.database.locks import RunnerLock
@@ -40,6 +41,8 @@ from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 _LOOK_UP_S = 0.2
 # How often to look what other runners have left to do, once there is nothing more to claim.
 _LOOK_AT_OTHERS_S = 1.0
+# How many tasks that others are evaluating are put aside, beside those that keep the executor busy.
+_MOST_ELSEWHERE = 8
 
 
 @dataclass
@@ -254,6 +257,8 @@ class _Run:
         self._retry_failed = retry_failed
         self._in_flight: dict[int, _InFlight] = {}
         self._waiting: DelayQueue[Job] = DelayQueue()
+        self._elsewhere: DelayQueue[Job] = DelayQueue()  # evaluated by other runners now
+        self._shared = SharedTasks(runner, expansion, patience)
         self._running = 0
         self._executor: Executor | None = None
         self._committer = Committer(runner, patience=patience)
@@ -290,7 +295,8 @@ class _Run:
 
     def _busy(self) -> bool:
         """Whether the executor has as much as it can use; before it has started, a block that needs it is enough."""
-        return self._running + len(self._waiting) >= (self._executor.slots if self._executor else 1)
+        slots = self._executor.slots if self._executor else 1
+        return self._running + len(self._waiting) >= slots or len(self._elsewhere) >= slots + _MOST_ELSEWHERE
 
     def _fill(self, choice: Choice) -> None:
         """Claim blocks until the executor is busy. Blocks that need no computing are committed here."""
@@ -325,11 +331,20 @@ class _Run:
     def _submit_waiting(self) -> None:
         """Hand over the jobs whose time has come, as many as the executor can use."""
         while self._executor is not None and self._running < self._executor.slots:
-            job = self._waiting.take(time.monotonic())
+            now = time.monotonic()
+            job = self._elsewhere.take(now) or self._waiting.take(now)
             if job is None:
                 return
-            self._executor.submit(job)
-            self._running += 1
+            flight = self._in_flight[job.block]
+            if self._shared.is_elsewhere(flight.work, job):
+                self._elsewhere.add(job, now, _LOOK_UP_S)
+            elif self._shared.found(flight.work, job):
+                flight.open_jobs -= 1
+                if not flight.open_jobs:
+                    self._commit(flight)
+            else:
+                self._executor.submit(job)
+                self._running += 1
 
     def _next_done(self) -> None:
         assert self._executor is not None
@@ -390,6 +405,7 @@ class _Run:
     def _note_commits(self, *, all_of_them: bool = False) -> None:
         for result, ours in self._committer.finished(all_of_them=all_of_them):
             flight = self._in_flight.pop(result.block)
+            self._shared.done_with(flight.work)
             if ours:
                 self._count(flight)
             self._callbacks.progress(self._progress)

@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class RunnerLock:
         self._file: FileLock | None = None
         self._session: sa.Connection | None = None
         self._backend: int | None = None
+        self._tasks: set[bytes] = set()
         self._session_use = threading.RLock()
         self._runner_id: int | None = None
 
@@ -110,6 +111,31 @@ class RunnerLock:
             free = sa.func.pg_try_advisory_xact_lock(*_advisory_key(runner_id))
             return not self._session.execute(sa.select(free)).scalar_one()
 
+    def take_task(self, key: bytes) -> bool:
+        """Whether a task is this runner's to evaluate, until `leave_task` or its end: nobody else has taken it.
+
+        Never waits. Saves work and decides nothing: a task may be stored by whoever has computed it.
+        """
+        with self._session_use:
+            if self._session is None or key in self._tasks:
+                return True
+            try:
+                lock = sa.func.pg_try_advisory_lock(_task_lock(key))
+                taken = bool(self._session.execute(sa.select(lock)).scalar_one())
+            except DBAPIError:
+                return True
+            if taken:
+                self._tasks.add(key)
+            return taken
+
+    def leave_task(self, key: bytes) -> None:
+        """Nothing happens when it was not taken."""
+        with self._session_use:
+            if self._session is not None and key in self._tasks:
+                with suppress(DBAPIError):
+                    self._session.execute(sa.select(sa.func.pg_advisory_unlock(_task_lock(key))))
+            self._tasks.discard(key)
+
     def restore(self) -> None:
         """Take the lock again, for the same runner, if its connection was lost; costs one round trip on Postgres.
 
@@ -151,6 +177,7 @@ class RunnerLock:
     def _leave_session(self) -> None:
         if self._session is not None:
             session, self._session = self._session, None
+            self._tasks.clear()
             _discard(session)
 
 
@@ -165,6 +192,11 @@ def _advisory_key(runner_id: int) -> tuple[sa.ColumnElement[int], sa.ColumnEleme
     """Advisory locks are shared by all schemas of a database, so the schema is part of the key."""
     schema = sa.func.hashtext(sa.literal("gpuscout runner ") + sa.func.current_schema())
     return schema, sa.cast(sa.literal(runner_id), sa.Integer)
+
+
+def _task_lock(key: bytes) -> sa.ColumnElement[int]:
+    """Another space of advisory locks than that of runners; equal tasks of two schemas are never worth two locks."""
+    return sa.cast(sa.literal(int.from_bytes(key[:8], signed=True)), sa.BigInteger)
 
 
 def lock_file(path: Path) -> Path:

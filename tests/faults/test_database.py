@@ -227,6 +227,29 @@ def test_several_runners_share_a_sweep(
     assert shared >= 2
 
 
+def test_runners_of_different_sweeps_compute_their_common_tasks_once(
+    postgres_url: str, folder: Path, plugins: Path
+) -> None:
+    (folder / "pace").write_text("0.3")
+    sweeps = {
+        "spec.yaml": SPEC,
+        "h100.yaml": SPEC.replace("sixteen", "h100").replace("[H100, L4]", "[H100]"),
+        "l4.yaml": SPEC.replace("sixteen", "l4").replace("[H100, L4]", "[L4]"),
+    }
+    for name, spec in sweeps.items():
+        (folder / name).write_text(spec)
+    processes = [
+        started("run", name, "--executor", "in-process", "--db", postgres_url, cwd=folder, plugins=plugins)
+        for name in sweeps
+    ]
+    for process in processes:
+        _, messages = process.communicate(timeout=90)
+        assert process.returncode == 0, messages
+    assert computed(folder) == TASKS
+    assert count(postgres_url, "tasks") == TASKS
+    assert count(postgres_url, "membership") == 2 * TASKS
+
+
 def execute(url: str, *statements: str) -> None:
     """Statements that no transaction may hold."""
     engine = sa.create_engine(
