@@ -77,6 +77,39 @@ class PerformanceAnalysis:
         """As JSON types."""
         return asdict(self)
 
+    def __str__(self) -> str:
+        config, m = self.config, self.metrics
+        lengths = f"{config.input_len:,} in / {config.output_len:,} out"
+        lines = [f"{config.model} on {config.gpu} x{config.num_gpus} {config.precision}, {lengths}, by {config.engine}"]
+        if self.error is not None:
+            return f"{lines[0]}\n  {self.error}"
+        best = f"{_shown(m.output_tokens_per_s)} tokens/s out, {_shown(m.input_tokens_per_s)} in"
+        intensities = (
+            f"prefill {_shown(m.prefill_arithmetic_intensity)} ({m.prefill_bound or 'unknown'})",
+            f"decode {_shown(m.decode_arithmetic_intensity)} ({m.decode_bound or 'unknown'})",
+        )
+        limits = (
+            f"KV cache {_shown(m.kv_cache_limit)}",
+            f"prefill {_shown(m.prefill_compute_limit)}",
+            f"decode {_shown(m.decode_capacity_limit)}",
+        )
+        return "\n".join(
+            [
+                *lines,
+                f"  one request      TTFT {_shown(m.ttft_ms)} ms, ITL {_shown(m.itl_ms)} ms, E2E {_shown(m.e2e_s)} s",
+                f"  best throughput  {best}, {_shown(m.requests_per_s)} requests/s at {_shown(m.optimal_concurrency)} "
+                f"in flight, bound by {m.bottleneck or 'unknown'}",
+                f"  FLOP per byte    hardware {_shown(m.hardware_ops_per_byte)}, {', '.join(intensities)}",
+                f"  requests         {', '.join(limits)}; overall {_shown(m.overall_limit)}",
+            ]
+        )
+
+
+def _shown(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 100 else f"{value:.3g}"
+
 
 @dataclass(frozen=True)
 class Analysed:

@@ -39,6 +39,7 @@ def recommend_gpus(
     slos: str | Slo | Sequence[str | Slo] = (),
     trust: str = "prefer",
     confidence: float = 0.5,
+    with_estimates: bool | None = None,
     kv_precision: Some | None = None,
     server: Some = "vllm",
     engine: str | Mapping[str, object] = "roofline",
@@ -56,7 +57,8 @@ def recommend_gpus(
     context_length               tokens one request may grow to; None: exactly input and output
     batch_size                   requests in flight; None: each configuration at the point that is best by `objective`
     max_tensor_parallel, max_gpus  at most so many GPUs in one deployment; with both, the smaller counts
-    estimate_performance_flag    False: answers by memory alone, the cheapest by the hour first
+    with_estimates               False: answers by memory alone, the cheapest by the hour first; None: what
+                                 `estimate_performance_flag`, its name in earlier recommenders, says
     gpus                         names, aliases, globs or `GPUSpec`s; None: all of `list_available_gpus`
     objective                    cost, throughput, throughput-per-gpu, ttft, itl, e2e …; "latency" means e2e
     slos                         limits to meet, such as "itl<=30ms"; what misses one fits, but is not recommended
@@ -70,10 +72,11 @@ def recommend_gpus(
     >>> found = recommend_gpus("Qwen/Qwen3-32B", 2000, 256, slos="itl<=30ms", max_gpus=4)
     >>> found.best.estimate.itl_ms <= 30, found.best.num_gpus <= 4
     (True, True)
-    >>> by_memory = recommend_gpus("Qwen/Qwen3-32B", 2000, 256, batch_size=64, estimate_performance_flag=False)
+    >>> by_memory = recommend_gpus("Qwen/Qwen3-32B", 2000, 256, batch_size=64, with_estimates=False)
     >>> by_memory.best.estimate is None, by_memory.best.memory_needed_gib < by_memory.best.memory_usable_gib
     (True, True)
     """
+    estimated = estimate_performance_flag if with_estimates is None else with_estimates
     limits = [limit for limit in (_limit("max_tensor_parallel", max_tensor_parallel), max_gpus) if limit is not None]
     (found,) = recommended(
         [model],
@@ -86,12 +89,12 @@ def recommend_gpus(
             "gpu_memory_utilization": gpu_memory_utilization,
             "limits": {"max_gpus": min(limits)} if limits else None,
             "servers": server,
-            "objective": objective if estimate_performance_flag else "cost-per-hour",
+            "objective": objective if estimated else "cost-per-hour",
             "slo": str(slos) if isinstance(slos, Slo) else slos if isinstance(slos, str) else list(map(str, slos)),
             "engine": engine,
         },
         batch_size=batch_size,
-        with_estimates=estimate_performance_flag,
+        with_estimates=estimated,
         trust=_trust(trust),
         confidence=_confidence(confidence),
         prices=prices,

@@ -243,10 +243,13 @@ def test_the_classic_question_and_its_analyses() -> None:
         limits = (metrics.kv_cache_limit, metrics.prefill_compute_limit, metrics.decode_capacity_limit)
         assert metrics.kv_cache_limit == alone.max_concurrent_requests
         assert metrics.overall_limit == min(limit or 0 for limit in limits) > 1
+    told = str(best.analyses[0])
+    assert all(word in told for word in ("Qwen/Qwen3-8B on H200-SXM-141GB x1 bf16", "TTFT", "bound by", "KV cache"))
     assert json.loads(json.dumps(best.to_dict()))["analyses"][0]["metrics"]["decode_bound"] == "memory"
     (too_large,) = recommender.recommend_gpus("Llama-3.3-70B-Instruct", ["L40"], 1)
     assert too_large.best_gpu is None
     assert "does not fit" in str(too_large.analyses[0].error)
+    assert "does not fit" in str(too_large.analyses[0])
 
 
 def test_what_fits_and_what_is_affordable() -> None:

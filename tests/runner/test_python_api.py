@@ -525,7 +525,10 @@ def test_a_recommendation_is_the_estimate_at_its_point() -> None:
 def test_memory_alone_says_the_same_about_what_fits() -> None:
     arguments: dict[str, Any] = {"gpus": ["H200", "L40", "T4"], "batch_size": 200}
     estimated = recommend_gpus("Llama-3.3-70B-Instruct", 2000, 256, **arguments)
-    by_memory = recommend_gpus("Llama-3.3-70B-Instruct", 2000, 256, estimate_performance_flag=False, **arguments)
+    by_memory = recommend_gpus("Llama-3.3-70B-Instruct", 2000, 256, with_estimates=False, **arguments)
+    assert by_memory == recommend_gpus(
+        "Llama-3.3-70B-Instruct", 2000, 256, estimate_performance_flag=False, **arguments
+    )
 
     def fitting(found: Any) -> dict[tuple[str, int], tuple[bool, str | None, float | None]]:
         return {(item.gpu, item.num_gpus): (item.fits, item.reason, item.memory_needed_gib) for item in found}
