@@ -113,33 +113,38 @@ class Fields:
         self.seen.update(self.path + name for name in names)
         return any(self.config.get(name) is not None for name in names)
 
-    def of_layer(self, index: int, count: int) -> Fields:
-        """The fields as they are for one of `count` layers: of figures given per layer, that layer's."""
-        own = {name.removesuffix("_per_layer"): items[index] for name, items in self._lists(count)}
+    def of_layers(self, count: int) -> list[Fields]:
+        """The fields as they are for each of `count` layers, of figures given per layer that layer's.
+
+        Equal layers share one object.
+        """
+        lists = self._lists(count)
         overrides = self.find("per_layer_config")[1]
-        if isinstance(overrides, Mapping):
-            for key, override in overrides.items():
-                if str(key).isdecimal() and int(key) == index and isinstance(override, Mapping):
-                    own.update(override)
-        if not own:
-            return self
+        if not lists and not isinstance(overrides, Mapping):
+            return [self] * count
+        by_layer = overrides if isinstance(overrides, Mapping) else {}
+        changes = {
+            int(key): dict(change)
+            for key, change in by_layer.items()
+            if str(key).isdecimal() and len(str(key)) < 5 and isinstance(change, Mapping)
+        }
+        views: dict[str, Fields] = {}
+        layers = []
+        for index in range(count):
+            own = {name.removesuffix("_per_layer"): items[index] for name, items in lists} | changes.get(index, {})
+            key = json.dumps(own, sort_keys=True, default=str)
+            if key not in views:
+                views[key] = self._with(own) if own else self
+            layers.append(views[key])
+        return layers
+
+    def _with(self, own: Mapping[str, Any]) -> Fields:
+        """The same with some fields replaced."""
         view = Fields(
             {**self.config, **own}, source=self.source, path=self.path, defaults=self.defaults, seen=self.seen
         )
         view.hint = self.hint
         return view
-
-    def of_layers(self, count: int) -> list[Fields]:
-        """The fields of each layer; equal layers share one object."""
-        if not self._lists(count) and not self.has("per_layer_config"):
-            return [self] * count
-        views: dict[str, Fields] = {}
-        layers = []
-        for index in range(count):
-            view = self.of_layer(index, count)
-            key = "" if view is self else json.dumps(dict(view.config), sort_keys=True, default=str)
-            layers.append(views.setdefault(key, view))
-        return layers
 
     def _lists(self, count: int) -> list[tuple[str, list[Any]]]:
         """The figures given per layer."""

@@ -439,3 +439,42 @@ def test_damaged_weights_are_named(tmp_path: Path, content: bytes) -> None:
         local_model(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     assert local_model(tmp_path).architecture.layers == 2
+
+
+GEMMA = {
+    "model_type": "gemma3",
+    "text_config": {
+        "model_type": "gemma3_text",
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "sliding_window": 1024,
+    }
+    | {"num_hidden_layers": 34},
+    "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304}
+    | {
+        "image_size": 896,
+        "patch_size": 14,
+        "num_hidden_layers": 27,
+        "num_attention_heads": 16,
+        "vision_use_head": False,
+    },
+}
+
+
+def test_what_a_file_leaves_out_is_what_transformers_states(tmp_path: Path) -> None:
+    def local(name: str, config: dict[str, object]) -> ModelSpec:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        return local_model(tmp_path / name).architecture
+
+    gemma = local("gemma", GEMMA)  # heads, their width, the vocabulary, the kinds of layers: all from the class
+    assert (gemma.total_parameters, gemma.approximate) == (4_300_079_472, False)
+    assert [(g.type.value, g.layers, g.qk_dim) for g in gemma.attention] == [("sliding", 29, 256), ("full", 5, 256)]
+    without = {key: value for key, value in QWEN.items() if key not in ("head_dim", "tie_word_embeddings")}
+    qwen = local("qwen", {**without, "num_attention_heads": 64})  # 128, not hidden_size / heads
+    assert {group.qk_dim for group in qwen.attention} == {128}
+    mpt = local("mpt", {"model_type": "mpt", "hidden_size": 1024, "num_hidden_layers": 3, "num_attention_heads": 8})
+    assert (mpt.hidden_size, mpt.layers, mpt.attention_heads, mpt.tied_embeddings) == (1024, 3, 8, True)
+    unheard = {"model_type": "zaya", "hidden_size": 1024, "num_hidden_layers": 2, "num_attention_heads": 8}
+    with pytest.raises(ModelConfigError):  # transformers names layers that are not known here
+        local("zaya", {**unheard, "num_key_value_heads": 2, "intermediate_size": 2048, "vocab_size": 1000})
