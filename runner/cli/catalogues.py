@@ -85,15 +85,17 @@ def show_gpu(
     json: Json = False,
 ) -> None:
     """Show one accelerator, with the source of every figure."""
+    from gpuscout.runner.cli.show.wording import print_wrapped
+
     gpu = _gpu_catalogue(gpu_file).resolve(name)
     if json:
         print_json(_gpu_document(gpu))
         return
     _print_fields({**gpu.to_dict(), "sources": None, "notes": None})
     for field, source in gpu.sources.items():
-        print(f"  source of {field}: {source}")
+        print_wrapped(f"source of {field}: {source}", indent=2)
     for note in gpu.notes:
-        print(f"  note: {note}")
+        print_wrapped(f"note: {note}", indent=2)
 
 
 @models.command("list", epilog="Example: gpuscout models list 'Qwen/*'")
@@ -233,6 +235,7 @@ def show_workload(name: Annotated[str, typer.Argument(help="A preset.")], json: 
 @grouped
 def list_engines(output: Output) -> None:
     """List the engines, the fingerprint that their results are stored under, and how to install what is missing."""
+    from gpuscout.runner.cli.show.wording import print_wrapped
     from gpuscout.runner.engines.registry import engine_names
 
     found = [_engine(name) for name in engine_names()]
@@ -250,7 +253,8 @@ def list_engines(output: Output) -> None:
         return
     for engine in found:
         if not engine["installed"]:
-            print(f"\n{engine['missing']}")
+            print()
+            print_wrapped(str(engine["missing"]))
 
 
 @engines.command("show", epilog="Example: gpuscout engines show llm-optimizer")
@@ -259,6 +263,8 @@ def show_engine(
     json: Json = False,
 ) -> None:
     """Show one engine with the options that a sweep may give it."""
+    from gpuscout.runner.cli.show.wording import print_wrapped
+
     engine = _engine(name)
     if json:
         print_json(engine)
@@ -267,7 +273,7 @@ def show_engine(
     _print_fields(engine)
     for option, about in options.items():
         default = "" if about["default"] is None else f", {about['default']} by default"
-        print(f"  option {option}: {about['help'] or 'not described'} ({about['allowed']}{default})")
+        print_wrapped(f"option {option}: {about['help'] or 'not described'} ({about['allowed']}{default})", indent=2)
 
 
 def _engine(name: str) -> dict[str, Any]:
@@ -313,6 +319,8 @@ def _gpu_document(gpu: GPUSpec) -> dict[str, object]:
 
 
 def _print_fields(document: dict[str, object]) -> None:
+    from gpuscout.runner.cli.show.wording import print_field
+
     fields = {key: value for key, value in document.items() if value is not None}
     width = max(map(len, fields))
     for key, value in fields.items():
@@ -322,4 +330,6 @@ def _print_fields(document: dict[str, object]) -> None:
             shown = ", ".join(str(item) for item in value)
         elif isinstance(value, dict):
             shown = ", ".join(f"{k} {v}" for k, v in value.items())
-        print(f"{key:{width}}  {shown}")
+        if key.endswith("_bytes") and isinstance(value, int | float):
+            shown = f"{value:,.0f} ({value / 1e9:,.1f} GB)"
+        print_field(key, shown, width)

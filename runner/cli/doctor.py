@@ -19,6 +19,8 @@ def register(app: typer.Typer) -> None:
 
 def doctor(db: Db = DEFAULT_STORE, json: Json = False) -> None:
     """Show versions, the store, the engines and the catalogues."""
+    from gpuscout.runner.cli.show.wording import print_field
+
     document = {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -35,9 +37,9 @@ def doctor(db: Db = DEFAULT_STORE, json: Json = False) -> None:
         if isinstance(value, dict):
             print(key)
             for name, detail in value.items():
-                print(f"  {name:18} {detail}")
+                print_field(name, detail, 17, indent=2)
         else:
-            print(f"{key:20} {value}")
+            print_field(key, value, 19)
 
 
 def _store(db: str) -> dict[str, str]:

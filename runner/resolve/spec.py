@@ -166,7 +166,11 @@ def _asked_twice(spec: SweepSpec, one: SweptModel, other: SweptModel) -> SweptMo
 def explained_names(spec: SweepSpec, *, gpu_file: Path | None = None) -> list[str]:
     """What short names and aliases of a spec were taken to mean, such as "A100 is A100-SXM-80GB"."""
     gpus = _Gpus(spec, gpu_file, Problems(spec)).known
-    told = [gpus.explain(selector.name) for selector in spec.gpus if selector.name and not has_wildcard(selector.name)]
+    told = [
+        gpus.explain(selector.name)
+        for selector in spec.gpus
+        if selector.name and not has_wildcard(selector.name) and gpus.find(selector.name) is not None
+    ]
     for entry in spec.models:
         if not entry.is_path and not has_wildcard(entry.model):
             target = target_of(entry.model, entry.revision)
@@ -241,6 +245,8 @@ class _Gpus:
     def selected(self, selector: GpuSelector) -> tuple[GPUSpec, ...]:
         plain = selector.vendor is None and selector.family is None and selector.min_memory_gb is None
         if plain and selector.name is not None and not has_wildcard(selector.name):
+            if self.known.find(selector.name) is None and (group := self.known.group(selector.name)):
+                return group
             name = self.resolve(selector.name)
             return (self.known.get(name),) if name in self.known.names() else ()
         try:

@@ -96,6 +96,11 @@ class GPUCatalogue:
         name = self.resolve(text).name
         return None if name == text else f"{text} -> {name}"
 
+    def group(self, text: str) -> tuple[GPUSpec, ...]:
+        """The GPUs of the group that `text` names (`datacenter`, a vendor, a family); none where it names none."""
+        belongs = member_of(text)
+        return tuple(gpu for gpu in self if belongs(gpu.name, gpu.vendor, gpu.family))
+
     def select(
         self,
         *,
@@ -117,9 +122,7 @@ class GPUCatalogue:
                 chosen = [gpu for gpu in chosen if gpu.name in matching]
         if glob is not None:
             matching = set(meant(glob, self._by_name, lambda name: self._by_name[name].aliases))
-            if not matching:
-                belongs = member_of(glob)
-                matching = {gpu.name for gpu in self if belongs(gpu.name, gpu.vendor, gpu.family)}
+            matching = matching or {gpu.name for gpu in self.group(glob)}
             chosen = [gpu for gpu in chosen if gpu.name in matching]
         if min_memory_gb is not None:
             chosen = [gpu for gpu in chosen if gpu.memory_gb >= min_memory_gb]

@@ -78,6 +78,10 @@ def test_without_a_gpu_all_priced_ones_of_data_centres_are_asked(
     amd = {gpu.name for gpu in GPUCatalogue.load().select(vendor="AMD")}
     assert {"H100-SXM-80GB", "H200-SXM-141GB", "B200", "L4"} <= answered
     assert answered <= set(priced_datacenter_gpus()) - amd - {"H100-PCIe-80GB"}
+    hopper = asked(capsys, "run", "--model", "Qwen3-8B", "--gpu", "hopper,NVIDIA A10", *FEW, "--top", "40")
+    families = {config["gpu"] for config in hopper["groups"][0]["best_per_gpu"]}  # type: ignore[attr-defined]
+    assert families == {gpu.name for gpu in GPUCatalogue.load().select(family="Hopper")} & families | {"A10"}
+    assert len(families) >= 5
     # The store understands the same words.
     found = asked(capsys, "recommend", "--gpu", "Hopper,L4", "--top", "40")
     gpus = {config["gpu"] for config in found["groups"][0]["best_per_gpu"]}  # type: ignore[attr-defined]

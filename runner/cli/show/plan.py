@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from gpuscout.runner.api.run import notes_of_engines
 from gpuscout.runner.cli.common import count, print_json
 from gpuscout.runner.cli.show.document import picked
+from gpuscout.runner.cli.show.wording import print_field, print_wrapped
 from gpuscout.runner.execution.executor_choice import duration
 from gpuscout.runner.execution.plan import Plan, plan_sweep, why
 from gpuscout.sweeps.errors import InputError, NoStoreError
@@ -40,14 +41,14 @@ def print_plan(expansion: Expansion, db: str, *, json: bool) -> None:
 
 def _print(expansion: Expansion, plan: Plan) -> None:
     sweep, census = expansion.sweep, plan.census
-    print(
+    print_wrapped(
         f"{sweep.name}  {count(len(sweep.models), 'model')} x {count(len(sweep.gpus), 'GPU')} x "
         f"{count(len(sweep.workloads), 'workload')}{_axes(sweep)} = {count(census.combinations, 'combination')}"
     )
     for part in sweep.engines:
         print(f"  {part.name}: {len(part.ladder)} concurrencies each, {part.ladder[0]} to {part.ladder[-1]}")
     for notice in (*notes_of_engines(sweep), *_caveats(sweep)):
-        print(f"  {notice}")
+        print_wrapped(notice, indent=2)
     reasons = Counter[str]()
     for exclusion in census.exclusions:
         reasons[exclusion.reason] += exclusion.combinations
@@ -55,7 +56,8 @@ def _print(expansion: Expansion, plan: Plan) -> None:
         reasons.update({outcome.value.replace("_", " "): number for outcome, number in plan.hopeless.items()})
     told = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
     untried = "" if plan.hopeless is not None else "; too many tasks to look which of them fit"
-    print(f"  not possible  {sum(reasons.values()):>9,}   {told}{untried}".rstrip())
+    impossible = f"{sum(reasons.values()):>9,}"
+    print_field(f"not possible  {impossible}", f" {told}{untried}".rstrip(), 0, indent=2)
     print(f"  in the store  {plan.stored:>9,}")
     computed = plan.to_compute - (sum(plan.hopeless.values()) if plan.hopeless else 0)
     takes = f"{duration(plan.work.seconds())} in one process" if computed else "nothing to do"
@@ -109,7 +111,8 @@ def print_why(expansion: Expansion, text: str, *, json: bool) -> None:
         print_json({"verdicts": [{"combination": v.description, "reason": v.reason} for v in verdicts]})
         return
     for verdict in verdicts:
-        print(f"{verdict.description}\n    {verdict.reason or 'runs'}")
+        print_wrapped(verdict.description)
+        print_wrapped(verdict.reason or "runs", indent=4)
     if not verdicts:
         print("the sweep asks for no such combination")
 

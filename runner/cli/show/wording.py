@@ -136,6 +136,21 @@ def print_wrapped(text: str, *, indent: int = 0) -> None:
         print(line)
 
 
+def print_field(name: str, value: object, width: int, *, indent: int = 0) -> None:
+    """A name and its value, folded to the terminal below the beginning of the value."""
+    start = " " * indent + f"{name:{width}}  "
+    room = max(out().width, 40)
+    fold = textwrap.TextWrapper(
+        room,
+        initial_indent=start,
+        subsequent_indent=" " * len(start),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    for line in fold.wrap(str(value)) or [start.rstrip()]:
+        print(line)
+
+
 def _folded(text: str, width: int, indent: int) -> list[str]:
     return textwrap.wrap(
         text,
