@@ -1,4 +1,4 @@
-"""`gpuscout export`: stored results as CSV, JSON Lines or Parquet, which `gpuscout import` takes back."""
+"""`gpuscout export`: stored results as CSV, JSON Lines or Parquet; `gpuscout import` takes the last two back."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Results as files: every stored figure with what identifies it, out to CSV, JSON Lines or Parquet and back in."""
+"""Results as files, with what identifies them: to CSV, JSON Lines and Parquet, and back from the last two."""

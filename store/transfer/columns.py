@@ -28,19 +28,6 @@ class Column:
     kind: type[str] | type[int] | type[float] | type[bool]
     free: bool = False
 
-    def parse(self, text: str) -> Value:
-        """What a CSV file says. Raises InputError."""
-        if text == "":
-            return None
-        if self.kind is bool:
-            if text not in ("true", "false"):
-                raise InputError(f'{self.name}: expected true or false, got "{text}"')
-            return text == "true"
-        try:
-            return self.check(self.kind(text))
-        except ValueError:
-            raise InputError(f"{self.name}: expected {_EXPECTED[self.kind]}, got {shown(text)}") from None
-
     def check(self, value: object) -> Value:
         """What a JSON or Parquet file says. Raises InputError, also for what no database takes."""
         match value:

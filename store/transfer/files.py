@@ -112,8 +112,11 @@ def read_rows(file: Path) -> Iterator[tuple[str, dict[str, Value]]]:
         elif start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
             yield from _read_json_lines(file)
         else:
-            yield from _read_csv(file)
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+            raise InputError(
+                f"{file}: CSV exports are for other programs, which may change them: they do not come back in",
+                hint="gpuscout export --output FILE.jsonl or FILE.parquet writes what import takes",
+            )
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
@@ -138,24 +141,6 @@ def _lines(file: Path) -> Generator[str, None, None]:
 
 
 _CSV_BOOLEANS = {True: "true", False: "false"}
-
-
-def _read_csv(file: Path) -> Iterator[tuple[str, dict[str, Value]]]:
-    csv.field_size_limit(LONGEST_VALUE)
-    with closing(_lines(file)) as stream:
-        lines = csv.reader(stream)
-        header = next(lines, [])
-        _check_names(f"{file}:1", header)
-        columns = [_BY_NAME[name] for name in header]
-        for line in lines:
-            place = f"{file}:{lines.line_num}"
-            if len(line) != len(header):
-                raise InputError(f"{place}: {len(line)} fields, expected {len(header)}")
-            try:
-                values = {column.name: column.parse(text) for column, text in zip(columns, line, strict=True)}
-                yield place, _UNKNOWN | values
-            except InputError as error:
-                raise InputError(f"{place}: {error.message}") from error
 
 
 def _read_json_lines(file: Path) -> Iterator[tuple[str, dict[str, Value]]]:

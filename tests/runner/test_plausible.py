@@ -95,8 +95,8 @@ def test_what_beats_the_hardware_is_stored_and_never_ranks_unasked(
     assert json.loads(capsys.readouterr().out)["accuracy"][0]["runs"] == 1
 
     # The flag survives an export and its way back.
-    assert execute(["export", "--output", "all.csv", "--implausible"]) == 0
-    assert execute(["import", "all.csv", "--db", "sqlite:///other.db"]) == 0
+    assert execute(["export", "--output", "all.jsonl", "--implausible"]) == 0
+    assert execute(["import", "all.jsonl", "--db", "sqlite:///other.db"]) == 0
     capsys.readouterr()
     assert execute([*query, "--implausible", "--db", "sqlite:///other.db"]) == 0
     causes = {row["gpu"]: row["implausible"] for row in json.loads(capsys.readouterr().out)["points"]}
@@ -182,8 +182,8 @@ def test_a_run_that_is_not_plain_never_stands_for_a_plain_one(
     assert "left out: 3 runs of drafted, cached or disaggregated deployments" in told.err
 
     # Exports have them when asked, and they stay set aside on the way back.
-    assert execute(["export", "--output", "all.csv", "--set-aside"]) == 0
-    assert execute(["import", "all.csv", "--db", "sqlite:///other.db"]) == 0
+    assert execute(["export", "--output", "all.jsonl", "--set-aside"]) == 0
+    assert execute(["import", "all.jsonl", "--db", "sqlite:///other.db"]) == 0
     capsys.readouterr()
     assert execute([*query, "--db", "sqlite:///other.db"]) == 0
     assert [row["itl_ms"] for row in json.loads(capsys.readouterr().out)["points"]] == [20.0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -122,7 +123,10 @@ def write(store: Store, file: Path, question: Question | None = None) -> int:
             return write_text(rows, stream, form)
 
 
-@pytest.mark.parametrize("form", list(Format))
+BACK = [Format.JSONL, Format.PARQUET]
+
+
+@pytest.mark.parametrize("form", BACK)
 def test_the_same_store_gains_nothing_and_another_gets_everything(
     filled: Store, tmp_path: Path, form: Format, store: Store
 ) -> None:
@@ -168,51 +172,58 @@ def test_filters_choose_tasks_and_all_their_points(filled: Store, tmp_path: Path
     assert [bool(row["model_architecture"]) for row in rows] == [True, *[False] * 5]
 
 
-def _changed(file: Path, change: Callable[[list[dict[str, str]]], None]) -> Path:
-    with file.open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
+def test_csv_does_not_come_back_in(filled: Store, tmp_path: Path) -> None:
+    file = tmp_path / "all.csv"
+    write(filled, file)
+    assert is_export(file)
+    with pytest.raises(InputError, match=r"all.csv: CSV exports are for other programs") as caught:
+        read_back(file, filled)
+    assert "FILE.jsonl or FILE.parquet" in str(caught.value.hint)
+
+
+def _changed(file: Path, change: Callable[[list[dict[str, object]]], None]) -> Path:
+    """The same file, JSON lines, with other rows; None takes a value out."""
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     change(rows)
-    with file.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, NAMES)
-        writer.writeheader()
-        writer.writerows(rows)
+    known = ({name: value for name, value in row.items() if value is not None} for row in rows)
+    file.write_text("".join(json.dumps(row) + "\n" for row in known), encoding="utf-8")
     return file
 
 
 @pytest.mark.parametrize(
     ("column", "value", "told"),
     [
-        ("itl_ms", "nan", ":4: itl_ms: expected a finite number"),
-        ("itl_ms", "fast", ':4: itl_ms: expected a number, got "fast"'),
-        ("tensor_parallel", "4", ":2: num_gpus: 1 is not tp x pp x dp = 4"),
-        ("task_key", "00" * 16, ":4: task_key: does not follow from the case and the engine"),
+        ("itl_ms", math.nan, ":3: itl_ms: expected a finite number"),
+        ("itl_ms", "fast", ':3: itl_ms: expected a number, got "fast"'),
+        ("tensor_parallel", 4, ":1: num_gpus: 1 is not tp x pp x dp = 4"),
+        ("task_key", "00" * 16, ":3: task_key: does not follow from the case and the engine"),
         ("engine_fingerprint", "other", None),
-        ("outcome", "fine", ':2: outcome: expected one of ok'),
+        ("outcome", "fine", ':1: outcome: expected one of ok'),
         ("stored_at", "yesterday", "stored_at: expected a time"),
-        ("concurrency", "1", "an operating point is there twice"),
-        ("kind", "guessed", ':4: kind: expected one of estimated, measured'),
-        ("kv_capacity_tokens", "9" * 30, ":2: kv_capacity_tokens: expected a whole number"),
-        ("needed_gib", "-1", ":2: needed_gib: expected a finite number"),
-        ("extras", "[1]", ":2: extras: expected an object"),
-        ("extras", '{"a":NaN}', ":2: extras: not JSON (NaN is no number of JSON)"),
-        ("ladder", "1,0", ":2: ladder: expected ascending concurrencies"),
+        ("concurrency", 1, "an operating point is there twice"),
+        ("kind", "guessed", ':3: kind: expected one of estimated, measured'),
+        ("kv_capacity_tokens", int("9" * 30), ":1: kv_capacity_tokens: expected a whole number"),
+        ("needed_gib", -1, ":1: needed_gib: expected a finite number"),
+        ("extras", "[1]", ":1: extras: expected an object"),
+        ("extras", '{"a":NaN}', ":1: extras: not JSON (NaN is no number of JSON)"),
+        ("ladder", "1,0", ":1: ladder: expected ascending concurrencies"),
         ("stored_at", "0001-01-01T00:00:00+23:59", "stored_at: expected a time"),
-        ("engine_trust", '{"intervals":{},"errors":[],"kept":{"us":[{"runs":"x"}]}}', ":2: engine_trust: cannot be"),
-        ("detail", "a\0b", ":2: detail: expected text"),
-        ("regime", "99999", ":4: regime: expected a whole number from 0 to 32767"),
-        ("concurrency", "5", ":4: concurrency: not one of the ladder"),
-        ("outcome", "does_not_fit", ":2: outcome: does_not_fit with an operating point"),
-        ("model", "Qwen/Qwen3-4B", ":2: model: its digest is that of Qwen/Qwen3-"),
-        ("gpu", "B200", ":2: gpu: its digest is that of"),
+        ("engine_trust", '{"intervals":{},"errors":[],"kept":{"us":[{"runs":"x"}]}}', ":1: engine_trust: cannot be"),
+        ("detail", "a\0b", ":1: detail: expected text"),
+        ("regime", 99999, ":3: regime: expected a whole number from 0 to 32767"),
+        ("concurrency", 5, ":3: concurrency: not one of the ladder"),
+        ("outcome", "does_not_fit", ":1: outcome: does_not_fit with an operating point"),
+        ("model", "Qwen/Qwen3-4B", ":1: model: its digest is that of Qwen/Qwen3-"),
+        ("gpu", "B200", ":1: gpu: its digest is that of"),
     ],
 )  # fmt: skip
 def test_what_was_changed_is_refused_whole(
-    filled: Store, tmp_path: Path, store: Store, column: str, value: str, told: str | None
+    filled: Store, tmp_path: Path, store: Store, column: str, value: object, told: str | None
 ) -> None:
-    """Line 4 is the last point of the first task; what belongs to the task is read in its first row, line 2."""
-    file = tmp_path / "all.csv"
+    """Line 3 is the last point of the first task; what belongs to the task is read in its first row."""
+    file = tmp_path / "all.jsonl"
     write(filled, file, Question(kinds=("estimated",)))
-    line = 2 if told is None or ":4:" in told or column == "concurrency" else 0
+    line = 2 if told is None or ":3:" in told or column == "concurrency" else 0
     _changed(file, lambda rows: rows[line].update({column: value}))
     other = store
     if told is None:
@@ -261,23 +272,23 @@ def test_changed_measured_runs_are_refused_whole(
 
 def test_a_file_that_lost_points_is_refused_and_an_older_one_is_not(filled: Store, tmp_path: Path) -> None:
     """With a part of its curve a task would count as answered: nothing would ever compute the rest."""
-    file = tmp_path / "all.csv"
+    file = tmp_path / "all.jsonl"
     write(filled, file)
     whole = file.read_text().splitlines(keepends=True)
-    file.write_text("".join(whole[:3]))  # of the three points of the first task two
+    file.write_text("".join(whole[:2]))  # of the three points of the first task two
     with open_store(str(tmp_path / "new.db"), create=True) as other:
         with pytest.raises(InputError, match=r"operating points are missing, 1 of task [0-9a-f]{32}: the file is not"):
             read_back(file, other)
         assert count(other, tasks_table) == 0
         file.write_text("".join(whole))
-        _changed(file, lambda rows: [row.update(points="") for row in rows])
+        _changed(file, lambda rows: [row.update(points=None) for row in rows])
         assert read_back(file, other).points == count(filled, operating_points)
 
 
 def test_definitions_of_the_target_serve_where_the_file_lost_its_own(filled: Store, tmp_path: Path) -> None:
-    file = tmp_path / "all.csv"
+    file = tmp_path / "all.jsonl"
     write(filled, file)
-    _changed(file, lambda rows: [row.update(model_architecture="", gpu_figures="") for row in rows])
+    _changed(file, lambda rows: [row.update(model_architecture=None, gpu_figures=None) for row in rows])
     assert read_back(file, filled).tasks == 0
     with open_store(str(tmp_path / "new.db"), create=True) as other, pytest.raises(InputError, match="no row and no"):
         read_back(file, other)
@@ -297,9 +308,8 @@ def test_an_export_is_known_however_many_concurrencies_were_asked_for(
     assert is_export(file)
 
 
-@pytest.mark.parametrize("form", [Format.CSV, Format.JSONL])
-def test_a_packed_export_is_read_as_it_is(filled: Store, tmp_path: Path, form: Format) -> None:
-    file, packed = tmp_path / f"all.{form}", tmp_path / f"all.{form}.gz"
+def test_a_packed_export_is_read_as_it_is(filled: Store, tmp_path: Path) -> None:
+    file, packed = tmp_path / "all.jsonl", tmp_path / "all.jsonl.gz"
     write(filled, file)
     content = gzip.compress(file.read_bytes())
     packed.write_bytes(content)
@@ -316,7 +326,7 @@ def test_a_packed_export_is_read_as_it_is(filled: Store, tmp_path: Path, form: F
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(form=st.sampled_from([Format.CSV, Format.JSONL, Format.PARQUET]), data=st.data())
+@given(form=st.sampled_from(BACK), data=st.data())
 def test_damaged_files_are_errors_and_leave_no_trace(
     filled: Store, tmp_path_factory: pytest.TempPathFactory, form: Format, data: st.DataObject
 ) -> None:
@@ -355,10 +365,10 @@ def test_the_command(filled: Store, tmp_path: Path) -> None:
 
 def test_import_takes_exports_back(filled: Store, tmp_path: Path) -> None:
     written = write(filled, tmp_path / "all.jsonl")
-    (tmp_path / "broken.csv").write_text("kind,model,case_digest,task_key\nestimated,x,0,0\n")
-    first = gpuscout("import", "all.jsonl", "broken.csv", "--dry-run", cwd=tmp_path)
+    (tmp_path / "broken.jsonl").write_text('{"kind":"estimated","model":"x","case_digest":"0","task_key":"0"}\n')
+    first = gpuscout("import", "all.jsonl", "broken.jsonl", "--dry-run", cwd=tmp_path)
     assert first.returncode == 2
-    assert "broken.csv:2: " in first.stderr
+    assert "broken.jsonl:1: " in first.stderr
     added = gpuscout("import", "all.jsonl", "--json", cwd=tmp_path)
     assert added.returncode == 0, added.stderr
     [told] = json.loads(added.stdout)["exports"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gpuscout.store.measured.formats.source_file import SourceFile
-from gpuscout.store.transfer.columns import COLUMNS
+from gpuscout.store.transfer.columns import COLUMNS, LONGEST_VALUE
 from gpuscout.store.transfer.files import read_rows
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.reading import TooLarge, read_settings
@@ -70,10 +70,9 @@ def test_the_limits_can_be_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_long_texts_in_an_export(tmp_path: Path) -> None:
-    names = [column.name for column in COLUMNS]
-    long = tmp_path / "long.csv"
-    long.write_text(f"{','.join(names)}\n{'x' * (2**22 + 1)}{',' * (len(names) - 1)}\n")
-    with pytest.raises(InputError, match="field larger than field limit"):
+    long = tmp_path / "long.jsonl"
+    long.write_text('{"kind": "' + "x" * (16 * LONGEST_VALUE) + '"}\n')
+    with pytest.raises(TooLarge, match="characters in a line"):
         list(read_rows(long))
 
 
