@@ -36,6 +36,8 @@ def quantization_of(fields: Fields, size: DecoderSize) -> Quantization:
         modelopt = modelopt.section("quantization") or modelopt
     config = next((part for name in _SECTIONS if (part := fields.section(name)) is not None), None)
     sections = [section for section in (modelopt, config) if section is not None]
+    for section in sections:
+        section.hint = "how many bytes other formats take is not known"
     algorithm = next((found for section in sections if (found := section.text("quant_algo"))), None)
     method = "modelopt" if algorithm is not None else None if config is None else method_of(config)
     if algorithm is not None:

@@ -105,3 +105,10 @@ def test_invalid_numbers_are_refused(capsys: pytest.CaptureFixture[str]) -> None
         counted("0xH200")
     assert execute(["fit", "Qwen3-32B", "H10O"]) == 2
     assert "did you mean H100-SXM-80GB" in capsys.readouterr().err
+
+
+def test_attention_that_every_rank_holds_in_16_bits_is_what_servers_report() -> None:
+    # vLLM on B200 at four ranks: 152 GiB of weights per GPU. Experts are shared out, attention and head are not.
+    found = fit_memory("nvidia/Kimi-K2.5-NVFP4", "B200", 4, tensor_parallel_size=1, data_parallel_size=4,
+                       expert_parallel_size=4, context_length=8192)  # fmt: skip
+    assert found.weights_gib == pytest.approx(152, rel=0.01)
