@@ -46,7 +46,8 @@ class Candidates:
     `values` are those of the aim, NaN where a price or TDP is not known (or the point). `no_percentiles`: limits ask
     for percentiles, which no estimate meets. `backed`: measured, or an estimate with measured runs near it, see
     `ranking/trust.py`. `level` of trust: the lower the better. `trusted`: enough for the question. `asked`: not
-    measured in a precision or with a server that nobody asked about.
+    measured in a precision or with a server that nobody asked about. `held`: its point is the highest that measured
+    runs are near, below its best.
     """
 
     question: Question
@@ -69,6 +70,7 @@ class Candidates:
     level: Indices
     trusted: Flags
     asked: Flags
+    held: Flags
 
     def __len__(self) -> int:
         return len(self.values)
@@ -170,9 +172,10 @@ def read_candidates(connection: sa.Connection, scope: Scope, question: Question)
         codes = Codes.of(about, scope.models, scope.gpus, engines)
     prices = prices_for(connection, codes.gpus, question.prices)
     asks_energy = any(name == "energy" for name in (*question.also, *dict(choice.aim.weights)))
+    errors = Errors.of(connection, scope.engines.all_ids(), scope.models.all_ids())
+    held = _hold_to_measured_load(connection, scope, choice, question, errors, about, operating)
     costs = unit_costs(codes, about["num_gpus"], prices.known, tdp_w(connection) if asks_energy else {})
     values = choice.aim.values(operating.figures, about["num_gpus"], costs.usd, costs.tdp_w)
-    errors = Errors.of(connection, scope.engines.all_ids(), scope.models.all_ids())
     backed = errors.backed(about, operating.figures["concurrency"], trusted_metric(choice.aim))
     backed |= about["engine_id"] == MEASURED_ID
     level, trusted = _trust(question.trust, about, backed)
@@ -197,6 +200,7 @@ def read_candidates(connection: sa.Connection, scope: Scope, question: Question)
         level,
         trusted,
         _asked(question, about, codes, len(rows)),
+        held,
     )
 
 
@@ -234,6 +238,52 @@ def _trust(wanted: str, about: Mapping[str, Array], backed: Flags) -> tuple[Indi
     if wanted == Trusted.MEASURED:
         return alike, np.asarray(about["engine_id"] == MEASURED_ID)
     return alike, backed if wanted == Trusted.BACKED else enough
+
+
+# Tasks looked up by one statement.
+_BATCH = 5_000
+
+
+def _hold_to_measured_load(
+    connection: sa.Connection,
+    scope: Scope,
+    choice: Choice,
+    question: Question,
+    errors: Errors,
+    about: Mapping[str, Array],
+    operating: OperatingPoints,
+) -> Flags:
+    """Move estimates whose best point is beyond all measured loads to the highest stored one that runs are near.
+
+    An estimate far beyond what was measured says less than the same deployment at a load that was: so the latter is
+    what stands for it where trust counts. Latencies grow with the load, throughputs and what follows from them get
+    better: only for these the best point is the highest.
+    """
+    held = np.zeros(len(about["task_id"]), dtype=bool)
+    if question.trust not in (Trusted.PREFER, Trusted.BACKED) or choice.aim.is_weighted or not errors.seen:
+        return held
+    if not choice.aim.single.highest_column:
+        return held
+    most = errors.most_load(about, trusted_metric(choice.aim))
+    beyond = np.flatnonzero(operating.qualifies & (operating.figures["concurrency"] > most))
+    row_of = {int(about["task_id"][row]): row for row in beyond.tolist()}
+    wanted = [(task, int(most[row])) for task, row in row_of.items() if most[row] >= 1]
+    names = ("concurrency", "queued", *choice.columns)
+    for start in range(0, len(wanted), _BATCH):
+        for task, *values in connection.execute(
+            statements.select_at_most(scope, choice, wanted[start : start + _BATCH])
+        ):
+            figures = {
+                name: np.array([np.nan if v is None else v], np.float64) for name, v in zip(names, values, strict=True)
+            }
+            if (hold(choice.limits, figures) & choice.aim.known(figures)).all():
+                row = row_of[task]
+                for name, column in figures.items():
+                    operating.figures[name][row] = column[0]
+                operating.low[row] = operating.high[row] = figures["concurrency"][0]
+                operating.interpolated[row] = False
+                held[row] = True
+    return held
 
 
 def _asked(question: Question, about: Mapping[str, Array], codes: Codes, estimates: int) -> Flags:

@@ -72,9 +72,9 @@ def configs_of(pool: Candidates, shown: Shown, described: Descriptions) -> dict[
     best: dict[int, float] = {}
     # The best of a group comes first, before anything is compared with it.
     credentials = _Credentials(pool, described)
-    columns = (pool.values, pool.unit_costs.usd, pool.operating.interpolated, pool.backed)
+    columns = (pool.values, pool.unit_costs.usd, pool.operating.interpolated, pool.backed, pool.held)
     figures = (column[shown.rows].tolist() for column in columns)
-    for row, group, place, value, usd, interpolated, backed in zip(
+    for row, group, place, value, usd, interpolated, backed, held in zip(
         shown.rows.tolist(), shown.group.tolist(), shown.place.tolist(), *figures, strict=True
     ):
         about = described[row]
@@ -94,6 +94,7 @@ def configs_of(pool: Candidates, shown: Shown, described: Descriptions) -> dict[
             ranges=ranges,
             opinions=opinions.get(row, ()),
             backed=backed,
+            held=held,
             intervals=intervals,
             at_confidence=counted,
             **credentials.of(row, about, intervals),

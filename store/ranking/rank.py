@@ -22,6 +22,8 @@ multiply the mean; measured runs meet it by exactly that percentile.
 ranks all alike; what would be better if its estimate held is told beside it.
 *Confidence.* Where the question asks for one, estimates count by the figures that hold with this probability
 (`ranking/confidence.py`): for the point of each configuration, for the limits and for the objective.
+*Load.* Where what measurements back goes first, an estimate that is best beyond all measured loads stands at the
+highest one that runs are near (`RankedConfig.held`).
 *Ties.* A lead below what the two may be wrong by together is a tie (`ranking/trust.py`).
 *What can be started.* Of every configuration that is returned the ranking says what keeps its server from being started
 so (`ranking/launches.py`).

@@ -111,6 +111,24 @@ def nearest_alone(scope: Scope, choice: Choice, limit: Limit, model_ids: Sequenc
     return _with_points(scope, only, near, [nearest]).where(cases.c.model_id.in_(model_ids))
 
 
+def select_at_most(scope: Scope, choice: Choice, wanted: Sequence[tuple[int, int]]) -> sa.Select[Any]:
+    """Of each (task, concurrency) the stored point at the highest concurrency up to that one."""
+    rows = ",".join(f"({int(task)},{int(most)})" for task, most in wanted)
+    asked = sa.text(f"VALUES {rows}").columns(column1=sa.BigInteger, column2=sa.Integer).cte("wanted")
+    near, point = operating_points.alias("near"), operating_points.alias("point")
+    below = (near.c.task_id == asked.c.column1, near.c.concurrency <= asked.c.column2, *scope.on_ladder(near))
+    # What is on the ladder depends on the task's engine.
+    of_task = sa.select(sa.func.max(near.c.concurrency)).where(*below).correlate(asked, tasks)
+    highest = of_task.scalar_subquery()
+    source = (
+        asked.join(tasks, tasks.c.id == asked.c.column1)
+        .join(cases, cases.c.id == tasks.c.case_id)
+        .join(point, sa.and_(point.c.task_id == tasks.c.id, point.c.concurrency == highest))
+    )
+    figures = (choice.figure(point, name).label(name) for name in ("concurrency", "queued", *choice.columns))
+    return sa.select(tasks.c.id, *figures).select_from(source)
+
+
 def same_configurations(scope: Scope) -> sa.Select[Any]:
     """The cases of the scope, each with the first one that has its names and settings (versions have cases apart)."""
     chosen = sa.select(tasks.c.case_id).select_from(scope.source).where(*scope.conditions)

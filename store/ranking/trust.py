@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,6 +134,21 @@ class Errors:
     def backed(self, about: Mapping[str, Array], concurrency: Array, metric: str) -> Flags:
         """Which of these estimates have measured runs near them: `_is_near` of whole columns."""
         result = np.zeros(len(concurrency), dtype=bool)
+        for alike, error in self._alike(about, metric):
+            least, most = _loads(error)
+            load = concurrency[alike]
+            result[alike[(load >= least) & (load <= most)]] = True
+        return result
+
+    def most_load(self, about: Mapping[str, Array], metric: str) -> Array:
+        """The most requests in flight that each estimate has measured runs near; NaN: none whatever the load."""
+        result = np.full(len(about["gpu_id"]), np.nan)
+        for alike, error in self._alike(about, metric):
+            result[alike] = np.fmax(result[alike], _loads(error)[1])
+        return result
+
+    def _alike(self, about: Mapping[str, Array], metric: str) -> Iterator[tuple[Indices, ObservedError]]:
+        """The estimates that each error may back, whatever their load, as positions."""
         backing = [
             (key, error)
             for key, errors in self.seen.items()
@@ -141,7 +156,7 @@ class Errors:
             if key[3] == metric and _backs(error)
         ]
         if not backing:
-            return result
+            return
         families = sorted({gpu.family for gpu in self.gpus.values()})
         family = _looked_up({row_id: families.index(gpu.family) for row_id, gpu in self.gpus.items()}, about["gpu_id"])
         kind = _looked_up({row_id: _KINDS.index(name) for row_id, name in self.kinds.items()}, about["model_id"])
@@ -179,11 +194,8 @@ class Errors:
                 _LINKS.index(Link(error.link)),
             )
             alike = np.flatnonzero(codes == wanted)
-            tp, load = about["tensor_parallel"][alike], concurrency[alike]
-            least, most = _loads(error)
-            covered = (tp >= error.tp_from) & (tp <= (error.tp_to or np.inf)) & (load >= least) & (load <= most)
-            result[alike[covered]] = True
-        return result
+            tp = about["tensor_parallel"][alike]
+            yield alike[(tp >= error.tp_from) & (tp <= (error.tp_to or np.inf))], error
 
 
 def _kind(architecture: Mapping[str, Any]) -> str:

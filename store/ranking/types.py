@@ -244,8 +244,9 @@ class RankedConfig(Operating):
     `interpolated`: the point lies between two stored ones. `usd_per_hour` None: there is no price.
     `values` are the figures of all objectives asked about, None where one is not known, `ranges` where they are
     expected. `opinions` are those of all engines that answered, the one ranked first; empty where only one did. `runs`:
-    what a measured one rests on. `backed`: it was measured, or measured runs are near it. `backing`: how wrong its
-    engine was there, or as near as is known, in the metric that limits it; None: nothing is known, or it is measured.
+    what a measured one rests on. `backed`: it was measured, or measured runs are near it. `held`: it would be better at
+    a higher load, which no measured runs are near. `backing`: how wrong its engine was there, or as near as is known,
+    in the metric that limits it; None: nothing is known, or it is measured.
     `intervals`: of each metric where a measured value is expected with a probability of 80 %; empty: not known.
     `at_confidence`: the figures that hold with the confidence that was asked for, by which it is ranked; empty: the
     estimates themselves. `chances`: how likely each limit is met. `binding`: the name of the limit that keeps the load
@@ -266,6 +267,7 @@ class RankedConfig(Operating):
     runs: Runs | None = None
     extended: bool = False
     backed: bool = False
+    held: bool = False
     backing: Backing | None = None
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     at_confidence: Mapping[str, float] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from typing import Any
 
 from gpuscout.store.ranking.rank import MEASURES, Question
 from gpuscout.sweeps.slo import Slo
-from gpuscout.sweeps.trust import Trust
+from gpuscout.sweeps.trust import ObservedError, Trust
 from tests.support.rank_stores import EXPERTS, FAMILIES, LADDER, LENGTHS, TDP_W, Row
 
 METRICS = ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s", "requests_per_s")
@@ -52,6 +52,8 @@ def _group(group: list[Row], trust: Mapping[str, Trust], question: Question) -> 
         _extend(one, [other for other in standing.values() if other["engine"][0] == engine], question)
     for one in [*standing.values(), *measured]:
         one["best"] = _best(one, question)
+        if one["task"] is not None and one["best"] is not None:
+            one["best"] = _held(one, one["best"], trust, question) or one["best"]
     deciding = [one for one in measured if _decides(one, question)]
     mine = [
         one
@@ -180,18 +182,46 @@ def _level(one: Row, best: Row, trust: Mapping[str, Trust], question: Question) 
     name, _ = max(question.aim.weights, key=lambda pair: pair[1])
     column = MEASURES[name].column
     metric = "itl_ms" if column == "e2e_s" else column
-    kind = "moe" if EXPERTS[one["model"]] else "dense"
     near = [
         error
         for error in trust[one["engine"][0]].errors
-        if (error.gpu_family, error.model_kind, error.metric) == (FAMILIES[one["gpu"]], kind, metric)
+        if _says_of(error, one, metric)
+        and error.concurrency_from / 2 <= best["concurrency"] <= 2 * (error.concurrency_to or math.inf)
+    ]
+    return 1 if near else 2
+
+
+def _says_of(error: ObservedError, one: Row, metric: str) -> bool:
+    """Whether runs are of a configuration's family, kind of model, precision, link and size, whatever the load."""
+    kind = "moe" if EXPERTS[one["model"]] else "dense"
+    return (
+        (error.gpu_family, error.model_kind, error.metric) == (FAMILIES[one["gpu"]], kind, metric)
         and error.precision == ("16-bit" if one["precision"] == "bf16" else one["precision"])
         and error.link == ("single" if one["tensor_parallel"] == 1 else "pcie")
         and error.tp_from <= one["tensor_parallel"] <= (error.tp_to or math.inf)
-        and error.concurrency_from / 2 <= best["concurrency"] <= 2 * (error.concurrency_to or math.inf)
         and error.models > 1
+    )
+
+
+def _held(one: Row, best: Row, trust: Mapping[str, Trust], question: Question) -> Row | None:
+    """The point at the highest load that runs are near, if the best is beyond all of them; None: it is not."""
+    (name, _), *more = question.aim.weights
+    if question.trust not in ("prefer", "backed") or more or MEASURES[name].column != "output_tokens_per_s":
+        return None
+    loads = [
+        2 * (error.concurrency_to or math.inf)
+        for error in trust[one["engine"][0]].errors
+        if _says_of(error, one, "output_tokens_per_s")
     ]
-    return 1 if near else 2
+    if not loads or best["concurrency"] <= max(loads):
+        return None
+    point = max((p for p in one["points"] if p["c"] <= max(loads)), key=lambda p: p["c"], default=None)
+    tokens = point and point["output_tokens_per_s"]
+    if point is None or tokens is None or not meets(point, one["limits"]):
+        return None
+    if MEASURES[name].needs is not None and tokens <= 0:
+        return None
+    return _valued(one, point | {"interpolated": False}, question)
 
 
 def _was_asked(one: Row, group: list[Row], question: Question) -> bool:

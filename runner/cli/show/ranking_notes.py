@@ -39,6 +39,7 @@ _MARKS = {
     "!": "deploy cannot write it",
     "*": "more in flight than the KV cache holds",
     "~": "interpolated at a limit",
+    "+": "held to twice the load that was measured",
     "^": "percentile assumed",
 }
 
@@ -64,6 +65,7 @@ def legend(ranking: Ranking, rows: Sequence[str], configs: Sequence[RankedConfig
     used = set("".join(rows))
     used |= {"*"} if any(config.queued for config in configs) else set()
     used |= {"~"} if any(config.interpolated for config in configs) else set()
+    used |= {"+"} if any(config.held for config in configs) else set()
     used |= {"^"} if any(config.assumed_tail is not None for config in configs) else set()
     meaning = dict(_MARKS)
     if not ranking.question.aim.needs("price"):

@@ -224,6 +224,7 @@ def load(config: Operating) -> str:
     """The concurrency, or the request rate or "max" where it is not known: "57~"."""
     if config.concurrency is not None:
         marks = f"{'~' if getattr(config, 'interpolated', False) else ''}{'*' if config.queued else ''}"
+        marks += "+" if getattr(config, "held", False) else ""
         return f"{config.concurrency:,}{marks}"
     runs = config.runs if isinstance(config, RankedConfig) else None
     return f"{runs.request_rate:,.3g}/s" if runs and runs.request_rate is not None else "max"
