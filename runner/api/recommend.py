@@ -14,7 +14,8 @@ from gpuscout.runner.api.ranked_sweep import recommended
 from gpuscout.runner.api.results import GPURecommendation, RecommendationResult
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 from gpuscout.sweeps.gpus.gpu import GPUSpec
-from gpuscout.sweeps.gpus.library import GPU_LIBRARY
+from gpuscout.sweeps.gpus.library import GPU_LIBRARY, gpus_with
+from gpuscout.sweeps.names import has_wildcard, parted
 from gpuscout.sweeps.slo import Slo
 
 Some = str | Sequence[str]
@@ -59,7 +60,7 @@ def recommend_gpus(
     max_tensor_parallel, max_gpus  at most so many GPUs in one deployment; with both, the smaller counts
     with_estimates               False: answers by memory alone, the cheapest by the hour first; None: what
                                  `estimate_performance_flag`, its name in earlier recommenders, says
-    gpus                         names, aliases, globs or `GPUSpec`s; None: all of `list_available_gpus`
+    gpus                         names, aliases, globs, groups (datacenter, AMD, Hopper) or `GPUSpec`s; None: all
     objective                    cost, throughput, throughput-per-gpu, ttft, itl, e2e …; "latency" means e2e
     slos                         limits to meet, such as "itl<=30ms"; what misses one fits, but is not recommended
     trust                        prefer: estimates with measured runs near them first; any: all alike; backed: no others
@@ -82,7 +83,7 @@ def recommend_gpus(
         [model],
         {
             "workloads": [{"input_len": input_length, "output_len": output_length}],
-            "gpus": _gpu_names(gpus),
+            "gpus": _gpu_names(gpus, gpu_file),
             "precision": precision,
             "kv_precision": kv_precision,
             "max_model_len": context_length,
@@ -210,7 +211,7 @@ class GPURecommender:
             [models] if isinstance(models, ModelLike) else list(models),
             {
                 "workloads": [{"input_len": self.input_len, "output_len": self.output_len}],
-                "gpus": _gpu_names(gpus),
+                "gpus": _gpu_names(gpus, gpu_file),
                 "tensor_parallel": num_gpus,
                 "objective": metric,
                 "engine": engine,
@@ -238,17 +239,32 @@ class GPURecommender:
         print("\n\n".join(found.summary() for found in recommendations), file=file or sys.stdout)
 
 
-def _gpu_names(gpus: GPUs | None) -> object:
-    """The names of GPUs. Raises InputError for a specification that is not the one known by its name."""
-    if gpus is None or isinstance(gpus, str):
-        return gpus
-    given = [gpus] if isinstance(gpus, GPUSpec) else list(gpus)
+def _gpu_names(gpus: GPUs | None, gpu_file: str | Path | None) -> list[object] | None:
+    """The names of GPUs, groups such as "datacenter" or "Hopper" by their members' names.
+
+    Raises InputError for a specification that is not the one known by its name.
+    """
+    if gpus is None:
+        return None
+    given: list[str | GPUSpec] = []
+    for gpu in [gpus] if isinstance(gpus, str | GPUSpec) else gpus:
+        given += (parted([gpu]) or [gpu]) if isinstance(gpu, str) else [gpu]
     for gpu in given:
         if isinstance(gpu, GPUSpec) and GPU_LIBRARY.get(gpu.name) != gpu:
             raise InputError(
                 f"gpus: this {gpu.name} is not the one of GPU_LIBRARY", hint=f"GPU_LIBRARY[{gpu.name!r}] = … adds it"
             )
-    return [gpu.name if isinstance(gpu, GPUSpec) else gpu for gpu in given]
+    catalogue = gpus_with(gpu_file)
+    named: list[object] = []
+    for gpu in given:
+        if not isinstance(gpu, str) or catalogue.find(gpu) or has_wildcard(gpu):
+            named.append(gpu.name if isinstance(gpu, GPUSpec) else gpu)
+            continue
+        try:
+            named += [member.name for member in catalogue.select(glob=gpu)]
+        except InputError:
+            named.append(gpu)  # what is wrong with it is said with everything else
+    return list(dict.fromkeys(named))
 
 
 def _trust(word: str) -> str:

@@ -64,7 +64,9 @@ def explained(error: Exception, model: HubModel) -> Explained:
     if isinstance(error, hub.HFValidationError):
         return Explained(InputError(f'"{name}" cannot be a model of the Hub', hint="write org/name"), final=True)
     if isinstance(error, hub.OfflineModeIsEnabled | hub.LocalEntryNotFoundError):
-        hint = "unset HF_HUB_OFFLINE once, or name a folder with its config.json"
+        near = " or ".join(_near(model.repo_id))
+        meant = f"did you mean {near}?   " if near else ""
+        hint = f"{meant}unset HF_HUB_OFFLINE once, or name a folder with its config.json"
         return Explained(HubOfflineError(f"{name} is not in the local cache, and HF_HUB_OFFLINE is set", hint=hint))
     if isinstance(error, hub.HfHubHTTPError):
         return _of_status(error, model)
