@@ -1,0 +1,76 @@
+"""Writes docs/schemas: `python -m tests.assets.make_schemas`, when a document changes on purpose."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from tests.support.forked import gpuscout
+from tests.support.schemas import inferred
+
+FOLDER = Path(__file__).parents[2] / "docs" / "schemas"
+MODELS = ["--model", "Qwen3-8B,Qwen3-32B,gpt-oss-20b"]
+RUN = ["run", *MODELS, "--gpu", "H100,H200,L4,MI300X", "--server", "vllm,sglang", "--concurrency", "1,8,64"]
+LINE = "Qwen/Qwen3-8B,H100,1,bf16,vllm,0.19.1,1024,512"
+RUNS = f"""id,model,gpu,tp,precision,server,server_version,input_len,output_len,concurrency,ttft_ms,itl_ms
+a,{LINE},8,60,8.5
+b,{LINE},16,90,9.5
+c,{LINE},16,900,40
+"""
+ASKED: dict[str, list[list[str]]] = {
+    "run": [RUN, ["run", "--model", "Qwen3-8B", "--gpu", "H100", "--rate", "5"]],
+    "inventory": [["recommend", "--have", "H100=8,L4=4"]],
+    "plan": [["plan", *MODELS, "--gpu", "H100,L4"], ["plan", *MODELS, "--gpu", "L4", "--why", "Qwen3-32B,L4"]],
+    "fit": [["fit", "Qwen3-32B", "2xH100"], ["fit", "Qwen3-32B", "L4"]],
+    "import": [["import", "runs.csv"], ["import", "runs.csv", "--dry-run"]],
+    "import-list": [["import", "--list"]],
+    "recommend": [
+        ["recommend"],
+        ["recommend", "--slo", "ttft<=200ms", "--slo", "itl<=9ms", "--top", "5"],
+        ["recommend", "--slo", "itl<=0.001ms"],
+        ["recommend", "--trust", "measured", "--objective", "throughput", "--no-slo"],
+        ["recommend", "--objective", "energy", "--objective", "cost", "--slo", "p95_ttft<=2s", "--assume-tail", "1.3"],
+    ],
+    "capacity": [["capacity", "--rate", "20"], ["capacity", "--rate", "20", "--slo", "itl<=0.001ms"]],
+    "compare": [["compare", "server:vllm", "server:sglang"], ["compare", "now", "price:H100=1.8"]],
+    "query": [["query", "--limit", "20"], ["query", "--kind", "measured"]],
+    "pareto": [["pareto"], ["pareto", "--metrics", "cost,ttft,itl", "--kind", "measured"]],
+    "accuracy": [["accuracy", "--measured", "stored"], ["accuracy", "--measured", "public:max_throughput"]],
+    "accuracy-worst": [["accuracy", "--worst", "3"]],
+    "gpus": [["gpus", "list"]],
+    "models": [["models", "list"]],
+    "workloads": [["workloads", "list"]],
+    "engines": [["engines", "list"]],
+    "sweeps": [["sweeps", "list"]],
+    "sweep": [["sweeps", "show", "3-models-chat"]],
+    "db-status": [["db", "status"]],
+}
+"""The commands whose documents have a schema, and what is asked of each; later ones need the store of the first."""
+
+
+def documents(folder: Path) -> dict[str, list[Any]]:
+    """What these commands print, in a folder with a store of their own."""
+    (folder / "runs.csv").write_text(RUNS)
+    found: dict[str, list[Any]] = defaultdict(list)
+    for name, commands in ASKED.items():
+        for arguments in commands:
+            done = gpuscout(*arguments, "--json", cwd=folder)
+            assert done.returncode in (0, 6), (arguments, done.stderr)
+            found[name].append(json.loads(done.stdout))
+    return found
+
+
+def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, printed in documents(Path(folder)).items():
+            head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"gpuscout: {name}"}
+            text = json.dumps(head | inferred(printed), indent=1, ensure_ascii=False)
+            (FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
