@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import html as html_text
 from collections.abc import Sequence
-from html import escape
 from io import StringIO
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,11 @@ def text(result: RecommendationResult, limit: int = _ROWS) -> str:
     shown, more = _shown(result, limit)
     lines = [_title(result), *_aligned(_cells(result, shown)), *more, *_remarks(result)]
     return "\n".join(map(printable, lines))
+
+
+def escape(text: str) -> str:
+    """Text for HTML, as harmless as that for a terminal."""
+    return html_text.escape(printable(text))
 
 
 def html(result: RecommendationResult) -> str:

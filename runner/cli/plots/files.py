@@ -53,7 +53,7 @@ def save(drawing: Drawing, file: Path) -> None:
     elif file.suffix.lower() == ".svg":
         content = _svg(drawing)
     else:
-        title = html.escape(drawing.title)
+        title = html.escape(printable_lines(drawing.title))
         head = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         style = "<style>body{margin:1em}svg{max-width:100%;height:auto}</style></head>"
         content = f"{head}{style}<body>\n{_svg(drawing).decode()}\n</body></html>\n".encode()

@@ -6,8 +6,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from gpuscout.runner.engines.registry import cached_engine
@@ -15,6 +15,7 @@ from gpuscout.runner.execution.evaluate import EngineMissing, Job, evaluate_job
 from gpuscout.runner.execution.executors import shipping
 from gpuscout.runner.execution.executors.base import Done, Failed
 from gpuscout.runner.execution.executors.child import Child, needs_child
+from gpuscout.runner.execution.executors.last_words import LastWords
 from gpuscout.runner.execution.retry import FailureKind
 from gpuscout.sweeps.errors import GpuscoutError
 from gpuscout.sweeps.expand import Expansion
@@ -28,6 +29,7 @@ _LOOK_UP_S = 1.0
 _CHECK_S = 120.0
 _KNOCK_S = 10.0
 _LOG_LEVEL = logging.ERROR
+_GO_ON = "run the same command to go on when the cluster is back, or without --ray-address to go on here"
 
 
 class RayExecutor:
@@ -46,9 +48,13 @@ class RayExecutor:
         self._running: dict[Any, Job] = {}
         self._counted_at = 0.0
         self._started = not ray.is_initialized()
+        self._address = address
+        self._last_words: LastWords | None = None
         if self._started:
             _start(address, num_cpus)
         try:
+            if address is not None and self._started:
+                self._last_words = LastWords(_gone(address), f"    {_GO_ON}")
             if address is not None:
                 _check_versions(address)
             else:
@@ -66,17 +72,20 @@ class RayExecutor:
         now = time.monotonic()
         if not self._counted_at or now - self._counted_at > _COUNT_EVERY_S:
             self._counted_at = now
-            resources = self._ray.cluster_resources()
+            with self._cluster():
+                resources = self._ray.cluster_resources()
             places = max(_places(part, resources) for part in self._expansion.sweep.engines)
             self._slots = max(1, places) * _JOBS_PER_PLACE
         return self._slots
 
     def submit(self, job: Job) -> None:
         task = self._tasks[self._expansion.engine_of(job.block)]
-        self._running[task.remote(self._sweep, job)] = job
+        with self._cluster():
+            self._running[task.remote(self._sweep, job)] = job
 
     def next_done(self, timeout_s: float) -> Done | Failed | None:
-        ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=timeout_s)
+        with self._cluster():
+            ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=timeout_s)
         if not ready:
             return None
         job = self._running.pop(ready[0])
@@ -99,11 +108,22 @@ class RayExecutor:
 
     def close(self) -> None:
         for reference in self._running:
-            with suppress(self._ray.exceptions.RayError):
+            with suppress(self._ray.exceptions.RayError, ConnectionError):
                 self._ray.cancel(reference, force=True)
         self._running.clear()
         if self._started:
-            self._ray.shutdown()
+            with suppress(ConnectionError):
+                self._ray.shutdown()
+        if self._last_words is not None:
+            self._last_words.take_back()
+
+    @contextmanager
+    def _cluster(self) -> Iterator[None]:
+        """A cluster that went away, where Ray says so; where it ends this process, the last words do."""
+        try:
+            yield
+        except (ConnectionError, self._ray.exceptions.RaySystemError) as error:
+            raise GpuscoutError(f"{_gone(self._address or 'here')} ({_one_line(error)})", hint=_GO_ON) from error
 
     def _cpus(self) -> float:
         return float(self._ray.cluster_resources().get("CPU", 1))
@@ -148,17 +168,22 @@ def _fingerprint(part: EnginePart) -> str:
     return cached_engine(part.name, part.options).fingerprint()
 
 
+def _gone(address: str) -> str:
+    return f"the Ray cluster at {address} went away, or this run was killed; what was finished is stored"
+
+
 def _start(address: str | None, num_cpus: int | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Otherwise Ray warns about how a later version of it will treat GPUs.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
+    listens = False
     try:
         if address is None:
             ray.init("local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False, logging_level=_LOG_LEVEL)
             return
-        _knock(address)
+        listens = _knock(address)
         # The workers of a cluster must run this gpuscout; those of a local Ray do anyway.
         with shipping.packaged() as package:
             ray.init(
@@ -171,6 +196,10 @@ def _start(address: str | None, num_cpus: int | None) -> None:
         if "Version mismatch" in str(error):
             message = f"the cluster at {address} runs other versions than this process: {_one_line(error)}"
             hint = "gpuscout needs the same Ray and the same Python on both sides"
+        elif listens:
+            message = f"what listens at {address} did not let this process in: {_one_line(error)}"
+            hint = "is it the address of a Ray cluster? one with token authentication needs RAY_AUTH_MODE=token and "
+            hint += "RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH); --executor in-process runs without Ray"
         else:
             failed = "Ray did not start" if address is None else f"no Ray cluster answers at {address}"
             message = f"{failed}: {_one_line(error)}"
@@ -178,11 +207,16 @@ def _start(address: str | None, num_cpus: int | None) -> None:
         raise GpuscoutError(message, hint=hint) from error
 
 
-def _knock(address: str) -> None:
-    """Raises OSError when nobody listens at HOST:PORT: Ray itself takes minutes to say so, and many lines."""
+def _knock(address: str) -> bool:
+    """Whether somebody listens at HOST:PORT; False: `address` is no such thing.
+
+    Raises OSError when nobody does: Ray itself takes minutes to say so, and many lines.
+    """
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+    if not (host and port.isdigit()):
+        return False
+    socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+    return True
 
 
 def _check_versions(address: str) -> None:
