@@ -184,8 +184,8 @@ def test_recommendations_as_rows_say_what_they_rest_on(tmp_path: Path, capsys: p
     assert (estimated["itl_ms_low"], estimated["itl_ms_high"]) == ("5.0", "20.0")
     assert execute([*asked, "--md"]) == 0
     told = capsys.readouterr().out
-    assert "2 runs, field, lab |" in told
-    assert "+-12% (38 runs, Ada) |" in told
+    assert "measured | 2 runs, vllm 0.19, 2026-04-17, field, lab |" in told
+    assert "no measured runs near this; tok/s: half of 38 runs within 12 %, nine of ten within 30 % (Ada, dense" in told
 
 
 @pytest.mark.parametrize(

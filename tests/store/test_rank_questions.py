@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -487,8 +488,8 @@ def test_markdown_and_csv_hold_all_that_was_asked(database: str, capsys: pytest.
     markdown = capsys.readouterr()
     header, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in markdown.out.splitlines()]
     assert {"USD/Mtok", "kWh/Mtok", "E2E s", "p95 TTFT ms", "remarks"} <= {*header}
-    remarks = {row[header.index("GPU")]: row[header.index("remarks")] for row in rows}
-    assert remarks["L40S"] == "interpolated, percentiles assumed to be 1.3 x the mean"
+    remarks = {row[header.index("configuration")].split()[0]: row[header.index("remarks")] for row in rows}
+    assert remarks["L40S"].startswith("interpolated, percentiles assumed to be 1.3 x the mean")
     assert execute(["recommend", "--db", database, *asked, "--csv"]) == 0
     listed = capsys.readouterr()
     (row, *_) = csv.DictReader(listed.out.splitlines())
@@ -514,3 +515,29 @@ def test_prices_of_all_listed_rows_are_told(database: str, capsys: pytest.Captur
     assert [name in shown.partition("prices:")[2] for name in ("H100 0.50", "L40S 9.00", "L4 0.7")] == [True] * 3
     shown = recommend(capsys, database, "--objective", "throughput", "--objective", "cost", "--prices", "default")
     assert "no price: H100: no price in default; --price 'H100'=USD prices it" in shown
+
+
+def test_the_winner_of_each_seller_compares_like_with_like(answered: Callable[..., Ask], store: Store) -> None:
+    """One seller is dear and one is cheap: a median over both would compare a GPU of one with a GPU of the other."""
+    quotes = [
+        Quote("sold", gpu, provider, usd, date(2026, 11, 1))
+        for gpu, provider, usd in (
+            ("H100", "Dear", 8.0), ("L4", "Dear", 2.0), ("H100", "Cheap", 2.0), ("L4", "Cheap", 1.0),
+            ("L4", "Only", 0.1),
+        )
+    ]  # fmt: skip
+    ask = answered(an_answer(points=tokens(c8=300.0)), an_answer(gpu="L4", points=tokens(c8=100.0)))
+    with store.writing() as connection:
+        save_quotes(connection, quotes)
+    book = PriceRules(books=("sold",))
+    (group,) = ask(prices=book).groups
+    assert [(one.provider, one.gpu, one.gpu_types) for one in group.sellers] == [
+        ("Cheap", "H100", 2),
+        ("Dear", "L4", 2),
+    ]
+    for one in group.sellers:
+        best = ask(prices=replace(book, providers=(one.provider,))).groups[0].best
+        assert best is not None
+        assert (best.gpu, best.num_gpus) == (one.gpu, one.num_gpus)
+        assert best.objective == pytest.approx(one.objective)
+    assert ask(prices=book, objective="throughput").groups[0].sellers == ()
