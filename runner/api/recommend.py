@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 from gpuscout.runner.api.cases import StoreLike
 from gpuscout.runner.api.estimate import PricesLike
@@ -19,7 +19,7 @@ from gpuscout.sweeps.names import has_wildcard, parted
 from gpuscout.sweeps.slo import Slo
 
 Some = str | Sequence[str]
-GPUs = str | GPUSpec | Iterable[str | GPUSpec]
+GPUs = str | GPUSpec | Mapping[str, object] | Iterable[str | GPUSpec | Mapping[str, object]]
 _TRUST = ("prefer", "any", "backed")  # measured runs do not take part: `rank` counts them
 
 
@@ -246,25 +246,32 @@ def _gpu_names(gpus: GPUs | None, gpu_file: str | Path | None) -> list[object] |
     """
     if gpus is None:
         return None
-    given: list[str | GPUSpec] = []
-    for gpu in [gpus] if isinstance(gpus, str | GPUSpec) else gpus:
-        given += (parted([gpu]) or [gpu]) if isinstance(gpu, str) else [gpu]
-    for gpu in given:
-        if isinstance(gpu, GPUSpec) and GPU_LIBRARY.get(gpu.name) != gpu:
-            raise InputError(
-                f"gpus: this {gpu.name} is not the one of GPU_LIBRARY", hint=f"GPU_LIBRARY[{gpu.name!r}] = … adds it"
-            )
+    several = isinstance(gpus, Iterable) and not isinstance(gpus, str | Mapping)
+    given: list[object] = []
+    for entry in cast(Iterable[object], gpus) if several else [gpus]:
+        given += (parted([entry]) or [entry]) if isinstance(entry, str) else [entry]
     catalogue = gpus_with(gpu_file)
     named: list[object] = []
+    members: set[str] = set()
     for gpu in given:
-        if not isinstance(gpu, str) or catalogue.find(gpu) or has_wildcard(gpu):
-            named.append(gpu.name if isinstance(gpu, GPUSpec) else gpu)
-            continue
-        try:
-            named += [member.name for member in catalogue.select(glob=gpu)]
-        except InputError:
-            named.append(gpu)  # what is wrong with it is said with everything else
-    return list(dict.fromkeys(named))
+        if isinstance(gpu, GPUSpec):
+            if GPU_LIBRARY.get(gpu.name) != gpu:
+                hint = f"GPU_LIBRARY[{gpu.name!r}] = … adds it"
+                raise InputError(f"gpus: this {gpu.name} is not the one of GPU_LIBRARY", hint=hint)
+            named.append(gpu.name)
+        elif not isinstance(gpu, str) or has_wildcard(gpu) or catalogue.find(gpu):
+            named.append(gpu)
+        else:
+            try:
+                members |= {member.name for member in catalogue.select(glob=gpu)}
+            except InputError:
+                named.append(gpu)  # what is wrong with it is said with everything else
+
+    def is_member(gpu: object) -> bool:
+        one = catalogue.find(gpu) if isinstance(gpu, str) else None
+        return one is not None and one.name in members
+
+    return [*(gpu for gpu in named if not is_member(gpu)), *sorted(members)]
 
 
 def _trust(word: str) -> str:
