@@ -6,12 +6,14 @@ import csv
 import io
 import json
 import os
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gpuscout import run
+import gpuscout
+from gpuscout import recommend_gpus, run
 from gpuscout.runner.cli.main import execute
 from gpuscout.runner.cli.show.fitted import FittedColumn, bare_names, fitted, shortened
 from gpuscout.store.database.connect import open_store
@@ -97,6 +99,9 @@ def test_every_document_has_kind_range_and_trust(quickstart: str, capsys: pytest
     document = json.loads(said(capsys, "recommend", *db, *ASKED, "--json"))
     (group,) = document["groups"]
     assert (document["trust"], document["confidence"]) == ("prefer", 0.5)
+    assert document["question"] == {"models": ["Qwen3-32B"], "workload": "chat"}
+    assert document["gpuscout_version"] == gpuscout.__version__
+    assert datetime.fromisoformat(document["answered_at"]).tzinfo is not None
     for config in (*group["configurations"], *group["best_per_gpu"], group["unproven"]):
         check(config)
     # The headline is backed; what would be cheaper is not, and says by how much.
@@ -130,6 +135,18 @@ def test_every_table_has_its_ranges(quickstart: str, capsys: pytest.CaptureFixtu
     told = capsys.readouterr().err
     assert "USD/Mtok (80 % range); " in told
     assert "limits: " in told
+
+
+def test_python_has_kind_range_and_what_is_unproven() -> None:
+    found = recommend_gpus("Qwen/Qwen3-32B", gpus=["H200", "MI300X"], slos="itl<=50ms")
+    for item in found:
+        if item.estimate is not None:
+            told = item.estimate.to_dict()
+            assert told["kind"] == "estimated"
+            assert told["cost_usd_per_mtok_low"] < told["cost_usd_per_mtok"] < told["cost_usd_per_mtok_high"]
+            assert isinstance(item.backed, bool)
+    assert "(" in found.summary()
+    assert "if its estimate holds" in found.summary()
 
 
 def test_confidence_is_one_line_on_which_cautious_is_a_point(

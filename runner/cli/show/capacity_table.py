@@ -28,6 +28,7 @@ from gpuscout.runner.cli.show.wording import (
 )
 from gpuscout.store.queries.capacity import MOST_TIMES_THE_BEST, GroupCapacity, Out, Plan
 from gpuscout.store.queries.capacity_question import Capacity
+from gpuscout.store.ranking.confidence import EXPECTED
 
 _LEAST = 16
 _MARKS = {
@@ -52,6 +53,9 @@ def capacity_lines(found: Capacity, width: int) -> list[str]:
     lines = wrapped(f"{limits}; {share(demand.headroom)} of the capacity kept free{_extras(found)}", width, indent=0)
     if (told := assumed(question)) is not None:
         lines += wrapped(told, width, indent=0)
+    if question.confidence > EXPECTED:
+        told = f"limits and rates hold with a probability of {question.confidence:.0%}"
+        lines += wrapped(told.replace("%", f"{GLUE}%"), width, indent=0)
     aside = measured_aside(question, (group.group for group in found.groups))
     found = replace(found, groups=tuple(group for group in found.groups if case_of(group.group) not in aside))
     for group in found.groups:
