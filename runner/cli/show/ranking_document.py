@@ -12,6 +12,7 @@ from gpuscout.store.ranking.types import (
     Configuration,
     Group,
     Operating,
+    Question,
     RankedConfig,
     Ranking,
 )
@@ -37,10 +38,24 @@ def ranking_document(ranking: Ranking) -> dict[str, object]:
         "trust": str(question.trust),
         "confidence": question.confidence,
         "prices": prices_document(ranking.prices),
-        **picked(ranking, "sweep", "sweep_id", "missing_tasks"),
+        "question": _asked(question),
+        **picked(ranking, "sweep", "sweep_id", "missing_tasks", "implausible_runs"),
         "groups": [_group_document(group) for group in ranking.groups],
         "exclusions": [asdict(exclusion) for exclusion in ranking.exclusions],
     }
+
+
+_FILTERS = (
+    *("sweep", "models", "gpus", "vendors", "min_memory_gb", "workload", "input_len", "output_len", "engines"),
+    *("servers", "server_versions", "precisions", "tensor_parallel", "num_gpus", "max_gpus", "min_context"),
+    *("since", "until", "implausible", "default_slo"),
+)
+
+
+def _asked(question: Question) -> dict[str, object]:
+    """The filters of the question as they were asked; null and empty lists do not restrict."""
+    values = {name: getattr(question, name) for name in _FILTERS}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def _slo_document(slo: Slo) -> dict[str, object]:
