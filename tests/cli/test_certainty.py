@@ -21,6 +21,8 @@ from gpuscout.sweeps.spec.spec import spec_from_mapping
 from gpuscout.sweeps.trust import ObservedError, Trust
 from tests.support.rank_stores import LENGTHS, a_run, an_answer, fill
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parent / "golden"
 MODELS = [
     "meta-llama/Llama-3.1-8B-Instruct",

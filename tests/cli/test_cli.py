@@ -65,6 +65,7 @@ def swept(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_documents_carry_a_schema_version_and_units(swept: Path) -> None:
     for arguments in (
         ["recommend"],
