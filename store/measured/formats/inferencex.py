@@ -21,11 +21,17 @@ ATTRIBUTION = "InferenceX by SemiAnalysis"
 # Its short names of models. Others are told by a mapping file: labels are short names.
 MODELS = {
     "dsr1": "deepseek-ai/DeepSeek-R1-0528",
+    "dsv4": "deepseek-ai/DeepSeek-V4-Pro",
     "glm5": "zai-org/GLM-5-FP8",
+    "glm5.1": "zai-org/GLM-5.1-FP8",
     "gptoss": "openai/gpt-oss-120b",
+    "gptoss120b": "openai/gpt-oss-120b",
     "kimik2.5": "moonshotai/Kimi-K2.5",
+    "kimik2.6": "moonshotai/Kimi-K2.6",
     "llama70b": "meta-llama/Llama-3.3-70B-Instruct",
     "minimax2.5": "MiniMaxAI/MiniMax-M2.5",
+    "minimaxm2.5": "MiniMaxAI/MiniMax-M2.5",
+    "minimaxm2.7": "MiniMaxAI/MiniMax-M2.7",
     "qwen3.5": "Qwen/Qwen3.5-397B-A17B",
 }
 _SERVERS = {"vllm": "vllm", "sglang": "sglang", "trt": "trtllm", "trtllm": "trtllm", "atom": "atom"}
