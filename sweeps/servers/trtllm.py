@@ -100,7 +100,7 @@ def launch(deployment: Deployment) -> Launch:
 SERVER = Server(
     name="trtllm",
     title=NAME,
-    aliases=("tensorrt-llm", "tensorrt_llm", "trt-llm"),
+    aliases=("tensorrt-llm", "tensorrt_llm", "trt-llm", "trt"),
     command=re.compile(r"\btrtllm-serve\b"),
     vendors=VENDORS,
     min_capability=8.0,
