@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from gpuscout.runner.cli.show.document import CASE, about_answer, picked
+from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.show.prices import prices_document
 from gpuscout.store.ranking.types import (
     MEASURES,
@@ -25,7 +25,6 @@ def ranking_document(ranking: Ranking) -> dict[str, object]:
     """The ranking as JSON types. Keys carry units; ratios are fractions; null: unknown, or nothing to say."""
     question, aim = ranking.question, ranking.question.aim
     return {
-        **about_answer(question),
         "objective": aim.name,
         "objective_unit": aim.unit,
         "more_is_better": aim.more_is_better,
