@@ -3,7 +3,9 @@
 A case digest covers everything that can change an answer: the model's and the GPU's figures, parallelism,
 precisions, server, memory fraction and lengths. It also covers the *names* of the model and the GPU: some engines
 look a model up by its id, and two models of one architecture must stay apart in a ranking. A task key adds the
-engine's fingerprint and options. Digests are the first 16 bytes of SHA-256, hashed from prefixes that many rows share.
+engine's fingerprint and options. Server options are part of a digest where they differ from the server's defaults
+(servers/options.py): a case is the same with and without naming a default. Digests are the first 16 bytes of SHA-256,
+hashed from prefixes that many rows share.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import numpy.typing as npt
 from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.precision import PRECISIONS, Precision
+from gpuscout.sweeps.servers.options import ServerOptions, default_options
 
 DIGEST_BYTES = 16
 _CASE_SCHEMA = b"gpuscout case 1\0"
@@ -41,7 +44,10 @@ _ROW = np.dtype(
 
 @dataclass(frozen=True)
 class Case:
-    """One deployment under one workload. Lengths in tokens; `gpu_memory_utilization` is a fraction of GPU memory."""
+    """One deployment under one workload. Lengths in tokens; `gpu_memory_utilization` is a fraction of GPU memory.
+
+    `server_options` are those that differ from the server's defaults, as `servers.options.server_options` gives them.
+    """
 
     model: ModelSpec
     gpu: GPUSpec
@@ -56,6 +62,7 @@ class Case:
     server: str = "vllm"
     gpu_memory_utilization: float = 0.9
     max_model_len: int | None = None
+    server_options: ServerOptions = ()
 
     @property
     def num_gpus(self) -> int:
@@ -69,7 +76,7 @@ class Case:
 
 @dataclass(frozen=True)
 class CaseColumns:
-    """n cases as columns. `model`, `gpu` and `server` index the tuples; precisions are codes of `Precision`."""
+    """n cases as columns. `model`, `gpu`, `server`, `options` index the tuples; precisions are codes of `Precision`."""
 
     models: tuple[ModelSpec, ...]
     gpus: tuple[GPUSpec, ...]
@@ -87,7 +94,13 @@ class CaseColumns:
     max_model_len: npt.NDArray[np.int64]
     input_len: npt.NDArray[np.int64]
     output_len: npt.NDArray[np.int64]
+    server_options: tuple[ServerOptions, ...] = ((),)
+    options: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     _digests: list[bytes] = field(default_factory=list, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.options) != len(self.model):  # none were given
+            object.__setattr__(self, "options", np.zeros(len(self.model), dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.model)
@@ -99,7 +112,19 @@ class CaseColumns:
     def take(self, rows: npt.NDArray[Any]) -> CaseColumns:
         """The cases at these positions (or under this boolean mask), in that order."""
         columns = {name: getattr(self, name)[rows] for name in COLUMN_NAMES}
-        return CaseColumns(self.models, self.gpus, self.servers, **columns)
+        return CaseColumns(self.models, self.gpus, self.servers, server_options=self.server_options, **columns)
+
+    def option(self, name: str) -> npt.NDArray[np.int64]:
+        """The value of one server option in every case: as given, or the default of its server on its GPU."""
+        if not len(self):
+            return np.zeros(0, dtype=np.int64)
+        defaults = np.array(
+            [[default_options(s, g.name, g.memory_usable_gib)[name] for s in self.servers] for g in self.gpus],
+            dtype=np.int64,
+        )
+        given = np.array([dict(options).get(name, 0) for options in self.server_options], dtype=np.int64)[self.options]
+        values: npt.NDArray[np.int64] = np.where(given > 0, given, defaults[self.gpu, self.server])
+        return values
 
     def case(self, row: int) -> Case:
         """Case number `row` as an object, for engines that answer one case at a time."""
@@ -117,6 +142,7 @@ class CaseColumns:
             max_model_len=int(self.max_model_len[row]),
             input_len=int(self.input_len[row]),
             output_len=int(self.output_len[row]),
+            server_options=self.server_options[self.options[row]],
         )
 
     @classmethod
@@ -126,6 +152,7 @@ class CaseColumns:
         models = tuple(dict.fromkeys(case.model for case in cases))
         gpus = _unique_by_identity(case.gpu for case in cases)
         servers = tuple(dict.fromkeys(case.server for case in cases))
+        options = tuple(dict.fromkeys(case.server_options for case in cases)) or ((),)
 
         def ints(values: Iterable[int]) -> npt.NDArray[np.int64]:
             return np.fromiter(values, dtype=np.int64, count=len(cases))
@@ -149,6 +176,8 @@ class CaseColumns:
             max_model_len=ints(case.context_len for case in cases),
             input_len=ints(case.input_len for case in cases),
             output_len=ints(case.output_len for case in cases),
+            server_options=options,
+            options=ints(options.index(case.server_options) for case in cases),
         )
 
     def digests(self) -> list[bytes]:
@@ -158,18 +187,18 @@ class CaseColumns:
         model_digests = [model.digest() for model in self.models]
         gpu_digests = [gpu.digest() for gpu in self.gpus]
         prefixes: dict[tuple[int, ...], Any] = {}
-        groups = zip(
-            *(column.tolist() for column in (self.model, self.gpu, self.server, self.precision, self.kv_precision)),
-            strict=True,
-        )
+        shared = (self.model, self.gpu, self.server, self.precision, self.kv_precision, self.options)
+        groups = zip(*(column.tolist() for column in shared), strict=True)
         row_bytes = self._packed_rows()
         size = _ROW.itemsize
         for position, group in enumerate(groups):
             prefix = prefixes.get(group)
             if prefix is None:
-                model, gpu, server, precision, kv_precision = group
+                model, gpu, server, precision, kv_precision, options = group
                 prefix = hashlib.sha256(_CASE_SCHEMA + model_digests[model] + gpu_digests[gpu])
                 prefix.update(f"{self.servers[server]}\0{PRECISIONS[precision]}\0{PRECISIONS[kv_precision]}\0".encode())
+                if given := self.server_options[options]:
+                    prefix.update(canonical_json(dict(given)) + b"\0")
                 prefixes[group] = prefix
             digest = prefix.copy()
             digest.update(row_bytes[position * size : (position + 1) * size])
@@ -184,7 +213,7 @@ class CaseColumns:
 
 
 COLUMN_NAMES: tuple[str, ...] = tuple(
-    f.name for f in fields(CaseColumns) if f.name not in ("models", "gpus", "servers", "_digests")
+    f.name for f in fields(CaseColumns) if f.name not in ("models", "gpus", "servers", "server_options", "_digests")
 )
 
 

@@ -20,6 +20,7 @@ from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.servers import server_named
+from gpuscout.sweeps.servers.options import OPTIONS, ServerOptions, server_options
 
 # Concurrencies among which an offline maximum is sought: the server chooses by itself.
 _CHEAP_MAXIMUM = tuple(2**n for n in range(13))
@@ -28,6 +29,7 @@ _DEAR_MAXIMUM = (16, 64, 256, 1024)
 # then a large one; last, the latencies are asked for as if the GPU had the memory.
 _MEMORY_FRACTIONS = (0.9, 0.95)
 _STRETCHED_MEMORY = 4.0
+_INFERENCEX = ("InferenceX", "AIConfigurator validation")
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,26 @@ def kv_precision_of(run: MeasuredRun, model: ModelSpec, gpu: GPUSpec) -> Precisi
     return model.kv_precision
 
 
+def server_options_of(run: MeasuredRun, gpu: GPUSpec) -> ServerOptions:
+    """What a run's server was started with: as its source tells it, else what its benchmark's recipe says.
+
+    InferenceX starts SGLang on B200 and B300 with `--scheduler-recv-interval` 10, or 30 from 16 requests in flight on;
+    AIConfigurator's validation set has its runs.
+    """
+    stated = {name: value for name, value in run.server_options if name in OPTIONS and isinstance(value, int)}
+    recipe = run.server == "sglang" and run.source in _INFERENCEX and gpu.name in ("B200", "B300")
+    if recipe and not stated:
+        stated = {"scheduler_recv_interval": 30 if (run.concurrency or 0) >= 16 else 10}
+    return server_options(stated, run.server, gpu.name, gpu.memory_usable_gib)
+
+
+def expert_parallel_of(run: MeasuredRun, model: ModelSpec) -> int:
+    """Expert parallelism of a run: where blocks of FP8 weights cannot be split, its server ran with it unsaid."""
+    ranks = run.tp * run.dp
+    unsaid = run.ep == 1 and run.precision is model.precision and server_named(run.server).whole_blocks
+    return ranks if unsaid and model.is_moe and model.part_of_a_block(model.expert_width, ranks) else run.ep
+
+
 class RunCases:
     """The cases of measured runs. Names are looked up once; those nobody knows are told in `reasons`."""
 
@@ -93,7 +115,10 @@ class RunCases:
             if isinstance(model, str) or isinstance(gpu, str):
                 self.reasons[position] = model if isinstance(model, str) else str(gpu)
                 continue
-            self.cases[position] = case_of(run, model, gpu, kv_precision=kv_precision_of(run, model, gpu))
+            case = case_of(run, model, gpu, kv_precision=kv_precision_of(run, model, gpu))
+            self.cases[position] = replace(
+                case, expert_parallel=expert_parallel_of(run, model), server_options=server_options_of(run, gpu)
+            )
 
     def _model(self, name: str) -> ModelSpec | str:
         if name not in self._models:
@@ -143,7 +168,8 @@ class _Answer:
         maximum = _CHEAP_MAXIMUM if engine.cost is Cost.CHEAP else _DEAR_MAXIMUM
         runs_of: dict[tuple[object, ...], list[int]] = defaultdict(list)
         for position in cases:
-            runs_of[_deployment(self._runs[position])].append(position)
+            key = (*_deployment(self._runs[position]), cases[position].server_options)
+            runs_of[key].append(position)
         by_ladder: dict[tuple[int, ...], list[list[int]]] = defaultdict(list)
         for positions in runs_of.values():
             concurrencies = {self._runs[p].concurrency for p in positions}

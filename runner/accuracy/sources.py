@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpuscout.runner.accuracy.names import RunNames
+from gpuscout.runner.accuracy.selection import fit_for_fitting
 from gpuscout.store.measured import MeasuredRun, public_runs
-from gpuscout.store.measured.runs import FITTED_FILES, comparable_runs
+from gpuscout.store.measured.runs import comparable_runs
 from gpuscout.sweeps.errors import InputError
 
 PUBLIC, STORED = "public", "stored"
@@ -79,8 +80,8 @@ def measured_runs(
 
 
 def not_fitted(runs: Sequence[MeasuredRun]) -> list[int]:
-    """The positions of runs that are in none of the public files that engines are fitted to."""
-    fitted = {_content(run) for run in public_runs(*FITTED_FILES)}
+    """The positions of runs that are not among the public ones that engines are fitted to."""
+    fitted = {_content(run) for run in fit_for_fitting(public_runs())}
     return [position for position, run in enumerate(runs) if _content(run) not in fitted]
 
 

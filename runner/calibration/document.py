@@ -14,12 +14,13 @@ from gpuscout.runner.accuracy.errors import errors
 from gpuscout.runner.accuracy.estimate import Estimates
 from gpuscout.runner.accuracy.names import RunNames
 from gpuscout.runner.accuracy.seen import errors_seen
-from gpuscout.runner.calibration.fit import fit
+from gpuscout.runner.accuracy.selection import fit_for_fitting
+from gpuscout.runner.calibration.fit import fit, parameters_of, predict
 from gpuscout.runner.calibration.intervals import coverage, interval_document
-from gpuscout.runner.calibration.parameters import Parameters
 from gpuscout.runner.calibration.rows import Figures, FitRows, fit_rows
 from gpuscout.runner.calibration.validate import LEFT_OUT, held_out
 from gpuscout.runner.engines.roofline.constants import FORMAT, Constants
+from gpuscout.runner.engines.roofline.uncertainty import BAND_ENDS, BAND_NAMES
 from gpuscout.store.measured import MeasuredRun, runs_digest
 from gpuscout.sweeps.errors import InputError
 
@@ -45,7 +46,13 @@ def calibrate(
     priors, with wider tails first): a start near the end saves steps.
     Raises InputError when there are too few runs that the engine can answer.
     """
-    runs = tuple(runs)
+    given = tuple(runs)
+    runs = fit_for_fitting(given)
+    if len(runs) < len(given):
+        tell(
+            f"set aside: {len(given) - len(runs):,} of {len(given):,} runs: older than another of the same "
+            "configuration, drafted, disaggregated, or doubtful by their source"
+        )
     kinds = fit_rows(runs, names)
     if (usable := sum(len(rows) for rows in kinds)) < _FEWEST:
         raise InputError(
@@ -54,34 +61,35 @@ def calibrate(
         )
     if usable < len(runs):
         tell(f"left out: {len(runs) - usable:,} of {len(runs):,} runs, which cannot be estimated (`gpuscout accuracy`)")
-    parameters = Parameters()
+    parameters = parameters_of(kinds)
     vector = None if start is None else parameters.vector(start.to_dict())
     fitted = fit(kinds, parameters, vector)
     tell(f"fitted {len(fitted.vector)} numbers to {usable:,} runs in {fitted.steps} steps")
-    here = [rows.predict(parameters.logs(fitted.vector, parameters.masks(rows.family, rows.server))) for rows in kinds]
-    errors_of: dict[str, object] = {"fitted": figures_document(kinds, here)}
+    here = [predict(rows, parameters, fitted.vector) for rows in kinds]
+    errors_of: dict[str, object] = {"fitted": figures_document(kinds, here, apart=True)}
     closed = next((number for number, rows in enumerate(kinds) if not rows.offline), None)
     trust: dict[str, object] = {}
     unfitted = _on_other_families(others, names, kinds) if validate else None
     left_out: dict[str, Estimates] = {}
+    loops: dict[str, Figures] = {}
     for name in LEFT_OUT if validate else ():
         if len({str(value) for rows in kinds for value in getattr(rows, name)}) == 1:
             tell(f"all runs are of one {name}: how far the constants carry to another one is not known")
             continue
         tell(f"leaving out one {name} after the other")
-        figures = held_out(kinds, parameters, name)
-        errors_of[f"{name}_left_out"] = figures_document(kinds, figures, by_server=True)
+        figures = held_out(kinds, name)
+        errors_of[f"{name}_left_out"] = figures_document(kinds, figures, apart=True)
         if closed is None:
             continue
+        loops[name] = figures[closed]
         left_out[name] = kinds[closed].estimates(figures[closed])
-        if name == "model":
-            if intervals := interval_document(kinds[closed], figures[closed]):
-                trust = {"intervals": intervals}
-            errors_of["inside_80_percent_interval"] = {"closed loop": coverage(kinds[closed], figures[closed])}
+    if closed is not None and "model" in loops:
+        if intervals := interval_document(kinds[closed], loops["model"], loops.get("family")):
+            trust = {"intervals": intervals}
+        errors_of["inside_80_percent_interval"] = coverage(kinds[closed], loops["model"])
     if unfitted is not None:
         tell(f"estimated {len(unfitted):,} runs on GPU families that no run of the fit has")
-        masks = parameters.masks(unfitted.family, unfitted.server)
-        unseen = unfitted.estimates(unfitted.predict(parameters.logs(fitted.vector, masks)))
+        unseen = unfitted.estimates(predict(unfitted, parameters, fitted.vector))
         for name in ("model", "family"):
             left_out[name] = left_out[name].followed_by(unseen) if name in left_out else unseen
     if "model" in left_out:
@@ -104,7 +112,7 @@ def _on_other_families(
 ) -> FitRows | None:
     """The closed-loop runs on GPU families that no fitted row has; None: there are none."""
     known = np.unique(np.concatenate([rows.family for rows in fitted]))
-    for rows in fit_rows(runs, names):
+    for rows in fit_rows(fit_for_fitting(runs), names):
         others = rows.take(~np.isin(rows.family, known))
         if len(others) and not rows.offline:
             return others
@@ -112,19 +120,21 @@ def _on_other_families(
 
 
 def figures_document(
-    kinds: Sequence[FitRows], figures: Sequence[Figures], *, by_server: bool = False
+    kinds: Sequence[FitRows], figures: Sequence[Figures], *, apart: bool = False
 ) -> dict[str, dict[str, float]]:
     """Errors by kind of load, as fractions: medians of absolute errors, and the quality of choices.
 
-    `by_server` adds those of a closed loop for each server.
+    `apart` adds those of a closed loop for each server, vendor, GPU family and band of load.
     """
     document = {}
     for rows, predicted in zip(kinds, figures, strict=True):
         load = "offline maximum" if rows.offline else "closed loop"
         document[load] = _figures(rows, predicted)
-        for server in sorted(set(rows.server.tolist())) if by_server and not rows.offline else ():
-            mask = rows.server == server
-            document[f"{load}, {server}"] = _figures(rows.take(mask), predicted.take(mask))
+        bands = np.array([f"{BAND_NAMES[b]} in flight" for b in np.searchsorted(BAND_ENDS, rows.ladder[:, 0])])
+        for column in (rows.server, rows.vendor, rows.family, bands) if apart and not rows.offline else ():
+            for name in sorted(set(column.tolist())):
+                mask = column == name
+                document[f"{load}, {name}"] = _figures(rows.take(mask), predicted.take(mask))
     return document
 
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from gpuscout.runner.calibration.parameters import Parameters
 from gpuscout.runner.calibration.rows import Figures, FitRows
-from gpuscout.runner.engines.roofline.constants import NAMES
 from gpuscout.sweeps.curves import FloatArray
 
 # How much a metric counts, and the error of a logarithm up to which it counts squared (beyond: ever less).
@@ -25,7 +24,20 @@ _OFFLINE_WEIGHT = 0.3
 _DELTA = 1e-4  # of a logarithm, for derivatives
 _ENOUGH = 1e-7  # relative gain of a step below which a fit ends
 _MOST_STEPS = 100
-_ROUGHLY = 1e-5  # the same where only its predictions count
+_ROUGHLY = 1e-4  # the same where only its predictions count
+
+
+def parameters_of(kinds: Sequence[FitRows]) -> Parameters:
+    """What a fit to these rows may change: the factors of their vendors and families among it."""
+    return Parameters(
+        np.unique(np.concatenate([rows.vendor for rows in kinds])).tolist(),
+        np.unique(np.concatenate([rows.family for rows in kinds])).tolist(),
+    )
+
+
+def predict(rows: FitRows, parameters: Parameters, vector: FloatArray) -> Figures:
+    """What the formulas say to rows with the constants of a vector."""
+    return rows.predict(parameters.logs(vector, parameters.masks(rows.vendor, rows.family, rows.server)))
 
 
 @dataclass(frozen=True)
@@ -66,9 +78,8 @@ def _minimised(
         gradient = prior * vector
         curvature = np.diag(prior)
         for part in problem:
-            jacobian, residual = part.linear(vector, freedom)
-            gradient = gradient + jacobian.T @ residual
-            curvature = curvature + jacobian.T @ jacobian
+            slope, bend = part.normal(vector, freedom)
+            gradient, curvature = gradient + slope, curvature + bend
         steps += 1
         while damping < 1e8:
             step = np.linalg.solve(curvature + damping * np.diag(np.diag(curvature)), -gradient)
@@ -91,7 +102,10 @@ class _Problem:
     def __init__(self, rows: FitRows, parameters: Parameters) -> None:
         self._rows = rows
         self._parameters = parameters
-        self._masks = parameters.masks(rows.family, rows.server)
+        self._masks = parameters.masks(rows.vendor, rows.family, rows.server)
+        # The factors that apply, and the rows to which they do.
+        kinds, of = np.unique(self._masks, axis=1, return_inverse=True)
+        self._alike = [(kinds[:, kind], np.flatnonzero(of.ravel() == kind)) for kind in range(kinds.shape[1])]
         self._fitted = sorted({slot.constant for slot in parameters.slots})
         self._metrics = ("throughput",) if rows.offline else tuple(_WEIGHTS)
         factor = _OFFLINE_WEIGHT if rows.offline else 1.0
@@ -109,17 +123,28 @@ class _Problem:
         z = (logs - self._measured) / self._scale
         return float((self._weight * freedom * np.log1p(z**2 / freedom)).sum())
 
-    def linear(self, vector: FloatArray, freedom: float) -> tuple[FloatArray, FloatArray]:
-        """Weighted residuals and their derivatives by every slot. A factor's derivative is its constant's, masked."""
+    def normal(self, vector: FloatArray, freedom: float) -> tuple[FloatArray, FloatArray]:
+        """Gradient and curvature of the weighted squares of residuals, by slot.
+
+        The derivative of a factor is that of its constant where the factor applies, so rows to which the same factors
+        apply are summed by constant first.
+        """
         table = self._parameters.logs(vector, self._masks)
         logs = self._logs(self._rows.predict(table))
         z = (logs - self._measured) / self._scale
         robust = np.sqrt(self._weight / (1 + z**2 / freedom))
-        slopes = np.zeros((len(NAMES), *logs.shape))
-        for constant in self._fitted:
+        slopes = np.empty((len(self._fitted), *logs.shape))
+        for number, constant in enumerate(self._fitted):
             moved = table.copy()
             moved[constant] += _DELTA
-            slopes[constant] = (self._logs(self._rows.predict(moved)) - logs) / _DELTA
-        constants = [slot.constant for slot in self._parameters.slots]
-        jacobian = slopes[constants] * self._masks[:, None, :] * (robust / self._scale)
-        return jacobian.reshape(len(constants), -1).T, (robust * z).ravel()
+            slopes[number] = (self._logs(self._rows.predict(moved)) - logs) / _DELTA
+        slopes *= robust / self._scale
+        residual = robust * z
+        place = {constant: number for number, constant in enumerate(self._fitted)}
+        at = [place[slot.constant] for slot in self._parameters.slots]
+        gradient, curvature = np.zeros(len(at)), np.zeros((len(at), len(at)))
+        for applies, rows in self._alike:
+            part = slopes[:, :, rows].reshape(len(self._fitted), -1)
+            gradient += applies * (part @ residual[:, rows].ravel())[at]
+            curvature += np.outer(applies, applies) * (part @ part.T)[np.ix_(at, at)]
+        return gradient, curvature

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -45,11 +45,13 @@ class FitRows:
     offline: bool
     features: Features
     running: FloatArray
+    median: FloatArray  # 1 where latencies are medians, else 0
     ladder: FloatArray  # rows x concurrencies; one column in a closed loop
     measured: Figures
     weight: FloatArray
     model: npt.NDArray[np.str_]
     gpu: npt.NDArray[np.str_]
+    vendor: npt.NDArray[np.str_]
     family: npt.NDArray[np.str_]
     server: npt.NDArray[np.str_]
 
@@ -67,10 +69,22 @@ class FitRows:
         columns["measured"] = self.measured.take(mask)
         return FitRows(**columns)
 
+    def thinned(self, most: int) -> FitRows:
+        """At most about so many runs of every deployment, spread evenly, each with the weight of those left out."""
+        keep, weight = np.zeros(len(self), dtype=np.bool_), self.weight.copy()
+        keys = _deployments(self.runs, self.model)
+        for key in np.unique(keys):
+            rows = np.flatnonzero(keys == key)
+            kept = rows[:: -(-len(rows) // most)]
+            keep[kept] = True
+            weight[kept] *= len(rows) / len(kept)
+        return replace(self, weight=weight).take(keep)
+
     def predict(self, logs: FloatArray) -> Figures:
         """What the formulas say with these logarithms of constants (constants x rows)."""
         columns = Features(**{name: values[:, None] for name, values in vars(self.features).items()})
-        operation = operate(columns, Physical(*np.exp(logs)[:, :, None]), self.running[:, None], self.ladder)
+        constants = Physical(*np.exp(logs)[:, :, None])
+        operation = operate(columns, constants, self.running[:, None], self.ladder, self.median[:, None])
         throughput = self.ladder * columns.output_len / operation.e2e_s
         best = throughput.argmax(axis=1)[:, None]
         chosen = (operation.ttft_ms, operation.itl_ms, throughput)
@@ -107,15 +121,17 @@ def fit_rows(runs: Iterable[MeasuredRun], names: RunNames | None = None) -> list
                 offline=offline,
                 features=f,
                 running=memory(f).running,
+                median=np.array([run.latency_stat == "median" for run in chosen], dtype=np.float64),
                 ladder=np.array(ladder, dtype=np.float64),
                 measured=Figures(
                     np.array([run.ttft_ms for run in chosen], dtype=np.float64),
                     np.array([run.itl_ms for run in chosen], dtype=np.float64),
                     np.array([run.throughput for run in chosen], dtype=np.float64),
                 ),
-                weight=_weight(chosen),
+                weight=_weight(chosen, model),
                 model=model,
                 gpu=gpu,
+                vendor=np.array([cases[p].gpu.vendor for p in positions]),
                 family=np.array([cases[p].gpu.family for p in positions]),
                 server=server,
             )
@@ -123,9 +139,15 @@ def fit_rows(runs: Iterable[MeasuredRun], names: RunNames | None = None) -> list
     return kinds
 
 
-def _weight(runs: tuple[MeasuredRun, ...]) -> FloatArray:
-    """Mean 1. A deployment measured n times counts as sqrt(n) runs: its errors are alike."""
-    keys = np.array(["|".join((run.server, run.gpu, run.model, run.precision)) for run in runs])
-    _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
-    weight = counts[inverse] ** -0.5
+def _deployments(runs: tuple[MeasuredRun, ...], models: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
+    """Equal for runs of one server, GPU type, architecture and precision."""
+    return np.array(
+        ["|".join((run.server, run.gpu, model, run.precision)) for run, model in zip(runs, models, strict=True)]
+    )
+
+
+def _weight(runs: tuple[MeasuredRun, ...], models: npt.NDArray[np.str_]) -> FloatArray:
+    """Mean 1. A deployment measured n times counts as sqrt(n) runs: its errors are alike. Medium trust counts half."""
+    _, inverse, counts = np.unique(_deployments(runs, models), return_inverse=True, return_counts=True)
+    weight = counts[inverse] ** -0.5 * np.array([0.5 if run.trust == "medium" else 1.0 for run in runs])
     return np.asarray(weight / weight.mean())

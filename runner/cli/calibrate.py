@@ -13,10 +13,7 @@ from gpuscout.sweeps.errors import InputError
 
 
 def register(app: typer.Typer) -> None:
-    example = (
-        "Example: gpuscout calibrate --measured public:serving_runs --measured public:max_throughput "
-        "--measured my_runs.csv --output my_constants.json"
-    )
+    example = "Example: gpuscout calibrate --measured public --measured my_runs.csv --output my_constants.json"
     app.command("calibrate", rich_help_panel="Trust", epilog=example)(calibrate)
 
 
@@ -29,7 +26,7 @@ def calibrate(
         "roofline_constants.json"
     ),
     validate: Annotated[
-        bool, typer.Option("--validate/--no-validate", help="Also fit without each model and each GPU type.")
+        bool, typer.Option("--validate/--no-validate", help="Also fit without each model, GPU type and GPU family.")
     ] = True,
     gpu_file: Annotated[Path | None, typer.Option("--gpu-file", help="A YAML file with GPUs of your own.")] = None,
     db: Db = DEFAULT_STORE,
@@ -41,9 +38,8 @@ def calibrate(
     from gpuscout.runner.accuracy.names import RunNames
     from gpuscout.runner.accuracy.sources import PUBLIC, measured_runs
     from gpuscout.runner.calibration.document import calibrate, write_constants
-    from gpuscout.store.measured.runs import FITTED_FILES
 
-    sources = measured or [f"{PUBLIC}:{file}" for file in FITTED_FILES]
+    sources = measured or [PUBLIC]
     if not output.parent.is_dir() or output.is_dir():
         raise InputError(f"cannot write {output}: {'a directory' if output.is_dir() else 'no such directory'}")
     names = RunNames.at(db, gpu_file)

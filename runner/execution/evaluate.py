@@ -114,7 +114,7 @@ def evaluate(engine: Engine, cases: CaseColumns, ladder: IntArray) -> Curves:
 def _unchangeable(cases: CaseColumns) -> CaseColumns:
     """The cases in arrays that cannot be written to: what an engine changes in them would be believed."""
     columns = {name: _read_only(getattr(cases, name)) for name in COLUMN_NAMES}
-    return CaseColumns(cases.models, cases.gpus, cases.servers, **columns)
+    return replace(cases, **columns)
 
 
 def _read_only(values: Any) -> Any:

@@ -39,9 +39,6 @@ PUBLIC_FILES = (
     "serving_runs_llama_3_1_70b",
     "max_throughput_2026_11",
 )
-# What the shipped constants are fitted to. The other file stays outside: it shows how far the constants carry to
-# generations that nobody fitted.
-FITTED_FILES = ("serving_runs", "max_throughput")
 DEFAULT_MEMORY = 0.9
 _IDENTITY = (
     "id", "model", "gpu", "tp", "pp", "dp", "ep", "precision", "kv_precision", "server", "server_version", "input_len",

@@ -171,7 +171,7 @@ class _Filling:
 
     def _case(self, row: Placed) -> Case:
         kv = row.known("kv_precision", lambda name: row.word(name, PRECISIONS))
-        sizes = {column.name: row.count(column.name) for column in CASE[1:5]}
+        sizes: dict[str, Any] = {column.name: row.count(column.name) for column in CASE[1:5]}
         case = Case(
             self._model(row),
             self._gpu(row),

@@ -26,6 +26,8 @@ class AttentionType(StrEnum):
 GROWING = (AttentionType.FULL, AttentionType.MLA)
 # DEFAULT_VOCAB_PADDING_SIZE in vLLM's vocab_parallel_embedding.py.
 _VOCABULARY_PADDING = 64
+FP8_BLOCK = 128
+_FP8_BLOCK_BITS = 8 + 32 / FP8_BLOCK**2  # of a weight, with its part of the block's 32-bit scale
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,21 @@ class ModelSpec:
         approximate = f"{self.name}: approximate ({'; '.join(self.notes) or 'its family is not known'})"
         assumed = f"{self.name}: {self.assumed}"
         return ((approximate,) if self.approximate else ()) + ((assumed,) if self.assumed else ())
+
+    @property
+    def expert_width(self) -> int:
+        """Inner width of one routed expert, which has three matrices; 0 without experts."""
+        per_layer = self.moe_layers * self.experts * 3 * self.hidden_size
+        return self.routed_expert_parameters // per_layer if per_layer else 0
+
+    def part_of_a_block(self, width: int, ranks: int) -> int | None:
+        """What `ranks` ranks would each hold of a width, where that is no multiple of the checkpoint's FP8 blocks.
+
+        None: they hold whole blocks, or the weights do not share scales in blocks of 128 x 128.
+        """
+        if self.precision is not Precision.FP8 or self.native_weight_bits != _FP8_BLOCK_BITS or width % ranks:
+            return None
+        return width // ranks if width // ranks % FP8_BLOCK else None
 
     @property
     def is_moe(self) -> bool:

@@ -74,6 +74,11 @@ class Launch:
     notes: tuple[str, ...] = ()
 
 
+def small_batches(gpu: str, memory_gib: float) -> tuple[int, int]:
+    """Sequences at once and prompt tokens a step where nothing is known of a server: those of vLLM on small GPUs."""
+    return 256, 2048
+
+
 @dataclass(frozen=True, kw_only=True)
 class Server:
     """An inference server: one module of this package each, registered in `SERVERS` of the package.
@@ -100,6 +105,10 @@ class Server:
     """Formats of the KV cache besides those of 16 and 32 bits."""
     narrow_kv_default: bool = False
     """Whether the KV cache of a checkpoint in 8 bits or fewer is in 8 bits unless something else is asked for."""
+    whole_blocks: bool = False
+    """Whether every rank must hold whole blocks of weights that share a scale."""
+    batch_defaults: Callable[[str, float], tuple[int, int]] = small_batches
+    """By the name and the usable GiB of a GPU: sequences that run at once and prompt tokens in a step, at most."""
     launch: Callable[[Deployment], Launch] | None = None
     """How a deployment is started; raises InputError for what the server cannot do. None: not known."""
 

@@ -93,11 +93,22 @@ def launch(deployment: Deployment) -> Launch:
     return Launch("sglang", tuple(command), image, _PORT, "/health", FLAGS, notes=tuple(notes))
 
 
+# `server_args.py` (0.5): prompt tokens in a chunk on GPUs with less memory than so many GiB.
+_CHUNKS = ((35, 2048), (60, 4096), (160, 8192))
+
+
+def batch_defaults(gpu: str, memory_gib: float) -> tuple[int, int]:
+    """As many sequences as the cache has room for, 2,048 at least; chunks of prompts by the GPU's memory."""
+    return 2048, next((tokens for limit, tokens in _CHUNKS if memory_gib < limit), 16384)
+
+
 SERVER = Server(
     name="sglang",
     title=NAME,
     command=re.compile(r"\bsglang\.launch_server\b|\bsglang serve\b"),
     vendors=VENDORS,
     kv_precisions=frozenset({Precision.FP8, Precision.FP4}),
+    whole_blocks=True,
+    batch_defaults=batch_defaults,
     launch=launch,
 )

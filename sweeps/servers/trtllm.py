@@ -97,10 +97,15 @@ def launch(deployment: Deployment) -> Launch:
     return Launch("trtllm", tuple(command), IMAGES["nvidia"], _PORT, "/health", FLAGS, files, (note,))
 
 
+def batch_defaults(gpu: str, memory_gib: float) -> tuple[int, int]:
+    """`max_batch_size` and `max_num_tokens` of `trtllm-serve` (1.0)."""
+    return 2048, 8192
+
+
 SERVER = Server(
     name="trtllm",
     title=NAME,
-    aliases=("tensorrt-llm", "tensorrt_llm", "trt-llm", "trt"),
+    aliases=("tensorrt-llm", "tensorrt_llm", "trt-llm"),
     command=re.compile(r"\btrtllm-serve\b"),
     vendors=VENDORS,
     min_capability=8.0,
@@ -109,5 +114,6 @@ SERVER = Server(
     int8_on_blackwell=True,
     kv_precisions=frozenset({Precision.FP8, Precision.INT8, Precision.FP4}),
     narrow_kv_default=True,
+    batch_defaults=batch_defaults,
     launch=launch,
 )

@@ -78,6 +78,11 @@ def launch(deployment: Deployment) -> Launch:
     return Launch("vllm", tuple(command), IMAGES.get(d.vendor.casefold()), _PORT, "/health", FLAGS)
 
 
+def batch_defaults(gpu: str, memory_gib: float) -> tuple[int, int]:
+    """`EngineArgs.get_batch_defaults` (0.9 and later): by the GPU's memory, with A100 among the small ones."""
+    return (1024, 8192) if memory_gib >= 70 and not gpu.startswith("A100") else (256, 2048)
+
+
 SERVER = Server(
     name="vllm",
     title=NAME,
@@ -85,5 +90,7 @@ SERVER = Server(
     # Google's, AWS's and Intel's accelerators by plug-ins.
     vendors=("NVIDIA", "AMD", "Intel", "Google", "AWS"),
     weight_only=frozenset({Precision.FP8, Precision.FP4}),
+    whole_blocks=True,
+    batch_defaults=batch_defaults,
     launch=launch,
 )

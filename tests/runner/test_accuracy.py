@@ -7,6 +7,7 @@ import dataclasses
 import gzip
 import json
 import math
+import re
 import statistics
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -388,10 +389,13 @@ def test_short_names_and_request_rates_of_a_file(tmp_path: Path) -> None:
 
 
 def test_errors_over_public_runs_that_no_fit_has_seen_are_kept(tmp_path: Path) -> None:
-    for arguments in (("import", "public:other_gpus"), ("accuracy", "--measured", "stored", "--store")):
+    for arguments in (("import", "public:serving_runs_2026_11"), ("accuracy", "--measured", "stored", "--store")):
         done = gpuscout(*arguments, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-    assert "errors over 121 runs of this store kept\n" in done.stderr
+    kept = re.search(r"errors over ([\d,]+) runs of this store kept; ([\d,]+) public runs apart", done.stderr)
+    assert kept is not None, done.stderr
+    unseen, fitted = (int(number.replace(",", "")) for number in kept.groups())
+    assert unseen > 0 < fitted
 
 
 def test_models_and_gpus_of_ones_own_are_compared_as_they_were_imported(

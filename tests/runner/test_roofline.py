@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from gpuscout.runner.engines.base import as_ladder, info
 from gpuscout.runner.engines.roofline import RooflineEngine
 from gpuscout.runner.engines.roofline.constants import Constants
-from gpuscout.runner.engines.roofline.features import split_weights
+from gpuscout.runner.engines.roofline.features import features, split_weights
+from gpuscout.runner.engines.roofline.memory import memory
+from gpuscout.runner.engines.roofline.physics import decode_step, step_seconds
 from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.curves import BOUNDS, Bound, Curves, Points
 from gpuscout.sweeps.errors import InputError
@@ -197,6 +199,49 @@ def test_a_mixture_of_experts_is_cheap_alone_and_reads_more_experts_in_a_batch()
 # --- memory and queueing
 
 
+def test_mxfp4_experts_are_padded_where_kernels_want_it() -> None:
+    """Start-up logs of vLLM: gpt-oss-120b takes 64.4 to 66.0 GiB on H100 and does not start with its whole context."""
+    long = evaluate(case("openai/gpt-oss-120b", H100, output_len=128, precision=Precision.FP4, max_model_len=131072))
+    assert long.outcome.tolist() == [Outcome.DOES_NOT_FIT.code]
+    weights = float(long.details[0].split()[1])
+    assert 64.4 <= weights <= 66.0
+    # Marlin on Ampere pads nothing: 12.88 GiB in a log.
+    small = features(CaseColumns.of([case("openai/gpt-oss-20b", "RTX 3090", precision=Precision.FP4)]))
+    assert float(memory(small).weights[0]) / 2**30 == pytest.approx(12.88, rel=0.01)
+
+
+def test_sliding_windows_are_kept_with_a_chunk_of_the_prompt() -> None:
+    """A start-up log of vLLM 0.24: 1,007,303 tokens of a 31B Gemma 4 in NVFP4 with a 16-bit cache on one H200."""
+    gemma = case(
+        "nvidia/Gemma-4-31B-IT-NVFP4", "H200-SXM-141GB", precision=Precision.FP4, output_len=128, max_model_len=262144
+    )
+    assert evaluate(gemma).kv_capacity_tokens[0] == pytest.approx(1_007_303, rel=0.03)
+    smaller = dataclasses.replace(gemma, server_options=(("max_num_batched_tokens", 2048),))
+    assert evaluate(smaller).kv_capacity_tokens[0] > 1.2 * evaluate(gemma).kv_capacity_tokens[0]
+
+
+def test_data_parallel_attention_is_held_by_every_rank() -> None:
+    """vLLM on four B200, attention data-parallel, experts spread: 152 GiB of weights per GPU."""
+    kimi = case("nvidia/Kimi-K2.5-NVFP4", "B200", precision=Precision.FP4, data_parallel=4, expert_parallel=4)
+    weights = memory(features(CaseColumns.of([kimi]))).weights[0] / 2**30
+    assert weights == pytest.approx(152, rel=0.01)
+
+
+@pytest.mark.parametrize(("name", "tp"), [("Qwen/Qwen3-235B-A22B-FP8", 8), ("Qwen/Qwen3-30B-A3B-FP8", 4)])
+@pytest.mark.parametrize("server", ["vllm", "sglang"])
+def test_blocks_that_share_a_scale_are_not_split(name: str, tp: int, server: str) -> None:
+    of = {"model_name": name, "gpu_name": "H200-SXM-141GB", "precision": Precision.FP8, "server": server}
+    curves = evaluate(
+        case(tensor_parallel=tp, **of),
+        case(tensor_parallel=tp, expert_parallel=tp, **of),
+        case(tensor_parallel=tp // 2, **of),
+    )
+    assert curves.outcome.tolist() == [Outcome.NOT_SUPPORTED.code, Outcome.OK.code, Outcome.OK.code]
+    assert f"use expert parallelism (ep {tp})" in curves.details[0]
+    other = evaluate(case(name.removesuffix("-FP8"), "H200-SXM-141GB", tensor_parallel=tp, server=server))
+    assert other.outcome[0] == Outcome.OK.code
+
+
 def test_does_not_fit_says_what_is_needed() -> None:
     curves = evaluate(case(LLAMA_70B, "L40S", tensor_parallel=2), case(LLAMA_70B, "L40S", tensor_parallel=4))
     assert curves.outcome.tolist() == [Outcome.DOES_NOT_FIT.code, Outcome.OK.code]
@@ -247,17 +292,54 @@ def waited_steps(one: Case, concurrency: int) -> float:
     return float((together.ttft_ms[0] - alone.ttft_ms[0]) / together.itl_ms[0])
 
 
-def test_servers_take_requests_up_at_different_paces() -> None:
-    """SGLang looks for new requests every so many steps; what it so collects is not between its steps."""
-    vllm, sglang = (case(server=server) for server in ("vllm", "sglang"))
-    assert waited_steps(sglang, 4) > 10 > 5 > waited_steps(vllm, 4)
-    assert points(sglang, [256]).itl_ms[0] < points(vllm, [256]).itl_ms[0]
+def test_a_server_that_looks_for_requests_every_so_many_steps_makes_them_wait() -> None:
+    """What it so collects is not between its steps."""
+    often = case(server="sglang")
+    seldom = dataclasses.replace(often, server_options=(("scheduler_recv_interval", 30),))
+    assert waited_steps(seldom, 4) > waited_steps(often, 4) + 5
+    assert points(seldom, [256]).itl_ms[0] < points(often, [256]).itl_ms[0]
+
+
+def test_requests_beyond_max_num_seqs_queue() -> None:
+    """Those that run are as fast as ever; the others wait."""
+    free, capped = case(), dataclasses.replace(case(), server_options=(("max_num_seqs", 32),))
+    at_limit, beyond = points(free, [32]), points(capped, [32, 64, 128])
+    assert beyond.queued.tolist() == [False, True, True]
+    np.testing.assert_allclose(beyond.itl_ms, at_limit.itl_ms[0])
+    assert beyond.ttft_ms[0] == at_limit.ttft_ms[0]
+    assert beyond.ttft_ms[2] > 2 * beyond.ttft_ms[1] > 10 * beyond.ttft_ms[0]
+    np.testing.assert_allclose(beyond.output_tokens_per_s, at_limit.output_tokens_per_s[0])
+    # Every attention rank has that many.
+    two = dataclasses.replace(capped, data_parallel=2)
+    assert points(two, [64, 65]).queued.tolist() == [False, True]
+
+
+def test_the_step_of_a_simulator_is_the_step_of_the_estimate() -> None:
+    one = case(DEEPSEEK, "H200-SXM-141GB", precision=Precision.FP8, tensor_parallel=8, output_len=512)
+    columns = CaseColumns.of([one])
+    f = features(columns)
+    k = Constants.load().rows(columns.gpus, columns.servers, columns.gpu, columns.server)
+    sequences, middle = np.array([1.0, 32.0]), one.input_len + one.output_len / 2
+    nothing = np.zeros(2)
+    steady = step_seconds(f, k, sequences, sequences * middle, nothing)
+    np.testing.assert_allclose(steady, decode_step(f, k, sequences).total)
+    assert steady[0] * 1e3 == pytest.approx(points(one, [1]).itl_ms[0])
+    # Linear in the cache, and a prompt delays those that run less than it takes alone.
+    more = [step_seconds(f, k, sequences, sequences * (middle + extra), nothing) for extra in (0, 1000, 2000)]
+    np.testing.assert_allclose(more[2] - more[1], more[1] - more[0], rtol=0.05)
+    assert (more[1] > more[0]).all()
+    mixed = step_seconds(f, k, sequences, sequences * middle, np.full(2, 1024.0))
+    alone = step_seconds(f, k, nothing, nothing, np.full(2, 1024.0))
+    assert (mixed > steady).all()
+    assert (mixed - steady < alone).all()
+    assert alone[0] * 1e3 < points(one, [1]).ttft_ms[0]
+    np.testing.assert_array_equal(step_seconds(f, k, nothing, nothing, nothing), 0.0)
 
 
 def test_ranks_that_share_experts_wait_for_each_other() -> None:
     eight = {"data_parallel": 8, "gpu_name": "B200"}
     experts = case(DEEPSEEK, precision=Precision.FP8, expert_parallel=8, input_len=64, **eight)
-    assert waited_steps(experts, 16) > 4 * waited_steps(case(LLAMA_8B, input_len=64, **eight), 16)
+    assert waited_steps(experts, 16) > 2 * waited_steps(case(LLAMA_8B, input_len=64, **eight), 16)
 
 
 @pytest.mark.parametrize("server", SERVERS)
@@ -285,6 +367,26 @@ def test_fewer_bits_are_faster_where_the_hardware_has_them() -> None:
     wide, narrow = (points(case(LLAMA_70B, "B200", precision=p), [1, 64]) for p in (Precision.BF16, Precision.FP4))
     assert (narrow.itl_ms < wide.itl_ms).all()
     assert (narrow.ttft_ms < wide.ttft_ms).all()
+
+
+def test_mxfp4_is_multiplied_natively_where_there_are_fp4_units() -> None:
+    """On Blackwell with MXFP8 activations, at the rate of 8 bits; elsewhere it is expanded to 16."""
+    gpt = {"model_name": "openai/gpt-oss-120b", "precision": Precision.FP4}
+    for name, bits in (("B200", 8), ("H200-SXM-141GB", 16), ("A100-SXM-80GB", 16)):
+        assert features(CaseColumns.of([case(gpu_name=name, **gpt)])).multiply_bits[0] == bits
+
+
+def test_an_indexer_reads_and_scores_every_key() -> None:
+    """Sparse attention reads few keys, yet its time grows with the context; without an indexer there is no price."""
+    sparse = case("deepseek-ai/DeepSeek-V3.2", "B200", precision=Precision.FP8, tensor_parallel=8)
+    short, long = (points(dataclasses.replace(sparse, input_len=n), [32]) for n in (8192, 65536))
+    assert long.itl_ms[0] > 1.05 * short.itl_ms[0]
+    plain = dataclasses.replace(
+        sparse.model,
+        attention=tuple(dataclasses.replace(g, index_elements_per_token=0.0) for g in sparse.model.attention),
+    )
+    without = points(dataclasses.replace(sparse, model=plain), [32])
+    assert points(sparse, [32]).itl_ms[0] > without.itl_ms[0]
 
 
 def test_without_hardware_weights_shrink_but_arithmetic_stays() -> None:
@@ -359,7 +461,6 @@ def any_changes(draw: st.DrawFn) -> dict[str, object]:
     return changes
 
 
-@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(any_changes())
 def test_everything_is_finite_and_consistent(changes: dict[str, object]) -> None:
@@ -384,7 +485,6 @@ def test_everything_is_finite_and_consistent(changes: dict[str, object]) -> None
     assert (np.diff(p.queued.astype(int)) >= 0).all()
 
 
-@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(any_changes())
 def test_more_is_never_slower(changes: dict[str, object]) -> None:
@@ -393,6 +493,10 @@ def test_more_is_never_slower(changes: dict[str, object]) -> None:
     if curves.outcome[0] != Outcome.OK.code:
         return
     p = curves.points
+    # Server defaults go by name and memory: the same ones everywhere.
+    columns = CaseColumns.of([one])
+    given = {name: int(columns.option(name)[0]) for name in ("max_num_seqs", "max_num_batched_tokens")}
+    one = dataclasses.replace(one, server_options=tuple(sorted(given.items())))
     faster = dataclasses.replace(one.gpu, name="faster", memory_bandwidth_gbs=2 * one.gpu.memory_bandwidth_gbs)
     assert (points(dataclasses.replace(one, gpu=faster)).itl_ms <= p.itl_ms * (1 + 1e-9)).all()
     larger = dataclasses.replace(one.gpu, name="larger", memory_usable_gib=2 * one.gpu.memory_usable_gib)
@@ -453,17 +557,18 @@ def test_the_fingerprint_follows_the_constants(tmp_path: Path) -> None:
 def test_factors_of_generation_and_server_multiply(tmp_path: Path) -> None:
     document = constants_document()
     document["pooled"]["layer_us"] = 10.0
+    document["vendors"] = {"NVIDIA": {"layer_us": 0.5}}
     document["families"] = {"Hopper": {"layer_us": 2.0}}
     document["servers"] = {"sglang": {"layer_us": 3.0}}
     constants = Constants.from_dict(document)
     index = np.arange(2)
-    rows = constants.rows(["Hopper", "Volta"], ["sglang", "vllm"], index[[0, 0, 1]], index[[0, 1, 1]])
-    assert rows.layer_us.tolist() == [60.0, 20.0, 10.0]
+    rows = constants.rows([gpu(H100), gpu("V100-SXM2-32GB")], ["sglang", "vllm"], index[[0, 0, 1]], index[[0, 1, 1]])
+    assert rows.layer_us.tolist() == [30.0, 10.0, 5.0]
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"format": 2}, {"pooled": {}}, {"families": {"Hopper": {"speed": 1.0}}}, {"servers": {"vllm": {"layer_us": -1}}}],
+    [{"format": 1}, {"pooled": {}}, {"families": {"Hopper": {"speed": 1.0}}}, {"servers": {"vllm": {"layer_us": -1}}}],
 )
 def test_a_damaged_constants_file_is_an_input_error(tmp_path: Path, change: dict[str, object]) -> None:
     file = tmp_path / "constants.json"

@@ -1,8 +1,9 @@
 """The fitted constants of the roofline engine: what each one means, and how they are read from JSON.
 
-A constant is a pooled value times a factor of the accelerator's generation (`GPUSpec.family`) times a factor of the
-server; a generation or a server without a factor takes 1, that is the pooled value. There are no factors of models,
-so that an estimate for a model nobody measured rests on the same constants.
+A constant is a pooled value times a factor of the accelerator's vendor, times one of its generation
+(`GPUSpec.family`), times one of the server. A vendor, generation or server without a factor takes 1: the pool, the
+vendor's or the pooled value. There are no factors of models, so that an estimate for a model nobody measured rests on
+the same constants.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from gpuscout.runner.engines.roofline.uncertainty import errors_from, interval_t
 from gpuscout.sweeps.cases import canonical_json
 from gpuscout.sweeps.curves import FloatArray
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.reading import read_settings
 from gpuscout.sweeps.trust import ObservedError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Physical:
     flops_efficiency_4bit: FloatArray  # the same in 4 bits, relative
     expert_flops_efficiency: FloatArray  # grouped matrices of routed experts, relative
     attention_efficiency: FloatArray  # attention scores and values, of the 16-bit peak
+    indexer_efficiency: FloatArray  # scores of the indexer of sparse attention, of the 16-bit peak
     half_tokens: FloatArray  # tokens in one prefill at which half of `flops_efficiency` is reached
     overlap: FloatArray  # exponent of the soft maximum of memory and compute time; 1 = no overlap
     # fixed time
@@ -54,6 +57,7 @@ class Physical:
     mla_layer_us: FloatArray  # per layer of latent attention (MLA) and step, added
     quantize_layer_us: FloatArray  # per layer and step with 8-bit matrices, added: activations are scaled and rounded
     recurrent_layer_us: FloatArray  # per linear-attention or Mamba layer and step, added
+    sparse_layer_us: FloatArray  # per layer of sparse attention and step, added: scoring and picking the keys to read
     step_ms: FloatArray  # per step: sampling, scheduling
     sequence_us: FloatArray  # per running sequence and step: sampling, detokenising, scheduling
     arm_host: FloatArray  # how many times longer the host takes per sequence where it is an Arm CPU (NVIDIA Grace)
@@ -65,14 +69,18 @@ class Physical:
     # The same of PCIe and of the network between nodes. May exceed 1: exchanges hide behind arithmetic, and servers
     # send fewer bits over slow links.
     pcie_efficiency: FloatArray
+    pcie_contention: FloatArray  # power of (GPUs / 2) by which PCIe slows down as more GPUs share the host's bridges
     network_gbs: FloatArray  # GB/s of one GPU to another node, one direction
     expert_imbalance: FloatArray  # how much more the fullest expert-parallel rank has to do, per sqrt(ln ranks / load)
     # several requests at once
     interference: FloatArray  # share of the prefills of other requests that delays a running one
     ttft_base_ms: FloatArray  # tokenising, HTTP, scheduling of one request
     ttft_prefill: FloatArray  # own prefill, as a multiple of the time the matrices need
+    eager_steps: FloatArray  # fixed times of a step that a prefill takes more: its kernels are launched one by one
+    first_wave_ms: FloatArray  # more for requests that arrive together with all others: batch sizes met first
     burst_share: FloatArray  # of requests that arrive together with all others: the rounds of a closed loop
-    ttft_steps: FloatArray  # steps (of an ITL each) until a server takes up new requests
+    ttft_steps: FloatArray  # steps (of an ITL each) until a server that looks at every step takes up new requests
+    poll_share: FloatArray  # of the steps between two looks for new requests (`scheduler_recv_interval`), waited for
 
 
 NAMES: tuple[str, ...] = tuple(f.name for f in fields(Physical))
@@ -80,9 +88,11 @@ NAMES: tuple[str, ...] = tuple(f.name for f in fields(Physical))
 
 @dataclass(frozen=True)
 class Constants:
-    """Constants and where they come from. Factors: one row of `NAMES` per family or server, the last row all 1."""
+    """Constants and where they come from. Factors: a row of `NAMES` per vendor, family or server, the last all 1."""
 
     pooled: FloatArray
+    vendors: tuple[str, ...]
+    vendor_factors: FloatArray
     families: tuple[str, ...]
     family_factors: FloatArray
     servers: tuple[str, ...]
@@ -91,22 +101,29 @@ class Constants:
     runs: int
     fitted_on: str
     data_digest: str
+    interval_groups: tuple[str, ...] = field(compare=False)
     intervals: FloatArray = field(compare=False)  # regimes x metrics x (low, high): uncertainty.py
     errors: tuple[ObservedError, ...] = field(default=(), compare=False)  # on models that a fit had not seen
     digest: str = field(default="", compare=False)
 
     def rows(
         self,
-        families: Sequence[str],
+        gpus: Sequence[GPUSpec],
         servers: Sequence[str],
-        family: npt.NDArray[np.int64],
+        gpu: npt.NDArray[np.int64],
         server: npt.NDArray[np.int64],
     ) -> Physical:
-        """The constants of every row; `family` and `server` index the two sequences of names."""
-        of_family = self.family_factors[[_position(name, self.families) for name in families]]
+        """The constants of every row; `gpu` and `server` index the two sequences."""
+        of_vendor = self.vendor_factors[[_position(gpu.vendor, self.vendors) for gpu in gpus]]
+        of_family = of_vendor * self.family_factors[[_position(gpu.family, self.families) for gpu in gpus]]
         of_server = self.server_factors[[_position(name, self.servers) for name in servers]]
         table = self.pooled * of_family[:, None, :] * of_server[None, :, :]
-        return Physical(*np.ascontiguousarray(table[family, server].T))
+        return Physical(*np.ascontiguousarray(table[gpu, server].T))
+
+    def interval_group(self, gpu: GPUSpec) -> int:
+        """The position in `interval_groups` of a GPU: its vendor if runs of its family were fitted, else the last."""
+        fitted = gpu.family in self.families and gpu.vendor in self.interval_groups
+        return self.interval_groups.index(gpu.vendor) if fitted else len(self.interval_groups) - 1
 
     @classmethod
     def from_dict(cls, document: Mapping[str, object]) -> Constants:
@@ -116,15 +133,21 @@ class Constants:
         pooled = _values(document.get("pooled"), "pooled")
         if missing := [name for name in NAMES if name not in pooled]:
             raise ValueError(f"pooled: missing {', '.join(missing)}")
+        vendors, vendor_factors = _factors(document.get("vendors"), "vendors")
         families, family_factors = _factors(document.get("families"), "families")
         servers, server_factors = _factors(document.get("servers"), "servers")
+        interval_groups, intervals = interval_table(document.get("intervals"))
         runs = document.get("runs")
         if not isinstance(runs, int):
             raise ValueError("runs: expected the number of measured runs")
         # Only numbers decide: the same constants with another note, or other errors seen, give the same figures.
-        decides = {key: document[key] for key in ("pooled", "families", "servers", "intervals") if key in document}
+        decides = {
+            key: document[key] for key in ("pooled", "vendors", "families", "servers", "intervals") if key in document
+        }
         return cls(
             pooled=np.array([pooled[name] for name in NAMES]),
+            vendors=vendors,
+            vendor_factors=vendor_factors,
             families=families,
             family_factors=family_factors,
             servers=servers,
@@ -133,19 +156,21 @@ class Constants:
             runs=runs,
             fitted_on=str(document.get("fitted_on", "")),
             data_digest=str(document.get("data_digest", "")),
-            intervals=interval_table(document.get("intervals")),
+            interval_groups=interval_groups,
+            intervals=intervals,
             errors=errors_from(document.get("errors_seen")),
             digest=hashlib.sha256(canonical_json(decides)).hexdigest()[:16],
         )
 
     def to_dict(self) -> dict[str, Mapping[str, object]]:
-        """What decides the numbers, in the form that `from_dict` reads: `pooled`, `families` and `servers`."""
+        """What decides the numbers, in the form that `from_dict` reads: `pooled`, `vendors`, `families`, `servers`."""
 
         def factors(names: tuple[str, ...], rows: FloatArray) -> dict[str, object]:
             return {name: dict(zip(NAMES, row.tolist(), strict=True)) for name, row in zip(names, rows, strict=False)}
 
         return {
             "pooled": dict(zip(NAMES, self.pooled.tolist(), strict=True)),
+            "vendors": factors(self.vendors, self.vendor_factors),
             "families": factors(self.families, self.family_factors),
             "servers": factors(self.servers, self.server_factors),
         }

@@ -21,7 +21,7 @@ from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.trust import Trust
 
 # Changes whenever the formulas do: results of another version are other results.
-VERSION = "3"
+VERSION = "4"
 
 
 class RooflineEngine:
@@ -74,16 +74,21 @@ class RooflineEngine:
 
     def intervals(self, cases: CaseColumns, points: Points) -> Intervals:
         """The 80 % intervals of operating points that this engine gave for these cases."""
-        regime = regimes(points.concurrency, self._measured(cases)[points.task], _approximate(cases)[points.task])
+        group = self._groups(cases)[points.task]
+        regime = regimes(points.concurrency, group)
         factors = self.constants.intervals[regime]
         figures = (points.ttft_ms, points.itl_ms, points.output_tokens_per_s)
         ends = [(figure * factors[:, m, 0], figure * factors[:, m, 1]) for m, figure in enumerate(figures)]
         return Intervals(*ends)
 
-    def _measured(self, cases: CaseColumns) -> npt.NDArray[np.bool_]:
-        """Which cases are on a generation that the constants were fitted to."""
-        families = np.array([gpu.family in self.constants.families for gpu in cases.gpus], dtype=np.bool_)
-        return families[cases.gpu]
+    def _groups(self, cases: CaseColumns) -> IntArray:
+        """The group of intervals of every case: those of approximate architectures follow the others."""
+        of_gpu = np.array([self.constants.interval_group(gpu) for gpu in cases.gpus], dtype=np.int64)
+        approximate = np.array([model.approximate for model in cases.models], dtype=np.bool_)
+        groups: IntArray = of_gpu[cases.gpu] + np.where(
+            approximate[cases.model], len(self.constants.interval_groups), 0
+        )
+        return groups
 
     def trust(self) -> Trust:
         """Intervals and errors of the calibration, both on models that a fit had not seen."""
@@ -98,13 +103,13 @@ class RooflineEngine:
         ladder: IntArray,
     ) -> Points:
         """The operating points of cases that fit; `rows` are their positions in the block."""
-        k = self.constants.rows([gpu.family for gpu in cases.gpus], cases.servers, cases.gpu, cases.server)
+        k = self.constants.rows(cases.gpus, cases.servers, cases.gpu, cases.server)
         concurrency = ladder.astype(np.float64)[None, :]
         columns = Features(**{name: values[:, None] for name, values in vars(f).items()})
         constants = Physical(*(getattr(k, name)[:, None] for name in NAMES))
         operation = operate(columns, constants, running[:, None], concurrency)
         requests_per_s = concurrency / operation.e2e_s
-        regime = regimes(ladder[None, :], self._measured(cases)[:, None], _approximate(cases)[:, None])
+        regime = regimes(ladder[None, :], self._groups(cases)[:, None])
         known = interval_factors(self.constants.intervals)
         codes = np.array([code if code in known else -1 for code in range(len(self.constants.intervals))], np.int8)
         return Points(
@@ -119,11 +124,6 @@ class RooflineEngine:
             queued=operation.queued.ravel(),
             regime=codes[regime].ravel(),
         )
-
-
-def _approximate(cases: CaseColumns) -> npt.NDArray[np.bool_]:
-    """Which cases are of a model of which something had to be assumed."""
-    return np.array([model.approximate for model in cases.models], dtype=np.bool_)[cases.model]
 
 
 def _invalid(cases: CaseColumns) -> dict[int, str]:

@@ -26,6 +26,9 @@ _KV_BYTES = np.array([kv_element_bytes(p) if p in KV_PRECISIONS else _SIXTEEN_BI
 # NVIDIA's names of boards whose host is its Arm CPU (Grace), which is slower at one thread than an x86 server CPU.
 _ARM_HOSTS = ("GH", "GB")
 _RECURRENT = (AttentionType.LINEAR, AttentionType.MAMBA)
+# Query heads of an indexer: 64 in DeepSeek-V3.2, 32 in GLM-5 (`index_n_heads`).
+INDEX_HEADS = 64
+_MXFP4_WIDTH = 256
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,31 @@ def split_weights(model: ModelSpec, precision: Precision) -> WeightSplit:
     )
 
 
+def is_mxfp4(model: ModelSpec, precision: Precision) -> bool:
+    """Whether these are weights in MXFP4, as the checkpoint has them (gpt-oss)."""
+    return precision is Precision.FP4 and model.precision is precision and model.quantization_method == "mxfp4"
+
+
+def padded_experts(model: ModelSpec, gpu: GPUSpec, precision: Precision) -> float:
+    """How many times larger routed experts are in memory than in the checkpoint.
+
+    MXFP4 kernels for Hopper and Blackwell want widths in multiples of 256: the 2880 of gpt-oss are stored as 3072.
+    """
+    wants = gpu.vendor.casefold() == "nvidia" and float(gpu.compute_capability or 0) >= 9.0
+    if not (wants and is_mxfp4(model, precision)):
+        return 1.0
+    return -(-model.hidden_size // _MXFP4_WIDTH) * _MXFP4_WIDTH / model.hidden_size
+
+
 def multiplied_in(model: ModelSpec, gpu: GPUSpec, precision: Precision) -> str:
     """The format a case's matrices are multiplied in: a key of `gpu.dense_tflops`.
 
-    A precision without matrix units of its own is expanded to 16 bits (weight-only execution).
+    A precision without matrix units of its own is expanded to 16 bits (weight-only execution). MXFP4 weights are
+    multiplied with MXFP8 activations where the GPU has fp4 units, at the rate of 8 bits, and expanded elsewhere.
     """
-    native_mxfp4 = precision is Precision.FP4 and model.precision is precision and model.quantization_method == "mxfp4"
-    wanted = "bf16" if native_mxfp4 else precision.arithmetic
+    wanted = precision.arithmetic
+    if is_mxfp4(model, precision):
+        wanted = "fp8" if gpu.supports("fp4") else "bf16"
     return next((a for a in (wanted, "bf16", "fp16") if gpu.supports(a)), "fp32")
 
 
@@ -96,11 +117,14 @@ class Features:
     expert_flop: FloatArray  # per token
     head_flop: FloatArray  # per token
     decode_attention_flop: FloatArray  # per running sequence and step, at mid-output
+    decode_index_flop: FloatArray  # the same of the indexers of sparse attention, which score every key
     prefill_attention_flop: FloatArray  # per prompt
+    prefill_index_flop: FloatArray  # the same of the indexers
     # shape of the model
     layers: FloatArray
     moe_layers: FloatArray
     recurrent_layers: FloatArray
+    sparse_layers: FloatArray  # with an indexer that picks the keys to read
     mla_layers: FloatArray
     hidden: FloatArray
     expert_share: FloatArray  # experts per token / experts; 1 for dense models
@@ -109,8 +133,9 @@ class Features:
     tied: npt.NDArray[np.bool_]
     # KV cache per tensor-parallel rank, all layers, bytes
     kv_read_bytes: FloatArray  # read per running sequence and step, at mid-output
+    kv_growth_bytes: FloatArray  # read more for each further token of context
     kv_mean_bytes: FloatArray  # kept per running sequence, at mid-output, constant states included
-    kv_longest_bytes: FloatArray  # kept by one request of `context_len` tokens, constant states included
+    kv_longest_bytes: FloatArray  # of one request of `context_len` tokens while its prompt is worked on, states too
     state_bytes: FloatArray  # constant state per sequence, read and written at every step
     # accelerator
     memory_bytes: FloatArray  # usable by software
@@ -125,6 +150,10 @@ class Features:
     scale_up: FloatArray
     node: FloatArray
     arm_host: npt.NDArray[np.bool_]
+    # server options
+    max_num_seqs: FloatArray  # sequences that run at once on one attention rank, at most
+    batched_tokens: FloatArray  # of prompts in one step, at most
+    poll_interval: FloatArray  # steps between two looks for new requests
 
     def take(self, rows: npt.NDArray[np.bool_]) -> Features:
         """The rows under a mask."""
@@ -150,6 +179,7 @@ def features(cases: CaseColumns) -> Features:
         split = split_weights(cases.models[m], PRECISIONS[p])
         splits[m, p] = (split.layers, split.experts, split.embedding, split.head, split.vision)
     weights = splits[model, precision]
+    padding = np.ones((len(cases.models), len(cases.gpus), len(PRECISIONS)))
 
     # (model, GPU, precision) decides the matrix units; a table over the few combinations that occur.
     peaks = np.full((len(cases.models), len(cases.gpus), len(PRECISIONS), 2), np.nan)
@@ -157,6 +187,7 @@ def features(cases: CaseColumns) -> Features:
     for mg, p in _distinct(pair, precision, len(PRECISIONS)):
         m, g = divmod(mg, len(cases.gpus))
         name = multiplied_in(cases.models[m], cases.gpus[g], PRECISIONS[p])
+        padding[m, g, p] = padded_experts(cases.models[m], cases.gpus[g], PRECISIONS[p])
         peaks[m, g, p] = (cases.gpus[g].dense_tflops.get(name, 1.0) * 1e12, _bits(name))
     peak = peaks[model, gpu, precision]
 
@@ -175,7 +206,7 @@ def features(cases: CaseColumns) -> Features:
         output_len=output_len,
         context_len=cases.max_model_len.astype(np.float64),
         layer_bytes=weights[:, 0],
-        expert_bytes=weights[:, 1],
+        expert_bytes=weights[:, 1] * padding[model, gpu, precision],
         embedding_bytes=weights[:, 2],
         head_bytes=np.where(tied, weights[:, 2], weights[:, 3]),
         vision_bytes=weights[:, 4],
@@ -185,6 +216,7 @@ def features(cases: CaseColumns) -> Features:
         layers=of_model(lambda m: m.layers),
         moe_layers=of_model(lambda m: m.moe_layers),
         recurrent_layers=of_model(lambda m: sum(g.layers for g in m.attention if g.type in _RECURRENT)),
+        sparse_layers=of_model(lambda m: sum(g.layers for g in m.attention if g.index_elements_per_token)),
         mla_layers=of_model(lambda m: sum(g.layers for g in m.attention if g.type is AttentionType.MLA)),
         hidden=of_model(lambda m: m.hidden_size),
         expert_share=chosen / experts,
@@ -204,6 +236,11 @@ def features(cases: CaseColumns) -> Features:
         scale_up=of_gpu(lambda g: g.scale_up_gpus),
         node=of_gpu(lambda g: g.gpus_per_node),
         arm_host=of_gpu(lambda g: g.name.startswith(_ARM_HOSTS)) > 0,
+        max_num_seqs=cases.option("max_num_seqs").astype(np.float64),
+        batched_tokens=cases.option("max_num_batched_tokens").astype(np.float64),
+        poll_interval=np.maximum(
+            cases.option("scheduler_recv_interval"), cases.option("num_continuous_decode_steps")
+        ).astype(np.float64),
         **attention,
     )
 
@@ -237,11 +274,13 @@ def _attention(
     held = np.where(mla, 1.0, np.ceil(kv_heads / ranks) / kv_heads)
     mid = (input_len + output_len / 2)[:, None]
 
-    def kept(tokens: FloatArray) -> FloatArray:
-        return _total(elements * held * np.minimum(tokens, window)) * element_bytes + states
+    def kept(tokens: FloatArray, room: FloatArray) -> FloatArray:
+        return _total(elements * held * np.minimum(tokens, room)) * element_bytes + states
 
     attended = np.minimum(np.minimum(mid, window), readable)
     read = ((elements - index_elements) * attended + index_elements * np.minimum(mid, window)) * held
+    growing = (elements - index_elements) * (mid < np.minimum(window, readable)) + index_elements * (mid < window)
+    growth = growing * held
     # In decoding MLA multiplies with the latent vector itself (absorbed projections), for scores and for values.
     width = of_group(lambda g: 2 * g.kv_elements_per_token if g.type is AttentionType.MLA else g.qk_dim + g.v_dim)
     decode_flop = layers * heads * width * np.where(recurrent > 0, 0.0, attended) * 2
@@ -252,13 +291,22 @@ def _attention(
     pairs = reach * (prompt - reach / 2)
     recurrent_pairs = prompt * of_group(lambda g: g.qk_dim)  # the state of a head is qk_dim x v_dim
     shape = of_group(lambda g: g.qk_dim + g.v_dim)
+    # An indexer multiplies each key with its query heads, before tokens are picked.
+    scores = 2 * INDEX_HEADS * index_elements
     prefill_flop = 2 * layers * heads * shape * np.where(recurrent > 0, recurrent_pairs, pairs)
     return {
         "decode_attention_flop": _total(decode_flop),
+        "decode_index_flop": _total(scores * mid),
         "prefill_attention_flop": _total(prefill_flop),
+        "prefill_index_flop": _total(scores * prompt**2 / 2),
         "kv_read_bytes": _total(read) * element_bytes,
-        "kv_mean_bytes": kept(mid),
-        "kv_longest_bytes": kept(cases.max_model_len.astype(np.float64)[:, None]),
+        "kv_growth_bytes": _total(growth) * element_bytes,
+        "kv_mean_bytes": kept(mid, window),
+        # A chunk of a prompt is stored before a window moves on.
+        "kv_longest_bytes": kept(
+            cases.max_model_len.astype(np.float64)[:, None],
+            window - 1 + cases.option("max_num_batched_tokens")[:, None],
+        ),
         "state_bytes": states,
     }
 

@@ -26,7 +26,7 @@ class Memory:
     runtime: FloatArray
     one_request: FloatArray  # cache of one request of `context_len` tokens
     usable: FloatArray
-    running: FloatArray  # sequences of mean length whose caches fit on one attention rank; at least 1
+    running: FloatArray  # sequences of mean length that run at once on one attention rank; at least 1
     capacity_tokens: FloatArray  # of the whole deployment, in requests of `context_len` tokens
 
     @property
@@ -59,7 +59,7 @@ def memory(f: Features) -> Memory:
     usable = f.memory_bytes * f.memory_fraction
     free = usable - weights - activations - runtime
     one_request = stage * f.kv_longest_bytes
-    running = np.maximum(free / np.maximum(stage * f.kv_mean_bytes, 1.0), 1.0)
+    running = np.clip(free / np.maximum(stage * f.kv_mean_bytes, 1.0), 1.0, f.max_num_seqs)
     capacity = f.dp * f.context_len * np.maximum(free, 0.0) / np.maximum(one_request, 1.0)
     return Memory(weights, activations, runtime, one_request, usable, running, capacity)
 

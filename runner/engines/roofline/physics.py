@@ -16,7 +16,6 @@ from gpuscout.runner.engines.roofline.features import Features
 from gpuscout.sweeps.curves import FloatArray
 
 _WIDE = 2.0  # bytes of one activation between GPUs
-_PACKED_TOKENS = 8192.0  # of several prompts in one step: what servers allow by default (2048 to 16384)
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,32 @@ class Link:
     bandwidth: FloatArray
 
 
-def decode_step(f: Features, k: Physical, running: FloatArray) -> Step:
+def step_seconds(
+    f: Features, k: Physical, sequences: FloatArray, kv_tokens: FloatArray, prefill_tokens: FloatArray
+) -> FloatArray:
+    """Seconds of one step of one attention rank: what a simulator of a server's scheduler asks. Arguments broadcast.
+
+    `sequences` running sequences, whose caches hold `kv_tokens` tokens together, get a token each, while
+    `prefill_tokens` tokens of prompts are worked on; 0 of either is possible. Between windows and prompts of other
+    lengths than the case's it is linear in `kv_tokens`. A prompt alone takes as long as `operate` counts for it, one
+    beside running sequences delays them as it does there.
+    """
+    kv_bytes = (
+        sequences * f.kv_read_bytes + (kv_tokens - sequences * (f.input_len + f.output_len / 2)) * f.kv_growth_bytes
+    )
+    decoding = decode_step(f, k, np.maximum(sequences, 1.0), kv_bytes / np.maximum(sequences, 1.0)).total
+    alone, _ = prefill(f, k, np.maximum(prefill_tokens, 1.0))
+    _, more = prefill(f, k)
+    beside = prefill_tokens / f.input_len * np.minimum(k.interference, 1.0) * more
+    by_itself = np.where(prefill_tokens > 0, k.ttft_prefill * alone + k.eager_steps * fixed_time(f, k), 0.0)
+    seconds: FloatArray = np.where(sequences > 0, decoding + beside, by_itself)
+    return seconds
+
+
+def decode_step(f: Features, k: Physical, running: FloatArray, kv_bytes: FloatArray | None = None) -> Step:
     """One step that gives each of `running` sequences (per attention rank) its next token.
 
+    `kv_bytes` of cache are read for each; None: those of a sequence in the middle of its output.
     With pipeline stages the batch is cut into `pp` microbatches that follow each other through the stages: a token
     still passes every layer, each with a microbatch, so the step is the sum over the stages.
     """
@@ -53,18 +75,20 @@ def decode_step(f: Features, k: Physical, running: FloatArray) -> Step:
     routed = batch * f.dp  # tokens that meet the experts, which all attention ranks share
     imbalance = _imbalance(f, k, routed)
     bandwidth = f.bandwidth * k.memory_efficiency
+    read = f.kv_read_bytes if kv_bytes is None else kv_bytes
     # The fullest rank reads all its experts at most.
     reached = np.minimum(reached_experts(f, k, routed) * imbalance, 1.0)
     memory = (
         (f.layer_bytes + f.head_bytes) / f.tp / bandwidth
         + reached * (f.expert_bytes / (f.tp * f.dp) / (bandwidth * k.expert_efficiency))
-        + batch * ((f.kv_read_bytes / k.kv_efficiency + 2 * f.state_bytes / k.state_efficiency) / bandwidth)
+        + batch * ((read / k.kv_efficiency + 2 * f.state_bytes / k.state_efficiency) / bandwidth)
         + batch * (activation_bytes(f, k) / bandwidth)
     )
     flops = peak_flops(f, k)
-    compute = batch * (
-        ((f.layer_flop + f.head_flop) / flops + f.decode_attention_flop / (f.flops16 * k.attention_efficiency)) / f.tp
-    ) + batch * imbalance * (f.expert_flop / f.tp / (flops * k.expert_flops_efficiency))
+    attention = f.decode_attention_flop / k.attention_efficiency + f.decode_index_flop / k.indexer_efficiency
+    compute = batch * (((f.layer_flop + f.head_flop) / flops + attention / f.flops16) / f.tp) + batch * imbalance * (
+        f.expert_flop / f.tp / (flops * k.expert_flops_efficiency)
+    )
     work = soft_max(memory, compute, k.overlap)
     exchange = communication(f, k, batch)
     # Servers prepare the next step while the GPU works on this one: the host shows as far as it is the slower.
@@ -73,17 +97,19 @@ def decode_step(f: Features, k: Physical, running: FloatArray) -> Step:
     return Step(memory, compute, work, exchange, soft_max(device, host, k.overlap) - work - exchange)
 
 
-def prefill(f: Features, k: Physical) -> tuple[FloatArray, FloatArray]:
+def prefill(f: Features, k: Physical, tokens: FloatArray | None = None) -> tuple[FloatArray, FloatArray]:
     """Seconds to prefill one prompt alone, and what each further prompt adds when the server is busy.
 
+    `tokens` of a prompt; None: the whole of it.
     Alone it also waits for all weights and for the fixed time of every layer. A busy server runs prompts together
     with other work, which hides those, and its pipeline stages work on different prompts at once.
     """
-    tokens = f.input_len
+    tokens = f.input_len if tokens is None else tokens
     peak = peak_flops(f, k)
     per_token = f.layer_flop + f.expert_flop / k.expert_flops_efficiency
     bandwidth = f.bandwidth * k.memory_efficiency
-    attention = f.prefill_attention_flop / (f.flops16 * k.attention_efficiency) / f.tp
+    attention = f.prefill_attention_flop / k.attention_efficiency + f.prefill_index_flop / k.indexer_efficiency
+    attention = attention * (tokens / f.input_len) / f.flops16 / f.tp
     exchange = communication(f, k, tokens)
     rest = attention + tokens * activation_bytes(f, k) / bandwidth
 
@@ -94,8 +120,8 @@ def prefill(f: Features, k: Physical) -> tuple[FloatArray, FloatArray]:
 
     experts = reached_experts(f, k, tokens) * f.expert_bytes / (f.dp * k.expert_efficiency)
     weights = (f.layer_bytes + f.head_bytes + experts) / f.tp / bandwidth
-    alone = soft_max(weights, compute(tokens), k.overlap) + exchange + fixed_time(f, k)
-    packed = compute(np.maximum(tokens, _PACKED_TOKENS)) + exchange
+    alone = soft_max(weights, compute(np.minimum(tokens, f.batched_tokens)), k.overlap) + exchange + fixed_time(f, k)
+    packed = compute(f.batched_tokens) + exchange
     return alone, packed / f.pp
 
 
@@ -107,6 +133,7 @@ def fixed_time(f: Features, k: Physical) -> FloatArray:
         + f.moe_layers * k.moe_layer_us
         + f.recurrent_layers * k.recurrent_layer_us
         + f.mla_layers * k.mla_layer_us
+        + f.sparse_layers * k.sparse_layer_us
     )
     return 1e-6 * layers_us + 1e-3 * k.step_ms
 
@@ -157,12 +184,14 @@ def communication(f: Features, k: Physical, tokens: FloatArray) -> FloatArray:
 def group_link(f: Features, k: Physical, gpus: FloatArray) -> Link:
     """The link that `gpus` GPUs share: the fast one, PCIe when they are more than it joins, the network between nodes.
 
-    On a fabric of pairwise links one GPU sends over its links to the group's other members only.
+    On a fabric of pairwise links one GPU sends over its links to the group's other members only. Over PCIe all GPUs
+    share the bridges of the host.
     """
     fast = (f.scale_up > 1) & (gpus <= f.scale_up)
     near = gpus <= f.node
     reachable = np.minimum(f.link, f.link_pair * np.maximum(gpus - 1, 1))
-    bandwidth = np.where(fast, reachable, np.where(near, f.pcie, np.minimum(f.pcie, k.network_gbs * 1e9)))
+    pcie = f.pcie * np.exp(-k.pcie_contention * np.log(np.maximum(gpus / 2, 1.0)))
+    bandwidth = np.where(fast, reachable, np.where(near, pcie, np.minimum(f.pcie, k.network_gbs * 1e9)))
     latency = np.where(fast, k.allreduce_us, np.where(near, k.pcie_allreduce_us, k.network_allreduce_us))
     return Link(latency * 1e-6, bandwidth * np.where(fast, k.link_efficiency, k.pcie_efficiency))
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from gpuscout.runner.engines.roofline.constants import Physical
 from gpuscout.runner.engines.roofline.features import Features
-from gpuscout.runner.engines.roofline.physics import Step, decode_step, prefill
+from gpuscout.runner.engines.roofline.physics import Step, decode_step, fixed_time, prefill
 from gpuscout.sweeps.curves import Bound, FloatArray, IntArray
 
 
@@ -24,7 +24,9 @@ class Operation:
     queued: npt.NDArray[np.bool_]
 
 
-def operate(f: Features, k: Physical, running: FloatArray, concurrency: FloatArray) -> Operation:
+def operate(
+    f: Features, k: Physical, running: FloatArray, concurrency: FloatArray, median: FloatArray | float = 0.0
+) -> Operation:
     """A closed loop that keeps `concurrency` requests in flight, spread evenly over the attention ranks.
 
     `running` is how many sequences one rank's cache holds. In the time of one request every other running one of its
@@ -44,14 +46,20 @@ def operate(f: Features, k: Physical, running: FloatArray, concurrency: FloatArr
     step = decode_step(f, k, batch)
     alone, more = prefill(f, k)
     together = np.minimum(k.burst_share, 1.0) / 2
-    waited = together * others
+    waited = together * others * (1.0 - median)
     # The first request of all meets no step in progress; steps beyond an output's length never happen.
     ranks = np.where(f.moe, f.dp, 1.0)
-    taken_up = np.minimum(k.ttft_steps * ranks, f.output_len) * (others / batch)
+    looks = k.ttft_steps * ranks + k.poll_share * (f.poll_interval - 1.0)
+    taken_up = np.minimum(looks, f.output_len) * (others / batch)
     between = (1 - together) * others / np.maximum(taken_up + f.output_len - 1.0, 1.0)
-    pace = step.total + between * k.interference * more
+    # A prompt delays others by no more than its own time.
+    pace = step.total + between * np.minimum(k.interference, 1.0) * more
     itl = np.where(f.output_len > 1, pace, step.total)
-    ttft = 1e-3 * k.ttft_base_ms + k.ttft_prefill * alone + more * waited + taken_up * pace
+    start = 1e-3 * k.ttft_base_ms + k.ttft_prefill * alone + k.eager_steps * fixed_time(f, k)
+    # Short requests meet few batch sizes: what is met first takes an eighth of their time at most.
+    met_first = np.minimum(2e-3 * together * k.first_wave_ms, (start + step.total * (f.output_len - 1.0)) / 8)
+    first_wave = (1.0 - median) * (others / batch) * met_first
+    ttft = start + first_wave + more * waited + taken_up * pace
     decoding = itl * (f.output_len - 1.0)
     # All prompts of a round pass the same GPUs: a round cannot be shorter than their prefills.
     ttft = np.maximum(ttft, batch * more - decoding)

@@ -13,7 +13,7 @@ import numpy as np
 
 from gpuscout.sweeps.cases import CaseColumns
 from gpuscout.sweeps.gpus.gpu import GPUSpec
-from gpuscout.sweeps.models.architecture import ModelSpec
+from gpuscout.sweeps.models.architecture import FP8_BLOCK, ModelSpec
 from gpuscout.sweeps.precision import PRECISIONS, Precision
 from gpuscout.sweeps.servers import REGISTRY, Server, server_named
 
@@ -23,11 +23,13 @@ _MARLIN_CAPABILITY = 8.0
 
 def reasons(cases: CaseColumns) -> dict[int, str]:
     """Why a case is not supported, by position; cases that are supported are left out."""
-    columns = (cases.model, cases.gpu, cases.server, cases.precision, cases.kv_precision)
+    split = (cases.tensor_parallel, cases.data_parallel, cases.expert_parallel)
+    columns = (cases.model, cases.gpu, cases.server, cases.precision, cases.kv_precision, *split)
     distinct, inverse = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)
     texts = [
         refusal(cases.models[m], cases.gpus[g], cases.servers[s], PRECISIONS[p], PRECISIONS[kv])
-        for m, g, s, p, kv in distinct.tolist()
+        or _split_refusal(cases.models[m], server_named(cases.servers[s]), PRECISIONS[p], tp, dp, ep)
+        for m, g, s, p, kv, tp, dp, ep in distinct.tolist()
     ]
     if not any(texts):
         return {}
@@ -69,6 +71,29 @@ def refusal(model: ModelSpec, gpu: GPUSpec, server: str, precision: Precision, k
         or _weights_refusal(model, gpu, about, precision)
         or _kv_refusal(gpu, about, kv_precision)
     )
+
+
+def _split_refusal(model: ModelSpec, server: Server, precision: Precision, tp: int, dp: int, ep: int) -> str | None:
+    """Why weights that share scales in blocks cannot be split so: vLLM and SGLang want whole blocks on every rank.
+
+    vLLM issues 17569 and 25292.
+    """
+    if precision is not model.precision or not server.whole_blocks:
+        return None
+    blocks = f"is no multiple of the {FP8_BLOCK} x {FP8_BLOCK} blocks of its FP8 weights"
+    ranks = tp * dp // max(ep, 1)
+    if model.is_moe and (part := model.part_of_a_block(model.expert_width, ranks)):
+        return (
+            f"{server.title} cannot split the experts of {model.name} over {ranks} ranks: {model.expert_width} / "
+            f"{ranks} = {part} {blocks}; use expert parallelism (ep {tp * dp}) or fewer ranks"
+        )
+    for width in model.mlp_widths:
+        if part := model.part_of_a_block(width, tp):
+            return (
+                f"{server.title} cannot split an MLP of {model.name} over {tp} ranks: {width} / {tp} = {part} "
+                f"{blocks}; use fewer ranks"
+            )
+    return None
 
 
 def _server_refusal(gpu: GPUSpec, server: Server) -> str | None:

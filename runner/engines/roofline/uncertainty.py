@@ -1,9 +1,10 @@
 """How sure the roofline engine is of a figure: 80 % intervals and errors from cross-validated residuals, by regime.
 
-A regime is a band of concurrency on a generation that was measured, or on one that was not, for a model whose
-architecture is known or only approximate. An interval is a pair of
-factors: of the runs of models that a fit had not seen, 80 % lay between low x and high x what it said. Finer regimes
-(server, dense or MoE) were tried and carry less well to an unseen model: the runs are of too few models.
+A regime is a band of concurrency on the GPUs of one vendor, of generations that were measured, or on generations that
+were not, for a model whose architecture is known or only approximate. An interval is a pair of factors: of the runs of
+models (on generations not measured: of GPU families) that a fit had not seen, 80 % lay between low x and high x what it
+said. Finer regimes (server, dense or MoE) were tried and carry less well to an unseen model: the runs are of too few
+models.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
-import numpy.typing as npt
 
 from gpuscout.sweeps.curves import FloatArray, IntArray
 from gpuscout.sweeps.trust import TRUSTED_METRICS, ObservedError
@@ -21,9 +21,8 @@ INTERVAL_METRICS = ("ttft", "itl", "throughput")  # in the order of `TRUSTED_MET
 # Upper ends of the bands of concurrency (requests in flight in the whole deployment); the last band is open.
 BAND_ENDS = (8, 64)
 BAND_NAMES = ("1-8", "9-64", "65-")
-# On generations outside the calibration logarithms are this many times as wide. Checked with AccelMark's runs on
-# Ampere, Ada, Turing and GeForce Blackwell, which no fit has seen.
-UNSEEN_WIDTH = 2.0
+# The group of generations that no run of the fit has; the others are called by their vendors.
+UNSEEN = "other families"
 # What the architecture of a model of no known family may be off by. `tests/assets/count_architectures.py` prints how
 # many of the architectures of transformers are counted within this factor when their family is hidden.
 APPROXIMATE_FACTOR = 1.2
@@ -38,39 +37,39 @@ class Intervals:
     output_tokens_per_s: tuple[FloatArray, FloatArray]
 
 
-def regimes(
-    concurrency: IntArray, seen: npt.NDArray[np.bool_], approximate: npt.NDArray[np.bool_] | bool = False
-) -> IntArray:
-    """The regime of every point: a row of the table of `interval_table`."""
-    kind = np.where(seen, 0, 1) + np.where(approximate, 2, 0)
-    codes: IntArray = np.searchsorted(BAND_ENDS, concurrency, side="left") + kind * len(BAND_NAMES)
+def regimes(concurrency: IntArray, group: IntArray) -> IntArray:
+    """The regime of every point: a row of the table of `interval_table`, whose groups `group` counts."""
+    codes: IntArray = np.searchsorted(BAND_ENDS, concurrency, side="left") + group * len(BAND_NAMES)
     return codes
 
 
-def interval_table(factors: object) -> FloatArray:
-    """Regimes x metrics x (low, high), from the part `intervals` of a constants file. Raises ValueError.
+def interval_table(part: object) -> tuple[tuple[str, ...], FloatArray]:
+    """The groups, and regimes x metrics x (low, high), of the part `intervals` of a constants file. Raises ValueError.
 
-    Without that part (a fit that was not cross-validated) nothing is known of errors: every factor is NaN.
+    The group `UNSEEN` is the last; the same groups follow for models whose architecture is approximate. Without that
+    part (a fit that was not cross-validated) nothing is known of errors: every factor is NaN; so are those of groups
+    without an entry.
     """
-    known = 2 * len(BAND_NAMES)
-    table = np.full((2 * known, len(INTERVAL_METRICS), 2), np.nan)
-    if factors is None:
-        return table
-    for m, metric in enumerate(INTERVAL_METRICS):
-        bands = factors.get(metric) if isinstance(factors, Mapping) else None
-        for b, band in enumerate(BAND_NAMES):
-            pair = bands.get(band) if isinstance(bands, Mapping) else None
-            if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(x, int | float) for x in pair)):
-                raise ValueError(f"intervals.{metric}.{band}: expected two factors, got {pair!r}")
-            low, high = map(float, pair)
-            if not 0 < low <= high < float("inf"):
-                raise ValueError(f"intervals.{metric}.{band}: expected 0 < low <= high, got {pair!r}")
-            table[b, m] = low, high
-            table[len(BAND_NAMES) + b, m] = low**UNSEEN_WIDTH, high**UNSEEN_WIDTH
+    if part is not None and not isinstance(part, Mapping):
+        raise ValueError(f"intervals: expected a mapping of vendors, got {part!r}")
+    known = part or {}
+    groups = (*(name for name in known if name != UNSEEN), UNSEEN)
+    table = np.full((len(groups) * len(BAND_NAMES), len(INTERVAL_METRICS), 2), np.nan)
+    for g, group in enumerate(groups):
+        for m, metric in enumerate(INTERVAL_METRICS) if group in known else ():
+            metrics = known[group]
+            bands = metrics.get(metric) if isinstance(metrics, Mapping) else None
+            for b, band in enumerate(BAND_NAMES):
+                pair = bands.get(band) if isinstance(bands, Mapping) else None
+                if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(x, int | float) for x in pair)):
+                    raise ValueError(f"intervals.{group}.{metric}.{band}: expected two factors, got {pair!r}")
+                low, high = map(float, pair)
+                if not 0 < low <= high < float("inf"):
+                    raise ValueError(f"intervals.{group}.{metric}.{band}: expected 0 < low <= high, got {pair!r}")
+                table[g * len(BAND_NAMES) + b, m] = low, high
     # Both errors are independent: their logarithms add up as squares.
-    ends = np.log(table[:known])
-    table[known:] = np.exp(np.hypot(ends, np.log(APPROXIMATE_FACTOR)) * np.array([-1.0, 1.0]))
-    return table
+    approximate = np.exp(np.hypot(np.log(table), np.log(APPROXIMATE_FACTOR)) * np.array([-1.0, 1.0]))
+    return groups, np.concatenate([table, approximate])
 
 
 def interval_factors(table: FloatArray) -> dict[int, dict[str, tuple[float, float]]]:
