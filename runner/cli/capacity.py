@@ -11,7 +11,7 @@ import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, leave_if_nothing, print_json
 from gpuscout.runner.cli.options import Filters, LimitOptions, PriceOptions, grouped
-from gpuscout.runner.cli.show.document import CASE, about_answer, picked
+from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number
 from gpuscout.sweeps.errors import InputError
 
@@ -198,7 +198,6 @@ def capacity_document(found: Capacity) -> dict[str, object]:
 
     question, demand = found.rankings[0].question, found.demand
     return {
-        **about_answer(question),
         **picked(demand, "headroom", "min_replicas", "whole_nodes", spare_replicas="spare"),
         "hours_per_month": HOURS_PER_MONTH,
         "slos": [str(slo) for slo in question.slos],

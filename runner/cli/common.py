@@ -60,9 +60,19 @@ def _console(stream: Any) -> Console:
     )
 
 
+def document_head() -> dict[str, object]:
+    """What every document begins with: the meaning of its keys, and who wrote it when."""
+    from datetime import UTC, datetime
+
+    from gpuscout import __version__
+
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"schema_version": SCHEMA_VERSION, "gpuscout_version": __version__, "created_at": now}
+
+
 def json_text(document: Mapping[str, object]) -> str:
     """One document for machines; keys carry units and never change meaning within a `schema_version`."""
-    return json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=2, default=str, allow_nan=False)
+    return json.dumps({**document_head(), **document}, indent=2, default=str, allow_nan=False)
 
 
 def leave_if_nothing(anything: bool) -> None:

@@ -100,6 +100,9 @@ def deploy(
     launch = launch_of(deployment, run_with or chosen.server)
     if run_with and run_with != chosen.server:
         launch = replace(launch, notes=(*launch.notes, f"the figures are those of {chosen.server}, not {run_with}"))
+    if chosen.max_model_len == group.input_len + group.output_len:
+        exactly = f"it takes {chosen.max_model_len:,} tokens, exactly the workload's: raise it for longer requests"
+        launch = replace(launch, notes=(*launch.notes, exactly))
     replicas = _replicas(group, chosen, rate, headroom)
     text = _written(format, group, chosen, deployment, launch, replicas, image, _selector(node_selector))
     if output is None:
@@ -205,11 +208,9 @@ def _written(
 
 
 def _json(document: dict[str, Any]) -> str:
-    import json
+    from gpuscout.runner.cli.common import json_text
 
-    from gpuscout.runner.cli.common import SCHEMA_VERSION
-
-    return json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=2, default=str, allow_nan=False) + "\n"
+    return json_text(document) + "\n"
 
 
 def _document(
@@ -265,8 +266,4 @@ def _about(
     if rate is not None:
         carry = "replica carries" if replicas == 1 else "replicas carry"
         told.append(f"{replicas:,} {carry} {rate:g} requests/s")
-    if chosen.max_model_len == group.input_len + group.output_len:
-        told.append(
-            f"note: it takes {chosen.max_model_len:,} tokens, exactly the workload's: raise it for longer requests"
-        )
     return [*told, *(f"note: {note}" for note in (*group.caveats, *launch.notes))]

@@ -10,6 +10,7 @@ import typer
 from gpuscout.runner.cli.common import DEFAULT_STORE, EXIT_NOTHING_QUALIFIES, Db, Json, print_json, print_table
 from gpuscout.runner.cli.options import number_of_tokens
 from gpuscout.sweeps.names import counted
+from gpuscout.sweeps.servers import ONE_OF_SERVERS
 
 if TYPE_CHECKING:
     from gpuscout.runner.api.fit import MemoryFit
@@ -35,7 +36,7 @@ def fit(
     pp: Annotated[int | None, typer.Option("--pp", min=1, help="Pipeline stages.")] = None,
     dp: Annotated[int, typer.Option("--dp", min=1, help="Data-parallel attention ranks.")] = 1,
     ep: Annotated[int, typer.Option("--ep", min=1, help="Expert parallelism.")] = 1,
-    server: Annotated[str, typer.Option("--server", help="vllm, sglang or trtllm.")] = "vllm",
+    server: Annotated[str, typer.Option("--server", help=f"{ONE_OF_SERVERS}.")] = "vllm",
     gpu_memory_utilization: Annotated[
         float, typer.Option("--gpu-memory-utilization", metavar="SHARE", help="The server's share of GPU memory.")
     ] = 0.9,

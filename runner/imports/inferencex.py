@@ -1,4 +1,4 @@
-"""Asks the public interface of InferenceX for the runs of one model: one GET request, with patience and limits."""
+"""Asks the public interface of InferenceX for the runs of one model, with patience and limits."""
 
 from __future__ import annotations
 
@@ -20,6 +20,20 @@ from gpuscout.sweeps.models.catalogue import ModelCatalogue
 NAME = "inferencex"
 DEFAULT_URL = "https://inferencex.semianalysis.com"
 _PATH = "/api/v1/benchmarks"
+# The names that the interface takes, and the first of the models whose rows it then answers. Rows have shorter ones.
+ASKED = {
+    "DeepSeek-R1-0528": "dsr1",
+    "DeepSeek-V4-Pro": "dsv4",
+    "GLM-5": "glm5",
+    "gpt-oss-120b": "gptoss",
+    "Kimi-K2.5": "kimik2.5",
+    "Llama-3.3-70B-Instruct-FP8": "llama70b",
+    "MiniMax-M2.5": "minimax2.5",
+    "Qwen-3.5-397B-A17B": "qwen3.5",
+}
+# Answered together with another one.
+_WITH = {"glm5.1": "glm5", "kimik2.6": "kimik2.5", "minimaxm2.7": "minimax2.5"}
+_UNKNOWN_MODEL = (400, 404, 422)
 _LARGEST_BYTES = 256 * 2**20
 _CHUNK = 2**20
 _TRIES = 4
@@ -40,26 +54,41 @@ class Question:
     """Of every step of a request: connecting, and each wait for data."""
 
     @property
-    def url(self) -> str:
-        """Raises InputError for a base that is no http or https address."""
+    def urls(self) -> tuple[str, ...]:
+        """What to ask, until there is an answer: by the interface's name of the model, then by that of its rows.
+
+        Raises InputError for a base that is no http or https address.
+        """
         base = urlsplit(self.base_url)
         if base.scheme not in ("http", "https") or not base.hostname:
             raise InputError(f"--url: expected http://HOST or https://HOST, got {self.base_url!r}")
         if base.username or base.password:
             raise InputError("--url: an address with a user or password is not supported")
-        return f"{base.scheme}://{base.netloc}{base.path.rstrip('/')}{_PATH}?{urlencode({'model': self.short_name})}"
+        start = f"{base.scheme}://{base.netloc}{base.path.rstrip('/')}{_PATH}"
+        return tuple(f"{start}?{urlencode({'model': name})}" for name in self.names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        together = _WITH.get(self.short_name, self.short_name)
+        return (*(name for name, short in ASKED.items() if short == together), self.short_name)
 
     @property
     def short_name(self) -> str:
-        """What InferenceX calls the model; a name nobody knows as it is."""
+        """What the rows of InferenceX call the model; a name nobody knows as it is."""
+        for name, short in ASKED.items():
+            if name.casefold() == self.model.casefold():
+                return short
         try:
-            [name] = ModelCatalogue.load().resolve(self.model)
+            [full] = ModelCatalogue.load().resolve(self.model)
         except (GpuscoutError, ValueError):
-            name = self.model
-        return next((short for short, full in MODELS.items() if name in (short, full)), self.model)
+            full = self.model
+        return next((short for short, of in MODELS.items() if full in (short, of, of.removesuffix("-FP8"))), self.model)
 
     def wants(self, run: Reported) -> bool:
         """Whether a run of the answer is one of those asked for."""
+        model = run.deployment["model"]
+        if model in MODELS.values() and model != MODELS.get(self.short_name, model):
+            return False
         if self.since is not None and (run.measured_on is None or run.measured_on < self.since):
             return False
         if self.gpu is None:
@@ -70,7 +99,22 @@ class Question:
 
 def ask(question: Question) -> SourceFile:
     """The answer as a file. Raises InputError for whatever keeps it from coming whole."""
-    return SourceFile(f"{NAME}:{question.short_name}", _get(question.url, question.timeout_s))
+    answer, refused = None, None
+    for url in question.urls:
+        try:
+            answer = _get(url, question.timeout_s)
+        except _RefusedError as error:
+            refused = refused or error
+            continue
+        if answer.strip() != b"[]":
+            break
+    if answer is None and refused is not None:
+        raise refused
+    return SourceFile(f"{NAME}:{question.short_name}", answer or b"[]")
+
+
+class _RefusedError(InputError):
+    """The server does not know what is asked for: the model by this name, or the interface."""
 
 
 def _get(url: str, timeout_s: float) -> bytes:
@@ -84,7 +128,8 @@ def _get(url: str, timeout_s: float) -> bytes:
             with error:
                 wait_s = _wait(error, attempt)
             if wait_s is None:
-                raise InputError(f"{host} answers {error.code} {error.reason}", hint=_hint(error.code)) from error
+                kind = _RefusedError if error.code in _UNKNOWN_MODEL else InputError
+                raise kind(f"{host} answers {error.code} {error.reason}", hint=_hint(error.code)) from error
             time.sleep(wait_s)
         except http.client.IncompleteRead as error:
             raise InputError(f"the answer of {host} is cut off", hint="try again") from error
@@ -140,6 +185,8 @@ def _until(moment: str) -> float | None:
 def _hint(code: int) -> str:
     if code == 429:
         return "too many requests: try again later"
+    if code in (400, 422):
+        return f"InferenceX knows {', '.join(ASKED)}"
     if code == 404:
         return f"is it an InferenceX? {_PATH} is asked for; --url names another server"
     return "try again later, or --url for another server"

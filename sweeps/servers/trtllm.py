@@ -105,7 +105,7 @@ def batch_defaults(gpu: str, memory_gib: float) -> tuple[int, int]:
 SERVER = Server(
     name="trtllm",
     title=NAME,
-    aliases=("tensorrt-llm", "tensorrt_llm", "trt-llm"),
+    aliases=("tensorrt-llm", "tensorrt_llm", "trt-llm", "trt"),
     command=re.compile(r"\btrtllm-serve\b"),
     vendors=VENDORS,
     min_capability=8.0,

@@ -13,6 +13,8 @@ import pytest
 from gpuscout.runner.cli.main import execute
 from gpuscout.runner.engines.roofline.uncertainty import APPROXIMATE_FACTOR
 
+pytestmark = pytest.mark.slow
+
 WIDGET = {
     "model_type": "widget",
     "hidden_size": 4096,

@@ -14,6 +14,8 @@ from gpuscout.runner.cli.show.inventory import read_inventory
 from gpuscout.store.queries.inventory import replicas_on
 from gpuscout.sweeps.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -7,7 +7,7 @@ import io
 import json
 import re
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gpuscout import __version__
 from gpuscout.runner.cli.main import execute
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, print_json_rows, print_rows
 from gpuscout.store.database.connect import open_store
@@ -56,6 +57,8 @@ def test_csv_and_json_are_read_back_as_they_were(
 
     print_json_rows({"limit": None}, "points", iter(rows))
     document = json.loads(capsys.readouterr().out)
+    assert document.pop("gpuscout_version") == __version__
+    assert abs(datetime.fromisoformat(document.pop("created_at")) - datetime.now(UTC)) < timedelta(minutes=5)
     assert document == {
         "schema_version": 1,
         "limit": None,

@@ -20,6 +20,8 @@ from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.names import parted
 from gpuscout.sweeps.slo import Slo, parse_slo
 
+pytestmark = pytest.mark.slow
+
 FEW = ["--concurrency", "1,16,64"]
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from gpuscout.runner.cli.main import execute
 
+pytestmark = pytest.mark.slow
+
 MODELS = "Qwen3-8B,Qwen3-32B,Llama-3.3-70B-Instruct"
 ASKED = [
     ["gpus", "list"],

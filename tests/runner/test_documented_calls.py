@@ -214,7 +214,8 @@ def test_the_classic_question_and_its_analyses() -> None:
     assert all(model.split("/")[-1] in printed.getvalue() for model in CLASSIC)
     assert len(recommender.recommend_gpus(CLASSIC[:2], ["H200", "L40"], 1, metric="latency")) == 2
 
-    (best,) = recommender.recommend_gpus(models="Qwen/Qwen3-8B", gpus=["H200", "L40"], num_gpus=1)
+    # Wherever its throughput is highest, whether measured runs are near that load or not.
+    (best,) = recommender.recommend_gpus("Qwen/Qwen3-8B", gpus=["H200", "L40"], num_gpus=1, trust="any")
     assert best.best_gpu == "H200-SXM-141GB"
     assert len(best.analyses) == 2
     for analysis in best.analyses:

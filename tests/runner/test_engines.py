@@ -192,6 +192,7 @@ def test_a_missing_engine_fails_its_own_tasks_only(tmp_path: Path) -> None:
     assert count(tmp_path / "gpuscout.db", "tasks") == 2 * stored
 
 
+@pytest.mark.slow
 def test_the_engine_of_the_contributing_page_works(tmp_path: Path) -> None:
     page = CONTRIBUTING.read_text(encoding="utf-8")
     package, plugins = tmp_path / "package", tmp_path / "plugins"

@@ -177,7 +177,7 @@ def test_runs_online_are_added_once(
     assert (document["added"], document["already_stored"]) == (2, 1)
     assert execute(command) == 0
     assert json.loads(capsys.readouterr().out)["added"] == 0
-    assert {parse_qs(urlsplit(path).query)["model"][0] for path in server.asked} == {"gptoss"}
+    assert {parse_qs(urlsplit(path).query)["model"][0] for path in server.asked} == {"gpt-oss-120b"}
     assert {urlsplit(path).path for path in server.asked} == {"/api/v1/benchmarks"}
     assert execute(["import", "--remove", "inferencex:gptoss", "--yes"]) == 0
     assert "removed 3 measured runs" in capsys.readouterr().out
@@ -193,20 +193,38 @@ def test_a_busy_server_is_asked_again_when_it_says(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "told"),
+    ("step", "told", "asked"),
     [
-        (answer(b"", 429, Retry_After="86400"), "answers 429"),
-        (answer(b"nothing", 404), "answers 404"),
-        (answer(b'[{"hardware": ', length=1000), "is cut off"),
-        (answer(b"[]", length=10**10), "larger than 256 MiB"),
+        (answer(b"", 429, Retry_After="86400"), "answers 429", 1),
+        (answer(b"nothing", 404), "answers 404", 2),
+        (answer(b"unknown", 400), "answers 400", 2),
+        (answer(b'[{"hardware": ', length=1000), "is cut off", 1),
+        (answer(b"[]", length=10**10), "larger than 256 MiB", 1),
     ],
 )
-def test_what_a_server_can_do_wrong_is_said(server: Server, step: Any, told: str) -> None:
+def test_what_a_server_can_do_wrong_is_said(server: Server, step: Any, told: str, asked: int) -> None:
     server.script = [step]
     with pytest.raises(InputError, match=told) as refused:
         ask(Question("gptoss", base_url=server.url))
     assert refused.value.hint
-    assert len(server.asked) == 1
+    assert len(server.asked) == asked
+
+
+def test_a_model_is_asked_for_by_the_name_of_the_interface_then_by_that_of_the_rows(server: Server) -> None:
+    server.script = [answer(b'{"error": "Unknown model"}', 400), rows({})]
+    file = ask(Question("gpt-oss-120b", base_url=server.url))
+    assert len(recognise(file).read(file).runs) == 1
+    assert [parse_qs(urlsplit(path).query)["model"][0] for path in server.asked] == ["gpt-oss-120b", "gptoss"]
+    server.script = [answer(b"[]")]
+    ask(Question("gpt-oss-120b", base_url=server.url))
+    assert Question("GLM-5").names == ("GLM-5", "glm5")
+    # Releases that are answered together stay apart.
+    source = SourceFile("r.json", json.dumps([ROW | {"model": name} for name in ("kimik2.5", "kimik2.6")]).encode())
+    runs = recognise(source).read(source).runs
+    question = Question("Kimi-K2.6")
+    assert question.names == ("Kimi-K2.5", "kimik2.6")
+    assert [question.wants(run) for run in runs] == [False, True]
+    assert [Question("kimi-k2.5").wants(run) for run in runs] == [True, False]
 
 
 def test_a_huge_answer_without_a_length_ends_at_the_limit(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +278,8 @@ def test_what_is_asked_for_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["import", "runs.csv", "--since", "2026-01-01"]) == 2
     assert "--since and --url are for InferenceX online" in capsys.readouterr().err
     assert Question("Qwen/Qwen3.5-397B-A17B").short_name == "qwen3.5"
-    assert Question("dsv4").short_name == "dsv4"
+    assert Question("DeepSeek-V4-Pro").short_name == Question("dsv4").short_name == "dsv4"
+    assert Question("dsv9").names == ("dsv9",)
     source = SourceFile("r.json", json.dumps([ROW]).encode())
     [run] = recognise(source).read(source).runs
     assert Question("gptoss", gpu="mi300x", since=date(2026, 6, 11)).wants(run)

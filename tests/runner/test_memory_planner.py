@@ -20,6 +20,8 @@ from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.precision import Precision
 from tests.support.hub import safetensors, serving
 
+pytestmark = pytest.mark.slow
+
 CATALOGUE = ModelCatalogue.load()
 COUNTS = json.loads((Path(__file__).parents[1] / "data" / "parameter_counts.json").read_text())["models"]
 GIB = 2**30

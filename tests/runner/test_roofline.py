@@ -461,6 +461,7 @@ def any_changes(draw: st.DrawFn) -> dict[str, object]:
     return changes
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(any_changes())
 def test_everything_is_finite_and_consistent(changes: dict[str, object]) -> None:
@@ -485,6 +486,7 @@ def test_everything_is_finite_and_consistent(changes: dict[str, object]) -> None
     assert (np.diff(p.queued.astype(int)) >= 0).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(any_changes())
 def test_more_is_never_slower(changes: dict[str, object]) -> None:

@@ -208,6 +208,7 @@ def test_what_cannot_carry_it_says_why(database: str, capsys: pytest.CaptureFixt
     assert "no configuration can carry it" in nothing
 
 
+@pytest.mark.slow
 def test_forms_of_output_and_of_rates(database: str, capsys: pytest.CaptureFixture[str]) -> None:
     shown = ask(capsys, database, "--rate", "chat=20", "--rate", "rag=5", "--spare", "1", "--whole-nodes")
     assert "ITL <= 50 ms (unless --slo names others; --no-slo lifts it)" in " ".join(shown.split())

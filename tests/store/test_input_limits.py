@@ -36,6 +36,7 @@ def test_devices_without_an_end(tmp_path: Path) -> None:
         assert limit in told.stderr, (command, told.stderr)
 
 
+@pytest.mark.slow
 def test_what_gzip_unpacks_to(tmp_path: Path) -> None:
     packed = gzip.compress(b'{"a": "' + b"x" * MB + b'"}')
     bomb = tmp_path / "b.json.gz"
@@ -76,6 +77,7 @@ def test_long_texts_in_an_export(tmp_path: Path) -> None:
         list(read_rows(long))
 
 
+@pytest.mark.slow
 def test_parquet_that_repeats_a_text(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")

@@ -110,6 +110,7 @@ def test_sqlite_is_set_up_as_documented(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_two_processes_may_create_a_store_at_once(store_url: str) -> None:
     processes = [FORKS.Process(target=create, args=(store_url,)) for _ in range(3)]
     for process in processes:

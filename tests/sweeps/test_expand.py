@@ -238,6 +238,7 @@ def test_a_block_is_found_without_the_others(sweep: Sweep, random) -> None:
         assert Expansion(sweep).block(number).digests() == blocks[number]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(sweeps())
 def test_columns_and_single_cases_have_the_same_digests(sweep: Sweep) -> None:

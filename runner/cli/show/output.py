@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gpuscout.runner.cli.common import SCHEMA_VERSION, print_table
+from gpuscout.runner.cli.common import document_head, print_table
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.text import printable
 
@@ -114,7 +114,7 @@ def print_rows(
 
 def print_json_rows(document: Mapping[str, object], key: str, rows: Iterable[Row]) -> None:
     """A JSON document that ends in a list of rows, written as they come, each on a line of its own."""
-    head = json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=2, default=_bare, allow_nan=False)
+    head = json.dumps({**document_head(), **document}, indent=2, default=_bare, allow_nan=False)
     write = sys.stdout.write
     write(f"{head.removesuffix('}').rstrip()},\n  {json.dumps(key)}: [")
     separator = "\n    "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from gpuscout.runner.cli.show.document import CASE, about_answer, picked
+from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.show.prices import prices_document
 from gpuscout.store.ranking.types import (
     MEASURES,
@@ -12,6 +12,7 @@ from gpuscout.store.ranking.types import (
     Configuration,
     Group,
     Operating,
+    Question,
     RankedConfig,
     Ranking,
 )
@@ -24,7 +25,6 @@ def ranking_document(ranking: Ranking) -> dict[str, object]:
     """The ranking as JSON types. Keys carry units; ratios are fractions; null: unknown, or nothing to say."""
     question, aim = ranking.question, ranking.question.aim
     return {
-        **about_answer(question),
         "objective": aim.name,
         "objective_unit": aim.unit,
         "more_is_better": aim.more_is_better,
@@ -37,10 +37,24 @@ def ranking_document(ranking: Ranking) -> dict[str, object]:
         "trust": str(question.trust),
         "confidence": question.confidence,
         "prices": prices_document(ranking.prices),
-        **picked(ranking, "sweep", "sweep_id", "missing_tasks"),
+        "question": _asked(question),
+        **picked(ranking, "sweep", "sweep_id", "missing_tasks", "implausible_runs"),
         "groups": [_group_document(group) for group in ranking.groups],
         "exclusions": [asdict(exclusion) for exclusion in ranking.exclusions],
     }
+
+
+_FILTERS = (
+    *("sweep", "models", "gpus", "vendors", "min_memory_gb", "workload", "input_len", "output_len", "engines"),
+    *("servers", "server_versions", "precisions", "tensor_parallel", "num_gpus", "max_gpus", "min_context"),
+    *("since", "until", "implausible", "default_slo"),
+)
+
+
+def _asked(question: Question) -> dict[str, object]:
+    """The filters of the question as they were asked; null and empty lists do not restrict."""
+    values = {name: getattr(question, name) for name in _FILTERS}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def _slo_document(slo: Slo) -> dict[str, object]:

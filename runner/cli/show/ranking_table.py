@@ -49,7 +49,7 @@ from gpuscout.sweeps.slo import Slo
 
 __all__ = ["TIES", "explanation", "print_notes", "print_ranking", "ranking_document"]
 
-TIES = 6
+TIES = 4
 """GPU types that are looked at for ties with the best."""
 # Objectives that have no column of their own otherwise.
 _VALUES = {"cost": "USD/Mtok", "cost-per-hour": "USD/h", "energy": "kWh/Mtok"}

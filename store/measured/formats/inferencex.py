@@ -15,20 +15,26 @@ from gpuscout.store.measured.formats.node import Node, day_of, scaled
 from gpuscout.store.measured.formats.reported import Contents, Load, Reported, known
 from gpuscout.store.measured.formats.source_file import SourceFile
 from gpuscout.sweeps.precision import precision_called, precision_detail
+from gpuscout.sweeps.servers import MEASURED_SERVERS, server_called
 
 SOURCE = "InferenceX"
 ATTRIBUTION = "InferenceX by SemiAnalysis"
 # Its short names of models. Others are told by a mapping file: labels are short names.
 MODELS = {
     "dsr1": "deepseek-ai/DeepSeek-R1-0528",
+    "dsv4": "deepseek-ai/DeepSeek-V4-Pro",
     "glm5": "zai-org/GLM-5-FP8",
+    "glm5.1": "zai-org/GLM-5.1-FP8",
     "gptoss": "openai/gpt-oss-120b",
+    "gptoss120b": "openai/gpt-oss-120b",
     "kimik2.5": "moonshotai/Kimi-K2.5",
+    "kimik2.6": "moonshotai/Kimi-K2.6",
     "llama70b": "meta-llama/Llama-3.3-70B-Instruct",
     "minimax2.5": "MiniMaxAI/MiniMax-M2.5",
+    "minimaxm2.5": "MiniMaxAI/MiniMax-M2.5",
+    "minimaxm2.7": "MiniMaxAI/MiniMax-M2.7",
     "qwen3.5": "Qwen/Qwen3.5-397B-A17B",
 }
-_SERVERS = {"vllm": "vllm", "sglang": "sglang", "trt": "trtllm", "trtllm": "trtllm", "atom": "atom"}
 _METRICS = {"ttft": ("ttft_ms", 1e3), "tpot": ("itl_ms", 1e3), "itl": ("token_gap_ms", 1e3), "e2el": ("e2e_s", 1.0)}
 _FIGURE = re.compile(r"(?P<what>mean|median|p(?P<percent>\d{1,2}(?:\.\d+)?))_(?P<metric>ttft|tpot|itl|e2el)")
 _VERSION = re.compile(r"v?(\d+\.\d+(?:\.\d+)?(?:\.?(?:rc|post|dev)\d+(?:\.post\d+)?)*)")
@@ -143,7 +149,7 @@ def _workers(row: Node, role: str) -> dict[str, object]:
 def _server(framework: Node) -> str:
     """The server of a framework such as vllm, trt or dynamo-sglang; another one as it is called."""
     name = (framework.text() or "").casefold()
-    return next((server for part in name.split("-") if (server := _SERVERS.get(part))), name)
+    return next((server for part in name.split("-") if (server := server_called(part)) in MEASURED_SERVERS), name)
 
 
 def _version(image: str | None) -> str | None:
