@@ -43,6 +43,10 @@ def capacity(
         list[str] | None,
         typer.Option("--tokens-rate", help="Instead: output tokens per second; repeat.", rich_help_panel=_LOAD),
     ] = None,
+    users: Annotated[
+        list[str] | None,
+        typer.Option("--users", help="Instead: requests in flight, one a user: 100, chat=100.", rich_help_panel=_LOAD),
+    ] = None,
     headroom: Annotated[
         float, typer.Option("--headroom", help="Share of the capacity that is kept free.", rich_help_panel=_LOAD)
     ] = 0.2,
@@ -73,6 +77,7 @@ def capacity(
     rates = [parse_rate(text, tokens=False) for text in rate or ()] + [
         parse_rate(text, tokens=True) for text in tokens_rate or ()
     ]
+    rates += [replace(parse_rate(text, tokens=False), users=True) for text in users or ()]
     demand = Demand(headroom, min_replicas, spare, whole_nodes)
     question = limits.limited(filters.question())
     with open_store(db) as store, store.reading() as connection:
@@ -209,6 +214,7 @@ def capacity_document(found: Capacity) -> dict[str, object]:
         "groups": [
             {
                 **picked(group.group, *CASE, "engine", "caveats"),
+                "users": group.users,
                 "requests_per_s": group.rate,
                 "output_tokens_per_s": group.rate * group.group.output_len,
                 "best_per_gpu": _plans(group, group.plans),

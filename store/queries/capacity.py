@@ -54,6 +54,17 @@ class Demand:
 
 
 @dataclass(frozen=True)
+class Users:
+    """So many requests in flight at any moment, one a user: who has an answer asks again at once."""
+
+    number: float
+
+    def requests_per_s(self, config: RankedConfig, rate_per_replica: float) -> float | None:
+        """The rate that they make on replicas of this configuration at its operating point; None: not known."""
+        return None if not config.concurrency else self.number * rate_per_replica / config.concurrency
+
+
+@dataclass(frozen=True)
 class Load:
     """The operating point of one replica at its share of the asked rate. Latencies None: not known."""
 
@@ -120,8 +131,9 @@ class Out:
 
 @dataclass(frozen=True)
 class GroupCapacity:
-    """How a model under one workload can be served at `rate` requests per second.
+    """How a model under one workload can be served at `rate` requests per second, or for so many `users`.
 
+    With users, each plan has a rate of its own, and `rate` is that of the first.
     `plans` are the cheapest of every GPU type, then further ones, each part by cost, what measurements back first;
     those without a price come last. `cut`: the cheapest of GPU types that cost more than `MOST_TIMES_THE_BEST` the
     first plan.
@@ -133,6 +145,7 @@ class GroupCapacity:
     further: tuple[Plan, ...]
     out: tuple[Out, ...]
     cut: tuple[Plan, ...] = ()
+    users: float | None = None
 
     @property
     def unproven(self) -> Plan | None:
@@ -152,11 +165,19 @@ def replicas_for(rate: float, rate_per_replica: float, demand: Demand) -> int:
 
 
 def plan(
-    config: RankedConfig, rate: float, output_len: int, demand: Demand, gpus_per_node: int, price: GpuPrice | None
+    config: RankedConfig,
+    load: float | Users,
+    output_len: int,
+    demand: Demand,
+    gpus_per_node: int,
+    price: GpuPrice | None,
 ) -> Plan | None:
-    """The deployments of one configuration; None: its request rate is not known."""
+    """The deployments of one configuration for requests per second, or users; None: its request rate is not known."""
     rate_per_replica = rate_of(config, output_len)
     if not rate_per_replica:
+        return None
+    rate = load.requests_per_s(config, rate_per_replica) if isinstance(load, Users) else load
+    if rate is None:
         return None
     replicas = replicas_for(rate, rate_per_replica, demand)
     nodes = packed(config.num_gpus, replicas, gpus_per_node)
@@ -204,7 +225,7 @@ def rate_of(config: RankedConfig, output_len: int) -> float | None:
 
 def capacity_of(
     group: Group,
-    rate: float,
+    load: float | Users,
     demand: Demand,
     nodes: Mapping[str, int],
     prices: Prices,
@@ -218,7 +239,7 @@ def capacity_of(
     """
 
     def sized(config: RankedConfig) -> Plan | None:
-        return plan(config, rate, group.output_len, demand, nodes[config.gpu], prices.known.get(config.gpu))
+        return plan(config, load, group.output_len, demand, nodes[config.gpu], prices.known.get(config.gpu))
 
     surely = {_identity(config): config for config in (safe or group).configs}
     plans = []
@@ -233,7 +254,9 @@ def capacity_of(
     chosen = {id(found) for found in best.values()}
     further = tuple(found for found in plans if id(found) not in chosen)
     options, cut = _cut(list(best.values()))
-    return GroupCapacity(group, rate, options, further, tuple(_out(group, best)), cut)
+    users = load.number if isinstance(load, Users) else None
+    rate = options[0].requests_per_s if options else 0.0 if isinstance(load, Users) else load
+    return GroupCapacity(group, rate, options, further, tuple(_out(group, best)), cut, users)
 
 
 def _identity(config: RankedConfig) -> tuple[object, ...]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import sqlalchemy as sa
 
 from gpuscout.store.prices.prices import Prices
-from gpuscout.store.queries.capacity import Demand, GroupCapacity, Load, Plan, capacity_of, load_at
+from gpuscout.store.queries.capacity import Demand, GroupCapacity, Load, Plan, Users, capacity_of, load_at
 from gpuscout.store.ranking.confidence import CAUTIOUS
 from gpuscout.store.ranking.rank import Question, Ranking, rank
 from gpuscout.store.ranking.types import Trusted
@@ -40,7 +40,7 @@ class Capacity:
 
 @dataclass(frozen=True)
 class Rate:
-    """What has to be carried: requests per second or, with `tokens`, output tokens per second of a workload.
+    """What has to be carried of a workload: requests per second or, with `tokens`, output tokens per second, or users.
 
     `workload` None: of each workload asked about.
     """
@@ -48,8 +48,11 @@ class Rate:
     value: float
     workload: str | None = None
     tokens: bool = False
+    users: bool = False
 
-    def requests_per_s(self, output_len: int) -> float:
+    def load(self, output_len: int) -> float | Users:
+        if self.users:
+            return Users(self.value)
         return self.value / output_len if self.tokens else self.value
 
 
@@ -76,7 +79,7 @@ def capacity(
         for group in ranking.groups:
             found = capacity_of(
                 group,
-                rate.requests_per_s(group.output_len),
+                rate.load(group.output_len),
                 demand,
                 nodes,
                 ranking.prices,
@@ -98,7 +101,10 @@ def _check(rates: list[Rate], question: Question) -> None:
         if not 0 < rate.value < math.inf:
             raise InputError(f"{rate.value:g} is no rate to size for", hint="requests per second, above 0")
     if not rates:
-        raise InputError("nothing to size for: give --rate or --tokens-rate", hint="for example --rate 50, per second")
+        raise InputError(
+            "nothing to size for: give --rate, --tokens-rate or --users",
+            hint="for example --rate 50, per second",
+        )
     names = [rate.workload for rate in rates]
     if len(set(names)) < len(names):
         raise InputError("a workload has two rates", hint="--rate chat=50 --rate rag=10 names each once")

@@ -323,3 +323,13 @@ def test_the_reason_is_that_of_the_best_configuration_of_a_gpu(database: str) ->
         )
         (group,) = capacity(connection, Question(workload="rag", trust="measured"), [Rate(20.0)], Demand()).groups
         assert {out.cause for out in group.out} == {Cause.NOT_TRUSTED}
+
+
+def test_users_are_requests_in_flight(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(ask(capsys, database, "--users", "100", "--workload", "chat", "--headroom", "0", "--json"))
+    [group] = found["groups"]
+    assert group["users"] == 100
+    for plan_of in group["best_per_gpu"]:
+        assert plan_of["replicas"] == math.ceil(100 / plan_of["concurrency"])
+    told = " ".join(ask(capsys, database, "--users", "chat=100").split())
+    assert "100 users at once, each with a request in flight" in told

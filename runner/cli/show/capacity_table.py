@@ -60,6 +60,8 @@ def capacity_lines(found: Capacity, width: int) -> list[str]:
     found = replace(found, groups=tuple(group for group in found.groups if case_of(group.group) not in aside))
     for group in found.groups:
         asked = f"{number(group.rate)} requests/s ({number(group.rate * group.group.output_len)} output tokens/s)"
+        if group.users is not None:
+            asked = f"{number(group.users)} users at once, each with a request in flight"
         lines += ["", *wrapped(f"{group.group.model}, {workload(group.group)}: {asked}", width, indent=0)]
         lines += _table(found, group, width) if group.plans else ["  no configuration can carry it"]
         for told in (*_notes(group), *_why_out(group), *group.group.caveats):
