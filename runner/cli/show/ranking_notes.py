@@ -156,7 +156,7 @@ def qualify(ranking: Ranking) -> str | None:
     total = candidates + sum(losers.count for group in ranking.groups for losers in group.losers)
     if not total:
         return None
-    return f"{candidates:,} of {count(total, 'configuration')} qualify"
+    return f"{candidates:,} of {count(total, 'configuration')} {'qualifies' if candidates == 1 else 'qualify'}"
 
 
 def print_notes(ranking: Ranking, *, top: int | None) -> None:
