@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,12 +18,15 @@ from gpuscout.runner.accuracy.seen import errors_seen
 from gpuscout.runner.accuracy.selection import fit_for_fitting
 from gpuscout.runner.calibration.fit import fit, parameters_of, predict
 from gpuscout.runner.calibration.intervals import coverage, interval_document
+from gpuscout.runner.calibration.kernels import PLAIN_EFFICIENCIES, kernel_factors, shipped
+from gpuscout.runner.calibration.parameters import PRIORS, REFERENCE
 from gpuscout.runner.calibration.rows import Figures, FitRows, fit_rows
 from gpuscout.runner.calibration.validate import LEFT_OUT, held_out
 from gpuscout.runner.engines.roofline.constants import FORMAT, Constants
 from gpuscout.runner.engines.roofline.uncertainty import BAND_ENDS, BAND_NAMES
 from gpuscout.store.measured import MeasuredRun, runs_digest
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 
 # A fit to fewer runs than this would move constants by chance.
 _FEWEST = 20
@@ -95,6 +99,7 @@ def calibrate(
     if "model" in left_out:
         trust["errors_seen"] = errors_document(left_out["model"], names, family_left_out=left_out.get("family"))
     sources = sorted({run.source for run in runs if run.source})
+    constants = parameters.document(fitted.vector)
     return {
         "format": FORMAT,
         "source": f"gpuscout calibrate; runs of {', '.join(sources) or 'an unnamed source'}",
@@ -103,8 +108,33 @@ def calibrate(
         "data_digest": runs_digest(runs),
         "errors": errors_of,
         **trust,
-        **parameters.document(fitted.vector),
+        **constants,
+        "kernels": placed_by_kernels(constants),
     }
+
+
+def placed_by_kernels(constants: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """The factors of generations that no run of the fit has, but whose kernels were measured.
+
+    They stand in relation to the reference vendor's kernels, also those of another vendor: its own factors are of other
+    generations' kernels. Nothing is placed above what the kernels reach themselves and a fit may give.
+    """
+    vendor_of = {gpu.family: gpu.vendor for gpu in GPUCatalogue.load()}
+    reference = constants["vendors"].get(REFERENCE, {})
+    found: dict[str, dict[str, float]] = {}
+    for family, factors in kernel_factors().items():
+        if family in constants["families"]:
+            continue
+        reached = shipped()["families"][family]
+        vendor = constants["vendors"].get(vendor_of[family], {})
+        found[family] = {}
+        for name, factor in factors.items():
+            before = constants["pooled"][name] * vendor.get(name, 1.0)
+            after = constants["pooled"][name] * reference.get(name, 1.0) * factor
+            if name in PLAIN_EFFICIENCIES:
+                after = min(after, max(reached[name], PRIORS[name].high))
+            found[family][name] = round(after / before, 4)
+    return found
 
 
 def _on_other_families(

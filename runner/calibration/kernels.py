@@ -49,6 +49,12 @@ _LARGE_WEIGHTS, _LARGE_CACHE = 2e8, 3e8
 _SMALL_MESSAGE, _ALLREDUCE_BYTES = 8192, 2
 _DIGITS = 4
 
+# Relative to the weights' bandwidth it is the same on all generations, within what the tables scatter.
+_NOT_CARRIED = ("kv_efficiency",)
+
+# Those that are not relative to another one: shares of what the GPU could do at best.
+PLAIN_EFFICIENCIES = ("memory_efficiency", "flops_efficiency", "attention_efficiency")
+
 Column = npt.NDArray[Any]
 Table = Mapping[str, Column]
 Found = dict[str, float]
@@ -91,6 +97,19 @@ def of_system(folder: Path, gpu: GPUSpec) -> Found:
         if part in means:  # these are relative
             means[part] /= means[whole]
     return means
+
+
+def kernel_factors() -> dict[str, dict[str, float]]:
+    """Those of `family_factors` that place generations outside `REFERENCE` of which there are no runs.
+
+    Those inside have serving runs enough to say it better, kernels and all. Exchanges over PCIe are left out: what
+    servers send over it is not what the tables measure.
+    """
+    return {
+        family: {name: factor for name, factor in factors.items() if name not in _NOT_CARRIED}
+        for family, factors in family_factors().items()
+        if family not in REFERENCE
+    }
 
 
 def family_factors(document: Mapping[str, Any] | None = None) -> dict[str, dict[str, float]]:

@@ -11,7 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from gpuscout.runner.accuracy.selection import fit_for_fitting
-from gpuscout.runner.calibration.document import calibrate, figures_document
+from gpuscout.runner.calibration import kernels
+from gpuscout.runner.calibration.document import calibrate, figures_document, placed_by_kernels
 from gpuscout.runner.calibration.fit import fit, parameters_of, predict
 from gpuscout.runner.calibration.intervals import coverage
 from gpuscout.runner.calibration.parameters import PRIORS, Parameters
@@ -57,6 +58,25 @@ def test_the_shipped_constants_are_fitted_to_the_shipped_runs(shipped: Document)
     assert shipped["data_digest"] == runs_digest(shipped_runs())
     assert shipped["runs"] == sum(map(len, fit_rows(shipped_runs())))
     assert set(PRIORS) == set(NAMES)
+
+
+def test_a_generation_without_runs_is_placed_by_its_kernels(shipped: Document) -> None:
+    assert shipped["kernels"] == placed_by_kernels(shipped)
+    assert not set(shipped["kernels"]) & set(shipped["families"])
+    constants = Constants.load()
+    names = ["Arc Pro B60", "RTX 5090", "H100-SXM-80GB"]
+    gpus = [GPUCatalogue.load().get(name) for name in names]
+    rows = constants.rows(gpus, ["vllm"], np.arange(3), np.zeros(3, dtype=np.int64))
+    reached = kernels.shipped()["families"]["Battlemage"]
+    assert rows.memory_efficiency[0] == pytest.approx(reached["memory_efficiency"], rel=1e-3)  # the most
+    assert 0.6 < rows.attention_efficiency[0] < PRIORS["attention_efficiency"].high
+    # Those with runs are where the runs put them, and the trust in what was not measured stays that of the unmeasured.
+    bare = Constants.from_dict({**shipped, "kernels": {}})
+    without = bare.rows(gpus, ["vllm"], np.arange(3), np.zeros(3, dtype=np.int64))
+    assert (rows.memory_efficiency == without.memory_efficiency).tolist() == [False, True, True]
+    assert constants.interval_group(gpus[0]) == bare.interval_group(gpus[0]) == len(constants.interval_groups) - 1
+    assert constants.digest != bare.digest
+    assert Constants.from_dict({**shipped, **constants.to_dict()}).kernels == ("Battlemage",)
 
 
 def test_a_refit_does_not_move_the_shipped_constants(shipped: Document, kinds: list[FitRows]) -> None:

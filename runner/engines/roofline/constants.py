@@ -97,6 +97,8 @@ class Constants:
     family_factors: FloatArray
     servers: tuple[str, ...]
     server_factors: FloatArray
+    kernels: tuple[str, ...]  # generations without runs, placed by what measured kernels say of them
+    kernel_factors: FloatArray
     source: str
     runs: int
     fitted_on: str
@@ -116,6 +118,7 @@ class Constants:
         """The constants of every row; `gpu` and `server` index the two sequences."""
         of_vendor = self.vendor_factors[[_position(gpu.vendor, self.vendors) for gpu in gpus]]
         of_family = of_vendor * self.family_factors[[_position(gpu.family, self.families) for gpu in gpus]]
+        of_family = of_family * self.kernel_factors[[_position(gpu.family, self.kernels) for gpu in gpus]]
         of_server = self.server_factors[[_position(name, self.servers) for name in servers]]
         table = self.pooled * of_family[:, None, :] * of_server[None, :, :]
         return Physical(*np.ascontiguousarray(table[gpu, server].T))
@@ -136,13 +139,16 @@ class Constants:
         vendors, vendor_factors = _factors(document.get("vendors"), "vendors")
         families, family_factors = _factors(document.get("families"), "families")
         servers, server_factors = _factors(document.get("servers"), "servers")
+        kernels, kernel_factors = _factors(document.get("kernels", {}), "kernels")
         interval_groups, intervals = interval_table(document.get("intervals"))
         runs = document.get("runs")
         if not isinstance(runs, int):
             raise ValueError("runs: expected the number of measured runs")
         # Only numbers decide: the same constants with another note, or other errors seen, give the same figures.
         decides = {
-            key: document[key] for key in ("pooled", "vendors", "families", "servers", "intervals") if key in document
+            key: document[key]
+            for key in ("pooled", "vendors", "families", "servers", "kernels", "intervals")
+            if key in document
         }
         return cls(
             pooled=np.array([pooled[name] for name in NAMES]),
@@ -152,6 +158,8 @@ class Constants:
             family_factors=family_factors,
             servers=servers,
             server_factors=server_factors,
+            kernels=kernels,
+            kernel_factors=kernel_factors,
             source=str(document.get("source", "")),
             runs=runs,
             fitted_on=str(document.get("fitted_on", "")),
@@ -163,7 +171,7 @@ class Constants:
         )
 
     def to_dict(self) -> dict[str, Mapping[str, object]]:
-        """What decides the numbers, in the form that `from_dict` reads: `pooled`, `vendors`, `families`, `servers`."""
+        """What decides the numbers, in the form that `from_dict` reads: `pooled`, `vendors`, `families` …"""
 
         def factors(names: tuple[str, ...], rows: FloatArray) -> dict[str, object]:
             return {name: dict(zip(NAMES, row.tolist(), strict=True)) for name, row in zip(names, rows, strict=False)}
@@ -173,6 +181,7 @@ class Constants:
             "vendors": factors(self.vendors, self.vendor_factors),
             "families": factors(self.families, self.family_factors),
             "servers": factors(self.servers, self.server_factors),
+            "kernels": factors(self.kernels, self.kernel_factors),
         }
 
     @classmethod
