@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 
 import jsonschema
+import pytest
 
 from tests.assets.make_schemas import ASKED, FOLDER, documents
+
+pytestmark = pytest.mark.slow
 
 PAGE = FOLDER.parent / "json-documents.md"
 
