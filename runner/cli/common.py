@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpuscout.runner.cli.streams import exact
+from gpuscout.runner.cli.streams import documents, exact, messages
 from gpuscout.sweeps.errors import NothingQualifiesError
 from gpuscout.sweeps.text import printable
 
@@ -48,7 +48,7 @@ def out() -> Console:
 
 def err() -> Console:
     """Where messages and progress go."""
-    return _console(sys.stderr)
+    return _console(messages())
 
 
 def _console(stream: Any) -> Console:
@@ -83,7 +83,7 @@ def leave_if_nothing(anything: bool) -> None:
 
 def print_json(document: Mapping[str, object]) -> None:
     """Print one document for machines."""
-    print(json_text(document))
+    print(json_text(document), file=documents())
 
 
 def print_table(

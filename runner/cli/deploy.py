@@ -13,6 +13,7 @@ import typer
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, err
 from gpuscout.runner.cli.options import AimOptions, Filters, PriceOptions, grouped
 from gpuscout.runner.cli.show.document import CASE, picked
+from gpuscout.runner.cli.streams import documents
 from gpuscout.sweeps.errors import InputError, NothingQualifiesError, UnknownNameError
 from gpuscout.sweeps.servers import ONE_OF_SERVERS
 
@@ -106,7 +107,7 @@ def deploy(
     replicas = _replicas(group, chosen, rate, headroom)
     text = _written(format, group, chosen, deployment, launch, replicas, image, _selector(node_selector))
     if output is None:
-        print(text, end="")
+        print(text, end="", file=documents())
     else:
         try:
             output.write_text(text)

@@ -27,6 +27,7 @@ from gpuscout.runner.cli import (
     query,
     recommend,
     run,
+    serve,
     sweeps,
 )
 from gpuscout.runner.cli.crash import traced, write_report
@@ -54,6 +55,7 @@ for group in (
     query,
     pareto,
     export,
+    serve,
     accuracy,
     calibrate,
     imports,

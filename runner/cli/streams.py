@@ -7,10 +7,23 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import IO, Any
 
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.text import printable_lines
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What a command printed while `captured`: its document, and its messages."""
+
+    documents: io.StringIO = field(default_factory=io.StringIO)
+    messages: io.StringIO = field(default_factory=io.StringIO)
+
+
+_CAPTURED: ContextVar[Captured | None] = ContextVar("captured", default=None)
 
 
 class OutputFailed(InputError):
@@ -90,3 +103,26 @@ def give_up(stream: Any) -> None:
 def _closed() -> IO[str]:
     """Every write fails, as it does on the descriptor that is not there."""
     return open(os.open(os.devnull, os.O_RDONLY), "w", closefd=True, encoding="utf-8")
+
+
+@contextmanager
+def captured() -> Iterator[Captured]:
+    """Take what commands of this thread print as JSON or as a launch command, and what they say on standard error."""
+    taken = Captured()
+    token = _CAPTURED.set(taken)
+    try:
+        yield taken
+    finally:
+        _CAPTURED.reset(token)
+
+
+def documents() -> IO[str]:
+    """Where documents go: standard output, unless it is captured."""
+    taken = _CAPTURED.get()
+    return sys.stdout if taken is None else taken.documents
+
+
+def messages() -> IO[str]:
+    """Where messages go: standard error, unless it is captured."""
+    taken = _CAPTURED.get()
+    return sys.stderr if taken is None else taken.messages

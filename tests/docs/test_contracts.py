@@ -36,13 +36,17 @@ PLANTED = {
         ("store.database.filesystems", "gpuscout.store.prices.prices"),
     ],
     "the layers of the runner": [
+        ("runner.cli.options", "gpuscout.runner.web.safety"),
         ("runner.calibration.rows", "gpuscout.runner.cli.common"),
         ("runner.accuracy.errors", "gpuscout.runner.calibration.rows"),
         ("runner.execution.work", "gpuscout.runner.accuracy.errors"),
         ("runner.resolve.models", "gpuscout.runner.execution.work"),
         ("runner.engines.base", "gpuscout.runner.resolve.models"),
     ],
-    "nothing imports the command line": [("runner.api.run", "gpuscout.runner.cli.common")],
+    "nothing imports the command line, but the page that runs its commands": [
+        ("runner.api.run", "gpuscout.runner.cli.common")
+    ],
+    "nothing imports the page, but the command that serves it": [("runner.cli.common", "gpuscout.runner.web.app")],
     "SQL is written in the store alone": [("runner.execution.plan", "sqlalchemy")],
     "sweeps is pure: no database, no Ray, no network": [("sweeps.curves", "ray")],
     "the store knows no Ray and no estimator": [("store.results.blocks", "transformers")],

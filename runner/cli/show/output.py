@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from gpuscout.runner.cli.common import document_head, print_table
+from gpuscout.runner.cli.streams import documents
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.text import printable
 
@@ -115,7 +116,7 @@ def print_rows(
 def print_json_rows(document: Mapping[str, object], key: str, rows: Iterable[Row]) -> None:
     """A JSON document that ends in a list of rows, written as they come, each on a line of its own."""
     head = json.dumps({**document_head(), **document}, indent=2, default=_bare, allow_nan=False)
-    write = sys.stdout.write
+    write = documents().write
     write(f"{head.removesuffix('}').rstrip()},\n  {json.dumps(key)}: [")
     separator = "\n    "
     for row in rows:

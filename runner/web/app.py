@@ -1,0 +1,37 @@
+"""The application: the API, the pages and their files, behind the guard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import FastAPI
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.responses import PlainTextResponse
+from starlette.staticfiles import StaticFiles
+
+from gpuscout import __version__
+from gpuscout.runner.web.api import api
+from gpuscout.runner.web.safety import Guard
+
+_HERE = Path(__file__).parent
+
+
+def make_app(db: str, guard: Guard | None = None) -> FastAPI:
+    """An application over the store at `db`, which is opened for each question and need not be there yet."""
+    app = FastAPI(
+        title="gpuscout",
+        version=__version__,
+        description="Which GPUs should serve this model, and what will it cost? Answers from one store.",
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.add_middleware(BaseHTTPMiddleware, dispatch=guard or Guard())
+    app.include_router(api(db))
+    app.add_api_route("/healthz", _healthy, methods=["GET"], include_in_schema=False)
+    app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
+    return app
+
+
+def _healthy() -> PlainTextResponse:
+    return PlainTextResponse("ok\n")

@@ -1,0 +1,38 @@
+"""Errors over HTTP: the status that stands for an exit status, and problem documents (RFC 9457)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gpuscout.sweeps.errors import GpuscoutError
+from gpuscout.sweeps.text import without_passwords
+
+# By the exit status of the command: wrong input, no store, an outdated store, nothing qualifies.
+STATUSES: Mapping[int, int] = {2: 400, 3: 503, 4: 503, 6: 404}
+TITLES: Mapping[int, str] = {
+    2: "The question cannot be asked like this",
+    3: "The store cannot be read",
+    4: "The store is of another version",
+    6: "Nothing qualifies",
+}
+
+
+def status_of(error: GpuscoutError) -> int:
+    """The HTTP status for an error: one for each exit status."""
+    return STATUSES.get(error.exit_code, 500)
+
+
+def title_of(error: GpuscoutError) -> str:
+    return TITLES.get(error.exit_code, "Something went wrong")
+
+
+def problem(error: GpuscoutError) -> dict[str, object]:
+    """The problem document: the command's message and hint, and its exit status."""
+    return {
+        "type": "about:blank",
+        "title": title_of(error),
+        "status": status_of(error),
+        "detail": without_passwords(error.message),
+        "hint": error.hint and without_passwords(error.hint),
+        "exit_status": error.exit_code,
+    }

@@ -1,0 +1,79 @@
+"""Who may ask, and what browsers may do: other hosts are refused, and callers without the token where one is set."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlencode
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+_COOKIE = "gpuscout_token"
+_LONGEST_QUERY = 20_000
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A middleware. `hosts`: the names that requests may be for, None: any. `token`: what callers must show, if any."""
+
+    hosts: tuple[str, ...] | None = LOOPBACK
+    token: str | None = None
+
+    async def __call__(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        refused = self._refused(request)
+        response = await call_next(request) if refused is None else refused
+        for name, value in _HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
+
+    def _refused(self, request: Request) -> Response | None:
+        if self.hosts is not None and _host(request) not in self.hosts:
+            return _plain(
+                421, "this server answers for other host names only: gpuscout serve --allow-host NAME adds one"
+            )
+        if len(request.url.query) > _LONGEST_QUERY:
+            return _plain(414, "the question is too long")
+        if self.token is None or request.url.path == "/healthz":
+            return None
+        return self._without_token(request, self.token)
+
+    def _without_token(self, request: Request, token: str) -> Response | None:
+        scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+        shown = (bearer if scheme.casefold() == "bearer" else "", request.cookies.get(_COOKIE, ""))
+        if any(_same(one, token) for one in shown):
+            return None
+        if request.method == "GET" and _same(request.query_params.get("token", ""), token):
+            # From the address into a cookie that no script can read, so that links can be passed on.
+            rest = urlencode([pair for pair in parse_qsl(request.url.query, True) if pair[0] != "token"])
+            response = RedirectResponse(request.url.path + (f"?{rest}" if rest else ""), 303)
+            response.set_cookie(_COOKIE, token, httponly=True, samesite="strict", secure=request.url.scheme == "https")
+            return response
+        refusal = _plain(401, "a token is needed: Authorization: Bearer TOKEN, or ?token=TOKEN once in a browser")
+        refusal.headers["WWW-Authenticate"] = "Bearer"
+        return refusal
+
+
+def _host(request: Request) -> str:
+    """The host that the request is for, without its port."""
+    host: str = request.headers.get("host", "")
+    name = host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
+    return name.casefold()
+
+
+def _same(shown: str, token: str) -> bool:
+    return hmac.compare_digest(shown.encode(), token.encode())
+
+
+def _plain(status: int, text: str) -> Response:
+    return PlainTextResponse(text + "\n", status)
