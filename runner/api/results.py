@@ -230,7 +230,7 @@ class RecommendationResult(Sequence[GPURecommendation]):
 
         >>> found = recommend_gpus("Llama-3.3-70B-Instruct", 2000, 256, gpus=["L40"])
         >>> [str(item) for item in found.filter_fitting_only()]
-        ['L40 x8 bf16', 'L40 x4 bf16']
+        ['L40 x4 bf16', 'L40 x8 bf16']
         """
         return self._with(item for item in self if item.fits)
 

@@ -82,7 +82,9 @@ def test_the_kinds_of_attention_are_kept_apart() -> None:
 @pytest.mark.parametrize("name", ["Llama-3.3-70B-Instruct", "gpt-oss-120b", "granite-4.0-h-small"])
 def test_total_memory_is_what_the_engine_needs(name: str, size: int) -> None:
     model = ModelArchitecture(name)
-    estimate = estimate_performance(model, "B300", size, **SHAPE)
+    # Where kernels pad MXFP4 experts, a GPU needs more than the model has.
+    gpu = "A100-80GB" if name == "gpt-oss-120b" else "B300"
+    estimate = estimate_performance(model, gpu, size, **SHAPE)
     assert estimate.memory_needed_gib == pytest.approx(
         model.total_memory_gb(2256, tensor_parallel_size=size) * GIB_PER_GB
     )
