@@ -79,6 +79,9 @@ def inferred(documents: Iterable[Any], key: str = "") -> Schema:
         found["additionalProperties"] = False
     longest_first = sorted(UNITS.items(), key=lambda one: -len(one[0]))
     unit = next((unit for suffix, unit in longest_first if key.endswith(suffix)), "")
+    # Only ever unknown in these documents: a figure if its name has a unit, else anything.
+    if types.keys() == {"null"}:
+        types = {"null": None, "number": None} if unit else {}
     kinds = sorted(types)
     head: Schema = {"type": kinds[0] if len(kinds) == 1 else kinds} if kinds else {}
     return head | ({"description": unit} if unit and "object" not in types else {}) | found
