@@ -84,7 +84,8 @@ def test_how_many_users_one_gpu_takes(tmp_path: Path) -> None:
     assert config["itl_ms"] <= 50
     assert config["concurrency"] > 8
     sure = document(tmp_path, "recommend", "--confidence", "0.9")["groups"][0]["configurations"][0]
-    assert sure["concurrency"] < config["concurrency"]
+    assert sure["concurrency"] <= config["concurrency"]
+    assert sure["limits"][0]["probability"] >= 0.9
 
 
 def test_what_sixteen_gpus_can_serve(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def ranking_document(ranking: Ranking) -> dict[str, object]:
         "confidence": question.confidence,
         "prices": prices_document(ranking.prices),
         "question": _asked(question),
-        **picked(ranking, "sweep", "sweep_id", "missing_tasks", "implausible_runs"),
+        **picked(ranking, "sweep", "sweep_id", "missing_tasks", "implausible_runs", "set_aside_runs"),
         "groups": [_group_document(group) for group in ranking.groups],
         "exclusions": [asdict(exclusion) for exclusion in ranking.exclusions],
     }
