@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help quickstart test test-fast test-lowest coverage constraints check format bench clean fuzz attacks
+.PHONY: help quickstart test test-fast test-lowest coverage constraints docs check format bench clean fuzz attacks
 
 help:
 	@echo "make quickstart  install into .venv, sweep sweeps/examples/quickstart.yaml, print a recommendation"
@@ -14,6 +14,7 @@ help:
 	@echo "make attacks     the tests of hostile places that take long"
 	@echo "make check       ruff, mypy and the import contracts"
 	@echo "make format      let ruff rewrite the code"
+	@echo "make docs        the documentation as a site in site/; a dead link is an error"
 	@echo "make constraints write constraints.txt: the newest versions that fit together"
 	@echo "make bench       measure: points per second, end-to-end rate"
 
@@ -82,6 +83,13 @@ constraints: .venv/.uv
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
 		--no-header --no-annotate --quiet --output-file constraints.txt
 
+.venv/.docs: .venv/.installed pyproject.toml
+	$(BIN)/python -m pip install --quiet --group docs
+	@touch $@
+
+docs: .venv/.docs
+	$(BIN)/python -m mkdocs build --strict --quiet
+
 .venv/.bench: .venv/.dev pyproject.toml
 	$(BIN)/python -m pip install --quiet --group bench
 	@touch $@
@@ -90,4 +98,4 @@ bench: .venv/.bench
 	$(BIN)/python -m tests.bench
 
 clean:
-	rm -rf .venv .venv-lowest build dist .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-lowest build dist site .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

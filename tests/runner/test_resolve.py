@@ -6,7 +6,7 @@ import json
 import sqlite3
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -476,5 +476,8 @@ def test_what_a_file_leaves_out_is_what_transformers_states(tmp_path: Path) -> N
     mpt = local("mpt", {"model_type": "mpt", "hidden_size": 1024, "num_hidden_layers": 3, "num_attention_heads": 8})
     assert (mpt.hidden_size, mpt.layers, mpt.attention_heads, mpt.tied_embeddings) == (1024, 3, 8, True)
     unheard = {"model_type": "zaya", "hidden_size": 1024, "num_hidden_layers": 2, "num_attention_heads": 8}
-    with pytest.raises(ModelConfigError):  # transformers names layers that are not known here
+    from transformers import CONFIG_MAPPING
+
+    # Where this release of transformers has the family, it names layers that are not known here.
+    with pytest.raises(ModelConfigError) if "zaya" in CONFIG_MAPPING else nullcontext():
         local("zaya", {**unheard, "num_key_value_heads": 2, "intermediate_size": 2048, "vocab_size": 1000})
