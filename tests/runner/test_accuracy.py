@@ -153,7 +153,8 @@ def test_errors_equal_an_independent_count(serving: AccuracyReport, tmp_path: Pa
         assert told.median == pytest.approx(statistics.median(absolute), rel=1e-6)
         assert told.bias == pytest.approx(statistics.median(values), rel=1e-6)
         # Nine tenths of them are no larger, whichever way one counts between two of them.
-        assert absolute[len(values) * 9 // 10 - 1] <= told.p90 <= absolute[len(values) * 9 // 10 + 1]
+        around = absolute[len(values) * 9 // 10 - 1 :][:3]
+        assert around[0] * (1 - 1e-6) <= told.p90 <= around[-1] * (1 + 1e-6)
 
 
 def test_the_choice_equals_an_independent_count(serving: AccuracyReport) -> None:

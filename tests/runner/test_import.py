@@ -382,7 +382,8 @@ def test_messages_and_exit_codes(folder: Path, capsys: pytest.CaptureFixture[str
     assert command("vlm", "results/vllm.json")[::2] == (
         2,
         'unknown file or format "vlm"\n'
-        "    did you mean vllm?   formats: vllm, guidellm, llm-d, aiperf, llm-optimizer, csv\n",
+        "    did you mean vllm?   "
+        "formats: vllm, guidellm, llm-d, aiperf, inference-perf, llm-optimizer, inferencex, csv\n",
     )
     assert "no files given for the format vllm" in command("vllm")[2]
     assert "cannot read none.json: No such file" in command("none.json")[2]

@@ -164,6 +164,9 @@ def test_a_run_that_is_not_plain_never_stands_for_a_plain_one(
     assert "drafted tokens, which estimates do not know of: set aside" in capsys.readouterr().err
 
     ask = ["recommend", "--model", "Qwen3-32B", "--input-len", "1024", "--output-len", "512", "--objective", "itl"]
+    assert execute([*ask, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["set_aside_runs"], document["question"]["set_aside"]) == (5, False)
     assert execute(ask) == 0
     told = capsys.readouterr().out
     assert "20.0" in told
