@@ -275,7 +275,7 @@ def test_what_is_told_of_prices(
         return shown.out + shown.err
 
     # B rents out eight at once: an hour of one of them costs that of all.
-    shown = told("--whole-instances")
+    shown = told("--whole-instances", "--explain")
     assert "on-demand USD per hour of a single GPU, its whole instance paid, median of providers" in shown
     assert "L4 4.50 (1.00 to 8.00: A, B; 2026-01-01)" in shown
     assert "the price decides: L4: with 1.00 L4 wins instead of L40S\n" in shown
