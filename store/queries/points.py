@@ -31,7 +31,7 @@ from gpuscout.store.queries.point_columns import (
 )
 from gpuscout.store.ranking.limits import limits_of, limits_on_runs, need_percentiles
 from gpuscout.store.ranking.lookup import means_estimated, means_measured
-from gpuscout.store.ranking.runs import on_runs
+from gpuscout.store.ranking.runs import on_runs, with_left_out
 from gpuscout.store.ranking.scope import Condition, Scope, nothing_matches, scope_of
 from gpuscout.store.ranking.types import Kind, Question
 from gpuscout.store.results.catalogues import caveats_of
@@ -118,7 +118,8 @@ class PointReader:
     def check_any(self) -> None:
         """Raises InputError where there are no points, and not because of the SLOs; it says what the store has."""
         if not self.question.slos or not self.has_any():
-            raise nothing_matches(self.connection, self.scope)
+            error = nothing_matches(self.connection, self.scope)
+            raise with_left_out(error, self.connection, self.scope, self.question)
 
     def rows(
         self,

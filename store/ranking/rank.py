@@ -64,6 +64,7 @@ from gpuscout.store.ranking.runs import (
     left_out_as_implausible,
     left_out_as_set_aside,
     runs_statement,
+    with_left_out,
 )
 from gpuscout.store.ranking.scope import Scope, nothing_matches, scope_of
 from gpuscout.store.ranking.trust import ties_of
@@ -109,7 +110,7 @@ def rank(connection: sa.Connection, question: Question) -> Ranking:
     if pool is None:
         if (question.engines and not scope.engines.ids) or not means_estimated(question.kinds):
             check_there_are_any(connection)
-        raise nothing_matches(connection, scope)
+        raise with_left_out(nothing_matches(connection, scope), connection, scope, question)
     groups = _groups(connection, scope, pool)
     name, sweep_id = (scope.sweep.name, scope.sweep.id) if scope.sweep else (None, None)
     missing = 0 if sweep_id is None else _missing_tasks(connection, sweep_id)

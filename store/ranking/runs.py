@@ -212,6 +212,19 @@ def left_out_as_set_aside(connection: sa.Connection, scope: Scope, question: Que
     return connection.execute(sa.select(sa.func.count()).select_from(plain)).scalar_one()
 
 
+def with_left_out(error: InputError, connection: sa.Connection, scope: Scope, question: Question) -> InputError:
+    """The error of a question without an answer, that says which measured runs would be one if they counted."""
+    hints = [
+        f"measured runs that match but do not count: {runs:,} {why} ({flag} counts them)"
+        for runs, why, flag in (
+            (left_out_as_set_aside(connection, scope, question), "that are set aside", "--set-aside"),
+            (left_out_as_implausible(connection, scope, question), "better than the hardware can be", "--implausible"),
+        )
+        if runs
+    ]
+    return InputError(error.message, hint="\n    ".join([*hints, error.hint or ""])) if hints else error
+
+
 def points_of(
     connection: sa.Connection, statement: sa.Select[Any], known: Mapping[int, int], limits: Sequence[Limit]
 ) -> Points | None:

@@ -184,6 +184,13 @@ def test_a_run_that_is_not_plain_never_stands_for_a_plain_one(
     assert json.loads(told.out)["accuracy"][0]["runs"] == 3
     assert "left out: 3 runs of drafted, cached or disaggregated deployments" in told.err
 
+    assert execute(["import", "--remove", "plain.csv", "--yes"]) == 0
+    for command in (ask, ["query"]):
+        assert execute(command) == 2
+        assert "do not count: 5 that are set aside (--set-aside counts them)" in capsys.readouterr().err
+    assert execute(["import", "plain.csv"]) == 0
+    capsys.readouterr()
+
     # Exports have them when asked, and they stay set aside on the way back.
     assert execute(["export", "--output", "all.jsonl", "--set-aside"]) == 0
     assert execute(["import", "all.jsonl", "--db", "sqlite:///other.db"]) == 0
