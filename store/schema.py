@@ -43,7 +43,7 @@ from gpuscout.sweeps.outcomes import OUTCOMES
 from gpuscout.sweeps.precision import PRECISIONS
 from gpuscout.sweeps.workloads import LOADS
 
-REVISIONS: tuple[str, ...] = ("0001", "0002", "0003", "0004", "0005", "0006")
+REVISIONS: tuple[str, ...] = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
 """Every revision of the schema, oldest first: what alembic knows, readable without importing it."""
 HEAD = REVISIONS[-1]
 REVISION_TABLE = "gpuscout_revision"
@@ -177,6 +177,14 @@ engines = Table(
     UniqueConstraint("name", "fingerprint", "options_digest"),
 )
 
+traffics = Table(
+    "traffics",
+    metadata,
+    _id(),
+    _text("shape"),  # canonical JSON of Traffic.shape: how requests vary and when they come, without a rate
+    UniqueConstraint("shape"),
+)
+
 cases = Table(
     "cases",
     metadata,
@@ -196,6 +204,9 @@ cases = Table(
     _big("max_model_len"),
     _big("input_len"),
     _big("output_len"),
+    # Of `traffics`; NULL: fixed lengths in a closed loop. SQLite adds a foreign key only by writing the table anew.
+    Column("traffic_id", Id, nullable=True),
+    _number("request_rate", nullable=True),  # requests/s of the deployment in an open loop; NULL: a closed loop
     UniqueConstraint("digest"),
     _one_of("precision", PRECISIONS),
     _one_of("kv_precision", PRECISIONS),
@@ -251,6 +262,19 @@ operating_points = Table(
     Column("regime", SmallInteger, nullable=True),  # of `intervals` of the engine; NULL: no interval is known
     PrimaryKeyConstraint("task_id", "concurrency"),
     _one_of("bound", BOUNDS),
+    sqlite_with_rowid=False,
+)
+
+# Over requests, of estimates of engines that say them. Without a foreign key, as the points.
+point_percentiles = Table(
+    "point_percentiles",
+    metadata,
+    Column("task_id", Id, nullable=False),
+    _int("concurrency"),
+    _word("metric"),
+    _number("percentile"),
+    _number("value"),
+    PrimaryKeyConstraint("task_id", "concurrency", "metric", "percentile"),
     sqlite_with_rowid=False,
 )
 
@@ -380,6 +404,8 @@ sweep_workloads = Table(
     _text("name"),
     _big("input_len"),
     _big("output_len"),
+    Column("traffic_id", Id, nullable=True),  # as of its cases
+    _number("request_rate", nullable=True),
     PrimaryKeyConstraint("sweep_id", "name"),
 )
 

@@ -23,6 +23,7 @@ from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.precision import PRECISIONS, Precision
 from gpuscout.sweeps.servers.options import ServerOptions, default_options
+from gpuscout.sweeps.traffic.traffic import PLAIN, Traffic
 
 DIGEST_BYTES = 16
 _CASE_SCHEMA = b"gpuscout case 1\0"
@@ -62,6 +63,7 @@ class Case:
     server: str = "vllm"
     gpu_memory_utilization: float = 0.9
     max_model_len: int | None = None
+    traffic: Traffic = PLAIN
     server_options: ServerOptions = ()
 
     @property
@@ -70,13 +72,16 @@ class Case:
 
     @property
     def context_len(self) -> int:
-        """Tokens one sequence may grow to: `max_model_len`, or exactly the workload's."""
-        return self.max_model_len or self.input_len + self.output_len
+        """Tokens one sequence may grow to: `max_model_len`, or exactly the longest of the workload."""
+        return self.max_model_len or self.traffic.longest(self.input_len, self.output_len)
 
 
 @dataclass(frozen=True)
 class CaseColumns:
-    """n cases as columns. `model`, `gpu`, `server`, `options` index the tuples; precisions are codes of `Precision`."""
+    """n cases as columns. `model`, `gpu`, `server`, `options` and `traffic` index the tuples; precisions are codes.
+
+    Without `server_options` all are the servers' defaults, without `traffics` all of it is plain.
+    """
 
     models: tuple[ModelSpec, ...]
     gpus: tuple[GPUSpec, ...]
@@ -96,11 +101,14 @@ class CaseColumns:
     output_len: npt.NDArray[np.int64]
     server_options: tuple[ServerOptions, ...] = ((),)
     options: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    traffics: tuple[Traffic, ...] = (PLAIN,)
+    traffic: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     _digests: list[bytes] = field(default_factory=list, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if len(self.options) != len(self.model):  # none were given
-            object.__setattr__(self, "options", np.zeros(len(self.model), dtype=np.int64))
+        for name in ("options", "traffic"):
+            if len(getattr(self, name)) != len(self.model):  # none was given
+                object.__setattr__(self, name, np.zeros(len(self.model), dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.model)
@@ -112,7 +120,8 @@ class CaseColumns:
     def take(self, rows: npt.NDArray[Any]) -> CaseColumns:
         """The cases at these positions (or under this boolean mask), in that order."""
         columns = {name: getattr(self, name)[rows] for name in COLUMN_NAMES}
-        return CaseColumns(self.models, self.gpus, self.servers, server_options=self.server_options, **columns)
+        tuples = {name: getattr(self, name) for name in ("models", "gpus", "servers", "server_options", "traffics")}
+        return CaseColumns(**tuples, **columns)
 
     def option(self, name: str) -> npt.NDArray[np.int64]:
         """The value of one server option in every case: as given, or the default of its server on its GPU."""
@@ -142,6 +151,7 @@ class CaseColumns:
             max_model_len=int(self.max_model_len[row]),
             input_len=int(self.input_len[row]),
             output_len=int(self.output_len[row]),
+            traffic=self.traffics[self.traffic[row]],
             server_options=self.server_options[self.options[row]],
         )
 
@@ -152,6 +162,7 @@ class CaseColumns:
         models = tuple(dict.fromkeys(case.model for case in cases))
         gpus = _unique_by_identity(case.gpu for case in cases)
         servers = tuple(dict.fromkeys(case.server for case in cases))
+        traffics = tuple(dict.fromkeys(case.traffic for case in cases)) or (PLAIN,)
         options = tuple(dict.fromkeys(case.server_options for case in cases)) or ((),)
 
         def ints(values: Iterable[int]) -> npt.NDArray[np.int64]:
@@ -176,6 +187,8 @@ class CaseColumns:
             max_model_len=ints(case.context_len for case in cases),
             input_len=ints(case.input_len for case in cases),
             output_len=ints(case.output_len for case in cases),
+            traffics=traffics,
+            traffic=ints(traffics.index(case.traffic) for case in cases),
             server_options=options,
             options=ints(options.index(case.server_options) for case in cases),
         )
@@ -187,18 +200,22 @@ class CaseColumns:
         model_digests = [model.digest() for model in self.models]
         gpu_digests = [gpu.digest() for gpu in self.gpus]
         prefixes: dict[tuple[int, ...], Any] = {}
-        shared = (self.model, self.gpu, self.server, self.precision, self.kv_precision, self.options)
+        shared = (
+            self.model, self.gpu, self.server, self.precision, self.kv_precision, self.options, self.traffic,
+        )  # fmt: skip
         groups = zip(*(column.tolist() for column in shared), strict=True)
         row_bytes = self._packed_rows()
         size = _ROW.itemsize
         for position, group in enumerate(groups):
             prefix = prefixes.get(group)
             if prefix is None:
-                model, gpu, server, precision, kv_precision, options = group
+                model, gpu, server, precision, kv_precision, options, traffic = group
                 prefix = hashlib.sha256(_CASE_SCHEMA + model_digests[model] + gpu_digests[gpu])
                 prefix.update(f"{self.servers[server]}\0{PRECISIONS[precision]}\0{PRECISIONS[kv_precision]}\0".encode())
                 if given := self.server_options[options]:
                     prefix.update(canonical_json(dict(given)) + b"\0")
+                if identity := self.traffics[traffic].identity():
+                    prefix.update(b"traffic\0" + canonical_json(identity) + b"\0")
                 prefixes[group] = prefix
             digest = prefix.copy()
             digest.update(row_bytes[position * size : (position + 1) * size])
@@ -213,7 +230,9 @@ class CaseColumns:
 
 
 COLUMN_NAMES: tuple[str, ...] = tuple(
-    f.name for f in fields(CaseColumns) if f.name not in ("models", "gpus", "servers", "server_options", "_digests")
+    f.name
+    for f in fields(CaseColumns)
+    if f.name not in ("models", "gpus", "servers", "server_options", "traffics", "_digests")
 )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,14 @@ class Bound(StrEnum):
 BOUNDS: tuple[Bound, ...] = tuple(Bound)
 
 
+# The percentiles of estimates that are kept, over requests.
+PERCENTILES: tuple[float, ...] = (50.0, 90.0, 95.0, 99.0)
+PERCENTILE_METRICS: tuple[str, ...] = ("ttft_ms", "itl_ms", "e2e_s")
+PERCENTILE_COLUMNS: tuple[tuple[str, float], ...] = tuple(
+    (metric, percentile) for metric in PERCENTILE_METRICS for percentile in PERCENTILES
+)
+
+
 @dataclass(frozen=True)
 class Points:
     """Operating points of the tasks of one block, ordered by (task, concurrency). All arrays have the same length.
@@ -41,6 +50,7 @@ class Points:
     and throughput the whole deployment. Figures are finite: a point that does not exist is left out.
     `queued` marks more requests in flight than the KV cache holds: the rest waits, which shows in TTFT. `regime` is
     which of its engine's intervals (`gpuscout.sweeps.trust`) holds around a point, -1 where none is known.
+    `percentiles` has a row a point and the columns `PERCENTILE_COLUMNS`, NaN where one is not known; None: none is.
     """
 
     task: IntArray
@@ -53,9 +63,34 @@ class Points:
     bound: IntArray
     queued: npt.NDArray[np.bool_]
     regime: IntArray
+    percentiles: FloatArray | None = None
 
     def __len__(self) -> int:
         return len(self.task)
+
+    def take(self, rows: npt.NDArray[Any]) -> Points:
+        """The points at these positions (or under this boolean mask), in that order."""
+        columns = {name: getattr(self, name) for name in POINT_COLUMNS}
+        percentiles = None if self.percentiles is None else self.percentiles[rows]
+        return Points(**{name: column[rows] for name, column in columns.items()}, percentiles=percentiles)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Points]) -> Points:
+        """One after the other."""
+        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in POINT_COLUMNS}
+        percentiles = None
+        if any(part.percentiles is not None for part in parts):
+            unknown = (np.full((len(part), len(PERCENTILE_COLUMNS)), np.nan) for part in parts)
+            percentiles = np.concatenate(
+                [
+                    nothing if part.percentiles is None else part.percentiles
+                    for part, nothing in zip(parts, unknown, strict=True)
+                ]
+            )
+        return cls(**columns, percentiles=percentiles)
+
+
+POINT_COLUMNS: tuple[str, ...] = tuple(f.name for f in fields(Points) if f.name != "percentiles")
 
 
 @dataclass(frozen=True)

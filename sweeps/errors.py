@@ -176,11 +176,19 @@ class SweepInterrupted(GpuscoutError):
     exit_code = 130
 
 
+# "workload" means "workloads" and not "load", too.
+_MUCH_LESS_ALIKE = 0.25
+
+
 def nearest(name: str, candidates: Iterable[str], *, limit: int = 3) -> list[str]:
     """The candidates most like `name`, best first, ignoring case; empty when none is close."""
     by_folded = {candidate.casefold(): candidate for candidate in candidates}
-    found = difflib.get_close_matches(name.casefold(), by_folded, n=limit, cutoff=0.6)
-    return [by_folded[folded] for folded in found]
+    folded = name.casefold()
+    found = difflib.get_close_matches(folded, by_folded, n=limit, cutoff=0.6)
+    likeness = [difflib.SequenceMatcher(None, candidate, folded).ratio() for candidate in found]
+    return [
+        by_folded[one] for one, ratio in zip(found, likeness, strict=True) if ratio > likeness[0] - _MUCH_LESS_ALIKE
+    ]
 
 
 _LONGEST_QUOTE = 60

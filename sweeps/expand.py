@@ -21,6 +21,7 @@ from gpuscout.sweeps.cases import CaseColumns
 from gpuscout.sweeps.precision import PRECISIONS, Precision
 from gpuscout.sweeps.spec.rules import Rule
 from gpuscout.sweeps.sweep import AXES, EnginePart, Sweep
+from gpuscout.sweeps.traffic.traffic import Traffic
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -283,7 +284,7 @@ class Expansion:
 
     def _describe_context(self, at: dict[str, int]) -> str:
         workload = self.sweep.workloads[at["workloads"]]
-        needed = workload.input_len + workload.output_len
+        needed = workload.longest
         limit = self.sweep.max_model_len[at["max_model_len"]]
         if limit is not None and limit < needed:
             return f"workload {workload.name} takes {needed:,} tokens, max_model_len is {limit:,}"
@@ -328,9 +329,7 @@ class Expansion:
     @cached_property
     def _context_lengths(self) -> Ints:
         """(max_model_len, workload): tokens one sequence may grow to."""
-        needed = np.array(
-            [workload.input_len + workload.output_len for workload in self.sweep.workloads], dtype=np.int64
-        )
+        needed = np.array([workload.longest for workload in self.sweep.workloads], dtype=np.int64)
         return np.array(
             [needed if limit is None else np.full_like(needed, limit) for limit in self.sweep.max_model_len]
         )
@@ -338,9 +337,7 @@ class Expansion:
     @cached_property
     def _context_suffices(self) -> Bools:
         """(model, max_model_len, workload)"""
-        needed = np.array(
-            [workload.input_len + workload.output_len for workload in self.sweep.workloads], dtype=np.int64
-        )
+        needed = np.array([workload.longest for workload in self.sweep.workloads], dtype=np.int64)
         context = np.array([m.max_context or np.iinfo(np.int64).max for m in self._models], dtype=np.int64)
         fits_limit = self._context_lengths >= needed
         return fits_limit[None] & (self._context_lengths[None] <= context[:, None, None])
@@ -353,10 +350,10 @@ class Expansion:
         zipped = {axis for group in self.sweep.zipped for axis in group}
         if "max_model_len" in zipped or "workloads" in zipped:
             return asked
-        seen: set[tuple[int, int, int]] = set()
+        seen: set[tuple[int, int, int, Traffic]] = set()
         for (limit, position), length in np.ndenumerate(lengths):
             workload = self.sweep.workloads[position]
-            case = (int(length), workload.input_len, workload.output_len)
+            case = (int(length), workload.input_len, workload.output_len, workload.traffic)
             asked[limit, position] = case not in seen
             seen.add(case)
         return asked
@@ -481,6 +478,8 @@ class Expansion:
             max_model_len=self._context_lengths[positions["max_model_len"], workload],
             input_len=input_len[workload],
             output_len=output_len[workload],
+            traffics=tuple(w.traffic for w in self.sweep.workloads),
+            traffic=workload,
         )
 
 

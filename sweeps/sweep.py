@@ -145,7 +145,12 @@ class Sweep:
                 for part in self.engines
             ],
             "workloads": [
-                {"name": workload.name, "input_len": workload.input_len, "output_len": workload.output_len}
+                {
+                    "name": workload.name,
+                    "input_len": workload.input_len,
+                    "output_len": workload.output_len,
+                    **({} if workload.traffic.is_plain else {"traffic": workload.traffic.identity()}),
+                }
                 for workload in self.workloads
             ],
             "servers": self.servers,

@@ -4,28 +4,45 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
+from gpuscout.sweeps.traffic.traffic import PLAIN, Traffic
 
 LOADS = ("closed_loop", "request_rate", "offline_maximum")
 """How requests are sent: always so many in flight, so many a second, or as many as the server takes."""
 
+RATE_MARK = "@"
+
 
 @dataclass(frozen=True)
 class Workload:
-    """Requests of one shape: `input_len` tokens are read, `output_len` tokens are written; both at least 1."""
+    """Requests of one kind: `input_len` tokens are read, `output_len` tokens are written; both at least 1.
+
+    Where `traffic` varies the lengths, these are their means, rounded.
+    """
 
     name: str
     input_len: int
     output_len: int
     description: str = ""
+    traffic: Traffic = PLAIN
 
     def __post_init__(self) -> None:
         for what, tokens in (("input_len", self.input_len), ("output_len", self.output_len)):
             if tokens < 1:
                 raise InputError(f'workload "{self.name}": {what} must be at least 1 token, not {tokens}')
+
+    def at_rate(self, request_rate: float) -> Workload:
+        """The same requests in an open loop of so many a second; the name says the rate: "chat@2.5"."""
+        traffic = replace(self.traffic, request_rate=request_rate)
+        return replace(self, name=f"{self.name}{RATE_MARK}{request_rate:g}", traffic=traffic)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest request with its answer."""
+        return self.traffic.longest(self.input_len, self.output_len)
 
 
 # Typical lengths, not bounds. Where a common public benchmark has nearly the shape (1k in, 8k out), exactly that

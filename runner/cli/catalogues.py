@@ -1,4 +1,4 @@
-"""`gpuscout gpus | models | workloads | engines`: what can be named in a sweep."""
+"""`gpuscout gpus | models | engines`: what can be named in a sweep."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ gpus = typer.Typer(
 models = typer.Typer(
     help="The models gpuscout knows without a download.", epilog="Example: gpuscout models show gpt-oss-120b"
 )
-workloads = typer.Typer(help="The workload presets.", epilog="Example: gpuscout workloads show chat")
 engines = typer.Typer(help="What estimates a task.", epilog="Example: gpuscout engines show roofline")
 
 
@@ -37,13 +36,11 @@ def register(app: typer.Typer) -> None:
     for group, command in (
         (gpus, list_gpus),
         (models, list_models),
-        (workloads, list_workloads),
         (engines, list_engines),
     ):
         list_by_default(group, command)
     app.add_typer(gpus, name="gpus", rich_help_panel="Catalogues")
     app.add_typer(models, name="models", rich_help_panel="Catalogues")
-    app.add_typer(workloads, name="workloads", rich_help_panel="Catalogues")
     app.add_typer(engines, name="engines", rich_help_panel="Catalogues")
 
 
@@ -190,45 +187,6 @@ def add_models(
         print_table(["model", "parameters", "source"], rows, right=["parameters"])
     if problems:
         raise InputError("\n".join(problems))
-
-
-@workloads.command("list", epilog="Example: gpuscout workloads list")
-@grouped
-def list_workloads(output: Output) -> None:
-    """List the presets with their lengths and what they stand for."""
-    from gpuscout.sweeps.workloads import PRESETS
-
-    rows = [
-        {"name": w.name, "input_len": w.input_len, "output_len": w.output_len, "description": w.description}
-        for w in PRESETS.values()
-    ]
-    if output.json:
-        print_json({"workloads": rows})
-        return
-    columns = (
-        Column("name", "workload"),
-        a_figure("input_len", "input tokens", whole_number),
-        a_figure("output_len", "output tokens", whole_number),
-        Column("description", "stands for"),
-    )
-    print_rows(columns, rows, output)
-
-
-@workloads.command("show", epilog="Example: gpuscout workloads show chat")
-def show_workload(name: Annotated[str, typer.Argument(help="A preset.")], json: Json = False) -> None:
-    """Show one preset: its lengths and what it stands for."""
-    from gpuscout.sweeps.errors import UnknownNameError, nearest
-    from gpuscout.sweeps.workloads import PRESETS
-
-    found = PRESETS.get(name.casefold())
-    if found is None:
-        raise UnknownNameError("workload", name, nearest(name, PRESETS), hint=f"one of {', '.join(PRESETS)}")
-    document = {"name": found.name, "input_len": found.input_len, "output_len": found.output_len}
-    document |= {"description": found.description}
-    if json:
-        print_json(document)
-    else:
-        _print_fields(document)
 
 
 @engines.command("list", epilog="Example: gpuscout engines list")

@@ -29,6 +29,7 @@ from gpuscout.runner.cli import (
     run,
     serve,
     sweeps,
+    workloads,
 )
 from gpuscout.runner.cli.crash import traced, write_report
 from gpuscout.runner.cli.secrets import hide_password
@@ -61,6 +62,7 @@ for group in (
     imports,
     init,
     catalogues,
+    workloads,
     prices,
     sweeps,
     db,

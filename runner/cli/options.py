@@ -185,7 +185,7 @@ class SloOptions:
         Many, _aim("--slo", help="A limit to meet: 'ttft<=500ms', 'rate>=5/s', 'ttft:p95<=1s'; repeat for more.")
     ] = None
     assume_tail: Annotated[
-        float | None, _aim("--assume-tail", help="Take percentiles of estimates as this many times the mean.")
+        float | None, _aim("--assume-tail", help="Take percentiles that were not simulated as so many times the mean.")
     ] = None
 
     def limited(self, question: Question) -> Question:

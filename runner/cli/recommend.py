@@ -30,6 +30,10 @@ def recommend(
     filters: Filters,
     prices: PriceOptions,
     output: Output,
+    rate: Annotated[
+        float | None,
+        typer.Option("--rate", min=0, help="Requests/s that one deployment must serve: estimates at that rate."),
+    ] = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Configurations per model, of other GPUs first.")] = 1,
     have: Have = None,
     sort: Sort = None,
@@ -66,7 +70,7 @@ def recommend(
 
     if sql and not output.for_people:
         raise InputError("--sql prints a statement, not rows: leave out --json, --csv and --md")
-    question = aim.asked(filters.question())
+    question = replace(aim.asked(filters.question()), request_rate=rate)
     if have:
         inventory = read_inventory(have)
         question = owned(question, inventory)

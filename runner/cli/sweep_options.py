@@ -51,6 +51,10 @@ class SweepFlags:
     concurrency: Annotated[
         str | None, _sweep("--concurrency", "--users", help="Requests in flight, one a user: 1,8,64.")
     ] = None
+    request_rate: Annotated[
+        str | None,
+        _sweep("--request-rate", help="Requests/s that arrive at one deployment, instead of so many in flight: 1,2,4."),
+    ] = None
     engine: Annotated[Many, _sweep("--engine", help="An engine, also instead of those of a spec; repeat.")] = None
     max_gpus: Annotated[int | None, _sweep("--max-gpus", help="At most this many GPUs.")] = None
     name: Annotated[str | None, _sweep("--name", help="What to call the sweep.")] = None
@@ -114,7 +118,9 @@ class SweepFlags:
             "precision": parted(self.precision),
             "servers": parted(self.server),
             "concurrency": _numbers("--concurrency", self.concurrency),
-            "engines": parted(self.engine),
+            "load": None if self.request_rate is None else "request_rate",
+            "request_rate": _rates(self.request_rate),
+            "engines": parted(self.engine) or (["simulator"] if self.request_rate is not None else []),
             "exclude": [_excluding(text) for text in parted(self.exclude)],
             "only": [] if number is None else [{"num_gpus": number}],
             "limits": None if self.max_gpus is None else {"max_gpus": self.max_gpus},
@@ -133,6 +139,7 @@ _FLAGS = {
     "precision": "--precision",
     "servers": "--server",
     "concurrency": "--concurrency",
+    "request_rate": "--request-rate",
     "engines": "--engine",
     "exclude": "--exclude",
     "only": "--gpu",
@@ -219,6 +226,16 @@ class ExecutionOptions:
             "retry_failed": self.retry_failed,
             "lock_wait_s": None if self.wait else 0.0,
         }
+
+
+def _rates(text: str | None) -> list[float] | None:
+    """The numbers in "0.5,1,2". Raises InputError."""
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(
+            f'--request-rate: "{text}" is not a list of numbers', hint="for example --request-rate 0.5,1,2"
+        ) from error
 
 
 def _numbers(flag: str, text: str | None) -> list[int] | None:

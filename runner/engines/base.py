@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from gpuscout.sweeps.cases import Case, CaseColumns
-from gpuscout.sweeps.curves import Bound, Curves, FloatArray, IntArray, Points
+from gpuscout.sweeps.curves import PERCENTILE_COLUMNS, Bound, Curves, FloatArray, IntArray, Points
 from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.trust import NO_TRUST, ObservedError, Trust
@@ -69,6 +69,8 @@ class Engine(Protocol):
     about       an `About`, on the class: what it covers, which options it takes, how to install what it needs
     missing()   a method: why it cannot run here, in one line; None when it can
     sparse      True when it cannot answer every concurrency: it may then leave points out
+    unsupported_traffic(traffic)  a method: why it cannot answer for requests that vary or arrive (a
+                `gpuscout.sweeps.traffic.traffic.Traffic`), None when it can; without it, such cases are never asked
     trust()     a method: a `gpuscout.sweeps.trust.Trust`, how far its figures are from measured ones
     note()      a method: what a run or plan with it has to say, in one line; None: nothing
     settled()   a method: the engine with those options decided that depend on this machine, before results get keys
@@ -188,6 +190,7 @@ class Point:
     bound: Bound = Bound.UNKNOWN
     queued: bool = False
     regime: int = -1
+    percentiles: Mapping[tuple[str, float], float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -242,10 +245,18 @@ def answered(answers: Iterable[CaseAnswer]) -> Curves:
             bound=ints(point.bound.code for _, point in points),
             queued=np.array([point.queued for _, point in points], dtype=np.bool_),
             regime=np.array([point.regime for _, point in points], dtype=np.int8),
+            percentiles=_percentiles([point.percentiles for _, point in points]),
         ),
         details={row: answer.detail for row, answer in enumerate(answers) if answer.detail is not None},
         extras={row: answer.extras for row, answer in enumerate(answers) if answer.extras},
     )
+
+
+def _percentiles(of_points: Sequence[Mapping[tuple[str, float], float]]) -> FloatArray | None:
+    if not any(of_points):
+        return None
+    rows = [[percentiles.get(column, np.nan) for column in PERCENTILE_COLUMNS] for percentiles in of_points]
+    return np.array(rows, dtype=np.float64)
 
 
 @contextmanager

@@ -194,6 +194,12 @@ def _roofline() -> EngineFactory:
     return RooflineEngine
 
 
+def _simulator() -> EngineFactory:
+    from gpuscout.runner.engines.simulator.engine import Simulator
+
+    return Simulator
+
+
 def _llm_optimizer() -> EngineFactory:
     from gpuscout.runner.engines.llm_optimizer import LlmOptimizerEngine
 
@@ -211,6 +217,7 @@ def _factories() -> dict[str, Callable[[], EngineFactory]]:
     """What loads the engine class of each name; nothing is imported before it is called."""
     factories: dict[str, Callable[[], EngineFactory]] = {
         "roofline": _roofline,
+        "simulator": _simulator,
         "llm-optimizer": _llm_optimizer,
         "aiconfigurator": _aiconfigurator,
     }

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from gpuscout.sweeps.cases import canonical_json
-from gpuscout.sweeps.curves import BOUNDS, METRICS, Curves, IntArray, Points
+from gpuscout.sweeps.curves import BOUNDS, METRICS, PERCENTILE_COLUMNS, Curves, FloatArray, IntArray, Points
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.text import printable
 
@@ -27,8 +28,12 @@ _KINDS = {"i": "iu", "f": "fiu", "b": "b"}  # of NumPy's types, that may stand f
 _WORDS = {"i": "whole numbers", "f": "numbers", "b": "truth values"}
 
 
-def checked(curves: Curves, count: int, ladder: IntArray, *, sparse: bool) -> Curves:
+def checked(
+    curves: Curves, count: int, ladder: IntArray, *, sparse: bool, open_loop: npt.NDArray[np.bool_] | None = None
+) -> Curves:
     """The answer with every task failed whose figures cannot be stored. A `sparse` engine may leave points out.
+
+    Of tasks in an `open_loop` (n flags; None: none is) the engine says how many requests were in flight.
 
     Raises ValueError when the answer as a whole is not one for this block.
     """
@@ -40,6 +45,8 @@ def checked(curves: Curves, count: int, ladder: IntArray, *, sparse: bool) -> Cu
         raise ValueError("the engine gave outcomes that do not exist")
     wrong: dict[int, str] = {}
     unasked = ~np.isin(points.concurrency, ladder)
+    if open_loop is not None:
+        unasked &= ~open_loop[points.task]
     for name in METRICS:
         values = getattr(points, name)
         for row in np.flatnonzero(~(np.isfinite(values) & (values >= 0)) | unasked).tolist():
@@ -81,7 +88,13 @@ def _shaped(curves: object, count: int) -> Curves:
         if row in range(count)
     }
     extras = {row: extra for row, extra in curves.extras.items() if row in range(count)}
-    return replace(curves, **columns, points=Points(**points), details=details, extras=extras)
+    return replace(
+        curves,
+        **columns,
+        points=Points(**points, percentiles=_tails(curves.points.percentiles, number)),
+        details=details,
+        extras=extras,
+    )
 
 
 def _column(answer: object, name: str, kind: str, count: int, what: str) -> Any:
@@ -95,6 +108,16 @@ def _column(answer: object, name: str, kind: str, count: int, what: str) -> Any:
         if name not in METRICS:  # unknown, as NaN is
             values = np.where(np.isfinite(values), values, np.nan)
     return values
+
+
+def _tails(percentiles: object, count: int) -> FloatArray | None:
+    """Percentiles of the points; what is no figure is not known. Raises ValueError."""
+    if percentiles is None:
+        return None
+    values = np.asarray(percentiles)
+    if values.shape != (count, len(PERCENTILE_COLUMNS)) or values.dtype.kind not in _KINDS["f"]:
+        raise ValueError(f"the engine gave percentiles of the shape {values.shape} for {count} points")
+    return np.where(np.isfinite(values) & (values >= 0), values, np.nan)
 
 
 def _repeated(points: Points) -> IntArray:
@@ -122,7 +145,7 @@ def _without(curves: Curves, wrong: Mapping[int, str]) -> Curves:
     return replace(
         curves,
         outcome=outcome,
-        points=Points(**{name: getattr(points, name)[kept] for name in Points.__dataclass_fields__}),
+        points=points.take(kept),
         details={**curves.details, **wrong},
         extras={row: extra for row, extra in curves.extras.items() if row not in wrong},
     )

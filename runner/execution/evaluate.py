@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from gpuscout.runner.engines.base import Engine, MissingEngine
 from gpuscout.runner.engines.guard import EngineFailed, guarded, is_foreign
@@ -96,10 +97,18 @@ def block_cases(expansion: Expansion, block: int) -> CaseColumns:
 
 def evaluate(engine: Engine, cases: CaseColumns, ladder: IntArray) -> Curves:
     """The engine's checked answer. Where it raises, the block is halved until the task at fault stands alone."""
+    if not len(cases):
+        return failed(0, Outcome.ERROR, "")
     try:
         with guarded(foreign=is_foreign(engine)):
-            answer = engine.evaluate(_unchangeable(cases), _read_only(ladder))
-            return checked(answer, len(cases), ladder, sparse=bool(getattr(engine, "sparse", False)))
+            refused = _refused_traffic(engine, cases)
+            if not refused:
+                answer = engine.evaluate(_unchangeable(cases), _read_only(ladder))
+                open_loop = np.array([traffic.open_loop for traffic in cases.traffics], dtype=np.bool_)[cases.traffic]
+                sparse = bool(getattr(engine, "sparse", False))
+                return checked(answer, len(cases), ladder, sparse=sparse, open_loop=open_loop)
+        taken = np.array([row not in refused for row in range(len(cases))], dtype=np.bool_)
+        return _with_refused(evaluate(engine, cases.take(taken), ladder), taken, refused)
     except MemoryError as error:
         if len(cases) == 1:
             return failed(1, Outcome.ERROR, f"out of memory: MemoryError {said(error)}".rstrip())
@@ -123,6 +132,39 @@ def _read_only(values: Any) -> Any:
     return view
 
 
+def _refused_traffic(engine: Engine, cases: CaseColumns) -> dict[int, str]:
+    """Why the engine cannot answer cases whose requests vary or arrive, by position.
+
+    An engine that says nothing of traffic would answer as if there were none.
+    """
+    if all(traffic.is_plain for traffic in cases.traffics):
+        return {}
+    unsupported = getattr(engine, "unsupported_traffic", None)
+    reasons = [
+        None
+        if traffic.is_plain
+        else f"{engine.name} answers for fixed lengths in a closed loop alone"
+        if unsupported is None
+        else unsupported(traffic)
+        for traffic in cases.traffics
+    ]
+    return {row: reason for row, code in enumerate(cases.traffic.tolist()) if (reason := reasons[code]) is not None}
+
+
+def _with_refused(curves: Curves, taken: npt.NDArray[np.bool_], refused: Mapping[int, str]) -> Curves:
+    """The answer to the cases that were taken, and NOT_SUPPORTED for the others."""
+    rows = np.flatnonzero(taken)
+    whole = failed(len(taken), Outcome.NOT_SUPPORTED, "")
+    for name in ("outcome", "needed_gib", "usable_gib", "kv_capacity_tokens", "fits_up_to"):
+        getattr(whole, name)[rows] = getattr(curves, name)
+    return replace(
+        whole,
+        points=replace(curves.points, task=rows[curves.points.task]),
+        details={**{int(rows[row]): text for row, text in curves.details.items()}, **refused},
+        extras={int(rows[row]): extra for row, extra in curves.extras.items()},
+    )
+
+
 def failed(count: int, outcome: Outcome, detail: str) -> Curves:
     """The answer for `count` tasks that all met the same fate."""
     nothing = np.zeros(0, dtype=np.int64)
@@ -142,12 +184,9 @@ def failed(count: int, outcome: Outcome, detail: str) -> Curves:
 def joined(parts: Sequence[Curves]) -> Curves:
     """The answers for consecutive parts of a block as one."""
     starts = np.cumsum([0, *(len(part) for part in parts)])[:-1].tolist()
-    points = {
-        name: np.concatenate([getattr(part.points, name) for part in parts])
-        for name in Points.__dataclass_fields__
-        if name != "task"
-    }
-    tasks = np.concatenate([part.points.task + start for part, start in zip(parts, starts, strict=True)])
+    points = Points.joined(
+        [replace(part.points, task=part.points.task + start) for part, start in zip(parts, starts, strict=True)]
+    )
     columns = {
         name: np.concatenate([getattr(part, name) for part in parts])
         for name in ("outcome", "needed_gib", "usable_gib", "kv_capacity_tokens", "fits_up_to")
@@ -158,4 +197,4 @@ def joined(parts: Sequence[Curves]) -> Curves:
     extras = {
         start + row: extra for part, start in zip(parts, starts, strict=True) for row, extra in part.extras.items()
     }
-    return Curves(points=Points(task=tasks, **points), details=details, extras=extras, **columns)
+    return Curves(points=points, details=details, extras=extras, **columns)

@@ -58,7 +58,7 @@ def resolve(spec: SweepSpec, *, gpu_file: Path | None = None, known: KnownModels
         models=names.models,
         gpus=names.gpus,
         engines=names.engines,
-        workloads=spec.workloads,
+        workloads=spec.swept_workloads,
         servers=spec.servers,
         precision=_precisions(spec.precision),
         kv_precision=_precisions(spec.kv_precision),
@@ -110,7 +110,7 @@ def _look_up(spec: SweepSpec, gpu_file: Path | None, known: KnownModels | None, 
             gpus.update((gpu.name, gpu) for gpu in catalogue.selected(selector))
     for number, engine in enumerate(engine_entries(spec)):
         with problems.at("engines", number):
-            engines.append(engine_part(engine, spec.concurrency))
+            engines.append(engine_part(engine, spec.concurrency if spec.load == "concurrency" else (1,)))
     # A model that cannot be found may still be named by a rule.
     written = [entry.name or entry.model for entry in spec.models if problems.about("models")]
     rules = RuleNames([*models, *written], None if catalogue.incomplete else catalogue.known, catalogue.resolve)

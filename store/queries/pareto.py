@@ -153,7 +153,7 @@ def pareto(
         waiting = int(waits[members].sum())
         incomplete = int((~usable & ~waits)[members].sum())
         told_rows = tuple({**rows[found.key(point)], "dominated": not best[point]} for point in points)
-        model, workload, input_len, output_len = group
+        model, workload, input_len, output_len, _ = group
         considered = len(members) - waiting - incomplete
         fronts.append(Front(model, workload, input_len, output_len, told_rows, considered, waiting, incomplete))
     fronts.sort(key=lambda front: (front.input_len or 0, front.output_len or 0, front.model or ""))
@@ -164,7 +164,7 @@ def pareto(
 
 Key = tuple[str, int, int]
 _KEY = ("kind", "task_id", "run_id", "concurrency")
-_GROUP = ("model", "workload", "input_len", "output_len")
+_GROUP = ("model", "workload", "input_len", "output_len", "traffic")
 _BATCH = 500
 
 
@@ -188,13 +188,14 @@ class _Points:
         group = [np.empty(0, dtype=np.int64)]
         for _, chunks in reader.chunks(columns):
             for chunk in chunks:
-                *numbers, models, workloads, inputs, outputs = zip(*chunk, strict=True)
+                parts = list(zip(*chunk, strict=True))
+                numbers = parts[: -len(_GROUP)]
                 figures.append(np.array(numbers, dtype=np.float64))
-                about = zip(models, workloads, inputs, outputs, strict=True)
+                about = zip(*parts[-len(_GROUP) :], strict=True)
                 places = [0] * len(chunk) if across else [number.setdefault(one, len(number)) for one in about]
                 group.append(np.array(places, dtype=np.int64))
         task, run, concurrency, waits, *values = np.concatenate(figures, axis=1)
-        groups = [(None,) * 4] if across else list(number)
+        groups = [(None,) * len(_GROUP)] if across else list(number)
         return cls(
             task,
             np.nan_to_num(run),

@@ -13,10 +13,21 @@ import sqlalchemy as sa
 from gpuscout.store.prices.books import prices_for, tdp_w
 from gpuscout.store.prices.prices import PriceRules, Prices
 from gpuscout.store.ranking.measures import value_of
-from gpuscout.store.ranking.scope import Scope
+from gpuscout.store.ranking.scope import Scope, WorkloadKey
 from gpuscout.store.ranking.types import MEASURED, Kind
 from gpuscout.store.results.catalogues import APPROXIMATE_MARK
-from gpuscout.store.schema import cases, engines, gpus, measured_runs, models, operating_points, percentiles, tasks
+from gpuscout.store.schema import (
+    cases,
+    engines,
+    gpus,
+    measured_runs,
+    models,
+    operating_points,
+    percentiles,
+    point_percentiles,
+    tasks,
+    traffics,
+)
 from gpuscout.sweeps.curves import METRICS, Bound
 from gpuscout.sweeps.servers import ONE_OF_SERVERS
 
@@ -29,8 +40,9 @@ COLUMNS: dict[str, tuple[type, str, str]] = {
     "kind": (str, "estimated or measured", ""),
     "model": (str, "the model's id", ""),
     "workload": (str, "what a stored sweep calls these lengths", ""),
-    "input_len": (int, "input tokens of a request", ""),
+    "input_len": (int, "input tokens of a request; their mean where lengths vary", ""),
     "output_len": (int, "output tokens of a request", ""),
+    "traffic": (str, "how requests vary and arrive, as JSON; nothing: fixed lengths in a closed loop", ""),
     "gpu": (str, "the GPU type", ""),
     "num_gpus": (int, "GPUs of the deployment: TP x PP x DP", ""),
     "tensor_parallel": (int, "TP", ""),
@@ -65,7 +77,7 @@ COLUMNS: dict[str, tuple[type, str, str]] = {
     "server_version": (str, "of a measured run", ""),
     "measured_on": (date, "day of a measured run", ""),
     "load": (str, "closed_loop, request_rate or offline_maximum, of a measured run", ""),
-    "request_rate": (float, "requests/s that drove a measured run", ""),
+    "request_rate": (float, "requests/s that an estimate is for, or that drove a measured run", ""),
     "requests_completed": (int, "requests of a measured run that succeeded", ""),
     "requests_failed": (int, "requests of a measured run that failed", ""),
     "implausible": (str, "what a measured run does that its hardware cannot (--implausible)", ""),
@@ -74,7 +86,7 @@ COLUMNS: dict[str, tuple[type, str, str]] = {
 """Every column that is not a percentile, in the order of rows."""
 
 PERCENTILE = re.compile(r"p(?P<percentile>\d{1,2}(?:\.\d{1,3})?)_(?P<metric>ttft_ms|itl_ms|e2e_s)")
-"""Columns of percentiles, which only measured runs have: p95_ttft_ms."""
+"""Columns of percentiles, of measured runs and of estimates that were simulated: p95_ttft_ms."""
 
 _OF_POINTS = (*METRICS, "concurrency")
 _OF_RUNS = (
@@ -83,7 +95,7 @@ _OF_RUNS = (
 )
 
 
-def estimated_fields(workloads: Mapping[tuple[int, int], str], worth: DeploymentCosts | None) -> Field:
+def estimated_fields(workloads: Mapping[WorkloadKey, str], worth: DeploymentCosts | None) -> Field:
     """How columns are read of estimates. `worth` may be None where no column needs a price or a TDP."""
     point = operating_points.c
     own = {
@@ -99,12 +111,20 @@ def estimated_fields(workloads: Mapping[tuple[int, int], str], worth: Deployment
         "run_id": sa.null(),
         "stored_at": tasks.c.created_at,
         **dict.fromkeys(_OF_RUNS, sa.null()),
+        "request_rate": cases.c.request_rate,
         **{name: point[name] for name in _OF_POINTS},
     }
-    return _fields(own, lambda percentile, metric: sa.null(), workloads, worth)
+    tail = point_percentiles.c
+
+    def simulated(percentile: float, metric: str) -> sa.ColumnElement[Any]:
+        at = (tail.task_id == point.task_id, tail.concurrency == point.concurrency)
+        which = (tail.metric == metric, tail.percentile == percentile)
+        return sa.select(tail.value).where(*at, *which).correlate(operating_points).scalar_subquery()
+
+    return _fields(own, simulated, workloads, worth)
 
 
-def measured_fields(workloads: Mapping[tuple[int, int], str], worth: DeploymentCosts | None) -> Field:
+def measured_fields(workloads: Mapping[WorkloadKey, str], worth: DeploymentCosts | None) -> Field:
     """How columns are read of measured runs."""
     run = measured_runs.c
     own = {
@@ -132,7 +152,7 @@ def measured_fields(workloads: Mapping[tuple[int, int], str], worth: DeploymentC
 def _fields(
     own: Mapping[str, sa.ColumnElement[Any]],
     percentile: Callable[[float, str], sa.ColumnElement[Any]],
-    workloads: Mapping[tuple[int, int], str],
+    workloads: Mapping[WorkloadKey, str],
     worth: DeploymentCosts | None,
 ) -> Field:
     tokens = sa.func.nullif(own["output_tokens_per_s"], 0.0, type_=sa.Double)
@@ -148,6 +168,13 @@ def _fields(
             return gpus.c.name
         if name == "workload":
             return _workload(workloads)
+        if name == "traffic":
+            return (
+                sa.select(traffics.c.shape)
+                .where(traffics.c.id == cases.c.traffic_id)
+                .correlate(cases)
+                .scalar_subquery()
+            )
         if name == "output_tokens_per_s_per_gpu":
             return own["output_tokens_per_s"] / cases.c.num_gpus
         if name == "output_tokens_per_s_per_user":
@@ -166,11 +193,14 @@ def _fields(
     return field
 
 
-def _workload(names: Mapping[tuple[int, int], str]) -> sa.ColumnElement[Any]:
+def _workload(names: Mapping[WorkloadKey, str]) -> sa.ColumnElement[Any]:
     if not names:
         return sa.null()
     return sa.case(
-        *((sa.and_(cases.c.input_len == i, cases.c.output_len == o), name) for (i, o), name in names.items()),
+        *(
+            (sa.and_(cases.c.input_len == i, cases.c.output_len == o, cases.c.traffic_id.is_not_distinct_from(t)), name)
+            for (i, o, t), name in names.items()
+        ),
         else_=None,
     )
 

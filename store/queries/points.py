@@ -29,7 +29,7 @@ from gpuscout.store.queries.point_columns import (
     estimated_fields,
     measured_fields,
 )
-from gpuscout.store.ranking.limits import limits_of, limits_on_runs, need_percentiles
+from gpuscout.store.ranking.limits import limits_of, limits_on_runs
 from gpuscout.store.ranking.lookup import means_estimated, means_measured
 from gpuscout.store.ranking.runs import on_runs, with_left_out
 from gpuscout.store.ranking.scope import Condition, Scope, nothing_matches, scope_of
@@ -170,9 +170,10 @@ class PointReader:
         if kind is Kind.ESTIMATED:
             fields = estimated_fields(self.scope.workloads, priced)
             source, conditions = self._estimates()
-            bounded = [(limit, limit.column) for limit in limits_of(slos, tail)]
-            if need_percentiles(slos, tail):
-                conditions.append(sa.false())
+            if tail is None:
+                bounded = [(limit, percentile_column(limit.slo)) for limit in limits_on_runs(slos)]
+            else:
+                bounded = [(limit, limit.column) for limit in limits_of(slos, tail)]
             ties = [operating_points.c.task_id, operating_points.c.concurrency]
         else:
             fields = measured_fields(self.scope.workloads, priced)

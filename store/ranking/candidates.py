@@ -124,20 +124,30 @@ class Candidates:
         return figures, ratios
 
 
-def choice_of(question: Question, intervals: Intervals) -> Choice:
-    """What picks the points of a question, among engines with these intervals. Raises UnknownNameError, InputError."""
+def choice_of(connection: sa.Connection, scope: Scope, question: Question) -> Choice:
+    """What picks the points of a question. Raises UnknownNameError, InputError."""
+    intervals = intervals_of(connection, scope.engines.all_ids())
     aim = question.aim
     for name in question.also:
         measure_of(name)
-    limits = limits_of(question.slos, question.assume_tail)
+    tails = {slo.name: (slo.column, slo.percentile) for slo in question.slos if slo.percentile is not None}
+    simulated = bool(tails) and statements.has_percentiles(connection, scope)
+    limits = limits_of(question.slos, question.assume_tail, simulated=simulated)
     columns = dict.fromkeys(("ttft_ms", "itl_ms", *aim.columns, *(limit.column for limit in limits)))
-    return Choice(aim, limits, tuple(columns), at_confidence(intervals, question.confidence))
+    return Choice(
+        aim,
+        limits,
+        tuple(columns),
+        at_confidence(intervals, question.confidence),
+        percentiles=tails if simulated else {},
+        assume_tail=question.assume_tail,
+    )
 
 
 def read_candidates(connection: sa.Connection, scope: Scope, question: Question) -> Candidates | None:
     """Read and judge all results of the scope; None: there are none."""
     intervals = intervals_of(connection, scope.engines.all_ids())
-    choice = choice_of(question, intervals)
+    choice = choice_of(connection, scope, question)
     sides = choice.sides(interpolate=question.interpolate)
     asked = [statements.select_answered(scope, choice, sides=sides), statements.select_refused(scope)]
     if not means_estimated(question.kinds):
@@ -159,7 +169,7 @@ def read_candidates(connection: sa.Connection, scope: Scope, question: Question)
     operating = operating_points_of(
         rows, choice.aim, choice.limits, _straddling(connection, scope, choice, rows, sides)
     )
-    no_percentiles = need_percentiles(question.slos, question.assume_tail)
+    no_percentiles = not choice.percentiles and need_percentiles(question.slos, question.assume_tail)
     if no_percentiles:
         operating.qualifies[:] = False
     about = rows.about

@@ -84,6 +84,7 @@ def configs_of(pool: Candidates, shown: Shown, described: Descriptions) -> dict[
         worse = first - value if more_is_better else value - first
         config = RankedConfig(
             **{name: about[name] for name in Operating.__match_args__},
+            request_rate=about.get("request_rate"),
             place=place,
             objective=value / first if weighted else value,
             behind_best=_share(worse, first),
@@ -151,7 +152,7 @@ class _Credentials:
         pool = self._pool
         is_measured = row >= pool.estimates and pool.measured is not None
         tail = pool.question.assume_tail if any(slo.percentile for slo in self._slos) else None
-        if is_measured:
+        if is_measured or pool.choice.percentiles:
             tail = None
         figures, ratios = pool.bounded(np.array([row])) if self._slos else (np.empty((0, 1)), np.empty((0, 1)))
         values = [
@@ -194,6 +195,8 @@ class _Credentials:
         scale = tail if tail and slo.percentile else 1.0
         low, high = intervals[slo.column]
         expected = about[slo.column]
+        if tail is None and slo.percentile:  # simulated: off by as much as its mean
+            scale = value / expected if expected else 1.0
         probability = chance(expected * scale, (low * scale, high * scale), slo.limit, at_least=slo.at_least)
         return Chance(slo, expected * scale, probability)
 

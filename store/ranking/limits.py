@@ -46,11 +46,14 @@ class Limit:
         return np.where(np.isnan(ratio), UNKNOWN, ratio)
 
 
-def limits_of(slos: Sequence[Slo], assume_tail: float | None) -> list[Limit]:
-    """The limits on means: a percentile's is divided by the tail that is assumed.
+def limits_of(slos: Sequence[Slo], assume_tail: float | None, *, simulated: bool = False) -> list[Limit]:
+    """The limits on estimates.
 
-    Without one, limits on percentiles are left out: see `need_percentiles`.
+    `simulated`: a percentile has a column of its own, as of what was measured. Else its limit is one on the mean,
+    divided by the tail that is assumed; without a tail it is left out: see `need_percentiles`.
     """
+    if simulated:
+        return limits_on_runs(slos)
     return [
         Limit(slo, slo.limit if slo.percentile is None else slo.limit / (assume_tail or 1.0), slo.column)
         for slo in slos

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from gpuscout.store.ranking.types import MEASURED, Kind
-from gpuscout.store.schema import engines, gpus, ladders, models, sweep_engines, sweep_workloads, sweeps
+from gpuscout.store.ranking.types import MEASURED, Kind, Question
+from gpuscout.store.schema import engines, gpus, ladders, models, sweep_engines, sweep_workloads, sweeps, traffics
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 from gpuscout.sweeps.gpus.groups import member_of
 from gpuscout.sweeps.names import matches, meant, near
 from gpuscout.sweeps.servers import taken_for_engine
+from gpuscout.sweeps.workloads import RATE_MARK
 
 _LISTED = 8
 
@@ -180,27 +181,56 @@ def choose_word(kind: str, wanted: Sequence[str], words: Sequence[str]) -> list[
     return [text.casefold() for text in wanted]
 
 
-def workload_names(connection: sa.Connection, sweep_id: int | None) -> list[tuple[str, int, int]]:
-    """(name, input, output length in tokens) of a sweep's workloads, or of all sweeps', those run last first."""
+@dataclass(frozen=True)
+class NamedWorkload:
+    """What a sweep calls requests of these lengths (tokens) and this traffic; None: plain traffic."""
+
+    name: str
+    input_len: int
+    output_len: int
+    traffic_id: int | None
+
+
+def workload_names(connection: sa.Connection, sweep_id: int | None) -> list[NamedWorkload]:
+    """The workloads of a sweep, or of all sweeps, those run last first; at whatever rate, one has one name."""
+    columns = (sweep_workloads.c[name] for name in ("name", "input_len", "output_len", "traffic_id"))
     statement = (
-        sa.select(sweep_workloads.c.name, sweep_workloads.c.input_len, sweep_workloads.c.output_len)
+        sa.select(*columns)
         .join(sweeps, sweeps.c.id == sweep_workloads.c.sweep_id)
         .order_by(sweeps.c.latest_run.desc(), sweep_workloads.c.name)
     )
     if sweep_id is not None:
         statement = statement.where(sweeps.c.id == sweep_id)
-    return [(row.name, row.input_len, row.output_len) for row in connection.execute(statement)]
+    found = (NamedWorkload(name.partition(RATE_MARK)[0], *rest) for name, *rest in connection.execute(statement))
+    return list(dict.fromkeys(found))
 
 
-def lengths_of(workload: str, named: Sequence[tuple[str, int, int]]) -> list[tuple[int, int]]:
-    """(input, output length) that sweeps call by this name, whatever its case. Raises UnknownNameError."""
-    names = list(dict.fromkeys(name for name, _, _ in named))
-    found = [(input_len, output_len) for name, input_len, output_len in named if matches(workload, name)]
+def workloads_called(workload: str, named: Sequence[NamedWorkload]) -> list[NamedWorkload]:
+    """What sweeps call by this name, whatever its case. Raises UnknownNameError."""
+    names = list(dict.fromkeys(known.name for known in named))
+    found = [known for known in named if matches(workload, known.name)]
     if not found:
         there = f"the store has {listed(names)}; or" if names else "no sweep of the store names workloads:"
         hint = f"{there} give --input-len and --output-len"
         raise UnknownNameError("workload", workload, nearest(workload, names), hint=hint)
-    return list(dict.fromkeys(found))
+    return found
+
+
+def traffics_asked(connection: sa.Connection, question: Question) -> list[int | None]:
+    """The kinds of traffic that a question is about, each ranked by itself; None: plain traffic.
+
+    Those of its workload or its sweep, else all that the store knows. Raises UnknownNameError.
+    """
+    known = connection.execute(sa.select(traffics.c.id).order_by(traffics.c.id)).scalars().all()
+    if not known:
+        return [None]
+    sweep = None if question.sweep is None else find_sweep_parts(connection, question.sweep)
+    named = workload_names(connection, sweep.id if sweep else None)
+    if question.workload is not None:
+        named = workloads_called(question.workload, named)
+    elif sweep is None:
+        return [None, *known]
+    return list(dict.fromkeys(workload.traffic_id for workload in named)) or [None]
 
 
 def listed(names: Sequence[str]) -> str:

@@ -100,7 +100,7 @@ def _causes(pool: Candidates, rows: Indices) -> tuple[Array, Array]:
         this = missed & (ratios[position] == worst)
         codes[this] = _MISSED + position
         if slo.percentile is not None:
-            unknown = this & (rows >= pool.estimates) & (worst == UNKNOWN)
+            unknown = this & ((rows >= pool.estimates) | bool(pool.choice.percentiles)) & (worst == UNKNOWN)
             codes[unknown] = _UNMEASURED_CODES[Cause.NO_PERCENTILE]
     ratio = np.where(missed & (worst < UNKNOWN), worst, ratio)
 
@@ -137,7 +137,7 @@ def _loser(pool: Candidates, lost: Lost, row: int, about: Description) -> Loser:
         detail = _missed(pool, lost.slo, row, float(figures[line, 0]), about)
         ratio = float(ratios[line, 0]) if ratios[line, 0] < UNKNOWN else None
     elif lost.cause is Cause.NO_POINT:
-        detail = "no operating point with the figures asked for"
+        detail = about["detail"] or "no operating point with the figures asked for"
     elif lost.cause is Cause.NO_PERCENTILE:
         detail = "an estimate is a mean" if row < pool.estimates else "its runs do not tell this percentile"
     elif lost.cause is Cause.NO_PRICE:
@@ -163,10 +163,11 @@ def _missed(pool: Candidates, slo: Slo, row: int, value: float, about: Descripti
     if math.isnan(value):
         return f"{name} is unknown"
     measured = row >= pool.estimates
-    if slo.percentile is not None and measured:
+    known = measured or bool(pool.choice.percentiles)
+    if slo.percentile is not None and known:
         name = f"{name} p{slo.percentile:g}"
     unit = slo.unit if slo.at_least else f" {slo.unit}"
-    tail = f" x {pool.question.assume_tail:g}" if slo.percentile is not None and not measured else ""
+    tail = f" x {pool.question.assume_tail:g}" if slo.percentile is not None and not known else ""
     where = f"at concurrency {about['concurrency']}" if about["concurrency"] is not None else "at its request rate"
     return f"{name} {value:,.4g}{unit}{tail} {where}{', measured' if measured else ''}"
 
@@ -204,7 +205,8 @@ def shortfalls_of(
 
     def as_limited(value: float, slo: Slo, estimated: bool) -> float:
         """What the limit is compared with: of an estimate's mean the percentile that is assumed."""
-        return value * (pool.question.assume_tail or 1.0) if estimated and slo.percentile is not None else value
+        means = estimated and slo.percentile is not None and not pool.choice.percentiles
+        return value * (pool.question.assume_tail or 1.0) if means else value
 
     shortfalls: dict[int, Shortfall] = {}
     for number in groups:

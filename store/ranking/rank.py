@@ -42,6 +42,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,7 @@ from gpuscout.store.ranking.runs import (
     runs_statement,
     with_left_out,
 )
-from gpuscout.store.ranking.scope import Scope, nothing_matches, scope_of
+from gpuscout.store.ranking.scope import Scope, nothing_matches, scopes_of
 from gpuscout.store.ranking.trust import ties_of
 from gpuscout.store.ranking.types import (
     DEFAULT_OBJECTIVE,
@@ -80,7 +81,6 @@ from gpuscout.store.ranking.types import (
     Trusted,
 )
 from gpuscout.store.results.catalogues import caveats_of
-from gpuscout.store.results.trust import intervals_of
 from gpuscout.store.schema import membership, sweeps
 from gpuscout.sweeps.errors import InputError
 
@@ -104,8 +104,38 @@ def rank(connection: sa.Connection, question: Question) -> Ranking:
     that does not exist, InputError for a store without results and for filters that leave nothing.
     """
     _check(question)
-    scope = scope_of(connection, question)
     _provide_logarithms(connection)
+    rankings: list[Ranking] = []
+    nothing: list[InputError] = []
+    for scope in scopes_of(connection, question):
+        try:
+            rankings.append(_ranked(connection, scope, question))
+        except InputError as error:
+            nothing.append(error)
+    if not rankings:
+        raise nothing[0]
+    return _joined(rankings)
+
+
+def _joined(rankings: Sequence[Ranking]) -> Ranking:
+    """Answers for several kinds of traffic as one."""
+    first = rankings[0]
+    if len(rankings) == 1:
+        return first
+    prices = replace(
+        first.prices,
+        known={gpu: price for one in rankings for gpu, price in one.prices.known.items()},
+        missing={gpu: why for one in rankings for gpu, why in one.prices.missing.items()},
+    )
+    groups = sorted((group for one in rankings for group in one.groups), key=_place_of)
+    return replace(first, groups=tuple(groups), prices=prices)
+
+
+def _place_of(group: Group) -> tuple[int, int, str, str]:
+    return group.input_len, group.output_len, group.traffic or "", group.model
+
+
+def _ranked(connection: sa.Connection, scope: Scope, question: Question) -> Ranking:
     pool = read_candidates(connection, scope, question)
     if pool is None:
         if (question.engines and not scope.engines.ids) or not means_estimated(question.kinds):
@@ -145,14 +175,14 @@ def sql_of(connection: sa.Connection, question: Question) -> str:
     lines stand between them. Raises what `rank` raises for names.
     """
     _check(question)
-    scope = scope_of(connection, question)
-    choice = choice_of(question, intervals_of(connection, scope.engines.all_ids()))
     found: list[sa.Select[Any]] = []
-    if means_estimated(question.kinds):
-        found.append(statements.select_answered(scope, choice, sides=choice.sides(interpolate=question.interpolate)))
-        found.append(statements.select_refused(scope))
-    if counts(connection, question):
-        found.append(runs_statement(scope, question))
+    for scope in scopes_of(connection, question):
+        choice = choice_of(connection, scope, question)
+        if means_estimated(question.kinds):
+            sides = choice.sides(interpolate=question.interpolate)
+            found += [statements.select_answered(scope, choice, sides=sides), statements.select_refused(scope)]
+        if counts(connection, question):
+            found.append(runs_statement(scope, question))
     written = (one.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True}) for one in found)
     return "\n\n".join(f"{one};" for one in written)
 
@@ -201,7 +231,7 @@ def _groups(connection: sa.Connection, scope: Scope, pool: Candidates) -> list[G
         groups.append(
             Group(
                 model=model,
-                workload=scope.workloads.get((input_len, output_len)),
+                workload=scope.workloads.get((input_len, output_len, scope.traffic_id)),
                 input_len=input_len,
                 output_len=output_len,
                 engine=engine,
@@ -219,9 +249,10 @@ def _groups(connection: sa.Connection, scope: Scope, pool: Candidates) -> list[G
                 unranked=tuple(aside.get(number, ())),
                 flips=tuple(flips.get(number, ())),
                 caveats=caveats.get(model, ()),
+                traffic=scope.traffic,
             )
         )
-    return sorted(groups, key=lambda group: (group.input_len, group.output_len, group.model))
+    return sorted(groups, key=_place_of)
 
 
 def _unproven(configs: Sequence[RankedConfig]) -> RankedConfig | None:

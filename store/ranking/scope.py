@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from gpuscout.store.ranking.lookup import (
+    NamedWorkload,
     NameIndex,
     SweepParts,
     choose_engines,
@@ -18,12 +19,13 @@ from gpuscout.store.ranking.lookup import (
     choose_models,
     choose_word,
     find_sweep_parts,
-    lengths_of,
     listed,
+    traffics_asked,
     workload_names,
+    workloads_called,
 )
 from gpuscout.store.ranking.types import Question
-from gpuscout.store.schema import cases, engines, gpus, measured_runs, membership, models, sweeps, tasks
+from gpuscout.store.schema import cases, engines, gpus, measured_runs, membership, models, sweeps, tasks, traffics
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.precision import PRECISIONS, precision_called
 from gpuscout.sweeps.servers import SERVERS
@@ -38,6 +40,8 @@ ABOUT: tuple[sa.ColumnElement[Any], ...] = (
 """What identifies a task and its configuration to people, see `Scope.answers`."""
 
 Condition = sa.ColumnElement[bool]
+WorkloadKey = tuple[int, int, int | None]
+"""Input tokens, output tokens, id of the traffic (None: plain)."""
 _LARGEST = 2**31 - 1
 
 
@@ -46,8 +50,9 @@ class Scope:
     """The tasks that a question is about, of all its engines and all versions.
 
     `source` joins tasks, cases and, for a sweep, its members. `models`, `gpus` and `engines` are the names that the
-    question leaves in, the preferred engine first. `workloads` names pairs of lengths. `on_cases` are the conditions on
-    cases alone, which measured runs have to meet as well. `asked` is the question.
+    question leaves in, the preferred engine first. `workloads` names lengths and traffic. `on_cases` are the conditions
+    on cases alone, which measured runs have to meet as well. `asked` is the question. `traffic` is the shape of the one
+    kind of traffic asked about, None: plain, or several kinds; `has_traffic`: the store has any that is not plain.
     """
 
     source: sa.FromClause
@@ -56,10 +61,13 @@ class Scope:
     models: NameIndex
     gpus: NameIndex
     engines: NameIndex
-    workloads: dict[tuple[int, int], str]
+    workloads: dict[WorkloadKey, str]
     on_cases: tuple[Condition, ...] = ()
     on_postgres: bool = False
     asked: Question = field(default_factory=Question)
+    traffic: str | None = None
+    has_traffic: bool = False
+    traffic_id: int | None = None
 
     @property
     def is_everything(self) -> bool:
@@ -108,15 +116,17 @@ class Scope:
         return [tasks.c.id.in_(sa.select(aged.c.id).where(aged.c.age == 1))]
 
     def on_ladder(self, points: sa.FromClause) -> list[Condition]:
-        """Only the concurrencies that the sweep asked of the task's engine."""
+        """Only the concurrencies that the sweep asked of the task's engine; in an open loop it asked for none."""
         if self.sweep is None:
             return []
+        open_loop = [cases.c.request_rate.is_not(None)] if self.has_traffic else []
         asked = set(self.sweep.ladders.values())
-        if len(asked) == 1:
+        if len(asked) == 1 and not open_loop:
             return [points.c.concurrency.in_(sorted(asked.pop()))]
         return [
             sa.or_(
                 sa.false(),
+                *open_loop,
                 *(
                     sa.and_(tasks.c.engine_id == engine, points.c.concurrency.in_(sorted(ladder)))
                     for engine, ladder in self.sweep.ladders.items()
@@ -125,12 +135,20 @@ class Scope:
         ]
 
 
-def scope_of(connection: sa.Connection, question: Question) -> Scope:
-    """Look up every name of the question. Raises UnknownNameError, InputError for numbers and days that cannot be."""
+def scopes_of(connection: sa.Connection, question: Question) -> list[Scope]:
+    """The scopes of a question, one for each kind of traffic it is about. Raises what `scope_of` raises."""
+    return [scope_of(connection, question, traffic=(traffic,)) for traffic in traffics_asked(connection, question)]
+
+
+def scope_of(connection: sa.Connection, question: Question, *, traffic: tuple[int | None, ...] | None = None) -> Scope:
+    """Look up every name of the question; `traffic`: only cases of these kinds, None: all.
+
+    Raises UnknownNameError, InputError for numbers and days that cannot be.
+    """
     _check(question)
     sweep = None if question.sweep is None else find_sweep_parts(connection, question.sweep)
     named = workload_names(connection, sweep.id if sweep else None)
-    lengths = None if question.workload is None else lengths_of(question.workload, named)
+    chosen = None if question.workload is None else workloads_called(question.workload, named)
     try:
         model_names = choose_models(connection, question.models)
     except UnknownNameError as error:
@@ -140,8 +158,14 @@ def scope_of(connection: sa.Connection, question: Question) -> Scope:
     if sweep is not None:
         engine_names = _in_order_of(sweep, engine_names, chosen=bool(question.engines))
 
-    conditions = _on_cases(question, lengths)
-    by_lengths = lengths is not None or question.input_len is not None
+    conditions = _on_cases(question, chosen)
+    has_traffic = _has_traffic(connection)
+    if traffic is not None and has_traffic:
+        conditions.append(_of_traffic(traffic))
+        named = [workload for workload in named if workload.traffic_id in traffic]
+    if question.request_rate is not None:
+        conditions.append(_at_rate(connection, question.request_rate))
+    by_lengths = chosen is not None or question.input_len is not None
     if question.models or by_lengths:
         # The index on cases starts with the model: naming all models lets lengths alone use it too.
         conditions.append(cases.c.model_id.in_(model_names.all_ids()))
@@ -161,7 +185,7 @@ def scope_of(connection: sa.Connection, question: Question) -> Scope:
         else:
             source = source.join(membership, member)
     # The sweep that was run last names a workload.
-    workloads = {(input_len, output_len): name for name, input_len, output_len in reversed(named)}
+    workloads = {(known.input_len, known.output_len, known.traffic_id): known.name for known in reversed(named)}
     return Scope(
         source,
         tuple(conditions),
@@ -173,6 +197,9 @@ def scope_of(connection: sa.Connection, question: Question) -> Scope:
         on_cases,
         on_postgres=connection.dialect.name == "postgresql",
         asked=question,
+        traffic=_shape(connection, traffic),
+        has_traffic=has_traffic,
+        traffic_id=None if traffic is None else traffic[0],
     )
 
 
@@ -190,6 +217,40 @@ def _maybe_missing(connection: sa.Connection, error: UnknownNameError) -> Unknow
     return found
 
 
+def _has_traffic(connection: sa.Connection) -> bool:
+    """Whether any case has requests that vary or arrive."""
+    return connection.execute(sa.select(traffics.c.id).limit(1)).first() is not None
+
+
+def _of_traffic(kinds: Sequence[int | None]) -> Condition:
+    ids = [kind for kind in kinds if kind is not None]
+    plain = [cases.c.traffic_id.is_(None)] if None in kinds else []
+    return sa.or_(*plain, *([cases.c.traffic_id.in_(ids)] if ids else []))
+
+
+def _at_rate(connection: sa.Connection, request_rate: float) -> Condition:
+    """At the lowest stored rate that is enough. Raises InputError where none is."""
+    rate = cases.c.request_rate
+    enough = connection.execute(sa.select(sa.func.min(rate)).where(rate >= request_rate)).scalar()
+    if enough is None:
+        most = connection.execute(sa.select(sa.func.max(rate))).scalar()
+        there = "no estimates at request rates" if most is None else f"no estimate above {most:g} requests/s"
+        raise InputError(
+            f"{there} is stored; asked was {request_rate:g}/s of one deployment",
+            hint="run a sweep with `load: request_rate` and `engine: simulator`",
+        )
+    found: Condition = rate == enough
+    return found
+
+
+def _shape(connection: sa.Connection, traffic: tuple[int | None, ...] | None) -> str | None:
+    """What a single kind of traffic is; None: plain, or several."""
+    if traffic is None or len(traffic) != 1 or traffic[0] is None:
+        return None
+    shape: str = connection.execute(sa.select(traffics.c.shape).where(traffics.c.id == traffic[0])).scalar_one()
+    return shape
+
+
 def _check(question: Question) -> None:
     """Raises InputError for what no result can meet, or no database compare."""
     for name in ("input_len", "output_len", "max_gpus", "min_context", "tensor_parallel", "num_gpus"):
@@ -204,10 +265,11 @@ def _check(question: Question) -> None:
         raise InputError(f"no day is both {question.since} or later and {question.until} or before")
 
 
-def _on_cases(question: Question, lengths: Sequence[tuple[int, int]] | None) -> list[Condition]:
+def _on_cases(question: Question, chosen: Sequence[NamedWorkload] | None) -> list[Condition]:
     """What does not depend on names of the store."""
     found: list[Condition] = []
-    if lengths is not None:
+    if chosen is not None:
+        lengths = dict.fromkeys((workload.input_len, workload.output_len) for workload in chosen)
         found.append(sa.or_(*(sa.and_(cases.c.input_len == i, cases.c.output_len == o) for i, o in lengths)))
     if question.input_len is not None:
         found.append(cases.c.input_len == question.input_len)
@@ -260,15 +322,15 @@ def nothing_matches(connection: sa.Connection, scope: Scope) -> InputError:
     if not models_there:
         return InputError(f"{where} holds no results yet", hint="gpuscout run SPEC computes them")
     lengths = connection.execute(
-        sa.select(cases.c.input_len, cases.c.output_len)
+        sa.select(cases.c.input_len, cases.c.output_len, cases.c.traffic_id)
         .select_from(within)
         .where(answered)
         .distinct()
         .order_by(sa.text("1, 2"))
     )
     workloads = [
-        f"{scope.workloads[pair]} ({pair[0]}/{pair[1]})" if pair in scope.workloads else f"{pair[0]}/{pair[1]}"
-        for pair in (tuple(row) for row in lengths)
+        f"{name} ({row[0]}/{row[1]})" if (name := scope.workloads.get(tuple(row))) else f"{row[0]}/{row[1]}"
+        for row in lengths
     ]
     there = {
         "models": models_there,

@@ -22,7 +22,7 @@ from gpuscout.store.ranking.intervals import Intervals, pessimistic
 from gpuscout.store.ranking.limits import UNKNOWN, Limit
 from gpuscout.store.ranking.measures import DECIMALS, Aim, Array
 from gpuscout.store.ranking.scope import Condition, Scope
-from gpuscout.store.schema import cases, engines, gpus, models, operating_points, tasks
+from gpuscout.store.schema import cases, engines, gpus, models, operating_points, point_percentiles, tasks
 from gpuscout.sweeps.curves import METRICS
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.precision import PRECISIONS
@@ -41,17 +41,39 @@ _RAN = tasks.c.outcome == Outcome.OK.value
 class Choice:
     """What picks the points: the aim between those within all limits. `columns` are the figures to fetch of each.
 
-    `intervals`: figures count by the pessimistic ends of these.
+    `intervals`: figures count by the pessimistic ends of these. `percentiles`: columns that stand for a metric's
+    percentile; where it was not simulated it is `assume_tail` times the mean, or not known.
     """
 
     aim: Aim
     limits: Sequence[Limit]
     columns: tuple[str, ...]
     intervals: Intervals = field(default_factory=dict)
+    percentiles: Mapping[str, tuple[str, float]] = field(default_factory=dict)
+    assume_tail: float | None = None
 
     def figure(self, points: sa.FromClause, name: str) -> Number:
         """A column of operating points as it counts."""
+        if name in self.percentiles:
+            return self._percentile(points, *self.percentiles[name])
         return pessimistic(points, name, self.intervals) if self.intervals else points.c[name]
+
+    def _percentile(self, points: sa.FromClause, metric: str, percentile: float) -> Number:
+        """A percentile that was simulated, else the assumed multiple of the mean, if any; an interval widens both."""
+        tail = point_percentiles.c
+        simulated = (
+            sa.select(tail.value)
+            .where(tail.task_id == points.c.task_id, tail.concurrency == points.c.concurrency)
+            .where(tail.metric == metric, tail.percentile == percentile)
+            .correlate(points)
+            .scalar_subquery()
+        )
+        found: Number = simulated
+        if self.assume_tail is not None:
+            found = sa.func.coalesce(simulated, points.c[metric] * self.assume_tail)
+        if self.intervals:
+            found = found * pessimistic(points, metric, self.intervals) / points.c[metric]
+        return found
 
     def sides(self, *, interpolate: bool) -> tuple[str, ...]:
         """The stored neighbours to fetch besides, see `ranking/limits.py`."""
@@ -71,6 +93,13 @@ class _Pick:
 
     order: Sequence[Number]
     where: Sequence[Condition] = ()
+
+
+def has_percentiles(connection: sa.Connection, scope: Scope) -> bool:
+    """Whether any engine of the scope has simulated percentiles."""
+    engine = tasks.c.engine_id.in_(scope.engines.all_ids())
+    found = sa.select(point_percentiles.c.task_id).join(tasks, tasks.c.id == point_percentiles.c.task_id)
+    return connection.execute(found.where(engine).limit(1)).first() is not None
 
 
 def select_answered(scope: Scope, choice: Choice, *, sides: Sequence[str] = ()) -> sa.Select[Any]:
@@ -162,7 +191,7 @@ def described(wanted: Iterable[tuple[int, int]]) -> sa.Select[Any]:
         asked.c.column2.label("asked"),
         models.c.name.label("model"),
         gpus.c.name.label("gpu"),
-        *(cases.c[name] for name in ("input_len", "output_len", "num_gpus", *SETTINGS)),
+        *(cases.c[name] for name in ("input_len", "output_len", "num_gpus", *SETTINGS, "request_rate")),
         engines.c.name.label("engine"),
         engines.c.fingerprint,
         tasks.c.engine_id,

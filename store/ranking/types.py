@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import date
 from enum import StrEnum
 from typing import Any, Self
@@ -47,7 +47,9 @@ class Question:
     weights         (objective, weight): ranks by several instead, see `ranking/measures.py`; need not sum up to 1
     slos            limits that a recommended operating point meets, all of them
     interpolate     whether an operating point may lie between stored ones, at the limit of an SLO
-    assume_tail     what a mean is multiplied by where an SLO is on a percentile; None: estimates meet no such SLO
+    request_rate    requests/s that one deployment has to serve: estimates at the lowest stored rate that is enough
+    assume_tail     what a mean is multiplied by where an SLO is on a percentile that was not simulated; None: estimates
+                    without it meet no such SLO
     prices          which prices of GPUs count
     sweep           a sweep's name (its newest revision) or id: only its tasks and the concurrencies of its ladders
                     count; None: everything stored
@@ -95,6 +97,7 @@ class Question:
     also: tuple[str, ...] = ()
     weights: tuple[tuple[str, float], ...] = ()
     interpolate: bool = True
+    request_rate: float | None = None
     assume_tail: float | None = None
     prices: PriceRules = field(default_factory=PriceRules)
     vendors: tuple[str, ...] = ()
@@ -148,7 +151,8 @@ class Configuration:
     @classmethod
     def of(cls, values: Mapping[Any, Any]) -> Self:
         """From a mapping that holds every field by name, whatever else it holds."""
-        return cls(*map(values.__getitem__, cls.__match_args__))
+        optional = {f.name: values[f.name] for f in fields(cls) if f.kw_only and f.name in values}
+        return cls(*map(values.__getitem__, cls.__match_args__), **optional)
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,7 @@ class Operating(Configuration):
     """A configuration at one operating point. Concurrency and throughputs are of the whole deployment.
 
     None: the metric is unknown, as is the concurrency of some measured runs. `queued`: more requests in flight than the
-    KV cache holds, the rest waits (in TTFT).
+    KV cache holds, the rest waits (in TTFT). `request_rate`: requests/s that an estimate is for, None: a closed loop.
     """
 
     concurrency: int | None
@@ -167,6 +171,7 @@ class Operating(Configuration):
     requests_per_s: float | None
     bound: str
     queued: bool
+    request_rate: float | None = field(default=None, kw_only=True)
 
     @property
     def tokens_per_s_per_gpu(self) -> float | None:
@@ -421,6 +426,7 @@ class Group:
     unranked       GPU types that qualify, but without a price or TDP that the objective needs, by name
     flips          prices within the range of providers at which another GPU type would be best: first of the best type
     caveats        what was guessed or assumed of the model, in sentences
+    traffic        how requests vary and arrive, as canonical JSON; None: fixed lengths in a closed loop
     """
 
     model: str
@@ -442,6 +448,7 @@ class Group:
     unranked: tuple[Unranked, ...] = ()
     flips: tuple[Flip, ...] = ()
     caveats: tuple[str, ...] = ()
+    traffic: str | None = None
 
     @property
     def best(self) -> RankedConfig | None:

@@ -6,7 +6,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from gpuscout.store.schema import Id, cases, failures, measured_runs, membership, operating_points, tasks
+from gpuscout.store.schema import (
+    Id,
+    cases,
+    failures,
+    measured_runs,
+    membership,
+    operating_points,
+    point_percentiles,
+    tasks,
+)
 
 
 class Unshared:
@@ -37,6 +46,7 @@ class Unshared:
         """Delete them; how many tasks, operating points and cases."""
         doomed = sa.select(self._tasks.c.id)
         points = connection.execute(sa.delete(operating_points).where(operating_points.c.task_id.in_(doomed))).rowcount
+        connection.execute(sa.delete(point_percentiles).where(point_percentiles.c.task_id.in_(doomed)))
         task_count = connection.execute(sa.delete(tasks).where(tasks.c.id.in_(doomed))).rowcount
         users = (
             sa.select(table.c.id).where(table.c.case_id == cases.c.id) for table in (tasks, failures, measured_runs)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from gpuscout.store.schema import engines, gpus, ladders, models
+from gpuscout.store.schema import engines, gpus, ladders, models, traffics
 from gpuscout.sweeps.cases import canonical_json, content_digest
 from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.models.architecture import ModelSpec
@@ -80,6 +80,14 @@ def register_gpus(connection: sa.Connection, specs: Sequence[GPUSpec]) -> list[i
         }
 
     return register_rows(connection, gpus, [{"name": gpu.name, "digest": gpu.digest()} for gpu in specs], row)
+
+
+def register_traffics(connection: sa.Connection, shapes: Sequence[str | None]) -> list[int | None]:
+    """The ids of these shapes of traffic, in their order; None, plain traffic, has none."""
+    named = sorted({shape for shape in shapes if shape is not None})
+    ids = register_rows(connection, traffics, [{"shape": shape} for shape in named], lambda _: {})
+    id_of = dict(zip(named, ids, strict=True))
+    return [None if shape is None else id_of[shape] for shape in shapes]
 
 
 def register_engine(connection: sa.Connection, engine: EngineIdentity) -> int:

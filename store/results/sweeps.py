@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from gpuscout.store.database import bulk
 from gpuscout.store.results.blocks import _open_failures
 from gpuscout.store.results.deletion import Unshared
-from gpuscout.store.results.registry import register_engine, register_ladder, stored_ladders
+from gpuscout.store.results.registry import register_engine, register_ladder, register_traffics, stored_ladders
 from gpuscout.store.results.trust import note_trust
 from gpuscout.store.schema import (
     blocks,
@@ -317,11 +317,19 @@ def _insert(connection: sa.Connection, new: NewSweep) -> None:
         },
     )
     if new.workloads:
+        traffic_ids = register_traffics(connection, [w.traffic.shape_text for w in new.workloads])
         connection.execute(
             sa.insert(sweep_workloads),
             [
-                {"sweep_id": sweep_id, "name": w.name, "input_len": w.input_len, "output_len": w.output_len}
-                for w in new.workloads
+                {
+                    "sweep_id": sweep_id,
+                    "name": w.name,
+                    "input_len": w.input_len,
+                    "output_len": w.output_len,
+                    "traffic_id": traffic_id,
+                    "request_rate": w.traffic.request_rate,
+                }
+                for w, traffic_id in zip(new.workloads, traffic_ids, strict=True)
             ],
         )
     if new.exclusions:

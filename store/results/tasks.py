@@ -22,11 +22,12 @@ from gpuscout.store.results.registry import (
     register_ladder,
     register_models,
     register_names,
+    register_traffics,
     stored_ladders,
 )
-from gpuscout.store.schema import blocks, cases, failures, membership, operating_points, tasks
+from gpuscout.store.schema import blocks, cases, failures, membership, operating_points, point_percentiles, tasks
 from gpuscout.sweeps.cases import COLUMN_NAMES, CaseColumns, canonical_json
-from gpuscout.sweeps.curves import BOUNDS, METRICS, Curves, IntArray, Points
+from gpuscout.sweeps.curves import BOUNDS, METRICS, PERCENTILE_COLUMNS, Curves, IntArray, Points
 from gpuscout.sweeps.outcomes import OUTCOMES
 from gpuscout.sweeps.precision import PRECISIONS
 from gpuscout.sweeps.settings import PARALLELISM
@@ -178,6 +179,10 @@ def _store_cases(connection: sa.Connection, rows: CaseColumns, position: IntArra
             "precision": Coded(columns["precision"], _PRECISION_NAMES),
             "kv_precision": Coded(columns["kv_precision"], _PRECISION_NAMES),
             "server": Coded(columns["server"], rows.servers),
+            "traffic_id": register_traffics(
+                connection, [rows.traffics[code].shape_text for code in columns["traffic"].tolist()]
+            ),
+            "request_rate": [rows.traffics[code].request_rate for code in columns["traffic"].tolist()],
             **{name: columns[name] for name in _PLAIN_CASE_COLUMNS},
         },
     )
@@ -271,6 +276,22 @@ def _store_points(
             "regime": _unless_negative(points.regime[pick]),
         },
         unless_stored=("task_id", "concurrency") if unless_stored else (),
+    )
+    if points.percentiles is None:
+        return
+    row, column = np.nonzero(~np.isnan(points.percentiles) & chosen[:, None])
+    said = [PERCENTILE_COLUMNS[code] for code in column.tolist()]
+    bulk.insert(
+        connection,
+        point_percentiles,
+        {
+            "task_id": task_ids[row],
+            "concurrency": points.concurrency[row],
+            "metric": [metric for metric, _ in said],
+            "percentile": [percentile for _, percentile in said],
+            "value": points.percentiles[row, column],
+        },
+        unless_stored=("task_id", "concurrency", "metric", "percentile") if unless_stored else (),
     )
 
 

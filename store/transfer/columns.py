@@ -67,6 +67,7 @@ CASE = (
     Column("max_model_len", int),
     Column("input_len", int),
     Column("output_len", int),
+    Column("traffic", str),
 )
 POINT = (
     Column("concurrency", int),

@@ -34,8 +34,10 @@ from gpuscout.store.schema import (
     models,
     operating_points,
     percentiles,
+    point_percentiles,
     prices,
     tasks,
+    traffics,
 )
 from gpuscout.store.transfer import copy_sweeps
 from gpuscout.store.transfer.copy_sweeps import CopyCases
@@ -48,6 +50,7 @@ _IDENTITY: dict[sa.Table, tuple[str, ...]] = {
     gpus: ("name", "digest"),
     engines: ("name", "fingerprint", "options_digest"),
     ladders: ("concurrencies",),
+    traffics: ("shape",),
 }
 
 
@@ -147,8 +150,8 @@ class _Copy:
         """Cases of the source, read now; called with a connection to the target it stores them and says where."""
         rows = list(bulk.select_by_keys(self._read, sa.select(cases), cases.c.id, sorted(set(ids))))
         columns = columns_of(cases, rows)
-        for name, table in (("model_id", models), ("gpu_id", gpus)):
-            columns[name] = [self._ids[table][old] for old in columns[name]]
+        for name, table in (("model_id", models), ("gpu_id", gpus), ("traffic_id", traffics)):
+            columns[name] = [None if old is None else self._ids[table][old] for old in columns[name]]
 
         def store(connection: sa.Connection) -> dict[int, int]:
             new_ids, _ = bulk.insert_missing(connection, cases, "digest", columns)
@@ -166,7 +169,8 @@ class _Copy:
             if row.key not in known or not set(ladder).issubset(known[row.key].ladder)
         }
         store_cases = self._cases(row.case_id for row in rows)
-        points = self._read_points(wanted)
+        points = self._read_points(operating_points, wanted)
+        tails = self._read_points(point_percentiles, wanted)
         between = membership.c.task_id.between(rows[0].id, rows[-1].id)
         members = self._read.execute(sa.select(membership).where(between)).all()
 
@@ -190,6 +194,7 @@ class _Copy:
                 ],
             )
             added = _store_points(connection, [row for row in points if row.task_id in fresh], new_ids)
+            _store_tails(connection, tails, new_ids)
             rest = [row for row in points if row.task_id not in fresh]
             added += _store_points(connection, rest, new_ids, unless_stored=("task_id", "concurrency"))
             bulk.insert(
@@ -207,11 +212,11 @@ class _Copy:
         self._copied.tasks += added
         self._copied.points += new_points
 
-    def _read_points(self, task_ids: set[int]) -> list[Any]:
+    def _read_points(self, table: sa.Table, task_ids: set[int]) -> list[Any]:
         if not task_ids:
             return []
-        column = operating_points.c.task_id
-        query = sa.select(operating_points).where(column.between(min(task_ids), max(task_ids))).order_by(column)
+        column = table.c.task_id
+        query = sa.select(table).where(column.between(min(task_ids), max(task_ids))).order_by(column)
         return [row for row in self._read.execute(query) if row.task_id in task_ids]
 
     def _measured_runs(self, rows: Sequence[Any]) -> None:
@@ -245,6 +250,14 @@ def _store_points(
     columns = columns_of(operating_points, rows)
     columns["task_id"] = [task_ids[old] for old in columns["task_id"]]
     return bulk.insert(connection, operating_points, columns, unless_stored=unless_stored)
+
+
+def _store_tails(connection: sa.Connection, rows: Sequence[Any], task_ids: Mapping[int, int]) -> None:
+    columns = columns_of(point_percentiles, rows)
+    columns["task_id"] = [task_ids[old] for old in columns["task_id"]]
+    bulk.insert(
+        connection, point_percentiles, columns, unless_stored=tuple(point_percentiles.primary_key.columns.keys())
+    )
 
 
 def _store_trust(table: sa.Table, rows: Sequence[Any], engine_ids: Mapping[int, int], connection: sa.Connection) -> int:

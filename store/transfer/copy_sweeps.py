@@ -22,6 +22,7 @@ from gpuscout.store.schema import (
     sweep_engines,
     sweep_workloads,
     sweeps,
+    traffics,
 )
 
 _ROWS_AT_ONCE = 5_000
@@ -89,6 +90,8 @@ def _registration(read: sa.Connection, row: Mapping[str, Any], ids: Ids) -> Call
     }
     for part in parts[sweep_engines]:
         part |= {"engine_id": ids[engines][part["engine_id"]], "ladder_id": ids[ladders][part["ladder_id"]]}
+    for part in parts[sweep_workloads]:
+        part |= {"traffic_id": None if part["traffic_id"] is None else ids[traffics][part["traffic_id"]]}
     query = sa.select(blocks.c.block, blocks.c.attempt, blocks.c.task_count).where(blocks.c.sweep_id == row["id"])
     found = read.execute(query.order_by(blocks.c.block)).all()
 

@@ -22,7 +22,13 @@ from gpuscout.store.database import bulk
 from gpuscout.store.database.connect import Store, open_store
 from gpuscout.store.measured.runs import MeasuredRun, day_or_month
 from gpuscout.store.measured.stored import digest_without_kv, store_runs
-from gpuscout.store.results.registry import register_engine, register_gpus, register_ladder, register_models
+from gpuscout.store.results.registry import (
+    register_engine,
+    register_gpus,
+    register_ladder,
+    register_models,
+    register_traffics,
+)
 from gpuscout.store.results.trust import note_document
 from gpuscout.store.schema import (
     cases,
@@ -31,6 +37,7 @@ from gpuscout.store.schema import (
     measured_runs,
     models,
     operating_points,
+    point_percentiles,
     tasks,
 )
 from gpuscout.store.transfer.columns import CASE, ESTIMATED, MEASURED, POINT
@@ -46,6 +53,7 @@ from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.precision import PRECISIONS, Precision
 from gpuscout.sweeps.settings import SHORT_SIZES
+from gpuscout.sweeps.traffic.traffic import PLAIN, Traffic, traffic_from
 from gpuscout.sweeps.workloads import LOADS
 
 _AT_ONCE = 5_000
@@ -154,7 +162,13 @@ class _Filling:
             if found.hex() != row.text("case_digest"):
                 raise row.error("case_digest", "not that of the case in this row: something was changed")
         columns: dict[str, Any] = {
-            column.name: [row.values[column.name] for row in new.values()] for column in CASE
+            **{
+                column.name: [row.values[column.name] for row in new.values()]
+                for column in CASE
+                if column.name != "traffic"
+            },
+            "traffic_id": register_traffics(self.connection, [case.traffic.shape_text for case in asked]),
+            "request_rate": [case.traffic.request_rate for case in asked],
         }  # fmt: skip
         ids, _ = bulk.insert_missing(
             self.connection,
@@ -184,6 +198,7 @@ class _Filling:
             server=row.text("server"),
             gpu_memory_utilization=row.figure("gpu_memory_utilization"),
             max_model_len=row.tokens("max_model_len"),
+            traffic=_traffic(row),
         )
         if case.num_gpus != row.count("num_gpus"):
             raise row.error("num_gpus", f"{row.count('num_gpus')} is not tp x pp x dp = {case.num_gpus}")
@@ -332,7 +347,7 @@ class _Filling:
         for row in rows:
             if row.text("outcome") != Outcome.OK:
                 raise row.error("outcome", f"{row.text('outcome')} with an operating point: something was changed")
-            if row.count("concurrency") not in self._steps(row):
+            if row.count("concurrency") not in self._steps(row) and not row.has("request_rate"):
                 raise row.error("concurrency", "not one of the ladder: something was changed")
         columns: dict[str, Any] = {
             "task_id": [self.tasks[row.text("task_key")] for row in rows],
@@ -346,6 +361,16 @@ class _Filling:
             bulk.insert(self.connection, operating_points, columns)
         except sa.exc.IntegrityError as error:
             raise InputError(f"{rows[0].place} and following: an operating point is there twice") from error
+        tails = [
+            (self.tasks[row.text("task_key")], row.count("concurrency"), *tail)
+            for row in rows
+            if row.has("percentiles")
+            for tail in row.percentiles()
+        ]
+        if tails:
+            names = ("task_id", "concurrency", "metric", "percentile", "value")
+            columns = dict(zip(names, map(list, zip(*tails, strict=True)), strict=True))
+            bulk.insert(self.connection, point_percentiles, columns)
         for key, points in Counter(row.text("task_key") for row in rows).items():
             if key in self.lacking:
                 self.lacking[key] -= points
@@ -416,3 +441,15 @@ class _Engine:
     name: str
     fingerprint: str
     options: Mapping[str, object]
+
+
+def _traffic(row: Placed) -> Traffic:
+    """Of an estimate's case; a measured run has its load, and its rate, beside its case."""
+    estimated = row.text("kind") == ESTIMATED
+    rate = row.known("request_rate", row.figure) if estimated else None
+    if not row.has("traffic") and rate is None:
+        return PLAIN
+    try:
+        return traffic_from(row.json("traffic"), rate)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise row.error("traffic", f"cannot be understood ({type(error).__name__}: {error})") from error

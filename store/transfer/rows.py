@@ -22,7 +22,9 @@ from gpuscout.store.schema import (
     models,
     operating_points,
     percentiles,
+    point_percentiles,
     tasks,
+    traffics,
 )
 from gpuscout.store.transfer.columns import (
     CASE,
@@ -38,6 +40,7 @@ from gpuscout.sweeps.cases import canonical_json
 Row = list[Value]
 
 _AT_ONCE = 2_000
+_PERCENTILES = NAMES.index("percentiles") - FIRST_POINT - len(POINT)
 _NAMED = (
     models.c.name.label("model"),
     models.c.digest.label("model_digest"),
@@ -46,7 +49,9 @@ _NAMED = (
     cases.c.model_id,
     cases.c.gpu_id,
     cases.c.digest.label("case_digest"),
-    *(cases.c[column.name] for column in CASE),
+    *(cases.c[column.name] for column in CASE if column.name != "traffic"),
+    traffics.c.shape.label("traffic"),
+    cases.c.request_rate.label("case_request_rate"),
 )
 
 
@@ -113,12 +118,14 @@ def _estimated(
             .join(gpus, gpus.c.id == cases.c.gpu_id)
             .join(engines, engines.c.id == tasks.c.engine_id)
             .join(ladders, ladders.c.id == tasks.c.ladder_id)
+            .outerjoin(traffics, traffics.c.id == cases.c.traffic_id)
         )
         .where(*conditions)
         .order_by(tasks.c.id)
     )
     for portion in _portions(connection, query):
         points = _points(connection, [task["id"] for task in portion])
+        tails = _point_percentiles(connection, [task["id"] for task in portion])
         for task in portion:
             found = points.get(task["id"], [])
             row = _row(
@@ -127,6 +134,7 @@ def _estimated(
                     "points": len(found),
                     "kind": ESTIMATED,
                     "task_key": task["key"],
+                    "request_rate": task["case_request_rate"],
                     "stored_at": _moment(task["created_at"]),
                     "model_architecture": defined.model(task["model_id"]),
                     "gpu_figures": defined.gpu(task["gpu_id"]),
@@ -138,6 +146,8 @@ def _estimated(
                 continue
             rest = row[FIRST_POINT + len(POINT) :]
             for point in sorted(found):
+                said = tails.get((task["id"], point[0]))
+                rest[_PERCENTILES] = json.dumps(sorted(said)) if said else None
                 yield [*row[:FIRST_POINT], *point, *rest]
                 rest[-3:] = [None, None, None]
 
@@ -152,6 +162,17 @@ def _points(connection: sa.Connection, task_ids: Sequence[int]) -> dict[int, lis
     return found
 
 
+def _point_percentiles(
+    connection: sa.Connection, task_ids: Sequence[int]
+) -> dict[tuple[Value, Value], list[tuple[str, float, float]]]:
+    found: dict[tuple[Value, Value], list[tuple[str, float, float]]] = {}
+    for task_id, concurrency, metric, percentile, value in bulk.select_by_keys(
+        connection, sa.select(point_percentiles), point_percentiles.c.task_id, task_ids
+    ):
+        found.setdefault((task_id, concurrency), []).append((metric, percentile, value))
+    return found
+
+
 def _measured(connection: sa.Connection, conditions: Sequence[Condition], defined: _Defined) -> Iterator[Row]:
     query = (
         sa.select(measured_runs, *_NAMED)
@@ -159,6 +180,7 @@ def _measured(connection: sa.Connection, conditions: Sequence[Condition], define
             measured_runs.join(cases, cases.c.id == measured_runs.c.case_id)
             .join(models, models.c.id == cases.c.model_id)
             .join(gpus, gpus.c.id == cases.c.gpu_id)
+            .outerjoin(traffics, traffics.c.id == cases.c.traffic_id)
         )
         .where(*conditions)
         .order_by(measured_runs.c.id)

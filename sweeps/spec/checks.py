@@ -12,6 +12,7 @@ from gpuscout.sweeps.settings import PARALLELISM, SHORT_SIZES
 from gpuscout.sweeps.spec.entries import Part
 from gpuscout.sweeps.spec.faults import Fault, Faults, Path, as_list, unexpected, unknown
 from gpuscout.sweeps.spec.rules import Rule
+from gpuscout.sweeps.traffic.trace import Trace
 from gpuscout.sweeps.workloads import PRESETS, Workload
 
 if TYPE_CHECKING:
@@ -113,7 +114,33 @@ def check(spec: SweepSpec, data: Mapping[str, object], broken: Set[str]) -> list
         faults.extend(_model_name_faults(spec))
     if "zip" not in broken:
         faults.extend(_repetition_faults(spec, data, broken))
+    if broken.isdisjoint(("load", "request_rate", "workloads")):
+        faults.extend(_load_faults(spec))
     return faults
+
+
+def _load_faults(spec: SweepSpec) -> Iterator[Fault]:
+    """Rates and arrivals belong to an open loop, concurrencies to a closed one."""
+    if spec.load == "concurrency":
+        if spec.request_rate:
+            yield Fault("needs `load: request_rate`", ("request_rate",), at_key=True)
+        for number, workload in enumerate(spec.workloads):
+            if workload.traffic.arrivals is not None:
+                yield Fault(
+                    "requests arrive in an open loop: add `load: request_rate`", ("workloads", number, "arrivals")
+                )
+        return
+    if spec.concurrency is not None:
+        yield Fault("with `load: request_rate` the rate decides how many are in flight", ("concurrency",), at_key=True)
+    if any("workloads" in group for group in spec.zip):
+        yield Fault("workloads cannot be zipped with `load: request_rate`: each is asked at every rate", ("zip",))
+    for position in _repetitions([_key(rate) for rate in spec.request_rate]):
+        yield Fault(f"{_key(spec.request_rate[position])} is listed twice", ("request_rate", position))
+    for number, workload in enumerate(spec.workloads):
+        trace = workload.traffic.trace
+        if not spec.request_rate and not (isinstance(trace, Trace) and trace.request_rate):
+            hint = "for example request_rate: {from: 0.5, to: 64, factor: 1.4}"
+            yield Fault(f"no rate for workload {workload.name}: missing `request_rate`", ("workloads", number), hint)
 
 
 def _zip_faults(spec: SweepSpec, data: Mapping[str, object], broken: Set[str]) -> Iterator[Fault]:

@@ -43,8 +43,16 @@ from gpuscout.sweeps.spec.faults import (
 )
 from gpuscout.sweeps.spec.rules import Rule, parse_rules, rules_json_schema
 from gpuscout.sweeps.spec.source import SpecSource, read_text, source_of_mapping, source_of_text
-from gpuscout.sweeps.spec.workloads import parse_workloads, workload_as_given, workloads_json_schema
+from gpuscout.sweeps.spec.traffic import RATES
+from gpuscout.sweeps.spec.workloads import (
+    parse_workloads,
+    with_absolute_files,
+    workload_as_given,
+    workloads_json_schema,
+)
 from gpuscout.sweeps.workloads import PRESETS, Workload
+
+LOADS = ("concurrency", "request_rate")
 
 # Keys a spec may have that are not fields of SweepSpec: merged, or read as another key, before validation.
 OTHER_KEYS = ("extends", "engine")
@@ -70,6 +78,12 @@ def _parse_objective(value: object) -> str:
     if isinstance(value, list):
         raise InvalidValue(unexpected("one objective", value))
     return axes.parse_names(value, "objective", OBJECTIVES, OBJECTIVE_SYNONYMS)[0]
+
+
+def _parse_load(value: object) -> str:
+    if isinstance(value, list):
+        raise InvalidValue(unexpected("one kind of load", value))
+    return axes.parse_names(value, "load", LOADS, {"rate": "request_rate", "closed-loop": "concurrency"})[0]
 
 
 def _parse_servers(value: object) -> tuple[str, ...]:
@@ -111,6 +125,8 @@ _Ladder = Annotated[
     tuple[int, ...] | None,
     *_parsed(axes.parse_ladder, {"anyOf": [{"type": "null"}, axes.CONCURRENCY.json_schema()]}),
 ]
+_Load = Annotated[str, *_parsed(_parse_load, {"enum": list(LOADS)})]
+_Rates = Annotated[tuple[float, ...], *_parsed(RATES.parse, RATES.json_schema())]
 _Zip = Annotated[tuple[tuple[str, ...], ...], *_parsed(parse_zip, zip_json_schema())]
 _Rules = Annotated[tuple[Rule, ...], *_parsed(parse_rules, rules_json_schema())]
 _Limits = Annotated[Limits, *_parsed(one_part(Limits), Limits.model_json_schema())]
@@ -174,6 +190,15 @@ class SweepSpec(BaseModel):
     concurrency: _Ladder = Field(
         default=None, description="Requests in flight to evaluate; null: the default ladder of each engine."
     )
+    load: _Load = Field(
+        default="concurrency",
+        description="What loads a deployment: `concurrency` requests in flight at all times, or requests that arrive "
+        "at a `request_rate`.",
+    )
+    request_rate: _Rates = Field(
+        default=(),
+        description="Requests/s of one deployment to evaluate, with `load: request_rate`; a trace has its own rate.",
+    )
     zip: _Zip = Field(
         default=(),
         description="Groups of axes that run in lockstep: the first values of each together, then the second ones …",
@@ -199,6 +224,17 @@ class SweepSpec(BaseModel):
     def problem(self, path: Path, message: str, hint: str | None = None) -> SpecProblem:
         """Something found wrong later with the value at `path`, such as ("gpus", 2), with its place in the file."""
         return self._source.problem(path, message, hint)
+
+    @property
+    def swept_workloads(self) -> tuple[Workload, ...]:
+        """The workloads, in an open loop once for each rate: "support@2.5" are 2.5 requests/s of "support"."""
+        if self.load == "concurrency":
+            return self.workloads
+        return tuple(
+            workload.at_rate(rate)
+            for workload in self.workloads
+            for rate in (self.request_rate or (workload.traffic.own_rate,))
+        )
 
     def resolve_path(self, path: Path, written: str) -> str:
         """A file name written at `path` of this spec, relative to the file it was written in."""
@@ -293,6 +329,8 @@ def _validated(source: SpecSource) -> SweepSpec:
     if source.problems and not source.data:
         raise SpecError(source.problems)
     data, faults = _one_engine_key(source)
+    if "workloads" in data:
+        data["workloads"] = with_absolute_files(data["workloads"], lambda path: source.directory(("workloads", *path)))
     broken: frozenset[str] = frozenset()
     try:
         spec = SweepSpec.model_validate(data)

@@ -46,7 +46,7 @@ OPTIONS = {
 
 
 def test_every_engine_has_a_name_and_tells_what_it_covers() -> None:
-    assert engine_names()[:3] == ["roofline", "llm-optimizer", "aiconfigurator"]
+    assert engine_names()[:4] == ["roofline", "simulator", "llm-optimizer", "aiconfigurator"]
     for name in ("llm-optimizer", "aiconfigurator"):
         assert about(name).covers
         assert str(about(name).install).startswith("pip install ")

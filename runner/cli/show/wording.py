@@ -5,6 +5,7 @@ Lines must not break within what is glued.
 
 from __future__ import annotations
 
+import json
 import re
 import textwrap
 from collections.abc import Collection, Iterable
@@ -73,7 +74,21 @@ def configuration(config: Configuration, input_len: int, output_len: int, *, gpu
 def workload(group: Group) -> str:
     """ "chat (1,024 in / 512 out)" """
     lengths = f"{group.input_len:,} in / {group.output_len:,} out"
+    if group.traffic is not None:
+        lengths = ", ".join([lengths, *_traffic(group.traffic)])
     return f"{group.workload} ({lengths})" if group.workload else lengths
+
+
+def _traffic(text: str) -> list[str]:
+    """How requests vary and arrive: "lengths vary", "40 % cached", "poisson arrivals"."""
+    shape = json.loads(text)
+    told = ["lengths vary"] if {"input_len", "output_len", "trace"} & set(shape) else []
+    if "cached_input" in shape:
+        told.append(f"{shape['cached_input']:.0%} cached")
+    if "arrivals" in shape:
+        arrivals = shape["arrivals"]
+        told.append(f"{arrivals if isinstance(arrivals, str) else 'gamma'} arrivals")
+    return told
 
 
 def case_of(of: Group | Change | Winner) -> CaseKey:
@@ -222,6 +237,8 @@ def quantity(value: float | None, column: str, *, exact: bool = False) -> str:
 
 def load(config: Operating) -> str:
     """The concurrency, or the request rate or "max" where it is not known: "57~"."""
+    if config.request_rate is not None:
+        return f"{config.request_rate:,.3g}/s"
     if config.concurrency is not None:
         marks = f"{'~' if getattr(config, 'interpolated', False) else ''}{'*' if config.queued else ''}"
         marks += "+" if getattr(config, "held", False) else ""
@@ -232,6 +249,8 @@ def load(config: Operating) -> str:
 
 def at_load(config: Operating) -> str:
     """ "at concurrency 8" """
+    if config.request_rate is not None:
+        return f"at {config.request_rate:,.3g}/s"
     if config.concurrency is not None:
         return f"at concurrency{GLUE}{config.concurrency}"
     return "as measured"

@@ -1,0 +1,279 @@
+"""Recorded requests: lengths, arrival times and prefix blocks, read in a stream and known by their content.
+
+Understood are the Mooncake form (JSON Lines with `timestamp` in ms, `input_length`, `output_length`, and `hash_ids` of
+512-token prefix blocks), JSON Lines with other common names of the same, and CSV with the same columns.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import math
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuscout.sweeps.errors import InputError
+
+BLOCK_TOKENS = 512
+MOST_REQUESTS = 1_000_000
+_LONGEST_LINE = 1 << 20
+_LONGEST_TOKENS = 10_000_000
+
+# The names that tools give the columns; times without "_ms" or "_s" are Mooncake's milliseconds.
+_INPUT = (
+    "input_length",
+    "input_len",
+    "input_tokens",
+    "prompt_len",
+    "prompt_tokens",
+    "num_prefill_tokens",
+    "ContextTokens",
+)
+_OUTPUT = (
+    "output_length", "output_len", "output_tokens", "completion_tokens", "num_decode_tokens", "GeneratedTokens",
+)  # fmt: skip
+_TIMES = {"timestamp": 1e-3, "timestamp_ms": 1e-3, "timestamp_s": 1.0, "arrived_at": 1.0, "arrival_time": 1.0}
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """n requests in order of arrival.
+
+    at_s            n, seconds since the first request; all 0 where the file has no times
+    input_len, output_len  n, tokens
+    file            where they were read; no part of their identity
+    hash_ids        n, the ids of each prompt's 512-token blocks; None where the file has none
+    """
+
+    at_s: npt.NDArray[np.float64]
+    input_len: npt.NDArray[np.int64]
+    output_len: npt.NDArray[np.int64]
+    hash_ids: tuple[tuple[int, ...], ...] | None = None
+    file: str = ""
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        content = hashlib.sha256()
+        for column in (self.at_s, self.input_len, self.output_len):
+            content.update(np.ascontiguousarray(column).tobytes())
+        content.update(repr(self.hash_ids).encode())
+        object.__setattr__(self, "digest", content.hexdigest()[:32])
+
+    def __len__(self) -> int:
+        return len(self.input_len)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Trace) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    @property
+    def seconds(self) -> float:
+        """From the first to the last arrival."""
+        return float(self.at_s[-1])
+
+    @property
+    def request_rate(self) -> float | None:
+        """Requests/s; None where the file has no times."""
+        return (len(self) - 1) / self.seconds if self.seconds > 0 else None
+
+    @property
+    def arrival_cv(self) -> float | None:
+        """Coefficient of variation of the times between arrivals: 0 constant, 1 Poisson, above it bursts."""
+        gaps = np.diff(self.at_s)
+        return float(gaps.std() / gaps.mean()) if len(gaps) and gaps.mean() > 0 else None
+
+    def cached_tokens(self, cache_tokens: int | None = None) -> npt.NDArray[np.int64]:
+        """Prompt tokens of each request that a prefix cache of `cache_tokens` (None: unbounded) would hold.
+
+        A prompt's blocks are found as long as all blocks before them are; the least recently used ones go first. At
+        least one token of every prompt is computed.
+        """
+        found = np.zeros(len(self), dtype=np.int64)
+        if self.hash_ids is None:
+            return found
+        room = None if cache_tokens is None else cache_tokens // BLOCK_TOKENS
+        held: OrderedDict[int, None] = OrderedDict()
+        for row, blocks in enumerate(self.hash_ids):
+            hits = 0
+            for block in blocks:
+                if block not in held:
+                    break
+                hits += 1
+            for block in blocks:
+                held[block] = None
+                held.move_to_end(block)
+            while room is not None and len(held) > room:
+                held.popitem(last=False)
+            found[row] = min(hits * BLOCK_TOKENS, int(self.input_len[row]) - 1)
+        return found
+
+    def cached_share(self, cache_tokens: int | None = None) -> float:
+        """The share of all prompt tokens that such a cache would have held."""
+        return float(self.cached_tokens(cache_tokens).sum() / self.input_len.sum())
+
+    def identity(self) -> Mapping[str, object]:
+        """What identifies the content, with figures for people; JSON-able."""
+        return {"digest": self.digest, "requests": len(self)}
+
+
+@dataclass(frozen=True)
+class NamedTrace:
+    """A trace of which only the identity is known: that of stored cases."""
+
+    digest: str
+    requests: int
+
+    def identity(self) -> Mapping[str, object]:
+        return {"digest": self.digest, "requests": self.requests}
+
+
+def read_trace(file: str | Path) -> Trace:
+    """The requests of a trace file (.jsonl or .csv, either also .gz), read line by line.
+
+    Raises InputError with the line for lengths that are not whole numbers above 0, times that go back or are not
+    finite, a missing column, an empty file, and more than `MOST_REQUESTS` requests.
+    """
+    path = Path(file)
+    times: list[float] = []
+    inputs: list[int] = []
+    outputs: list[int] = []
+    blocks: list[tuple[int, ...]] = []
+    with _opened(path) as stream:
+        for number, row in _rows(path, stream):
+            if len(inputs) == MOST_REQUESTS:
+                raise InputError(
+                    f"{path}:{number}: more than {MOST_REQUESTS:,} requests",
+                    hint="give a part of the trace; percentiles of a million requests do not change with more",
+                )
+            inputs.append(_tokens(path, number, row, _INPUT))
+            outputs.append(_tokens(path, number, row, _OUTPUT))
+            at = _time(path, number, row)
+            if times and at is not None and at < times[-1]:
+                raise InputError(
+                    f"{path}:{number}: arrives before the request above it", hint="sort the requests by their times"
+                )
+            times.append(at if at is not None else (times[-1] if times else 0.0))
+            if (ids := row.get("hash_ids")) is not None:
+                blocks.append(_hash_ids(path, number, ids))
+    if not inputs:
+        raise InputError(f"{path}: no requests", hint=f"a line a request, such as {_EXAMPLE}")
+    at_s = np.array(times, dtype=np.float64)
+    return Trace(
+        at_s - at_s[0],
+        np.array(inputs, dtype=np.int64),
+        np.array(outputs, dtype=np.int64),
+        tuple(blocks) if len(blocks) == len(inputs) else None,
+        str(path),
+    )
+
+
+_EXAMPLE = '{"timestamp": 0, "input_length": 1200, "output_length": 150}'
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[str]]:
+    try:
+        if not path.is_file():
+            raise InputError(f"{path}: not a file", hint="expected a trace in JSON Lines or CSV")
+        if path.suffix == ".gz":
+            with gzip.open(path, "rt", encoding="utf-8") as stream:
+                yield stream
+        else:
+            with path.open(encoding="utf-8") as stream:
+                yield stream
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as text: {error}") from error
+
+
+def _rows(path: Path, stream: IO[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The requests with their line numbers."""
+    first = stream.readline(_LONGEST_LINE)
+    if first.lstrip().startswith("{"):
+        yield from _json_rows(path, first, stream)
+        return
+    header = next(csv.reader([first]), [])
+    names = [name.strip() for name in header]
+    if not set(names) & set(_INPUT):
+        raise InputError(
+            f"{path}:1: expected a JSON object or the header of a CSV file with one of {', '.join(_INPUT[:3])}",
+            hint=f"for example {_EXAMPLE}",
+        )
+    for number, values in enumerate(csv.reader(_short_lines(path, stream)), start=2):
+        if values:
+            if len(values) != len(names):
+                raise InputError(f"{path}:{number}: expected {len(names)} values, got {len(values)}")
+            yield number, dict(zip(names, values, strict=True))
+
+
+def _json_rows(path: Path, first: str, stream: IO[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for number, line in enumerate(_short_lines(path, _chained(first, stream)), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}:{number}: not valid JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{path}:{number}: expected a JSON object, such as {_EXAMPLE}")
+        yield number, row
+
+
+def _chained(first: str, stream: IO[str]) -> Iterator[str]:
+    yield first
+    while line := stream.readline(_LONGEST_LINE):
+        yield line
+
+
+def _short_lines(path: Path, lines: Iterable[str]) -> Iterator[str]:
+    read = lines if not isinstance(lines, io.TextIOBase) else iter(lambda: lines.readline(_LONGEST_LINE), "")
+    for line in read:
+        if len(line) >= _LONGEST_LINE:
+            raise InputError(f"{path}: a line is longer than {_LONGEST_LINE:,} characters")
+        yield line
+
+
+def _tokens(path: Path, number: int, row: Mapping[str, Any], names: tuple[str, ...]) -> int:
+    name = next((name for name in names if name in row), None)
+    if name is None:
+        raise InputError(f"{path}:{number}: missing {names[0]}", hint=f"known names: {', '.join(names)}")
+    value = row[name]
+    try:
+        tokens = int(value) if isinstance(value, str) else value
+    except ValueError:
+        tokens = None
+    if isinstance(tokens, float) and tokens.is_integer():
+        tokens = int(tokens)
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or not 1 <= tokens <= _LONGEST_TOKENS:
+        raise InputError(f"{path}:{number}: {name}: expected a whole number of tokens of at least 1, got {value!r:.40}")
+    return tokens
+
+
+def _time(path: Path, number: int, row: Mapping[str, Any]) -> float | None:
+    name = next((name for name in _TIMES if name in row), None)
+    if name is None:
+        return None
+    try:
+        at = float(row[name]) * _TIMES[name]
+    except (TypeError, ValueError):
+        at = math.nan
+    if not math.isfinite(at):
+        raise InputError(f"{path}:{number}: {name}: expected a time as a number, got {row[name]!r:.40}")
+    return at
+
+
+def _hash_ids(path: Path, number: int, ids: object) -> tuple[int, ...]:
+    if isinstance(ids, list) and all(isinstance(one, int) and not isinstance(one, bool) for one in ids):
+        return tuple(ids)
+    raise InputError(f"{path}:{number}: hash_ids: expected a list of whole numbers")

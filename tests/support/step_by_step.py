@@ -1,0 +1,106 @@
+"""A continuous-batching server simulated one step at a time, in plain Python: what the event loop has to agree with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+Seconds = Callable[[int, float, float], float]
+
+
+@dataclass
+class Request:
+    arrival: float
+    prompt: int
+    cached: int
+    output: int
+    answered: int = 0
+    to_read: int = 0
+    admitted: float = -1.0
+    first_token: float = -1.0
+    finished: float = -1.0
+
+
+def serve(
+    requests: Sequence[Request],
+    seconds: Seconds,
+    *,
+    clients: int = 0,
+    max_num_seqs: int,
+    max_batched_tokens: int,
+    kv_capacity: int,
+    prefill_first: bool = False,
+    whole_prompts: bool = False,
+) -> list[float]:
+    """Fill in when requests are admitted, answered and finished; return every gap between tokens, one per token.
+
+    In a closed loop of `clients`, each request that leaves is followed by the next. Times are those of whole steps.
+    """
+    ahead = list(requests[clients:]) if clients else []
+    queue = list(requests[:clients]) if clients else list(requests)
+    reading: list[Request] = []
+    decoding: list[Request] = []
+    stalled: dict[int, float] = {}
+    gaps: list[float] = []
+    now = 0.0
+
+    def held() -> int:
+        return sum(one.prompt + one.answered for one in (*reading, *decoding))
+
+    while queue or reading or decoding:
+        budget = max_batched_tokens - (0 if prefill_first else len(decoding))
+        taken, complete = 0, []
+        if reading and budget > 0:
+            chunk = min(reading[0].to_read, budget)
+            reading[0].to_read -= chunk
+            taken, budget = chunk, budget - chunk
+            if reading[0].to_read == 0:
+                complete.append(reading[0])
+        while (
+            queue
+            and queue[0].arrival <= now
+            and budget > 0
+            and not any(one.to_read for one in reading)
+            and len(reading) + len(decoding) < max_num_seqs
+            and held() + queue[0].prompt + queue[0].answered + len(decoding) <= kv_capacity
+        ):
+            need = max(queue[0].prompt + queue[0].answered - queue[0].cached, 1)
+            if whole_prompts and need > budget and taken:
+                break
+            one = queue.pop(0)
+            one.admitted = one.admitted if one.admitted >= 0 else now
+            chunk = need if whole_prompts else min(need, budget)
+            one.to_read = need - chunk
+            taken, budget = taken + chunk, budget - chunk
+            reading.append(one)
+            if not one.to_read:
+                complete.append(one)
+        if not taken and not decoding:
+            now = queue[0].arrival
+            continue
+        if not taken and held() + len(decoding) > kv_capacity:
+            queue.insert(0, decoding.pop())
+            continue
+        steps_on = decoding if not taken or not prefill_first else []
+        took = seconds(len(decoding), float(held()) if decoding else 0.0, float(taken))
+        if len(steps_on) < len(decoding):
+            took -= seconds(len(decoding), float(held()), 0.0)
+        now += took
+        for one in decoding:
+            stalled[id(one)] = stalled.get(id(one), 0.0) + took
+        for one in list(steps_on):
+            one.answered += 1
+            gaps.append(stalled.pop(id(one)))
+        for one in complete:
+            reading.remove(one)
+            one.first_token = one.first_token if one.answered else now
+            one.answered += 1
+            stalled.pop(id(one), None)
+            decoding.append(one)
+        for one in [one for one in decoding if one.answered == one.output]:
+            decoding.remove(one)
+            one.finished = now
+            if ahead:
+                ahead[0].arrival = now
+                queue.append(ahead.pop(0))
+    return gaps
