@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,17 +10,38 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpuscout.runner.accuracy.estimate import Estimates
+from gpuscout.runner.engines.roofline.uncertainty import BAND_ENDS, BAND_NAMES
 from gpuscout.store.measured import LoadKind, MeasuredRun
 from gpuscout.sweeps.curves import FloatArray
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 
 METRICS = ("itl", "ttft", "throughput")
+
+
+def _of_gpu(field: str) -> Callable[[MeasuredRun], object]:
+    """A field of the catalogue's entry for a run's GPU; None for a GPU that is not there."""
+
+    def value(run: MeasuredRun) -> object:
+        gpu = GPUCatalogue.load().find(run.gpu)
+        return None if gpu is None else getattr(gpu, field)
+
+    return value
+
+
+def _load_band(run: MeasuredRun) -> str | None:
+    """The band of requests in flight that the built-in engine's intervals go by; None: an offline maximum."""
+    return None if run.concurrency is None else BAND_NAMES[bisect_left(BAND_ENDS, run.concurrency)]
+
 
 # What runs can be grouped by.
 GROUPINGS: Mapping[str, Callable[[MeasuredRun], object]] = {
     "model": lambda run: run.model,
+    "vendor": _of_gpu("vendor"),
+    "family": _of_gpu("family"),
     "gpu": lambda run: run.gpu,
     "precision": lambda run: str(run.precision),
     "server": lambda run: run.server,
+    "load_band": _load_band,
     "concurrency": lambda run: run.concurrency,
     "input_len": lambda run: run.input_len,
     "output_len": lambda run: run.output_len,

@@ -25,7 +25,7 @@ from gpuscout.store.measured import LoadKind, MeasuredRun, runs_digest
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.trust import NO_TRUST, Trust
 
-DEFAULT_GROUPINGS = ("model", "gpu", "precision", "server")
+DEFAULT_GROUPINGS = ("model", "vendor", "family", "gpu", "precision", "server", "load_band")
 
 
 @dataclass(frozen=True)

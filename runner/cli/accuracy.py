@@ -44,7 +44,10 @@ def accuracy(
     ] = None,
     by: Annotated[
         list[str] | None,
-        typer.Option("--by", help="model, gpu, precision, server, concurrency, input_len, output_len, tp or source."),
+        typer.Option(
+            "--by",
+            help="model, vendor, family, gpu, precision, server, load_band, concurrency, input_len, tp, source …",
+        ),
     ] = None,
     worst: Annotated[
         int | None,

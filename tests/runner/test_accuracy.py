@@ -18,7 +18,7 @@ import sqlalchemy as sa
 import yaml
 
 from gpuscout.runner.accuracy.choice import ITL_LIMITS_MS, REFERENCE_PRICES, gpu_choice, maxima_order
-from gpuscout.runner.accuracy.errors import errors
+from gpuscout.runner.accuracy.errors import GROUPINGS, errors
 from gpuscout.runner.accuracy.estimate import Estimates, estimate
 from gpuscout.runner.accuracy.report import AccuracyReport, report, write_predictions
 from gpuscout.runner.accuracy.seen import errors_seen
@@ -197,6 +197,19 @@ def test_the_built_in_engine_is_as_good_as_the_readme_says(serving: AccuracyRepo
     assert maxima.order.right >= 0.95
 
 
+def test_runs_are_grouped_by_vendor_family_and_load() -> None:
+    runs = [run for run in public_runs("serving_runs_2026_11") if run.gpu in ("MI300X", "B200", "Inferentia2")]
+    estimates = estimate(RooflineEngine(), runs)
+    for name, groups in (
+        ("vendor", {"AMD", "AWS", "NVIDIA"}),
+        ("family", {"CDNA3", "Inferentia", "Blackwell"}),
+        ("load_band", {"1-8", "9-64", "65-"}),
+    ):
+        found = errors(estimates, GROUPINGS[name])
+        assert set(found) == groups
+        assert sum(group.runs for group in found.values()) == len(runs)
+
+
 def test_perfect_estimates_have_no_error_and_no_regret() -> None:
     closed, offline = perfect(public_runs("serving_runs")), perfect(public_runs("max_throughput"))
     assert all(error.p90 < 1e-9 for error in errors(closed)["all"].metrics.values())
@@ -333,7 +346,7 @@ def test_the_command_prints_and_writes(tmp_path: Path) -> None:
     assert (total["metrics"]["itl"]["runs"], total["metrics"]["ttft"]["runs"]) == (2, 1)
     wrong = gpuscout("accuracy", "--measured", "mine.csv", "--by", "colour", cwd=tmp_path)
     assert wrong.returncode == 2
-    assert "groupings: model, gpu" in wrong.stderr
+    assert "groupings: model, vendor, family, gpu" in wrong.stderr
 
 
 def test_predictions_never_replace_what_was_measured(
