@@ -104,7 +104,8 @@ def before(ranking: Ranking, groups: Sequence[Group], *, top: int) -> Iterator[s
     else:
         yield from told
         if count_of is not None:
-            yield f"{count_of} (--explain says why the others do not)"
+            others_do_not = any(losers.count for group in ranking.groups for losers in group.losers)
+            yield f"{count_of} (--explain says why the others do not)" if others_do_not else count_of
 
 
 def after(ranking: Ranking, groups: Sequence[Group]) -> Iterator[str]:
