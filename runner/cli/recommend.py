@@ -16,7 +16,9 @@ from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
     from gpuscout.runner.api.fit import MemoryFit
-    from gpuscout.store.ranking.types import Ranking
+    from gpuscout.store.ranking.types import Question, Ranking
+
+_REPORTED = 12
 
 
 def register(app: typer.Typer) -> None:
@@ -92,7 +94,7 @@ def recommend(
         asked = in_full if explain else in_short if output.for_people else replace(question, top=top + 1, examples=1)
         ranking = rank(connection, replace(asked, prices=rules))
         if report is not None:
-            paper = rank(connection, replace(question, prices=rules, top=12, examples=1))
+            paper = rank(connection, for_report(replace(question, prices=rules)))
             _write_report(paper, report, db, store.url_for_display)
     if output.json:
         print_json(ranking_document(ranking))
@@ -107,10 +109,25 @@ def recommend(
     leave_if_nothing(any(group.configs or group.unranked for group in ranking.groups))
 
 
+def for_report(question: Question) -> Question:
+    """The question in the detail of a report: the alternatives, and an example of each reason why others are out."""
+    return replace(question, top=_REPORTED, examples=1)
+
+
 def _write_report(ranking: Ranking, file: Path, db: str, store: str) -> None:
     """Write the page about a ranking. Raises InputError where the file cannot be written."""
-    from gpuscout.runner.api.fit import fit_memory
     from gpuscout.runner.cli.show.report import report_page
+
+    try:
+        file.write_text(report_page(ranking, memory_of_bests(ranking, db), store=store), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {file}: {error.strerror}") from error
+    err().print(f"written: {file}", soft_wrap=True)
+
+
+def memory_of_bests(ranking: Ranking, db: str) -> list[MemoryFit | None]:
+    """What fills the memory of each group's best; None where there is none, or a file alone knows its model or GPU."""
+    from gpuscout.runner.api.fit import fit_memory
     from gpuscout.store.results.catalogues import ModelsAt
     from gpuscout.sweeps.errors import GpuscoutError
 
@@ -139,11 +156,7 @@ def _write_report(ranking: Ranking, file: Path, db: str, store: str) -> None:
             )
         except GpuscoutError:
             fits.append(None)  # a model or GPU that only a file has
-    try:
-        file.write_text(report_page(ranking, fits, store=store), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {file}: {error.strerror}") from error
-    err().print(f"written: {file}", soft_wrap=True)
+    return fits
 
 
 def _check_one(ranking: Ranking) -> None:

@@ -17,7 +17,7 @@ from gpuscout.sweeps.errors import GpuscoutError
 
 _ROUTES = {
     "/sweeps": "sweeps",
-    "/sweeps/{name}": "sweep",
+    "/sweeps/{name:path}": "sweep",
     "/models": "models",
     "/gpus": "gpus",
     "/gpus/{name}": "gpu",
@@ -53,6 +53,18 @@ def api(db: str) -> APIRouter:
             },
         )
     return router
+
+
+def routes() -> list[dict[str, object]]:
+    """The routes for people: path, command and parameters."""
+    return [
+        {
+            "path": f"/api/v1{path}".replace(":path}", "}"),
+            "command": " ".join(QUESTIONS[name].command),
+            "parameters": _described(name, path),
+        }
+        for path, name in _ROUTES.items()
+    ]
 
 
 def _answering(name: str, db: str) -> Any:
@@ -118,7 +130,7 @@ def _described(name: str, path: str) -> list[dict[str, object]]:
         parameter = known[one]
         plain: dict[str, object] = {"type": "boolean" if getattr(parameter, "is_flag", False) else "string"}
         several = getattr(parameter, "multiple", False)
-        in_path = f"{{{one}}}" in path
+        in_path = f"{{{one}" in path
         found.append(
             {
                 "name": one,

@@ -11,6 +11,7 @@ from starlette.staticfiles import StaticFiles
 
 from gpuscout import __version__
 from gpuscout.runner.web.api import api
+from gpuscout.runner.web.pages import pages
 from gpuscout.runner.web.safety import Guard
 
 _HERE = Path(__file__).parent
@@ -28,6 +29,7 @@ def make_app(db: str, guard: Guard | None = None) -> FastAPI:
     )
     app.add_middleware(BaseHTTPMiddleware, dispatch=guard or Guard())
     app.include_router(api(db))
+    app.include_router(pages(db))
     app.add_api_route("/healthz", _healthy, methods=["GET"], include_in_schema=False)
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
     return app

@@ -13,16 +13,10 @@ from gpuscout.runner.web.answers import QUESTIONS
 from gpuscout.runner.web.app import make_app
 from gpuscout.runner.web.safety import Guard
 from tests.support.forked import gpuscout
+from tests.support.served import small_store
 
 pytestmark = pytest.mark.slow
 
-SPEC = """
-name: small
-models: [Qwen/Qwen3-8B, Qwen/Qwen3-32B]
-gpus: [H100, L40S]
-tensor_parallel: [1, 2]
-workloads: [chat]
-"""
 STAMPS = re.compile(r'"(created|answered)_at": "[^"]*"')
 # Route -> what the command is given for the same answer.
 SAME = {
@@ -51,11 +45,7 @@ SAME = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small store, gpuscout.db."""
-    found = tmp_path_factory.mktemp("served")
-    (found / "small.yaml").write_text(SPEC)
-    done = gpuscout("run", "small.yaml", cwd=found)
-    assert done.returncode == 0, done.stderr
-    return found
+    return small_store(tmp_path_factory.mktemp("served"))
 
 
 @pytest.fixture(scope="module")
@@ -167,8 +157,7 @@ def test_a_missing_an_empty_and_a_foreign_store_say_what_to_do(tmp_path: Path) -
 
 
 def test_postgres_answers_alike(one_database: str, postgres_url: str, tmp_path: Path) -> None:
-    (tmp_path / "small.yaml").write_text(SPEC)
-    assert gpuscout("run", "small.yaml", "--db", postgres_url, cwd=tmp_path).returncode == 0
+    small_store(tmp_path, "--db", postgres_url)
     with TestClient(make_app(postgres_url), base_url="http://localhost") as asker:
         for route in ("/recommend?slo=itl<=30ms&top=3", "/pareto", "/sweeps/small", "/capacity?rate=50"):
             answer = asker.get(f"/api/v1{route}")

@@ -43,11 +43,10 @@ def report_page(ranking: Ranking, fits: Sequence[MemoryFit | None], *, store: st
     from gpuscout import __version__
 
     now = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    body = [_tag("h1", "Which GPUs should serve this?"), *_question(ranking)]
-    for group, fit in zip(ranking.groups, fits, strict=True):
-        body += _group(ranking, group, fit)
-    body += _prices(ranking)
-    body += [
+    body = [
+        _tag("h1", "Which GPUs should serve this?"),
+        *_question(ranking),
+        report_body(ranking, fits),
         _tag("h2", "Versions"),
         _tag(
             "p", f"gpuscout {__version__}, {now}; store {store}" + (f"; sweep {ranking.sweep}" if ranking.sweep else "")
@@ -56,6 +55,14 @@ def report_page(ranking: Ranking, fits: Sequence[MemoryFit | None], *, store: st
     ]
     head = f"<meta charset='utf-8'><title>GPU recommendation, {now}</title><style>{_STYLE}</style>"
     return f"<!doctype html>\n<html lang='en'><head>{head}</head><body>\n" + "\n".join(body) + "\n</body></html>\n"
+
+
+def report_body(ranking: Ranking, fits: Sequence[MemoryFit | None]) -> str:
+    """The answers and what they rest on, with the prices, as HTML in which every text is escaped."""
+    body: list[str] = []
+    for group, fit in zip(ranking.groups, fits, strict=True):
+        body += _group(ranking, group, fit)
+    return "\n".join([*body, *_prices(ranking)])
 
 
 def _question(ranking: Ranking) -> Iterator[str]:

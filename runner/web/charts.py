@@ -1,0 +1,126 @@
+"""Charts as SVG that is made on the server: every point is an element with a text, for people, readers and tests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+WIDTH, HEIGHT = 760, 420
+_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 16, 14, 46
+_COLOURS = 8
+_SIZE = 5.0
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One point: where it stands, its shape (estimated: circle, measured: square), its range and what it is."""
+
+    x: float
+    y: float
+    measured: bool
+    dominated: bool
+    colour: int
+    text: str
+    id: str
+    range_x: tuple[float, float] | None
+    range_y: tuple[float, float] | None
+
+    @property
+    def path(self) -> str:
+        """The shape as an SVG path."""
+        x, y, r = self.x, self.y, _SIZE
+        if self.measured:
+            return f"M{x - r:.1f} {y - r:.1f}h{2 * r}v{2 * r}h{-2 * r}z"
+        return f"M{x - r:.1f} {y:.1f}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0z"
+
+
+@dataclass(frozen=True)
+class Tick:
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A scatter plot with logarithmic axes; `colours` are the names that colours stand for, in their order."""
+
+    marks: Sequence[Mark]
+    x_ticks: Sequence[Tick]
+    y_ticks: Sequence[Tick]
+    x_label: str
+    y_label: str
+    colours: Sequence[str]
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = _LEFT
+    right: int = WIDTH - _RIGHT
+    top: int = _TOP
+    bottom: int = HEIGHT - _BOTTOM
+
+
+def scatter(
+    rows: Iterable[Mapping[str, Any]],
+    x: str,
+    y: str,
+    *,
+    labels: tuple[str, str],
+    colour_by: str = "gpu",
+) -> Chart:
+    """A chart of rows with `x` and `y` above zero, `kind`, `dominated`, `text`, `id` and perhaps `…_low`, `…_high`."""
+    shown = [row for row in rows if (row[x] or 0) > 0 and (row[y] or 0) > 0]
+    names = list(dict.fromkeys(str(row[colour_by]) for row in shown))
+    across, down = (
+        _axis([row[x] for row in shown], _LEFT, WIDTH - _RIGHT),
+        _axis([row[y] for row in shown], HEIGHT - _BOTTOM, _TOP),
+    )
+    marks = [
+        Mark(
+            across.at(row[x]),
+            down.at(row[y]),
+            row["kind"] == "measured",
+            bool(row.get("dominated")),
+            min(names.index(str(row[colour_by])), _COLOURS - 1),
+            row["text"],
+            row["id"],
+            _range(row, x, across),
+            _range(row, y, down),
+        )
+        for row in shown
+    ]
+    colours = names if len(names) <= _COLOURS else [*names[: _COLOURS - 1], "others"]
+    return Chart(marks, across.ticks(), down.ticks(), *labels, colours)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """A logarithmic axis from `low` to `high` between two places."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def at(self, value: float) -> float:
+        """The place of a value, within the axis."""
+        inside = min(max(value, self.low), self.high)
+        share = math.log(inside / self.low) / math.log(self.high / self.low)
+        return round(self.start + share * (self.end - self.start), 1)
+
+    def ticks(self) -> list[Tick]:
+        """1, 2 and 5 times powers of ten; powers alone where those are many."""
+        decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        steps = (1, 2, 5) if len(decades) <= 4 else (1,)
+        values = [step * 10.0**power for power in decades for step in steps]
+        return [Tick(self.at(value), f"{value:,.10g}") for value in values if self.low <= value <= self.high]
+
+
+def _axis(values: Sequence[float], start: float, end: float) -> _Axis:
+    low, high = (min(values), max(values)) if values else (1.0, 10.0)
+    return _Axis(low / 1.3, high * 1.3, start, end)
+
+
+def _range(row: Mapping[str, Any], name: str, axis: _Axis) -> tuple[float, float] | None:
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    return None if not low or not high or low <= 0 else (axis.at(low), axis.at(high))

@@ -1,0 +1,345 @@
+"""The pages: a question in the address, its answer below the form. They show what the documents of the commands say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Request
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import HTMLResponse, Response
+
+from gpuscout.runner.cli.options import AimOptions, Filters, PriceOptions
+from gpuscout.runner.cli.show.output import number
+from gpuscout.runner.web.answers import Question
+from gpuscout.runner.web.charts import scatter
+from gpuscout.runner.web.errors import status_of, title_of
+from gpuscout.runner.web.forms import OBJECTIVES, PRICE, TRUSTS, Fields, address, fields_of, given
+from gpuscout.sweeps.errors import GpuscoutError
+from gpuscout.sweeps.text import printable_lines, without_passwords
+
+Context = dict[str, Any]
+_MOST_ANSWERS = 40
+_MOST_CHARTS = 4
+_MOST_MARKS = 3000
+_MOST_PRICES = 5
+METRICS = {
+    "cost,interactivity": "cost against tokens/s of a user",
+    "throughput-per-gpu,interactivity": "throughput per GPU against tokens/s of a user",
+    "throughput-per-gpu,itl": "throughput per GPU against ITL",
+    "throughput-per-gpu,ttft": "throughput per GPU against TTFT",
+    "cost,ttft": "cost against TTFT",
+    "cost,e2e": "cost against the latency of a request",
+}
+
+
+def pages(db: str) -> APIRouter:
+    """The pages over the store at `db`."""
+    router = APIRouter(include_in_schema=False)
+    for path, template, answering in (
+        ("/", "ask", ask),
+        ("/trade-offs", "tradeoffs", tradeoffs),
+        ("/compare", "compare", compare),
+        ("/load", "load", load),
+        ("/prices", "prices", prices),
+        ("/sweeps", "sweeps", sweeps),
+        ("/sweeps/{name:path}", "sweep", sweep),
+        ("/accuracy", "accuracy", accuracy),
+        ("/api", "api", reference),
+    ):
+        router.add_api_route(path, _page(path, template, answering, db), methods=["GET"])
+    return router
+
+
+def _page(path: str, template: str, answering: Callable[[str, Fields], Context], db: str) -> Any:
+    async def page(request: Request) -> Response:
+        return await run_in_threadpool(_shown, request, path, template, answering, db)
+
+    return page
+
+
+def _shown(
+    request: Request, path: str, template: str, answering: Callable[[str, Fields], Context], db: str
+) -> Response:
+    """The page; where the question or the store is at fault, the page that says so and what to do, below the form."""
+    fields = fields_of([*request.query_params.multi_items(), *request.path_params.items()])
+    context: Context = {"page": path, "fields": fields, "error": None, "choices": Choices((), ())}
+    status = 200
+    try:
+        context["choices"] = choices(db)
+        context |= answering(db, fields)
+    except GpuscoutError as error:
+        status = status_of(error)
+        context["error"] = {
+            "title": title_of(error),
+            "message": without_passwords(error.message),
+            "hint": error.hint and without_passwords(error.hint),
+        }
+    text = _environment().get_template(f"{template}.html").render(context)
+    return HTMLResponse(text, status, headers={"Cache-Control": "no-cache"})
+
+
+# --- the pages ---------------------------------------------------------------------------------------------------
+
+
+def ask(db: str, fields: Fields) -> Context:
+    """The answer to one question: in full where it is about one model and workload, else a line for each."""
+    from gpuscout.runner.cli.recommend import for_report, memory_of_bests
+    from gpuscout.runner.cli.show.report import report_body
+    from gpuscout.runner.cli.show.wording import case_of, measured_aside, none_meets
+    from gpuscout.store.database.connect import open_store
+    from gpuscout.store.ranking.lookup import stored_names
+    from gpuscout.store.ranking.rank import rank
+    from gpuscout.store.schema import gpus
+
+    asked = Question("recommend", given(fields))
+    aim, filters, prices = asked.groups(AimOptions, Filters, PriceOptions)
+    question = aim.asked(filters.question())
+    with open_store(db) as store, store.reading() as connection:
+        question = replace(question, prices=prices.rules(stored_names(connection, gpus).ids))
+        ranking = rank(connection, replace(question, top=1, examples=1, gpu_types=2, briefly=True))
+        aside = measured_aside(question, ranking.groups)
+        groups = [group for group in ranking.groups if case_of(group) not in aside]
+        only = groups[0] if len(groups) == 1 else None
+        if only is not None:
+            of_one = replace(question, models=(only.model,), input_len=only.input_len, output_len=only.output_len)
+            ranking = rank(
+                connection, for_report(replace(of_one, workload=None if only.workload is None else of_one.workload))
+            )
+        display = store.url_for_display
+    context: Context = {"command": asked.command(display), "one": None, "rows": [], "more": 0, "sliders": []}
+    if only is None:
+        context["rows"] = [_overview(ranking, group, fields) for group in groups[:_MOST_ANSWERS]]
+        context["more"] = max(0, len(groups) - _MOST_ANSWERS)
+        context["unit"] = question.aim.unit
+        context["nothing"] = None if groups else none_meets(question)
+        return context
+    context["one"] = Markup(report_body(ranking, memory_of_bests(ranking, db)))  # noqa: S704 - escaped where it is made
+    context["sliders"] = _sliders(ranking, fields)
+    context["launch"] = _launch(db, fields, ranking)
+    lengths = {"input_len": str(only.input_len), "output_len": str(only.output_len)}
+    context["others"] = {
+        "what throughput costs in latency": address("/trade-offs", {}, model=only.model, **lengths),
+        "what a load needs": address("/load", {}, model=only.model, rate="10", **lengths),
+    }
+    return context
+
+
+def _overview(ranking: Any, group: Any, fields: Fields) -> Context:
+    from gpuscout.runner.cli.show.certainty import ranged
+    from gpuscout.runner.cli.show.wording import describe, workload
+
+    best = group.best
+    lengths = {"input_len": str(group.input_len), "output_len": str(group.output_len)}
+    named = {"workload": group.workload} if group.workload else lengths
+    return {
+        "model": group.model,
+        "workload": workload(group),
+        "best": None if best is None else describe(best, group),
+        "figure": None if best is None else ranged(best.objective, best.objective_range, best.kind),
+        "kind": "" if best is None else best.told_kind,
+        "remarks": "" if best is None else "; ".join(_remarks(group, best)),
+        "link": address("/", fields, model=group.model, **named),
+    }
+
+
+def _remarks(group: Any, best: Any) -> Iterable[str]:
+    if not best.backed:
+        yield "no measurement backs it"
+    if group.ties:
+        yield "a tie"
+    if group.unproven:
+        yield "an unmeasured one looks better"
+
+
+def _sliders(ranking: Any, fields: Fields) -> list[Context]:
+    """The prices that decide: of the best GPU types, what they cost and in which range they are sold."""
+    if not ranking.question.aim.needs("price"):
+        return []
+    found = []
+    for config in ranking.groups[0].best_per_gpu[:_MOST_PRICES]:
+        price = ranking.prices.known.get(config.gpu)
+        if price is None:
+            continue
+        usd = price.per_hour(1).usd
+        set_to = (fields.get(PRICE + config.gpu) or [""])[-1]
+        quotes = [quote.usd_per_gpu_hour for quote in price.quotes] or [usd]
+        found.append(
+            {
+                "name": PRICE + config.gpu,
+                "gpu": config.gpu,
+                "value": set_to,
+                "book": f"{usd:.2f}",
+                "least": f"{max(0.05, min([*quotes, usd]) / 3):.2f}",
+                "most": f"{max([*quotes, usd]) * 2:.2f}",
+            }
+        )
+    return found
+
+
+def _launch(db: str, fields: Fields, ranking: Any) -> Context | None:
+    """What starts the best configuration; None where nothing qualifies."""
+    group = ranking.groups[0]
+    if group.best is None:
+        return None
+    named = {"model": [group.model], "input_len": [str(group.input_len)], "output_len": [str(group.output_len)]}
+    wanted = {name: values for name, values in given(fields).items() if name not in ("top", "explain", "workload")}
+    question = Question("deploy", {**wanted, **named})
+    try:
+        answer = question.ask(db, "--format=command")
+    except GpuscoutError as error:
+        return {"text": None, "notes": error.message, "command": question.command()}
+    return {"text": answer.text, "notes": answer.messages, "command": question.command()}
+
+
+def tradeoffs(db: str, fields: Fields) -> Context:
+    """The frontier of each model and workload as a chart and a table."""
+    asked = Question("pareto", {"metrics": ["cost,interactivity"]} | given(fields))
+    document = json.loads(asked.ask(db).text)
+    first, second = document["metrics"][:2]
+    cases: dict[tuple[Any, ...], list[Context]] = {}
+    for at, row in enumerate(document["points"]):
+        row["id"] = f"point-{at}"
+        row["text"] = _point(row, first, second)
+        cases.setdefault((row["model"], row["input_len"], row["output_len"]), []).append(row)
+    charts = []
+    for (model, input_len, output_len), rows in list(cases.items())[:_MOST_CHARTS]:
+        labels = tuple(f"{metric['name']} ({metric['unit']})" for metric in (second, first))
+        charts.append(
+            {
+                "title": f"{model}, {input_len:,} in / {output_len:,} out",
+                "chart": scatter(rows[:_MOST_MARKS], second["column"], first["column"], labels=(labels[0], labels[1])),
+                "rows": rows[:_MOST_MARKS],
+                "left_out": max(0, len(rows) - _MOST_MARKS),
+            }
+        )
+    return {
+        "command": asked.command(_display(db)),
+        "charts": charts,
+        "more": [
+            {
+                "text": f"{model}, {input_len:,} in / {output_len:,} out",
+                "link": address(
+                    "/trade-offs",
+                    fields,
+                    model=model,
+                    workload=None,
+                    input_len=str(input_len),
+                    output_len=str(output_len),
+                ),
+            }
+            for model, input_len, output_len in list(cases)[_MOST_CHARTS:][:_MOST_ANSWERS]
+        ],
+        "columns": [first, second],
+        "metrics": METRICS,
+    }
+
+
+def _point(row: Mapping[str, Any], *metrics: Mapping[str, Any]) -> str:
+    """ "H100 x2 fp8 vllm, 64 in flight, estimated: 1.20 USD/Mtok, 33 tokens/s per user" """
+    load = "" if row.get("concurrency") is None else f", {row['concurrency']:,} in flight"
+    figures = ", ".join(f"{number(row[metric['column']])} {metric['unit']}" for metric in metrics)
+    return f"{row['gpu']} x{row['num_gpus']} {row['precision']} {row['server']}{load}, {row['kind']}: {figures}"
+
+
+def compare(db: str, fields: Fields) -> Context:
+    """Two answers to one question side by side."""
+    if not fields.get("a") or not fields.get("b"):
+        return {"document": None}
+    asked = Question("compare", given(fields))
+    return {"document": json.loads(asked.ask(db).text), "command": asked.command(_display(db))}
+
+
+def load(db: str, fields: Fields) -> Context:
+    """Replicas, GPUs and money for a rate of requests."""
+    if not fields.get("rate"):
+        return {"document": None}
+    asked = Question("capacity", given(fields))
+    return {"document": json.loads(asked.ask(db).text), "command": asked.command(_display(db))}
+
+
+def prices(db: str, fields: Fields) -> Context:
+    """The price books, and of each GPU the range in which it is sold."""
+    asked = Question("prices", given(fields))
+    document = json.loads(asked.ask(db).text)
+    most = max((gpu["highest_usd_per_gpu_hour"] for gpu in document["gpus"]), default=1)
+    return {"document": document, "most": most, "command": asked.command(_display(db))}
+
+
+def sweeps(db: str, fields: Fields) -> Context:
+    asked = Question("sweeps", given(fields))
+    document = json.loads(asked.ask(db).text)
+    for one in document["sweeps"]:
+        one["link"] = f"/sweeps/{quote(one['name'], safe='')}"
+    return {"document": document, "command": asked.command(_display(db))}
+
+
+def sweep(db: str, fields: Fields) -> Context:
+    asked = Question("sweep", given(fields))
+    return {"document": json.loads(asked.ask(db).text), "command": asked.command(_display(db))}
+
+
+def accuracy(db: str, fields: Fields) -> Context:
+    """The errors of the built-in engine over the runs that ship, or over those of the store."""
+    asked = Question("accuracy", given(fields))
+    return {"document": json.loads(asked.ask(db).text), "command": asked.command(_display(db))}
+
+
+def reference(db: str, fields: Fields) -> Context:
+    """The routes of the API and their parameters."""
+    from gpuscout.runner.web.api import routes
+
+    return {"routes": routes()}
+
+
+# --- what they share ---------------------------------------------------------------------------------------------
+
+
+class Choices:
+    """What the store holds, for people to choose from."""
+
+    def __init__(self, models: Iterable[str], workloads: Iterable[str]) -> None:
+        self.models, self.workloads = list(models), list(workloads)
+
+
+def choices(db: str) -> Choices:
+    """Raises StoreUnreachableError, StoreOutdatedError."""
+    from gpuscout.store.database.connect import open_store
+    from gpuscout.store.ranking.lookup import stored_names, workload_names
+    from gpuscout.store.schema import models
+
+    with open_store(db) as store, store.reading() as connection:
+        names = sorted(stored_names(connection, models).ids)
+        workloads = dict.fromkeys(workload.name for workload in workload_names(connection, None))
+    return Choices(names, workloads)
+
+
+def _display(db: str) -> str:
+    from gpuscout.store.database.connect import reach
+
+    with reach(db) as store:
+        return store.url_for_display
+
+
+@cache
+def _environment() -> Environment:
+    found = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # Control characters and their like are shown, not sent.
+        finalize=lambda value: printable_lines(value) if type(value) is str else value,
+    )
+    found.filters["number"] = lambda value: "-" if value is None else number(value)
+    found.filters["percent"] = lambda value: "-" if value is None else f"{100 * value:.0f} %"
+    found.globals.update(address=address, objectives=OBJECTIVES, trusts=TRUSTS)
+    return found

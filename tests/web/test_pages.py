@@ -1,0 +1,171 @@
+"""The pages say what the commands say, for every state of a store, without script; text of strangers stays text."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shlex
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from gpuscout.runner.web.app import make_app
+from tests.support.forked import gpuscout
+from tests.support.served import serving, small_store
+
+pytestmark = pytest.mark.slow
+
+ASSETS = Path(__file__).parents[1] / "assets"
+PAGES = (
+    *("/", "/?model=Qwen3-8B", "/trade-offs", "/trade-offs?dominated=1&metrics=throughput-per-gpu,itl", "/compare"),
+    *("/compare?a=now&b=price:H100=1", "/load", "/load?rate=50", "/prices", "/sweeps", "/sweeps/small", "/accuracy"),
+    "/api",
+)
+HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>\x1b[31m\u202e' + "x" * 10_000
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_store(tmp_path_factory.mktemp("pages"))
+
+
+@pytest.fixture(scope="module")
+def client(folder: Path) -> Iterator[TestClient]:
+    with TestClient(make_app(f"sqlite:///{folder / 'gpuscout.db'}"), base_url="http://localhost") as found:
+        yield found
+
+
+def text_of(page: str) -> str:
+    """What a page shows, in one line."""
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page)).split())
+
+
+@pytest.mark.parametrize("address", PAGES)
+def test_every_page_answers_without_inline_code(address: str, client: TestClient) -> None:
+    answer = client.get(address)
+    assert answer.status_code == 200, text_of(answer.text)
+    assert answer.headers["content-security-policy"].startswith("default-src 'self'")
+    assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=|javascript:", answer.text)
+    assert not re.search(r"""(?:src|href|action)=["']?(?:https?:)?//""", answer.text)
+
+
+def test_ask_says_what_recommend_says(client: TestClient, folder: Path) -> None:
+    page = client.get("/?model=Qwen3-8B&itl=30&ttft=2000&usd.L40S=0.4")
+    command = ("recommend", "--model", "Qwen3-8B", "--slo", "itl<=30ms", "--slo", "ttft<=2000ms", "--price", "L40S=0.4")
+    document = json.loads(gpuscout(*command, "--json", "--top", "3", cwd=folder).stdout)
+    (group,) = document["groups"]
+    shown = text_of(page.text)
+    best = group["configurations"][0]
+    for value in (best["objective_value"], best["objective_low"], best["objective_high"]):
+        assert f"{value:.2g}" in shown or f"{value:.2f}" in shown, value
+    assert "L40S" in shown
+    assert "Limits: " in shown
+    for heading in ("Alternatives", "Prices by seller", "What starts it", "The command that gives this answer"):
+        assert heading in shown
+    deployed = gpuscout("deploy", *command[1:], cwd=folder)
+    assert " ".join(deployed.stdout.split()) in shown
+
+
+def test_the_command_of_a_page_gives_its_answer(client: TestClient, folder: Path) -> None:
+    page = client.get("/?model=Qwen3-32B&itl=40&objective=throughput-per-gpu&trust=any").text
+    shown = html.unescape(re.findall(r"<pre>(gpuscout recommend.*?)</pre>", page, re.DOTALL)[0])
+    words = shlex.split(shown)
+    assert words[:2] == ["gpuscout", "recommend"]
+    done = gpuscout(*words[1:], cwd=folder.parent)
+    assert done.returncode == 0, done.stderr
+    winner = re.findall(r"class='answer'>([^:]*):", page)[0]
+    assert winner in done.stdout.replace("\u00a0", " ")
+
+
+def test_an_overview_links_to_each_answer(client: TestClient) -> None:
+    page = client.get("/").text
+    links = [html.unescape(link) for link in re.findall(r'<td><a href="(/\?[^"]*)"', page)]
+    assert len(links) == 2
+    for link in links:
+        assert "class='answer'" in client.get(link).text
+
+
+def test_a_chart_has_a_mark_for_every_point(client: TestClient) -> None:
+    for more in ("", "&dominated=1"):
+        points = client.get(f"/api/v1/pareto?model=Qwen3-32B{more}").json()["points"]
+        page = client.get(f"/trade-offs?model=Qwen3-32B{more}").text
+        assert page.count('class="mark ') == len(points) > 3
+        assert len(set(re.findall(r'<tr id="(point-\d+)">', page))) == len(points)
+        assert {row["kind"] for row in points} == {"estimated"}
+        assert 'class="mark measured"' not in page
+
+
+def test_mistakes_are_told_in_words_of_the_command_below_the_form(client: TestClient) -> None:
+    answer = client.get("/?model=Qwen3-8C")
+    assert answer.status_code == 400
+    assert "Qwen3-8C" in text_of(answer.text)
+    assert "did you mean" in text_of(answer.text)
+    assert '<form method="get"' in answer.text
+    assert client.get("/trade-offs?itl=fast").status_code == 400
+    assert client.get("/sweeps/none").status_code == 400
+
+
+def test_stores_that_have_no_answer_say_what_to_do(tmp_path: Path) -> None:
+    outdated = shutil.copy(ASSETS / "store-0001.sqlite", tmp_path / "old.db")
+    assert gpuscout("prices", "set", "H100=2", cwd=tmp_path).returncode == 0
+    for db, status, says in (
+        (tmp_path / "missing.db", 503, "gpuscout run SPEC"),
+        (outdated, 503, "gpuscout db upgrade"),
+        (tmp_path / "gpuscout.db", 400, "gpuscout run"),
+    ):
+        with TestClient(make_app(str(db)), base_url="http://localhost") as asker:
+            for page in ("/", "/trade-offs", "/load?rate=5"):
+                answer = asker.get(page)
+                assert answer.status_code == status, (db, page, text_of(answer.text))
+                assert says in text_of(answer.text), text_of(answer.text)
+
+
+def test_a_store_that_is_being_written_is_shown(client: TestClient, folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "gpuscout.db")) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        assert client.get("/?model=Qwen3-8B").status_code == 200
+        writer.execute("ROLLBACK")
+
+
+def test_text_of_strangers_stays_text(tmp_path: Path) -> None:
+    small_store(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "gpuscout.db")) as store, store:
+        for table in ("models", "gpus", "sweeps"):
+            store.execute(
+                f"UPDATE {table} SET name = ? || {table}.id WHERE id = (SELECT min(id) FROM {table})", (HOSTILE,)
+            )
+        store.execute("UPDATE sweep_workloads SET name = ?", (HOSTILE[:200],))
+    with TestClient(make_app(str(tmp_path / "gpuscout.db")), base_url="http://localhost") as asker:
+        for page in ("/", "/?input_len=1024", "/trade-offs?dominated=1", "/load?rate=5", "/sweeps", "/prices"):
+            answer = asker.get(page)
+            assert answer.status_code == 200, text_of(answer.text)[:500]
+            assert "<img" not in answer.text
+            assert "<script>" not in answer.text
+            assert "\x1b" not in answer.text
+            assert "\u202e" not in answer.text
+        for page in ("/", "/trade-offs?dominated=1", "/sweeps"):
+            assert "<script>alert(2)</script>" in text_of_tags(asker.get(page).text)
+        for link in re.findall(r'<td><a href="(/[^"]*)"', asker.get("/").text + asker.get("/sweeps").text):
+            answer = asker.get(html.unescape(link))
+            assert "<img" not in answer.text
+        echoed = asker.get("/", params={"model": HOSTILE[:300], "usd.<b>": "1", "<i>": "2"})
+        assert echoed.status_code == 400
+        assert not re.search("<img|<b>|<i>|\x1b", echoed.text)
+
+
+def text_of_tags(page: str) -> str:
+    """A page whose escapes are resolved, so that what was meant as a tag is seen again."""
+    return html.unescape(page)
+
+
+def test_the_command_serves_until_it_is_told_to_stop(folder: Path) -> None:
+    import urllib.request
+
+    with serving(folder) as address, urllib.request.urlopen(address + "?model=Qwen3-8B") as answer:
+        assert "class='answer'" in answer.read().decode()
