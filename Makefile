@@ -2,10 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help quickstart test test-fast test-lowest coverage constraints docs check format bench clean fuzz attacks
+.PHONY: help quickstart demo test test-fast test-lowest coverage constraints docs check format bench clean fuzz attacks
 
 help:
 	@echo "make quickstart  install into .venv, sweep sweeps/examples/quickstart.yaml, print a recommendation"
+	@echo "make demo        the same, then the pages over it in a browser until Ctrl-C"
 	@echo "make test        install what the tests need and run all of them"
 	@echo "make test-fast   the tests that need no Postgres, no Ray and no killing: about a minute"
 	@echo "make test-lowest the fast tests with the lowest versions of the dependencies that are allowed"
@@ -34,6 +35,12 @@ help:
 
 quickstart: .venv/.installed
 	$(BIN)/gpuscout run sweeps/examples/quickstart.yaml
+
+# PORT=0: any that is free.
+demo: .venv/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[web]'
+	$(BIN)/gpuscout run sweeps/examples/quickstart.yaml
+	$(BIN)/gpuscout serve --open --port $(or $(PORT),8000)
 
 # In two processes; a file stays in one, with what its tests share.
 test: .venv/.dev

@@ -34,7 +34,7 @@ h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em;border-bottom:1px solid #c
 table{border-collapse:collapse;margin:.5em 0}td,th{padding:.2em .8em;border-bottom:1px solid #e5e5e5;text-align:left}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.answer{font-size:1.25em;font-weight:600}
 .warn{background:#fff4e0;padding:.5em 1em;border-left:4px solid #e69f00}.small{color:#666;font-size:.85em}
-@media print{body{margin:0}}
+.wide{overflow-x:auto}@media print{body{margin:0}}
 """
 
 
@@ -212,7 +212,9 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[object]], *, figures: 
         return f"<tr>{''.join(told)}</tr>"
 
     top = [line(header, "th")] if header else []
-    return "<table>" + "".join([*top, *(line(row, "td") for row in rows)]) + "</table>"
+    lines = "".join([*top, *(line(row, "td") for row in rows)])
+    # Wider than a phone: what scrolls must be within reach of the keyboard.
+    return f"<div class='wide' tabindex='0'><table>{lines}</table></div>"
 
 
 def _escaped(text: str) -> str:
