@@ -69,7 +69,8 @@ def inferred(documents: Iterable[Any], key: str = "") -> Schema:
         found["items"] = inferred(items) if items else {}
     if mappings and key in MAPS:
         inner = [item for value in mappings for item in value.values()]
-        found["additionalProperties"] = inferred(inner) if inner else {}
+        # Of accuracy: groups by what, then by name.
+        found["additionalProperties"] = inferred(inner, "groups_of" if key == "groups" else "") if inner else {}
     elif mappings:
         names = list(dict.fromkeys(name for value in mappings for name in value))
         found["properties"] = {
