@@ -23,7 +23,7 @@ GpuFile = Annotated[Path | None, typer.Option("--gpu-file", help="A YAML file wi
 Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit on the Hugging Face Hub.")]
 
 gpus = typer.Typer(
-    help="The accelerators gpuscout knows; --gpu-file adds your own (the README shows the format).",
+    help="The accelerators gpuscout knows; --gpu-file adds your own (docs/specs.md shows the format).",
     epilog="Example: gpuscout gpus list --vendor AMD",
 )
 models = typer.Typer(

@@ -118,7 +118,7 @@ def show_price(
 
 @prices.command("import", epilog="Example: gpuscout prices import contract.csv --book acme --rate EUR=1.08")
 def import_prices(
-    file: Annotated[Path, typer.Argument(help="A CSV file; the first line names columns, see the README.")],
+    file: Annotated[Path, typer.Argument(help="A CSV file; the first line names columns, see docs/prices.md.")],
     book: Book = "own",
     rate: Rates = None,
     date: Date = None,

@@ -73,6 +73,15 @@ def test_the_examples_are_those_that_ship() -> None:
         assert file.resolve() == ROOT / f"sweeps/examples/{name}.yaml"
 
 
+def test_the_readme_is_short_and_its_accuracy_that_of_the_accuracy_page() -> None:
+    readme, accuracy = ((ROOT / page).read_text("utf-8") for page in ("README.md", "docs/accuracy.md"))
+    assert len(readme.splitlines()) <= 150
+    rows = re.findall(r"^\| ([\w ]+) \| (\d+ / \d+ / \d+) \| (\d+ / \d+ / \d+) \|$", readme, re.MULTILINE)
+    assert len(rows) == 4
+    for label, model, gpu_type in rows:
+        assert re.search(rf"^\| {label} \| [\d /]+ \| {model} \| {gpu_type} \|", accuracy, re.MULTILINE), label
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", sorted((ROOT / "examples").glob("*.ipynb")), ids=lambda file: file.stem)
 def test_every_cell_of_a_notebook_prints_what_it_shows(

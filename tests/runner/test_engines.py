@@ -27,7 +27,7 @@ from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from tests.support.commands import count, install_engine
 from tests.support.forked import gpuscout
 
-CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
+PAGE = Path(__file__).parents[2] / "docs/engines.md"
 SPEC = """
 name: thumb
 models: [Qwen/Qwen3-8B, Qwen/Qwen3-30B-A3B]
@@ -193,8 +193,8 @@ def test_a_missing_engine_fails_its_own_tasks_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_engine_of_the_contributing_page_works(tmp_path: Path) -> None:
-    page = CONTRIBUTING.read_text(encoding="utf-8")
+def test_the_engine_of_the_docs_works(tmp_path: Path) -> None:
+    page = PAGE.read_text(encoding="utf-8")
     package, plugins = tmp_path / "package", tmp_path / "plugins"
     package.mkdir()
     for name, content in re.findall(r"^`(pyproject\.toml|rule_of_thumb\.py)`\n\n```\w+\n(.*?)^```", page, re.M | re.S):
