@@ -21,6 +21,9 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 # A command that readers need not see stands in a comment: <!-- $ gpuscout … -->
 _BLOCK = re.compile(r"^```console\n(?P<text>.*?)^```$|^<!-- (?P<hidden>\$ .*?) -->$", re.MULTILINE | re.DOTALL)
+# "$" also stands in legends: what is not one of these programs is no command.
+_PROMPT = r"\$ (?=gpuscout |cat )"
+_COMMAND = re.compile(rf"^{_PROMPT}(?P<line>(?:.*\\\n)*.*)\n(?P<printed>(?:(?!{_PROMPT}).*\n)*)", re.MULTILINE)
 _DURATION = re.compile(r"\b(in|than|take) \d[\d.]* (ms|s|min)\b")
 PAGES = [
     page
@@ -47,7 +50,7 @@ def commands(page: str) -> Iterator[Command]:
             yield Command(block["hidden"][2:], "", 0, 0, hidden=True)
             continue
         begin = block.start("text")
-        for found in re.finditer(r"^\$ (?P<line>(?:.*\\\n)*.*)\n(?P<printed>(?:(?!\$ ).*\n)*)", block["text"], re.MULTILINE):
+        for found in _COMMAND.finditer(block["text"]):
             span = begin + found.start("printed"), begin + found.end("printed")
             yield Command(found["line"], found["printed"], *span, hidden=False)
 
