@@ -18,6 +18,7 @@ from gpuscout.sweeps.errors import InputError, NothingQualifiesError, UnknownNam
 from gpuscout.sweeps.servers import ONE_OF_SERVERS
 
 if TYPE_CHECKING:
+    from gpuscout.store.database.connect import Connection
     from gpuscout.store.ranking.measures import Aim
     from gpuscout.store.ranking.rank import Ranking
     from gpuscout.store.ranking.types import Group, RankedConfig
@@ -83,9 +84,7 @@ def deploy(
     It takes as many sequences at once as its operating point has requests in flight, so that the limits hold. Nothing
     is started.
     """
-    from gpuscout.runner.deploy.servers import launch_of
     from gpuscout.store.database.connect import open_store
-    from gpuscout.store.ranking.launches import Launches
     from gpuscout.store.ranking.lookup import stored_names
     from gpuscout.store.ranking.rank import rank as ranked
     from gpuscout.store.schema import gpus
@@ -97,13 +96,7 @@ def deploy(
         ranking = ranked(connection, question)
         group = _only(ranking)
         chosen = _chosen(group, rank, config)
-        deployment = Launches(connection).deployment(group.model, chosen)
-    launch = launch_of(deployment, run_with or chosen.server)
-    if run_with and run_with != chosen.server:
-        launch = replace(launch, notes=(*launch.notes, f"the figures are those of {chosen.server}, not {run_with}"))
-    if chosen.max_model_len == group.input_len + group.output_len:
-        exactly = f"it takes {chosen.max_model_len:,} tokens, exactly the workload's: raise it for longer requests"
-        launch = replace(launch, notes=(*launch.notes, exactly))
+        deployment, launch = launched(connection, group, chosen, run_with)
     replicas = _replicas(group, chosen, rate, headroom)
     text = _written(format, group, chosen, deployment, launch, replicas, image, _selector(node_selector))
     if output is None:
@@ -117,6 +110,23 @@ def deploy(
     if format is not Format.JSON:
         for line in _about(question.aim, group, chosen, launch, replicas, rate):
             err().print(line, soft_wrap=True)
+
+
+def launched(
+    connection: Connection, group: Group, chosen: RankedConfig, run_with: str | None = None
+) -> tuple[Deployment, Launch]:
+    """What is deployed of a ranked configuration, and what starts it, with what must be known. Raises InputError."""
+    from gpuscout.runner.deploy.servers import launch_of
+    from gpuscout.store.ranking.launches import Launches
+
+    deployment = Launches(connection).deployment(group.model, chosen)
+    launch = launch_of(deployment, run_with or chosen.server)
+    if run_with and run_with != chosen.server:
+        launch = replace(launch, notes=(*launch.notes, f"the figures are those of {chosen.server}, not {run_with}"))
+    if chosen.max_model_len == group.input_len + group.output_len:
+        exactly = f"it takes {chosen.max_model_len:,} tokens, exactly the workload's: raise it for longer requests"
+        launch = replace(launch, notes=(*launch.notes, exactly))
+    return deployment, launch
 
 
 def _only(ranking: Ranking) -> Group:

@@ -1,8 +1,9 @@
 """Answers to questions that come over HTTP: each is a command of gpuscout, run in this process, in its own words.
 
 A question names a command and gives its options as parameters: `?slo=itl<=30ms&min_memory=80` is `--slo 'itl<=30ms'
---min-memory 80`. Only the commands and options of `QUESTIONS` can be asked: none of them writes, starts a run, opens
-a file of the caller's choice or reaches the network.
+--min-memory 80`. Only the commands and options of `QUESTIONS` can be asked: none of them writes or starts a run,
+and those of the REST API open no file of the caller's choice and never reach the network (`fit`, which would, is not
+among them).
 """
 
 from __future__ import annotations
@@ -61,6 +62,11 @@ QUESTIONS: Mapping[str, Kind] = {
             *(*_LIMITS, *_FILTERS, *_PRICES, "rate", "tokens_rate", "headroom", "min_replicas", "spare"),
             *("whole_nodes", "top"),
         ),
+    ),
+    "fit": Kind(
+        ("fit",),
+        ("context", "precision", "kv_precision", "tp", "pp", "dp", "ep", "server", "gpu_memory_utilization"),
+        ("model", "gpus"),
     ),
     "deploy": Kind(
         ("deploy",), (*_AIM, *_FILTERS, *_PRICES, "rank", "config", "run_with", "rate", "headroom", "image")

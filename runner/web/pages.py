@@ -22,6 +22,7 @@ from gpuscout.runner.web.answers import Question
 from gpuscout.runner.web.charts import scatter
 from gpuscout.runner.web.errors import status_of, title_of
 from gpuscout.runner.web.forms import OBJECTIVES, PRICE, TRUSTS, Fields, address, fields_of, given
+from gpuscout.store.database.connect import Connection
 from gpuscout.sweeps.errors import GpuscoutError
 from gpuscout.sweeps.text import printable_lines, without_passwords
 
@@ -104,15 +105,17 @@ def ask(db: str, fields: Fields) -> Context:
     question = aim.asked(filters.question())
     with open_store(db) as store, store.reading() as connection:
         question = replace(question, prices=prices.rules(stored_names(connection, gpus).ids))
-        ranking = rank(connection, replace(question, top=1, examples=1, gpu_types=2, briefly=True))
+        in_full = _is_about_one(question)
+        in_short = replace(question, top=1, examples=1, gpu_types=2, briefly=True)
+        ranking = rank(connection, for_report(question) if in_full else in_short)
         aside = measured_aside(question, ranking.groups)
         groups = [group for group in ranking.groups if case_of(group) not in aside]
         only = groups[0] if len(groups) == 1 else None
-        if only is not None:
-            of_one = replace(question, models=(only.model,), input_len=only.input_len, output_len=only.output_len)
-            ranking = rank(
-                connection, for_report(replace(of_one, workload=None if only.workload is None else of_one.workload))
-            )
+        if only is not None and not in_full:
+            named = replace(question, models=(only.model,), input_len=only.input_len, output_len=only.output_len)
+            ranking = rank(connection, for_report(named))
+            only = ranking.groups[0]
+        launch = None if only is None else _launch(connection, only)
         display = store.url_for_display
     context: Context = {"command": asked.command(display), "one": None, "rows": [], "more": 0, "sliders": []}
     if only is None:
@@ -123,13 +126,19 @@ def ask(db: str, fields: Fields) -> Context:
         return context
     context["one"] = Markup(report_body(ranking, memory_of_bests(ranking, db)))  # noqa: S704 - escaped where it is made
     context["sliders"] = _sliders(ranking, fields)
-    context["launch"] = _launch(db, fields, ranking)
+    context["launch"] = launch
     lengths = {"input_len": str(only.input_len), "output_len": str(only.output_len)}
     context["others"] = {
         "what throughput costs in latency": address("/trade-offs", {}, model=only.model, **lengths),
         "what a load needs": address("/load", {}, model=only.model, rate="10", **lengths),
     }
     return context
+
+
+def _is_about_one(question: Any) -> bool:
+    """Whether a question is most likely about one model and one workload: then all of the answer is read at once."""
+    one_model = len(question.models) == 1 and not set("*?[") & set(question.models[0])
+    return one_model and bool(question.workload or (question.input_len and question.output_len))
 
 
 def _overview(ranking: Any, group: Any, fields: Fields) -> Context:
@@ -184,19 +193,18 @@ def _sliders(ranking: Any, fields: Fields) -> list[Context]:
     return found
 
 
-def _launch(db: str, fields: Fields, ranking: Any) -> Context | None:
+def _launch(connection: Connection, group: Any) -> Context | None:
     """What starts the best configuration; None where nothing qualifies."""
-    group = ranking.groups[0]
-    if group.best is None:
+    from gpuscout.runner.cli.deploy import launched
+    from gpuscout.runner.deploy.servers import shell_script
+
+    if not group.configs:
         return None
-    named = {"model": [group.model], "input_len": [str(group.input_len)], "output_len": [str(group.output_len)]}
-    wanted = {name: values for name, values in given(fields).items() if name not in ("top", "explain", "workload")}
-    question = Question("deploy", {**wanted, **named})
     try:
-        answer = question.ask(db, "--format=command")
+        _, launch = launched(connection, group, group.configs[0])
     except GpuscoutError as error:
-        return {"text": None, "notes": error.message, "command": question.command()}
-    return {"text": answer.text, "notes": answer.messages, "command": question.command()}
+        return {"text": None, "notes": [error.message]}
+    return {"text": shell_script(launch), "notes": launch.notes}
 
 
 def tradeoffs(db: str, fields: Fields) -> Context:

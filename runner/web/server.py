@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from gpuscout.runner.web.app import make_app
 from gpuscout.runner.web.safety import LOOPBACK, Guard
+from gpuscout.store.database.connect import keep_stores
 from gpuscout.sweeps.errors import InputError
 
 _MOST_REQUESTS = 64
@@ -51,6 +52,7 @@ def serve(
         limit_concurrency=_MOST_REQUESTS,
         timeout_graceful_shutdown=3,
     )
+    keep_stores()
     say(shown)
     if open_browser:
         threading.Timer(0.3, webbrowser.open, [shown]).start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +38,7 @@ class Store:
 
     def __init__(self, url: sa.URL, *, immutable: bool = False) -> None:
         self.url = url
+        self.is_kept = False
         self.waits = Waits()
         self.immutable = immutable
         self.engine = drivers.make_engine(url, self.waits, immutable=immutable)
@@ -80,8 +81,9 @@ class Store:
             yield connection
 
     def close(self) -> None:
-        """Close all connections."""
-        self.engine.dispose()
+        """Close all connections; those of a store that is kept stay for whoever opens it next."""
+        if not self.is_kept:
+            self.engine.dispose()
 
     def __enter__(self) -> Store:
         return self
@@ -90,6 +92,33 @@ class Store:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+# Place -> the store there, once this process keeps stores; None: it does not.
+_kept: dict[Hashable, Store] | None = None
+
+
+def keep_stores() -> None:
+    """From now on this process connects to each place once: for a server, which asks the same store again and again.
+
+    Whether a store is still there, and of this version, is looked at whenever it is opened, as before.
+    """
+    global _kept
+    _kept = {} if _kept is None else _kept
+
+
+def _store_at(url: sa.URL, *, immutable: bool = False) -> Store:
+    path = urls.sqlite_path(url)
+    if _kept is None or (path is None and url.get_backend_name() == "sqlite"):
+        return Store(url, immutable=immutable)
+    # A file that replaced another is another store.
+    file = path.stat().st_ino if path is not None and path.exists() else None
+    key = (url.render_as_string(hide_password=False), file, immutable)
+    if key not in _kept:
+        new = Store(url, immutable=immutable)
+        new.is_kept = True
+        _kept.setdefault(key, new)  # another thread may have been faster
+    return _kept[key]
 
 
 def open_store(url: str, *, create: bool = False, like: Path | None = None) -> Store:
@@ -127,13 +156,13 @@ def reach(url: str, *, create: bool = False, like: Path | None = None) -> Store:
     parsed = urls.parse_url(url)
     path = urls.sqlite_path(parsed)
     if path is None:
-        return Store(parsed)
+        return _store_at(parsed)
     _check_file(path, create=create)
     if create and like is not None:
         _create_like(path, like)
     # Reading a file in WAL mode makes files beside it, unless nobody can change it.
     read_only = path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
-    return Store(parsed, immutable=read_only and not create and not _has_wal(path))
+    return _store_at(parsed, immutable=read_only and not create and not _has_wal(path))
 
 
 def _has_wal(path: Path) -> bool:

@@ -46,7 +46,7 @@ PLANTED = {
     "nothing imports the command line, but the page that runs its commands": [
         ("runner.api.run", "gpuscout.runner.cli.common")
     ],
-    "nothing imports the page, but the command that serves it": [("runner.cli.common", "gpuscout.runner.web.app")],
+    "nothing imports the page, but the commands that serve it": [("runner.cli.common", "gpuscout.runner.web.app")],
     "SQL is written in the store alone": [("runner.execution.plan", "sqlalchemy")],
     "sweeps is pure: no database, no Ray, no network": [("sweeps.curves", "ray")],
     "the store knows no Ray and no estimator": [("store.results.blocks", "transformers")],

@@ -56,7 +56,7 @@ def client(folder: Path) -> Iterator[TestClient]:
 
 def test_every_question_is_compared_with_its_command() -> None:
     assert {tuple(command[: len(kind.command)]) for kind in QUESTIONS.values() for command in SAME.values()} >= {
-        kind.command for kind in QUESTIONS.values()
+        kind.command for name, kind in QUESTIONS.items() if name != "fit"
     }
 
 

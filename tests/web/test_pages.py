@@ -8,6 +8,8 @@ import re
 import shlex
 import shutil
 import sqlite3
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -164,8 +166,24 @@ def text_of_tags(page: str) -> str:
     return html.unescape(page)
 
 
-def test_the_command_serves_until_it_is_told_to_stop(folder: Path) -> None:
-    import urllib.request
+def test_the_command_serves_a_store_also_after_another_took_its_place(folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "gpuscout.db", tmp_path)
+    with serving(tmp_path) as address:
+        for _ in range(2):
+            assert "class='answer'" in fetched(address + "?model=Qwen3-8B")
+        assert [sweep["name"] for sweep in json.loads(fetched(address + "api/v1/sweeps"))["sweeps"]] == ["small"]
+        (tmp_path / "other").mkdir()
+        assert gpuscout("prices", "set", "H100=2", cwd=tmp_path / "other").returncode == 0
+        for left in tmp_path.glob("gpuscout.db*"):
+            left.unlink()
+        assert "no store at" in fetched(address + "?model=Qwen3-8B")
+        shutil.move(tmp_path / "other" / "gpuscout.db", tmp_path / "gpuscout.db")
+        assert json.loads(fetched(address + "api/v1/sweeps"))["sweeps"] == []
 
-    with serving(folder) as address, urllib.request.urlopen(address + "?model=Qwen3-8B") as answer:
-        assert "class='answer'" in answer.read().decode()
+
+def fetched(address: str) -> str:
+    try:
+        with urllib.request.urlopen(address) as answer:
+            return str(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        return error.read().decode()
