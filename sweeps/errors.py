@@ -16,7 +16,7 @@ GpuscoutError                 exit 1
 │       ├── HubOfflineError                HF_HUB_OFFLINE is set and the local cache does not hold it
 │       ├── HubTimeoutError                no answer in time
 │       ├── HubRateLimitError              too many requests
-│       ├── HubServerError                 the Hub failed, or what answered is no Hub
+│       ├── HubServerError                 the Hub failed, or the endpoint is not a Hugging Face Hub
 │       └── HubUnreachableError            no connection
 ├── NothingQualifiesError     exit 6   the question is answered: nothing meets it
 ├── StoreUnreachableError     exit 3   no connection, not a store, read-only, damaged, disk full
@@ -145,7 +145,7 @@ class HubRateLimitError(HubError):
 
 
 class HubServerError(HubError):
-    """The Hub failed (5xx), sent less than it announced, or what answered is no Hub."""
+    """The Hub failed (5xx), sent less than it announced, or the endpoint is not a Hugging Face Hub."""
 
 
 class HubUnreachableError(HubError):

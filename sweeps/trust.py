@@ -119,7 +119,7 @@ class Trust:
 def _finite(value: Any) -> float:
     number = float(value)
     if not math.isfinite(number):
-        raise ValueError(f"{number} is no share of anything")
+        raise ValueError(f"invalid share {number}")
     return number
 
 

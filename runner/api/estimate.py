@@ -246,13 +246,11 @@ def price_rules(prices: PricesLike | None, gpus: GPUCatalogue) -> PriceRules:
     if prices is None or isinstance(prices, PriceRules):
         return prices or PriceRules()
     if not isinstance(prices, Mapping):
-        raise InputError(
-            f"prices cannot be {prices!r}", hint="for example {'H200': 2.8} (USD per GPU hour), PriceRules"
-        )
+        raise InputError(f"invalid prices {prices!r}", hint="for example {'H200': 2.8} (USD per GPU hour), PriceRules")
     overrides = {}
     for name, usd in prices.items():
         if isinstance(usd, bool) or not isinstance(usd, int | float) or not 0 <= usd < float("inf"):
-            raise InputError(f"{usd!r} is no price for {name}", hint="USD per GPU hour, for example {'H200': 2.8}")
+            raise InputError(f"invalid price {usd!r} for {name}", hint="USD per GPU hour, for example {'H200': 2.8}")
         overrides[gpus.resolve(name).name] = float(usd)
     return PriceRules(overrides=overrides)
 

@@ -100,7 +100,7 @@ def parse_rate(text: str, *, tokens: bool) -> Rate:
     if form is None or not value > 0:
         name = "--tokens-rate" if tokens else "--rate"
         raise InputError(
-            f'{name}: "{text}" is no rate: a number above 0 in digits, per second unless /min or /h follows',
+            f'{name}: invalid rate "{text}": expected a positive number, optionally with /s, /min or /h',
             hint=f"for example {name} 50, 300/min or chat=50",
         )
     return Rate(value, form["workload"].strip() if form["workload"] else None, tokens)

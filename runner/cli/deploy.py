@@ -187,7 +187,7 @@ def _selector(texts: list[str] | None) -> dict[str, str]:
             raise InputError(f'--node-selector: "{text}" is not LABEL=VALUE')
         if not (re.fullmatch(_LABEL, label) and re.fullmatch(_LABEL_VALUE, value)):
             raise InputError(
-                f'--node-selector: "{text}" is no label of Kubernetes',
+                f'--node-selector: invalid Kubernetes label "{text}"',
                 hint="such as nvidia.com/gpu.product=NVIDIA-L40S",
             )
         found[label] = value

@@ -49,7 +49,7 @@ def export(
     if output == _STDOUT and chosen is Format.PARQUET:
         raise InputError("Parquet goes to a file, not to standard output", hint="name one with --output")
     if output != _STDOUT and file.exists() and not force:
-        raise InputError(f"{file} is there", hint="--force replaces it")
+        raise InputError(f"{file} already exists", hint="--force replaces it")
     with open_store(db) as store, store.reading() as connection:
         rows = export_rows(connection, filters.question())
         if output == _STDOUT:

@@ -162,7 +162,7 @@ def _import(
     refused = False
     if exports:
         if json and arguments:
-            raise InputError("--json tells of exports or of other results, not of both", hint="import them apart")
+            raise InputError("--json describes exports or other results, not both", hint="import them apart")
         with open_store(db, create=True) as store:
             taken = import_exports(exports, store, dry_run=dry_run)
         print_exports(taken, dry_run=dry_run, json=json)
@@ -298,11 +298,11 @@ def _remove(patterns: list[str], db: str, *, yes: bool, json: bool) -> None:
 
 
 def _confirm(groups: Sequence[ImportedGroup], runs: int) -> None:
-    """Raises InputError where nobody can be asked, Abort when the answer is no."""
+    """Raises InputError without a terminal to ask at, Abort when the answer is no."""
     places = dict.fromkeys(group.file or group.source for group in groups)
     what = f"remove {count(runs, 'measured run')} of {', '.join(places)}?"
     if not sys.stdin.isatty():
-        raise InputError(f"nobody can be asked here: {what}", hint="--yes removes without asking")
+        raise InputError(f"cannot ask without a terminal: {what}", hint="--yes removes without asking")
     typer.confirm(what, abort=True, err=True)
 
 

@@ -310,7 +310,7 @@ def _weight(text: str) -> tuple[str, float]:
     try:
         return name.strip(), float(figure if equals else "nothing")
     except ValueError as error:
-        raise InputError(f'"{text}" is no weight', hint="write OBJECTIVE=WEIGHT, such as cost=0.7") from error
+        raise InputError(f'invalid weight "{text}": expected OBJECTIVE=WEIGHT', hint="for example cost=0.7") from error
 
 
 def _sizes(text: str | None) -> tuple[int, ...]:

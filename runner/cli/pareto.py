@@ -1,4 +1,4 @@
-"""`gpuscout pareto`: the operating points that no other is better than in every metric, from the store alone."""
+"""`gpuscout pareto`: the Pareto-optimal operating points of a store."""
 
 from __future__ import annotations
 

@@ -209,7 +209,7 @@ def _rates(given: list[str] | None) -> dict[str, float]:
         except ValueError:
             rate = 0.0
         if not 0 < rate < float("inf") or not currency.strip():
-            raise InputError(f'"{text}" is no rate', hint="write CURRENCY=USD, such as EUR=1.08")
+            raise InputError(f'invalid exchange rate "{text}": expected CURRENCY=USD', hint="for example EUR=1.08")
         rates[currency.strip().upper()] = rate
     return rates
 
@@ -250,7 +250,7 @@ def _print_saved(book: str, quotes: list[Quote], gone: int, *, json: bool) -> No
     # Somewhere on Earth it is tomorrow already.
     if early := sorted({quote.date for quote in quotes if (quote.date - today).days > 1}):
         days = " to ".join(dict.fromkeys(map(str, (early[0], early[-1]))))
-        print(f"dated after today ({days}): the newest price counts, so these do from now on", file=sys.stderr)
+        print(f"warning: prices dated in the future ({days}) take effect immediately", file=sys.stderr)
     if json:
         print_json({"book": book, "stored": len(quotes), "replaced": gone})
         return

@@ -180,9 +180,9 @@ def delete_sweep(
 
 
 def _confirm(what: str) -> None:
-    """Raises InputError where nobody can be asked, Abort when the answer is no."""
+    """Raises InputError without a terminal to ask at, Abort when the answer is no."""
     if not sys.stdin.isatty():
-        raise InputError(f"nobody can be asked here: {what}", hint="--yes deletes without asking")
+        raise InputError(f"cannot ask without a terminal: {what}", hint="--yes deletes without asking")
     typer.confirm(what, abort=True, err=True)
 
 

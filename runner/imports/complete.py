@@ -63,7 +63,7 @@ class Completer:
     _models: dict[str, ModelSpec | GpuscoutError] = field(default_factory=dict)
 
     def check_flags(self) -> None:
-        """Raises UnknownNameError for a GPU that is none, before any file is read."""
+        """Raises UnknownNameError for an unknown GPU, before any file is read."""
         if "gpu" in self.flags:
             self.gpus.resolve(counted(self.flags["gpu"].text).name)
 

@@ -1,4 +1,4 @@
-"""Reads gpuscout's own exports back, each for itself: a broken one stores nothing and stops no other."""
+"""Imports gpuscout's own exports one file at a time; a broken file is skipped without affecting the others."""
 
 from __future__ import annotations
 

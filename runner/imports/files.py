@@ -1,4 +1,4 @@
-"""Reads, completes and stores result files, each for itself: a broken one stores nothing and stops no other."""
+"""Imports result files one at a time; a broken file is skipped without affecting the others."""
 
 from __future__ import annotations
 

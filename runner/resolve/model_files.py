@@ -118,7 +118,7 @@ def _defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def _transformers_classes() -> Any:
     """The configuration classes by `model_type`. Imported by name: mypy would read all of transformers otherwise."""
     with _importing:
-        # Without PyTorch, importing transformers prints advice that is none for us.
+        # Without PyTorch, importing transformers prints advice that does not apply.
         before = logging.root.manager.disable
         logging.disable(logging.WARNING)
         try:

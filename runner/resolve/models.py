@@ -138,7 +138,7 @@ def model_text(model: object) -> str:
     if isinstance(model, PurePath):
         return str(model) if is_path(str(model)) else f"./{model}"
     if not isinstance(model, str) or not model.strip():
-        raise InputError(f"a model is named by a text, a Path or a ModelArchitecture, not {model!r}")
+        raise InputError(f"model must be a string, a Path or a ModelArchitecture, got {model!r}")
     return model
 
 
@@ -158,7 +158,7 @@ def target_of(text: str, revision: str | None = None) -> tuple[str, ...] | HubMo
         raise InputError(f"two revisions are named: {written} and {revision}")
     revision = revision or written or None
     if revision is not None and not _REVISION.fullmatch(revision):
-        raise InputError(f'"{revision}" is no revision', hint="a branch, a tag or a commit")
+        raise InputError(f'invalid revision "{revision}"', hint="expected a branch, a tag or a commit")
     try:
         names = catalogue.resolve(name)
     except UnknownNameError as unknown:

@@ -127,7 +127,7 @@ def open_store(url: str, *, create: bool = False, like: Path | None = None) -> S
     With `create`, a missing file or an empty database becomes a new store at the current revision (a store in memory
     always does); nobody may read a new file who may not read `like`. An existing store is never migrated here.
 
-    Raises InputError for a URL that is none, StoreUnreachableError when there is no store or it cannot be reached,
+    Raises InputError for an invalid URL, StoreUnreachableError when there is no store or it cannot be reached,
     StoreOutdatedError when its revision is not the one this version works with, StoreBusyError when it is locked.
     """
     store = reach(url, create=create, like=like)
@@ -189,7 +189,7 @@ def store_revision(store: Store) -> str | None:
         return revision
     if tables:
         raise StoreUnreachableError(
-            f"{store.url_for_display} is no gpuscout store: it holds other tables ({', '.join(tables[:3])}"
+            f"{store.url_for_display} is not a gpuscout store: it holds other tables ({', '.join(tables[:3])}"
             f"{', …' if len(tables) > 3 else ''})",
             hint="give gpuscout a file, a database or a schema of its own",
         )

@@ -42,7 +42,7 @@ _YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": 
 def check_price(usd: float) -> str | None:
     """What is wrong with a price per GPU hour in USD; None: nothing."""
     if not math.isfinite(usd) or usd <= 0:
-        return f"{usd:g} is no price: it must be a number above 0"
+        return f"invalid price {usd:g}: expected a number above 0"
     if not LOWEST_USD <= usd <= HIGHEST_USD:
         return f"{usd:,.6g} USD per GPU hour cannot be right: {LOWEST_USD:g} to {HIGHEST_USD:g} is expected"
     return None

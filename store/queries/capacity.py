@@ -24,14 +24,14 @@ from gpuscout.sweeps.slo import Slo
 
 HOURS_PER_MONTH = 730
 MOST_TIMES_THE_BEST = 5
-"""What costs more than so many times the best is no option."""
+"""What costs more than this many times the best is left out."""
 # Floating point must not ask for one more replica where so many do exactly.
 _EXACT = 1e-9
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What has to be carried. Raises InputError for what means nothing.
+    """What has to be carried. Raises InputError for invalid values.
 
     headroom      the share of the replicas' capacity that is kept free, 0 to less than 1
     min_replicas  never fewer than these          spare   replicas beyond those that the load needs
@@ -46,11 +46,11 @@ class Demand:
     def __post_init__(self) -> None:
         if not 0 <= self.headroom < 1:
             raise InputError(
-                f"a headroom of {self.headroom:g} means nothing: it is a share of the capacity",
+                f"invalid headroom {self.headroom:g}: expected a share of the capacity from 0 to below 1",
                 hint="0.2 keeps a fifth of it free",
             )
         if self.min_replicas < 1 or self.spare < 0:
-            raise InputError("at least one replica, and no fewer than none to spare")
+            raise InputError("min_replicas must be at least 1 and spare at least 0")
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def capacity(
 ) -> Capacity:
     """Size every GPU type for each model and workload; `further` configurations besides the cheapest of each type.
 
-    The objective of the question is of no account: what costs least at the asked rate is best. Raises what `rank`
+    The objective of the question is ignored: what costs least at the asked rate is best. Raises what `rank`
     raises, and InputError for rates that cannot be.
     """
     _check(rates, question)
@@ -99,7 +99,7 @@ def node_sizes(connection: sa.Connection) -> dict[str, int]:
 def _check(rates: list[Rate], question: Question) -> None:
     for rate in rates:
         if not 0 < rate.value < math.inf:
-            raise InputError(f"{rate.value:g} is no rate to size for", hint="requests per second, above 0")
+            raise InputError(f"invalid rate {rate.value:g}: expected a number of requests per second above 0")
     if not rates:
         raise InputError(
             "nothing to size for: give --rate, --tokens-rate or --users",
@@ -109,7 +109,7 @@ def _check(rates: list[Rate], question: Question) -> None:
     if len(set(names)) < len(names):
         raise InputError("a workload has two rates", hint="--rate chat=50 --rate rag=10 names each once")
     if None in names and len(names) > 1:
-        raise InputError("one rate names no workload beside one that does", hint="--rate chat=50 --rate rag=10")
+        raise InputError("either all rates name a workload, or none does", hint="--rate chat=50 --rate rag=10")
     if any(names) and (question.workload or question.input_len or question.output_len):
         raise InputError("a rate that names its workload leaves no choice to --workload, --input-len and --output-len")
 

@@ -1,4 +1,4 @@
-"""The frontier of operating points: those that no other is better than in every metric that was asked about.
+"""The Pareto frontier: operating points that no other dominates in the metrics asked about.
 
 *Domination.* A point dominates another if it is at least as good in all metrics and better in one. Figures that are
 equal to six decimals are equal, as in a ranking; points with equal figures do not dominate each other, so all of them

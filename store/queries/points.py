@@ -90,7 +90,7 @@ class PointReader:
 
     @cached_property
     def worth(self) -> DeploymentCosts:
-        """Prices and TDPs of the GPUs asked about. Raises UnknownNameError for a book or provider that is none."""
+        """Prices and TDPs of the GPUs asked about. Raises UnknownNameError for an unknown book or provider."""
         return deployment_costs(self.connection, self.scope, self.question.prices)
 
     @property
@@ -133,7 +133,7 @@ class PointReader:
         order = [_Order.of(text) for text in sort]
         names = [check_column(name) for name in columns]
         if limit is not None and limit < 0:
-            raise InputError(f"a limit of {limit} rows is none", hint="0 or more")
+            raise InputError(f"limit must be 0 or more, got {limit}")
         fetched = list(dict.fromkeys([*names, *(by.name for by in order)]))
         streams = [
             (dict(zip(fetched, values, strict=True)) for chunk in chunks for values in chunk)

@@ -1,4 +1,4 @@
-"""Everything known about one question before anybody is placed: rows that stand, points and values."""
+"""All candidate rows of a question, with points and values, before ranking."""
 
 from __future__ import annotations
 

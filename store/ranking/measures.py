@@ -176,7 +176,7 @@ class Aim:
 def aim_of(objective: str, weights: Sequence[tuple[str, float]]) -> Aim:
     """What to rank by; weights count more than the objective and need not sum up to 1.
 
-    Raises UnknownNameError for an objective that is none, InputError for weights that cannot be.
+    Raises UnknownNameError for an unknown objective, InputError for invalid weights.
     """
     if not weights:
         measure_of(objective)

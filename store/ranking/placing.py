@@ -20,7 +20,7 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Codes:
-    """Who plays in the rows: numbers for groups, GPU types and engines by name, whose ids are versions."""
+    """Integer codes for groups, GPU types and engines by name (their ids are versions)."""
 
     groups: list[tuple[str, int, int]]  # (model, input length, output length)
     group: Indices

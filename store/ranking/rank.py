@@ -100,7 +100,7 @@ __all__ = [
 def rank(connection: sa.Connection, question: Question) -> Ranking:
     """Answer a question from the store alone.
 
-    Raises UnknownNameError for a name the store does not know, an objective that is none and a price book or provider
+    Raises UnknownNameError for a name the store does not know, an unknown objective and a price book or provider
     that does not exist, InputError for a store without results and for filters that leave nothing.
     """
     _check(question)
@@ -266,7 +266,10 @@ def _check(question: Question) -> None:
     choose_word("trust", [question.trust], list(Trusted))
     tail = question.assume_tail
     if tail is not None and not (math.isfinite(tail) and tail >= 1):
-        raise InputError(f"a tail of {tail:g} means nothing: a percentile is at least the mean", hint="for example 1.3")
+        raise InputError(
+            f"invalid tail {tail:g}: expected at least 1, since a percentile is at least the mean",
+            hint="for example 1.3",
+        )
     if not EXPECTED <= question.confidence <= HIGHEST:
         raise InputError(
             f"invalid confidence {question.confidence:g}: expected {EXPECTED} to {HIGHEST}",
@@ -274,7 +277,10 @@ def _check(question: Question) -> None:
         )
     discount = question.prices.discount
     if not 0 <= discount < 1:
-        raise InputError(f"a discount of {discount:g} means nothing", hint="0.3 takes 30 % off the prices of the books")
+        raise InputError(
+            f"invalid discount {discount:g}: expected a share from 0 to below 1",
+            hint="0.3 takes 30 % off the prices of the books",
+        )
 
 
 def _provide_logarithms(connection: sa.Connection) -> None:

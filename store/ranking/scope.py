@@ -260,7 +260,7 @@ def _check(question: Question) -> None:
                 raise InputError(f"{name.replace('_', ' ')}: {number} is not from 1 to {_LARGEST:,}")
     memory = question.min_memory_gb
     if memory is not None and not 0 < memory < math.inf:
-        raise InputError(f"a memory of {memory:g} GB means nothing", hint="80 is 80 x 10^9 bytes")
+        raise InputError(f"invalid memory {memory:g} GB: expected a number above 0", hint="80 is 80 x 10^9 bytes")
     if question.since is not None and question.until is not None and question.since > question.until:
         raise InputError(f"no day is both {question.since} or later and {question.until} or before")
 

@@ -203,7 +203,7 @@ def _check_names(place: str, names: Iterable[str]) -> None:
             hint="an export has the columns that `gpuscout export` writes and no others",
         )
     if len(set(names)) < len(names):
-        raise InputError(f"{place}: a column is there twice")
+        raise InputError(f"{place}: duplicate column")
 
 
 _BY_NAME = {column.name: column for column in COLUMNS}

@@ -129,4 +129,4 @@ class Placed:
 
 
 def _refused(constant: str) -> Never:
-    raise ValueError(f"{constant} is no number of JSON")
+    raise ValueError(f"{constant} is not a JSON number")

@@ -101,7 +101,7 @@ def _reading_hint(expected: str, value: object) -> str | None:
 def unknown(
     kind: str, name: str, allowed: Iterable[str], *, path: Path = (), synonyms: Mapping[str, str] | None = None
 ) -> Fault:
-    """A name that is none of `allowed`, with the nearest of them. `synonyms` maps what people type instead."""
+    """A name that is not among `allowed`, with the nearest of them. `synonyms` maps what people type instead."""
     allowed = tuple(allowed)
     near = _near(name, allowed, synonyms)
     meant = f"did you mean {' or '.join(near)}?   " if near else ""

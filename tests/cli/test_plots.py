@@ -235,7 +235,7 @@ def test_styles_tell_sixty_gpus_apart() -> None:
 def test_what_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="does not say its format"):
         check_plot(Path("plot.pdf"))
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match="does not exist"):
         check_plot(tmp_path / "nowhere" / "plot.png")
     (tmp_path / "plot.png").mkdir()
     with pytest.raises(InputError, match="cannot write"):

@@ -317,7 +317,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
         (["--model", "Qwen3-8B", "--headroom", "0.5"], "--headroom says how much of --rate's capacity stays free"),
         (["--model", "Qwen3-8B", "--rate", "1e300"], "--rate: 1e+300 is not a number of requests"),
         (["--model", "Qwen3-8B", "--node-selector", "gpu"], "LABEL=VALUE"),
-        (["--model", "Qwen3-8B", "--node-selector", "gpu=NVIDIA L40S"], "no label of Kubernetes"),
+        (["--model", "Qwen3-8B", "--node-selector", "gpu=NVIDIA L40S"], "invalid Kubernetes label"),
         (["--model", "Qwen3-8B", "--output", "/no/such/folder/x"], "cannot write /no/such/folder/x"),
         (["--model", "Qwen3-8B", "--gpu", "MI300X", "--run-with", "trtllm"], "TensorRT-LLM on MI300X"),
     ],

@@ -416,9 +416,8 @@ def test_messages_and_exit_codes(folder: Path, capsys: pytest.CaptureFixture[str
     assert [group["runs"] for group in json.loads(out)["imported"]] == [3, 1]
     assert "our lab" in command("--list")[1]
     code, _, err = command("--remove", "our lab")
-    assert (code, err) == (
-        2, "nobody can be asked here: remove 3 measured runs of results/runs.csv?\n    --yes removes without asking\n",
-    )  # fmt: skip
+    question = "remove 3 measured runs of results/runs.csv?"
+    assert (code, err) == (2, f"cannot ask without a terminal: {question}\n    --yes removes without asking\n")
     code, out, _ = command("--remove", "our lab", "--yes")
     assert (code, out) == (0, "removed 3 measured runs; estimates are untouched\n")
     assert "no run was imported from our lab" in command("--remove", "our lab", "--yes")[2]

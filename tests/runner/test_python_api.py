@@ -157,7 +157,7 @@ def test_what_names_nothing_is_told(wrong: Any) -> None:
 def test_limits_and_prices_that_are_none_are_told_by_their_names(wrong: Any) -> None:
     with pytest.raises(InputError, match="max_tensor_parallel must be"):
         recommend_gpus("Qwen3-8B", max_tensor_parallel=wrong, max_gpus=8)
-    with pytest.raises(InputError, match="prices cannot be"):
+    with pytest.raises(InputError, match="invalid prices"):
         estimate_performance("Qwen3-8B", "H200", prices=wrong)
 
 

@@ -91,7 +91,7 @@ def test_targets(text: str, revision: str | None, target: object) -> None:
     [
         ("Qwen/*", "v1", "not with a pattern"),
         ("org/unknown@a", "b", "two revisions"),
-        ("org/unknown", "../../../etc", "is no revision"),
+        ("org/unknown", "../../../etc", "invalid revision"),
         ("a/b/c", None, 'unknown model "a/b/c"'),
         ("org/", None, 'unknown model "org/"'),
         ("nobody/*", None, "unknown model"),

@@ -205,7 +205,7 @@ def _changed(file: Path, change: Callable[[list[dict[str, object]]], None]) -> P
         ("kv_capacity_tokens", int("9" * 30), ":1: kv_capacity_tokens: expected a whole number"),
         ("needed_gib", -1, ":1: needed_gib: expected a finite number"),
         ("extras", "[1]", ":1: extras: expected an object"),
-        ("extras", '{"a":NaN}', ":1: extras: not JSON (NaN is no number of JSON)"),
+        ("extras", '{"a":NaN}', ":1: extras: not JSON (NaN is not a JSON number)"),
         ("ladder", "1,0", ":1: ladder: expected ascending concurrencies"),
         ("stored_at", "0001-01-01T00:00:00+23:59", "stored_at: expected a time"),
         ("engine_trust", '{"intervals":{},"errors":[],"kept":{"us":[{"runs":"x"}]}}', ":1: engine_trust: cannot be"),

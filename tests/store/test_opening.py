@@ -201,7 +201,7 @@ def test_a_database_of_something_else(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE trials (id INTEGER)")
     before = path.read_bytes()
-    assert "is no gpuscout store: it holds other tables (trials)" in refusal(path)
+    assert "is not a gpuscout store: it holds other tables (trials)" in refusal(path)
     assert path.read_bytes() == before
 
 

@@ -179,8 +179,8 @@ def test_every_problem_is_told_with_its_line(tmp_path: Path) -> None:
     told = error.value.message
     for line, what in [
         (2, 'gpu: unknown GPU "H10O"'),
-        (3, "price_per_gpu_hour: -1 is no price"),
-        (4, "price_per_gpu_hour: nan is no price"),
+        (3, "price_per_gpu_hour: invalid price -1: expected a number above 0"),
+        (4, "price_per_gpu_hour: invalid price nan: expected a number above 0"),
         (5, "price_per_gpu_hour: 9,000 USD per GPU hour cannot be right"),
         (6, 'price_per_gpu_hour: "$3" is not a number'),
         (7, "currency: prices in EUR need a rate"),
@@ -291,7 +291,7 @@ def test_what_an_import_may_have_missed_is_told(tmp_path: Path, capsys: pytest.C
     command = ["prices", "import", str(path), "--db", url]
     assert execute([*command, "--rate", "EUR=1.1"]) == 0
     told = capsys.readouterr().err
-    assert "dated after today (9999-01-02)" in told
+    assert "prices dated in the future (9999-01-02)" in told
     assert f"--rate EUR changes nothing here: no price of {path} is in EUR" in told
     path.write_text("gpu,price_per_gpu_hour,date,currency\nL4,1.5,2001-01-02,eur\n")
     assert execute([*command, "--rate", "EUR=1.1"]) == 0

@@ -36,7 +36,7 @@ def check_plot(file: Path) -> None:
     if file.suffix.lower() not in FORMATS:
         raise InputError(f"--plot: {file} does not say its format", hint=f"end the name in {', '.join(FORMATS)}")
     if not file.parent.is_dir():
-        raise InputError(f"--plot: there is no folder {file.parent}")
+        raise InputError(f"--plot: folder {file.parent} does not exist")
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:

@@ -116,7 +116,7 @@ class LlmOptimizerEngine:
             return None
         if self._program is None:
             if self._command is not None:
-                return f"there is no program {self._command}: {INSTALL}"
+                return f"program {self._command} not found: {INSTALL}"
             return _wrong_package() if probe.kind() == "other" else f"llm-optimizer is not installed: {INSTALL}"
         kind = self._program.look().get("kind")
         if kind == "other":

@@ -194,7 +194,7 @@ def value(source: object, *names: str) -> Any:
 
 
 def number(source: object, *names: str) -> float | None:
-    """Like `value`. Raises ValueError for what is no number, NaN included."""
+    """Like `value`. Raises ValueError for anything but a number, NaN included."""
     found = value(source, *names)
     if found is None:
         return None

@@ -229,7 +229,7 @@ def features(cases: CaseColumns) -> Features:
         flops=peak[:, 0],
         flops16=of_gpu(lambda g: max(g.dense_tflops.get("bf16", 0.0), g.dense_tflops.get("fp16", 0.0)) * 1e12),
         multiply_bits=peak[:, 1],
-        # A link that is not known (0) is of no account on one GPU; `support.untimed` stops the others.
+        # An unknown link (0) is ignored on one GPU; `support.untimed` stops the others.
         pcie=of_gpu(lambda g: (g.pcie_gbs or 1) * 1e9),
         link=of_gpu(lambda g: (g.link_gbs or 1) * 1e9),
         link_pair=of_gpu(lambda g: (g.link_pair_gbs or 1) * 1e9),

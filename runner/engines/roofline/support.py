@@ -80,7 +80,7 @@ def _split_refusal(model: ModelSpec, server: Server, precision: Precision, tp: i
     """
     if precision is not model.precision or not server.whole_blocks:
         return None
-    blocks = f"is no multiple of the {FP8_BLOCK} x {FP8_BLOCK} blocks of its FP8 weights"
+    blocks = f"is not a multiple of the {FP8_BLOCK} x {FP8_BLOCK} blocks of its FP8 weights"
     ranks = tp * dp // max(ep, 1)
     if model.is_moe and (part := model.part_of_a_block(model.expert_width, ranks)):
         return (

@@ -92,7 +92,7 @@ def check_format(file: SourceFile, chosen: Format) -> None:
 
 
 def recognise(file: SourceFile) -> Format:
-    """The one format a file is of. Raises InputError when it is none or may be several, or cannot even be parsed."""
+    """The one format a file is of. Raises InputError when no format or several match, or the file cannot be parsed."""
     found = [known for known in FORMATS if known.recognises(file)]
     if len(found) == 1:
         return found[0]
