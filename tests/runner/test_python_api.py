@@ -332,7 +332,7 @@ def test_prices_are_those_of_the_books_unless_given() -> None:
     with pytest.raises(UnknownNameError, match="H20O"):
         estimate_performance(**request, prices={"H20O": 1})
     for wrong in (-1, float("nan"), "2", True):
-        with pytest.raises(InputError, match="no price"):
+        with pytest.raises(InputError, match="invalid price"):
             estimate_performance(**request, prices={"H200": wrong})  # type: ignore[dict-item]
 
 
