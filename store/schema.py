@@ -43,7 +43,7 @@ from gpuscout.sweeps.outcomes import OUTCOMES
 from gpuscout.sweeps.precision import PRECISIONS
 from gpuscout.sweeps.workloads import LOADS
 
-REVISIONS: tuple[str, ...] = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
+REVISIONS: tuple[str, ...] = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
 """Every revision of the schema, oldest first: what alembic knows, readable without importing it."""
 HEAD = REVISIONS[-1]
 REVISION_TABLE = "gpuscout_revision"
@@ -242,6 +242,7 @@ tasks = Table(
     _big("kv_capacity_tokens", nullable=True),
     _big("fits_up_to", nullable=True),  # concurrency at which the curve ended early; NULL: it did not
     _time("created_at"),
+    _text("imported_from", nullable=True),  # the export it came from, whose maker answers for it; NULL: computed
     UniqueConstraint("key"),
     _one_of("outcome", (outcome for outcome in OUTCOMES if outcome.is_answer)),
     Index(None, "case_id", "engine_id"),
@@ -302,6 +303,7 @@ measured_runs = Table(
     _int("requests_completed", nullable=True),
     _int("requests_failed", nullable=True),
     _text("set_aside", nullable=True),  # why it does not stand for its configuration ("drafted"); NULL: it does
+    _text("imported_from", nullable=True),  # as of tasks; NULL: a result file
     UniqueConstraint("digest"),
     _one_of("load", LOADS),
     Index(None, "case_id"),

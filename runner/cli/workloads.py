@@ -10,6 +10,7 @@ import typer
 from gpuscout.runner.cli.common import list_by_default, print_json
 from gpuscout.runner.cli.options import grouped
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number
+from gpuscout.runner.cli.show.wording import print_wrapped
 
 if TYPE_CHECKING:
     from gpuscout.sweeps.traffic.trace import Trace
@@ -70,7 +71,7 @@ def show_workload(
     if output.for_people:
         for line in (*_arrival_lines(workload), workload.description):
             if line:
-                print(line)
+                print_wrapped(line)
 
 
 @workloads.command("from-trace", epilog="Example: gpuscout workloads from-trace traffic.jsonl --cache-tokens 500000")

@@ -81,6 +81,7 @@ COLUMNS: dict[str, tuple[type, str, str]] = {
     "requests_completed": (int, "requests of a measured run that succeeded", ""),
     "requests_failed": (int, "requests of a measured run that failed", ""),
     "implausible": (str, "what a measured run does that its hardware cannot (--implausible)", ""),
+    "imported_from": (str, "the export that it came from; nothing: computed here, or a result file", ""),
     "set_aside": (str, "why a measured run does not stand for its configuration (--set-aside)", ""),
 }
 """Every column that is not a percentile, in the order of rows."""
@@ -91,7 +92,7 @@ PERCENTILE = re.compile(r"p(?P<percentile>\d{1,2}(?:\.\d{1,3})?)_(?P<metric>ttft
 _OF_POINTS = (*METRICS, "concurrency")
 _OF_RUNS = (
     *("source", "server_version", "measured_on", "load", "request_rate"),
-    *("requests_completed", "requests_failed", "implausible", "set_aside"),
+    *("requests_completed", "requests_failed", "implausible", "imported_from", "set_aside"),
 )
 
 
@@ -112,6 +113,7 @@ def estimated_fields(workloads: Mapping[WorkloadKey, str], worth: DeploymentCost
         "stored_at": tasks.c.created_at,
         **dict.fromkeys(_OF_RUNS, sa.null()),
         "request_rate": cases.c.request_rate,
+        "imported_from": tasks.c.imported_from,
         **{name: point[name] for name in _OF_POINTS},
     }
     tail = point_percentiles.c

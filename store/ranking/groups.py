@@ -85,6 +85,7 @@ def configs_of(pool: Candidates, shown: Shown, described: Descriptions) -> dict[
         config = RankedConfig(
             **{name: about[name] for name in Operating.__match_args__},
             request_rate=about.get("request_rate"),
+            imported_from=about.get("imported_from"),
             place=place,
             objective=value / first if weighted else value,
             behind_best=_share(worse, first),

@@ -195,7 +195,7 @@ def described(wanted: Iterable[tuple[int, int]]) -> sa.Select[Any]:
         engines.c.name.label("engine"),
         engines.c.fingerprint,
         tasks.c.engine_id,
-        *(tasks.c[name] for name in ("outcome", "detail", "needed_gib", "usable_gib")),
+        *(tasks.c[name] for name in ("outcome", "detail", "needed_gib", "usable_gib", "imported_from")),
         *(point.c[name] for name in ("concurrency", *METRICS, "bound", "queued", "regime")),
     ).select_from(source)
 

@@ -161,6 +161,7 @@ class Operating(Configuration):
 
     None: the metric is unknown, as is the concurrency of some measured runs. `queued`: more requests in flight than the
     KV cache holds, the rest waits (in TTFT). `request_rate`: requests/s that an estimate is for, None: a closed loop.
+    `imported_from`: the export that an estimate came from, whose maker answers for it; None: it was computed here.
     """
 
     concurrency: int | None
@@ -172,6 +173,7 @@ class Operating(Configuration):
     bound: str
     queued: bool
     request_rate: float | None = field(default=None, kw_only=True)
+    imported_from: str | None = field(default=None, kw_only=True)
 
     @property
     def tokens_per_s_per_gpu(self) -> float | None:

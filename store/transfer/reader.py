@@ -90,9 +90,14 @@ def _as_store(file: Path, target: Store) -> Iterator[Store]:
 
 
 def fill(file: Path, own: Store, target: Store) -> None:
-    """Put an export into an empty store. Models and GPUs it does not define are taken from `target`, by digest."""
+    """Put an export into an empty store. Models and GPUs it does not define are taken from `target`, by digest.
+
+    Every answer and run says which file it came from: digests prove that rows belong together, not that they are true.
+    """
     with own.writing() as connection:
         _Filling(connection, target).everything(file)
+        for table in (tasks, measured_runs):
+            connection.execute(sa.update(table).values(imported_from=file.name))
 
 
 @dataclass

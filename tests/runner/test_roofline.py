@@ -21,7 +21,7 @@ from gpuscout.runner.engines.roofline.features import features, split_weights
 from gpuscout.runner.engines.roofline.memory import memory
 from gpuscout.runner.engines.roofline.physics import decode_step, step_seconds
 from gpuscout.sweeps.cases import Case, CaseColumns
-from gpuscout.sweeps.curves import BOUNDS, Bound, Curves, Points
+from gpuscout.sweeps.curves import BOUNDS, POINT_COLUMNS, Bound, Curves, Points
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.gpus.gpu import GPUSpec
@@ -64,7 +64,7 @@ def points(one: Case, ladder: object = LADDER) -> Points:
 
 
 def figures(p: Points) -> list[np.ndarray]:
-    return [getattr(p, f.name) for f in dataclasses.fields(p)]
+    return [getattr(p, name) for name in POINT_COLUMNS]
 
 
 # --- accuracy

@@ -161,6 +161,8 @@ def test_a_sweep_over_rates_is_stored_ranked_exported_and_copied(tmp_path: Path)
         again = gpuscout(*question, "--rate", "3", "--db", other, cwd=tmp_path)
         assert again.returncode == 0, again.stderr
         figures = [group["configurations"][0]["percentiles"] for group in json.loads(again.stdout)["groups"]]
+        origins = {group["configurations"][0]["imported_from"] for group in json.loads(again.stdout)["groups"]}
+        assert origins == {"all.jsonl" if "other" in other else None}
         assert sorted(map(str, figures)) == sorted(
             str(group["configurations"][0]["percentiles"])  # type: ignore[index]
             for group in at_three.values()

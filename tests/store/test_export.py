@@ -76,7 +76,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 
 def results(store: Store) -> list[list[object]]:
-    """All results with what identifies them, without ids and without the sweeps they belong to."""
+    """All results with what identifies them, without ids, the sweeps they belong to, and where they came from."""
     of_engine = (engines.c.name, engines.c.fingerprint, engines.c.options)
     figures = [
         sa.select(
@@ -96,7 +96,7 @@ def results(store: Store) -> list[list[object]]:
         .join_from(operating_points, tasks_table, tasks_table.c.id == operating_points.c.task_id)
         .order_by(tasks_table.c.key, operating_points.c.concurrency),
         sa.select(
-            *[column for column in measured_runs.columns if column.name not in ("id", "case_id")],
+            *[column for column in measured_runs.columns if column.name not in ("id", "case_id", "imported_from")],
             cases.c.digest, cases.c.kv_precision, models.c.architecture,
         ).select_from(measured_runs.join(cases).join(models)).order_by(measured_runs.c.digest),
         sa.select(
@@ -143,6 +143,10 @@ def test_the_same_store_gains_nothing_and_another_gets_everything(
     assert (added.tasks, added.points, added.measured_runs) == tuple(map(len, before[:3]))
     assert all(before)
     assert results(other) == before
+    with filled.reading() as ours, other.reading() as theirs:
+        for table in (tasks_table, measured_runs):
+            assert set(ours.execute(sa.select(table.c.imported_from)).scalars()) == {None}
+            assert set(theirs.execute(sa.select(table.c.imported_from)).scalars()) == {file.name}
 
 
 def test_it_answers_as_before(filled: Store, tmp_path: Path, store: Store) -> None:

@@ -126,6 +126,7 @@ def after(ranking: Ranking, groups: Sequence[Group]) -> Iterator[str]:
         yield "energy: an upper bound, as if every GPU drew its full TDP"
     for caveat in dict.fromkeys(caveat for group in groups for caveat in group.caveats):
         yield f"# {caveat}"
+    yield from imported(groups)
     if any(config.spread for group in groups for config in group.best_per_gpu):
         yield "spread: the lowest and the highest opinion of the same configuration"
 
@@ -163,6 +164,13 @@ def qualify(ranking: Ranking) -> str | None:
     return f"{candidates:,} of {count(total, 'configuration')} {'qualifies' if candidates == 1 else 'qualify'}"
 
 
+def imported(groups: Iterable[Group]) -> Iterator[str]:
+    """Which exports the best answers came from."""
+    files = dict.fromkeys(config.imported_from for group in groups for config in group.configs if config.imported_from)
+    if files:
+        yield f"imported from {', '.join(files)}: its maker answers for these estimates, nothing here can check them"
+
+
 def print_notes(ranking: Ranking, *, top: int | None) -> None:
     """What rows of CSV and Markdown cannot tell, on standard error: who is not among them, why, and prices."""
     width = err().width
@@ -183,6 +191,7 @@ def notes_in_full(ranking: Ranking, *, top: int | None) -> Iterable[str]:
             yield f"{group.model}, {workload(group)}: {told}"
     if ranking.missing_tasks:
         yield unfinished(ranking)
+    yield from imported(ranking.groups)
     yield from price_notes(ranking, top=top or 1)
 
 
