@@ -344,11 +344,12 @@ def test_experts_are_not_cut_inside_the_blocks_of_an_fp8_checkpoint(tmp_path: Pa
     with open_store(url, create=True) as store:
         run(spec_from_mapping(spec), store)
         with store.reading() as connection:
-            (group,) = rank(connection, Question(top=None)).groups
-    reasons = {(config.num_gpus, config.server): config.cannot_start for config in group.configs}
-    for server, title in (("vllm", "vLLM"), ("sglang", "SGLang")):
-        assert reasons[8, server] == (
-            f"{title} cannot cut the experts of Qwen/Qwen3-235B-A22B-FP8 (1536 wide) into 8: "
-            "its FP8 blocks are 128 wide"
-        )
-        assert reasons[4, server] is None  # 384 is three blocks
+            (group,) = rank(connection, Question(top=None, examples=None)).groups
+    assert {(config.num_gpus, config.server, config.cannot_start) for config in group.configs} == {
+        (4, "vllm", None),  # 384 is three blocks
+        (4, "sglang", None),
+    }
+    (lost,) = group.losers
+    assert {(out.num_gpus, out.server) for out in lost.examples} == {(8, "vllm"), (8, "sglang")}
+    for out in lost.examples:
+        assert "cannot split the experts of Qwen/Qwen3-235B-A22B-FP8 over 8 ranks: 1536 / 8 = 192" in out.detail
