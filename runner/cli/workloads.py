@@ -10,7 +10,6 @@ import typer
 from gpuscout.runner.cli.common import list_by_default, print_json
 from gpuscout.runner.cli.options import grouped
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number
-from gpuscout.runner.cli.show.wording import print_wrapped
 
 if TYPE_CHECKING:
     from gpuscout.sweeps.traffic.trace import Trace
@@ -69,6 +68,8 @@ def show_workload(
     rows = [{"tokens": column.removesuffix("_len"), **figures} for column, figures in _percentiles(workload).items()]
     print_rows(_PERCENTILES, rows, output, title=f"{workload.name}: tokens of a request")
     if output.for_people:
+        from gpuscout.runner.cli.show.wording import print_wrapped
+
         for line in (*_arrival_lines(workload), workload.description):
             if line:
                 print_wrapped(line)
@@ -98,9 +99,12 @@ def from_trace(
     print_rows(_PERCENTILES, rows, output, title=f"{file}: {len(trace):,} requests")
     if not output.for_people:
         return
-    for line in _trace_lines(found, cache_tokens):
-        print(line)
     import yaml
+
+    from gpuscout.runner.cli.show.wording import print_wrapped
+
+    for line in _trace_lines(found, cache_tokens):
+        print_wrapped(line)
 
     print("\nworkloads:")
     print(yaml.safe_dump([entry], sort_keys=False, default_flow_style=None, width=100), end="")

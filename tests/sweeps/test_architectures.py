@@ -118,3 +118,66 @@ def test_what_was_not_understood_is_refused_not_defaulted(more: dict[str, Any]) 
 )
 def test_what_decides_on_nothing_is_not_mentioned(more: dict[str, Any]) -> None:
     assert not [note for note in parse(WIDGET, **more).notes if note.startswith("not read")]
+
+
+# --- quantisers --------------------------------------------------------------------------------------------------
+
+LLAMA = {
+    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "num_hidden_layers": 32, "vocab_size": 128256, "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16", "max_position_embeddings": 131072,
+}  # fmt: skip
+E4M3 = {"dtype": "fp8_e4m3", "qscheme": "per_tensor", "is_dynamic": False}
+QUARK_FP8 = {"weight": E4M3, "input_tensors": E4M3, "output_tensors": None, "bias": None}
+QUARK_FP4 = {"dtype": "fp4", "group_size": 32, "qscheme": "per_group", "is_dynamic": False, "scale_format": "e8m0"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "precision", "kv_precision", "weight_gb"),
+    [
+        # 6.98 B parameters of 4.25 bits, and two tables of 0.525 B of 16 bits.
+        (
+            {"quant_method": "quark", "exclude": ["lm_head"], "global_quant_config": {"weight": QUARK_FP4}},
+            "fp4",
+            "bf16",
+            5.81,
+        ),
+        # What the projections of keys and values put out is fp8, and so is the cache.
+        (
+            {
+                "quant_method": "quark",
+                "exclude": ["lm_head"],
+                "global_quant_config": QUARK_FP8,
+                "layer_quant_config": {
+                    layer: {**QUARK_FP8, "output_tensors": E4M3} for layer in ("*k_proj", "*v_proj")
+                },
+                "export": {"kv_cache_group": ["*k_proj", "*v_proj"]},
+            },
+            "fp8",
+            "fp8",
+            9.08,
+        ),
+        (
+            {"quant_method": "torchao", "quant_type": {"default": {"_type": "Float8WeightOnlyConfig"}}},
+            "fp8",
+            "bf16",
+            None,
+        ),
+        (
+            {"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 4, "group_size": 64}}},
+            "int4-weight-only",
+            "bf16",
+            None,
+        ),
+        # As MLX writes them: settings without a method.
+        ({"bits": 4, "group_size": 64}, "int4-weight-only", "bf16", None),
+    ],
+    ids=["quark-mxfp4", "quark-fp8-kv", "torchao", "hqq", "mlx"],
+)  # fmt: skip
+def test_every_quantiser_says_what_weights_and_cache_weigh(
+    settings: dict[str, Any], precision: str, kv_precision: str, weight_gb: float | None
+) -> None:
+    model = architecture_from_config({**LLAMA, "quantization_config": settings}, name="org/quantised")
+    assert (model.precision, model.kv_precision) == (precision, kv_precision)
+    weighs = model.weight_bytes(model.precision) / 1e9
+    assert weighs == pytest.approx(weight_gb, abs=0.01) if weight_gb else 4 < weighs < 10
