@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 # A command that readers need not see stands in a comment: <!-- $ gpuscout … -->
 _BLOCK = re.compile(r"^```console\n(?P<text>.*?)^```$|^<!-- (?P<hidden>\$ .*?) -->$", re.MULTILINE | re.DOTALL)
 # "$" also stands in legends: what is not one of these programs is no command.
-_PROMPT = r"\$ (?=gpuscout |cat )"
+_PROMPT = r"\$ (?=gpuscout |cat |head )"
 _COMMAND = re.compile(rf"^{_PROMPT}(?P<line>(?:.*\\\n)*.*)\n(?P<printed>(?:(?!{_PROMPT}).*\n)*)", re.MULTILINE)
 _DURATION = re.compile(r"\b(in|than|take) \d[\d.]* (ms|s|min)\b")
 PAGES = [
