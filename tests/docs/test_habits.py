@@ -36,6 +36,17 @@ def test_the_constraints_pin_every_dependency_to_an_allowed_version() -> None:
         assert all(requirement.specifier.contains(version) for version in versions), f"{requirement}: make constraints"
 
 
+def test_the_installation_page_says_why_each_dependency_is_there() -> None:
+    page = (ROOT / "docs/install.md").read_text("utf-8")
+    extras = PROJECT["optional-dependencies"]
+    packages = [Requirement(one).name for one in PROJECT["dependencies"]]
+    listed = re.findall(r"^\| `([\w-]+)` \|", page, re.MULTILINE)
+    assert listed == [*packages, *sorted(extras)]
+    for extra, requirements in extras.items():
+        brought = ", ".join(f"`{Requirement(one).name}`" for one in requirements)
+        assert f"| `{extra}` | {brought} |" in page
+
+
 def test_workflows_name_every_supported_python() -> None:
     (ci,) = (yaml.safe_load(file.read_text("utf-8")) for file in WORKFLOWS if file.stem == "ci")
     supported = [
