@@ -367,7 +367,7 @@ def test_missing_says_how_to_install_it(absent: None) -> None:
     assert engine.fingerprint() == "missing"
     named = create_engine("llm-optimizer", {"command": "./elsewhere/llm-optimizer"})
     assert isinstance(named, MissingEngine)
-    assert "no program ./elsewhere/llm-optimizer" in named.reason
+    assert "program ./elsewhere/llm-optimizer not found" in named.reason
 
 
 # --- the command line ----------------------------------------------------------------------------------------------
