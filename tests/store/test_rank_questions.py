@@ -226,8 +226,8 @@ def test_filters_on_gpus_dates_and_sizes(answered: Callable[..., Ask]) -> None:
         ({"min_context": 2**31}, "min context"),
         ({"input_len": 0}, "input len"),
         ({"tensor_parallel": (1, 0)}, "tensor parallel"),
-        ({"min_memory_gb": math.nan}, "a memory of nan GB"),
-        ({"min_memory_gb": -1.0}, "a memory of -1 GB"),
+        ({"min_memory_gb": math.nan}, "invalid memory nan GB"),
+        ({"min_memory_gb": -1.0}, "invalid memory -1 GB"),
         ({"since": date(2026, 2, 1), "until": date(2026, 1, 1)}, "no day is both"),
     ],
 )
