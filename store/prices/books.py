@@ -11,6 +11,7 @@ import csv
 import functools
 import io
 import json
+import os
 import pkgutil
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
@@ -101,7 +102,19 @@ def prices_for(connection: sa.Connection, gpus: Iterable[str], rules: PriceRules
     if rules.region is not None and rules.region.casefold() not in map(str.casefold, regions):
         hint = f"these books have {', '.join(regions)}" if regions else "these books name no regions"
         raise UnknownNameError("region", rules.region, nearest(rules.region, regions), hint=hint)
-    return price_gpus(gpus, quotes, rules, today=datetime.now(UTC).date())
+    return price_gpus(gpus, quotes, rules, today=_today())
+
+
+def _today() -> date:
+    """The day to which prices age: today, or that of `SOURCE_DATE_EPOCH` where output has to be reproducible."""
+    seconds = os.environ.get("SOURCE_DATE_EPOCH")
+    if seconds is None:
+        return datetime.now(UTC).date()
+    try:
+        return datetime.fromtimestamp(int(seconds), UTC).date()
+    except (ValueError, OverflowError, OSError):
+        expected = "expected seconds since 1970"
+        raise InputError(f'invalid SOURCE_DATE_EPOCH "{printable(seconds)}": {expected}') from None
 
 
 def save_quotes(connection: sa.Connection, quotes: Sequence[Quote], *, replace_book: str | None = None) -> int:

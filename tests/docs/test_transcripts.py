@@ -25,6 +25,8 @@ _BLOCK = re.compile(r"^```console\n(?P<text>.*?)^```$|^<!-- (?P<hidden>\$ .*?) -
 _PROMPT = r"\$ (?=gpuscout |cat |head )"
 _COMMAND = re.compile(rf"^{_PROMPT}(?P<line>(?:.*\\\n)*.*)\n(?P<printed>(?:(?!{_PROMPT}).*\n)*)", re.MULTILINE)
 _DURATION = re.compile(r"\b(in|than|take) \d[\d.]* (ms|s|min)\b")
+# Ages of prices in the pages count to this day: 2026-11-28.
+_SHOWN_ON = "1795867200"
 PAGES = [
     page
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -72,7 +74,7 @@ def output(command: Command, folder: Path) -> str:
     done = subprocess.run(
         ["bash", "-c", f"exec 2>&1; {command.line}"],
         cwd=folder,
-        env={**kept, "PATH": path, "COLUMNS": "100", "HF_HUB_OFFLINE": "1"},
+        env={**kept, "PATH": path, "COLUMNS": "100", "HF_HUB_OFFLINE": "1", "SOURCE_DATE_EPOCH": _SHOWN_ON},
         capture_output=True,
         text=True,
         check=False,

@@ -313,3 +313,16 @@ def test_a_price_is_old_when_half_of_its_sellers_were_read_long_ago() -> None:
     assert (prices.is_old("H100"), prices.is_old("L4")) == (True, False)
     # As of a day, prices are as old as they were then.
     assert not price_gpus(["H100"], quotes, PriceRules(books=("b",), as_of=then), today=now).is_old("H100")
+
+
+def test_source_date_epoch_sets_the_day_that_prices_age_to(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def old_on(seconds: str) -> bool:
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", seconds)
+        return prices_for(connection, ["H100"], PriceRules(books=("mine",))).is_old("H100")
+
+    with store.writing() as connection:
+        save_quotes(connection, [Quote("mine", "H100", "p", 2.0, date(2026, 1, 1))])
+        assert not old_on("1767312000")  # 2026-01-02
+        assert old_on("1798848000")  # 2027-01-02
+        with pytest.raises(InputError, match='invalid SOURCE_DATE_EPOCH "soon"'):
+            old_on("soon")
