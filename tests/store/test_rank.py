@@ -371,6 +371,18 @@ def test_the_table_has_the_answer_and_why(
     assert "L40S x1 fp8 kv-fp8: needs 67.7 of 40.5 GiB per GPU" in text
 
 
+def test_a_table_of_nothing_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
+    with open_store(url, create=True) as store, store.writing() as connection:
+        fill(connection, [an_answer(lengths=(n, 64), points={8: {"itl_ms": 21.5}}) for n in (100, 200, 300)])
+    text = recommend(capsys, url, "--slo", "p99_ttft<=1s")
+    assert "none: no percentiles (--engine simulator computes them; --assume-tail 1.3" in " ".join(text.split())
+    # There is one model already: its workloads are what can be asked about alone.
+    text = recommend(capsys, url, "--slo", "itl<=1ms")
+    assert "none: no configuration qualifies; --workload NAME says what comes closest" in " ".join(text.split())
+    assert "--model NAME" not in text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("columns", [60, 80, 100, 132])
 @pytest.mark.parametrize(

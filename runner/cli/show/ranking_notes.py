@@ -108,6 +108,11 @@ def before(ranking: Ranking, groups: Sequence[Group], *, top: int) -> Iterator[s
             yield f"{count_of} (--explain says why the others do not)" if others_do_not else count_of
 
 
+def one_of(groups: Sequence[Group]) -> str:
+    """What to ask for to have fewer answers."""
+    return "--model NAME" if len({group.model for group in groups}) > 1 else "--workload NAME"
+
+
 def after(ranking: Ranking, groups: Sequence[Group]) -> Iterator[str]:
     """What is said after the figures, of all answers together."""
     better = [group.unproven for group in groups if group.unproven]
@@ -119,7 +124,7 @@ def after(ranking: Ranking, groups: Sequence[Group]) -> Iterator[str]:
         word = "cheaper" if ranking.question.aim.needs("price") else "better"
         yield f"{word} if unmeasured estimates hold: {len(better)} of {len(groups)}, by {by} ({named})"
     if len(groups) > DETAILED:
-        yield "--model NAME says more of one, --model NAME --explain everything"
+        yield f"{one_of(groups)} says more of one, {one_of(groups)} --explain everything"
     if len(groups) <= DETAILED:
         yield from decisions(ranking)[:2]
     if any("energy" in (*ranking.question.also, *dict(ranking.question.aim.weights)) for _ in groups[:1]):

@@ -25,9 +25,11 @@ from gpuscout.runner.cli.show.ranking_notes import (
     is_old,
     legend,
     marks,
+    one_of,
     print_notes,
 )
 from gpuscout.runner.cli.show.wording import (
+    CAUSES,
     GLUE,
     LATENCIES,
     behind,
@@ -44,7 +46,7 @@ from gpuscout.runner.cli.show.wording import (
     wrapped,
 )
 from gpuscout.store.ranking.rows import shown
-from gpuscout.store.ranking.types import MEASURES, Group, Kind, RankedConfig, Ranking
+from gpuscout.store.ranking.types import MEASURES, Cause, Group, Kind, RankedConfig, Ranking
 from gpuscout.sweeps.slo import Slo
 
 __all__ = ["TIES", "explanation", "print_notes", "print_ranking", "ranking_document"]
@@ -109,8 +111,16 @@ def ranking_lines(ranking: Ranking, width: int, *, top: int = 1) -> list[str]:
         lines += wrapped(used, width, indent=0)
     lines += _wrapped(after(ranking, groups), width)
     if len(groups) > DETAILED and any(not group.configs for group in groups):
-        lines += _wrapped([f"{_NOTHING}: no configuration qualifies; --model NAME says what comes closest"], width)
+        lines += _wrapped([_why_none(groups)], width)
     return [line.replace(GLUE, " ").rstrip() for line in lines]
+
+
+def _why_none(groups: Sequence[Group]) -> str:
+    """What "none" means in a table of many answers: the reason itself where nothing has percentiles."""
+    causes = {losers.cause for group in groups if not group.configs for losers in group.losers}
+    if Cause.NO_PERCENTILE in causes and Cause.MISSES_SLO not in causes:
+        return f"{_NOTHING}: {CAUSES[Cause.NO_PERCENTILE]}"
+    return f"{_NOTHING}: no configuration qualifies; {one_of(groups)} says what comes closest"
 
 
 def explanation(ranking: Ranking, width: int) -> list[str]:

@@ -39,7 +39,7 @@ CAUSES = {
     Cause.UNKNOWN_MODEL: "the engine does not know the model",
     Cause.INVALID: "not valid",
     Cause.NO_POINT: "no operating point",
-    Cause.NO_PERCENTILE: "no percentiles (--assume-tail 1.3 multiplies the mean of estimates)",
+    Cause.NO_PERCENTILE: "no percentiles (--engine simulator computes them; --assume-tail 1.3 multiplies means)",
     Cause.NO_PRICE: "no price",
     Cause.NO_TDP: "no TDP",
     Cause.NOT_TRUSTED: "not trusted as asked (--trust)",
@@ -137,7 +137,11 @@ def none_meets(question: Question) -> str:
     """What is said where no stored point is within the limits."""
     told = f"no stored point meets {', '.join(map(str, question.slos))}"
     untold = question.assume_tail is None and any(slo.percentile is not None for slo in question.slos)
-    return told + ("; estimates have no percentiles: --assume-tail 1.3 takes 1.3 x the mean" if untold else "")
+    if not untold:
+        return told
+    return (
+        f"{told}; estimates have no percentiles: --assume-tail 1.3 multiplies means, --engine simulator computes them"
+    )
 
 
 def cause(why: Cause, slo: Slo | None) -> str:
