@@ -25,26 +25,10 @@ from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS
 from gpuscout.sweeps.servers import SERVERS, sglang, trtllm, vllm
 from gpuscout.sweeps.servers.base import Deployment, Launch
 from gpuscout.sweeps.spec.spec import spec_from_mapping
+from tests.support.deployments import a_deployment
 
 MODULES = {"vllm": vllm, "sglang": sglang, "trtllm": trtllm}
-PLAIN = Deployment(
-    model="Qwen/Qwen3-32B",
-    gpu="H100-SXM-80GB",
-    vendor="NVIDIA",
-    gpus_per_node=8,
-    is_moe=False,
-    tensor_parallel=4,
-    pipeline_parallel=1,
-    data_parallel=1,
-    expert_parallel=1,
-    precision="bf16",
-    kv_precision="bf16",
-    checkpoint_precision="bf16",
-    checkpoint_kv_precision="bf16",
-    gpu_memory_utilization=0.9,
-    max_model_len=1536,
-    concurrency=100,
-)
+PLAIN = a_deployment()
 MOE = replace(
     PLAIN,
     model="deepseek-ai/DeepSeek-V3",

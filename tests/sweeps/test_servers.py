@@ -14,27 +14,11 @@ from gpuscout.store.measured.formats.arguments import deployment
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.precision import Precision
-from gpuscout.sweeps.servers import ONE_OF_SERVERS, REGISTRY, SERVERS, Deployment, server_called, server_named
+from gpuscout.sweeps.servers import ONE_OF_SERVERS, REGISTRY, SERVERS, server_called, server_named
+from tests.support.deployments import a_deployment
 
 ALL_SERVERS = pytest.mark.parametrize("name", SERVERS)
-QWEN = Deployment(
-    model="Qwen/Qwen3-8B",
-    gpu="H100-SXM-80GB",
-    vendor="NVIDIA",
-    gpus_per_node=8,
-    is_moe=False,
-    tensor_parallel=1,
-    pipeline_parallel=1,
-    data_parallel=1,
-    expert_parallel=1,
-    precision="bf16",
-    kv_precision="bf16",
-    checkpoint_precision="bf16",
-    checkpoint_kv_precision="bf16",
-    gpu_memory_utilization=0.9,
-    max_model_len=1536,
-    concurrency=16,
-)
+QWEN = a_deployment(model="Qwen/Qwen3-8B", tensor_parallel=1, concurrency=16)
 
 
 @ALL_SERVERS
