@@ -163,7 +163,7 @@ def pooled(server: str, mode: str) -> Iterator[str]:
             command[1:1] = ["-u", owner.pw_name]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            until = time.monotonic() + 10
+            until = time.monotonic() + 60
             while True:
                 with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
                     break

@@ -427,7 +427,7 @@ def test_a_command_that_hangs_is_stopped(command: str) -> None:
     engine = create_engine("llm-optimizer", {"command": command, "timeout_s": 1.5})
     started = time.monotonic()
     assert outcome(ask(engine, case("slow/model"))) == (Outcome.TIMEOUT, f"{command} took longer than 1.5 s")
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 50
 
 
 def test_a_command_is_found_on_the_path_and_asked_who_it_is(

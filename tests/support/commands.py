@@ -17,7 +17,7 @@ GPUSCOUT = Path(sys.executable).with_name("gpuscout")
 
 
 def gpuscout(
-    *arguments: str | Path, cwd: Path, plugins: Path | None = None, timeout_s: float = 120
+    *arguments: str | Path, cwd: Path, plugins: Path | None = None, timeout_s: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """Run the command in a folder; the caller looks at the exit status."""
     return subprocess.run(
@@ -51,7 +51,7 @@ def started(
     )
 
 
-def wait_for(what: Callable[[], object], process: subprocess.Popen[str] | None = None, timeout_s: float = 60) -> None:
+def wait_for(what: Callable[[], object], process: subprocess.Popen[str] | None = None, timeout_s: float = 120) -> None:
     """Wait until something is true, while a process is still running."""
     until = time.monotonic() + timeout_s
     while not what():

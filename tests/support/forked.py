@@ -38,7 +38,7 @@ FORKS.set_forkserver_preload(
 
 
 def gpuscout(
-    *arguments: str | Path, cwd: Path, plugins: Path | None = None, timeout_s: float = 120
+    *arguments: str | Path, cwd: Path, plugins: Path | None = None, timeout_s: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """Run the command in a folder; the caller looks at the exit status. Engines of `plugins` are known to it."""
     command = [str(GPUSCOUT), *map(str, arguments)]

@@ -158,7 +158,7 @@ def test_a_missing_an_empty_and_a_foreign_store_say_what_to_do(tmp_path: Path) -
 
 
 def settled_tag(asker: TestClient, route: str) -> str:
-    """The tag of an answer that is not sent again: the server's own upkeep after a write (autovacuum) changes it too."""
+    """The tag of an answer that is not sent again: a server's own upkeep (autovacuum) changes it too."""
     for _ in range(600):
         tag = asker.get(route).headers["etag"]
         if asker.get(route, headers={"If-None-Match": tag}).status_code == 304:
