@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from gpuscout.runner.resolve.spec import resolve_model as resolve_model
     from gpuscout.store.database.connect import Store as Store
     from gpuscout.store.database.connect import open_store as open_store
+    from gpuscout.store.prices.own_hardware import OwnHardware as OwnHardware
     from gpuscout.store.prices.prices import PriceRules as PriceRules
     from gpuscout.store.queries.frames import to_dataframe as to_dataframe
     from gpuscout.store.queries.pareto import pareto as pareto
@@ -111,6 +112,7 @@ _HOMES = {
     "ModelCatalogue": "sweeps.models.catalogue",
     "ModelSpec": "sweeps.models.architecture",
     "open_store": "store.database.connect",
+    "OwnHardware": "store.prices.own_hardware",
     "pareto": "store.queries.pareto",
     "parse_bentoml_output": "runner.engines.llm_optimizer",
     "parse_llm_optimizer_output": "runner.engines.llm_optimizer",

@@ -12,6 +12,7 @@ import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, print_json
 from gpuscout.runner.cli.options import check_purchase, grouped, parse_day, parse_prices, split_books
+from gpuscout.runner.cli.show.document import picked
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_line, print_rows, whole_number
 from gpuscout.runner.cli.show.prices import price_row, prices_document, usd
 from gpuscout.sweeps.errors import InputError
@@ -177,6 +178,60 @@ def set_prices(
         with store.writing() as connection:
             gone = save_quotes(connection, quotes)
     _print_saved(book, quotes, gone, json=json)
+
+
+@prices.command("own", epilog="Example: gpuscout prices own H100 --capex 28000 --years 4 --kw 1.1 --usd-per-kwh 0.12")
+def own_hardware(
+    gpu: Annotated[str, typer.Argument(help="A name or an alias.")],
+    capex: Annotated[float, typer.Option("--capex", help="USD for one GPU.")],
+    years: Annotated[float, typer.Option("--years", help="Years over which it is written off.")],
+    kw: Annotated[float, typer.Option("--kw", help="kW drawn per GPU, its share of the server included, always.")],
+    usd_per_kwh: Annotated[float, typer.Option("--usd-per-kwh", help="USD per kWh.")],
+    pue: Annotated[float, typer.Option("--pue", help="Power of the building per power of the servers.")] = 1.0,
+    utilisation: Annotated[float, typer.Option("--utilisation", help="Share of all hours that are used.")] = 1.0,
+    servers_of: Annotated[int, typer.Option("--servers-of", help="GPUs of a server.")] = 1,
+    server_capex: Annotated[float, typer.Option("--server-capex", help="USD for a server without its GPUs.")] = 0.0,
+    opex: Annotated[float, typer.Option("--opex-per-year", help="USD a year for one GPU: space, staff, support.")] = 0.0,
+    book: Book = "own",
+    provider: Annotated[str, typer.Option("--provider", help="What it is called beside providers.")] = "own hardware",
+    date: Date = None,
+    db: Db = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Put what an hour of hardware of one's own costs into a book of the store; the row's source is the arithmetic.
+
+    Purchase and power of all hours are paid by those that are used. `capacity` pays for the GPUs of a load all day:
+    give it prices with --utilisation 1 (unless given).
+    """
+    from gpuscout.store.database.connect import open_store
+    from gpuscout.store.prices.books import check_book_name, save_quotes
+    from gpuscout.store.prices.csv_file import gpu_name
+    from gpuscout.store.prices.own_hardware import OwnHardware
+    from gpuscout.store.prices.prices import Quote
+    from gpuscout.store.ranking.lookup import stored_names
+    from gpuscout.store.schema import gpus
+
+    check_book_name(book)
+    day = parse_day("--date", date) or datetime.now(UTC).date()
+    costs = OwnHardware(capex, years, kw, usd_per_kwh, pue, utilisation, servers_of, server_capex, opex)
+    with open_store(db, create=True) as store:
+        with store.reading() as connection:
+            name = gpu_name(gpu, stored_names(connection, gpus).ids)
+        quote = Quote(
+            *(book, name, provider, costs.usd_per_gpu_hour, day),
+            region="*",
+            instance_type=f"server of {servers_of}" if servers_of > 1 else "",
+            gpus_per_instance=servers_of,
+            source=costs.arithmetic,
+        )
+        with store.writing() as connection:
+            gone = save_quotes(connection, [quote])
+    if json:
+        figures = ("capital_usd_per_hour", "power_usd_per_hour", "opex_usd_per_hour", "usd_per_gpu_hour", "arithmetic")
+        print_json({"book": book, "gpu": name, "date": day, **picked(costs, *figures), "replaced": gone})
+        return
+    print(costs.arithmetic)
+    _print_saved(book, [quote], gone, json=False)
 
 
 @prices.command("remove", epilog="Example: gpuscout prices remove acme --gpu H100")
