@@ -191,7 +191,7 @@ def own_hardware(
     utilisation: Annotated[float, typer.Option("--utilisation", help="Share of all hours that are used.")] = 1.0,
     servers_of: Annotated[int, typer.Option("--servers-of", help="GPUs of a server.")] = 1,
     server_capex: Annotated[float, typer.Option("--server-capex", help="USD for a server without its GPUs.")] = 0.0,
-    opex: Annotated[float, typer.Option("--opex-per-year", help="USD a year for one GPU: space, staff, support.")] = 0.0,
+    opex: Annotated[float, typer.Option("--opex-per-year", help="USD a year and GPU: space, staff, support.")] = 0.0,
     book: Book = "own",
     provider: Annotated[str, typer.Option("--provider", help="What it is called beside providers.")] = "own hardware",
     date: Date = None,
@@ -203,6 +203,7 @@ def own_hardware(
     Purchase and power of all hours are paid by those that are used. `capacity` pays for the GPUs of a load all day:
     give it prices with --utilisation 1 (unless given).
     """
+    from gpuscout.runner.cli.show.wording import print_wrapped
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.prices.books import check_book_name, save_quotes
     from gpuscout.store.prices.csv_file import gpu_name
@@ -230,7 +231,7 @@ def own_hardware(
         figures = ("capital_usd_per_hour", "power_usd_per_hour", "opex_usd_per_hour", "usd_per_gpu_hour", "arithmetic")
         print_json({"book": book, "gpu": name, "date": day, **picked(costs, *figures), "replaced": gone})
         return
-    print(costs.arithmetic)
+    print_wrapped(costs.arithmetic)
     _print_saved(book, [quote], gone, json=False)
 
 

@@ -15,11 +15,13 @@ HOURS_PER_YEAR = 8_760
 class OwnHardware:
     """GPUs in servers of one's own. Raises InputError for figures that cannot be.
 
-    capex_usd           of one GPU                    server_capex_usd   of a server without its GPUs: `servers_of` share it
-    years               over which it is written off  utilisation        share of all hours in which the GPU is used
-    kw                  drawn per GPU, its share of the server included, used or not
-    pue                 power of the building for one unit of power of the servers, at least 1
-    opex_usd_per_year   of one GPU: space, staff, support
+    capex_usd          of one GPU
+    years              over which it is written off
+    kw                 drawn per GPU, its share of the server included, used or not
+    pue                power of the building for one unit of power of the servers, at least 1
+    utilisation        share of all hours in which the GPU is used
+    server_capex_usd   of a server without its GPUs, shared by `servers_of` GPUs
+    opex_usd_per_year  of one GPU: space, staff, support
     """
 
     capex_usd: float
@@ -61,8 +63,9 @@ class OwnHardware:
     @property
     def arithmetic(self) -> str:
         """The whole calculation as a text, with every figure that entered it."""
-        server = f" + {self.server_capex_usd:,.10g} USD of server / {self.servers_of} GPUs" * (self.server_capex_usd > 0)
-        bought = f"({self.capex_usd:,.10g} USD{server})" if server else f"{self.capex_usd:,.10g} USD"
+        bought = f"{self.capex_usd:,.10g} USD"
+        if self.server_capex_usd:
+            bought = f"({bought} + {self.server_capex_usd:,.10g} USD of server / {self.servers_of} GPUs)"
         capital = f"{bought} / ({self.years:g} years x {HOURS_PER_YEAR:,} h)"
         power = f"{self.kw:g} kW x PUE {self.pue:g} x {self.usd_per_kwh:g} USD/kWh"
         upkeep = f"{self.opex_usd_per_year:,.10g} USD a year / {HOURS_PER_YEAR:,} h = {self.opex_usd_per_hour:.4f}"
