@@ -14,8 +14,10 @@ from gpuscout.runner.engines.roofline.uncertainty import BAND_ENDS, BAND_NAMES
 from gpuscout.store.measured import LoadKind, MeasuredRun
 from gpuscout.sweeps.curves import FloatArray
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
+from gpuscout.sweeps.trust import NO_TRUST, Trust
 
 METRICS = ("itl", "ttft", "throughput")
+COLUMNS: Mapping[str, str] = {"itl": "itl_ms", "ttft": "ttft_ms", "throughput": "output_tokens_per_s"}
 
 
 def _of_gpu(field: str) -> Callable[[MeasuredRun], object]:
@@ -33,6 +35,11 @@ def _load_band(run: MeasuredRun) -> str | None:
     return None if run.concurrency is None else BAND_NAMES[bisect_left(BAND_ENDS, run.concurrency)]
 
 
+def _vendor_and_band(run: MeasuredRun) -> str | None:
+    vendor, band = GROUPINGS["vendor"](run), _load_band(run)
+    return None if vendor is None or band is None else f"{vendor}, {band} in flight"
+
+
 # What runs can be grouped by.
 GROUPINGS: Mapping[str, Callable[[MeasuredRun], object]] = {
     "model": lambda run: run.model,
@@ -42,6 +49,7 @@ GROUPINGS: Mapping[str, Callable[[MeasuredRun], object]] = {
     "precision": lambda run: str(run.precision),
     "server": lambda run: run.server,
     "load_band": _load_band,
+    "vendor_load_band": _vendor_and_band,
     "concurrency": lambda run: run.concurrency,
     "input_len": lambda run: run.input_len,
     "output_len": lambda run: run.output_len,
@@ -52,12 +60,16 @@ GROUPINGS: Mapping[str, Callable[[MeasuredRun], object]] = {
 
 @dataclass(frozen=True)
 class MetricError:
-    """Relative errors of one figure over `runs` runs that have it: estimate / measured - 1, as fractions."""
+    """Relative errors of one figure over `runs` runs that have it: estimate / measured - 1, as fractions.
+
+    `inside`: the share of the measured figures within the engine's 80 % intervals; None: no interval is known.
+    """
 
     runs: int
     median: float  # of the absolute error
     p90: float  # 90th percentile of the absolute error
     bias: float  # median of the signed error: above 0 is estimated too large
+    inside: float | None = None
 
 
 @dataclass(frozen=True)
@@ -99,9 +111,24 @@ def ratios(estimates: Estimates) -> dict[str, FloatArray]:
     return {name: estimated[name] / measured[name] for name in METRICS}
 
 
-def errors(estimates: Estimates, of: Callable[[MeasuredRun], object] = lambda run: "all") -> dict[str, GroupErrors]:
-    """Errors by group, in the order of the groups' names (numbers by size)."""
+def inside_interval(estimates: Estimates, trust: Trust) -> dict[str, FloatArray]:
+    """1 where a measured figure lies within the 80 % interval around its estimate, else 0; NaN: not known."""
+    found = {}
+    for metric, ratio in ratios(estimates).items():
+        ends = np.full((len(ratio), 2), np.nan)
+        for row, regime in enumerate(() if estimates.regime is None else estimates.regime.tolist()):
+            ends[row] = trust.intervals.get(regime, {}).get(COLUMNS[metric], (np.nan, np.nan))
+        within = (ends[:, 0] <= 1 / ratio) & (1 / ratio <= ends[:, 1])
+        found[metric] = np.where(np.isfinite(ratio + ends[:, 0]), within, np.nan)
+    return found
+
+
+def errors(
+    estimates: Estimates, of: Callable[[MeasuredRun], object] = lambda run: "all", trust: Trust = NO_TRUST
+) -> dict[str, GroupErrors]:
+    """Errors by group, in the order of the groups' names (numbers by size). `trust` has the engine's intervals."""
     ratio = ratios(estimates)
+    inside = inside_interval(estimates, trust)
     answered = np.isfinite(estimates.itl_ms) & np.isfinite(estimates.ttft_ms)
     members: dict[object, list[int]] = defaultdict(list)
     for position, run in enumerate(estimates.runs):
@@ -109,17 +136,19 @@ def errors(estimates: Estimates, of: Callable[[MeasuredRun], object] = lambda ru
     found = {}
     for name in sorted(members, key=lambda name: (name is None, isinstance(name, str), name)):
         rows = np.array(members[name])
-        metrics = {metric: metric_error(values[rows]) for metric, values in ratio.items()}
+        metrics = {metric: metric_error(values[rows], inside=inside[metric][rows]) for metric, values in ratio.items()}
         found["unknown" if name is None else str(name)] = GroupErrors(
             len(rows), int(answered[rows].sum()), {metric: error for metric, error in metrics.items() if error}
         )
     return found
 
 
-def metric_error(ratio: FloatArray, weight: FloatArray | None = None) -> MetricError | None:
+def metric_error(
+    ratio: FloatArray, weight: FloatArray | None = None, inside: FloatArray | None = None
+) -> MetricError | None:
     """Errors from estimate / measured, NaN where either is missing; None without a run that has both.
 
-    `weight`: how much each run counts; None: all alike.
+    `weight`: how much each run counts; None: all alike. `inside` as `inside_interval` has it.
     """
     known = np.isfinite(ratio)
     signed = ratio[known] - 1
@@ -132,7 +161,9 @@ def metric_error(ratio: FloatArray, weight: FloatArray | None = None) -> MetricE
     else:
         median, p90 = _quantiles(absolute, weight[known], (0.5, 0.9))
         (bias,) = _quantiles(signed, weight[known], (0.5,))
-    return MetricError(len(signed), float(median), float(p90), float(bias))
+    known_inside = np.array([]) if inside is None else inside[np.isfinite(inside)]
+    share = float(known_inside.mean()) if len(known_inside) else None
+    return MetricError(len(signed), float(median), float(p90), float(bias), share)
 
 
 def _quantiles(values: FloatArray, weight: FloatArray, shares: Sequence[float]) -> FloatArray:

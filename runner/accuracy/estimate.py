@@ -138,18 +138,27 @@ class RunCases:
 
 
 def estimate(engine: Engine, runs: Iterable[MeasuredRun], names: RunNames | None = None) -> Estimates:
-    """What this engine says to each run, in the order of the runs. `names` None: of the catalogues and the Hub."""
+    """What this engine says to each run, in the order of the runs. `names` None: of the catalogues and the Hub.
+
+    Runs that tell medians are asked of the engine's estimate of medians where it has one.
+    """
     runs = tuple(runs)
     asked = RunCases(runs, names)
     answer = _Answer(runs, dict(asked.reasons))
-    waiting = asked.cases
-    for fraction in (*_MEMORY_FRACTIONS, _STRETCHED_MEMORY):
-        refused = answer.ask(engine, {p: with_memory(case, fraction) for p, case in waiting.items()}, fraction)
-        waiting = {position: waiting[position] for position in refused}
+    medians = {position for position, run in enumerate(runs) if run.latency_stat == "median"}
+    for of_stat, positions in ((engine, asked.cases.keys() - medians), (engine_of_medians(engine), medians)):
+        answer.ask_all(of_stat, {p: case for p, case in asked.cases.items() if p in positions})
     ttft_ms, itl_ms, tokens_per_s = answer.figures
     return Estimates(
         runs, ttft_ms, itl_ms, tokens_per_s, answer.concurrency, answer.fraction, answer.reasons, answer.regime
     )
+
+
+def engine_of_medians(engine: Engine) -> Engine:
+    """The engine for runs that tell medians; the same where it knows no difference."""
+    of_medians = getattr(engine, "of_medians", None)
+    found: Engine = engine if of_medians is None else of_medians()
+    return found
 
 
 class _Answer:
@@ -163,7 +172,14 @@ class _Answer:
         self.regime = np.full(len(runs), -1, dtype=np.int64)
         self.reasons = reasons
 
-    def ask(self, engine: Engine, cases: Mapping[int, Case], fraction: float) -> list[int]:
+    def ask_all(self, engine: Engine, cases: Mapping[int, Case]) -> None:
+        """Fill in what the engine answers, at the first share of memory with which a run fits."""
+        waiting = cases
+        for fraction in (*_MEMORY_FRACTIONS, _STRETCHED_MEMORY):
+            refused = self._ask(engine, {p: with_memory(case, fraction) for p, case in waiting.items()}, fraction)
+            waiting = {position: waiting[position] for position in refused}
+
+    def _ask(self, engine: Engine, cases: Mapping[int, Case], fraction: float) -> list[int]:
         """Fill in what the engine answers; returns the runs that do not fit. Runs of one case are asked together."""
         maximum = _CHEAP_MAXIMUM if engine.cost is Cost.CHEAP else _DEAR_MAXIMUM
         runs_of: dict[tuple[object, ...], list[int]] = defaultdict(list)

@@ -25,7 +25,7 @@ from gpuscout.store.measured import LoadKind, MeasuredRun, runs_digest
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.trust import NO_TRUST, Trust
 
-DEFAULT_GROUPINGS = ("model", "vendor", "family", "gpu", "precision", "server", "load_band")
+DEFAULT_GROUPINGS = ("model", "vendor", "family", "gpu", "precision", "server", "load_band", "vendor_load_band")
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,13 @@ def report(
         raise InputError(f"cannot group runs by {unknown[0]!r}", hint=f"groupings: {', '.join(GROUPINGS)}")
     runs = tuple(runs)
     estimates = estimate(engine, runs, names)
+    trust = trust_of(engine)
     loads = {}
     for load in LoadKind:
         if rows := [position for position, run in enumerate(runs) if run.load is load]:
             part = select(estimates, rows)
-            groups = {name: errors(part, GROUPINGS[name]) for name in by}
-            loads[load.value] = LoadReport(errors(part)["all"], groups)
+            groups = {name: errors(part, GROUPINGS[name], trust) for name in by}
+            loads[load.value] = LoadReport(errors(part, trust=trust)["all"], groups)
     assumed = Counter(f"{f:g}" for f in estimates.fraction[np.isfinite(estimates.fraction)])
     return AccuracyReport(
         engine=engine.name,
@@ -106,7 +107,7 @@ def report(
         reasons=Counter(estimates.reasons.values()),
         memory_assumed=assumed,
         estimates=estimates,
-        trust=trust_of(engine),
+        trust=trust,
     )
 
 

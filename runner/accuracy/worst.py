@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from gpuscout.runner.accuracy.errors import METRICS, ratios
+from gpuscout.runner.accuracy.errors import COLUMNS, METRICS, inside_interval, ratios
 from gpuscout.runner.accuracy.estimate import Estimates
 from gpuscout.store.measured import MeasuredRun
 from gpuscout.sweeps.trust import Trust
-
-_COLUMNS: Mapping[str, str] = {"itl": "itl_ms", "ttft": "ttft_ms", "throughput": "output_tokens_per_s"}
 
 
 @dataclass(frozen=True)
@@ -43,6 +40,7 @@ class Outlier:
 def outliers(estimates: Estimates, trust: Trust, *, at_least: float = 1.0) -> list[Outlier]:
     """Runs by how far they are from their estimates, the furthest first; those off by at least this factor."""
     by_metric = ratios(estimates)
+    inside = inside_interval(estimates, trust)
     table = np.array([by_metric[metric] for metric in METRICS])
     distance = np.nan_to_num(np.abs(np.log(table)), nan=-1.0)
     worst = distance.argmax(axis=0)
@@ -54,9 +52,8 @@ def outliers(estimates: Estimates, trust: Trust, *, at_least: float = 1.0) -> li
             break
         metric = METRICS[worst[row]]
         run, ratio = estimates.runs[row], float(table[worst[row], row])
-        measured = run.throughput if metric == "throughput" else getattr(run, _COLUMNS[metric])
-        regime = -1 if estimates.regime is None else int(estimates.regime[row])
-        factors = trust.intervals.get(regime, {}).get(_COLUMNS[metric])
-        outside = None if factors is None else not factors[0] <= 1 / ratio <= factors[1]
-        found.append(Outlier(run, _COLUMNS[metric], measured, ratio * measured, ratio, outside))
+        measured = run.throughput if metric == "throughput" else getattr(run, COLUMNS[metric])
+        within = float(inside[metric][row])
+        outside = None if np.isnan(within) else not within
+        found.append(Outlier(run, COLUMNS[metric], measured, ratio * measured, ratio, outside))
     return found

@@ -46,7 +46,7 @@ def accuracy(
         list[str] | None,
         typer.Option(
             "--by",
-            help="model, vendor, family, gpu, precision, server, load_band, concurrency, input_len, tp, source …",
+            help="model, vendor, family, gpu, precision, server, load_band, vendor_load_band, concurrency, tp …",
         ),
     ] = None,
     worst: Annotated[
@@ -182,12 +182,15 @@ _COLUMNS = (
             ("median_error", "err", "{:.1%}".format),
             ("p90_error", "p90", "{:.0%}".format),
             ("bias", "bias", "{:+.1%}".format),
+            ("inside", "in 80%", "{:.0%}".format),
         )
     ),
 )
 
 # What a narrow terminal leaves out, the first one first.
-_LESS = tuple(f"{metric}_{part}" for part in ("bias", "p90_error") for metric in ("throughput", "ttft", "itl"))
+_LESS = tuple(
+    f"{metric}_{part}" for part in ("bias", "p90_error", "inside") for metric in ("throughput", "ttft", "itl")
+)
 
 
 def _rows(one: AccuracyReport, load: str) -> list[Row]:
@@ -200,7 +203,12 @@ def _rows(one: AccuracyReport, load: str) -> list[Row]:
         | {
             f"{metric}_{name}": getattr(group.metrics.get(metric), field, None)
             for metric in _METRICS
-            for name, field in (("median_error", "median"), ("p90_error", "p90"), ("bias", "bias"))
+            for name, field in (
+                ("median_error", "median"),
+                ("p90_error", "p90"),
+                ("bias", "bias"),
+                ("inside", "inside"),
+            )
         }
         for by, name, group in groups
     ]
@@ -229,3 +237,5 @@ def _print_report(one: AccuracyReport, output: Output) -> None:
     for reason, runs in one.reasons.items():
         out().print(f"not answered: {count(runs, 'run')}: {reason}")
     out().print("err: median of |estimate / measured - 1|; p90: its 90th percentile; bias: median of the signed error")
+    if one.trust.intervals:
+        out().print("in 80%: the share of measured figures within the engine's 80 % interval around the estimate")

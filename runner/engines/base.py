@@ -73,6 +73,7 @@ class Engine(Protocol):
                 `gpuscout.sweeps.traffic.traffic.Traffic`), None when it can; without it, such cases are never asked
     trust()     a method: a `gpuscout.sweeps.trust.Trust`, how far its figures are from measured ones
     note()      a method: what a run or plan with it has to say, in one line; None: nothing
+    of_medians()  a method: the engine for benchmarks that tell medians over requests, not means
     settled()   a method: the engine with those options decided that depend on this machine, before results get keys
     """
 

@@ -210,6 +210,33 @@ def test_runs_are_grouped_by_vendor_family_and_load() -> None:
         assert sum(group.runs for group in found.values()) == len(runs)
 
 
+def test_the_share_inside_an_interval_is_counted(serving: AccuracyReport) -> None:
+    trust, closed = serving.trust, serving.loads["closed loop"]
+    of_band: dict[str, list[bool]] = defaultdict(list)
+    runs, e = serving.estimates.runs, serving.estimates
+    assert e.regime is not None
+    for run, itl_ms, regime in zip(runs, e.itl_ms.tolist(), e.regime.tolist(), strict=True):
+        low, high = trust.intervals[regime]["itl_ms"]
+        band = "1-8" if run.concurrency <= 8 else "9-64" if run.concurrency <= 64 else "65-"  # type: ignore[operator]
+        of_band[f"NVIDIA, {band} in flight"].append(low <= (run.itl_ms or math.nan) / itl_ms <= high)
+    shares = {name: group.metrics["itl"].inside for name, group in closed.groups["vendor_load_band"].items()}
+    assert shares == {name: pytest.approx(statistics.mean(inside)) for name, inside in of_band.items()}
+    assert errors(serving.estimates)["all"].metrics["itl"].inside is None
+
+
+def test_runs_that_tell_medians_are_compared_with_medians() -> None:
+    """A first wave of requests is in a benchmark's mean and not in its median."""
+    runs = [run for run in public_runs("serving_runs_2026_11") if run.gpu == "MI355X" and run.concurrency == 64]
+    runs = [run for run in runs if run.latency_stat == "median"]
+    means = [dataclasses.replace(run, details=run.details | {"latency_stat": "mean"}) for run in runs]
+    of_medians, of_means = (estimate(RooflineEngine(), some) for some in (runs, means))
+    assert (of_medians.ttft_ms < 0.7 * of_means.ttft_ms).all()
+    np.testing.assert_array_equal(of_medians.itl_ms, of_means.itl_ms)
+    together = estimate(RooflineEngine(), [*runs, *means])
+    np.testing.assert_array_equal(together.ttft_ms, [*of_medians.ttft_ms, *of_means.ttft_ms])
+    assert errors(of_medians)["all"].metrics["ttft"].median < 0.3
+
+
 def test_perfect_estimates_have_no_error_and_no_regret() -> None:
     closed, offline = perfect(public_runs("serving_runs")), perfect(public_runs("max_throughput"))
     assert all(error.p90 < 1e-9 for error in errors(closed)["all"].metrics.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -39,6 +40,14 @@ class RooflineEngine:
         self.constants = Constants.load(constants_file)
         # A worker makes its own engine from the options.
         self.options: Mapping[str, object] = {} if constants_file is None else {"constants_file": str(constants_file)}
+
+        self._median = 0.0
+
+    def of_medians(self) -> RooflineEngine:
+        """This engine for latencies that are medians: most requests do not arrive with all others."""
+        engine = copy.copy(self)
+        engine._median = 1.0
+        return engine
 
     def fingerprint(self) -> str:
         return f"{VERSION}-{self.constants.digest}"
@@ -107,7 +116,7 @@ class RooflineEngine:
         concurrency = ladder.astype(np.float64)[None, :]
         columns = Features(**{name: values[:, None] for name, values in vars(f).items()})
         constants = Physical(*(getattr(k, name)[:, None] for name in NAMES))
-        operation = operate(columns, constants, running[:, None], concurrency)
+        operation = operate(columns, constants, running[:, None], concurrency, self._median)
         requests_per_s = concurrency / operation.e2e_s
         regime = regimes(ladder[None, :], self._groups(cases)[:, None])
         known = interval_factors(self.constants.intervals)
