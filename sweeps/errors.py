@@ -164,6 +164,10 @@ class NoStoreError(StoreUnreachableError):
     """There is no store at this place yet."""
 
 
+class TookTooLongError(StoreUnreachableError):
+    """Whoever asked is no longer waiting, or was to have the answer by now."""
+
+
 class StoreBusyError(GpuscoutError):
     exit_code = 3
 

@@ -27,6 +27,10 @@ def serve(
         list[str] | None,
         typer.Option("--allow-host", metavar="NAME", help="A name of this server, as behind a proxy; repeat."),
     ] = None,
+    time_limit: Annotated[
+        float,
+        typer.Option("--time-limit", min=0.1, metavar="S", help="Seconds after which an answer is given up."),
+    ] = 60,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     db: Db = DEFAULT_STORE,
 ) -> None:
@@ -41,4 +45,13 @@ def serve(
     def say(address: str) -> None:
         err().print(f"serving at {address}   Ctrl-C ends it", soft_wrap=True)
 
-    run(db, host, port, token=token, allowed_hosts=allow_host or (), open_browser=open_browser, say=say)
+    run(
+        db,
+        host,
+        port,
+        token=token,
+        allowed_hosts=allow_host or (),
+        longest_s=time_limit,
+        open_browser=open_browser,
+        say=say,
+    )

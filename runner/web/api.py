@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from gpuscout.runner.web.answers import QUESTIONS, Question, parameters
 from gpuscout.runner.web.errors import problem
+from gpuscout.runner.web.patience import answered
 from gpuscout.sweeps.errors import GpuscoutError
 
 _ROUTES = {
@@ -33,13 +33,13 @@ _ROUTES = {
 }
 
 
-def api(db: str) -> APIRouter:
-    """The routes over the store at `db`."""
+def api(db: str, longest_s: float) -> APIRouter:
+    """The routes over the store at `db`; an answer takes at most `longest_s`."""
     router = APIRouter(prefix="/api/v1")
     for path, name in _ROUTES.items():
         router.add_api_route(
             path,
-            _answering(name, db),
+            _answering(name, db, longest_s),
             methods=["GET"],
             name=name,
             summary=f"What gpuscout {' '.join(QUESTIONS[name].command)} --json prints",
@@ -50,6 +50,7 @@ def api(db: str) -> APIRouter:
                 304: {"description": "Nothing has changed since the answer with this ETag"},
                 400: {"description": "The question is wrong", "content": {"application/problem+json": {}}},
                 503: {"description": "The store cannot be read", "content": {"application/problem+json": {}}},
+                504: {"description": "The answer took too long", "content": {"application/problem+json": {}}},
             },
         )
     return router
@@ -67,9 +68,9 @@ def routes() -> list[dict[str, object]]:
     ]
 
 
-def _answering(name: str, db: str) -> Any:
+def _answering(name: str, db: str, longest_s: float) -> Any:
     async def answer(request: Request) -> Response:
-        return await run_in_threadpool(respond, name, db, request)
+        return await answered(request, lambda: respond(name, db, request), longest_s)
 
     return answer
 

@@ -12,13 +12,17 @@ from starlette.staticfiles import StaticFiles
 from gpuscout import __version__
 from gpuscout.runner.web.api import api
 from gpuscout.runner.web.pages import pages
+from gpuscout.runner.web.patience import LONGEST_ANSWER_S
 from gpuscout.runner.web.safety import Guard
 
 _HERE = Path(__file__).parent
 
 
-def make_app(db: str, guard: Guard | None = None) -> FastAPI:
-    """An application over the store at `db`, which is opened for each question and need not be there yet."""
+def make_app(db: str, guard: Guard | None = None, *, longest_s: float = LONGEST_ANSWER_S) -> FastAPI:
+    """An application over the store at `db`, which is opened for each question and need not be there yet.
+
+    What takes longer than `longest_s`, or whose asker has left, is given up.
+    """
     app = FastAPI(
         title="gpuscout",
         version=__version__,
@@ -28,8 +32,8 @@ def make_app(db: str, guard: Guard | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.add_middleware(BaseHTTPMiddleware, dispatch=guard or Guard())
-    app.include_router(api(db))
-    app.include_router(pages(db))
+    app.include_router(api(db, longest_s))
+    app.include_router(pages(db, longest_s))
     app.add_api_route("/healthz", _healthy, methods=["GET"], include_in_schema=False)
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
     return app

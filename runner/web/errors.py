@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gpuscout.sweeps.errors import GpuscoutError
+from gpuscout.sweeps.errors import GpuscoutError, TookTooLongError
 from gpuscout.sweeps.text import without_passwords
 
 # By the exit status of the command: wrong input, no store, an outdated store, nothing qualifies.
@@ -18,12 +18,13 @@ TITLES: Mapping[int, str] = {
 
 
 def status_of(error: GpuscoutError) -> int:
-    """The HTTP status for an error: one for each exit status."""
-    return STATUSES.get(error.exit_code, 500)
+    """The HTTP status for an error: one for each exit status, and one for answers that took too long."""
+    return 504 if isinstance(error, TookTooLongError) else STATUSES.get(error.exit_code, 500)
 
 
 def title_of(error: GpuscoutError) -> str:
-    return TITLES.get(error.exit_code, "Something went wrong")
+    took_too_long = isinstance(error, TookTooLongError)
+    return "This takes too long" if took_too_long else TITLES.get(error.exit_code, "Something went wrong")
 
 
 def problem(error: GpuscoutError) -> dict[str, object]:

@@ -13,7 +13,6 @@ from urllib.parse import quote
 from fastapi import APIRouter, Request
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, Response
 
 from gpuscout.runner.cli.options import AimOptions, Filters, PriceOptions
@@ -22,6 +21,7 @@ from gpuscout.runner.web.answers import Question
 from gpuscout.runner.web.charts import scatter
 from gpuscout.runner.web.errors import status_of, title_of
 from gpuscout.runner.web.forms import OBJECTIVES, PRICE, TRUSTS, Fields, address, fields_of, given
+from gpuscout.runner.web.patience import answered
 from gpuscout.store.database.connect import Connection
 from gpuscout.sweeps.errors import GpuscoutError
 from gpuscout.sweeps.text import printable_lines, without_passwords
@@ -41,8 +41,8 @@ METRICS = {
 }
 
 
-def pages(db: str) -> APIRouter:
-    """The pages over the store at `db`."""
+def pages(db: str, longest_s: float) -> APIRouter:
+    """The pages over the store at `db`; one takes at most `longest_s`."""
     router = APIRouter(include_in_schema=False)
     for path, template, answering in (
         ("/", "ask", ask),
@@ -55,13 +55,13 @@ def pages(db: str) -> APIRouter:
         ("/accuracy", "accuracy", accuracy),
         ("/api", "api", reference),
     ):
-        router.add_api_route(path, _page(path, template, answering, db), methods=["GET"])
+        router.add_api_route(path, _page(path, template, answering, db, longest_s), methods=["GET"])
     return router
 
 
-def _page(path: str, template: str, answering: Callable[[str, Fields], Context], db: str) -> Any:
+def _page(path: str, template: str, answering: Callable[[str, Fields], Context], db: str, longest_s: float) -> Any:
     async def page(request: Request) -> Response:
-        return await run_in_threadpool(_shown, request, path, template, answering, db)
+        return await answered(request, lambda: _shown(request, path, template, answering, db), longest_s)
 
     return page
 

@@ -26,6 +26,7 @@ def serve(
     *,
     token: str | None,
     allowed_hosts: Sequence[str],
+    longest_s: float,
     open_browser: bool,
     say: Callable[[str], None],
 ) -> None:
@@ -44,7 +45,7 @@ def serve(
     listening = _listening(host, port)
     shown = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
     config = uvicorn.Config(
-        make_app(db, Guard(hosts, token)),
+        make_app(db, Guard(hosts, token), longest_s=longest_s),
         # The address may hold the token.
         access_log=False,
         log_level="warning",

@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from gpuscout.store.database import driver_errors, drivers, urls
 from gpuscout.store.database.filesystems import network_filesystem
-from gpuscout.store.database.waiting import Waits
+from gpuscout.store.database.waiting import Waits, while_asked
 from gpuscout.store.schema import HEAD, REVISION_TABLE, REVISIONS
 from gpuscout.sweeps.errors import NoStoreError, StoreOutdatedError, StoreUnreachableError
 
@@ -61,6 +61,7 @@ class Store:
     def reading(self) -> Iterator[sa.Connection]:
         """A transaction that sees one state of the store and cannot write: the database refuses."""
         with (
+            while_asked(),
             driver_errors.translated(self.url_for_display, writes=False),
             drivers.connect(self.engine, writes=False) as connection,
             connection.begin(),

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy.pool import NullPool, StaticPool
 
 from gpuscout.store.database.urls import display
-from gpuscout.store.database.waiting import Waits
+from gpuscout.store.database.waiting import Waits, is_late, is_limited
 from gpuscout.sweeps.errors import StoreUnreachableError
 
 OLDEST_SQLITE = (3, 35, 0)  # the first with RETURNING
@@ -29,6 +29,8 @@ WAIT_FOR_LOCK_S = 30
 _WRITES = "gpuscout_writes"
 # SQLite waits for its lock where Ctrl-C does not reach it, so it is asked again and again.
 _LOCK_STEP_MS = 100
+# Of SQLite's virtual machine: about a millisecond.
+_STEPS_BETWEEN_LOOKS = 20_000
 
 
 def make_engine(url: sa.URL, waits: Waits | None = None, *, immutable: bool = False) -> sa.Engine:
@@ -90,6 +92,8 @@ def _sqlite_engine(url: sa.URL, waits: Waits, *, immutable: bool) -> sa.Engine:
         if writes:
             _begin_immediate(raw, waits, display(url))
         else:
+            # Only where it is asked for: a look would swallow the KeyboardInterrupt of a command.
+            raw.set_progress_handler(is_late if is_limited() else None, _STEPS_BETWEEN_LOOKS)
             raw.execute("BEGIN")
 
     return engine

@@ -9,15 +9,60 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TypeVar
 
-from gpuscout.sweeps.errors import StoreUnreachableError
+from gpuscout.sweeps.errors import GpuscoutError, StoreUnreachableError, TookTooLongError
 
 _T = TypeVar("_T")
 
 _LOOK_UP_S = 0.1
 _log = logging.getLogger(__name__)
+# When reading is to end for those who ask in this context: one of the threads of a server, say.
+_until: ContextVar[Callable[[], float] | None] = ContextVar("until", default=None)
+
+
+@contextmanager
+def answer_by(until: Callable[[], float]) -> Iterator[None]:
+    """What this context reads from a store ends at the moment (`time.monotonic`) that `until` gives.
+
+    `until` is asked several times a second, by whichever thread reads, so another may bring the moment forward.
+    Reading then raises TookTooLongError.
+    """
+    before = _until.set(until)
+    try:
+        yield
+    finally:
+        _until.reset(before)
+
+
+def is_limited() -> bool:
+    """Whether what this context reads ends at some moment."""
+    return _until.get() is not None
+
+
+def is_late() -> bool:
+    """Whether what this context reads should have ended by now."""
+    until = _until.get()
+    return until is not None and time.monotonic() >= until()
+
+
+@contextmanager
+def while_asked() -> Iterator[None]:
+    """Raises TookTooLongError at the start when it is late, and for what fails because it got late."""
+    if is_late():
+        raise _late()
+    try:
+        yield
+    except GpuscoutError as error:
+        if is_late():
+            raise _late() from error
+        raise
+
+
+def _late() -> TookTooLongError:
+    return TookTooLongError("the answer took longer than the server allows", hint="ask for fewer models or workloads")
 
 
 @dataclass
@@ -79,7 +124,7 @@ class Wait:
     def look_up(self) -> None:
         """Raises StoreUnreachableError once waiting is to end."""
         now = time.monotonic()
-        if now >= self._waits.until():
+        if now >= self._waits.until() or is_late():
             raise StoreUnreachableError(f"stopped waiting for {self._what}")
         if not self._told and now - self._began >= self._waits.long_s:
             self._told = True

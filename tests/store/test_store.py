@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from gpuscout.store.database.connect import Store
 from gpuscout.store.database.locks import FileLock, RunnerLock, lock_file
+from gpuscout.store.database.waiting import answer_by
 from gpuscout.store.results.blocks import (
     ClaimedBlock,
     claim_blocks,
@@ -46,7 +47,7 @@ from gpuscout.store.schema import (
     sweep_workloads,
     tasks,
 )
-from gpuscout.sweeps.errors import StoreBusyError
+from gpuscout.sweeps.errors import StoreBusyError, TookTooLongError
 from gpuscout.sweeps.expand import Exclusion
 from gpuscout.sweeps.outcomes import Outcome
 from tests.support.forked import FORKS
@@ -196,6 +197,17 @@ def test_reading_cannot_write(store: Store) -> None:
         connection.execute(sa.update(blocks).values(attempt=7))
     with pytest.raises(DBAPIError), store.reading() as connection:
         note_run(connection, scenario.sweep.id)
+
+
+def test_reading_ends_when_it_is_late(store: Store) -> None:
+    endless = sa.text("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n")
+    began = time.monotonic()
+    with answer_by(lambda: began + 0.5), pytest.raises(TookTooLongError), store.reading() as connection:
+        connection.execute(endless)
+    with answer_by(lambda: began), pytest.raises(TookTooLongError), store.reading():
+        pytest.fail("nothing is read any more")
+    with store.reading() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(models)) == 0
 
 
 def test_a_reader_sees_one_state_while_others_write(store: Store) -> None:

@@ -7,14 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from time import sleep
 
+import httpx2
+import psycopg
 import pytest
 from starlette.testclient import TestClient
 
 from gpuscout.runner.web.answers import QUESTIONS
 from gpuscout.runner.web.app import make_app
 from gpuscout.runner.web.safety import Guard
+from tests.support.commands import wait_for
 from tests.support.forked import gpuscout
-from tests.support.served import small_store
+from tests.support.served import serving, small_store
 
 pytestmark = pytest.mark.slow
 
@@ -185,6 +188,29 @@ def test_postgres_answers_alike(one_database: str, postgres_url: str, tmp_path: 
         tag = settled_tag(asker, "/api/v1/sweeps")
         assert gpuscout("prices", "set", "H100=2", "--db", postgres_url, cwd=tmp_path).returncode == 0
         assert asker.get("/api/v1/sweeps", headers={"If-None-Match": tag}).status_code == 200
+
+
+def test_a_question_ends_at_the_time_limit_and_with_its_asker(
+    one_database: str, postgres_url: str, tmp_path: Path
+) -> None:
+    small_store(tmp_path, "--db", postgres_url)
+    reading = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with (
+        psycopg.connect(postgres_url) as other,
+        psycopg.connect(postgres_url, autocommit=True) as watcher,
+        serving(tmp_path, "--db", postgres_url) as address,
+        serving(tmp_path, "--db", postgres_url, "--time-limit", "0.5") as hasty,
+    ):
+        other.execute("LOCK TABLE sweeps IN ACCESS EXCLUSIVE MODE")
+        late = httpx2.get(f"{hasty}api/v1/recommend", timeout=60)
+        assert late.status_code == 504
+        assert late.json()["detail"] == "the answer took longer than the server allows"
+        assert httpx2.get(f"{hasty}?model=Qwen3-8B", timeout=60).status_code == 504
+        with pytest.raises(httpx2.ReadTimeout):
+            httpx2.get(f"{address}api/v1/recommend", timeout=httpx2.Timeout(60, read=1))
+        wait_for(lambda: watcher.execute(reading).fetchone() == (0,))
+        other.rollback()
+        assert httpx2.get(f"{address}api/v1/recommend", timeout=60).status_code == 200
 
 
 def test_the_api_describes_itself(client: TestClient) -> None:

@@ -16,6 +16,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from tests.support.served import serving, small_store
 
 pytestmark = pytest.mark.slow
+PATIENCE_MS = 90_000  # on a machine that has much else to do
+expect.set_options(timeout=PATIENCE_MS)
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PAGES = (
@@ -49,6 +51,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
     found = browser.new_context(viewport={"width": 1100, "height": 900})
+    found.set_default_timeout(PATIENCE_MS)
     yield found
     found.close()
 
