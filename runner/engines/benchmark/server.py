@@ -1,0 +1,202 @@
+"""One inference server as a child process: started, waited for until it answers, ended with everything it started.
+
+It stays in the process group of whoever starts it. That is a Ray worker or gpuscout's own child process, each the
+leader of a group of its own, which Ray and the runner end as a whole; a session of the server's own would outlive them.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from gpuscout.runner.engines.benchmark.guardian import Guardian
+from gpuscout.runner.engines.benchmark.processes import MARK, end, identity, new_note
+from gpuscout.sweeps.errors import GpuscoutError
+from gpuscout.sweeps.outcomes import Outcome
+
+HOST = "127.0.0.1"
+LAST_LINES = 50
+_LAST_BYTES = 64_000
+_ANSWER_S = 10.0
+_LOOK_S = 0.2
+_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.IGNORECASE)
+# Of Hugging Face, of OpenAI and those that copy it, and of any HTTP header.
+_SECRET = re.compile(r"\bhf_[A-Za-z0-9]{8,}|\bsk-[A-Za-z0-9_-]{8,}|(?i:\bbearer )[A-Za-z0-9._~+/=-]{8,}")
+_HIDDEN = "***"
+_SHORTEST_SECRET = 6
+
+
+class ServerFailed(GpuscoutError):
+    """A server that did not come up or did not stay up: `outcome` is what becomes of its tasks."""
+
+    def __init__(self, message: str, outcome: Outcome) -> None:
+        super().__init__(message)
+        self.outcome = outcome
+
+
+class RunningServer:
+    """A server from its start to `stop`. Used by one thread."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        port: int,
+        *,
+        about: str,
+        files: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start `command` in a folder of its own that has `files`. Raises ServerFailed when it cannot be started.
+
+        `about` is what the note on this node says of it; `environment` is that of this process unless given.
+        """
+        self.port = port
+        self._note = new_note(about)
+        self._environment = dict(os.environ if environment is None else environment) | {MARK: self._note.mark}
+        self._folder = tempfile.TemporaryDirectory(prefix="gpuscout-server-", ignore_cleanup_errors=True)
+        for name, content in (files or {}).items():
+            (Path(self._folder.name) / name).write_text(content)
+        self._log = Path(self._folder.name) / "server.log"
+        try:
+            with self._log.open("wb") as log:
+                self._process = subprocess.Popen(  # noqa: S603
+                    list(command),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    cwd=self._folder.name,
+                    env=self._environment,
+                )
+        except (OSError, ValueError) as error:
+            self._folder.cleanup()
+            self._note.remove()
+            raise ServerFailed(f"cannot start {command[0]}: {error}", Outcome.ENGINE_MISSING) from error
+        self._root = psutil.Process(self._process.pid)
+        self._guardian = Guardian(identity(self._root), self._note)
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def wait_until_healthy(self, timeout_s: float) -> None:
+        """Return when it answers a completion. Raises ServerFailed with its last lines when it ends or is too slow."""
+        until = time.monotonic() + timeout_s
+        asked = "/health"
+        model = None
+        while True:
+            self._check_runs("before it answered")
+            if time.monotonic() >= until:
+                raise self.failed(f"the server did not answer within {timeout_s:g} s", Outcome.TIMEOUT)
+            left = max(0.1, until - time.monotonic())
+            if model is None:
+                status, _ = self._ask("GET", asked, min(_ANSWER_S, left))
+                if status == http.client.NOT_FOUND:
+                    asked = "/v1/models"
+                elif status == http.client.OK:
+                    model = self._served_model(min(_ANSWER_S, left))
+            if model is not None:
+                body = {"model": model, "prompt": "1 2 3", "max_tokens": 1}
+                # The first one may compile.
+                status, answer = self._ask("POST", "/v1/completions", left, body)
+                if status == http.client.OK:
+                    return
+                if status is not None and 400 <= status < 500:
+                    text = self._redacted(answer.decode(errors="replace"))[:300]
+                    raise self.failed(f"the server refused a completion with status {status}: {text}", Outcome.ERROR)
+            time.sleep(_LOOK_S)
+
+    def how_it_ended(self) -> str | None:
+        """How the server's process ended; None: it runs."""
+        status = self._process.poll()
+        if status is None:
+            return None
+        if status < 0:
+            with suppress(ValueError):
+                return f"was killed by {signal.Signals(-status).name}"
+        return f"ended with exit status {status}"
+
+    def failed(self, message: str, outcome: Outcome) -> ServerFailed:
+        """The failure with the last lines of the server's log."""
+        lines = self.last_lines()
+        told = f"; the last {len(lines)} lines of its log:\n" + "\n".join(lines) if lines else "; its log is empty"
+        return ServerFailed(message + told, outcome)
+
+    def crashed(self, when: str) -> ServerFailed | None:
+        """The failure when the server's process has ended; None: it runs."""
+        how = self.how_it_ended()
+        return None if how is None else self.failed(f"the server {how} {when}", Outcome.CRASHED)
+
+    def last_lines(self, count: int = LAST_LINES) -> list[str]:
+        """The end of its log, secrets redacted."""
+        with suppress(OSError), self._log.open("rb") as log:
+            log.seek(max(0, self._log.stat().st_size - _LAST_BYTES))
+            text = log.read().decode(errors="replace").replace("\0", "")
+            return [self._redacted(line.rstrip()) for line in text.splitlines() if line.strip()][-count:]
+        return []
+
+    def stop(self) -> None:
+        """End the server with everything it started, also when it has ended by itself and left something behind."""
+        members = dict.fromkeys([self._root, *self._note.processes()])
+        end(list(members))
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(1)
+        self._guardian.leave()
+        self._note.remove()
+        self._folder.cleanup()
+
+    def _check_runs(self, when: str) -> None:
+        if failure := self.crashed(when):
+            raise failure
+
+    def _served_model(self, timeout_s: float) -> str | None:
+        status, answer = self._ask("GET", "/v1/models", timeout_s)
+        if status != http.client.OK:
+            return None
+        with suppress(ValueError, KeyError, IndexError, TypeError):
+            return str(json.loads(answer)["data"][0]["id"])
+        return None
+
+    def _ask(
+        self, method: str, path: str, timeout_s: float, body: Mapping[str, object] | None = None
+    ) -> tuple[int | None, bytes]:
+        """Status and body of an answer; None: there was none."""
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=timeout_s)
+        try:
+            headers = {"Content-Type": "application/json"}
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            response = connection.getresponse()
+            return response.status, response.read(_LAST_BYTES)
+        except (OSError, http.client.HTTPException):
+            return None, b""
+        finally:
+            connection.close()
+
+    def _redacted(self, line: str) -> str:
+        return redacted(line, self._environment)
+
+
+def redacted(text: str, environment: Mapping[str, str]) -> str:
+    """The text without the values of environment variables that are named like secrets, and without known tokens."""
+    for name, value in environment.items():
+        if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET:
+            text = text.replace(value, _HIDDEN)
+    return _SECRET.sub(_HIDDEN, text)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        port: int = listener.getsockname()[1]
+        return port
