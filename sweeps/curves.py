@@ -42,6 +42,10 @@ PERCENTILE_COLUMNS: tuple[tuple[str, float], ...] = tuple(
 )
 
 
+MEAN_OF_BINS = "mean of bins"
+"""The detail of an answer whose requests differ in length and count as their mean (`Curves.details`)."""
+
+
 @dataclass(frozen=True)
 class Points:
     """Operating points of the tasks of one block, ordered by (task, concurrency). All arrays have the same length.
@@ -102,7 +106,8 @@ class Curves:
     usable_gib          n, GiB per GPU the server may use; NaN where the engine does not say
     kv_capacity_tokens  n, tokens the KV caches of the whole deployment hold; -1 where the engine does not say
     fits_up_to          n, largest concurrency with a finite answer where the curve ended early, else -1
-    details             what to tell the user about a task that is not `ok`, by position in the block
+    details             what to tell the user about a task, by position in the block: why it is not `ok`, where its
+                        curve ends, or MEAN_OF_BINS
     extras              what only this engine reports about a task (tuning commands, say), JSON-able, by position
     """
 

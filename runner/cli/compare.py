@@ -120,6 +120,10 @@ def _summary(found: Comparison, shared: Sequence[Winner], alone: Sequence[Winner
     yield f"A {found.sides[0].label}, B {found.sides[1].label}   objective: {question.aim.label}{limits}"
     if (tail := assumed(question)) is not None:
         yield tail
+    for side, name in (("before", "A"), ("after", "B")):
+        kinds = {config.told_kind for change in found.changes if (config := getattr(change, side)) is not None}
+        if any("," in kind for kind in kinds):
+            yield f"{name}: {'; '.join(sorted(kinds))}"
     if found.prices:
         told = [f"{price.gpu} {_from_to(price.before, price.after)}" for price in found.prices]
         yield f"{count(len(told), 'GPU')} at another price: {'; '.join(told)}"
@@ -244,8 +248,17 @@ _SETTINGS = (
     *("gpu", "num_gpus", "tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "precision"),
     *("kv_precision", "server", "gpu_memory_utilization", "max_model_len"),
 )
-_FIGURES = ("objective", "place", "concurrency", "ttft_ms", "itl_ms", "output_tokens_per_s", "usd_per_hour")
-_SIDES = tuple(f"{side}_{name}" for side in ("a", "b") for name in _FIGURES)
+_FIGURES = (
+    "told_kind",
+    "objective",
+    "place",
+    "concurrency",
+    "ttft_ms",
+    "itl_ms",
+    "output_tokens_per_s",
+    "usd_per_hour",
+)
+_SIDES = tuple(f"{side}_{name.removeprefix('told_')}" for side in ("a", "b") for name in _FIGURES)
 _NAMES = (*CASE, "configuration", *_SETTINGS, "status", "change", *_SIDES, "objective_unit")
 
 

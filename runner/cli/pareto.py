@@ -184,7 +184,7 @@ def _ranged(row: Row, ranges: Sequence[str]) -> dict[str, Any]:
             axis = name.removesuffix("_low")
             low, high = row[name], row[f"{axis}_high"]
             expected = None if low is None or high is None else (low, high)
-            found[axis] = ranged(row[axis], expected, Kind(row["kind"]))
+            found[axis] = ranged(row[axis], expected, Kind(row["kind"].split(",")[0]))
     return found
 
 

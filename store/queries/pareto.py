@@ -230,7 +230,7 @@ def _described(reader: PointReader, columns: Sequence[str], keys: Sequence[Key])
         for start in range(0, len(numbers), _BATCH):
             for row in reader.rows(names, of={kind: numbers[start : start + _BATCH]}):
                 measured = row["run_id"] is not None
-                key = (row["kind"], row["run_id"] or row["task_id"], 0 if measured else row["concurrency"])
+                key = (kind.value, row["run_id"] or row["task_id"], 0 if measured else row["concurrency"])
                 if key in wanted:
                     found[key] = {name: row[name] for name in columns}
     return found

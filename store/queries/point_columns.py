@@ -28,7 +28,7 @@ from gpuscout.store.schema import (
     tasks,
     traffics,
 )
-from gpuscout.sweeps.curves import METRICS, Bound
+from gpuscout.sweeps.curves import MEAN_OF_BINS, METRICS, Bound
 from gpuscout.sweeps.servers import ONE_OF_SERVERS
 
 Field = Callable[[str], sa.ColumnElement[Any]]
@@ -37,7 +37,7 @@ PRICE, TDP = "price", "tdp"
 
 # Type, meaning, and what must be known of the GPU besides.
 COLUMNS: dict[str, tuple[type, str, str]] = {
-    "kind": (str, "estimated or measured", ""),
+    "kind": (str, "estimated or measured; of means over requests that vary: estimated, mean of bins", ""),
     "model": (str, "the model's id", ""),
     "workload": (str, "what a stored sweep calls these lengths", ""),
     "input_len": (int, "input tokens of a request; their mean where lengths vary", ""),
@@ -89,6 +89,7 @@ COLUMNS: dict[str, tuple[type, str, str]] = {
 PERCENTILE = re.compile(r"p(?P<percentile>\d{1,2}(?:\.\d{1,3})?)_(?P<metric>ttft_ms|itl_ms|e2e_s)")
 """Columns of percentiles, of measured runs and of estimates that were simulated: p95_ttft_ms."""
 
+_BINNED = f"{Kind.ESTIMATED.value}, {MEAN_OF_BINS}"
 _OF_POINTS = (*METRICS, "concurrency")
 _OF_RUNS = (
     *("source", "server_version", "measured_on", "load", "request_rate"),
@@ -100,7 +101,7 @@ def estimated_fields(workloads: Mapping[WorkloadKey, str], worth: DeploymentCost
     """How columns are read of estimates. `worth` may be None where no column needs a price or a TDP."""
     point = operating_points.c
     own = {
-        "kind": sa.literal(Kind.ESTIMATED.value),
+        "kind": sa.case((tasks.c.detail == MEAN_OF_BINS, _BINNED), else_=Kind.ESTIMATED.value),
         "max_model_len": cases.c.max_model_len,
         "engine": engines.c.name,
         "fingerprint": engines.c.fingerprint,

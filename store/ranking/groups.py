@@ -86,6 +86,7 @@ def configs_of(pool: Candidates, shown: Shown, described: Descriptions) -> dict[
             **{name: about[name] for name in Operating.__match_args__},
             request_rate=about.get("request_rate"),
             imported_from=about.get("imported_from"),
+            mean_of_bins=about.get("mean_of_bins"),
             place=place,
             objective=value / first if weighted else value,
             behind_best=_share(worse, first),

@@ -23,7 +23,7 @@ from gpuscout.store.ranking.limits import UNKNOWN, Limit
 from gpuscout.store.ranking.measures import DECIMALS, Aim, Array
 from gpuscout.store.ranking.scope import Condition, Scope
 from gpuscout.store.schema import cases, engines, gpus, models, operating_points, point_percentiles, tasks
-from gpuscout.sweeps.curves import METRICS
+from gpuscout.sweeps.curves import MEAN_OF_BINS, METRICS
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.precision import PRECISIONS
 from gpuscout.sweeps.servers import MEASURED_SERVERS
@@ -196,6 +196,7 @@ def described(wanted: Iterable[tuple[int, int]]) -> sa.Select[Any]:
         engines.c.fingerprint,
         tasks.c.engine_id,
         *(tasks.c[name] for name in ("outcome", "detail", "needed_gib", "usable_gib", "imported_from")),
+        (tasks.c.detail == MEAN_OF_BINS).label("mean_of_bins"),
         *(point.c[name] for name in ("concurrency", *METRICS, "bound", "queued", "regime")),
     ).select_from(source)
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from gpuscout.store.prices.prices import PriceRules, Prices
 from gpuscout.store.ranking.measures import DEFAULT_OBJECTIVE, MEASURES, Aim, Measure, aim_of, measure_of
+from gpuscout.sweeps.curves import MEAN_OF_BINS
 from gpuscout.sweeps.slo import Slo
 from gpuscout.sweeps.trust import ObservedError
 
@@ -162,6 +163,7 @@ class Operating(Configuration):
     None: the metric is unknown, as is the concurrency of some measured runs. `queued`: more requests in flight than the
     KV cache holds, the rest waits (in TTFT). `request_rate`: requests/s that an estimate is for, None: a closed loop.
     `imported_from`: the export that an estimate came from, whose maker answers for it; None: it was computed here.
+    `mean_of_bins`: requests that vary count as their mean.
     """
 
     concurrency: int | None
@@ -174,6 +176,7 @@ class Operating(Configuration):
     queued: bool
     request_rate: float | None = field(default=None, kw_only=True)
     imported_from: str | None = field(default=None, kw_only=True)
+    mean_of_bins: bool | None = field(default=None, kw_only=True)
 
     @property
     def tokens_per_s_per_gpu(self) -> float | None:
@@ -297,7 +300,12 @@ class RankedConfig(Operating):
 
     @property
     def told_kind(self) -> str:
-        """ "estimated", "measured", or "measured, extended"."""
+        """ "estimated" (", mean of bins", or ", simulated p95"), "measured", or "measured, extended"."""
+        if self.mean_of_bins:
+            return f"{self.kind.value}, {MEAN_OF_BINS}"
+        if self.percentiles and self.kind is Kind.ESTIMATED and self.assumed_tail is None:
+            tails = dict.fromkeys(name.partition(":")[2] for name in self.percentiles)
+            return f"{self.kind.value}, simulated {' and '.join(tails)}"
         return f"{self.kind.value}, extended" if self.extended else self.kind.value
 
     @property

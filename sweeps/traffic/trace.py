@@ -94,8 +94,10 @@ class Trace:
         gaps = np.diff(self.at_s)
         return float(gaps.std() / gaps.mean()) if len(gaps) and gaps.mean() > 0 else None
 
-    def cached_tokens(self, cache_tokens: int | None = None) -> npt.NDArray[np.int64]:
+    def cached_tokens(self, cache_tokens: int | None = None, replicas: int = 1) -> npt.NDArray[np.int64]:
         """Prompt tokens of each request that a prefix cache of `cache_tokens` (None: unbounded) would hold.
+
+        `replicas` have a cache each and get the requests in turn.
 
         A prompt's blocks are found as long as all blocks before them are; the least recently used ones go first. At
         least one token of every prompt is computed.
@@ -104,8 +106,9 @@ class Trace:
         if self.hash_ids is None:
             return found
         room = None if cache_tokens is None else cache_tokens // BLOCK_TOKENS
-        held: OrderedDict[int, None] = OrderedDict()
+        caches: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(replicas)]
         for row, blocks in enumerate(self.hash_ids):
+            held = caches[row % replicas]
             hits = 0
             for block in blocks:
                 if block not in held:
@@ -119,9 +122,9 @@ class Trace:
             found[row] = min(hits * BLOCK_TOKENS, int(self.input_len[row]) - 1)
         return found
 
-    def cached_share(self, cache_tokens: int | None = None) -> float:
-        """The share of all prompt tokens that such a cache would have held."""
-        return float(self.cached_tokens(cache_tokens).sum() / self.input_len.sum())
+    def cached_share(self, cache_tokens: int | None = None, replicas: int = 1) -> float:
+        """The share of all prompt tokens that such caches would have held."""
+        return float(self.cached_tokens(cache_tokens, replicas).sum() / self.input_len.sum())
 
     def identity(self) -> Mapping[str, object]:
         """What identifies the content, with figures for people; JSON-able."""

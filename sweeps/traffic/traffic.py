@@ -80,6 +80,11 @@ class Traffic:
         return rate
 
     @property
+    def varies(self) -> bool:
+        """Whether requests differ in their lengths."""
+        return self.input_len is not None or self.output_len is not None or self.trace is not None
+
+    @property
     def open_loop(self) -> bool:
         return self.request_rate is not None
 

@@ -16,7 +16,7 @@ from gpuscout.sweeps.curves import PERCENTILE_COLUMNS, Curves
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
-from gpuscout.sweeps.traffic.lengths import LogNormal, Uniform
+from gpuscout.sweeps.traffic.lengths import Histogram, LogNormal, Uniform
 from gpuscout.sweeps.traffic.trace import Trace
 from gpuscout.sweeps.traffic.traffic import CONSTANT, POISSON, Arrivals, Traffic
 from tests.support.forked import gpuscout
@@ -103,12 +103,65 @@ def test_the_same_case_gives_the_same_bits_whatever_is_asked_with_it() -> None:
     assert answer(case, ladder=[4, 16]).points.ttft_ms[1] == answer(case, ladder=[16]).points.ttft_ms[0]
 
 
+def test_a_trace_with_prefix_blocks_is_spread_over_data_parallel_ranks_with_a_cache_each() -> None:
+    """Two conversations that alternate: in turn, every one of two ranks has one of them, and finds all of it."""
+    n = 300
+    hash_ids = tuple((*range(1000 * (i % 2), 1000 * (i % 2) + 4), 5000 + i) for i in range(n))
+    trace = Trace(np.arange(n) / 4.0, np.full(n, 2560), np.full(n, 50), hash_ids)
+    whole, small = trace.cached_tokens(), trace.cached_tokens(2560 + 512)
+    assert (whole[2:] == 2048).all()
+    assert small.sum() == 0  # it forgets the other conversation
+    assert (trace.cached_tokens(2560 + 512, replicas=2)[2:] == 2048).all()
+    three = trace.cached_tokens(replicas=3)
+    assert (three[:6] == 0).all()
+    assert (three[6:] == 2048).all()
+    one, two = (
+        answer(Case(MODEL, H100, 2560, 50, data_parallel=dp, traffic=Traffic(trace=trace, request_rate=2.0 * dp)))
+        for dp in (1, 2)
+    )
+    assert two.points.requests_per_s[0] == pytest.approx(4.0, rel=0.05)
+    assert two.points.ttft_ms[0] == pytest.approx(one.points.ttft_ms[0], rel=0.05)
+
+
+@pytest.mark.parametrize("cached", [0.0, 0.6])
+def test_the_closed_form_agrees_with_the_simulation_of_lengths_that_vary(cached: float) -> None:
+    varied = Traffic(LogNormal(1200, 4000, 16_000), Uniform(64, 512), cached_input=cached)
+    cases, ladder = CaseColumns.of([Case(MODEL, H100, 1200, 288, traffic=varied)]), np.array([1, 8, 64])
+    roofline, simulated = (evaluate(engine, cases, ladder) for engine in (RooflineEngine(), Simulator()))
+    assert (roofline.details, roofline.points.percentiles) == ({0: "mean of bins"}, None)
+    assert roofline.points.itl_ms == pytest.approx(simulated.points.itl_ms, rel=0.05)
+    assert roofline.points.ttft_ms == pytest.approx(simulated.points.ttft_ms, rel=0.2)
+    assert roofline.points.output_tokens_per_s == pytest.approx(simulated.points.output_tokens_per_s, rel=0.05)
+
+
+def test_lengths_that_do_not_vary_are_a_case_of_those_that_do() -> None:
+    same = Traffic(Uniform(1024, 1024), Histogram((512,), (1.0,)))
+    cases = [Case(MODEL, H100, 1024, 512), Case(MODEL, H100, 1024, 512, traffic=same)]
+    plain, varied = RooflineEngine().evaluate(CaseColumns.of(cases), np.array([16])).points.itl_ms
+    assert varied == pytest.approx(plain, rel=1e-9)
+
+
+def test_a_cached_prompt_is_read_and_kept_once() -> None:
+    """Less prefill, and room for more requests: those that shared blocks let in."""
+    plain, cached = (Case(MODEL, H100, 8000, 200, traffic=Traffic(cached_input=share)) for share in (0.0, 0.75))
+    for engine in (RooflineEngine(), Simulator()):
+        found = evaluate(engine, CaseColumns.of([plain, cached]), np.array([1, 128]))
+        assert found.points.ttft_ms[2] < 0.5 * found.points.ttft_ms[0]
+        assert found.points.queued.tolist() == [False, True, False, False]
+
+
 def test_engines_that_know_nothing_of_traffic_are_not_asked_about_it() -> None:
     plain, varied = Case(MODEL, H100, 1200, 288), Case(MODEL, H100, 1200, 288, traffic=traffic(3.0))
     found = evaluate(RooflineEngine(), CaseColumns.of([varied, plain, varied]), np.array([1, 2]))
     assert [OUTCOMES[code] for code in found.outcome] == [Outcome.NOT_SUPPORTED, Outcome.OK, Outcome.NOT_SUPPORTED]
-    assert found.details[0] == "roofline answers for fixed lengths in a closed loop alone"
+    assert found.details[0].startswith("roofline answers for closed loops alone")
     assert found.points.task.tolist() == [1, 1]
+
+    class Plain(RooflineEngine):
+        unsupported_traffic = None  # type: ignore[assignment]
+
+    found = evaluate(Plain(), CaseColumns.of([varied, plain]), np.array([1, 2]))
+    assert found.details[0] == "roofline answers for fixed lengths in a closed loop alone"
 
 
 SPEC = """
@@ -167,6 +220,44 @@ def test_a_sweep_over_rates_is_stored_ranked_exported_and_copied(tmp_path: Path)
             str(group["configurations"][0]["percentiles"])  # type: ignore[index]
             for group in at_three.values()
         )
+
+
+BOTH = """
+name: both
+models: [Qwen/Qwen3-8B]
+gpus: [H100]
+tensor_parallel: [1]
+workloads: [{name: ours, input_len: {mean: 1200, p95: 4000, max: 16000}, output_len: 256, cached_input: 0.4}]
+concurrency: [1, 16]
+engines: [roofline, simulator]
+"""
+
+
+def test_both_engines_answer_one_question_and_means_of_bins_say_so_everywhere(tmp_path: Path) -> None:
+    (tmp_path / "both.yaml").write_text(BOTH)
+    done = gpuscout("run", "both.yaml", "--executor", "in-process", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = "estimated, mean of bins"
+    of_sweep = ("--sweep", "both", "--json")
+    best = json.loads(gpuscout("recommend", *of_sweep, cwd=tmp_path).stdout)["groups"][0]["configurations"][0]
+    assert best["mean_of_bins"]
+    opinions = {opinion["engine"]: opinion["objective"] for opinion in best["opinions"]}
+    assert opinions.keys() == {"roofline", "simulator"}
+    assert opinions["simulator"] == pytest.approx(opinions["roofline"], rel=0.05)
+    assert told in gpuscout("recommend", "--sweep", "both", cwd=tmp_path).stdout
+    capacity = gpuscout("capacity", "--rate", "30", *of_sweep, cwd=tmp_path)
+    assert json.loads(capacity.stdout)["groups"][0]["best_per_gpu"][0]["kind"] == told
+    kinds = json.loads(gpuscout("query", "--columns", "engine,kind", "--json", cwd=tmp_path).stdout)["points"]
+    assert {(row["engine"], row["kind"]) for row in kinds} == {("roofline", told), ("simulator", "estimated")}
+    front = gpuscout("pareto", "--engine", "roofline", cwd=tmp_path)
+    assert (front.returncode, told in front.stdout) == (0, True), front.stderr
+    for form in ((), ("--json",), ("--csv",)):
+        compared = gpuscout("compare", "engine:roofline", "engine:simulator", *form, cwd=tmp_path)
+        assert (compared.returncode, told in compared.stdout) == (0, True), compared.stderr
+    # Percentiles of the one that has them; the other refuses.
+    for engine, code in (("simulator", 0), ("roofline", 6)):
+        found = gpuscout("recommend", "--engine", engine, "--slo", "ttft:p95<=1s", cwd=tmp_path)
+        assert found.returncode == code, found.stderr
 
 
 def test_a_closed_loop_answers_limits_on_percentiles(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ def run(
     seconds: StepSeconds,
     *,
     cached: Ints | None = None,
+    share_cached: bool = False,
     counted: int | None = None,
     clients: int = 0,
     max_num_seqs: int,
@@ -60,8 +61,9 @@ def run(
     room = 8 * n + 4096
     gap_from, gap_to, gap_count, totals = np.empty(room), np.empty(room), np.zeros(room, np.int64), np.zeros(4)
     arrival = arrival.astype(np.float64).copy()
+    found = np.zeros(n, np.int64) if cached is None else cached
     code, segments = loop(
-        arrival, prompt, np.zeros(n, np.int64) if cached is None else cached, output, counted or n, clients,
+        arrival, prompt, found, found if share_cached else np.zeros(n, np.int64), output, counted or n, clients,
         times.seconds, times.tokens_per_kv, times.prefill_tokens, max_num_seqs, max_batched_tokens, kv_capacity, policy,
         admitted, first_token, finished, gap_from, gap_to, gap_count, totals,
     )  # fmt: skip
@@ -90,6 +92,7 @@ lengths = st.tuples(st.integers(1, 60), st.integers(0, 40), st.integers(1, 50))
     max_batched_tokens=st.integers(9, 120),
     kv_capacity=st.integers(120, 600),
     policy=st.sampled_from([CHUNKED, PREFILL_FIRST, WHOLE_PROMPTS]),
+    share_cached=st.booleans(),
 )
 def test_events_come_when_they_come_step_by_step(
     shapes: list[tuple[int, int, int]],
@@ -99,6 +102,7 @@ def test_events_come_when_they_come_step_by_step(
     max_batched_tokens: int,
     kv_capacity: int,
     policy: int,
+    share_cached: bool,
 ) -> None:
     """Chunks, waiting, preemption, closed and open loops: jumping from event to event changes no time."""
     clients = min(clients, len(shapes))
@@ -107,7 +111,7 @@ def test_events_come_when_they_come_step_by_step(
     cached = np.minimum(cached, prompt - 1)
     found = run(
         arrivals, prompt, output, linear, cached=cached, clients=clients, max_num_seqs=max_num_seqs,
-        max_batched_tokens=max_batched_tokens, kv_capacity=kv_capacity, policy=policy,
+        max_batched_tokens=max_batched_tokens, kv_capacity=kv_capacity, policy=policy, share_cached=share_cached,
     )  # fmt: skip
     requests = [
         Request(float(at), int(p), int(c), int(o)) for at, p, c, o in zip(arrivals, prompt, cached, output, strict=True)
@@ -120,6 +124,7 @@ def test_events_come_when_they_come_step_by_step(
         max_batched_tokens=max_batched_tokens,
         kv_capacity=kv_capacity,
         prefill_first=policy == PREFILL_FIRST,
+        share_cached=share_cached,
         whole_prompts=policy == WHOLE_PROMPTS,
     )
     assert found.code == DONE

@@ -30,6 +30,7 @@ def serve(
     max_batched_tokens: int,
     kv_capacity: int,
     prefill_first: bool = False,
+    share_cached: bool = False,
     whole_prompts: bool = False,
 ) -> list[float]:
     """Fill in when requests are admitted, answered and finished; return every gap between tokens, one per token.
@@ -47,6 +48,10 @@ def serve(
     def held() -> int:
         return sum(one.prompt + one.answered for one in (*reading, *decoding))
 
+    def kept(*more: Request) -> int:
+        own = sum(one.prompt + one.answered for one in (*reading, *decoding, *more))
+        return own - (sum(one.cached for one in (*reading, *decoding, *more)) if share_cached else 0)
+
     while queue or reading or decoding:
         budget = max_batched_tokens - (0 if prefill_first else len(decoding))
         taken, complete = 0, []
@@ -62,7 +67,7 @@ def serve(
             and budget > 0
             and not any(one.to_read for one in reading)
             and len(reading) + len(decoding) < max_num_seqs
-            and held() + queue[0].prompt + queue[0].answered + len(decoding) <= kv_capacity
+            and kept(queue[0]) + len(decoding) <= kv_capacity
         ):
             need = max(queue[0].prompt + queue[0].answered - queue[0].cached, 1)
             if whole_prompts and need > budget and taken:
@@ -78,7 +83,7 @@ def serve(
         if not taken and not decoding:
             now = queue[0].arrival
             continue
-        if not taken and held() + len(decoding) > kv_capacity:
+        if not taken and kept() + len(decoding) > kv_capacity:
             queue.insert(0, decoding.pop())
             continue
         steps_on = decoding if not taken or not prefill_first else []

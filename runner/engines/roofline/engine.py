@@ -17,8 +17,10 @@ from gpuscout.runner.engines.roofline.serving import operate
 from gpuscout.runner.engines.roofline.support import reasons, untimed
 from gpuscout.runner.engines.roofline.uncertainty import Intervals, interval_factors, regimes
 from gpuscout.sweeps.cases import CaseColumns
-from gpuscout.sweeps.curves import Curves, IntArray, Points
+from gpuscout.sweeps.curves import MEAN_OF_BINS, Curves, IntArray, Points
 from gpuscout.sweeps.outcomes import Outcome
+from gpuscout.sweeps.traffic.trace import NamedTrace
+from gpuscout.sweeps.traffic.traffic import Traffic
 from gpuscout.sweeps.trust import Trust
 
 # Changes whenever the formulas do: results of another version are other results.
@@ -32,7 +34,7 @@ class RooflineEngine:
     cost = Cost.CHEAP
     in_process = True
     about = About(
-        covers="all models, GPUs and servers: calibrated physics",
+        covers="all models, GPUs and servers: calibrated physics; cached input, means of lengths that vary",
         options={"constants_file": Option("constants written by `gpuscout calibrate`, instead of those that ship")},
     )
 
@@ -51,6 +53,16 @@ class RooflineEngine:
 
     def fingerprint(self) -> str:
         return f"{VERSION}-{self.constants.digest}"
+
+    def unsupported_traffic(self, traffic: Traffic) -> str | None:
+        """Queueing and the order of requests have no closed form."""
+        if traffic.open_loop:
+            return "roofline answers for closed loops alone; the engine simulator for requests that arrive"
+        if isinstance(traffic.trace, NamedTrace):
+            return "the trace of this case is not at hand"
+        if traffic.trace is not None and traffic.trace.hash_ids is not None and not traffic.cached_input:
+            return "what a prefix cache finds of a trace depends on its order, which the engine simulator follows"
+        return None
 
     def evaluate(self, cases: CaseColumns, ladder: IntArray) -> Curves:
         n = len(cases)
@@ -79,6 +91,9 @@ class RooflineEngine:
                 outcome[rows[position]], details[int(rows[position])] = Outcome.NOT_SUPPORTED.code, text
         timed = outcome[rows] == Outcome.OK.code
         points = self._points(valid.take(timed), f.take(timed), m.running[timed], rows[timed], ladder)
+        for row in rows[timed].tolist():
+            if cases.traffics[cases.traffic[row]].varies:
+                details[row] = MEAN_OF_BINS
         return Curves(outcome, needed, usable, capacity, np.full(n, -1, dtype=np.int64), points, details)
 
     def intervals(self, cases: CaseColumns, points: Points) -> Intervals:

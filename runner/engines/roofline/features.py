@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
+from gpuscout.runner.engines.roofline.bins import Bins, bins_of
 from gpuscout.sweeps.cases import CaseColumns
 from gpuscout.sweeps.curves import FloatArray
 from gpuscout.sweeps.gpus.gpu import GPUSpec
@@ -103,8 +104,10 @@ class Features:
     pp: FloatArray
     dp: FloatArray
     ep: FloatArray
-    input_len: FloatArray
+    input_len: FloatArray  # of requests that vary the mean, as of all that follows
     output_len: FloatArray
+    prefill_len: FloatArray  # tokens of a prompt that are not found in the prefix cache
+    held_len: FloatArray  # tokens of a running sequence, at mid-output
     context_len: FloatArray  # tokens one request may grow to
     # weights, bytes
     layer_bytes: FloatArray
@@ -118,7 +121,7 @@ class Features:
     head_flop: FloatArray  # per token
     decode_attention_flop: FloatArray  # per running sequence and step, at mid-output
     decode_index_flop: FloatArray  # the same of the indexers of sparse attention, which score every key
-    prefill_attention_flop: FloatArray  # per prompt
+    prefill_attention_flop: FloatArray  # per prompt, of the tokens that are not cached
     prefill_index_flop: FloatArray  # the same of the indexers
     # shape of the model
     layers: FloatArray
@@ -134,7 +137,8 @@ class Features:
     # KV cache per tensor-parallel rank, all layers, bytes
     kv_read_bytes: FloatArray  # read per running sequence and step, at mid-output
     kv_growth_bytes: FloatArray  # read more for each further token of context
-    kv_mean_bytes: FloatArray  # kept per running sequence, at mid-output, constant states included
+    kv_mean_bytes: FloatArray  # kept per running sequence, at mid-output, constant states included, cached tokens not
+    kv_shared_bytes: FloatArray  # kept once for all: the cached tokens, which requests have in common
     kv_longest_bytes: FloatArray  # of one request of `context_len` tokens while its prompt is worked on, states too
     state_bytes: FloatArray  # constant state per sequence, read and written at every step
     # accelerator
@@ -164,8 +168,7 @@ def features(cases: CaseColumns) -> Features:
     """The features of every case."""
     model, gpu, precision = cases.model, cases.gpu, cases.precision
     tp = cases.tensor_parallel.astype(np.float64)
-    input_len = cases.input_len.astype(np.float64)
-    output_len = cases.output_len.astype(np.float64)
+    bins = bins_of(cases)
 
     def of_model(figure: Callable[[ModelSpec], float]) -> FloatArray:
         return np.array([figure(m) for m in cases.models], dtype=np.float64)[model]
@@ -191,7 +194,7 @@ def features(cases: CaseColumns) -> Features:
         peaks[m, g, p] = (cases.gpus[g].dense_tflops.get(name, 1.0) * 1e12, _bits(name))
     peak = peaks[model, gpu, precision]
 
-    attention = _attention(cases, tp, input_len, output_len)
+    attention = _attention(cases, bins)
     experts = of_model(lambda m: max(m.experts, 1))
     chosen = of_model(lambda m: max(m.experts_per_token, 1))
     head = of_model(lambda m: m.head_parameters or m.embedding_parameters)
@@ -202,8 +205,10 @@ def features(cases: CaseColumns) -> Features:
         pp=cases.pipeline_parallel.astype(np.float64),
         dp=cases.data_parallel.astype(np.float64),
         ep=cases.expert_parallel.astype(np.float64),
-        input_len=input_len,
-        output_len=output_len,
+        input_len=bins.by_request(bins.input_len),
+        output_len=bins.by_request(bins.output_len),
+        prefill_len=bins.by_request(bins.input_len - bins.cached),
+        held_len=bins.by_step(bins.input_len + bins.output_len / 2),
         context_len=cases.max_model_len.astype(np.float64),
         layer_bytes=weights[:, 0],
         expert_bytes=weights[:, 1] * padding[model, gpu, precision],
@@ -245,17 +250,16 @@ def features(cases: CaseColumns) -> Features:
     )
 
 
-def _attention(
-    cases: CaseColumns, tp: FloatArray, input_len: FloatArray, output_len: FloatArray
-) -> dict[str, FloatArray]:
+def _attention(cases: CaseColumns, bins: Bins) -> dict[str, FloatArray]:
     """Cache bytes and attention arithmetic of every case, summed over the model's groups of layers."""
+    model, tp = cases.model[bins.case], cases.tensor_parallel[bins.case].astype(np.float64)
     groups = max((len(m.attention) for m in cases.models), default=0)
     empty = AttentionGroup(AttentionType.FULL, 0, 0, 1, 0, 0, 0.0)
     table = [[*m.attention, *[empty] * (groups - len(m.attention))] for m in cases.models]
 
     def of_group(figure: Callable[[AttentionGroup], float]) -> FloatArray:
         figures = np.array([[figure(g) for g in row] for row in table], dtype=np.float64)
-        return figures.reshape(len(table), groups)[cases.model]
+        return figures.reshape(len(table), groups)[model]
 
     layers = of_group(lambda g: g.layers)
     window = of_group(lambda g: g.window or np.inf)
@@ -267,15 +271,19 @@ def _attention(
     index_elements = layers * of_group(lambda g: g.index_elements_per_token)
     recurrent = of_group(lambda g: g.type in _RECURRENT)
 
-    element_bytes: FloatArray = _KV_BYTES[cases.kv_precision]
+    element_bytes: FloatArray = _KV_BYTES[cases.kv_precision[bins.case]]
     states = _total(layers * of_group(lambda g: g.state_bytes)) / tp
     ranks = tp[:, None]
     # A rank holds whole heads: with more ranks than heads the cache is replicated; MLA has one latent vector for all.
     held = np.where(mla, 1.0, np.ceil(kv_heads / ranks) / kv_heads)
-    mid = (input_len + output_len / 2)[:, None]
+    mid = (bins.input_len + bins.output_len / 2)[:, None]
+    cached = bins.cached[:, None]
 
     def kept(tokens: FloatArray, room: FloatArray) -> FloatArray:
-        return _total(elements * held * np.minimum(tokens, room)) * element_bytes + states
+        return _total(elements * held * np.minimum(tokens, room)) * element_bytes
+
+    # Of a window only what has not moved out of it is shared.
+    shared = np.maximum(cached - np.maximum(mid - window, 0.0), 0.0)
 
     attended = np.minimum(np.minimum(mid, window), readable)
     read = ((elements - index_elements) * attended + index_elements * np.minimum(mid, window)) * held
@@ -285,29 +293,33 @@ def _attention(
     width = of_group(lambda g: 2 * g.kv_elements_per_token if g.type is AttentionType.MLA else g.qk_dim + g.v_dim)
     decode_flop = layers * heads * width * np.where(recurrent > 0, 0.0, attended) * 2
 
-    prompt = input_len[:, None]
-    # Pairs of tokens: a causal triangle, cut to a band as wide as a token can look back.
-    reach = np.minimum(np.minimum(window, readable), prompt)
-    pairs = reach * (prompt - reach / 2)
-    recurrent_pairs = prompt * of_group(lambda g: g.qk_dim)  # the state of a head is qk_dim x v_dim
+    prompt = bins.input_len[:, None]
+
+    def pairs(tokens: FloatArray) -> FloatArray:
+        """Of tokens: a causal triangle, cut to a band as wide as a token can look back."""
+        reach = np.minimum(np.minimum(window, readable), tokens)
+        return np.asarray(reach * (tokens - reach / 2))
+
+    computed = pairs(prompt) - pairs(cached)
+    recurrent_pairs = (prompt - cached) * of_group(lambda g: g.qk_dim)  # the state of a head is qk_dim x v_dim
     shape = of_group(lambda g: g.qk_dim + g.v_dim)
     # An indexer multiplies each key with its query heads, before tokens are picked.
     scores = 2 * INDEX_HEADS * index_elements
-    prefill_flop = 2 * layers * heads * shape * np.where(recurrent > 0, recurrent_pairs, pairs)
+    prefill_flop = 2 * layers * heads * shape * np.where(recurrent > 0, recurrent_pairs, computed)
+    longest = cases.max_model_len[bins.case].astype(np.float64)[:, None]
+    chunk = cases.option("max_num_batched_tokens")[bins.case][:, None]
     return {
-        "decode_attention_flop": _total(decode_flop),
-        "decode_index_flop": _total(scores * mid),
-        "prefill_attention_flop": _total(prefill_flop),
-        "prefill_index_flop": _total(scores * prompt**2 / 2),
-        "kv_read_bytes": _total(read) * element_bytes,
-        "kv_growth_bytes": _total(growth) * element_bytes,
-        "kv_mean_bytes": kept(mid, window),
+        "decode_attention_flop": bins.by_step(_total(decode_flop)),
+        "decode_index_flop": bins.by_step(_total(scores * mid)),
+        "prefill_attention_flop": bins.by_request(_total(prefill_flop)),
+        "prefill_index_flop": bins.by_request(_total(scores * (prompt**2 - cached**2) / 2)),
+        "kv_read_bytes": bins.by_step(_total(read) * element_bytes),
+        "kv_growth_bytes": bins.by_step(_total(growth) * element_bytes),
+        "kv_mean_bytes": bins.by_step(kept(mid, window) - kept(shared, window) + states),
+        "kv_shared_bytes": bins.by_request(kept(cached, window)),
         # A chunk of a prompt is stored before a window moves on.
-        "kv_longest_bytes": kept(
-            cases.max_model_len.astype(np.float64)[:, None],
-            window - 1 + cases.option("max_num_batched_tokens")[:, None],
-        ),
-        "state_bytes": states,
+        "kv_longest_bytes": bins.by_request(kept(longest, window - 1 + chunk) + states),
+        "state_bytes": bins.by_request(states),
     }
 
 

@@ -59,7 +59,8 @@ def memory(f: Features) -> Memory:
     usable = f.memory_bytes * f.memory_fraction
     free = usable - weights - activations - runtime
     one_request = stage * f.kv_longest_bytes
-    running = np.clip(free / np.maximum(stage * f.kv_mean_bytes, 1.0), 1.0, f.max_num_seqs)
+    own = (free - stage * f.kv_shared_bytes) / np.maximum(stage * f.kv_mean_bytes, 1.0)
+    running = np.clip(own, 1.0, f.max_num_seqs)
     capacity = f.dp * f.context_len * np.maximum(free, 0.0) / np.maximum(one_request, 1.0)
     return Memory(weights, activations, runtime, one_request, usable, running, capacity)
 

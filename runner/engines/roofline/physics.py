@@ -52,13 +52,11 @@ def step_seconds(
     lengths than the case's it is linear in `kv_tokens`. A prompt alone takes as long as `operate` counts for it, one
     beside running sequences delays them as it does there.
     """
-    kv_bytes = (
-        sequences * f.kv_read_bytes + (kv_tokens - sequences * (f.input_len + f.output_len / 2)) * f.kv_growth_bytes
-    )
+    kv_bytes = sequences * f.kv_read_bytes + (kv_tokens - sequences * f.held_len) * f.kv_growth_bytes
     decoding = decode_step(f, k, np.maximum(sequences, 1.0), kv_bytes / np.maximum(sequences, 1.0)).total
     alone, _ = prefill(f, k, np.maximum(prefill_tokens, 1.0))
     _, more = prefill(f, k)
-    beside = prefill_tokens / f.input_len * np.minimum(k.interference, 1.0) * more
+    beside = prefill_tokens / f.prefill_len * np.minimum(k.interference, 1.0) * more
     by_itself = np.where(prefill_tokens > 0, k.ttft_prefill * alone + k.eager_steps * fixed_time(f, k), 0.0)
     seconds: FloatArray = np.where(sequences > 0, decoding + beside, by_itself)
     return seconds
@@ -100,16 +98,16 @@ def decode_step(f: Features, k: Physical, running: FloatArray, kv_bytes: FloatAr
 def prefill(f: Features, k: Physical, tokens: FloatArray | None = None) -> tuple[FloatArray, FloatArray]:
     """Seconds to prefill one prompt alone, and what each further prompt adds when the server is busy.
 
-    `tokens` of a prompt; None: the whole of it.
+    `tokens` of a prompt; None: all that are not found in the prefix cache.
     Alone it also waits for all weights and for the fixed time of every layer. A busy server runs prompts together
     with other work, which hides those, and its pipeline stages work on different prompts at once.
     """
-    tokens = f.input_len if tokens is None else tokens
+    tokens = f.prefill_len if tokens is None else tokens
     peak = peak_flops(f, k)
     per_token = f.layer_flop + f.expert_flop / k.expert_flops_efficiency
     bandwidth = f.bandwidth * k.memory_efficiency
     attention = f.prefill_attention_flop / k.attention_efficiency + f.prefill_index_flop / k.indexer_efficiency
-    attention = attention * (tokens / f.input_len) / f.flops16 / f.tp
+    attention = attention * (tokens / f.prefill_len) / f.flops16 / f.tp
     exchange = communication(f, k, tokens)
     rest = attention + tokens * activation_bytes(f, k) / bandwidth
 

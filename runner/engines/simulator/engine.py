@@ -32,7 +32,7 @@ from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.traffic.trace import NamedTrace
 from gpuscout.sweeps.traffic.traffic import Traffic
 
-VERSION = "1"
+VERSION = "2"
 _ROUNDS = 10  # requests of each client of a closed loop, as InferenceX has it
 _POLICIES = {"vllm": CHUNKED, "sglang": PREFILL_FIRST, "trtllm": WHOLE_PROMPTS}
 
@@ -124,7 +124,8 @@ class _Deployment:
         k = roofline.constants.rows(case.gpus, case.servers, case.gpu, case.server)
         server = case.servers[case.server[0]]
         per_rank = max(capacity_tokens // self._ranks, 1)
-        self._lengths: Lengths = lengths_of(traffic, input_len, output_len, per_rank, spread)
+        self._lengths: Lengths = lengths_of(traffic, input_len, output_len, per_rank, self._ranks, spread)
+        kept_once = int(traffic.cached_input * input_len)
         self._start_s = 1e-3 * float(k.ttft_base_ms[0])
         self._first_wave_s = 1e-3 * float(k.first_wave_ms[0])
         # Steps until a busy server takes up a request, as the roofline has them.
@@ -133,9 +134,10 @@ class _Deployment:
         seats = int(case.option("max_num_seqs")[0])
         self._server = Server(
             policy=_POLICIES[server],
-            max_num_seqs=max(min(seats, per_rank // max(input_len, 1) + 1), 1),
+            max_num_seqs=max(min(seats, per_rank // max(input_len - kept_once, 1) + 1), 1),
             max_num_batched_tokens=int(case.option("max_num_batched_tokens")[0]),
-            kv_capacity_tokens=per_rank,
+            kv_capacity_tokens=max(per_rank - kept_once, 1),
+            shares_cached=kept_once > 0,
         )
         self._times = _times(f, lambda s, kv, p: step_seconds(f, k, s, kv, p), self._server, int(case.max_model_len[0]))
 

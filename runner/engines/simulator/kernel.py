@@ -77,6 +77,7 @@ def simulate(
     arrival: FloatArray,
     prompt: IntColumn,
     cached: IntColumn,
+    shared: IntColumn,
     output: IntColumn,
     counted: int,
     clients: int,
@@ -99,19 +100,22 @@ def simulate(
 
     arrival            s, ascending; with `clients` > 0 (a closed loop) only the first `clients` are given, and each
                        request that leaves is followed by the next one at once (`arrival` is filled in)
-    prompt, output     tokens of each request; of a prompt's, `cached` need no prefill but a place in the KV cache
+    prompt, output     tokens of each request; of a prompt's, `cached` need no prefill
+    shared             of a prompt's tokens, those that have a place in the KV cache already
     kv_capacity        tokens the KV cache of the rank holds
     admitted, first_token, finished   filled in: s, when a request got a place, its first and its last token
     gap_from, gap_to, gap_count       filled in: gaps between tokens, as segments of `gap_count` gaps that grow evenly
                                       from `gap_from` to `gap_to` s
-    totals             filled in: integral of KV tokens over time, preemptions, steps, end of the run in s
+    totals             filled in: KV tokens held (without shared ones) integrated over time, preemptions, steps, end of
+                       the run in s
 
     STUCK: a request alone is larger than the KV cache.
     """
     requests = len(prompt)
     now = 0.0
     running = 0
-    kv = 0.0
+    kv = 0.0  # tokens that decoding reads
+    found = 0.0  # of them those that are shared
     decoded = 0  # decode steps so far: a sequence that starts at step s with n tokens to go ends at step s + n
     arrived = clients if clients > 0 else 0
     head = 0  # the next request that has never been admitted
@@ -159,7 +163,7 @@ def simulate(
             request = again[-1] if len(again) > 0 else head
             tokens = prompt[request] + generated[request]
             held = float(running)  # a place for the next token of every sequence that decodes
-            if kv + tokens + held > kv_capacity:
+            if kv - found + tokens - shared[request] + held > kv_capacity:
                 if running == 0 and seats == 0 and kv <= 0:
                     return STUCK, segments
                 break
@@ -172,6 +176,7 @@ def simulate(
                 head += 1
                 admitted[request] = now
             kv += tokens
+            found += shared[request]
             chunk = need if policy == WHOLE_PROMPTS else min(need, budget)
             taken += chunk
             budget -= chunk
@@ -191,7 +196,7 @@ def simulate(
                 seconds -= _step_seconds(table, tokens_per_kv, prefill_tokens, running, cache, 0.0)
             now += seconds
             steps += 1
-            integral += kv * seconds
+            integral += (kv - found) * seconds
             if decoding > 0:
                 gap_from[segments] = seconds
                 gap_to[segments] = seconds
@@ -226,7 +231,7 @@ def simulate(
             while ends[0][0] != ends_at[ends[0][1]]:
                 heapq.heappop(ends)  # of a preempted sequence
             count = ends[0][0] - decoded
-            room = int((kv_capacity - kv) // running)
+            room = int((kv_capacity - kv + found) // running)
             if room < 1 and count > 0:
                 # The one admitted last makes room, and is read again with what it has answered so far.
                 while ends_at[order[-1]] < 0:
@@ -237,6 +242,7 @@ def simulate(
                 ends_at[victim] = -1
                 generated[victim] += decoded - started_at[victim]
                 kv -= prompt[victim] + generated[victim]
+                found -= shared[victim]
                 running -= 1
                 last = groups - 1
                 while last > 0 and members[last] == 0:
@@ -267,7 +273,7 @@ def simulate(
                     gap_to[segments] = begin + growth * (count - 1)
                     gap_count[segments] = running * alike
                     segments += 1
-                integral += seconds * (kv + running * (count - 1) / 2)
+                integral += seconds * (kv - found + running * (count - 1) / 2)
                 now += seconds
                 steps += count
                 kv += running * count
@@ -281,6 +287,7 @@ def simulate(
             ends_at[request] = -1
             running -= 1
             kv -= prompt[request] + output[request]
+            found -= shared[request]
             finished[request] = now
             if request < counted:
                 left -= 1

@@ -22,12 +22,16 @@ Lengths = Callable[[np.random.Generator, int], tuple[IntColumn, IntColumn, IntCo
 
 @dataclass(frozen=True)
 class Server:
-    """What one rank of a server may hold and do at once. `policy` is one of the kernel's."""
+    """What one rank of a server may hold and do at once. `policy` is one of the kernel's.
+
+    `shares_cached`: cached tokens are what prompts have in common, kept once and not counted in the capacity.
+    """
 
     policy: int
     max_num_seqs: int
     max_num_batched_tokens: int
     kv_capacity_tokens: int
+    shares_cached: bool = False
 
 
 @dataclass(frozen=True)
@@ -185,7 +189,7 @@ def _run(
         admitted, first_token, finished = (np.full(len(prompt), np.nan) for _ in range(3))
         totals = np.zeros(4)
         code, segments = simulate(
-            came, prompt, cached, output, counted, clients,
+            came, prompt, cached, cached if server.shares_cached else np.zeros_like(cached), output, counted, clients,
             times.seconds, times.tokens_per_kv, times.prefill_tokens,
             server.max_num_seqs, server.max_num_batched_tokens, server.kv_capacity_tokens, server.policy,
             admitted, first_token, finished, np.empty(room), np.empty(room), np.zeros(room, np.int64), totals,
