@@ -5,21 +5,19 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, print_json
 from gpuscout.runner.cli.options import check_purchase, grouped, parse_day, parse_prices, split_books
-from gpuscout.runner.cli.show.document import picked
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_line, print_rows, whole_number
 from gpuscout.runner.cli.show.prices import price_row, prices_document, usd
-from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from gpuscout.store.prices.offers import Chosen
     from gpuscout.store.prices.prices import Quote
 
 prices = typer.Typer(
@@ -28,13 +26,13 @@ prices = typer.Typer(
 
 Book = Annotated[str, typer.Option("--book", help="A price book of the store.")]
 Books = Annotated[str | None, typer.Option("--prices", metavar="BOOK[,BOOK]", help="Only these books.")]
-Rates = Annotated[
-    list[str] | None, typer.Option("--rate", help="USD for one unit of a currency: EUR=1.08; repeat for more.")
-]
-Date = Annotated[str | None, typer.Option("--date", help="When the prices were read (YYYY-MM-DD).")]
+Date = Annotated[str | None, typer.Option("--date", "--as-of", help="When the prices were read (YYYY-MM-DD).")]
 
 
 def register(app: typer.Typer) -> None:
+    from gpuscout.runner.cli import price_sources
+
+    price_sources.register(prices)
     app.add_typer(prices, name="prices", rich_help_panel="Catalogues")
 
 
@@ -117,36 +115,6 @@ def show_price(
         print_wrapped(f"source: {source}", indent=2)
 
 
-@prices.command("import", epilog="Example: gpuscout prices import contract.csv --book acme --rate EUR=1.08")
-def import_prices(
-    file: Annotated[Path, typer.Argument(help="A CSV file; the first line names columns, see docs/prices.md.")],
-    book: Book = "own",
-    rate: Rates = None,
-    date: Date = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Keep nothing else of the book.")] = False,
-    db: Db = DEFAULT_STORE,
-    json: Json = False,
-) -> None:
-    """Put the prices of a CSV file into a book of the store. A newer date adds to what is there."""
-    from gpuscout.store.database.connect import open_store
-    from gpuscout.store.prices.books import check_book_name, save_quotes
-    from gpuscout.store.prices.csv_file import PriceFile
-    from gpuscout.store.ranking.lookup import stored_names
-    from gpuscout.store.schema import gpus
-
-    check_book_name(book)
-    rates, day = _rates(rate), parse_day("--date", date)
-    with open_store(db, create=True) as store:
-        with store.reading() as connection:
-            known = stored_names(connection, gpus).ids
-        quotes = PriceFile(file, book, rates, tuple(known), day).read()
-        with store.writing() as connection:
-            gone = save_quotes(connection, quotes, replace_book=book if replace else None)
-    _print_saved(book, quotes, gone, json=json)
-    for currency in sorted({*rates} - {quote.currency for quote in quotes}):
-        print(f"--rate {currency} changes nothing here: no price of {file} is in {currency}", file=sys.stderr)
-
-
 @prices.command("set", epilog="Example: gpuscout prices set H100=2.10 L40S=0.86")
 def set_prices(
     given: Annotated[list[str], typer.Argument(metavar="GPU=USD", help="USD per GPU hour; several at once.")],
@@ -177,62 +145,7 @@ def set_prices(
         ]
         with store.writing() as connection:
             gone = save_quotes(connection, quotes)
-    _print_saved(book, quotes, gone, json=json)
-
-
-@prices.command("own", epilog="Example: gpuscout prices own H100 --capex 28000 --years 4 --kw 1.1 --usd-per-kwh 0.12")
-def own_hardware(
-    gpu: Annotated[str, typer.Argument(help="A name or an alias.")],
-    capex: Annotated[float, typer.Option("--capex", help="USD for one GPU.")],
-    years: Annotated[float, typer.Option("--years", help="Years over which it is written off.")],
-    kw: Annotated[float, typer.Option("--kw", help="kW drawn per GPU, its share of the server included, always.")],
-    usd_per_kwh: Annotated[float, typer.Option("--usd-per-kwh", help="USD per kWh.")],
-    pue: Annotated[float, typer.Option("--pue", help="Power of the building per power of the servers.")] = 1.0,
-    utilisation: Annotated[float, typer.Option("--utilisation", help="Share of all hours that are used.")] = 1.0,
-    servers_of: Annotated[int, typer.Option("--servers-of", help="GPUs of a server.")] = 1,
-    server_capex: Annotated[float, typer.Option("--server-capex", help="USD for a server without its GPUs.")] = 0.0,
-    opex: Annotated[float, typer.Option("--opex-per-year", help="USD a year and GPU: space, staff, support.")] = 0.0,
-    book: Book = "own",
-    provider: Annotated[str, typer.Option("--provider", help="What it is called beside providers.")] = "own hardware",
-    date: Date = None,
-    db: Db = DEFAULT_STORE,
-    json: Json = False,
-) -> None:
-    """Put what an hour of hardware of one's own costs into a book of the store; the row's source is the arithmetic.
-
-    Purchase and power of all hours are paid by those that are used. `capacity` pays for the GPUs of a load all day:
-    give it prices with --utilisation 1 (unless given).
-    """
-    from gpuscout.runner.cli.show.wording import print_wrapped
-    from gpuscout.store.database.connect import open_store
-    from gpuscout.store.prices.books import check_book_name, save_quotes
-    from gpuscout.store.prices.csv_file import gpu_name
-    from gpuscout.store.prices.own_hardware import OwnHardware
-    from gpuscout.store.prices.prices import Quote
-    from gpuscout.store.ranking.lookup import stored_names
-    from gpuscout.store.schema import gpus
-
-    check_book_name(book)
-    day = parse_day("--date", date) or datetime.now(UTC).date()
-    costs = OwnHardware(capex, years, kw, usd_per_kwh, pue, utilisation, servers_of, server_capex, opex)
-    with open_store(db, create=True) as store:
-        with store.reading() as connection:
-            name = gpu_name(gpu, stored_names(connection, gpus).ids)
-        quote = Quote(
-            *(book, name, provider, costs.usd_per_gpu_hour, day),
-            region="*",
-            instance_type=f"server of {servers_of}" if servers_of > 1 else "",
-            gpus_per_instance=servers_of,
-            source=costs.arithmetic,
-        )
-        with store.writing() as connection:
-            gone = save_quotes(connection, [quote])
-    if json:
-        figures = ("capital_usd_per_hour", "power_usd_per_hour", "opex_usd_per_hour", "usd_per_gpu_hour", "arithmetic")
-        print_json({"book": book, "gpu": name, "date": day, **picked(costs, *figures), "replaced": gone})
-        return
-    print_wrapped(costs.arithmetic)
-    _print_saved(book, [quote], gone, json=False)
+    print_saved(book, quotes, gone, json=json)
 
 
 @prices.command("remove", epilog="Example: gpuscout prices remove acme --gpu H100")
@@ -254,20 +167,6 @@ def remove_prices(
         print_json({"book": book, "removed": gone})
     else:
         print(f"{count(gone, 'price')} removed from {book}")
-
-
-def _rates(given: list[str] | None) -> dict[str, float]:
-    rates = {}
-    for text in given or ():
-        currency, _, figure = text.partition("=")
-        try:
-            rate = float(figure)
-        except ValueError:
-            rate = 0.0
-        if not 0 < rate < float("inf") or not currency.strip():
-            raise InputError(f'invalid exchange rate "{text}": expected CURRENCY=USD', hint="for example EUR=1.08")
-        rates[currency.strip().upper()] = rate
-    return rates
 
 
 def quotes_at(db: str, books: tuple[str, ...]) -> list[Quote]:
@@ -301,15 +200,43 @@ def _remarks(quote: Quote) -> str:
     return "; ".join([*parts, *([quote.note] if quote.note else [])])
 
 
-def _print_saved(book: str, quotes: list[Quote], gone: int, *, json: bool) -> None:
+def left_out_notes(chosen: Chosen) -> list[str]:
+    """Which offers are not in the book, and why: what the user can decide first."""
+    notes = [
+        f"{name} may be {' or '.join(parts)}, {count(number, 'offer')} left out: --part '{name}={parts[0]}' decides"
+        for (name, parts), number in chosen.asked.most_common()
+    ]
+    reasons = chosen.left_out.most_common()
+    notes += [f"{count(number, 'offer')} left out: {reason}" for reason, number in reasons[:_REASONS]]
+    if len(reasons) > _REASONS:
+        rest = sum(number for _, number in reasons[_REASONS:])
+        notes.append(f"{count(rest, 'offer')} left out for {len(reasons) - _REASONS} more reasons (--json lists all)")
+    return notes
+
+
+_REASONS = 10
+
+
+def print_saved(book: str, quotes: list[Quote], gone: int, *, json: bool, chosen: Chosen | None = None) -> None:
+    """What was stored, and of offers those that were left out."""
     today = datetime.now(UTC).date()
     # Somewhere on Earth it is tomorrow already.
     if early := sorted({quote.date for quote in quotes if (quote.date - today).days > 1}):
         days = " to ".join(dict.fromkeys(map(str, (early[0], early[-1]))))
         print(f"warning: prices dated in the future ({days}) take effect immediately", file=sys.stderr)
     if json:
-        print_json({"book": book, "stored": len(quotes), "replaced": gone})
+        document: dict[str, object] = {"book": book, "stored": len(quotes), "replaced": gone}
+        if chosen is not None:
+            document["asked"] = [
+                {"name": name, "gpus": parts, "offers": number} for (name, parts), number in chosen.asked.most_common()
+            ]
+            document["left_out"] = [
+                {"reason": reason, "offers": number} for reason, number in chosen.left_out.most_common()
+            ]
+        print_json(document)
         return
+    for note in left_out_notes(chosen) if chosen else ():
+        print(note, file=sys.stderr)
     for quote in quotes[:10]:
         print(f"{quote.gpu} {usd(quote.usd_per_gpu_hour)} USD per hour, {quote.date}, {quote.provider}")
     more = f" ({len(quotes) - 10:,} more)" if len(quotes) > 10 else ""

@@ -35,6 +35,7 @@ from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 from gpuscout.sweeps.text import fault_in, printable
 
 _IDENTITY = ("book", "gpu", "provider", "instance_type", "purchase", "region", "date")
+_AT_ONCE = 500
 _FIELDS = tuple(field.name for field in fields(Quote))
 
 
@@ -128,8 +129,13 @@ def save_quotes(connection: sa.Connection, quotes: Sequence[Quote], *, replace_b
     if replace_book is not None:
         gone = connection.execute(sa.delete(table).where(table.c.book == replace_book)).rowcount
     else:
-        for quote in quotes:
-            same = sa.and_(*(table.c[name] == getattr(quote, name) for name in _IDENTITY))
+        columns = [table.c[name] for name in _IDENTITY]
+        books = {quote.book for quote in quotes}
+        stored = connection.execute(sa.select(table.c.id, *columns).where(table.c.book.in_(books)))
+        given = {tuple(getattr(quote, name) for name in _IDENTITY) for quote in quotes}
+        ids = [row[0] for row in stored if tuple(row[1:]) in given]
+        for start in range(0, len(ids), _AT_ONCE):
+            same = table.c.id.in_(ids[start : start + _AT_ONCE])
             gone += connection.execute(sa.delete(table).where(same)).rowcount
     if quotes:
         now = datetime.now(UTC)

@@ -1,0 +1,185 @@
+"""`gpuscout prices import`, `fetch` and `own`: where the prices of a book come from."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, print_json
+from gpuscout.runner.cli.options import parse_day
+from gpuscout.runner.cli.prices import Book, Date, left_out_notes, print_saved
+from gpuscout.runner.cli.show.document import picked
+from gpuscout.sweeps.errors import InputError
+
+if TYPE_CHECKING:
+    from gpuscout.store.prices.offers import Chosen, Offer
+    from gpuscout.store.prices.prices import Quote
+
+Rates = Annotated[
+    list[str] | None, typer.Option("--rate", help="USD for one unit of a currency: EUR=1.08; repeat for more.")
+]
+Parts = Annotated[
+    list[str] | None,
+    typer.Option("--part", metavar="NAME=GPU", help="Which GPU a name means: A100-80GB=A100-PCIe-80GB; repeat."),
+]
+
+
+class Form(StrEnum):
+    """Formats of price files."""
+
+    CSV = "csv"
+    SKYPILOT = "skypilot"
+
+
+def register(prices: typer.Typer) -> None:
+    book = "gpuscout prices import contract.csv --book acme --rate EUR=1.08"
+    prices.command("import", epilog=f"Example: {book}")(import_prices)
+    own = "gpuscout prices own H100 --capex 28000 --years 4 --kw 1.1 --usd-per-kwh 0.12"
+    prices.command("own", epilog=f"Example: {own}")(own_hardware)
+
+
+def import_prices(
+    files: Annotated[list[Path], typer.Argument(help="CSV files; the first line names columns, see docs/prices.md.")],
+    form: Annotated[Form, typer.Option("--format", help="csv, or skypilot: a cloud's vms.csv.")] = Form.CSV,
+    book: Annotated[
+        str | None, typer.Option("--book", help="A price book of the store: own, or skypilot, unless given.")
+    ] = None,
+    rate: Rates = None,
+    date: Date = None,
+    provider: Annotated[str | None, typer.Option("--provider", help="Whose catalogue it is (skypilot).")] = None,
+    part: Parts = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Keep nothing else of the book.")] = False,
+    db: Db = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Put the prices of CSV files into a book of the store, all or none of them. A newer date adds to what is there.
+
+    A catalogue of SkyPilot holds no date (--as-of gives it) and may not say which part it means: what neither SXM, PCIe
+    or NVL in a name nor the memory decides is left out and asked for (--part).
+    """
+    from gpuscout.store.database.connect import open_store
+    from gpuscout.store.prices.books import book_names, check_book_name, quotes_of, save_quotes
+    from gpuscout.store.prices.csv_file import PriceFile
+    from gpuscout.store.prices.offers import parse_parts, quotes_of_offers
+    from gpuscout.store.prices.skypilot import SkyPilotFile
+    from gpuscout.store.ranking.lookup import stored_names
+    from gpuscout.store.schema import gpus
+
+    book = book if book is not None else "skypilot" if form is Form.SKYPILOT else "own"
+    check_book_name(book)
+    rates, day = _rates(rate), parse_day("--date", date)
+    if form is Form.CSV and (part or provider):
+        raise InputError("--part and --provider are for --format skypilot: the columns of a CSV file say both")
+    if form is Form.SKYPILOT and day is None:
+        raise InputError("a catalogue of SkyPilot holds no date", hint="--as-of YYYY-MM-DD says when it was read")
+    with open_store(db, create=True) as store:
+        with store.reading() as connection:
+            known = tuple(stored_names(connection, gpus).ids)
+            quoted = quotes_of(connection, book_names(connection))
+        chosen = None
+        if form is Form.SKYPILOT and day is not None:
+            offers = [offer for file in files for offer in SkyPilotFile(file, provider).read()]
+            chosen = quotes_of_offers(offers, book, day, parse_parts(part or (), known), quoted)
+            quotes = checked(chosen, offers)
+        else:
+            quotes = [quote for file in files for quote in PriceFile(file, book, rates, known, day).read()]
+            check_unique(quotes, files)
+        with store.writing() as connection:
+            gone = save_quotes(connection, quotes, replace_book=book if replace else None)
+    print_saved(book, quotes, gone, json=json, chosen=chosen)
+    for currency in sorted({*rates} - {quote.currency for quote in quotes}):
+        names = ", ".join(map(str, files))
+        print(f"--rate {currency} changes nothing here: no price of {names} is in {currency}", file=sys.stderr)
+
+
+def own_hardware(
+    gpu: Annotated[str, typer.Argument(help="A name or an alias.")],
+    capex: Annotated[float, typer.Option("--capex", help="USD for one GPU.")],
+    years: Annotated[float, typer.Option("--years", help="Years over which it is written off.")],
+    kw: Annotated[float, typer.Option("--kw", help="kW drawn per GPU, its share of the server included, always.")],
+    usd_per_kwh: Annotated[float, typer.Option("--usd-per-kwh", help="USD per kWh.")],
+    pue: Annotated[float, typer.Option("--pue", help="Power of the building per power of the servers.")] = 1.0,
+    utilisation: Annotated[float, typer.Option("--utilisation", help="Share of all hours that are used.")] = 1.0,
+    servers_of: Annotated[int, typer.Option("--servers-of", help="GPUs of a server.")] = 1,
+    server_capex: Annotated[float, typer.Option("--server-capex", help="USD for a server without its GPUs.")] = 0.0,
+    opex: Annotated[float, typer.Option("--opex-per-year", help="USD a year and GPU: space, staff, support.")] = 0.0,
+    book: Book = "own",
+    provider: Annotated[str, typer.Option("--provider", help="What it is called beside providers.")] = "own hardware",
+    date: Date = None,
+    db: Db = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Put what an hour of hardware of one's own costs into a book of the store; the row's source is the arithmetic.
+
+    Purchase and power of all hours are paid by those that are used. `capacity` pays for the GPUs of a load all day:
+    give it prices with --utilisation 1 (unless given).
+    """
+    from gpuscout.runner.cli.show.wording import print_wrapped
+    from gpuscout.store.database.connect import open_store
+    from gpuscout.store.prices.books import check_book_name, save_quotes
+    from gpuscout.store.prices.csv_file import gpu_name
+    from gpuscout.store.prices.own_hardware import OwnHardware
+    from gpuscout.store.prices.prices import Quote
+    from gpuscout.store.ranking.lookup import stored_names
+    from gpuscout.store.schema import gpus
+
+    check_book_name(book)
+    day = parse_day("--date", date) or datetime.now(UTC).date()
+    costs = OwnHardware(capex, years, kw, usd_per_kwh, pue, utilisation, servers_of, server_capex, opex)
+    with open_store(db, create=True) as store:
+        with store.reading() as connection:
+            name = gpu_name(gpu, stored_names(connection, gpus).ids)
+        quote = Quote(
+            *(book, name, provider, costs.usd_per_gpu_hour, day),
+            region="*",
+            instance_type=f"server of {servers_of}" if servers_of > 1 else "",
+            gpus_per_instance=servers_of,
+            source=costs.arithmetic,
+        )
+        with store.writing() as connection:
+            gone = save_quotes(connection, [quote])
+    if json:
+        figures = ("capital_usd_per_hour", "power_usd_per_hour", "opex_usd_per_hour", "usd_per_gpu_hour", "arithmetic")
+        print_json({"book": book, "gpu": name, "date": day, **picked(costs, *figures), "replaced": gone})
+        return
+    print_wrapped(costs.arithmetic)
+    print_saved(book, [quote], gone, json=False)
+
+
+def checked(chosen: Chosen, offers: list[Offer]) -> list[Quote]:
+    """The quotes. Raises InputError where there are none."""
+    if chosen.quotes:
+        return chosen.quotes
+    if not offers:
+        raise InputError("no offers of GPUs there")
+    reasons = "\n".join(left_out_notes(chosen))
+    raise InputError(f"no offer can be used, nothing was stored:\n{reasons}")
+
+
+def check_unique(quotes: list[Quote], files: list[Path]) -> None:
+    """Raises InputError where two files hold the same quote: one would replace the other."""
+    identities = [(q.gpu, q.provider, q.instance_type, q.purchase, q.region, q.date) for q in quotes]
+    if len(set(identities)) < len(identities):
+        (same, _), *_ = Counter(identities).most_common(1)
+        told = " ".join(str(part) for part in same if part)
+        raise InputError(f"{' and '.join(map(str, files))} hold the same quote twice: {told}; nothing was imported")
+
+
+def _rates(given: list[str] | None) -> dict[str, float]:
+    rates = {}
+    for text in given or ():
+        currency, _, figure = text.partition("=")
+        try:
+            rate = float(figure)
+        except ValueError:
+            rate = 0.0
+        if not 0 < rate < float("inf") or not currency.strip():
+            raise InputError(f'invalid exchange rate "{text}": expected CURRENCY=USD', hint="for example EUR=1.08")
+        rates[currency.strip().upper()] = rate
+    return rates
