@@ -26,6 +26,7 @@ from gpuscout.store.ranking.types import Cause
 from gpuscout.store.schema import models
 from gpuscout.sweeps.slo import parse_slo
 from tests.bench import by_hand
+from tests.bench.pages import pages
 from tests.bench.sweeps import run_in, sweep
 from tests.support.commands import gpuscout
 from tests.support.stores import postgres_database, postgres_server
@@ -189,9 +190,10 @@ def queries(say: Say, tasks: int, urls: Sequence[str] = ()) -> None:
                 say(f"rankings of everything, {store.engine.dialect.name}, {tasks:,} tasks", tasks, "tasks")
                 beside_sql(say, store, _REPEATS if tasks <= 200_000 else 2)
                 one_group(say, store)
+            pages(say, url)
 
 
-def _print(what: str, figure: float, unit: str = "", form: str = ",.0f") -> None:
+def print_figure(what: str, figure: float, unit: str = "", form: str = ",.0f") -> None:
     print(f"{what:62} {figure:>14{form}} {unit}".rstrip(), flush=True)
 
 
@@ -200,4 +202,4 @@ if __name__ == "__main__":
     parser.add_argument("--tasks", type=int, default=100_000)
     parser.add_argument("--store", action="append", default=[], metavar="URL", help="that holds them already")
     options = parser.parse_args()
-    sys.exit(queries(_print, options.tasks, options.store))
+    sys.exit(queries(print_figure, options.tasks, options.store))
