@@ -37,6 +37,14 @@ class Mark:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """The points of one configuration, from load to load, as an SVG path."""
+
+    path: str
+    colour: int
+
+
+@dataclass(frozen=True)
 class Tick:
     at: float
     text: str
@@ -47,6 +55,7 @@ class Chart:
     """A scatter plot with logarithmic axes; `colours` are the names that colours stand for, in their order."""
 
     marks: Sequence[Mark]
+    curves: Sequence[Curve]
     x_ticks: Sequence[Tick]
     y_ticks: Sequence[Tick]
     x_label: str
@@ -67,8 +76,12 @@ def scatter(
     *,
     labels: tuple[str, str],
     colour_by: str = "gpu",
+    curve_by: Sequence[str] = (),
 ) -> Chart:
-    """A chart of rows with `x` and `y` above zero, `kind`, `dominated`, `text`, `id` and perhaps `…_low`, `…_high`."""
+    """A chart of rows with `x` and `y` above zero, `kind`, `dominated`, `text`, `id` and perhaps `…_low`, `…_high`.
+
+    Rows that agree in all of `curve_by` are joined by a line, in the order of `concurrency`.
+    """
     shown = [row for row in rows if (row[x] or 0) > 0 and (row[y] or 0) > 0]
     names = list(dict.fromkeys(str(row[colour_by]) for row in shown))
     across, down = (
@@ -90,7 +103,21 @@ def scatter(
         for row in shown
     ]
     colours = names if len(names) <= _COLOURS else [*names[: _COLOURS - 1], "others"]
-    return Chart(marks, across.ticks(), down.ticks(), *labels, colours)
+    return Chart(marks, _curves(shown, marks, curve_by), across.ticks(), down.ticks(), *labels, colours)
+
+
+def _curves(rows: Sequence[Mapping[str, Any]], marks: Sequence[Mark], curve_by: Sequence[str]) -> list[Curve]:
+    lines: dict[tuple[Any, ...], list[tuple[int, Mark]]] = {}
+    for row, mark in zip(rows, marks, strict=True):
+        if curve_by and row.get("concurrency") is not None:
+            lines.setdefault(tuple(row[name] for name in curve_by), []).append((row["concurrency"], mark))
+    return [
+        Curve(
+            "M" + "L".join(f"{mark.x} {mark.y}" for _, mark in sorted(line, key=lambda one: one[0])), line[0][1].colour
+        )
+        for line in lines.values()
+        if len(line) > 1
+    ]
 
 
 @dataclass(frozen=True)

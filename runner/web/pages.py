@@ -31,6 +31,11 @@ _MOST_ANSWERS = 40
 _MOST_CHARTS = 4
 _MOST_MARKS = 3000
 _MOST_PRICES = 5
+# What the points of one curve have in common.
+_CONFIGURATION = (
+    *("task_id", "source", "engine", "gpu", "num_gpus", "tensor_parallel", "pipeline_parallel", "data_parallel"),
+    *("precision", "server", "server_version"),
+)
 METRICS = {
     "cost,interactivity": "cost against tokens/s of a user",
     "throughput-per-gpu,interactivity": "throughput per GPU against tokens/s of a user",
@@ -223,7 +228,13 @@ def tradeoffs(db: str, fields: Fields) -> Context:
         charts.append(
             {
                 "title": f"{model}, {input_len:,} in / {output_len:,} out",
-                "chart": scatter(rows[:_MOST_MARKS], second["column"], first["column"], labels=(labels[0], labels[1])),
+                "chart": scatter(
+                    rows[:_MOST_MARKS],
+                    second["column"],
+                    first["column"],
+                    labels=(labels[0], labels[1]),
+                    curve_by=_CONFIGURATION,
+                ),
                 "rows": rows[:_MOST_MARKS],
                 "left_out": max(0, len(rows) - _MOST_MARKS),
             }

@@ -121,6 +121,8 @@ def test_every_point_is_an_element_that_leads_to_its_row(page: Page, address: st
     points = page.request.get(f"{address}api/v1/pareto?model=Qwen3-8B&dominated=1").json()["points"]
     marks = page.locator("svg.chart path.mark")
     assert marks.count() == len(points) > 10
+    tasks = {point["task_id"] for point in points}
+    assert page.locator("svg.chart path.curve").count() == len(tasks) > 3
     box = page.locator("svg.chart").bounding_box()
     assert box is not None
     for mark in marks.all()[:20]:
