@@ -50,7 +50,10 @@ if TYPE_CHECKING:
     from gpuscout.store.database.connect import open_store as open_store
     from gpuscout.store.prices.own_hardware import OwnHardware as OwnHardware
     from gpuscout.store.prices.prices import PriceRules as PriceRules
+    from gpuscout.store.queries.capacity import Demand as Demand
     from gpuscout.store.queries.frames import to_dataframe as to_dataframe
+    from gpuscout.store.queries.moving import Scaling as Scaling
+    from gpuscout.store.queries.moving_question import capacity_over_time as capacity_over_time
     from gpuscout.store.queries.pareto import pareto as pareto
     from gpuscout.store.queries.points import query as query
     from gpuscout.store.ranking.rank import Question as Question
@@ -72,6 +75,7 @@ if TYPE_CHECKING:
     from gpuscout.sweeps.spec.spec import load_spec as load_spec
     from gpuscout.sweeps.spec.spec import parse_spec as parse_spec
     from gpuscout.sweeps.spec.spec import spec_from_mapping as spec_from_mapping
+    from gpuscout.sweeps.traffic.moving import read_load as read_load
 
 # Where each name comes from, for everybody but type checkers.
 _HOMES = {
@@ -79,7 +83,9 @@ _HOMES = {
     "AnalysisMetrics": "runner.api.analysis",
     "Architecture": "sweeps.models.architecture",
     "BentoMLEstimator": "runner.api.bentoml",
+    "capacity_over_time": "store.queries.moving_question",
     "Case": "sweeps.cases",
+    "Demand": "store.queries.capacity",
     "estimate_many": "runner.api.estimate",
     "estimate_performance": "runner.api.estimate",
     "estimate_performance_batch": "runner.api.estimate",
@@ -126,12 +132,14 @@ _HOMES = {
     "rank": "store.ranking.rank",
     "Ranking": "store.ranking.rank",
     "recommend_gpus": "runner.api.recommend",
+    "read_load": "sweeps.traffic.moving",
     "RecommendationResult": "runner.api.results",
     "RecommendationWithPerformance": "runner.api.results",
     "resolve_model": "runner.resolve.spec",
     "run": "runner.api.run",
     "RunCallbacks": "runner.execution.controller",
     "RunReport": "runner.execution.controller",
+    "Scaling": "store.queries.moving",
     "spec_from_mapping": "sweeps.spec.spec",
     "Store": "store.database.connect",
     "SweepSpec": "sweeps.spec.spec",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gpuscout.runner.cli.capacity_load import MovingOptions, print_load
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, leave_if_nothing, print_json
 from gpuscout.runner.cli.options import Filters, LimitOptions, PriceOptions, grouped
 from gpuscout.runner.cli.show.document import CASE, picked
@@ -35,6 +36,7 @@ def capacity(
     filters: Filters,
     prices: PriceOptions,
     output: Output,
+    moving: MovingOptions,
     rate: Annotated[
         list[str] | None,
         typer.Option("--rate", help="Requests per second: 50, 300/min, chat=50; repeat.", rich_help_panel=_LOAD),
@@ -80,6 +82,12 @@ def capacity(
     rates += [replace(parse_rate(text, tokens=False), users=True) for text in users or ()]
     demand = Demand(headroom, min_replicas, spare, whole_nodes)
     question = limits.limited(filters.question())
+    if moving.load is not None:
+        if rates:
+            raise InputError("--load replaces --rate, --tokens-rate and --users: leave them out")
+        print_load(db, question, moving, demand, prices, output)
+        return
+    moving.check_unused()
     with open_store(db) as store, store.reading() as connection:
         question = replace(question, prices=prices.rules(stored_names(connection, gpus).ids))
         found = sized(connection, question, rates, demand, further=top)

@@ -190,7 +190,7 @@ def plan(
         return price.per_hour(gpus_per_node, packed(config.num_gpus, replicas, gpus_per_node))
 
     hourly = hourly_of(replicas)
-    ends = [hourly_of(replicas_for(rate, end, demand)) for end in _rates_expected(config, output_len)]
+    ends = [hourly_of(replicas_for(rate, end, demand)) for end in expected_rates(config, output_len)]
     usd = sorted(end.usd for end in ends if end is not None)
     return Plan(
         config=config,
@@ -208,7 +208,7 @@ def plan(
     )
 
 
-def _rates_expected(config: RankedConfig, output_len: int) -> tuple[float, ...]:
+def expected_rates(config: RankedConfig, output_len: int) -> tuple[float, ...]:
     """The ends of the interval of a replica's request rate; none: not known."""
     if (rates := config.intervals.get("requests_per_s")) is not None:
         return tuple(rate for rate in rates if rate > 0)
@@ -241,11 +241,11 @@ def capacity_of(
     def sized(config: RankedConfig) -> Plan | None:
         return plan(config, load, group.output_len, demand, nodes[config.gpu], prices.known.get(config.gpu))
 
-    surely = {_identity(config): config for config in (safe or group).configs}
+    surely = {identity_of(config): config for config in (safe or group).configs}
     plans = []
     for config in group.configs:
         if (found := sized(config)) is not None:
-            same = surely.get(_identity(config))
+            same = surely.get(identity_of(config))
             plans.append(replace(found, safe=None if same is None else sized(same)))
     plans.sort(key=lambda one: (one.usd_per_hour is None, backed_first and not one.config.backed, _cheapest_first(one)))
     best: dict[str, Plan] = {}
@@ -256,10 +256,10 @@ def capacity_of(
     options, cut = _cut(list(best.values()))
     users = load.number if isinstance(load, Users) else None
     rate = options[0].requests_per_s if options else 0.0 if isinstance(load, Users) else load
-    return GroupCapacity(group, rate, options, further, tuple(_out(group, best)), cut, users)
+    return GroupCapacity(group, rate, options, further, tuple(out_of(group, best)), cut, users)
 
 
-def _identity(config: RankedConfig) -> tuple[object, ...]:
+def identity_of(config: RankedConfig) -> tuple[object, ...]:
     """What tells configurations of one group apart."""
     return tuple(getattr(config, name) for name in Configuration.__match_args__)
 
@@ -296,7 +296,7 @@ _PROGRESS = (
 )
 
 
-def _out(group: Group, able: Iterable[str]) -> list[Out]:
+def out_of(group: Group, able: Iterable[str]) -> list[Out]:
     """The GPU types without any plan, in the order of their names, each with the reason of its best configuration."""
     able = set(able)
     found: dict[str, list[tuple[tuple[int, float], Cause, Slo | None, Loser]]] = {}

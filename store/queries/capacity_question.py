@@ -13,7 +13,7 @@ from gpuscout.store.prices.prices import Prices
 from gpuscout.store.queries.capacity import Demand, GroupCapacity, Load, Plan, Users, capacity_of, load_at
 from gpuscout.store.ranking.confidence import CAUTIOUS
 from gpuscout.store.ranking.rank import Question, Ranking, rank
-from gpuscout.store.ranking.types import Trusted
+from gpuscout.store.ranking.types import Group, Trusted
 from gpuscout.store.schema import gpus, operating_points
 from gpuscout.sweeps.errors import InputError
 
@@ -69,12 +69,7 @@ def capacity(
     rankings: list[Ranking] = []
     groups: list[GroupCapacity] = []
     for rate in rates:
-        # The point of highest throughput is that of lowest cost, and GPUs without a price are ranked as well.
-        asked = replace(question, objective="throughput", weights=(), also=(), top=None, examples=None)
-        asked = replace(asked, workload=rate.workload) if rate.workload else asked
-        ranking = rank(connection, asked)
-        surely = rank(connection, replace(asked, confidence=max(CAUTIOUS, asked.confidence), briefly=True))
-        safe = {(group.model, group.input_len, group.output_len): group for group in surely.groups}
+        ranking, safe = both_rankings(connection, replace(question, workload=rate.workload or question.workload))
         rankings.append(ranking)
         for group in ranking.groups:
             found = capacity_of(
@@ -83,11 +78,25 @@ def capacity(
                 demand,
                 nodes,
                 ranking.prices,
-                safe=safe.get((group.model, group.input_len, group.output_len)),
+                safe=safe.get(case_of(group)),
                 backed_first=question.trust == Trusted.PREFER,
             )
             groups.append(replace(found, further=found.further[:further]))
     return Capacity(demand, tuple(rankings), tuple(_with_load(connection, groups)))
+
+
+def both_rankings(connection: sa.Connection, question: Question) -> tuple[Ranking, dict[tuple[str, int, int], Group]]:
+    """Every configuration at the point that counts for a load, and the groups in which it counts by what is sure.
+
+    The point of highest throughput is that of lowest cost, and GPUs without a price are ranked as well.
+    """
+    asked = replace(question, objective="throughput", weights=(), also=(), top=None, examples=None)
+    surely = rank(connection, replace(asked, confidence=max(CAUTIOUS, asked.confidence), briefly=True))
+    return rank(connection, asked), {case_of(group): group for group in surely.groups}
+
+
+def case_of(group: Group) -> tuple[str, int, int]:
+    return group.model, group.input_len, group.output_len
 
 
 def node_sizes(connection: sa.Connection) -> dict[str, int]:

@@ -30,7 +30,7 @@ _LONGEST_LINE = 1 << 20
 _LONGEST_TOKENS = 10_000_000
 
 # The names that tools give the columns; times without "_ms" or "_s" are Mooncake's milliseconds.
-_INPUT = (
+INPUT_NAMES = (
     "input_length",
     "input_len",
     "input_tokens",
@@ -39,7 +39,7 @@ _INPUT = (
     "num_prefill_tokens",
     "ContextTokens",
 )
-_OUTPUT = (
+OUTPUT_NAMES = (
     "output_length", "output_len", "output_tokens", "completion_tokens", "num_decode_tokens", "GeneratedTokens",
 )  # fmt: skip
 _TIMES = {"timestamp": 1e-3, "timestamp_ms": 1e-3, "timestamp_s": 1.0, "arrived_at": 1.0, "arrival_time": 1.0}
@@ -153,16 +153,16 @@ def read_trace(file: str | Path) -> Trace:
     inputs: list[int] = []
     outputs: list[int] = []
     blocks: list[tuple[int, ...]] = []
-    with _opened(path) as stream:
-        for number, row in _rows(path, stream):
+    with opened(path) as stream:
+        for number, row in rows(path, stream):
             if len(inputs) == MOST_REQUESTS:
                 raise InputError(
                     f"{path}:{number}: more than {MOST_REQUESTS:,} requests",
                     hint="give a part of the trace; percentiles of a million requests do not change with more",
                 )
-            inputs.append(_tokens(path, number, row, _INPUT))
-            outputs.append(_tokens(path, number, row, _OUTPUT))
-            at = _time(path, number, row)
+            inputs.append(tokens_of(path, number, row, INPUT_NAMES))
+            outputs.append(tokens_of(path, number, row, OUTPUT_NAMES))
+            at = time_of(path, number, row)
             if times and at is not None and at < times[-1]:
                 raise InputError(
                     f"{path}:{number}: arrives before the request above it", hint="sort the requests by their times"
@@ -186,7 +186,7 @@ _EXAMPLE = '{"timestamp": 0, "input_length": 1200, "output_length": 150}'
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[str]]:
+def opened(path: Path) -> Iterator[IO[str]]:
     try:
         if not path.is_file():
             raise InputError(f"{path}: not a file", hint="expected a trace in JSON Lines or CSV")
@@ -200,7 +200,7 @@ def _opened(path: Path) -> Iterator[IO[str]]:
         raise InputError(f"{path}: cannot be read as text: {error}") from error
 
 
-def _rows(path: Path, stream: IO[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def rows(path: Path, stream: IO[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """The requests with their line numbers."""
     first = stream.readline(_LONGEST_LINE)
     if first.lstrip().startswith("{"):
@@ -208,9 +208,9 @@ def _rows(path: Path, stream: IO[str]) -> Iterator[tuple[int, Mapping[str, Any]]
         return
     header = next(csv.reader([first]), [])
     names = [name.strip() for name in header]
-    if not set(names) & set(_INPUT):
+    if not set(names) & set(INPUT_NAMES):
         raise InputError(
-            f"{path}:1: expected a JSON object or the header of a CSV file with one of {', '.join(_INPUT[:3])}",
+            f"{path}:1: expected a JSON object or the header of a CSV file with one of {', '.join(INPUT_NAMES[:3])}",
             hint=f"for example {_EXAMPLE}",
         )
     for number, values in enumerate(csv.reader(_short_lines(path, stream)), start=2):
@@ -247,7 +247,7 @@ def _short_lines(path: Path, lines: Iterable[str]) -> Iterator[str]:
         yield line
 
 
-def _tokens(path: Path, number: int, row: Mapping[str, Any], names: tuple[str, ...]) -> int:
+def tokens_of(path: Path, number: int, row: Mapping[str, Any], names: tuple[str, ...]) -> int:
     name = next((name for name in names if name in row), None)
     if name is None:
         raise InputError(f"{path}:{number}: missing {names[0]}", hint=f"known names: {', '.join(names)}")
@@ -263,7 +263,7 @@ def _tokens(path: Path, number: int, row: Mapping[str, Any], names: tuple[str, .
     return tokens
 
 
-def _time(path: Path, number: int, row: Mapping[str, Any]) -> float | None:
+def time_of(path: Path, number: int, row: Mapping[str, Any]) -> float | None:
     name = next((name for name in _TIMES if name in row), None)
     if name is None:
         return None

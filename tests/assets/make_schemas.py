@@ -35,6 +35,10 @@ ASKED: dict[str, list[list[str]]] = {
         ["recommend", "--objective", "energy", "--objective", "cost", "--slo", "p95_ttft<=2s", "--assume-tail", "1.3"],
     ],
     "capacity": [["capacity", "--rate", "20"], ["capacity", "--rate", "20", "--slo", "itl<=0.001ms"]],
+    "capacity-load": [
+        ["capacity", "--load", "0:00=2,8:00=40,18:00=10", "--reserved-price", "H100=1.5"],
+        ["capacity", "--load", "0=2,60=9", "--slo", "itl<=0.001ms"],
+    ],
     "compare": [["compare", "server:vllm", "server:sglang"], ["compare", "now", "price:H100=1.8"]],
     "query": [["query", "--limit", "20"], ["query", "--kind", "measured"]],
     "pareto": [["pareto"], ["pareto", "--metrics", "cost,ttft,itl", "--kind", "measured"]],

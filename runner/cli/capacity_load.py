@@ -1,0 +1,231 @@
+"""`gpuscout capacity --load` and `--batch`: their options, and what they print for machines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gpuscout.runner.cli.common import leave_if_nothing, print_json
+from gpuscout.runner.cli.options import Many, parse_prices
+from gpuscout.runner.cli.show.document import CASE, picked
+from gpuscout.runner.cli.show.output import Column, Output, print_rows
+from gpuscout.sweeps.errors import InputError
+
+if TYPE_CHECKING:
+    from gpuscout.runner.cli.options import PriceOptions
+    from gpuscout.store.queries.capacity import Demand
+    from gpuscout.store.queries.moving import Fleet, MovingPlan, Scaling
+    from gpuscout.store.queries.moving_question import CapacityOverTime, MovingGroup
+    from gpuscout.store.ranking.types import Question
+
+_MOVING = "A load that moves"
+_DURATION = re.compile(r"\s*(?P<value>\d{1,12}(?:\.\d{1,9})?)\s*(?P<unit>ms|s|min|m|h|d)\s*")
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+_MOST_ROWS = 1_000
+
+
+def _option(*names: str, help: str, **rest: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=_MOVING, **rest)
+
+
+@dataclass(frozen=True)
+class MovingOptions:
+    """A load that moves, and how replicas follow it."""
+
+    load: Annotated[
+        str | None,
+        _option(
+            "--load",
+            metavar="FILE",
+            help="CSV (time, rate, and model or workload) or a trace of requests; or '0:00=2,8:00=40,18:00=10'.",
+        ),
+    ] = None
+    step: Annotated[str | None, _option("--step", help="Average the load over steps: 5min. Traces: 1min.")] = None
+    startup: Annotated[str, _option("--startup", help="From the order of a replica to its first request.")] = "3min"
+    scale_up: Annotated[str, _option("--scale-up", help="From a rise of the rate to the order of replicas.")] = "1min"
+    scale_down: Annotated[str, _option("--scale-down", help="How long fewer must do before replicas end.")] = "5min"
+    most_missed: Annotated[
+        float, _option("--most-missed", help="Share of requests that may miss the limits while replicas start.")
+    ] = 0.01
+    reserved_price: Annotated[
+        Many, _option("--reserved-price", metavar="GPU=USD", help="Reserved, before that of the price books; repeat.")
+    ] = None
+    over_time: Annotated[
+        bool, _option("--over-time", help="Print the replicas over time of the cheapest (--csv, --md).")
+    ] = False
+
+    def check_unused(self) -> None:
+        """Raises InputError where an option about a load is given without one."""
+        for one in fields(self):
+            if getattr(self, one.name) != one.default:
+                raise InputError(f"--{one.name.replace('_', '-')} is about --load, which is not given")
+
+    def scaling(self) -> Scaling:
+        from gpuscout.store.queries.moving import Scaling
+
+        return Scaling(
+            parse_duration("--startup", self.startup),
+            parse_duration("--scale-up", self.scale_up),
+            parse_duration("--scale-down", self.scale_down),
+            self.most_missed,
+        )
+
+
+def parse_duration(flag: str, text: str) -> float:
+    """ "5min" in seconds. Raises InputError."""
+    form = _DURATION.fullmatch(text)
+    if form is None:
+        raise InputError(f'{flag}: invalid time "{text}"', hint="a number with ms, s, min, h or d, such as 5min")
+    return float(form["value"]) * _SECONDS[form["unit"]]
+
+
+def print_load(
+    db: str, question: Question, moving: MovingOptions, demand: Demand, prices: PriceOptions, output: Output
+) -> None:
+    """Answer `capacity --load`."""
+    from gpuscout.runner.cli.show.moving import print_moving
+    from gpuscout.store.database.connect import open_store
+    from gpuscout.store.queries.moving_question import capacity_over_time
+    from gpuscout.store.ranking.lookup import stored_names
+    from gpuscout.store.schema import gpus
+    from gpuscout.sweeps.traffic.moving import read_load
+
+    if moving.over_time and output.json:
+        raise InputError("--over-time is for people, --csv and --md", hint="--json has replicas over time as it is")
+    step = None if moving.step is None else parse_duration("--step", moving.step)
+    scaling = moving.scaling()
+    load = read_load(str(moving.load), step)
+    with open_store(db) as store, store.reading() as connection:
+        names = stored_names(connection, gpus).ids
+        question = replace(question, prices=prices.rules(names))
+        reserved = parse_prices(moving.reserved_price or (), names)
+        found = capacity_over_time(connection, question, load, demand, scaling, reserved_prices=reserved)
+    if moving.over_time:
+        print_rows(_OVER_TIME, _course_rows(found), output)
+    elif output.json:
+        print_json(moving_document(found))
+    elif output.for_people:
+        print_moving(found)
+    else:
+        rows = [_row(found, group, plan, fleet) for group, plan, fleet in _all(found)]
+        print_rows([Column(name, name) for name in _NAMES], rows, output)
+    leave_if_nothing(any(group.plans for group in found.groups))
+
+
+def _all(found: CapacityOverTime) -> Iterator[tuple[MovingGroup, MovingPlan, Fleet]]:
+    for group in found.groups:
+        for plan in group.plans:
+            for fleet in plan.fleets:
+                yield group, plan, fleet
+
+
+_FLEET = ("policy", "always_on", "reserved", "replicas_peak", "replicas_mean", "gpu_hours", "missed", "usd")
+_NAMES = (
+    *(*CASE, "gpu", "configuration", "kind", "backed", "limits_met", "requests_per_s_per_replica", *_FLEET),
+    *("usd_per_month", "usd_per_month_low", "usd_per_month_high", "safe_replicas_peak", "safe_usd_per_month"),
+)
+
+
+def _row(found: CapacityOverTime, group: MovingGroup, plan: MovingPlan, fleet: Fleet) -> dict[str, Any]:
+    return {**picked(group.group, *CASE), **_about(group, plan), **_paid(found, fleet)}
+
+
+def _about(group: MovingGroup, plan: MovingPlan) -> dict[str, Any]:
+    from gpuscout.runner.cli.show.wording import configuration
+
+    config = plan.config
+    return {
+        "gpu": config.gpu,
+        "configuration": configuration(config, group.group.input_len, group.group.output_len),
+        "kind": config.told_kind,
+        "backed": config.backed,
+        "limits_met": config.likelihood,
+        "requests_per_s_per_replica": plan.requests_per_s_per_replica,
+    }
+
+
+def _paid(found: CapacityOverTime, fleet: Fleet) -> dict[str, Any]:
+    """A month is the load over and over again, for 730 hours."""
+    from gpuscout.store.queries.capacity import HOURS_PER_MONTH
+
+    monthly = HOURS_PER_MONTH * 3600 / found.load.seconds
+    low, high = fleet.usd_range or (None, None)
+
+    def a_month(usd: float | None) -> float | None:
+        return None if usd is None else usd * monthly
+
+    return {
+        **picked(fleet, *_FLEET),
+        "usd_per_month": a_month(fleet.usd),
+        "usd_per_month_low": a_month(low),
+        "usd_per_month_high": a_month(high),
+        "safe_replicas_peak": fleet.safe and fleet.safe.replicas_peak,
+        "safe_usd_per_month": a_month(fleet.safe.usd) if fleet.safe else None,
+    }
+
+
+_OVER_TIME = [Column(name, name) for name in ("model", "workload", "start_s", "requests_per_s", "wanted", "ready")]
+
+
+def _course_rows(found: CapacityOverTime) -> Iterator[dict[str, Any]]:
+    for group in found.groups:
+        course = group.course
+        if course is None:
+            continue
+        columns = (course.starts_ms, course.rates, course.wanted, course.ready)
+        for start, rate, wanted, ready in zip(*(column.tolist() for column in columns), strict=True):
+            figures = {"start_s": start / 1000, "requests_per_s": rate, "wanted": wanted, "ready": ready}
+            yield {**picked(group.group, "model", "workload"), **figures}
+
+
+def moving_document(found: CapacityOverTime) -> dict[str, object]:
+    """Of replicas over time at most a thousand rows: `--over-time --csv` has all."""
+    from gpuscout.runner.cli.show.prices import prices_document
+    from gpuscout.store.queries.capacity import HOURS_PER_MONTH
+    from gpuscout.store.ranking.confidence import CAUTIOUS
+
+    question, load = found.rankings[0].question, found.load
+    return {
+        "load": {**picked(load, "file", "seconds", "begins", "notes")},
+        **picked(found.demand, "headroom", "min_replicas", "whole_nodes", spare_replicas="spare"),
+        **picked(found.scaling, "startup_s", "scale_up_s", "scale_down_s", "most_missed"),
+        "hours_per_month": HOURS_PER_MONTH,
+        "slos": [str(slo) for slo in question.slos],
+        "trust": str(question.trust),
+        "confidence": question.confidence,
+        "safe_confidence": max(CAUTIOUS, question.confidence),
+        "prices": prices_document(found.prices),
+        "reserved_prices": prices_document(found.reserved),
+        "groups": [_group(found, group) for group in found.groups],
+    }
+
+
+def _group(found: CapacityOverTime, group: MovingGroup) -> dict[str, object]:
+    course, series = group.course, group.series
+    rows: Iterable[Mapping[str, Any]] = ()
+    if course is not None:
+        only = replace(found, groups=(group,))
+        rows = ({key: row[key] for key in _COURSE} for row in _course_rows(only))
+    listed = [row for row, _ in zip(rows, range(_MOST_ROWS), strict=False)]
+    return {
+        **picked(group.group, *CASE, "engine", "caveats"),
+        "requests": series.requests,
+        "requests_per_s_peak": series.peak,
+        "requests_per_s_mean": series.requests / found.load.seconds,
+        "mean_lengths": series.mean_lengths,
+        "plans": [
+            {**_about(group, plan), "fleets": [_paid(found, fleet) for fleet in plan.fleets]} for plan in group.plans
+        ],
+        "out": [
+            {"gpu": out.gpu, "cause": out.cause.value, "slo": str(out.slo) if out.slo else None} for out in group.out
+        ],
+        "over_time": listed,
+        "over_time_rows": 0 if course is None else len(course.starts_ms),
+    }
+
+
+_COURSE = ("start_s", "requests_per_s", "wanted", "ready")

@@ -1,0 +1,389 @@
+"""Loads that move: files are read as they say, and replicas, misses and money are those of a second-by-second count."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gpuscout
+from gpuscout import run
+from gpuscout.runner.cli.capacity_load import parse_duration
+from gpuscout.runner.cli.main import execute
+from gpuscout.store.database.connect import Store, open_store
+from gpuscout.store.queries.capacity import Demand, replicas_for
+from gpuscout.store.queries.moving import Scaling, fleets_of, missed_share, needed, over_time
+from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.spec.spec import spec_from_mapping
+from gpuscout.sweeps.traffic.moving import MOST_STEPS, Series, read_load, read_rates
+
+SPEC = {
+    "name": "small",
+    "models": ["Qwen/Qwen3-8B"],
+    "gpus": ["H100", "L4"],
+    "tensor_parallel": [1, 2],
+    "workloads": ["chat", "rag"],
+    "concurrency": [1, 4, 16, 64],
+}
+DAY = "time,rate,workload\n0:00,2,chat\n8:00,40,chat\n18:00,10,chat\n0:00,1,rag\n12:00,3,rag\n"
+steps = st.lists(st.tuples(st.integers(1, 40), st.integers(0, 30)), min_size=1, max_size=12)
+scalings = st.builds(
+    Scaling,
+    startup_s=st.integers(0, 20),
+    scale_up_s=st.integers(0, 10),
+    scale_down_s=st.integers(0, 30),
+    most_missed=st.sampled_from([0.0, 0.01, 0.3]),
+)
+demands = st.builds(
+    Demand, headroom=st.sampled_from([0.0, 0.2]), min_replicas=st.integers(1, 3), spare=st.integers(0, 2)
+)
+
+
+def series_of(steps: list[tuple[int, int]]) -> Series:
+    """So many seconds at each rate."""
+    ends = np.cumsum([seconds for seconds, _ in steps]) * 1000
+    return Series(
+        np.concatenate([[0], ends[:-1]]).astype(np.int64), int(ends[-1]), np.array([float(rate) for _, rate in steps])
+    )
+
+
+def by_seconds(steps: list[tuple[int, int]], each: float, demand: Demand, how: Scaling) -> tuple[list[int], list[int]]:
+    """Replicas ordered and ready in every second, by the words of the module."""
+    rates = [rate for seconds, rate in steps for _ in range(seconds)]
+    wants = [replicas_for(rate, each, demand) for rate in rates]
+    up, down, startup = int(how.scale_up_s), int(how.scale_down_s), int(how.startup_s)
+
+    def wanted(second: int) -> int:
+        return max(wants[max(0, then)] for then in range(second - up - down, second - up + 1))
+
+    ordered = [wanted(second) for second in range(len(rates))]
+    ready = [min(ordered[max(0, then)] for then in range(second - startup, second + 1)) for second in range(len(rates))]
+    return ordered, ready
+
+
+def missed_by_seconds(rates: list[int], ready: list[int], each: float) -> float:
+    waiting = late = 0.0
+    for rate, replicas in zip(rates, ready, strict=True):
+        gain = rate - replicas * each
+        if gain > 1e-9:
+            late += rate
+        elif waiting > 0 and gain < 0:
+            late += rate * min(1.0, waiting / -gain)
+        elif waiting > 0:
+            late += rate
+        waiting = max(0.0, waiting + gain)
+    return late / sum(rates) if sum(rates) else 0.0
+
+
+@settings(max_examples=80, deadline=None)
+@given(steps, st.integers(1, 9), demands, scalings)
+def test_replicas_and_misses_are_those_of_every_second(
+    steps: list[tuple[int, int]], each: int, demand: Demand, how: Scaling
+) -> None:
+    course = over_time(series_of(steps), each, demand, how)
+    ordered, ready = by_seconds(steps, each, demand, how)
+    rates = [rate for seconds, rate in steps for _ in range(seconds)]
+    ends = [*(course.starts_ms[1:] // 1000), course.ends_ms // 1000]
+    spread = [
+        (w, r)
+        for w, r, s, e in zip(course.wanted, course.ready, course.starts_ms // 1000, ends, strict=True)
+        for _ in range(e - s)
+    ]
+    assert spread == list(zip(ordered, ready, strict=True))
+    assert missed_share(course, each, 0) == pytest.approx(missed_by_seconds(rates, ready, each), abs=1e-6)
+
+
+@settings(max_examples=50, deadline=None)
+@given(steps, st.integers(1, 9), demands, scalings, st.sampled_from([0.3, 0.6, 0.9, 1.0]))
+def test_the_best_mix_is_that_of_all(
+    steps: list[tuple[int, int]], each: int, demand: Demand, how: Scaling, reserved: float
+) -> None:
+    rates = [rate for seconds, rate in steps for _ in range(seconds)]
+    ordered, ready = by_seconds(steps, each, demand, how)
+    peak = max(replicas_for(rate, each, demand) for rate in rates)
+    kept = next(
+        base
+        for base in range(demand.min_replicas, peak + 1)
+        if base == peak or missed_by_seconds(rates, [max(base, one) for one in ready], each) <= how.most_missed + 1e-9
+    )
+    hours = len(rates) / 3600
+    found = fleets_of(series_of(steps), each, 2, demand, how, lambda n: 2.0 * n, lambda n: 2.0 * n * reserved)
+    assert (found["fixed"].usd, found["reserved"].usd) == (
+        pytest.approx(2 * peak * hours), pytest.approx(2 * reserved * peak * hours),
+    )  # fmt: skip
+    assert found["autoscaled"].always_on == kept
+    used = [max(kept, one) for one in ordered]
+    assert found["autoscaled"].usd == pytest.approx(2 * sum(used) / 3600)
+    assert found["autoscaled"].gpu_hours == pytest.approx(2 * sum(used) / 3600)
+    mixes = [
+        2 * reserved * base * hours + 2 * sum(max(0, one - base) for one in used) / 3600
+        for base in range(max(used) + 1)
+    ]
+    assert found["mixed"].usd == pytest.approx(min(mixes))
+    assert found["mixed"].missed <= how.most_missed + 1e-9
+
+
+def test_a_thousand_replicas_have_the_best_mix_too() -> None:
+    how, demand = Scaling(), Demand(headroom=0)
+    rates = [(600, rate) for rate in range(1, 1500)]
+    found = fleets_of(series_of(rates), 1, 1, demand, how, lambda n: 2.0 * n, lambda n: 1.2 * n)
+    ordered = over_time(series_of(rates), 1, demand, how)
+    used = np.maximum(ordered.wanted, found["autoscaled"].always_on)
+    mixes = [1.2 * base * ordered.hours.sum() + 2 * np.maximum(used - base, 0) @ ordered.hours for base in range(1500)]
+    assert found["mixed"].usd == pytest.approx(min(mixes), rel=1e-4)
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0.01, 1e3), demands)
+def test_replicas_of_many_rates_are_those_of_each(rates: list[float], each: float, demand: Demand) -> None:
+    assert list(needed(np.array(rates), each, demand)) == [replicas_for(rate, each, demand) for rate in rates]
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+
+
+def a_file(folder: Path, text: str, name: str = "day.csv") -> str:
+    (folder / name).write_text(text, encoding="utf-8")
+    return str(folder / name)
+
+
+def test_a_day_as_people_write_it(tmp_path: Path) -> None:
+    load = read_load(a_file(tmp_path, "\ufeff" + DAY))
+    chat, rag = load.series
+    assert (load.seconds, load.begins, chat.workload, rag.workload) == (86400, "0:00", "chat", "rag")
+    assert list(chat.starts_ms) == [0, 8 * 3_600_000, 18 * 3_600_000]
+    assert list(chat.rates) == [2, 40, 10]
+    assert (rag.peak, rag.requests) == (3, 12 * 3600 + 36 * 3600)
+    assert load.notes == ("rows are 21600 to 43200 s apart: a rate holds until the next row",)
+    inline = read_load("0:00=2, 8:00=40, 18:00=10").series[0]
+    assert (list(inline.rates), inline.requests) == ([2, 40, 10], chat.requests)
+    dates = "time,requests_per_h\n2026-11-28T08:00,3600\n2026-11-28T09:00,7200\n"
+    assert read_load(a_file(tmp_path, dates)).series[0].requests == 3600 * 3
+    ended = read_load(a_file(tmp_path, "time,rate\n0,1\n10,3\n15,\n")).series[0]
+    assert (ended.ends_ms, ended.requests) == (15_000, 25)
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps.filter(lambda some: any(rate for _, rate in some)), st.integers(1, 50))
+def test_averages_keep_the_number_of_requests(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, int]], step_s: int
+) -> None:
+    starts = np.cumsum([7, *(seconds for seconds, _ in steps)])
+    lines = [f"{start},{rate}" for start, (_, rate) in zip(starts, steps, strict=False)]
+    file = a_file(tmp_path_factory.mktemp("load"), "\n".join(["time,rate", *lines, f"{starts[-1]},"]))
+    exact, averaged = read_load(file), read_load(file, step_s)
+    assert averaged.seconds == exact.seconds == sum(seconds for seconds, _ in steps)
+    assert averaged.series[0].requests == pytest.approx(exact.series[0].requests)
+    assert averaged.series[0].peak <= exact.series[0].peak * (1 + 1e-9)
+    assert all(late - early <= step_s * 1000 for early, late in pairwise(averaged.series[0].starts_ms))
+
+
+def test_a_trace_is_counted_in_steps(tmp_path: Path) -> None:
+    requests = [{"timestamp": 500 * i, "input_length": 1000, "output_length": 100 + i % 2} for i in range(1000)]
+    text = "\n".join(map(json.dumps, requests))
+    with gzip.open(tmp_path / "trace.jsonl.gz", "wt") as file:
+        file.write(text)
+    load = read_load(tmp_path / "trace.jsonl.gz")
+    (series,) = load.series
+    assert series.requests == pytest.approx(1000)
+    assert list(series.rates) == pytest.approx([2.0] * 8, rel=0.01)
+    assert series.mean_lengths == (1000, 100.5)
+    assert "steps of 60 s" in load.notes[0]
+    with pytest.raises(InputError, match="less than two steps of 300 s"):
+        read_load(tmp_path / "trace.jsonl.gz", 300)
+    table = "model,timestamp_s,input_tokens,output_tokens\n" + "".join(f"{'ab'[i % 2]},{i},10,10\n" for i in range(600))
+    both = read_load(a_file(tmp_path, table), 10).series
+    assert [(one.model, one.requests) for one in both] == [("a", 300), ("b", pytest.approx(300))]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "expected the columns time and one of rate"),
+        ("time,rate\n", "no rates"),
+        ("time,rate\n0,5\n", "how long its rate holds is not known"),
+        ("time,rate\n0,0\n1,0\n", "no rate above 0"),
+        ("time,rate\n0,5\n20,6\n10,7\n", ":4: time: '10': an earlier time"),
+        ("time,rate\n0,5\n\n0,6\n", ":4: time: '0': the same time"),
+        ("time,rate\n0,-5\n1,2\n", ":2: rate: expected a number from 0, got '-5'"),
+        ("time,rate\n0,nan\n1,2\n", ":2: rate: expected"),
+        ("time,rate\n0,inf\n1,2\n", ":2: rate: expected"),
+        ("time,rate\n0,1e30\n1,2\n", ":2: rate: expected"),
+        ("time,rate\n0,5\n1,\n2,3\n", ":4: the load has ended"),
+        ("time,rate\n0,\n1,3\n", ":2: rate: empty"),
+        ("time,rate\n0,5\n8:00,3\n", ":3: time: expected seconds as in the first row, got '8:00'"),
+        ("time,rate\nnoon,5\n", ":2: time: expected seconds, 08:30 or"),
+        ("time,rate\n25:00,5\n", ":2: time: expected"),
+        ("time,rate\n0:00,5\n24:00,5\n", "a rate at 24:00"),
+        ("time,rate\n2026-11-28T08:00,5\n2026-11-28T09:00+01:00,5\n", "without a zone"),
+        ("time,rate,model\n0,5\n", ":2: expected 3 values (time, rate, model), got 2"),
+        ("time,rates\n0,5\n", ':1: column 2: unknown column "rates"'),
+        ("time,rate,rate\n0,5,5\n", ':1: column 3: a second column "rate"'),
+        ("time,rate,requests_per_h\n0,5,5\n", "expected the columns"),
+        ("rate\n5\n", "expected the columns time"),
+        ("time;rate\n0;5\n", "unknown column"),
+        ('time,rate\n0,5\n"' + "x" * (1 << 20), "longer than"),
+        (
+            '{"timestamp": 5, "input_length": 1, "output_length": 1}\n'
+            '{"timestamp": 1, "input_length": 1, "output_length": 1}',
+            ":2: arrives before",
+        ),
+        ('{"input_length": 1, "output_length": 1}', ":1: a request without a time"),
+        ("time,rate,workload\n" + "".join(f"0,5,w{i}\n" for i in range(1001)), ":1002: more than 1,000 pairs"),
+    ],
+)  # fmt: skip
+def test_files_that_are_no_load(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(InputError) as error:
+        read_load(a_file(tmp_path, text))
+    assert told in error.value.message
+    assert "day.csv" in error.value.message
+
+
+def test_more_steps_than_are_kept(tmp_path: Path) -> None:
+    file = a_file(tmp_path, "time,rate\n" + "".join(f"{i},{i % 7}\n" for i in range(MOST_STEPS + 2)))
+    with pytest.raises(InputError, match="more than 200,000 steps") as error:
+        read_load(file)
+    assert "--step" in (error.value.hint or "")
+    assert len(read_load(file, 60).series[0].rates) == math.ceil((MOST_STEPS + 2) / 60)
+    with pytest.raises(InputError, match="more than 200,000 steps"):
+        read_load("0=1, 1000000000=2", 1)
+    for missing in (tmp_path / "nothing.csv", tmp_path):
+        with pytest.raises(InputError, match="not a file"):
+            read_load(missing)
+
+
+def test_rates_that_never_change(tmp_path: Path) -> None:
+    load = read_rates(a_file(tmp_path, "model,workload,requests_per_min\nQwen3-8B,chat,600\nQwen3-8B,rag,60\n"))
+    assert [(one.name, one.peak) for one in load.series] == [("Qwen3-8B, chat", 10), ("Qwen3-8B, rag", 1)]
+    with pytest.raises(InputError, match=":3: a second rate of Qwen3-8B, chat"):
+        read_rates(a_file(tmp_path, "model,workload,rate\nQwen3-8B,chat,600\nQwen3-8B,chat,60\n"))
+    assert read_rates(a_file(tmp_path, DAY)).series[0].peak == 40
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("5min", 300), ("90 s", 90), ("1.5h", 5400), ("250ms", 0.25), ("2d", 172800)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration("--step", text) == pytest.approx(seconds)
+    for wrong in ("5", "-5s", "five min", "", "1e5s", "5 weeks"):
+        with pytest.raises(InputError, match="--step: invalid time"):
+            parse_duration("--step", wrong)
+
+
+# --- the command -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    url = f"sqlite:///{tmp_path_factory.mktemp('moving') / 'gpuscout.db'}"
+    with open_store(url, create=True) as store:
+        run(spec_from_mapping(SPEC), store)
+    return url
+
+
+def ask(capsys: pytest.CaptureFixture[str], url: str, *arguments: str, status: int = 0) -> str:
+    capsys.readouterr()
+    assert execute(["capacity", "--db", url, *arguments]) == status, capsys.readouterr().err
+    printed = capsys.readouterr()
+    return printed.err if status == 2 else printed.out
+
+
+def test_both_databases_cost_alike(
+    store: Store, store_url: str, capsys: pytest.CaptureFixture[str], database: str, tmp_path: Path
+) -> None:
+    run(spec_from_mapping(SPEC), store)
+    arguments = ("--load", a_file(tmp_path, DAY), "--reserved-price", "H100=1.5", "--slo", "itl<=15ms", "--json")
+    assert (
+        json.loads(ask(capsys, store_url, *arguments))["groups"]
+        == json.loads(ask(capsys, database, *arguments))["groups"]
+    )
+
+
+def test_the_document_adds_up(database: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = a_file(tmp_path, DAY)
+    asked = ("--load", file, "--price", "H100=3", "--reserved-price", "H100=1.5", "--slo", "itl<=15ms", "--gpu", "H100")
+    document = json.loads(ask(capsys, database, *asked, "--json"))
+    assert (document["load"]["seconds"], document["startup_s"], document["most_missed"]) == (86400, 180, 0.01)
+    chat = document["groups"][0]
+    assert (chat["workload"], chat["requests_per_s_peak"]) == ("chat", 40)
+    (plan,) = chat["plans"]
+    fleets = {fleet["policy"]: fleet for fleet in plan["fleets"]}
+    assert [fleet["usd"] for fleet in plan["fleets"]] == sorted(fleet["usd"] for fleet in plan["fleets"])
+    size = int(plan["configuration"].split(" x")[1].split()[0])
+    for fleet in fleets.values():
+        assert fleet["gpu_hours"] == pytest.approx(fleet["replicas_mean"] * 24 * size)
+        assert fleet["usd_per_month"] == pytest.approx(fleet["usd"] / 24 * 730)
+        assert fleet["usd_per_month_low"] <= fleet["usd_per_month"] <= fleet["usd_per_month_high"]
+        assert fleet["missed"] <= 0.01
+    assert fleets["fixed"]["usd"] == pytest.approx(fleets["fixed"]["gpu_hours"] * 3)
+    assert fleets["reserved"]["usd"] == pytest.approx(fleets["fixed"]["usd"] / 2)
+    assert fleets["mixed"]["usd"] <= min(fleets["autoscaled"]["usd"], fleets["reserved"]["usd"]) + 1e-6
+    # The same rates, all the time: what --rate sizes.
+    steady = json.loads(ask(capsys, database, "--rate", "chat=40", *asked[2:4], *asked[6:], "--json"))
+    sized = {row["configuration"]: row["replicas"] for row in (*steady["groups"][0]["best_per_gpu"],)}
+    assert sized[plan["configuration"]] == fleets["fixed"]["replicas_peak"]
+    rows = list(csv.DictReader(io.StringIO(ask(capsys, database, *asked, "--over-time", "--csv"))))
+    over_time = chat["over_time"]
+    assert [(float(r["start_s"]), int(r["wanted"]), int(r["ready"])) for r in rows if r["workload"] == "chat"] == [
+        (row["start_s"], row["wanted"], row["ready"]) for row in over_time
+    ]
+    assert len(over_time) == chat["over_time_rows"]
+
+
+def test_what_people_and_python_get(
+    database: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = a_file(tmp_path, DAY)
+    for width in (80, 100):
+        monkeypatch.setenv("COLUMNS", str(width))
+        shown = ask(capsys, database, "--load", file, "--reserved-price", "H100=1.5")
+        assert max(map(len, shown.splitlines())) <= width
+    said = " ".join(shown.split())
+    assert "2.00 to 40.0 requests/s, 19.8 on average over 24.0 h" in said
+    assert "no reserved price of L4: --reserved-price 'L4'=USD" in said
+    assert "the first of all 2 together" in said
+    assert len(list(csv.DictReader(io.StringIO(ask(capsys, database, "--load", file, "--csv"))))) == 8
+    nothing = ask(capsys, database, "--load", file, "--slo", "itl<=0.01ms", status=6)
+    assert "no configuration can carry it" in nothing
+    trace = "\n".join(json.dumps({"timestamp": 300 * i, "input_length": 90, "output_length": 512}) for i in range(2000))
+    other = ask(capsys, database, "--load", a_file(tmp_path, trace, "t.jsonl"), "--workload", "chat")
+    assert "have 90 tokens in and 512 out on average" in " ".join(other.split())
+    with open_store(database) as store, store.reading() as connection:
+        found = gpuscout.capacity_over_time(connection, gpuscout.Question(), gpuscout.read_load(file))
+    assert [group.group.workload for group in found.groups] == ["chat", "rag"]
+    assert found.groups[0].plans[0].best.policy == "autoscaled"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--load", "0=1,10=2", "--rate", "5"], "--load replaces --rate"),
+        (["--load", "0=1,10=2", "--startup", "soon"], "--startup: invalid time"),
+        (["--load", "0=1,10=2", "--most-missed", "2"], "invalid most_missed 2"),
+        (["--load", "0=1,10=2", "--reserved-price", "H100"], "is not a price"),
+        (["--load", "0=1,10=2", "--over-time", "--json"], "--over-time is for people"),
+        (["--load", "0=1,0=2"], "--load:3: time: '0': the same time"),
+        (["--load", "DAY", "--workload", "chat"], "names its workloads"),
+        (["--load", "TWICE"], "are both Qwen/Qwen3-8B, chat"),
+        (["--load", "HALF"], "workload: either all rows name one"),
+        (["--step", "5min", "--rate", "5"], "--step is about --load"),
+    ],
+)
+def test_questions_that_cannot_be(
+    database: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], told: str
+) -> None:
+    files = {
+        "DAY": DAY,
+        "TWICE": "time,rate,model\n0,1,Qwen3-8B\n5,1,Qwen3-8B\n0,1,Qwen/Qwen3-8B\n9,,Qwen/Qwen3-8B\n",
+        "HALF": "time,rate,workload\n0,1,chat\n5,2,chat\n0,1,\n5,2,\n",
+    }
+    given = [a_file(tmp_path, files[one]) if one in files else one for one in arguments]
+    assert told in ask(capsys, database, *given, status=2)
