@@ -1,17 +1,21 @@
 """How far estimates can be trusted: the errors of their engines over the measured runs that are nearest to them.
 
 *Near* are runs on the same GPU family, of the same kind of model (dense or mixture of experts), in the same precision,
-over the same link between the GPUs, at a tensor parallelism among those of the runs and at no more than twice, and no
-less than half, of their load; and of two models at least, since one alone says too little of others. An estimate with
-such runs is *backed*. Without, the errors of its family as a whole say what is known, whatever the precision, link and
-load, or else those on families that the engine was not fitted to. Of several sources the one with the most runs counts.
-What was measured on GPUs of another vendor says nothing.
+over the same link between the GPUs, at no more than twice their tensor parallelism and at no more than twice, and no
+less than half, of their load. Fewer GPUs than were measured do nothing that more of them do not do as well, so runs say
+of every smaller tensor parallelism, and of one GPU alone, which has no link: errors are as large where such runs were
+kept from the fit as where they were not. It takes eight runs, and two models, since one alone says too little of
+others; or one model where its family was measured well otherwise. An estimate with such runs is *backed*. Without, the
+errors of its family as a whole say what is known, whatever the precision, link and load, or else those on families that
+the engine was not fitted to. Of several sources the one with the most runs counts. What was measured on GPUs of another
+vendor says nothing.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +39,12 @@ _LINKS = list(Link)
 _APPROXIMATE = "approximate"
 _KINDS = ("dense", "moe", _APPROXIMATE)
 _LOAD_FACTOR = 2
+_SIZE_FACTOR = 2
+_FEWEST_RUNS = 8
 _FEWEST_MODELS = 2
+# From so many on a family counts as measured well.
+_MANY_MODELS = 4
+_MANY_RUNS = 200
 # The better of two must be the better one with this probability; it is where a lead equals the joint error.
 _SURE_ENOUGH = 0.75
 
@@ -84,6 +93,7 @@ class Errors:
     seen: Mapping[tuple[int, str, str, str], Sequence[tuple[str, ObservedError]]]
     gpus: Mapping[int, _Gpu]
     kinds: Mapping[int, str]
+    measured_well: frozenset[tuple[int, str, str]] = frozenset()  # engine ids, families and metrics
 
     @classmethod
     def of(cls, connection: sa.Connection, engine_ids: Sequence[int], model_ids: Sequence[int]) -> Errors:
@@ -103,7 +113,8 @@ class Errors:
         }
         query = sa.select(models.c.id, models.c.architecture).where(models.c.id.in_(model_ids))
         architectures = connection.execute(query)
-        return cls(seen, of_gpu, {row.id: _kind(json.loads(row.architecture)) for row in architectures})
+        kinds = {row.id: _kind(json.loads(row.architecture)) for row in architectures}
+        return cls(seen, of_gpu, kinds, _measured_well(seen))
 
     def nearest(self, place: Place, metric: str) -> Backing | None:
         """The errors that are nearest to an estimate; None: nothing was measured that says anything of it."""
@@ -113,7 +124,7 @@ class Errors:
         own = self.seen.get((place.engine_id, gpu.family, kind, metric), ())
         near = [(source, error) for source, error in own if self._is_near(place, error)]
         if near:
-            source, error = min(near, key=lambda one: _beyond(one[1], place.concurrency))
+            source, error = min(near, key=lambda one: self._distance(place, one[1]))
             return Backing(source, error, own_family=True, near=True)
         for family in (gpu.family, gpu.vendor):
             found = self.seen.get((place.engine_id, family, kind, metric), ())
@@ -124,12 +135,27 @@ class Errors:
 
     def _is_near(self, place: Place, error: ObservedError) -> bool:
         return (
-            _backs(error)
+            self._backs(place.engine_id, error)
             and error.precision == _CLASSES[_CLASS_OF[place.precision]]
-            and error.link == link_of(place.num_gpus, self.gpus[place.gpu_id].scale_up_gpus)
-            and error.tp_from <= place.tensor_parallel <= (error.tp_to or math.inf)
+            and self._link(place) in _links_near(error)
+            and place.tensor_parallel <= _most_ranks(error)
             and _loads(error)[0] <= place.concurrency <= _loads(error)[1]
         )
+
+    def _backs(self, engine_id: int, error: ObservedError) -> bool:
+        """Whether the runs say enough, and what they are of, to back an estimate."""
+        well = (engine_id, error.gpu_family, error.metric) in self.measured_well
+        enough = error.runs >= _FEWEST_RUNS and (error.models >= _FEWEST_MODELS or well)
+        return enough and ANY not in (error.precision, error.link)
+
+    def _distance(self, place: Place, error: ObservedError) -> tuple[float, bool, float]:
+        """How far runs that are near an estimate are from it: in size, then in link, then in load."""
+        least, most = error.tp_from, error.tp_to or math.inf
+        factor = max(least / place.tensor_parallel, place.tensor_parallel / most, 1.0)
+        return factor, error.link != self._link(place), _beyond(error, place.concurrency)
+
+    def _link(self, place: Place) -> Link:
+        return link_of(place.num_gpus, self.gpus[place.gpu_id].scale_up_gpus)
 
     def backed(self, about: Mapping[str, Array], concurrency: Array, metric: str) -> Flags:
         """Which of these estimates have measured runs near them: `_is_near` of whole columns."""
@@ -153,7 +179,7 @@ class Errors:
             (key, error)
             for key, errors in self.seen.items()
             for _, error in errors
-            if key[3] == metric and _backs(error)
+            if key[3] == metric and self._backs(key[0], error)
         ]
         if not backing:
             return
@@ -186,16 +212,18 @@ class Errors:
                 or error.precision not in _CLASSES
             ):
                 continue
-            wanted = code(
-                engine_id,
-                families.index(name),
-                _KINDS.index(model_kind),
-                _CLASSES.index(error.precision),
-                _LINKS.index(Link(error.link)),
-            )
-            alike = np.flatnonzero(codes == wanted)
-            tp = about["tensor_parallel"][alike]
-            yield alike[(tp >= error.tp_from) & (tp <= (error.tp_to or np.inf))], error
+            wanted = [
+                code(
+                    engine_id,
+                    families.index(name),
+                    _KINDS.index(model_kind),
+                    _CLASSES.index(error.precision),
+                    _LINKS.index(near),
+                )
+                for near in _links_near(error)
+            ]
+            alike = np.flatnonzero(np.isin(codes, wanted))
+            yield alike[about["tensor_parallel"][alike] <= _most_ranks(error)], error
 
 
 def _kind(architecture: Mapping[str, Any]) -> str:
@@ -205,9 +233,31 @@ def _kind(architecture: Mapping[str, Any]) -> str:
     return "moe" if architecture.get("experts") else "dense"
 
 
-def _backs(error: ObservedError) -> bool:
-    """Whether the runs say enough of what they are of to back an estimate."""
-    return ANY not in (error.precision, error.link) and error.models >= _FEWEST_MODELS
+def _measured_well(
+    seen: Mapping[tuple[int, str, str, str], Sequence[tuple[str, ObservedError]]],
+) -> frozenset[tuple[int, str, str]]:
+    """The families of which one source has many runs of many models, dense and of experts together."""
+    runs: Counter[tuple[int, str, str, str]] = Counter()
+    models: dict[tuple[int, str, str, str], dict[str, int]] = defaultdict(dict)
+    for (engine_id, family, kind, metric), errors in seen.items():
+        for source, error in errors:
+            if error.precision == ANY:
+                key = (engine_id, family, metric, source)
+                runs[key] += error.runs
+                models[key][kind] = max(models[key].get(kind, 0), error.models)
+    return frozenset(
+        key[:3] for key, kinds in models.items() if sum(kinds.values()) >= _MANY_MODELS and runs[key] >= _MANY_RUNS
+    )
+
+
+def _links_near(error: ObservedError) -> tuple[Link, ...]:
+    """The links that these runs say something of: theirs, and one GPU, which has none."""
+    return tuple(dict.fromkeys((Link(error.link), Link.SINGLE)))
+
+
+def _most_ranks(error: ObservedError) -> float:
+    """The greatest tensor parallelism that is near these runs."""
+    return (error.tp_to or math.inf) * _SIZE_FACTOR
 
 
 def _loads(error: ObservedError) -> tuple[float, float]:

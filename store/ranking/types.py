@@ -416,6 +416,10 @@ class Unmet:
     nearest: Operating
 
 
+# From so many times on, what nobody has measured looks too good to buy something else without measuring it.
+_FAR_AHEAD = 2
+
+
 @dataclass(frozen=True)
 class Group:
     """One model under one workload (lengths in tokens; `workload` is its name in the newest sweep, None: unnamed).
@@ -469,6 +473,19 @@ class Group:
     def is_backed(self) -> bool:
         """Whether measurements back the recommendation."""
         return self.best is not None and self.best.backed
+
+    @property
+    def measure_first(self) -> bool:
+        """Whether what is unproven looks more than twice as good as the best: it is to be measured before one buys."""
+        return self.unproven_lead > _FAR_AHEAD
+
+    @property
+    def unproven_lead(self) -> float:
+        """How many times as good as the best what is unproven would be; 1: there is none, or no ratio."""
+        if self.best is None or self.unproven is None:
+            return 1.0
+        least, most = sorted((self.best.objective, self.unproven.objective))
+        return most / least if least > 0 else 1.0
 
 
 @dataclass(frozen=True)

@@ -266,3 +266,21 @@ def test_tables_of_80_columns(
         file.parent.mkdir(exist_ok=True)
         file.write_text(shown, encoding="utf-8")
     assert shown == file.read_text(encoding="utf-8")
+
+
+def test_what_looks_twice_as_good_is_to_be_measured_first(made_up: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing measured is near the H100; at a price of its own it would cost less than half of what is backed."""
+    cheap = ("--db", made_up, "--price", "H100=0.50", *PRICED[2:], "--no-slo")
+    one = [*cheap, "--workload", "chat", "--model", "One"]
+    (group,) = json.loads(said(capsys, "recommend", *one, "--json"))["groups"]
+    assert (group["measure_first"], group["unproven"]["gpu"]) == (True, "H100")
+    assert group["unproven"]["objective_value"] * 2 < group["configurations"][0]["objective_value"]
+    shown = " ".join(said(capsys, "recommend", *one).split())
+    assert "MEASURE BEFORE YOU BUY: H100 x1 fp8 kv-fp8 would be 87 % cheaper if" in shown
+    assert "to measure it: gpuscout deploy --model a/One --gpu H100" in shown
+    matrix = " ".join(said(capsys, "recommend", *cheap).split())
+    assert "MEASURE BEFORE YOU BUY: less than half the cost if they hold for 2 of 3 (<<), most for One: gpusc" in matrix
+    assert "< an unmeasured one looks cheaper << by more than half" in matrix
+    (group,) = json.loads(said(capsys, "recommend", "--db", made_up, *PRICED, *one[-4:], "--json"))["groups"]
+    assert (group["measure_first"], group["unproven"] is None) == (False, False)
+    assert "MEASURE BEFORE" not in said(capsys, "recommend", "--db", made_up, *PRICED, *one[-4:])

@@ -177,7 +177,7 @@ def seen(
     """Errors that say what the runs are of: the fp8 of `an_answer`, on one GPU; a vendor's say nothing of that."""
     about = {"model_kind": "dense", "metric": "output_tokens_per_s", "models": 3} | how
     covered = {"precision": "fp8", "link": "single", "tp_to": 1} if family != "NVIDIA" else {}
-    covered |= {name: how[name] for name in ("precision", "link", "tp_to") if name in how}
+    covered |= {name: how[name] for name in ("precision", "link", "tp_from", "tp_to") if name in how}
     figures = (about["metric"], runs, about["models"], error, 2 * error, 0.0)
     return ObservedError(family, about["model_kind"], start, end, *figures, **covered)
 
@@ -238,31 +238,43 @@ def test_runs_near_an_estimate_are_of_its_precision_link_size_and_load(
     """H100s are of a family of which runs exist, but of others than the estimate in one respect each."""
     elsewhere = {
         "precision": seen("Hopper", 0.1, precision="16-bit"),
-        "link": seen("Hopper", 0.1, link="fast", tp_to=8),
-        "tensor parallelism": seen("Hopper", 0.1, link="pcie", tp_to=1),
         "load": seen("Hopper", 0.1, start=17, end=64),
         "one model": seen("Hopper", 0.1, models=1),
+        "few runs": seen("Hopper", 0.1, runs=7),
         "kind": seen("Hopper", 0.1, model_kind="moe"),
     }
     points = {8: {"output_tokens_per_s": 120.0}}
-    answers = [an_answer(points=points), an_answer(tensor_parallel=2, points=points)]
-    ask = stored(answers, [])
+    ask = stored([an_answer(tensor_parallel=tp, points=points) for tp in (1, 2, 8)], [])
 
-    def backed(*errors: ObservedError) -> dict[int, bool]:
+    def note(*errors: ObservedError) -> None:
         with store.writing() as connection:
             note_trust(connection, ENGINES["roofline", 0], Trust({}, errors))
-        return {config.num_gpus: config.backed for config in ask(trust="any").configs}
 
-    assert backed() == {1: False, 2: False}
+    def backed(*errors: ObservedError) -> set[int]:
+        note(*errors)
+        return {config.num_gpus for config in ask(trust="any", top=3).configs if config.backed}
+
+    assert backed() == set()
     for what, error in elsewhere.items():
-        assert backed(error, whole("Hopper", 0.3)) == {1: False, 2: False}, what
+        assert backed(error, whole("Hopper", 0.3)) == set(), what
         group = ask()
         assert not group.is_backed
         assert {(c.backing.error.median_error, c.backing.near) for c in group.configs if c.backing} == {(0.3, False)}
+    # One model is enough where its family was measured well, of whichever kind the others are.
+    for models, runs, enough in ((2, 191, {1}), (2, 190, set()), (1, 191, set())):
+        others = (whole("Hopper", 0.3, models=2), whole("Hopper", 0.3, model_kind="moe", models=models, runs=runs))
+        assert backed(seen("Hopper", 0.1, models=1), *others) == enough
     # Twice the load is near, and so is half of it.
     for start, end in ((1, 4), (16, 64)):
-        assert backed(seen("Hopper", 0.1, start=start, end=end)) == {1: True, 2: False}
-    assert backed(seen("Hopper", 0.1, link="pcie", tp_to=4)) == {1: False, 2: True}
+        assert backed(seen("Hopper", 0.1, start=start, end=end)) == {1}
+    # Runs say of fewer GPUs than theirs, of one alone too, and of twice as many over the same link.
+    assert backed(seen("Hopper", 0.1, link="fast", tp_from=8, tp_to=8)) == {1}
+    assert backed(seen("Hopper", 0.1, link="pcie", tp_from=2, tp_to=2)) == {1, 2}
+    assert backed(seen("Hopper", 0.1, link="pcie", tp_from=4, tp_to=4)) == {1, 2, 8}
+    # Of several the nearest in size counts, its own link before another one.
+    note(seen("Hopper", 0.1), seen("Hopper", 0.2, link="pcie", tp_from=2, tp_to=2), seen("Hopper", 0.3, link="fast"))
+    said = {c.num_gpus: c.backing and c.backing.error.median_error for c in ask(trust="any", top=3).configs}
+    assert said == {1: 0.1, 2: 0.2, 8: None}
 
 
 def test_the_own_family_at_another_load_says_more_than_other_families(stored: Callable[..., Ask]) -> None:

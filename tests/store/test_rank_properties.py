@@ -91,14 +91,15 @@ _runs = st.fixed_dictionaries(
 ).map(lambda run: run | ({} if run["load"] == "closed_loop" or run["request_rate"] is None else {"concurrency": None}))
 _bands = st.sampled_from([(1, 4), (5, None)])
 _errors = st.builds(
-    lambda family, kind, band, metric, models, *of: ObservedError(
-        family, kind, *band, metric, 9, models, 0.1, 0.3, 0.0, *(of if family != "NVIDIA" else ())
+    lambda family, kind, band, metric, runs, models, *of: ObservedError(
+        family, kind, *band, metric, runs, models, 0.1, 0.3, 0.0, *(of if family != "NVIDIA" else ())
     ),
     st.sampled_from([*sorted(set(FAMILIES.values())), "NVIDIA"]),
     st.sampled_from(["dense", "moe"]),
     _bands,
     st.sampled_from(["ttft_ms", "itl_ms", "output_tokens_per_s"]),
-    st.sampled_from([3, 3, 1]),
+    st.sampled_from([9, 9, 7, 250]),
+    st.sampled_from([4, 3, 1]),
     st.sampled_from(["fp8", "16-bit", "any"]),
     st.sampled_from(["single", "pcie", "any"]),
     st.just(1),

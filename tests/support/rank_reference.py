@@ -182,25 +182,34 @@ def _level(one: Row, best: Row, trust: Mapping[str, Trust], question: Question) 
     name, _ = max(question.aim.weights, key=lambda pair: pair[1])
     column = MEASURES[name].column
     metric = "itl_ms" if column == "e2e_s" else column
+    known = trust[one["engine"][0]].errors
     near = [
         error
-        for error in trust[one["engine"][0]].errors
-        if _says_of(error, one, metric)
+        for error in known
+        if _says_of(error, one, metric, known)
         and error.concurrency_from / 2 <= best["concurrency"] <= 2 * (error.concurrency_to or math.inf)
     ]
     return 1 if near else 2
 
 
-def _says_of(error: ObservedError, one: Row, metric: str) -> bool:
+def _says_of(error: ObservedError, one: Row, metric: str, known: Sequence[ObservedError]) -> bool:
     """Whether runs are of a configuration's family, kind of model, precision, link and size, whatever the load."""
     kind = "moe" if EXPERTS[one["model"]] else "dense"
     return (
         (error.gpu_family, error.model_kind, error.metric) == (FAMILIES[one["gpu"]], kind, metric)
         and error.precision == ("16-bit" if one["precision"] == "bf16" else one["precision"])
-        and error.link == ("single" if one["tensor_parallel"] == 1 else "pcie")
-        and error.tp_from <= one["tensor_parallel"] <= (error.tp_to or math.inf)
-        and error.models > 1
+        and (one["tensor_parallel"] == 1 or error.link == "pcie")
+        and one["tensor_parallel"] <= 2 * (error.tp_to or math.inf)
+        and error.runs >= 8
+        and (error.models > 1 or _is_measured_well(error.gpu_family, metric, known))
     )
+
+
+def _is_measured_well(family: str, metric: str, known: Sequence[ObservedError]) -> bool:
+    """Whether there are 200 runs of four models of a family, dense and of experts together."""
+    whole = [e for e in known if (e.gpu_family, e.metric, e.precision) == (family, metric, "any")]
+    models = [max((e.models for e in whole if e.model_kind == kind), default=0) for kind in ("dense", "moe")]
+    return sum(models) >= 4 and sum(e.runs for e in whole) >= 200
 
 
 def _held(one: Row, best: Row, trust: Mapping[str, Trust], question: Question) -> Row | None:
@@ -208,10 +217,9 @@ def _held(one: Row, best: Row, trust: Mapping[str, Trust], question: Question) -
     (name, _), *more = question.aim.weights
     if question.trust not in ("prefer", "backed") or more or MEASURES[name].column != "output_tokens_per_s":
         return None
+    known = trust[one["engine"][0]].errors
     loads = [
-        2 * (error.concurrency_to or math.inf)
-        for error in trust[one["engine"][0]].errors
-        if _says_of(error, one, "output_tokens_per_s")
+        2 * (error.concurrency_to or math.inf) for error in known if _says_of(error, one, "output_tokens_per_s", known)
     ]
     if not loads or best["concurrency"] <= max(loads):
         return None

@@ -11,6 +11,7 @@ from gpuscout.store.ranking.types import Backing, Chance, Group, Kind, RankedCon
 from gpuscout.sweeps.trust import Link, ObservedError
 
 NOT_MEASURED = "no measured runs near this"
+MEASURE_FIRST = "MEASURE BEFORE YOU BUY"
 _NAMES_OF_METRICS = LATENCIES | {"output_tokens_per_s": "tok/s"}
 # How people call a probability, from the least that each word stands for.
 _ODDS = (
@@ -80,10 +81,11 @@ def unproven(ranking: Ranking, group: Group) -> str | None:
     if config is None:
         return None
     figure = glued(f"{ranged(config.objective, config.objective_range, config.kind)} {ranking.question.aim.unit}")
-    return (
+    told = (
         f"{describe(config, group)} would be {better(ranking, config)} if its estimate holds ({figure}); nobody has "
         "measured it"
     )
+    return f"{MEASURE_FIRST}: {told}" if group.measure_first else told
 
 
 def benchmark(ranking: Ranking, group: Group, config: RankedConfig) -> str:

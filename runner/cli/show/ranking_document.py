@@ -63,7 +63,16 @@ def _slo_document(slo: Slo) -> dict[str, object]:
 
 def _group_document(group: Group) -> dict[str, object]:
     return {
-        **picked(group, *CASE, "engine", "other_engines", "caveats", "is_backed", ranked_configurations="candidates"),
+        **picked(
+            group,
+            *CASE,
+            "engine",
+            "other_engines",
+            "caveats",
+            "is_backed",
+            "measure_first",
+            ranked_configurations="candidates",
+        ),
         "configurations": [config_document(config) for config in group.configs],
         "best_per_gpu": [config_document(config) for config in group.best_per_gpu],
         "losers": [

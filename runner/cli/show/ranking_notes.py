@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from gpuscout.runner.cli.common import count, err
-from gpuscout.runner.cli.show.certainty import benchmark, chances, tie, trust, unproven
-from gpuscout.runner.cli.show.fitted import short_gpu
+from gpuscout.runner.cli.show.certainty import MEASURE_FIRST, benchmark, chances, tie, trust, unproven
+from gpuscout.runner.cli.show.fitted import bare_names, short_gpu
 from gpuscout.runner.cli.show.prices import decisions, price_notes, prices_in_short
 from gpuscout.runner.cli.show.ranking_explained import nothing
 from gpuscout.runner.cli.show.wording import (
@@ -34,6 +34,7 @@ _MARKS = {
     "?": "unmeasured",
     "=": "tie",
     "<": "an unmeasured one looks cheaper",
+    "<<": "by more than half",
     "$": "price over 180 days old",
     "#": "architecture guessed",
     "!": "deploy cannot write it",
@@ -45,11 +46,11 @@ _MARKS = {
 
 
 def marks(ranking: Ranking, group: Group, config: RankedConfig) -> str:
-    """What must be known of a row, in one letter each."""
+    """What must be known of a row, in a sign each."""
     found = "" if config.backed else "?"
     if config is group.best:
         found += "=" if group.ties else ""
-        found += "<" if group.unproven else ""
+        found += "<<" if group.measure_first else "<" if group.unproven else ""
     found += "$" if is_old(ranking, config.gpu) else ""
     found += "#" if guessed(config, group) else ""
     return found + ("!" if config.cannot_start else "")
@@ -62,14 +63,15 @@ def is_old(ranking: Ranking, gpu: str) -> bool:
 
 def legend(ranking: Ranking, rows: Sequence[str], configs: Sequence[RankedConfig]) -> str | None:
     """What the marks of these rows stand for, `configs` being those whose load is shown; None: there are none."""
-    used = set("".join(rows))
+    used = set("".join(rows).replace("<<", ""))
+    used |= {"<", "<<"} if any("<<" in row for row in rows) else set()
     used |= {"*"} if any(config.queued for config in configs) else set()
     used |= {"~"} if any(config.interpolated for config in configs) else set()
     used |= {"+"} if any(config.held for config in configs) else set()
     used |= {"^"} if any(config.assumed_tail is not None for config in configs) else set()
     meaning = dict(_MARKS)
     if not ranking.question.aim.needs("price"):
-        meaning["<"] = "an unmeasured one looks better"
+        meaning |= {"<": "an unmeasured one looks better", "<<": "more than twice as good"}
     told = (f"{mark}{GLUE}{words.replace(' ', GLUE)}" for mark, words in meaning.items() if mark in used)
     return "  ".join(told) or None
 
@@ -123,6 +125,7 @@ def after(ranking: Ranking, groups: Sequence[Group]) -> Iterator[str]:
         named = ", ".join(f"{short_gpu(gpu)} for {number}" for gpu, number in gpus)
         word = "cheaper" if ranking.question.aim.needs("price") else "better"
         yield f"{word} if unmeasured estimates hold: {len(better)} of {len(groups)}, by {by} ({named})"
+        yield from _measure_first(ranking, groups)
     if len(groups) > DETAILED:
         yield f"{one_of(groups)} says more of one, {one_of(groups)} --explain everything"
     if len(groups) <= DETAILED:
@@ -134,6 +137,20 @@ def after(ranking: Ranking, groups: Sequence[Group]) -> Iterator[str]:
     yield from imported(groups)
     if any(config.spread for group in groups for config in group.best_per_gpu):
         yield "spread: the lowest and the highest opinion of the same configuration"
+
+
+def _measure_first(ranking: Ranking, groups: Sequence[Group]) -> Iterator[str]:
+    """Where an unmeasured one looks more than twice as good, by how much for the worst of them, and what to run."""
+    far = sorted((group for group in groups if group.measure_first), key=lambda group: group.unproven_lead)
+    if not far:
+        return
+    worst = far[-1]
+    assert worst.unproven is not None
+    word = "less than half the cost" if ranking.question.aim.needs("price") else "more than twice as good"
+    yield (
+        f"{MEASURE_FIRST}: {word} if they hold for {len(far)} of {len(groups)} (<<), most for "
+        f"{bare_names([worst.model])[worst.model]}: {benchmark(ranking, worst, worst.unproven)}"
+    )
 
 
 def details(ranking: Ranking, group: Group) -> Iterator[str]:
