@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from gpuscout.runner.api.planner import max_context_len as max_context_len
     from gpuscout.runner.api.planner import model_memory_req as model_memory_req
     from gpuscout.runner.api.planner import model_total_params as model_total_params
+    from gpuscout.runner.api.prices import fetch_prices as fetch_prices
+    from gpuscout.runner.api.prices import import_skypilot as import_skypilot
     from gpuscout.runner.api.recommend import GPURecommender as GPURecommender
     from gpuscout.runner.api.recommend import filter_recommendations_by_budget as filter_recommendations_by_budget
     from gpuscout.runner.api.recommend import find_gpu_recommendations as find_gpu_recommendations
@@ -90,6 +92,7 @@ _HOMES = {
     "estimate_performance": "runner.api.estimate",
     "estimate_performance_batch": "runner.api.estimate",
     "expand": "runner.api.run",
+    "fetch_prices": "runner.api.prices",
     "filter_recommendations_by_budget": "runner.api.recommend",
     "find_gpu_recommendations": "runner.api.recommend",
     "find_possible_tp": "runner.api.planner",
@@ -105,6 +108,7 @@ _HOMES = {
     "GpuscoutError": "sweeps.errors",
     "GPUSpec": "sweeps.gpus.gpu",
     "GpuSpec": "sweeps.gpus.gpu",
+    "import_skypilot": "runner.api.prices",
     "kv_cache_req": "runner.api.planner",
     "KVCacheDetail": "runner.api.model",
     "KVCacheGroup": "runner.api.model",

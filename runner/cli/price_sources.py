@@ -13,12 +13,11 @@ import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, print_json
 from gpuscout.runner.cli.options import parse_day
-from gpuscout.runner.cli.prices import Book, Date, left_out_notes, print_saved
+from gpuscout.runner.cli.prices import Book, Date, print_saved
 from gpuscout.runner.cli.show.document import picked
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
-    from gpuscout.store.prices.offers import Chosen, Offer
     from gpuscout.store.prices.prices import Quote
 
 Rates = Annotated[
@@ -40,6 +39,8 @@ class Form(StrEnum):
 def register(prices: typer.Typer) -> None:
     book = "gpuscout prices import contract.csv --book acme --rate EUR=1.08"
     prices.command("import", epilog=f"Example: {book}")(import_prices)
+    fetch = "gpuscout prices fetch --provider AWS,Lambda --gpu 'H100*'"
+    prices.command("fetch", epilog=f"Example: {fetch}")(fetch_prices)
     own = "gpuscout prices own H100 --capex 28000 --years 4 --kw 1.1 --usd-per-kwh 0.12"
     prices.command("own", epilog=f"Example: {own}")(own_hardware)
 
@@ -63,11 +64,11 @@ def import_prices(
     A catalogue of SkyPilot holds no date (--as-of gives it) and may not say which part it means: what neither SXM, PCIe
     or NVL in a name nor the memory decides is left out and asked for (--part).
     """
+    from gpuscout.runner.api.prices import import_skypilot
     from gpuscout.store.database.connect import open_store
-    from gpuscout.store.prices.books import book_names, check_book_name, quotes_of, save_quotes
+    from gpuscout.store.prices.books import check_book_name, save_quotes
     from gpuscout.store.prices.csv_file import PriceFile
-    from gpuscout.store.prices.offers import parse_parts, quotes_of_offers
-    from gpuscout.store.prices.skypilot import SkyPilotFile
+    from gpuscout.store.prices.offers import parse_parts
     from gpuscout.store.ranking.lookup import stored_names
     from gpuscout.store.schema import gpus
 
@@ -81,21 +82,59 @@ def import_prices(
     with open_store(db, create=True) as store:
         with store.reading() as connection:
             known = tuple(stored_names(connection, gpus).ids)
-            quoted = quotes_of(connection, book_names(connection))
-        chosen = None
         if form is Form.SKYPILOT and day is not None:
-            offers = [offer for file in files for offer in SkyPilotFile(file, provider).read()]
-            chosen = quotes_of_offers(offers, book, day, parse_parts(part or (), known), quoted)
-            quotes = checked(chosen, offers)
-        else:
-            quotes = [quote for file in files for quote in PriceFile(file, book, rates, known, day).read()]
-            check_unique(quotes, files)
+            parts = parse_parts(part or (), known)
+            saved = import_skypilot(store, files, day, book=book, provider=provider, parts=parts, replace_book=replace)
+            print_saved(book, saved.chosen.quotes, saved.replaced, json=json, chosen=saved.chosen)
+            return
+        quotes = [quote for file in files for quote in PriceFile(file, book, rates, known, day).read()]
+        check_unique(quotes, files)
         with store.writing() as connection:
             gone = save_quotes(connection, quotes, replace_book=book if replace else None)
-    print_saved(book, quotes, gone, json=json, chosen=chosen)
+    print_saved(book, quotes, gone, json=json)
     for currency in sorted({*rates} - {quote.currency for quote in quotes}):
         names = ", ".join(map(str, files))
         print(f"--rate {currency} changes nothing here: no price of {names} is in {currency}", file=sys.stderr)
+
+
+def fetch_prices(
+    gpu: Annotated[list[str] | None, typer.Option("--gpu", help="H100, 'H100*', datacenter …; repeat.")] = None,
+    provider: Annotated[list[str] | None, typer.Option("--provider", help="AWS, Lambda, Vast.ai …; repeat.")] = None,
+    region: Annotated[list[str] | None, typer.Option("--region", help="us-east-1, 'us-*' …; repeat.")] = None,
+    spot: Annotated[bool | None, typer.Option("--spot/--no-spot", help="Only the spot market, or all but it.")] = None,
+    part: Parts = None,
+    book: Book = "fetched",
+    replace: Annotated[bool, typer.Option("--replace", help="Keep nothing else of the book.")] = False,
+    db: Db = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Fetch today's prices of clouds into a book of the store; nothing else of gpuscout asks for prices by itself.
+
+    On-demand, spot and reserved offers by provider and region, from the catalogues that gpuhunt publishes
+    (GPUHUNT_CATALOG_URL names another place). Providers whose API is asked at once, such as Vast.ai, are asked only
+    where --provider names them. When anything asked for cannot be had, nothing is stored.
+    """
+    from gpuscout.runner.api.prices import fetch_prices as fetch
+    from gpuscout.store.database.connect import open_store
+    from gpuscout.store.prices.offers import parse_parts
+    from gpuscout.store.ranking.lookup import stored_names
+    from gpuscout.store.schema import gpus
+    from gpuscout.sweeps.names import parted
+
+    with open_store(db, create=True) as store:
+        with store.reading() as connection:
+            parts = parse_parts(part or (), stored_names(connection, gpus).ids)
+        saved = fetch(
+            store,
+            book=book,
+            gpus=parted(gpu),
+            providers=parted(provider),
+            regions=parted(region),
+            spot=spot,
+            parts=parts,
+            replace_book=replace,
+        )
+    print_saved(book, saved.chosen.quotes, saved.replaced, json=json, chosen=saved.chosen)
 
 
 def own_hardware(
@@ -150,16 +189,6 @@ def own_hardware(
         return
     print_wrapped(costs.arithmetic)
     print_saved(book, [quote], gone, json=False)
-
-
-def checked(chosen: Chosen, offers: list[Offer]) -> list[Quote]:
-    """The quotes. Raises InputError where there are none."""
-    if chosen.quotes:
-        return chosen.quotes
-    if not offers:
-        raise InputError("no offers of GPUs there")
-    reasons = "\n".join(left_out_notes(chosen))
-    raise InputError(f"no offer can be used, nothing was stored:\n{reasons}")
 
 
 def check_unique(quotes: list[Quote], files: list[Path]) -> None:

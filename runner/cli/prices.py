@@ -15,7 +15,7 @@ from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_line
 from gpuscout.runner.cli.show.prices import price_row, prices_document, usd
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from gpuscout.store.prices.offers import Chosen
     from gpuscout.store.prices.prices import Quote
@@ -200,24 +200,7 @@ def _remarks(quote: Quote) -> str:
     return "; ".join([*parts, *([quote.note] if quote.note else [])])
 
 
-def left_out_notes(chosen: Chosen) -> list[str]:
-    """Which offers are not in the book, and why: what the user can decide first."""
-    notes = [
-        f"{name} may be {' or '.join(parts)}, {count(number, 'offer')} left out: --part '{name}={parts[0]}' decides"
-        for (name, parts), number in chosen.asked.most_common()
-    ]
-    reasons = chosen.left_out.most_common()
-    notes += [f"{count(number, 'offer')} left out: {reason}" for reason, number in reasons[:_REASONS]]
-    if len(reasons) > _REASONS:
-        rest = sum(number for _, number in reasons[_REASONS:])
-        notes.append(f"{count(rest, 'offer')} left out for {len(reasons) - _REASONS} more reasons (--json lists all)")
-    return notes
-
-
-_REASONS = 10
-
-
-def print_saved(book: str, quotes: list[Quote], gone: int, *, json: bool, chosen: Chosen | None = None) -> None:
+def print_saved(book: str, quotes: Sequence[Quote], gone: int, *, json: bool, chosen: Chosen | None = None) -> None:
     """What was stored, and of offers those that were left out."""
     today = datetime.now(UTC).date()
     # Somewhere on Earth it is tomorrow already.
@@ -227,23 +210,24 @@ def print_saved(book: str, quotes: list[Quote], gone: int, *, json: bool, chosen
     if json:
         document: dict[str, object] = {"book": book, "stored": len(quotes), "replaced": gone}
         if chosen is not None:
-            document["asked"] = [
-                {"name": name, "gpus": parts, "offers": number} for (name, parts), number in chosen.asked.most_common()
-            ]
-            document["left_out"] = [
-                {"reason": reason, "offers": number} for reason, number in chosen.left_out.most_common()
-            ]
+            shared, reasons = chosen.asked.most_common(), chosen.left_out.most_common()
+            document["asked"] = [{"name": name, "gpus": gpus, "offers": number} for (name, gpus), number in shared]
+            document["left_out"] = [{"reason": reason, "offers": number} for reason, number in reasons]
         print_json(document)
         return
-    for note in left_out_notes(chosen) if chosen else ():
+    for note in chosen.notes() if chosen else ():
         print(note, file=sys.stderr)
-    for quote in quotes[:10]:
-        print(f"{quote.gpu} {usd(quote.usd_per_gpu_hour)} USD per hour, {quote.date}, {quote.provider}")
-    more = f" ({len(quotes) - 10:,} more)" if len(quotes) > 10 else ""
-    replaced = f", {gone:,} replaced" if gone else ""
-    print(f"{count(len(quotes), 'price')} stored in {book}{replaced}{more}")
+    if len(quotes) > _LISTED:
+        for provider in sorted({quote.provider for quote in quotes}):
+            about = _summary(quote for quote in quotes if quote.provider == provider)
+            print(f"{provider}: {count(about['quotes'], 'price')} of {count(about['gpus'], 'GPU')}, {about['to']}")
+    else:
+        for quote in quotes:
+            print(f"{quote.gpu} {usd(quote.usd_per_gpu_hour)} USD per hour, {quote.date}, {quote.provider}")
+    print(f"{count(len(quotes), 'price')} stored in {book}{f', {gone:,} replaced' if gone else ''}")
 
 
+_LISTED = 10
 _QUOTES = (
     Column("book", "book"),
     Column("provider", "provider"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import date
 
@@ -21,6 +21,7 @@ from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.names import squeeze
+from gpuscout.sweeps.text import fault_in
 
 # How far the memory that a cloud states may be from that of the part: 180 and 192 GB are one B200, 16 and 32 two V100.
 _MEMORY_WITHIN = 0.15
@@ -100,20 +101,37 @@ class Offer:
 
 @dataclass
 class Chosen:
-    """The quotes of offers, and how many offers were left out for which reason."""
+    """The quotes of offers, how many offers were left out for which reason, and the names that several parts share."""
 
     quotes: list[Quote] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     asked: Counter[tuple[str, tuple[str, ...]]] = field(default_factory=Counter)
-    """Names that several parts share."""
+
+    def notes(self, most: int = 10) -> list[str]:
+        """Which offers are left out, and why: what the user can decide first."""
+        notes = [
+            f"{name} may be {' or '.join(parts)}, {_offers(number)} left out: --part '{name}={parts[0]}' decides"
+            for (name, parts), number in self.asked.most_common()
+        ]
+        reasons = self.left_out.most_common()
+        notes += [f"{_offers(number)} left out: {reason}" for reason, number in reasons[:most]]
+        if rest := sum(number for _, number in reasons[most:]):
+            notes.append(f"{_offers(rest)} left out for {len(reasons) - most} more reasons (--json lists all)")
+        return notes
 
 
 def quotes_of_offers(
-    offers: Iterable[Offer], book: str, day: date, parts: Mapping[str, str], known: Iterable[Quote]
+    offers: Iterable[Offer],
+    book: str,
+    day: date | Mapping[str, date],
+    parts: Mapping[str, str],
+    known: Iterable[Quote],
+    gpus: Set[str] = frozenset(),
 ) -> Chosen:
     """What a book holds of these offers: of several of one identity (zones of a region) the cheapest.
 
-    `parts`: GPU by name, as the user says. `known`: quotes that tell which GPU an instance type has.
+    `day`: of all, or by provider. `parts`: GPU by name, as the user says. `known`: quotes that tell which GPU an
+    instance type has. `gpus`: no others; none: all.
     """
     by_instance = {
         (quote.provider.casefold(), quote.instance_type.casefold()): quote.gpu
@@ -121,40 +139,53 @@ def quotes_of_offers(
         if quote.exact and quote.instance_type
     }
     said = {squeeze(name): gpu for name, gpu in parts.items()}
-    chosen, cheapest = Chosen(), dict[tuple[str, ...], Quote]()
+    offers = list(offers)
+    sizes: dict[tuple[str, str], set[int]] = {}
     for offer in offers:
+        sizes.setdefault((offer.provider, offer.instance_type), set()).add(offer.num_gpus)
+    chosen, cheapest = Chosen(), dict[tuple[object, ...], Quote]()
+    for offer in offers:
+        if fault := next(filter(None, map(fault_in, (offer.gpu, offer.region, offer.instance_type))), None):
+            chosen.left_out[fault] += 1
+            continue
         if offer.num_gpus < 1:
             chosen.left_out["shares of a GPU"] += 1
             continue
-        gpu = said.get(squeeze(offer.named)) or said.get(squeeze(offer.gpu))
-        if gpu is None:
-            found = _parts(offer, by_instance)
-            if len(found) > 1:
-                chosen.asked[offer.named, tuple(found)] += 1
-                continue
-            if not found:
-                chosen.left_out[f"{offer.named} is no GPU of the catalogue"] += 1
-                continue
-            gpu = found[0]
+        mine = said.get(squeeze(offer.named)) or said.get(squeeze(offer.gpu))
+        found = [mine] if mine else _parts(offer, by_instance)
+        if gpus and gpus.isdisjoint(found):
+            continue
+        if len(found) > 1:
+            chosen.asked[offer.named, tuple(found)] += 1
+            continue
+        if not found:
+            chosen.left_out[f"{offer.named} is no GPU of the catalogue"] += 1
+            continue
         usd = offer.usd_per_hour / offer.num_gpus
         if wrong := check_price(usd):
             chosen.left_out[f"{offer.provider} {offer.instance_type}: {wrong}"] += 1
             continue
+        # A name that is sold in several sizes is an instance of each.
+        several = len(sizes[offer.provider, offer.instance_type]) > 1 and offer.instance_type
         quote = Quote(
-            *(book, gpu, offer.provider, usd, day),
+            *(book, found[0], offer.provider, usd, day if isinstance(day, date) else day[offer.provider]),
             purchase=offer.purchase,
             region=offer.region,
-            instance_type=offer.instance_type,
+            instance_type=f"{offer.num_gpus}x {offer.instance_type}" if several else offer.instance_type,
             gpus_per_instance=offer.num_gpus,
             exact=offer.exact,
             source=offer.source,
             note="; ".join(filter(None, ("marketplace" * (offer.provider in MARKETPLACES), offer.note))),
         )
-        same = (gpu, quote.provider, quote.instance_type, quote.purchase, quote.region)
+        same = (quote.gpu, quote.provider, quote.instance_type, quote.purchase, quote.region)
         if same not in cheapest or usd < cheapest[same].usd_per_gpu_hour:
             cheapest[same] = quote
     chosen.quotes = list(cheapest.values())
     return chosen
+
+
+def _offers(number: int) -> str:
+    return f"{number:,} offer{'s' * (number != 1)}"
 
 
 def _parts(offer: Offer, by_instance: Mapping[tuple[str, str], str]) -> list[str]:

@@ -248,10 +248,10 @@ def test_what_is_no_catalogue_or_lacks_what_it_cannot_hold(
     assert "is not NAME=GPU" in run("import", *on, path, "--part", "L4", status=2)
     assert "did you mean" in run("import", *on, path, "--part", "L4=H10O", status=2)
     assert "--part and --provider are for" in run("import", book, "--part", "L4=L4", status=2)
-    assert "no offer can be used, nothing was stored" in run(
+    assert "none of 1 offers is stored\n    1 offer left out: K80 is no" in run(
         "import", *on, catalogue("x,K80,1,8,16,,0.3,,r,"), status=2
     )
-    assert "no offers of GPUs there" in run("import", *on, catalogue("x,,,8,16,,0.3,,r,"), status=2)
+    assert "none of 0 offers is stored" in run("import", *on, catalogue("x,,,8,16,,0.3,,r,"), status=2)
     assert "cannot read" in run("import", *on, tmp_path / "gcp.csv", status=2)
     (tmp_path / "gcp.csv").write_bytes(b"\xff\xfe\x00")
     assert "it is not UTF-8 text" in run("import", *on, tmp_path / "gcp.csv", status=2)
