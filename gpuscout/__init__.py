@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from gpuscout.store.database.connect import open_store as open_store
     from gpuscout.store.prices.own_hardware import OwnHardware as OwnHardware
     from gpuscout.store.prices.prices import PriceRules as PriceRules
+    from gpuscout.store.queries.batch import Batch as Batch
+    from gpuscout.store.queries.batch import batch_capacity as batch_capacity
     from gpuscout.store.queries.capacity import Demand as Demand
     from gpuscout.store.queries.frames import to_dataframe as to_dataframe
     from gpuscout.store.queries.moving import Scaling as Scaling
@@ -84,6 +86,8 @@ _HOMES = {
     "AnalysisConfig": "runner.api.analysis",
     "AnalysisMetrics": "runner.api.analysis",
     "Architecture": "sweeps.models.architecture",
+    "Batch": "store.queries.batch",
+    "batch_capacity": "store.queries.batch",
     "BentoMLEstimator": "runner.api.bentoml",
     "capacity_over_time": "store.queries.moving_question",
     "Case": "sweeps.cases",

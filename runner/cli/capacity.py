@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gpuscout.runner.cli.capacity_batch import BatchOptions, print_batch
 from gpuscout.runner.cli.capacity_load import MovingOptions, print_load
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, leave_if_nothing, print_json
 from gpuscout.runner.cli.options import Filters, LimitOptions, PriceOptions, grouped
@@ -37,6 +38,7 @@ def capacity(
     prices: PriceOptions,
     output: Output,
     moving: MovingOptions,
+    batch: BatchOptions,
     rate: Annotated[
         list[str] | None,
         typer.Option("--rate", help="Requests per second: 50, 300/min, chat=50; repeat.", rich_help_panel=_LOAD),
@@ -83,11 +85,21 @@ def capacity(
     demand = Demand(headroom, min_replicas, spare, whole_nodes)
     question = limits.limited(filters.question())
     if moving.load is not None:
-        if rates:
-            raise InputError("--load replaces --rate, --tokens-rate and --users: leave them out")
+        if rates or batch.batch:
+            raise InputError("--load replaces --rate, --tokens-rate, --users and --batch: leave them out")
         print_load(db, question, moving, demand, prices, output)
         return
-    moving.check_unused()
+    batch.check()
+    moving.check_unused(but=("startup",) if batch.batch else ())
+    if batch.batch:
+        if rates or (headroom, min_replicas, spare) != (0.2, 1, 0):
+            raise InputError(
+                "--batch is work without a rate: leave out --rate, --tokens-rate, --users, --headroom, --min-replicas "
+                "and --spare"
+            )
+        unlimited = limits.limited(filters.question(), by_default=False)
+        print_batch(db, unlimited, batch, moving.startup, prices, output, whole_nodes=whole_nodes)
+        return
     with open_store(db) as store, store.reading() as connection:
         question = replace(question, prices=prices.rules(stored_names(connection, gpus).ids))
         found = sized(connection, question, rates, demand, further=top)

@@ -58,10 +58,10 @@ class MovingOptions:
         bool, _option("--over-time", help="Print the replicas over time of the cheapest (--csv, --md).")
     ] = False
 
-    def check_unused(self) -> None:
+    def check_unused(self, but: Iterable[str] = ()) -> None:
         """Raises InputError where an option about a load is given without one."""
         for one in fields(self):
-            if getattr(self, one.name) != one.default:
+            if one.name not in but and getattr(self, one.name) != one.default:
                 raise InputError(f"--{one.name.replace('_', '-')} is about --load, which is not given")
 
     def scaling(self) -> Scaling:

@@ -222,7 +222,8 @@ class LimitOptions(SloOptions):
         bool, _aim("--no-slo", help=f"No limit. Unless one is given, ITL <= {DEFAULT_ITL_MS:g} ms counts.")
     ] = False
 
-    def limited(self, question: Question) -> Question:
+    def limited(self, question: Question, *, by_default: bool = True) -> Question:
+        """The question with these limits, `by_default` the one that counts where none is given. Raises InputError."""
         from gpuscout.store.ranking.confidence import CAUTIOUS, EXPECTED
 
         if self.cautious and self.confidence is not None:
@@ -231,7 +232,7 @@ class LimitOptions(SloOptions):
         if self.no_slo and self.slo:
             raise InputError("--no-slo lifts all limits: leave --slo out")
         return dataclasses.replace(
-            with_default_limit(super().limited(question), no_slo=self.no_slo),
+            with_default_limit(super().limited(question), no_slo=self.no_slo or not by_default),
             interpolate=not self.no_interpolate,
             trust=self.trust.casefold(),
             confidence=confidence,

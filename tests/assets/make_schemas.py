@@ -39,6 +39,11 @@ ASKED: dict[str, list[list[str]]] = {
         ["capacity", "--load", "0:00=2,8:00=40,18:00=10", "--reserved-price", "H100=1.5"],
         ["capacity", "--load", "0=2,60=9", "--slo", "itl<=0.001ms"],
     ],
+    "capacity-batch": [
+        ["capacity", "--batch", "5M", "--within", "8h"],
+        ["capacity", "--batch", "5M", "--within", "8h", "--interruptions", "1/d", "--spot-price", "H100=1.5"],
+        ["capacity", "--batch", "2B tokens", "--within", "8h", "--slo", "itl<=0.001ms"],
+    ],
     "compare": [["compare", "server:vllm", "server:sglang"], ["compare", "now", "price:H100=1.8"]],
     "query": [["query", "--limit", "20"], ["query", "--kind", "measured"]],
     "pareto": [["pareto"], ["pareto", "--metrics", "cost,ttft,itl", "--kind", "measured"]],

@@ -20,10 +20,11 @@ from gpuscout.store.prices.prices import GpuPrice, PriceRules, Quote, packed
 from gpuscout.store.queries.capacity import HOURS_PER_MONTH, Demand, load_at, plan, replicas_for
 from gpuscout.store.queries.capacity_question import Rate, capacity
 from gpuscout.store.ranking.rank import Question
-from gpuscout.store.ranking.types import Cause, RankedConfig
+from gpuscout.store.ranking.types import Cause
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.slo import parse_slo
 from gpuscout.sweeps.spec.spec import spec_from_mapping
+from tests.support.ranked import a_config
 
 SPEC = {
     "name": "small",
@@ -41,36 +42,6 @@ demands = st.builds(
     spare=st.integers(0, 3),
     whole_nodes=st.booleans(),
 )
-
-
-def a_config(rate: float, num_gpus: int) -> RankedConfig:
-    return RankedConfig(
-        task_id=1,
-        gpu="H100",
-        num_gpus=num_gpus,
-        tensor_parallel=num_gpus,
-        pipeline_parallel=1,
-        data_parallel=1,
-        expert_parallel=1,
-        precision="fp8",
-        kv_precision="fp8",
-        server="vllm",
-        gpu_memory_utilization=0.9,
-        max_model_len=1536,
-        engine="roofline",
-        fingerprint="f",
-        concurrency=64,
-        ttft_ms=100.0,
-        itl_ms=10.0,
-        e2e_s=5.0,
-        output_tokens_per_s=rate * 512,
-        requests_per_s=rate,
-        bound="memory",
-        queued=False,
-        place=1,
-        objective=1.0,
-        behind_best=0.0,
-    )
 
 
 @given(rates, rates, demands)

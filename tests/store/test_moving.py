@@ -1,4 +1,7 @@
-"""Loads that move: files are read as they say, and replicas, misses and money are those of a second-by-second count."""
+"""Loads that move: files are read as they say, and replicas, misses and money are those of a second-by-second count.
+
+And batches: what finishes so much work in time, and what interruptions leave of a spot machine's time.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,13 @@ from gpuscout import run
 from gpuscout.runner.cli.capacity_load import parse_duration
 from gpuscout.runner.cli.main import execute
 from gpuscout.store.database.connect import Store, open_store
+from gpuscout.store.queries.batch import Batch, offer_of
 from gpuscout.store.queries.capacity import Demand, replicas_for
 from gpuscout.store.queries.moving import Scaling, fleets_of, missed_share, needed, over_time
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.spec.spec import spec_from_mapping
 from gpuscout.sweeps.traffic.moving import MOST_STEPS, Series, read_load, read_rates
+from tests.support.ranked import a_config
 
 SPEC = {
     "name": "small",
@@ -301,10 +306,10 @@ def test_both_databases_cost_alike(
 ) -> None:
     run(spec_from_mapping(SPEC), store)
     arguments = ("--load", a_file(tmp_path, DAY), "--reserved-price", "H100=1.5", "--slo", "itl<=15ms", "--json")
-    assert (
-        json.loads(ask(capsys, store_url, *arguments))["groups"]
-        == json.loads(ask(capsys, database, *arguments))["groups"]
-    )
+    batch = ("--batch", "5M", "--within", "8h", "--interruptions", "1/d", "--spot-price", "H100=1", "--json")
+    for asked in (arguments, batch):
+        one, other = (json.loads(ask(capsys, url, *asked))["groups"] for url in (store_url, database))
+        assert one == other
 
 
 def test_the_document_adds_up(database: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -387,3 +392,112 @@ def test_questions_that_cannot_be(
     }
     given = [a_file(tmp_path, files[one]) if one in files else one for one in arguments]
     assert told in ask(capsys, database, *given, status=2)
+
+
+# --- batches -----------------------------------------------------------------------------------------------------
+
+works = st.builds(
+    Batch,
+    amount=st.floats(1, 1e9),
+    within_s=st.floats(3000, 1e6),
+    startup_s=st.floats(0, 900),
+    interruptions_per_h=st.floats(0, 2),
+    lost_work_s=st.floats(0, 900),
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(works, st.floats(1, 100), st.sampled_from([1, 2, 8, 16]), st.sampled_from(["on-demand", "spot"]))
+def test_a_batch_is_done_in_time_and_with_one_replica_less_it_is_not(
+    work: Batch, each: float, num_gpus: int, purchase: str
+) -> None:
+    config = a_config(each, num_gpus)
+    offer = offer_of(work, work.amount, each, config, 8, lambda replicas: 3.0 * replicas * num_gpus, purchase)
+    assert offer is not None
+    lasting = work.lasting(2 if num_gpus == 16 else 1) if purchase == "spot" else 1.0
+
+    def seconds(replicas: int) -> float:
+        return work.startup_s + work.amount / (replicas * each * lasting)
+
+    assert offer.seconds == pytest.approx(seconds(offer.replicas))
+    assert offer.seconds <= work.within_s * (1 + 1e-6)
+    assert offer.replicas == 1 or seconds(offer.replicas - 1) > work.within_s * (1 - 1e-6)
+    assert offer.usd == pytest.approx(3.0 * offer.gpu_hours)
+    assert offer.gpu_hours == pytest.approx(offer.gpus * offer.seconds / 3600)
+
+
+@pytest.mark.parametrize(("rate", "startup", "lost"), [(0.5, 180, 300), (4, 60, 600), (0, 180, 300)])
+def test_what_interruptions_leave_is_what_they_leave_when_played(rate: float, startup: float, lost: float) -> None:
+    work = Batch(1, 1e6, startup_s=startup, interruptions_per_h=rate, lost_work_s=lost)
+    if not rate:
+        assert work.lasting(1) == 1
+        return
+    stretches = np.random.default_rng(7).exponential(3600 / rate, 400_000)
+    lasting = np.maximum(0.0, stretches - startup - lost).sum() / stretches.sum()
+    assert work.lasting(1) == pytest.approx(lasting, abs=0.005)
+
+
+def test_a_batch_on_the_command_line(
+    database: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("--batch", "chat=5M", "--within", "8h", "--price", "H100=3", "--price", "L4=0.5")
+    spot = ("--interruptions", "0.1/h", "--spot-price", "H100=1")
+    document = json.loads(ask(capsys, database, *asked, *spot, "--json"))
+    (group,) = document["groups"]
+    assert (group["requests"], group["output_tokens"], document["slos"]) == (5e6, 5e6 * 512, [])
+    plans = {plan["gpu"]: plan for plan in group["plans"]}
+    cheap, dear = plans["H100-SXM-80GB"]["offers"]
+    assert (cheap["purchase"], dear["purchase"]) == ("spot", "on-demand")
+    assert [offer["purchase"] for offer in plans["L4"]["offers"]] == ["on-demand"]
+    assert dear["usd"] == pytest.approx(3 * dear["gpu_hours"])
+    assert cheap["gpu_hours"] > dear["gpu_hours"]
+    for offer in (cheap, dear):
+        assert offer["seconds"] <= 8 * 3600
+        assert offer["usd_low"] <= offer["usd"] <= offer["usd_high"]
+        assert offer["safe_replicas"] >= offer["replicas"]
+    # The same in tokens, and with a limit that a whole batch has only when asked.
+    tokens = json.loads(ask(capsys, database, "--batch", "2.56B tokens", *asked[2:], "--workload", "chat", "--json"))
+    assert tokens["groups"][0]["plans"][0]["offers"][0] == pytest.approx(
+        next(o for o in group["plans"][0]["offers"] if o["purchase"] == "on-demand")
+    )
+    limited = json.loads(ask(capsys, database, *asked, "--slo", "itl<=8ms", "--json"))["groups"][0]
+    assert limited["plans"][0]["offers"][0]["usd"] > dear["usd"]
+    for width in (80, 110):
+        monkeypatch.setenv("COLUMNS", str(width))
+        shown = ask(capsys, database, *asked, *spot)
+        assert max(map(len, shown.splitlines())) <= width
+    said = " ".join(shown.split())
+    assert "within 8 h; no limit on latencies; nothing is kept free" in said
+    assert "no spot price of L4: --spot-price 'L4'=USD" in said
+    assert "98.7 % of the paid time of a machine is work that lasts" in said
+    assert len(list(csv.DictReader(io.StringIO(ask(capsys, database, *asked, *spot, "--csv"))))) == 3
+    nothing = ask(capsys, database, *asked, "--slo", "itl<=0.01ms", status=6)
+    assert "no configuration can do it" in nothing
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--batch", "5M"], "--batch needs the time it may take"),
+        (["--within", "8h"], "--within is about --batch"),
+        (["--batch", "5M", "--within", "2min"], "within 120 s of machines that take 180 s to start"),
+        (["--batch", "many", "--within", "8h"], 'invalid amount "many"'),
+        (["--batch", "0", "--within", "8h"], "invalid amount"),
+        (["--batch", "-5M", "--within", "8h"], "invalid amount"),
+        (["--batch", "5M", "--within", "8"], "--within: invalid time"),
+        (["--batch", "5M", "--within", "8h", "--rate", "5"], "work without a rate"),
+        (["--batch", "5M", "--within", "8h", "--headroom", "0.5"], "work without a rate"),
+        (["--batch", "5M", "--within", "8h", "--spot-price", "H100=1"], "--spot-price is about --interruptions"),
+        (["--batch", "5M", "--within", "8h", "--interruptions", "often"], "--interruptions: invalid rate"),
+        (["--batch", "5M", "--within", "8h", "--interruptions", "2000/h"], "expected 0 to 1000"),
+        (["--batch", "5M", "--within", "8h", "--scale-up", "5min"], "--scale-up is about --load"),
+        (["--batch", "chat=5M", "--batch", "chat=1M", "--within", "8h"], "a workload has two batches"),
+        (["--batch", "chat=5M", "--batch", "1M", "--within", "8h"], "either all batches name a workload"),
+        (["--batch", "chat=5M", "--within", "8h", "--workload", "chat"], "leaves no choice to --workload"),
+        (["--batch", "5M", "--within", "8h", "--load", "0=1,5=2"], "--load replaces"),
+    ],
+)
+def test_batches_that_cannot_be(
+    database: str, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    assert told in ask(capsys, database, *arguments, status=2)

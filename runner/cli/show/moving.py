@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from gpuscout.runner.cli.show.wording import (
     workload,
     wrapped,
 )
-from gpuscout.store.queries.capacity import HOURS_PER_MONTH
+from gpuscout.store.queries.capacity import HOURS_PER_MONTH, Out
 from gpuscout.store.queries.moving import Fleet, MovingPlan, OverTime
 from gpuscout.store.queries.moving_question import CapacityOverTime, MovingGroup
 
@@ -73,8 +73,9 @@ def moving_lines(found: CapacityOverTime, width: int) -> list[str]:
             f"no reserved price of {named}: --reserved-price '{short_gpu(unreserved[0])}'=USD, or a price book"
         )
     notes.append(
-        f"autoscaled: replicas are ordered {_time(scaling.scale_up_s)} after a rise, ready {_time(scaling.startup_s)} "
-        f"later and end when fewer do for {_time(scaling.scale_down_s)}; so many are always on that at most "
+        f"autoscaled: replicas are ordered {spell_time(scaling.scale_up_s)} after a rise, ready "
+        f"{spell_time(scaling.startup_s)} later and end when fewer do for {spell_time(scaling.scale_down_s)}; so many "
+        f"are always on that at most "
         f"{share(scaling.most_missed)} of the requests come while too few are ready (missed). A month is this load "
         f"over and over for {HOURS_PER_MONTH} h. safe: sized to hold with a probability of 90 %."
     )
@@ -155,8 +156,13 @@ def _notes(found: CapacityOverTime, group: MovingGroup) -> Iterator[str]:
             "the workload has others: gpuscout workloads from-trace writes one that fits"
         )
     yield from group.group.caveats
+    yield from gpus_out(group.out)
+
+
+def gpus_out(outs: Iterable[Out]) -> Iterator[str]:
+    """The GPU types that cannot do it, those with the same reason together."""
     reasons: dict[str, list[str]] = {}
-    for one in group.out:
+    for one in outs:
         reasons.setdefault(cause(one.cause, one.slo), []).append(short_gpu(one.gpu))
     for reason, gpus in sorted(reasons.items()):
         yield f"out: {', '.join(gpus)}: {reason}"
@@ -172,8 +178,12 @@ def bars(course: OverTime, width: int = 48) -> str:
     return f"{''.join(_BARS[int(height)] for height in heights)} {least:,} to {most:,}"
 
 
-def _time(seconds: float) -> str:
-    return f"{seconds / 60:g} min" if seconds >= 60 else f"{seconds:g} s"
+def spell_time(seconds: float) -> str:
+    """ "45 s", "7.5 min", "12.3 h" """
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size or (seconds >= size and seconds % size == 0):
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
 
 
 def _totals(found: CapacityOverTime, groups: list[MovingGroup]) -> Iterator[str]:
