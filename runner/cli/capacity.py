@@ -68,8 +68,9 @@ def capacity(
 ) -> None:
     """Size a deployment for a load: replicas, GPUs, nodes and USD, for each GPU type. Computes nothing.
 
-    A replica takes the requests per second that it sustains within all --slo limits, less the headroom; all its GPUs
-    are paid, busy or not. A month has 730 hours. Exit status 6: nothing can carry the load.
+    A replica takes the requests per second that it sustains within all --slo limits, less the headroom: of rates that
+    were simulated (load: request_rate) the highest within the limits. All its GPUs are paid, busy or not. A month has
+    730 hours. Exit status 6: nothing can carry the load.
     """
     from gpuscout.runner.cli.show.capacity_table import print_capacity
     from gpuscout.store.database.connect import open_store
@@ -137,12 +138,13 @@ _PLAN = (
     *("replicas", "gpus", "gpus_paid", "gpus_per_node", "replicas_per_node", "nodes", "usd_per_month", "usd_per_mtok"),
     *("headroom", "requests_per_s", "requests_per_s_per_replica"),
 )
-_LOADED = ("concurrency", "ttft_ms", "itl_ms", "e2e_s")
+_LOADED = ("concurrency", "ttft_ms", "itl_ms", "e2e_s", "request_rate")
 _SAFE = {"safe_replicas": "replicas", "safe_gpus": "gpus", "safe_usd_per_month": "usd_per_month"}
 
 
 def _row(group: GroupCapacity, plan: Plan) -> dict[str, Any]:
     """Latencies are those of a replica at full load; with "at_rate" before them, at its share of the asked rate.
+    `request_rate`: the rate of one replica at which they were simulated; nothing: they are of a closed loop.
 
     Low and high are the ends of 80 % intervals; what is "safe" holds with a probability of 90 %.
     """
@@ -233,7 +235,7 @@ def capacity_document(found: Capacity) -> dict[str, object]:
         "prices": prices_document(found.prices),
         "groups": [
             {
-                **picked(group.group, *CASE, "engine", "caveats"),
+                **picked(group.group, *CASE, "engine", "caveats", "traffic"),
                 "users": group.users,
                 "requests_per_s": group.rate,
                 "output_tokens_per_s": group.rate * group.group.output_len,
@@ -259,6 +261,7 @@ def capacity_document(found: Capacity) -> dict[str, object]:
 
 def _plans(group: GroupCapacity, plans: Iterable[Plan]) -> list[dict[str, Any]]:
     """The rows with the settings of their configurations, less what the group says already."""
+    from gpuscout.runner.cli.show.ranking_document import percentiles_document
     from gpuscout.sweeps.settings import PARALLELISM
 
     settings = (*PARALLELISM, "precision", "kv_precision")
@@ -268,6 +271,8 @@ def _plans(group: GroupCapacity, plans: Iterable[Plan]) -> list[dict[str, Any]]:
         {name: value for name, value in _row(group, plan).items() if name not in said}
         | {"gpus_per_replica": plan.config.num_gpus}
         | picked(plan.config, *settings, *more, "assumed_tail")
+        | {"percentiles": percentiles_document(plan.config.percentiles)}
+        | {"at_rate_percentiles": percentiles_document(plan.at_load.percentiles if plan.at_load else {})}
         | {"limits": [{"slo": str(chance.slo), **picked(chance, "probability")} for chance in plan.config.chances]}
         for plan in plans
     ]

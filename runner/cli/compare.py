@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count
-from gpuscout.runner.cli.options import AimOptions, Filters, PriceOptions, grouped
+from gpuscout.runner.cli.options import AimOptions, DeploymentRate, Filters, PriceOptions, grouped
 from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, print_json_rows, print_rows
 
@@ -40,6 +40,7 @@ def compare(
         typer.Argument(metavar="B", help="… gpu:H100, precision:fp8, version:0.19, now, price:H100=1.8 …"),
     ],
     top: Annotated[int, typer.Option("--top", min=0, help="Of the largest changes, how many to list.")] = 5,
+    rate: DeploymentRate = None,
     db: Db = DEFAULT_STORE,
 ) -> None:
     """Compare two answers to one question: what was added, vanished and changed, and whether the winner did.
@@ -54,7 +55,7 @@ def compare(
     from gpuscout.store.ranking.lookup import stored_names
     from gpuscout.store.schema import gpus
 
-    question = aim.asked(filters.question())
+    question = replace(aim.asked(filters.question()), request_rate=rate)
     with open_store(db) as store, store.reading() as connection:
         question = replace(question, prices=prices.rules(stored_names(connection, gpus).ids))
         found = compared(connection, *sides_of(connection, a, b, question))
@@ -76,7 +77,7 @@ def _print(found: Comparison, top: int) -> None:
 
     shared, alone = _sided(found)
     # A narrow table can do without the workload only where it does not tell rows apart.
-    one_workload = ["workload"] if len({(w.input_len, w.output_len) for w in found.winners}) == 1 else []
+    one_workload = ["workload"] if len({(w.input_len, w.output_len, w.traffic) for w in found.winners}) == 1 else []
     for line in _summary(found, shared, alone):
         print_wrapped(line)
     told = [winner for winner in shared if winner.changes]
@@ -186,11 +187,17 @@ def _signed(value: float) -> str:
 def _words(change: Change, config: RankedConfig | None) -> str | None:
     from gpuscout.runner.cli.show.wording import configuration
 
-    return None if config is None else configuration(config, change.input_len, change.output_len)
+    if config is None:
+        return None
+    at = f" at {config.request_rate:g}/s" if config.request_rate is not None else ""
+    return configuration(config, change.input_len, change.output_len) + at
 
 
 def _workload(told: Change | Winner) -> str:
-    return told.workload or f"{told.input_len}/{told.output_len}"
+    from gpuscout.runner.cli.show.wording import traffic_words
+
+    name = told.workload or f"{told.input_len}/{told.output_len}"
+    return ", ".join([name, *(traffic_words(told.traffic) if told.traffic else ())])
 
 
 # Without the organisation: names are long, and so are those of configurations.

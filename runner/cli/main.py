@@ -32,6 +32,7 @@ from gpuscout.runner.cli import (
     sweeps,
     workloads,
 )
+from gpuscout.runner.cli.aliases import Suggesting
 from gpuscout.runner.cli.crash import traced, write_report
 from gpuscout.runner.cli.secrets import hide_password
 from gpuscout.runner.cli.streams import OutputFailed, give_up, use_printable_streams
@@ -40,6 +41,7 @@ from gpuscout.sweeps.text import said, without_passwords
 
 app = typer.Typer(
     name="gpuscout",
+    cls=Suggesting,
     help="Which GPUs should serve this model, and what will it cost?",
     epilog="Start with: gpuscout init && gpuscout run sweep.yaml",
     no_args_is_help=True,

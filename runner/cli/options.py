@@ -145,6 +145,14 @@ class Filters:
         )
 
 
+DeploymentRate = Annotated[
+    float | None,
+    _filter(
+        "--rate", help="Requests/s that one deployment serves: estimates at the lowest stored rate that is enough."
+    ),
+]
+
+
 @dataclass(frozen=True)
 class PriceOptions:
     """Which prices count."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, err
-from gpuscout.runner.cli.options import Filters, PriceOptions, SloOptions, grouped
+from gpuscout.runner.cli.options import DeploymentRate, Filters, PriceOptions, SloOptions, grouped
 from gpuscout.runner.cli.query import AllVersions, Columns, Plot
 from gpuscout.runner.cli.show.output import Column, Output, Row, a_figure, print_json_rows, print_rows
 
@@ -59,6 +59,7 @@ def pareto(
     columns: Columns = None,
     all_versions: AllVersions = False,
     plot: Plot = None,
+    rate: DeploymentRate = None,
     db: Db = DEFAULT_STORE,
 ) -> None:
     """Show the frontier of operating points for each model and workload. Computes nothing.
@@ -80,9 +81,12 @@ def pareto(
 
         check_plot(plot)
     axes = [metric_of(name) for name in metrics.split(",")]
-    question = limits.limited(filters.question())
+    question = replace(limits.limited(filters.question()), request_rate=rate)
     names = chosen(
-        columns, output, [name for name in TABLE if name not in _ABOVE and not name.startswith("output_tokens")]
+        columns,
+        output,
+        [name for name in TABLE if name not in _ABOVE and not name.startswith("output_tokens")],
+        slos=question.slos,
     )
     with open_store(db) as store, store.reading() as connection:
         question = replace(question, prices=prices.rules(stored_names(connection, gpus).ids))

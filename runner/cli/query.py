@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, err, print_json, print_table
-from gpuscout.runner.cli.options import Filters, PriceOptions, SloOptions, grouped
+from gpuscout.runner.cli.options import DeploymentRate, Filters, PriceOptions, SloOptions, grouped
 from gpuscout.runner.cli.show.output import Column, Output, print_json_rows, print_rows
 from gpuscout.sweeps.errors import InputError
 
@@ -66,6 +66,7 @@ def query(
     list_columns: Annotated[bool, typer.Option("--list-columns", help="List all columns.")] = False,
     plot: Plot = None,
     latency: Annotated[Latency, typer.Option("--latency", help="What --plot shows the throughput over.")] = Latency.ITL,
+    rate: DeploymentRate = None,
     db: Db = DEFAULT_STORE,
 ) -> None:
     """Show operating points of the store, estimated and measured. Computes nothing.
@@ -87,7 +88,7 @@ def query(
         check_plot(plot)
     if show is Show.TUNING and (columns or sort or plot):
         raise InputError("--columns, --sort and --plot are about operating points, not --show tuning")
-    question = limits.limited(filters.question())
+    question = replace(limits.limited(filters.question()), request_rate=rate)
     with open_store(db) as store, store.reading() as connection:
         if show is Show.TUNING:
             _print_tuning(reported(connection, question, show.value), limit or None, output)
@@ -106,7 +107,7 @@ def _print_points(reader: PointReader, given: str | None, sort: list[str], limit
     from gpuscout.runner.cli.show.points import DROP, chosen, column_of, limits_document, price_remarks, telling
     from gpuscout.runner.cli.show.wording import assumed, print_wrapped
 
-    names = chosen(given, output)
+    names = chosen(given, output, slos=reader.question.slos)
     # One more than is shown tells whether there are more.
     rows = _some(reader, reader.rows(names, sort=sort, limit=None if limit is None else limit + 1))
     shown = islice(rows, limit)

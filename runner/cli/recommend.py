@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, err, leave_if_nothing, out, print_json
-from gpuscout.runner.cli.options import AimOptions, Filters, Have, PriceOptions, Sort, grouped, owned
+from gpuscout.runner.cli.options import AimOptions, DeploymentRate, Filters, Have, PriceOptions, Sort, grouped, owned
 from gpuscout.runner.cli.show.output import Output
 from gpuscout.sweeps.errors import InputError
 
@@ -32,10 +32,7 @@ def recommend(
     filters: Filters,
     prices: PriceOptions,
     output: Output,
-    rate: Annotated[
-        float | None,
-        typer.Option("--rate", min=0, help="Requests/s that one deployment must serve: estimates at that rate."),
-    ] = None,
+    rate: DeploymentRate = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Configurations per model, of other GPUs first.")] = 1,
     have: Have = None,
     sort: Sort = None,

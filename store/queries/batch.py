@@ -22,6 +22,7 @@ from gpuscout.store.prices.prices import Prices
 from gpuscout.store.queries.capacity import Out, expected_rates, identity_of, out_of, rate_of
 from gpuscout.store.queries.capacity_question import both_rankings, case_of, node_sizes
 from gpuscout.store.queries.moving import Hourly, hourly_of
+from gpuscout.store.queries.simulated_rates import of_one_load
 from gpuscout.store.ranking.rank import Question, Ranking
 from gpuscout.store.ranking.types import Group, RankedConfig, Trusted
 from gpuscout.sweeps.errors import InputError
@@ -164,7 +165,7 @@ def batch_capacity(
     for batch in batches:
         ranking, safe = both_rankings(connection, replace(question, workload=batch.workload or question.workload))
         rankings.append(ranking)
-        for group in ranking.groups:
+        for group in of_one_load(ranking.groups, arriving=False):
             known = {"on-demand": ranking.prices} | ({} if spot is None else {"spot": spot})
             groups.append(_planned(group, safe.get(case_of(group)), batch, known, nodes, question, whole_nodes))
     return BatchCapacity(batches, tuple(rankings), tuple(groups), spot)

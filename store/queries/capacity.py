@@ -1,7 +1,8 @@
 """Sizes deployments for a load: replicas, GPUs, nodes and money for so many requests a second. Pure arithmetic.
 
 *One replica* sustains the requests per second of its operating point: the highest within all SLOs. It is never asked
-for more; a share of it, the headroom, is kept free.
+for more; a share of it, the headroom, is kept free. Where rates were simulated it is the highest of those within all
+SLOs, and what a replica sees at its share of the load is a simulated point too (`simulated_rates`).
 *Nodes.* A replica that fits a node shares it with others where there is room and is never cut in two; one that does not
 fit has whole nodes of its own. How many GPUs a node has is a figure of the GPU.
 *Money.* All GPUs that run are paid, busy or not, so the cost per million output tokens at the asked rate is above that
@@ -15,9 +16,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from gpuscout.store.prices.prices import GpuPrice, HourlyPrice, Prices, packed
+from gpuscout.store.queries.simulated_rates import enough_for, highest_rates, settings_of
 from gpuscout.store.ranking.types import Cause, Configuration, Group, Loser, RankedConfig
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.slo import Slo
@@ -66,12 +68,18 @@ class Users:
 
 @dataclass(frozen=True)
 class Load:
-    """The operating point of one replica at its share of the asked rate. Latencies None: not known."""
+    """The operating point of one replica at its share of the asked rate. Latencies None: not known.
+
+    `request_rate`: the simulated rate (requests/s) whose figures these are, the lowest that is enough; None: they lie
+    between points of a closed loop. `percentiles` as in `RankedConfig`.
+    """
 
     concurrency: float
     ttft_ms: float | None
     itl_ms: float | None
     e2e_s: float | None
+    request_rate: float | None = None
+    percentiles: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -218,6 +226,8 @@ def expected_rates(config: RankedConfig, output_len: int) -> tuple[float, ...]:
 
 def rate_of(config: RankedConfig, output_len: int) -> float | None:
     """Requests per second of one replica at its operating point, as it counts in the ranking; None: not known."""
+    if config.request_rate is not None:
+        return config.request_rate
     rate = config.counted("requests_per_s")
     tokens = config.counted("output_tokens_per_s")
     return rate if rate is not None else None if tokens is None else tokens / output_len
@@ -241,12 +251,13 @@ def capacity_of(
     def sized(config: RankedConfig) -> Plan | None:
         return plan(config, load, group.output_len, demand, nodes[config.gpu], prices.known.get(config.gpu))
 
-    surely = {identity_of(config): config for config in (safe or group).configs}
+    surely = {settings_of(config): config for config, _ in highest_rates((safe or group).configs)}
     plans = []
-    for config in group.configs:
+    for config, rates in highest_rates(group.configs):
         if (found := sized(config)) is not None:
-            same = surely.get(identity_of(config))
-            plans.append(replace(found, safe=None if same is None else sized(same)))
+            same = surely.get(settings_of(config))
+            at_load = _simulated(rates, found) if rates else None
+            plans.append(replace(found, safe=None if same is None else sized(same), at_load=at_load))
     plans.sort(key=lambda one: (one.usd_per_hour is None, backed_first and not one.config.backed, _cheapest_first(one)))
     best: dict[str, Plan] = {}
     for found in plans:
@@ -257,6 +268,13 @@ def capacity_of(
     users = load.number if isinstance(load, Users) else None
     rate = options[0].requests_per_s if options else 0.0 if isinstance(load, Users) else load
     return GroupCapacity(group, rate, options, further, tuple(out_of(group, best)), cut, users)
+
+
+def _simulated(rates: Sequence[RankedConfig], found: Plan) -> Load:
+    """What a replica sees at its share of the load."""
+    config = enough_for(rates, found.requests_per_s / found.replicas)
+    latencies = config.ttft_ms, config.itl_ms, config.e2e_s
+    return Load(config.concurrency or 0, *latencies, config.request_rate, config.percentiles)
 
 
 def identity_of(config: RankedConfig) -> tuple[object, ...]:
@@ -324,7 +342,8 @@ def load_at(curve: Sequence[tuple[float, float, float | None, float | None, floa
                 return Load(point[0], *point[2:])
             share = (rate - below[1]) / (point[1] - below[1])
             concurrency = below[0] + (point[0] - below[0]) * share
-            return Load(concurrency, *(_between(a, b, share) for a, b in zip(below[2:], point[2:], strict=True)))
+            ttft_ms, itl_ms, e2e_s = (_between(a, b, share) for a, b in zip(below[2:], point[2:], strict=True))
+            return Load(concurrency, ttft_ms, itl_ms, e2e_s)
         below = point
     return None
 

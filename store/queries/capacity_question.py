@@ -11,12 +11,15 @@ import sqlalchemy as sa
 
 from gpuscout.store.prices.prices import Prices
 from gpuscout.store.queries.capacity import Demand, GroupCapacity, Load, Plan, Users, capacity_of, load_at
+from gpuscout.store.queries.simulated_rates import of_one_load
 from gpuscout.store.ranking.confidence import CAUTIOUS
 from gpuscout.store.ranking.rank import Question, Ranking, rank
 from gpuscout.store.ranking.types import Group, Trusted
 from gpuscout.store.schema import gpus, operating_points
 from gpuscout.sweeps.errors import InputError
 
+GroupKey = tuple[str, int, int, str | None]
+"""Model, input and output tokens, and how requests vary and arrive."""
 Curve = list[tuple[float, float, float | None, float | None, float | None]]
 # Tasks whose curves one statement reads.
 _BATCH = 500
@@ -71,7 +74,7 @@ def capacity(
     for rate in rates:
         ranking, safe = both_rankings(connection, replace(question, workload=rate.workload or question.workload))
         rankings.append(ranking)
-        for group in ranking.groups:
+        for group in of_one_load(ranking.groups, arriving=not rate.users):
             found = capacity_of(
                 group,
                 rate.load(group.output_len),
@@ -85,7 +88,7 @@ def capacity(
     return Capacity(demand, tuple(rankings), tuple(_with_load(connection, groups)))
 
 
-def both_rankings(connection: sa.Connection, question: Question) -> tuple[Ranking, dict[tuple[str, int, int], Group]]:
+def both_rankings(connection: sa.Connection, question: Question) -> tuple[Ranking, dict[GroupKey, Group]]:
     """Every configuration at the point that counts for a load, and the groups in which it counts by what is sure.
 
     The point of highest throughput is that of lowest cost, and GPUs without a price are ranked as well.
@@ -95,8 +98,8 @@ def both_rankings(connection: sa.Connection, question: Question) -> tuple[Rankin
     return rank(connection, asked), {case_of(group): group for group in surely.groups}
 
 
-def case_of(group: Group) -> tuple[str, int, int]:
-    return group.model, group.input_len, group.output_len
+def case_of(group: Group) -> GroupKey:
+    return group.model, group.input_len, group.output_len, group.traffic
 
 
 def node_sizes(connection: sa.Connection) -> dict[str, int]:
@@ -129,7 +132,7 @@ def _with_load(connection: sa.Connection, groups: list[GroupCapacity]) -> list[G
     curves = _curves(connection, sorted(tasks))
 
     def loaded(plans: tuple[Plan, ...]) -> tuple[Plan, ...]:
-        return tuple(replace(p, at_load=_load(curves, p)) for p in plans)
+        return tuple(p if p.at_load else replace(p, at_load=_load(curves, p)) for p in plans)
 
     return [replace(group, plans=loaded(group.plans), further=loaded(group.further)) for group in groups]
 

@@ -29,7 +29,8 @@ from gpuscout.sweeps.settings import SETTINGS
 
 METRICS = ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s")
 Key = tuple[Any, ...]
-_Case = tuple[str, int, int]
+_Case = tuple[str, int, int, str | None]
+"""Model, input and output tokens, and how requests vary and arrive (`Group.traffic`)."""
 # Rows that are turned into columns at once.
 _CHUNK = 50_000
 
@@ -58,6 +59,7 @@ class Change:
     after: RankedConfig | None
     status: Status
     change: float | None
+    traffic: str | None = None
 
     @property
     def config(self) -> RankedConfig:
@@ -85,6 +87,7 @@ class Winner:
     staying: float | None
     change: float | None
     changes: bool
+    traffic: str | None = None
 
     @property
     def changes_gpu(self) -> bool:
@@ -176,7 +179,7 @@ class _Seen:
             raise
         except InputError as error:
             raise InputError(f"{side.label}: {error.message}", hint=error.hint) from error
-        groups = {(group.model, group.input_len, group.output_len): group for group in ranking.groups}
+        groups = {(group.model, group.input_len, group.output_len, group.traffic): group for group in ranking.groups}
         ranked: dict[Key, RankedConfig] = {}
         for case, group in groups.items():
             for config in group.configs:
@@ -206,14 +209,15 @@ _SETTINGS_OF = {form: attrgetter(*names) for form, names in _TOLD_APART.items()}
 def _key(case: _Case, config: Configuration, form: Form) -> Key:
     """What is the same on both sides. Between kinds it says nothing of the kind."""
     settings = _SETTINGS_OF[form](config)
+    rate = getattr(config, "request_rate", None)
     apart = form is not Form.KIND and config.kind is Kind.MEASURED
-    return (*case, *settings, config.kind) if apart else (*case, *settings)
+    return (*case, rate, *settings, config.kind) if apart else (*case, rate, *settings)
 
 
 def _answered(connection: sa.Connection, scope: Scope, groups: Mapping[_Case, Group], form: Form) -> dict[Key, int]:
     """The newest task of every configuration that the engine of its group answered, by its `_key`."""
     answers = scope.answers
-    names = ("model", "input_len", "output_len", *_TOLD_APART[form])
+    names = ("model", "input_len", "output_len", "traffic", "request_rate", *_TOLD_APART[form])
     cursor = connection.execute(
         sa.select(*(answers.c[name] for name in names), engines.c.name, answers.c.task_id)
         .join(engines, engines.c.id == answers.c.engine_id)
@@ -224,7 +228,7 @@ def _answered(connection: sa.Connection, scope: Scope, groups: Mapping[_Case, Gr
     found: dict[Key, int] = {}
     # The driver's own rows, whose first columns are the key.
     while part := cursor.fetchmany(_CHUNK):
-        found.update((tuple(row[:-2]), row[-1]) for row in part if shown.get(tuple(row[:3])) == row[-2])
+        found.update((tuple(row[:-2]), row[-1]) for row in part if shown.get(tuple(row[:4])) == row[-2])
     return found
 
 
@@ -253,9 +257,9 @@ def _changes(one: _Seen, other: _Seen, known: Set[Key], known_after: Set[Key]) -
 def _change(
     seen: _Seen, key: Key, before: RankedConfig | None, after: RankedConfig | None, status: Status, change: float | None
 ) -> Change:
-    model, input_len, output_len = key[:3]
-    workload = seen.groups[model, input_len, output_len].workload
-    return Change(model, workload, input_len, output_len, before, after, status, change)
+    model, input_len, output_len, traffic = key[:4]
+    workload = seen.groups[model, input_len, output_len, traffic].workload
+    return Change(model, workload, input_len, output_len, before, after, status, change, traffic)
 
 
 def _relative(before: float, after: float) -> float | None:
@@ -263,7 +267,9 @@ def _relative(before: float, after: float) -> float | None:
 
 
 def _winners(one: _Seen, other: _Seen) -> Iterable[Winner]:
-    for case in sorted(one.groups.keys() | other.groups.keys(), key=lambda case: (case[1], case[2], case[0])):
+    for case in sorted(
+        one.groups.keys() | other.groups.keys(), key=lambda case: (case[1], case[2], case[3] or "", case[0])
+    ):
         left, right = one.groups.get(case), other.groups.get(case)
         before, after = (group.best if group else None for group in (left, right))
         keys = [config and _key(case, config, one.side.form) for config in (before, after)]
@@ -280,6 +286,7 @@ def _winners(one: _Seen, other: _Seen) -> Iterable[Winner]:
             staying=stays.behind_best if stays else None,
             change=_relative(before.objective, after.objective) if before and after else None,
             changes=keys[0] != keys[1],
+            traffic=case[3],
         )
 
 
@@ -328,7 +335,7 @@ def _metrics(connection: sa.Connection, one: _Seen, other: _Seen, changes: Itera
 
 
 def _case_of(change: Change) -> _Case:
-    return change.model, change.input_len, change.output_len
+    return change.model, change.input_len, change.output_len, change.traffic
 
 
 _SHIFT = 1 << 31

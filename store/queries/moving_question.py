@@ -13,6 +13,7 @@ from gpuscout.store.prices.prices import Prices
 from gpuscout.store.queries.capacity import Demand, Out, identity_of, out_of
 from gpuscout.store.queries.capacity_question import both_rankings, case_of, node_sizes
 from gpuscout.store.queries.moving import Hourly, MovingPlan, OverTime, Scaling, hourly_of, moving_plans, over_time
+from gpuscout.store.queries.simulated_rates import of_one_load
 from gpuscout.store.ranking.rank import Question, Ranking
 from gpuscout.store.ranking.types import Group, RankedConfig, Trusted
 from gpuscout.sweeps.errors import InputError
@@ -73,11 +74,11 @@ def capacity_over_time(
     rankings: list[Ranking] = []
     groups: list[MovingGroup] = []
     reserved = prices_for(connection, nodes, rules)
-    seen: dict[tuple[str, int, int], Series] = {}
+    seen: dict[tuple[str, int, int, str | None], Series] = {}
     for series in load.series:
         ranking, safe = both_rankings(connection, about(question, series))
         rankings.append(ranking)
-        for group in ranking.groups:
+        for group in of_one_load(ranking.groups, arriving=True):
             if (other := seen.setdefault(case_of(group), series)) is not series:
                 raise InputError(
                     f"{load.file}: {other.name} and {series.name} are both {group.model}, "

@@ -11,8 +11,9 @@ of waiting, which a metric without TTFT does not show: such points are left out 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -67,11 +68,18 @@ METRICS: dict[str, Metric] = {
 """What a frontier can be of: the objectives of a ranking, and more."""
 
 
+_TAIL = re.compile(r"(?P<of>ttft|itl|e2e):p(?P<percentile>\d{1,2}(?:\.\d{1,3})?)")
+
+
 def metric_of(name: str) -> Metric:
-    """Raises UnknownNameError."""
-    found = METRICS.get(name.strip().casefold().replace("_", "-"))
+    """One of `METRICS`, or a percentile such as "ttft:p95". Raises UnknownNameError."""
+    plain = name.strip().casefold()
+    if form := _TAIL.fullmatch(plain):
+        mean, tail = METRICS[form["of"]], f"p{float(form['percentile']):g}"
+        return replace(mean, name=plain, column=f"{tail}_{mean.column}", label=f"{mean.label} {tail}")
+    found = METRICS.get(plain.replace("_", "-"))
     if found is None:
-        hint = f"allowed: {', '.join(METRICS)}"
+        hint = f"allowed: {', '.join(METRICS)}, and percentiles such as ttft:p95"
         raise UnknownNameError("metric", name, nearest(name, METRICS), hint=hint)
     return found
 

@@ -29,7 +29,7 @@ from gpuscout.store.queries.point_columns import (
     estimated_fields,
     measured_fields,
 )
-from gpuscout.store.ranking.limits import limits_of, limits_on_runs
+from gpuscout.store.ranking.limits import limits_on_runs
 from gpuscout.store.ranking.lookup import means_estimated, means_measured
 from gpuscout.store.ranking.runs import on_runs, with_left_out
 from gpuscout.store.ranking.scope import Condition, Scope, nothing_matches, scope_of
@@ -170,18 +170,17 @@ class PointReader:
         if kind is Kind.ESTIMATED:
             fields = estimated_fields(self.scope.workloads, priced)
             source, conditions = self._estimates()
-            if tail is None:
-                bounded = [(limit, percentile_column(limit.slo)) for limit in limits_on_runs(slos)]
-            else:
-                bounded = [(limit, limit.column) for limit in limits_of(slos, tail)]
             ties = [operating_points.c.task_id, operating_points.c.concurrency]
         else:
             fields = measured_fields(self.scope.workloads, priced)
             source, conditions = self._measured()
-            bounded = [(limit, percentile_column(limit.slo)) for limit in limits_on_runs(slos)]
+            tail = None
             ties = [measured_runs.c.id]
-        for limit_on, name in bounded:
-            conditions.append(limit_on.allows(fields(name)))
+        for limit_on in limits_on_runs(slos):
+            figure = fields(percentile_column(limit_on.slo))
+            if tail is not None and limit_on.slo.percentile is not None:  # only where nothing was simulated
+                figure = sa.func.coalesce(figure, fields(limit_on.slo.column) * tail)
+            conditions.append(limit_on.allows(figure))
         selected = [self._sortable(fields, name, order).label(name) for name in names]
         by = [*(key.clause() for key in order), *ties]
         return sa.select(*selected).select_from(source).where(*conditions).order_by(*by).limit(limit)

@@ -154,11 +154,12 @@ class _Credentials:
         pool = self._pool
         is_measured = row >= pool.estimates and pool.measured is not None
         tail = pool.question.assume_tail if any(slo.percentile for slo in self._slos) else None
-        if is_measured or pool.choice.percentiles:
+        if is_measured or about.get("simulated"):
             tail = None
+        scale = 1.0 if pool.choice.percentiles else tail  # where some were simulated the figures have it already
         figures, ratios = pool.bounded(np.array([row])) if self._slos else (np.empty((0, 1)), np.empty((0, 1)))
         values = [
-            float(figure) * (tail if tail and slo.percentile else 1.0)
+            float(figure) * (scale if scale and slo.percentile else 1.0)
             for slo, figure in zip(self._slos, figures[:, 0], strict=True)
         ]
         binding = self._binding(ratios[:, 0])

@@ -83,9 +83,14 @@ class Scope:
 
     @property
     def answers(self) -> sa.CTE:
-        """All tasks as a table expression with names: `ABOUT`, engine_id, outcome, model_id and gpu_id."""
-        columns = (*ABOUT, tasks.c.engine_id, tasks.c.outcome, cases.c.model_id, cases.c.gpu_id)
-        return sa.select(*columns).select_from(self.named).where(*self.conditions).cte("answers")
+        """All tasks as a table expression with names: `ABOUT`, engine_id, outcome, model_id, gpu_id, traffic, rate."""
+        columns = (*ABOUT, tasks.c.engine_id, tasks.c.outcome, cases.c.model_id, cases.c.gpu_id, cases.c.request_rate)
+        shape: sa.ColumnElement[Any] = sa.null()
+        if self.has_traffic:
+            of_case = sa.select(traffics.c.shape).where(traffics.c.id == cases.c.traffic_id)
+            shape = of_case.correlate(cases).scalar_subquery()
+        selected = sa.select(*columns, shape.label("traffic"))
+        return selected.select_from(self.named).where(*self.conditions).cte("answers")
 
     @property
     def named(self) -> sa.FromClause:
@@ -164,7 +169,7 @@ def scope_of(connection: sa.Connection, question: Question, *, traffic: tuple[in
         conditions.append(_of_traffic(traffic))
         named = [workload for workload in named if workload.traffic_id in traffic]
     if question.request_rate is not None:
-        conditions.append(_at_rate(connection, question.request_rate))
+        conditions.append(_at_rate(connection, question.request_rate, sweep))
     by_lengths = chosen is not None or question.input_len is not None
     if question.models or by_lengths:
         # The index on cases starts with the model: naming all models lets lengths alone use it too.
@@ -228,18 +233,33 @@ def _of_traffic(kinds: Sequence[int | None]) -> Condition:
     return sa.or_(*plain, *([cases.c.traffic_id.in_(ids)] if ids else []))
 
 
-def _at_rate(connection: sa.Connection, request_rate: float) -> Condition:
-    """At the lowest stored rate that is enough. Raises InputError where none is."""
+def _at_rate(connection: sa.Connection, request_rate: float, sweep: SweepParts | None) -> Condition:
+    """At the lowest stored rate of each configuration that is enough. Raises InputError where none is."""
+    if not (math.isfinite(request_rate) and request_rate > 0):
+        raise InputError(
+            f"invalid rate {request_rate:g}: expected a number of requests per second above 0",
+            hint="of one deployment, for example 5; `gpuscout capacity --rate` sizes several replicas",
+        )
     rate = cases.c.request_rate
-    enough = connection.execute(sa.select(sa.func.min(rate)).where(rate >= request_rate)).scalar()
-    if enough is None:
-        most = connection.execute(sa.select(sa.func.max(rate))).scalar()
+    most = connection.execute(sa.select(sa.func.max(rate))).scalar()
+    if most is None or most < request_rate:
         there = "no estimates at request rates" if most is None else f"no estimate above {most:g} requests/s"
         raise InputError(
             f"{there} is stored; asked was {request_rate:g}/s of one deployment",
             hint="run a sweep with `load: request_rate` and `engine: simulator`",
         )
-    found: Condition = rate == enough
+    other = cases.alias("at_other_rate")
+    same = ("model_id", "input_len", "output_len", "gpu_id", "num_gpus", *(n for n in SETTINGS if n != "kv_precision"))
+    lowest = sa.select(sa.func.min(other.c.request_rate)).where(
+        other.c.request_rate >= request_rate,
+        *(other.c[name] == cases.c[name] for name in same),
+        *(other.c[name].is_not_distinct_from(cases.c[name]) for name in ("kv_precision", "traffic_id")),
+    )
+    if sweep is not None:
+        task = tasks.alias("task_at_other_rate")
+        member = sa.select(membership.c.task_id).where(membership.c.sweep_id == sweep.id)
+        lowest = lowest.where(sa.exists().where(task.c.case_id == other.c.id, task.c.id.in_(member)))
+    found: Condition = rate == lowest.correlate(cases).scalar_subquery()
     return found
 
 

@@ -197,6 +197,10 @@ def described(wanted: Iterable[tuple[int, int]]) -> sa.Select[Any]:
         tasks.c.engine_id,
         *(tasks.c[name] for name in ("outcome", "detail", "needed_gib", "usable_gib", "imported_from")),
         (tasks.c.detail == MEAN_OF_BINS).label("mean_of_bins"),
+        sa.exists()
+        .where(point_percentiles.c.task_id == point.c.task_id, point_percentiles.c.concurrency == point.c.concurrency)
+        .correlate(point)
+        .label("simulated"),
         *(point.c[name] for name in ("concurrency", *METRICS, "bound", "queued", "regime")),
     ).select_from(source)
 

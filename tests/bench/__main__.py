@@ -22,6 +22,7 @@ from gpuscout.runner.engines.registry import create_engine
 from gpuscout.store.database.connect import open_store
 from gpuscout.sweeps.expand import Expansion
 from tests.bench import alternatives, llm_optimizer, plain, queries
+from tests.bench.simulator import simulator
 from tests.bench.sweeps import LADDER, run, run_in, sweep
 from tests.support.commands import environment, install_engine
 from tests.support.memory import peak_mib
@@ -183,6 +184,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         end_to_end(Path(directory), options.tasks)
         dear_engine(Path(directory))
+        simulator(say, Path(directory), 2_000)
     queries.queries(say, options.tasks)
     if options.large:
         small, large = memory(options.tasks), memory(options.large)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -220,6 +222,75 @@ def test_a_sweep_over_rates_is_stored_ranked_exported_and_copied(tmp_path: Path)
             str(group["configurations"][0]["percentiles"])  # type: ignore[index]
             for group in at_three.values()
         )
+
+
+CLOSED = """
+name: closed
+models: [Qwen/Qwen3-8B]
+gpus: [H100, L40S]
+tensor_parallel: [1]
+workloads: [chat]
+concurrency: [1, 16]
+"""
+
+
+def test_capacity_for_a_rate_takes_simulated_points_whatever_else_is_stored(tmp_path: Path) -> None:
+    def asked(*command: str, code: int = 0) -> dict[str, Any]:
+        done = gpuscout(*command, "--json", cwd=tmp_path)
+        assert done.returncode == code, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    (tmp_path / "open.yaml").write_text(SPEC.replace("500", "6"))
+    (tmp_path / "closed.yaml").write_text(CLOSED)
+    for spec in ("open.yaml", "closed.yaml"):
+        assert gpuscout("run", spec, "--executor", "in-process", cwd=tmp_path).returncode == 0
+    limit = ("--slo", "ttft:p95<=300ms", "--workload", "chat")
+    # What each rate's percentile is, from the points themselves.
+    columns = ("--columns", "workload,gpu,request_rate,p95_ttft_ms")
+    points = asked("query", "--engine", "simulator", *columns)["points"]
+    tail = {(row["gpu"], row["request_rate"]): row["p95_ttft_ms"] for row in points if row["workload"] == "chat"}
+    for more in ((), ("--assume-tail", "1.3")):
+        [group] = asked("capacity", "--rate", "30", *limit, *more)["groups"]
+        assert (group["engine"], json.loads(group["traffic"])) == ("simulator", {"arrivals": "poisson"})
+        assert {plan["gpu"] for plan in group["best_per_gpu"]} == {"H100-SXM-80GB", "L40S"}
+        for plan in group["best_per_gpu"]:
+            gpu, highest, share = plan["gpu"], plan["request_rate"], 30 / plan["replicas"]
+            within = [rate for (name, rate), p95 in tail.items() if name == gpu and p95 <= 300]
+            assert highest == plan["requests_per_s_per_replica"] == max(within)
+            assert plan["replicas"] == math.ceil(30 / (highest * 0.8) - 1e-9)
+            assert plan["at_rate_request_rate"] == min(rate for rate in within if rate >= share)
+            assert plan["at_rate_percentiles"]["ttft:p95_ms"] == tail[gpu, plan["at_rate_request_rate"]]
+            assert plan["percentiles"]["ttft:p95_ms"] == tail[gpu, highest]
+            assert plan["assumed_tail"] is None
+    shown = gpuscout("capacity", "--rate", "30", *limit, cwd=tmp_path).stdout
+    assert "queueing is simulated" in shown
+    # So many users at all times are a closed loop, whose percentiles nobody simulated here.
+    [group] = asked("capacity", "--users", "100", *limit, code=6)["groups"]
+    assert group["traffic"] is None
+    [group] = asked("capacity", "--users", "100", *limit, "--assume-tail", "1.3")["groups"]
+    assert {plan["assumed_tail"] for plan in group["best_per_gpu"]} == {1.3}
+
+    # The other questions at a rate.
+    rows = asked("query", *limit, "--rate", "3", "--columns", "engine,request_rate,p95_ttft_ms")["points"]
+    assert {(row["engine"], row["request_rate"]) for row in rows} == {("simulator", 4)}
+    assert all(row["p95_ttft_ms"] <= 300 for row in rows)
+    front = asked("pareto", "--workload", "chat", "--rate", "3", "--metrics", "cost,ttft:p95")["points"]
+    assert front[0]["p95_ttft_ms"] == tail["H100-SXM-80GB", 4]
+    (tmp_path / "open.yaml").write_text(SPEC.replace("500", "6").replace("name: open", "name: dear"))
+    assert gpuscout("run", "open.yaml", "--executor", "in-process", cwd=tmp_path).returncode == 0
+    found = asked("compare", "open", "dear", "--slo", "ttft:p95<=300ms", "--rate", "3")
+    assert {(row["a_kind"], row["status"]) for row in found["configurations"]} == {("estimated, simulated p95", "same")}
+    every = asked("compare", "open", "dear", "--slo", "ttft:p95<=300ms")["configurations"]
+    assert len(every) == sum(row["p95_ttft_ms"] <= 300 for row in points) > len(tail) / 2
+    wrong = gpuscout("query", "--rate", "nan", cwd=tmp_path)
+    assert (wrong.returncode, "invalid rate nan" in wrong.stderr) == (2, True)
+
+
+def test_options_of_other_tools_are_answered_with_their_names_here(tmp_path: Path) -> None:
+    for command, given, meant in (("capacity", "--rps", "--rate"), ("recommend", "--isl", "--input-len")):
+        wrong = gpuscout(command, given, "5", cwd=tmp_path)
+        assert (wrong.returncode, f"(Possible options: {meant})" in wrong.stderr) == (2, True)
 
 
 BOTH = """

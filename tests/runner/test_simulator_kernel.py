@@ -2,83 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpuscout.runner.engines.simulator.kernel import CHUNKED, DONE, PREFILL_FIRST, STUCK, WHOLE_PROMPTS, simulate
-from gpuscout.runner.engines.simulator.steps import StepSeconds, tabulate
+from tests.support.queueing import from_littles_law, from_m_d_1, from_m_m_k, from_steady_steps, linear, run
 from tests.support.step_by_step import Request, serve
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-
-
-@dataclass
-class Run:
-    code: int
-    arrival: Floats
-    admitted: Floats
-    first_token: Floats
-    finished: Floats
-    gaps: Floats
-    weights: Ints
-    kv_token_seconds: float
-    preemptions: int
-    end: float
-
-
-def run(
-    arrival: Floats,
-    prompt: Ints,
-    output: Ints,
-    seconds: StepSeconds,
-    *,
-    cached: Ints | None = None,
-    share_cached: bool = False,
-    counted: int | None = None,
-    clients: int = 0,
-    max_num_seqs: int,
-    max_batched_tokens: int = 8192,
-    kv_capacity: int = 10**12,
-    policy: int = CHUNKED,
-    loop: Callable[..., tuple[int, int]] = simulate,
-) -> Run:
-    n = len(prompt)
-    times = tabulate(
-        seconds,
-        max_num_seqs=max_num_seqs,
-        max_prefill_tokens=max_batched_tokens,
-        longest_sequence=int((prompt + output).max()),
-    )
-    admitted, first_token, finished = np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan)
-    room = 8 * n + 4096
-    gap_from, gap_to, gap_count, totals = np.empty(room), np.empty(room), np.zeros(room, np.int64), np.zeros(4)
-    arrival = arrival.astype(np.float64).copy()
-    found = np.zeros(n, np.int64) if cached is None else cached
-    code, segments = loop(
-        arrival, prompt, found, found if share_cached else np.zeros(n, np.int64), output, counted or n, clients,
-        times.seconds, times.tokens_per_kv, times.prefill_tokens, max_num_seqs, max_batched_tokens, kv_capacity, policy,
-        admitted, first_token, finished, gap_from, gap_to, gap_count, totals,
-    )  # fmt: skip
-    # The middle of every gap: they grow evenly within a segment.
-    middles = (gap_from[:segments] + gap_to[:segments]) / 2
-    return Run(
-        code, arrival, admitted, first_token, finished, middles, gap_count[:segments], totals[0], int(totals[1]),
-        totals[3],
-    )  # fmt: skip
-
-
-def linear(sequences: Floats, kv_tokens: Floats, prefill_tokens: Floats) -> Floats:
-    """Step seconds that the table holds exactly."""
-    return np.asarray(2e-3 + 1e-4 * sequences + 2e-8 * kv_tokens + 1e-5 * prefill_tokens)
-
 
 lengths = st.tuples(st.integers(1, 60), st.integers(0, 40), st.integers(1, 50))
 
@@ -143,29 +74,16 @@ def test_a_request_larger_than_the_cache_is_told() -> None:
 
 
 def test_waiting_at_one_server_with_equal_service_is_that_of_m_d_1() -> None:
-    """Pollaczek-Khinchine: mean wait = rho x service / (2 (1 - rho))."""
-    rho, service, n, warm = 0.7, 0.01, 1_000_000, 2_000
-    arrival = np.cumsum(np.random.default_rng(7).exponential(service / rho, n))
-    one = np.ones(n, np.int64)
-    found = run(arrival, one, one, lambda r, kv, p: service + 0 * p, max_num_seqs=1, max_batched_tokens=1)
-    wait = (found.admitted - found.arrival)[warm:].mean()
-    assert wait == pytest.approx(rho * service / (2 * (1 - rho)), rel=0.02)
+    assert abs(from_m_d_1()) <= 0.02
 
 
 def test_waiting_at_k_seats_with_exponential_service_is_that_of_m_m_k() -> None:
-    """Erlang C: mean wait = C(k, a) x service / (k (1 - rho))."""
-    k, rho, step, mean, n, warm = 4, 0.7, 1e-4, 1_000, 1_500_000, 5_000
-    random = np.random.default_rng(11)
-    output = np.maximum(np.ceil(random.exponential(mean, n)), 1).astype(np.int64)
-    service = step * output.mean()
-    arrival = np.cumsum(random.exponential(service / (k * rho), n))
-    one = np.ones(n, np.int64)
-    found = run(arrival, one, output, lambda r, kv, p: step + 0 * p, max_num_seqs=k, max_batched_tokens=1_000)
-    load = k * rho
-    full = load**k / math.factorial(k) / (1 - rho)
-    erlang_c = full / (sum(load**i / math.factorial(i) for i in range(k)) + full)
-    wait = (found.admitted - found.arrival)[warm:].mean()
-    assert wait == pytest.approx(erlang_c * service / (k * (1 - rho)), rel=0.03)
+    assert abs(from_m_m_k()) <= 0.03
+
+
+def test_requests_in_flight_are_rate_times_time() -> None:
+    """Little's law."""
+    assert from_littles_law() <= 0.01
 
 
 def test_slower_steps_and_rarer_arrivals_stretch_every_time() -> None:
@@ -181,19 +99,9 @@ def test_slower_steps_and_rarer_arrivals_stretch_every_time() -> None:
 
 
 def test_a_steady_closed_loop_takes_what_its_steps_take() -> None:
-    """Equal requests, all seats taken: a token takes a step, plus its share of the prompts read in between."""
-    n, clients, prompt, output = 12_800, 64, 1_024, 512
-    found = run(
-        np.zeros(n), np.full(n, prompt), np.full(n, output), linear, counted=n - 64, clients=clients,
-        max_num_seqs=clients,
-    )  # fmt: skip
-    kv = clients * (prompt + output / 2)
-    step = 2e-3 + 1e-4 * clients + 2e-8 * kv + 1e-5 * prompt * clients / output
-    middle = slice(n // 2, n - 64)
-    itl = (found.finished - found.first_token)[middle].mean() / (output - 1)
-    assert itl == pytest.approx(step, rel=0.03)
-    throughput = (middle.stop - middle.start) * output / np.ptp(found.finished[middle])
-    assert throughput == pytest.approx(clients / step, rel=0.03)
+    itl, throughput = from_steady_steps()
+    assert abs(itl) <= 0.03
+    assert abs(throughput) <= 0.03
 
 
 def test_plain_python_gives_the_same_times() -> None:

@@ -26,7 +26,7 @@ from gpuscout.runner.cli.show.wording import (
     workload,
     wrapped,
 )
-from gpuscout.store.queries.capacity import MOST_TIMES_THE_BEST, GroupCapacity, Out, Plan
+from gpuscout.store.queries.capacity import MOST_TIMES_THE_BEST, GroupCapacity, Load, Out, Plan
 from gpuscout.store.queries.capacity_question import Capacity
 from gpuscout.store.ranking.confidence import EXPECTED
 
@@ -146,6 +146,8 @@ def _notes(group: GroupCapacity) -> Iterator[str]:
     if first.config.chances:
         yield f"limits of the first: {chances(first.config)}"
     yield f"{first.config.told_kind}: {trust(first.config)}"
+    if first.at_load is not None and first.at_load.request_rate is not None:
+        yield _simulated(first, first.at_load)
     other = group.unproven
     if other is not None and other.usd_per_hour and first.usd_per_hour:
         less = 1 - other.usd_per_hour.usd / first.usd_per_hour.usd
@@ -164,6 +166,21 @@ def _notes(group: GroupCapacity) -> Iterator[str]:
             f"{count(len(group.cut), 'GPU type')} more than {MOST_TIMES_THE_BEST} times as dear as the first left out: "
             f"{gpus}"
         )
+
+
+def _simulated(plan: Plan, at_load: Load) -> str:
+    """Up to which rate the first plan's replicas were found within the limits, and what they see at their share."""
+    told = [f"TTFT {_milliseconds(at_load.ttft_ms)}", f"ITL {_milliseconds(at_load.itl_ms)}"]
+    for name, value in at_load.percentiles.items():
+        metric, _, percentile = name.partition(":")
+        unit = "s" if metric == "e2e" else f"{GLUE}ms"
+        told.append(f"{metric.upper()} {percentile} {number(value)}{unit}")
+    return (
+        "queueing is simulated: a replica of the first holds the limits up to "
+        f"{plan.config.request_rate:g} requests/s; its share of {number(plan.requests_per_s / plan.replicas)}/s, "
+        f"simulated at {at_load.request_rate:g}/s: "
+        f"{', '.join(told)}"
+    )
 
 
 def _extras(found: Capacity) -> str:

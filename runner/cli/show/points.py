@@ -13,17 +13,18 @@ from gpuscout.sweeps.settings import PARALLELISM
 if TYPE_CHECKING:
     from gpuscout.store.prices.prices import Prices
     from gpuscout.store.ranking.types import Question
+    from gpuscout.sweeps.slo import Slo
 
 # What a table holds unless columns are chosen; machines get everything.
 TABLE = (
     "model", "gpu", "num_gpus", *PARALLELISM, "precision", "kv_precision", "server", "engine", "kind", "input_len",
-    "output_len", "concurrency", "queued", "approximate", "ttft_ms", "itl_ms",
+    "output_len", "request_rate", "concurrency", "queued", "approximate", "ttft_ms", "itl_ms",
     "output_tokens_per_s", "output_tokens_per_s_per_gpu", "usd_per_mtok",
 )  # fmt: skip
 DROP = ("output_tokens_per_s", "ttft_ms", "kv_precision", "output_len", "input_len", "precision", "engine", "queued")
 # Only worth their room where they tell rows apart.
 _DETAILS = {
-    *PARALLELISM, "kv_precision", "server", "engine", "kind", "queued",
+    *PARALLELISM, "kv_precision", "server", "engine", "kind", "queued", "request_rate",
 }  # fmt: skip
 
 _HEADINGS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
@@ -71,13 +72,14 @@ def column_of(name: str) -> Column:
     return Column(name, *_WORDS.get(name, (name.replace("_", " "), str)))
 
 
-def chosen(given: str | None, output: Output, default: Sequence[str] = TABLE) -> list[str]:
-    """The columns of `--columns`, or else those that suit the form of output. Raises UnknownNameError."""
-    from gpuscout.store.queries.points import check_column
+def chosen(given: str | None, output: Output, default: Sequence[str] = TABLE, *, slos: Sequence[Slo] = ()) -> list[str]:
+    """The columns of `--columns`, or else those that suit the output and the limits. Raises UnknownNameError."""
+    from gpuscout.store.queries.points import check_column, percentile_column
 
     if given is not None:
         return list(dict.fromkeys(check_column(name.strip()) for name in given.split(",")))
-    return list(COLUMNS if output.json or output.csv else default)
+    tails = [percentile_column(slo) for slo in slos if slo.percentile is not None]
+    return list(dict.fromkeys([*(COLUMNS if output.json or output.csv else default), *tails]))
 
 
 def telling(names: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:

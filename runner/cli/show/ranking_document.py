@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from gpuscout.runner.cli.show.document import CASE, picked
@@ -124,10 +125,13 @@ def config_document(config: Configuration) -> dict[str, object]:
         del document["chances"]
         document["spread"] = config.spread
         document["trust"] = _backing_document(config.backing)
-        document["percentiles"] = {
-            f"{slo}_{'s' if slo.startswith('e2e') else 'ms'}": value for slo, value in config.percentiles.items()
-        }
+        document["percentiles"] = percentiles_document(config.percentiles)
     return document
+
+
+def percentiles_document(percentiles: Mapping[str, float]) -> dict[str, float]:
+    """Percentiles with their units: "ttft:p95_ms"."""
+    return {f"{slo}_{'s' if slo.startswith('e2e') else 'ms'}": value for slo, value in percentiles.items()}
 
 
 def _backing_document(backing: Backing | None) -> dict[str, object] | None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from gpuscout.store.queries.compare import Change, Winner
 
 
-CaseKey = tuple[str, int, int]
+CaseKey = tuple[str, int, int, str | None]
 CAUSES = {
     Cause.DOES_NOT_FIT: "does not fit",
     Cause.NOT_SUPPORTED: "not supported",
@@ -75,11 +75,11 @@ def workload(group: Group) -> str:
     """ "chat (1,024 in / 512 out)" """
     lengths = f"{group.input_len:,} in / {group.output_len:,} out"
     if group.traffic is not None:
-        lengths = ", ".join([lengths, *_traffic(group.traffic)])
+        lengths = ", ".join([lengths, *traffic_words(group.traffic)])
     return f"{group.workload} ({lengths})" if group.workload else lengths
 
 
-def _traffic(text: str) -> list[str]:
+def traffic_words(text: str) -> list[str]:
     """How requests vary and arrive: "lengths vary", "40 % cached", "poisson arrivals"."""
     shape = json.loads(text)
     told = ["lengths vary"] if {"input_len", "output_len", "trace"} & set(shape) else []
@@ -92,8 +92,8 @@ def _traffic(text: str) -> list[str]:
 
 
 def case_of(of: Group | Change | Winner) -> CaseKey:
-    """The model and the lengths in tokens."""
-    return of.model, of.input_len, of.output_len
+    """The model, the lengths in tokens and how requests vary and arrive."""
+    return of.model, of.input_len, of.output_len, of.traffic
 
 
 def measured_aside(question: Question, groups: Iterable[Group]) -> set[CaseKey]:
@@ -130,7 +130,8 @@ def assumed(question: Question) -> str | None:
     """What stands in for the percentiles of estimates, where the question lets anything."""
     if question.assume_tail is None:
         return None
-    return f"percentiles of estimates: assumed to be {question.assume_tail:g} x the mean (--assume-tail)"
+    tail = f"{question.assume_tail:g} x the mean"
+    return f"percentiles of estimates that were not simulated: assumed to be {tail} (--assume-tail)"
 
 
 def none_meets(question: Question) -> str:
