@@ -43,7 +43,7 @@ from gpuscout.sweeps.outcomes import OUTCOMES
 from gpuscout.sweeps.precision import PRECISIONS
 from gpuscout.sweeps.workloads import LOADS
 
-REVISIONS: tuple[str, ...] = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
+REVISIONS: tuple[str, ...] = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
 """Every revision of the schema, oldest first: what alembic knows, readable without importing it."""
 HEAD = REVISIONS[-1]
 REVISION_TABLE = "gpuscout_revision"
@@ -499,4 +499,26 @@ prices = Table(
     CheckConstraint("usd_per_gpu_hour > 0", name="usd_per_gpu_hour"),
     _one_of("purchase", ("on-demand", "spot", "reserved")),
     _one_of("date_kind", ("read", "upper-bound")),
+)
+
+# What APIs ask for tokens, in books of their own.
+token_prices = Table(
+    "token_prices",
+    metadata,
+    _id(),
+    _text("book"),
+    _text("provider"),
+    _text("model"),  # as in the catalogue where it knows it; no reference: it may be a model that is sold only
+    _number("input_usd_per_mtok"),
+    _number("cached_input_usd_per_mtok", nullable=True),  # NULL: that of other input
+    _number("output_usd_per_mtok"),
+    Column("date", Date, nullable=False),
+    _text("currency"),
+    _number("usd_rate"),
+    _text("source"),
+    _text("note"),
+    _time("stored_at"),
+    UniqueConstraint("book", "provider", "model", "date"),
+    CheckConstraint("input_usd_per_mtok >= 0", name="input_usd_per_mtok"),
+    CheckConstraint("output_usd_per_mtok > 0", name="output_usd_per_mtok"),
 )

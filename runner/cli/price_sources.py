@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import astuple
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -13,12 +15,13 @@ import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, print_json
 from gpuscout.runner.cli.options import parse_day
-from gpuscout.runner.cli.prices import Book, Date, print_saved
+from gpuscout.runner.cli.prices import Book, Date, print_saved, print_saved_tokens, quotes_at, token_prices_at
 from gpuscout.runner.cli.show.document import picked
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
     from gpuscout.store.prices.prices import Quote
+    from gpuscout.store.prices.tokens import TokenPrice
 
 Rates = Annotated[
     list[str] | None, typer.Option("--rate", help="USD for one unit of a currency: EUR=1.08; repeat for more.")
@@ -34,6 +37,7 @@ class Form(StrEnum):
 
     CSV = "csv"
     SKYPILOT = "skypilot"
+    TOKENS = "tokens"
 
 
 def register(prices: typer.Typer) -> None:
@@ -41,13 +45,14 @@ def register(prices: typer.Typer) -> None:
     prices.command("import", epilog=f"Example: {book}")(import_prices)
     fetch = "gpuscout prices fetch --provider AWS,Lambda --gpu 'H100*'"
     prices.command("fetch", epilog=f"Example: {fetch}")(fetch_prices)
+    prices.command("export", epilog="Example: gpuscout prices export acme --output acme.csv")(export_prices)
     own = "gpuscout prices own H100 --capex 28000 --years 4 --kw 1.1 --usd-per-kwh 0.12"
     prices.command("own", epilog=f"Example: {own}")(own_hardware)
 
 
 def import_prices(
     files: Annotated[list[Path], typer.Argument(help="CSV files; the first line names columns, see docs/prices.md.")],
-    form: Annotated[Form, typer.Option("--format", help="csv, or skypilot: a cloud's vms.csv.")] = Form.CSV,
+    form: Annotated[Form, typer.Option("--format", help="csv; skypilot: a vms.csv; tokens: of APIs.")] = Form.CSV,
     book: Annotated[
         str | None, typer.Option("--book", help="A price book of the store: own, or skypilot, unless given.")
     ] = None,
@@ -69,14 +74,18 @@ def import_prices(
     from gpuscout.store.prices.books import check_book_name, save_quotes
     from gpuscout.store.prices.csv_file import PriceFile
     from gpuscout.store.prices.offers import parse_parts
+    from gpuscout.store.prices.token_books import save_token_prices
+    from gpuscout.store.prices.tokens import TokenFile
     from gpuscout.store.ranking.lookup import stored_names
     from gpuscout.store.schema import gpus
 
     book = book if book is not None else "skypilot" if form is Form.SKYPILOT else "own"
     check_book_name(book)
     rates, day = _rates(rate), parse_day("--date", date)
-    if form is Form.CSV and (part or provider):
-        raise InputError("--part and --provider are for --format skypilot: the columns of a CSV file say both")
+    if form is not Form.SKYPILOT and (part or provider):
+        raise InputError("--part and --provider are for --format skypilot: the columns of other files say both")
+    if form is Form.SKYPILOT and rates:
+        raise InputError("--rate is for other formats: catalogues of SkyPilot are in USD")
     if form is Form.SKYPILOT and day is None:
         raise InputError("a catalogue of SkyPilot holds no date", hint="--as-of YYYY-MM-DD says when it was read")
     with open_store(db, create=True) as store:
@@ -87,12 +96,21 @@ def import_prices(
             saved = import_skypilot(store, files, day, book=book, provider=provider, parts=parts, replace_book=replace)
             print_saved(book, saved.chosen.quotes, saved.replaced, json=json, chosen=saved.chosen)
             return
-        quotes = [quote for file in files for quote in PriceFile(file, book, rates, known, day).read()]
-        check_unique(quotes, files)
-        with store.writing() as connection:
-            gone = save_quotes(connection, quotes, replace_book=book if replace else None)
-    print_saved(book, quotes, gone, json=json)
-    for currency in sorted({*rates} - {quote.currency for quote in quotes}):
+        if form is Form.TOKENS:
+            tokens = [price for file in files for price in TokenFile(file, book, rates, day=day).read()]
+            check_unique([(price.provider, price.model, price.date) for price in tokens], files)
+            with store.writing() as connection:
+                gone = save_token_prices(connection, tokens, replace_book=book if replace else None)
+            print_saved_tokens(book, tokens, gone, json=json)
+            currencies = {price.currency for price in tokens}
+        else:
+            quotes = [quote for file in files for quote in PriceFile(file, book, rates, known, day).read()]
+            check_unique([(*astuple(quote)[1:3], *astuple(quote)[4:8]) for quote in quotes], files)
+            with store.writing() as connection:
+                gone = save_quotes(connection, quotes, replace_book=book if replace else None)
+            print_saved(book, quotes, gone, json=json)
+            currencies = {quote.currency for quote in quotes}
+    for currency in sorted({*rates} - currencies):
         names = ", ".join(map(str, files))
         print(f"--rate {currency} changes nothing here: no price of {names} is in {currency}", file=sys.stderr)
 
@@ -191,13 +209,51 @@ def own_hardware(
     print_saved(book, [quote], gone, json=False)
 
 
-def check_unique(quotes: list[Quote], files: list[Path]) -> None:
-    """Raises InputError where two files hold the same quote: one would replace the other."""
-    identities = [(q.gpu, q.provider, q.instance_type, q.purchase, q.region, q.date) for q in quotes]
-    if len(set(identities)) < len(identities):
-        (same, _), *_ = Counter(identities).most_common(1)
+def export_prices(
+    book: Annotated[str, typer.Argument(help="A price book; default is the one that ships.")],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="A file; -: standard output.")],
+    tokens: Annotated[bool, typer.Option("--tokens", help="Its token prices instead of those of GPUs.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    db: Db = DEFAULT_STORE,
+) -> None:
+    """Write a price book as a CSV file that `prices import` takes back (token prices with --format tokens)."""
+    from io import StringIO
+
+    from gpuscout.runner.cli.common import count, err
+    from gpuscout.runner.cli.streams import exact
+    from gpuscout.store.prices.book_export import write_quotes, write_token_prices
+    from gpuscout.store.transfer.whole_file import whole_file
+
+    file, text = Path(output), StringIO()
+    if output != "-" and file.exists() and not force:
+        raise InputError(f"{file} already exists", hint="--force replaces it")
+    found: Sequence[Quote | TokenPrice]
+    if tokens:
+        found = token_prices_at(db, (book,))
+        write_token_prices(found, text)
+    else:
+        found = quotes_at(db, (book,))
+        write_quotes(found, text)
+    if output == "-":
+        exact(sys.stdout).write(text.getvalue())
+    else:
+        try:
+            with whole_file(file) as stream:
+                stream.write(text.getvalue().encode())
+        except OSError as error:
+            raise InputError(f"cannot write {file}: {error.strerror or error}") from error
+    rates = sorted({price.currency for price in found} - {"USD"})
+    err().print(f"{count(len(found), 'price')} written{'' if output == '-' else f' to {file}'}")
+    for currency in rates:
+        err().print(f"prices in {currency}: prices import needs --rate {currency}=…")
+
+
+def check_unique(identities: Sequence[tuple[object, ...]], files: Sequence[Path]) -> None:
+    """Raises InputError where two files hold the same price: one would replace the other."""
+    same = next((identity for identity, times in Counter(identities).items() if times > 1), None)
+    if same is not None:
         told = " ".join(str(part) for part in same if part)
-        raise InputError(f"{' and '.join(map(str, files))} hold the same quote twice: {told}; nothing was imported")
+        raise InputError(f"{' and '.join(map(str, files))} hold the same price twice: {told}; nothing was imported")
 
 
 def _rates(given: list[str] | None) -> dict[str, float]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from gpuscout.store.prices.offers import Chosen
     from gpuscout.store.prices.prices import Quote
+    from gpuscout.store.prices.tokens import TokenPrice
 
 prices = typer.Typer(
     help="What an hour of a GPU costs.", no_args_is_help=True, epilog="Example: gpuscout prices show H100"
@@ -41,21 +42,25 @@ def register(app: typer.Typer) -> None:
 def list_prices(output: Output, books: Books = None, db: Db = DEFAULT_STORE) -> None:
     """List the books, and the price of every GPU that a ranking would use by default."""
     from gpuscout.store.prices.prices import PriceRules, price_gpus
+    from gpuscout.store.prices.token_books import current
 
     found = quotes_at(db, split_books(books))
     names = list(dict.fromkeys(quote.book for quote in found))
     gpus = list(dict.fromkeys(quote.gpu for quote in found))
     priced = price_gpus(gpus, found, PriceRules(books=split_books(books)))
     document = prices_document(priced)
+    tokens = current(token_prices_at(db, split_books(books)))
     if output.json:
         books_document = [{"book": name, **_summary(q for q in found if q.book == name)} for name in names]
-        print_json({"books": books_document, **document})
+        apis = [asdict(price) | {"name": price.name} for price in tokens]
+        print_json({"books": books_document, **document, "token_prices": apis})
         return
     for name in names:
         about = _summary(q for q in found if q.book == name)
         told = f"{count(about['quotes'], 'price')} of {count(about['gpus'], 'GPU')}, {about['from']} to {about['to']}"
         print_line(f"{name}: {told}", output)
-    print_line("USD/h: of one GPU, on demand; the median of the newest price of each provider", output)
+    if priced.known:
+        print_line("USD/h: of one GPU, on demand; the median of the newest price of each provider", output)
     rows = []
     for price in priced.known.values():
         dates = price.dates
@@ -79,6 +84,12 @@ def list_prices(output: Output, books: Books = None, db: Db = DEFAULT_STORE) -> 
     print_rows(columns, rows, output)
     for gpu, reason in priced.missing.items():
         print_line(f"{gpu}: {reason}", output)
+    if tokens and output.for_people:
+        print()
+        print(
+            "USD per million tokens of APIs (gpuscout compare api:NAME says from which load one's own GPUs cost less)"
+        )
+        print_rows(_TOKENS, [asdict(price) for price in tokens], output)
 
 
 @prices.command("show", epilog="Example: gpuscout prices show H100")
@@ -185,6 +196,21 @@ def quotes_at(db: str, books: tuple[str, ...]) -> list[Quote]:
         return list(shipped_quotes())
 
 
+def token_prices_at(db: str, books: tuple[str, ...]) -> list[TokenPrice]:
+    """All token prices of these books, or of all; without a store those that ship."""
+    from gpuscout.store.database.connect import open_store
+    from gpuscout.store.prices.token_books import shipped_token_prices, token_prices_of
+    from gpuscout.sweeps.errors import StoreUnreachableError
+
+    try:
+        with open_store(db) as store, store.reading() as connection:
+            return token_prices_of(connection, books)
+    except StoreUnreachableError:
+        if db != DEFAULT_STORE:
+            raise
+        return list(shipped_token_prices())
+
+
 def _summary(quotes: Iterable[Quote]) -> dict[str, int]:
     found = list(quotes)
     days = sorted(quote.date for quote in found)
@@ -227,6 +253,18 @@ def print_saved(book: str, quotes: Sequence[Quote], gone: int, *, json: bool, ch
     print(f"{count(len(quotes), 'price')} stored in {book}{f', {gone:,} replaced' if gone else ''}")
 
 
+def print_saved_tokens(book: str, prices: Sequence[TokenPrice], gone: int, *, json: bool) -> None:
+    if json:
+        print_json({"book": book, "stored": len(prices), "replaced": gone})
+        return
+    for price in prices[:_LISTED]:
+        told = f"{price.input_usd_per_mtok:g} in, {price.output_usd_per_mtok:g} out USD per million tokens"
+        print(f"{price.name}: {told}, {price.date}")
+    more = f" ({len(prices) - _LISTED:,} more)" if len(prices) > _LISTED else ""
+    replaced = f", {gone:,} replaced" if gone else ""
+    print(f"{count(len(prices), 'token price')} stored in {book}{replaced}{more}")
+
+
 _LISTED = 10
 _QUOTES = (
     Column("book", "book"),
@@ -237,4 +275,13 @@ _QUOTES = (
     Column("region", "region", lambda region: "all" if region == "*" else region),
     Column("instance_type", "instance"),
     a_figure("gpus_per_instance", "GPUs", whole_number, unknown=""),
+)
+_TOKENS = (
+    Column("provider", "provider"),
+    Column("model", "model"),
+    a_figure("input_usd_per_mtok", "input", lambda usd: f"{usd:g}"),
+    a_figure("cached_input_usd_per_mtok", "cached", lambda usd: f"{usd:g}", unknown=""),
+    a_figure("output_usd_per_mtok", "output", lambda usd: f"{usd:g}"),
+    Column("date", "date", whole=True),
+    Column("book", "book"),
 )

@@ -29,7 +29,7 @@ from gpuscout.store.prices.prices import (
     providers_of,
     regions_of,
 )
-from gpuscout.store.schema import gpus
+from gpuscout.store.schema import gpus, token_prices
 from gpuscout.store.schema import prices as table
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 from gpuscout.sweeps.text import fault_in, printable
@@ -65,9 +65,9 @@ def shipped_quotes() -> tuple[Quote, ...]:
 
 
 def book_names(connection: sa.Connection) -> list[str]:
-    """The books there are: those of the store in the order of their names, then the one that ships."""
-    stored = connection.execute(sa.select(table.c.book).distinct().order_by(table.c.book)).scalars()
-    return [*stored, DEFAULT_BOOK]
+    """The books there are, of GPUs and of tokens: those of the store in the order of their names, then what ships."""
+    stored = connection.execute(sa.union(sa.select(table.c.book), sa.select(token_prices.c.book))).scalars()
+    return [*sorted(stored), DEFAULT_BOOK]
 
 
 def quotes_of(connection: sa.Connection, books: Sequence[str]) -> list[Quote]:
@@ -145,7 +145,7 @@ def save_quotes(connection: sa.Connection, quotes: Sequence[Quote], *, replace_b
 
 
 def remove_quotes(connection: sa.Connection, book: str, gpu: str | None = None) -> int:
-    """Delete a book of the store, or its quotes of one GPU; returns how many quotes were removed.
+    """Delete a book of the store, its token prices included, or its quotes of one GPU; returns how many.
 
     Raises InputError for the book that ships, UnknownNameError for a book there is not.
     """
@@ -154,10 +154,9 @@ def remove_quotes(connection: sa.Connection, book: str, gpu: str | None = None) 
     if book not in stored:
         hint = f"the store has {', '.join(stored)}" if stored else "the store has no books of its own"
         raise UnknownNameError("price book", book, nearest(book, stored), hint=hint)
-    statement = sa.delete(table).where(table.c.book == book)
     if gpu is not None:
-        statement = statement.where(table.c.gpu == gpu)
-    return connection.execute(statement).rowcount
+        return connection.execute(sa.delete(table).where(table.c.book == book, table.c.gpu == gpu)).rowcount
+    return sum(connection.execute(sa.delete(one).where(one.c.book == book)).rowcount for one in (table, token_prices))
 
 
 def check_book_name(book: str) -> None:

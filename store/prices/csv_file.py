@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
 
 from gpuscout.store.prices.prices import DATE_KINDS, EVERYWHERE, PURCHASES, Quote
 from gpuscout.sweeps.errors import InputError, SpecProblem, UnknownNameError, nearest
@@ -48,12 +49,12 @@ def check_price(usd: float) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class PriceFile:
-    """How a file is read. `rates`: USD for one unit of a currency. `day`: the date of rows without one.
+Quoted = TypeVar("Quoted")
 
-    `stored_gpus` are names of GPUs that the catalogue need not know.
-    """
+
+@dataclass(frozen=True)
+class BookFile(Generic[Quoted]):
+    """How a file is read. `rates`: USD for one unit of a currency. `day`: the date of rows without one."""
 
     path: Path
     book: str
@@ -61,7 +62,21 @@ class PriceFile:
     stored_gpus: Iterable[str] = ()
     day: date | None = None
 
-    def read(self) -> list[Quote]:
+    columns: ClassVar[Mapping[str, str]]
+
+    def _lacking(self, names: list[str]) -> Iterable[SpecProblem]:
+        """What a header lacks."""
+        raise NotImplementedError
+
+    def _quote(self, row: Row) -> Quoted | None:
+        """What a row says; None where something is wrong with it, which it has reported."""
+        raise NotImplementedError
+
+    def _identity(self, quote: Quoted) -> tuple[object, ...]:
+        """What two rows of a file may not share."""
+        raise NotImplementedError
+
+    def read(self) -> list[Quoted]:
         """The quotes in the order of the file.
 
         Raises InputError with every problem of the file, or when it cannot be read.
@@ -76,17 +91,17 @@ class PriceFile:
         except csv.Error as error:
             raise InputError(f"cannot read the price book {self.path}: {error}") from error
 
-    def _quotes(self, reader: csv.DictReader[str]) -> list[Quote]:
+    def _quotes(self, reader: csv.DictReader[str]) -> list[Quoted]:
         names = [(name or "").strip().casefold() for name in reader.fieldnames or ()]
         problems = [*self._header(names)]
-        quotes: list[Quote] = []
+        quotes: list[Quoted] = []
         seen: dict[tuple[object, ...], int] = {}
         if not problems:
             reader.fieldnames = names
             for row in reader:
-                quote = self._quote(_Row(row, self, reader.line_num, problems))
+                quote = self._quote(Row(row, self, reader.line_num, problems))
                 if quote is not None:
-                    same = (quote.gpu, quote.provider, quote.instance_type, quote.purchase, quote.region, quote.date)
+                    same = self._identity(quote)
                     if (first := seen.setdefault(same, reader.line_num)) != reader.line_num:
                         problems.append(self.problem(reader.line_num, None, f"the same quote as line {first}"))
                     quotes.append(quote)
@@ -101,18 +116,23 @@ class PriceFile:
     def problem(self, line: int, column: str | None, message: str, hint: str | None = None) -> SpecProblem:
         return SpecProblem(message, str(self.path), line, None, column, hint)
 
-    def gpu_name(self, text: str) -> str:
-        """The canonical name of a GPU. Raises UnknownNameError."""
-        return gpu_name(text, self.stored_gpus)
-
     def _header(self, names: list[str]) -> Iterable[SpecProblem]:
         for position, name in enumerate(names):
-            if name not in COLUMNS:
-                near = nearest(name, COLUMNS)
+            if name not in self.columns:
+                near = nearest(name, self.columns)
                 hint = f"did you mean {' or '.join(near)}?   " if near else ""
-                yield self.problem(1, None, f'unknown column "{name}"', f"{hint}there are {', '.join(COLUMNS)}")
+                yield self.problem(1, None, f'unknown column "{name}"', f"{hint}there are {', '.join(self.columns)}")
             elif name in names[:position]:
                 yield self.problem(1, None, f'the column "{name}" is there twice')
+        yield from self._lacking(names)
+
+
+class PriceFile(BookFile[Quote]):
+    """A file of prices of GPUs. `stored_gpus` are names of GPUs that the catalogue need not know."""
+
+    columns = COLUMNS
+
+    def _lacking(self, names: list[str]) -> Iterable[SpecProblem]:
         if "gpu" not in names:
             yield self.problem(1, None, 'no column "gpu"', "the first line names the columns")
         if not any(name in names for name in _PRICES):
@@ -120,7 +140,10 @@ class PriceFile:
         if "date" not in names and self.day is None:
             yield self.problem(1, None, 'no column "date"', "--date YYYY-MM-DD dates all rows")
 
-    def _quote(self, row: _Row) -> Quote | None:
+    def _identity(self, quote: Quote) -> tuple[object, ...]:
+        return quote.gpu, quote.provider, quote.instance_type, quote.purchase, quote.region, quote.date
+
+    def _quote(self, row: Row) -> Quote | None:
         gpu = row.gpu()
         size = row.whole_number("gpus_per_instance")
         rate = row.rate()
@@ -150,11 +173,11 @@ class PriceFile:
         )
 
 
-class _Row:
+class Row:
     """The cells of one line; what cannot be understood is reported once and makes the row `failed`."""
 
     def __init__(
-        self, cells: Mapping[str, str | None], file: PriceFile, line: int, problems: list[SpecProblem]
+        self, cells: Mapping[str, str | None], file: BookFile[Any], line: int, problems: list[SpecProblem]
     ) -> None:
         self.cells, self.file, self.line, self.problems = cells, file, line, problems
         self.failed = False
@@ -177,7 +200,7 @@ class _Row:
             self.report("gpu", "missing")
             return None
         try:
-            return self.file.gpu_name(self["gpu"])
+            return gpu_name(self["gpu"], self.file.stored_gpus)
         except UnknownNameError as error:
             self.report("gpu", error.message, error.hint)
             return None

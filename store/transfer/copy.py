@@ -37,6 +37,7 @@ from gpuscout.store.schema import (
     point_percentiles,
     prices,
     tasks,
+    token_prices,
     traffics,
 )
 from gpuscout.store.transfer import copy_sweeps
@@ -123,8 +124,9 @@ class _Copy:
         for table in (intervals, errors_seen):
             rows = self._read.execute(sa.select(table)).all()
             durable.writing(self._target, partial(_store_trust, table, rows, self._ids[engines]))
-        for rows in self._portions(prices):
-            self._copied.prices += durable.writing(self._target, partial(_store_prices, rows))
+        for table in (prices, token_prices):
+            for rows in self._portions(table):
+                self._copied.prices += durable.writing(self._target, partial(_store_prices, table, rows))
         for sweep_id, target_id in self._sweep_ids.items():
             self._copied.failures += copy_sweeps.settle(
                 self._read, self._target, sweep_id, target_id, self._ids[engines], self._cases
@@ -266,9 +268,9 @@ def _store_trust(table: sa.Table, rows: Sequence[Any], engine_ids: Mapping[int, 
     return bulk.insert(connection, table, columns, unless_stored=tuple(table.primary_key.columns.keys()))
 
 
-def _store_prices(rows: Sequence[Any], connection: sa.Connection) -> int:
-    unique = next(rule for rule in prices.constraints if isinstance(rule, sa.UniqueConstraint))
-    return bulk.insert(connection, prices, columns_of(prices, rows), unless_stored=tuple(unique.columns.keys()))
+def _store_prices(table: sa.Table, rows: Sequence[Any], connection: sa.Connection) -> int:
+    unique = next(rule for rule in table.constraints if isinstance(rule, sa.UniqueConstraint))
+    return bulk.insert(connection, table, columns_of(table, rows), unless_stored=tuple(unique.columns.keys()))
 
 
 def columns_of(table: sa.Table, rows: Sequence[Any]) -> dict[str, list[Any]]:
