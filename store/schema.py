@@ -35,6 +35,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 
 from gpuscout.sweeps.cases import DIGEST_BYTES
@@ -207,6 +208,9 @@ cases = Table(
     # Of `traffics`; NULL: fixed lengths in a closed loop. SQLite adds a foreign key only by writing the table anew.
     Column("traffic_id", Id, nullable=True),
     _number("request_rate", nullable=True),  # requests/s of the deployment in an open loop; NULL: a closed loop
+    # As `options_text` and `Speculative.text` write them; empty: the server's defaults, nothing drafted.
+    Column("server_options", Text, nullable=False, server_default=text("''")),
+    Column("speculative", Text, nullable=False, server_default=text("''")),
     UniqueConstraint("digest"),
     _one_of("precision", PRECISIONS),
     _one_of("kv_precision", PRECISIONS),

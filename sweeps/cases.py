@@ -4,8 +4,8 @@ A case digest covers everything that can change an answer: the model's and the G
 precisions, server, memory fraction and lengths. It also covers the *names* of the model and the GPU: some engines
 look a model up by its id, and two models of one architecture must stay apart in a ranking. A task key adds the
 engine's fingerprint and options. Server options are part of a digest where they differ from the server's defaults
-(servers/options.py): a case is the same with and without naming a default. Digests are the first 16 bytes of SHA-256,
-hashed from prefixes that many rows share.
+(servers/options.py), traffic and drafts where there are any: a case is the same with and without naming a default.
+Digests are the first 16 bytes of SHA-256, hashed from prefixes that many rows share.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.precision import PRECISIONS, Precision
 from gpuscout.sweeps.servers.options import ServerOptions, default_options
+from gpuscout.sweeps.speculative import NO_DRAFTS, Speculative
 from gpuscout.sweeps.traffic.traffic import PLAIN, Traffic
 
 DIGEST_BYTES = 16
@@ -65,6 +66,7 @@ class Case:
     max_model_len: int | None = None
     traffic: Traffic = PLAIN
     server_options: ServerOptions = ()
+    speculative: Speculative = NO_DRAFTS
 
     @property
     def num_gpus(self) -> int:
@@ -78,9 +80,10 @@ class Case:
 
 @dataclass(frozen=True)
 class CaseColumns:
-    """n cases as columns. `model`, `gpu`, `server`, `options` and `traffic` index the tuples; precisions are codes.
+    """n cases as columns. `model`, `gpu`, `server`, `options`, `traffic` and `draft` index the tuples.
 
-    Without `server_options` all are the servers' defaults, without `traffics` all of it is plain.
+    Precisions are codes. Without `server_options` all are the servers' defaults, without `traffics` all of it is plain,
+    without `drafts` nothing is drafted.
     """
 
     models: tuple[ModelSpec, ...]
@@ -103,10 +106,12 @@ class CaseColumns:
     options: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     traffics: tuple[Traffic, ...] = (PLAIN,)
     traffic: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    drafts: tuple[Speculative, ...] = (NO_DRAFTS,)
+    draft: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     _digests: list[bytes] = field(default_factory=list, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("options", "traffic"):
+        for name in ("options", "traffic", "draft"):
             if len(getattr(self, name)) != len(self.model):  # none was given
                 object.__setattr__(self, name, np.zeros(len(self.model), dtype=np.int64))
 
@@ -120,7 +125,7 @@ class CaseColumns:
     def take(self, rows: npt.NDArray[Any]) -> CaseColumns:
         """The cases at these positions (or under this boolean mask), in that order."""
         columns = {name: getattr(self, name)[rows] for name in COLUMN_NAMES}
-        tuples = {name: getattr(self, name) for name in ("models", "gpus", "servers", "server_options", "traffics")}
+        tuples = {name: getattr(self, name) for name in _TUPLES}
         return CaseColumns(**tuples, **columns)
 
     def option(self, name: str) -> npt.NDArray[np.int64]:
@@ -153,6 +158,7 @@ class CaseColumns:
             output_len=int(self.output_len[row]),
             traffic=self.traffics[self.traffic[row]],
             server_options=self.server_options[self.options[row]],
+            speculative=self.drafts[self.draft[row]],
         )
 
     @classmethod
@@ -164,6 +170,7 @@ class CaseColumns:
         servers = tuple(dict.fromkeys(case.server for case in cases))
         traffics = tuple(dict.fromkeys(case.traffic for case in cases)) or (PLAIN,)
         options = tuple(dict.fromkeys(case.server_options for case in cases)) or ((),)
+        drafts = tuple(dict.fromkeys(case.speculative for case in cases)) or (NO_DRAFTS,)
 
         def ints(values: Iterable[int]) -> npt.NDArray[np.int64]:
             return np.fromiter(values, dtype=np.int64, count=len(cases))
@@ -191,6 +198,8 @@ class CaseColumns:
             traffic=ints(traffics.index(case.traffic) for case in cases),
             server_options=options,
             options=ints(options.index(case.server_options) for case in cases),
+            drafts=drafts,
+            draft=ints(drafts.index(case.speculative) for case in cases),
         )
 
     def digests(self) -> list[bytes]:
@@ -201,7 +210,8 @@ class CaseColumns:
         gpu_digests = [gpu.digest() for gpu in self.gpus]
         prefixes: dict[tuple[int, ...], Any] = {}
         shared = (
-            self.model, self.gpu, self.server, self.precision, self.kv_precision, self.options, self.traffic,
+            *(self.model, self.gpu, self.server, self.precision, self.kv_precision),
+            *(self.options, self.traffic, self.draft),
         )  # fmt: skip
         groups = zip(*(column.tolist() for column in shared), strict=True)
         row_bytes = self._packed_rows()
@@ -209,13 +219,15 @@ class CaseColumns:
         for position, group in enumerate(groups):
             prefix = prefixes.get(group)
             if prefix is None:
-                model, gpu, server, precision, kv_precision, options, traffic = group
+                model, gpu, server, precision, kv_precision, options, traffic, draft = group
                 prefix = hashlib.sha256(_CASE_SCHEMA + model_digests[model] + gpu_digests[gpu])
                 prefix.update(f"{self.servers[server]}\0{PRECISIONS[precision]}\0{PRECISIONS[kv_precision]}\0".encode())
                 if given := self.server_options[options]:
                     prefix.update(canonical_json(dict(given)) + b"\0")
                 if identity := self.traffics[traffic].identity():
                     prefix.update(b"traffic\0" + canonical_json(identity) + b"\0")
+                if drafted := self.drafts[draft].given:
+                    prefix.update(b"speculative\0" + canonical_json(drafted) + b"\0")
                 prefixes[group] = prefix
             digest = prefix.copy()
             digest.update(row_bytes[position * size : (position + 1) * size])
@@ -229,11 +241,8 @@ class CaseColumns:
         return rows.tobytes()
 
 
-COLUMN_NAMES: tuple[str, ...] = tuple(
-    f.name
-    for f in fields(CaseColumns)
-    if f.name not in ("models", "gpus", "servers", "server_options", "traffics", "_digests")
-)
+_TUPLES = ("models", "gpus", "servers", "server_options", "traffics", "drafts")
+COLUMN_NAMES: tuple[str, ...] = tuple(f.name for f in fields(CaseColumns) if f.name not in (*_TUPLES, "_digests"))
 
 
 def task_keys(case_digests: Sequence[bytes], *, engine: str, fingerprint: str, options_digest: bytes) -> list[bytes]:

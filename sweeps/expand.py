@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from gpuscout.sweeps.cases import CaseColumns
 from gpuscout.sweeps.precision import PRECISIONS, Precision
+from gpuscout.sweeps.servers.options import ServerOptions, server_options, unknown_to
 from gpuscout.sweeps.spec.rules import Rule
 from gpuscout.sweeps.sweep import AXES, EnginePart, Sweep
 from gpuscout.sweeps.traffic.traffic import Traffic
@@ -97,6 +98,8 @@ class Expansion:
             "tensor_parallel": len(self._tensor_parallel),
             "gpu_memory_utilization": len(sweep.gpu_memory_utilization),
             "max_model_len": len(sweep.max_model_len),
+            "server_options": len(sweep.server_options),
+            "speculative": len(sweep.speculative),
             "workloads": len(sweep.workloads),
         }
         self._dimensions = _dimensions(sweep.zipped)
@@ -199,6 +202,7 @@ class Expansion:
     def _asked(self, positions: dict[str, Ints], along: list[Ints]) -> Bools:
         model = positions["models"]
         asked = self._length_asked[positions["max_model_len"], positions["workloads"]]
+        asked = asked & self._options_asked[positions["gpus"], positions["servers"], positions["server_options"]]
         for table, digit in zip(self._precision_asked, along, strict=True):
             if table is not None:
                 asked = asked & table[model, digit]
@@ -224,6 +228,7 @@ class Expansion:
             "expert_parallel", positions
         ) != 0
         yield ~self._context_suffices[model, positions["max_model_len"], positions["workloads"]]
+        yield ~self._options_known[positions["servers"], positions["server_options"]]
         if self.sweep.max_gpus is not None:
             yield self._num_gpus(positions) > self.sweep.max_gpus
 
@@ -276,6 +281,11 @@ class Expansion:
                 "longer than the context",
                 ("models", "max_model_len", "workloads"),
                 self._describe_context,
+            ),
+            _Reason(
+                "option of another server",
+                ("servers", "server_options"),
+                lambda at: str(unknown_to(sweep.servers[at["servers"]], sweep.server_options[at["server_options"]])),
             ),
         ]
         if sweep.max_gpus is not None:
@@ -356,6 +366,41 @@ class Expansion:
             case = (int(length), workload.input_len, workload.output_len, workload.traffic)
             asked[limit, position] = case not in seen
             seen.add(case)
+        return asked
+
+    @cached_property
+    def _options_known(self) -> Bools:
+        """(server, options)"""
+        return _table(
+            lambda server, options: unknown_to(server, options) is None, self.sweep.servers, self.sweep.server_options
+        )
+
+    @cached_property
+    def _option_values(self) -> tuple[tuple[ServerOptions, ...], Ints]:
+        """The options of cases, without defaults; and (GPU, server, options): which of them a combination has."""
+        numbers: dict[ServerOptions, int] = {}
+        codes = [
+            [
+                [
+                    numbers.setdefault(server_options(given, server, gpu.name, gpu.memory_usable_gib), len(numbers))
+                    for given in self.sweep.server_options
+                ]
+                for server in self.sweep.servers
+            ]
+            for gpu in self.sweep.gpus
+        ]
+        shape = (len(self.sweep.gpus), len(self.sweep.servers), len(self.sweep.server_options))
+        return tuple(numbers), np.array(codes, dtype=np.int64).reshape(shape)
+
+    @cached_property
+    def _options_asked(self) -> Bools:
+        """(GPU, server, options): False for the second of two that come to the same there."""
+        _, codes = self._option_values
+        if any("server_options" in group for group in self.sweep.zipped):
+            return np.ones(codes.shape, dtype=bool)
+        asked = np.zeros(codes.shape, dtype=bool)
+        for gpu, server in np.ndindex(codes.shape[:2]):
+            asked[gpu, server, np.unique(codes[gpu, server], return_index=True)[1]] = True
         return asked
 
     @cached_property
@@ -459,6 +504,7 @@ class Expansion:
         model, workload = positions["models"], positions["workloads"]
         input_len = np.array([w.input_len for w in self.sweep.workloads], dtype=np.int64)
         output_len = np.array([w.output_len for w in self.sweep.workloads], dtype=np.int64)
+        options, option_codes = self._option_values
         return CaseColumns(
             models=tuple(self._models),
             gpus=self.sweep.gpus,
@@ -480,6 +526,10 @@ class Expansion:
             output_len=output_len[workload],
             traffics=tuple(w.traffic for w in self.sweep.workloads),
             traffic=workload,
+            server_options=options,
+            options=option_codes[positions["gpus"], positions["servers"], positions["server_options"]],
+            drafts=self.sweep.speculative,
+            draft=positions["speculative"],
         )
 
 

@@ -9,7 +9,9 @@ from gpuscout.sweeps.cases import content_digest
 from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.precision import Precision
+from gpuscout.sweeps.servers.options import ServerOptions
 from gpuscout.sweeps.spec.rules import Rule
+from gpuscout.sweeps.speculative import NO_DRAFTS, Speculative
 from gpuscout.sweeps.trust import NO_TRUST, Trust
 from gpuscout.sweeps.workloads import Workload
 
@@ -29,6 +31,8 @@ AXES: tuple[str, ...] = (
     "tensor_parallel",
     "gpu_memory_utilization",
     "max_model_len",
+    "server_options",
+    "speculative",
     "workloads",
 )
 
@@ -93,7 +97,8 @@ class Sweep:
     """The product of the axes, once for each engine.
 
     `tensor_parallel` None is `auto`. In `precision` and `kv_precision` None is the model's own, in `max_model_len`
-    the workload's input and output. Axes named together in one group of `zipped` run in lockstep.
+    the workload's input and output. `server_options` are as given: what is a server's default on a GPU counts as not
+    given there. Axes named together in one group of `zipped` run in lockstep.
     `max_gpus` excludes larger deployments.
     """
 
@@ -111,6 +116,8 @@ class Sweep:
     expert_parallel: tuple[int, ...] = (1,)
     gpu_memory_utilization: tuple[float, ...] = (0.9,)
     max_model_len: tuple[int | None, ...] = (None,)
+    server_options: tuple[ServerOptions, ...] = ((),)
+    speculative: tuple[Speculative, ...] = (NO_DRAFTS,)
     zipped: tuple[tuple[str, ...], ...] = ()
     exclude: tuple[Rule, ...] = ()
     only: tuple[Rule, ...] = ()
@@ -166,6 +173,9 @@ class Sweep:
             "exclude": [rule.to_dict() for rule in self.exclude],
             "only": [rule.to_dict() for rule in self.only],
             "max_gpus": self.max_gpus,
+            # Sweeps of versions without these axes keep their digests.
+            **({} if self.server_options == ((),) else {"server_options": [dict(o) for o in self.server_options]}),
+            **({} if self.speculative == (NO_DRAFTS,) else {"speculative": [s.given for s in self.speculative]}),
         }
 
     def digest(self) -> bytes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gpuscout.runner.accuracy.names import RunNames
-from gpuscout.runner.engines.base import Cost, Engine, as_ladder
+from gpuscout.runner.engines.base import Cost, Engine, as_ladder, understood_by
 from gpuscout.runner.execution.evaluate import evaluate
 from gpuscout.store.measured import MeasuredRun, case_of
 from gpuscout.sweeps.cases import Case, CaseColumns
@@ -145,9 +145,12 @@ def estimate(engine: Engine, runs: Iterable[MeasuredRun], names: RunNames | None
     runs = tuple(runs)
     asked = RunCases(runs, names)
     answer = _Answer(runs, dict(asked.reasons))
+    cases = asked.cases
+    if "server_options" not in understood_by(engine):  # it answers for its own idea of a server's defaults
+        cases = {position: replace(case, server_options=()) for position, case in cases.items()}
     medians = {position for position, run in enumerate(runs) if run.latency_stat == "median"}
-    for of_stat, positions in ((engine, asked.cases.keys() - medians), (engine_of_medians(engine), medians)):
-        answer.ask_all(of_stat, {p: case for p, case in asked.cases.items() if p in positions})
+    for of_stat, positions in ((engine, cases.keys() - medians), (engine_of_medians(engine), medians)):
+        answer.ask_all(of_stat, {p: case for p, case in cases.items() if p in positions})
     ttft_ms, itl_ms, tokens_per_s = answer.figures
     return Estimates(
         runs, ttft_ms, itl_ms, tokens_per_s, answer.concurrency, answer.fraction, answer.reasons, answer.regime

@@ -20,6 +20,7 @@ from gpuscout.sweeps.cases import Case, CaseColumns, task_keys
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.expand import Expansion
 from gpuscout.sweeps.outcomes import Outcome
+from gpuscout.sweeps.settings import STARTED
 from gpuscout.sweeps.sweep import EnginePart, Sweep, SweptModel
 from gpuscout.sweeps.workloads import Workload
 
@@ -39,6 +40,7 @@ _LOCKSTEP = (
     "tensor_parallel",
     "gpu_memory_utilization",
     "max_model_len",
+    *STARTED,
     "workloads",
 )
 
@@ -172,6 +174,8 @@ def _in_lockstep(name: str, engine: EnginePart, cases: Sequence[Case]) -> Sweep:
         data_parallel=tuple(case.data_parallel for case in cases),
         gpu_memory_utilization=tuple(case.gpu_memory_utilization for case in cases),
         max_model_len=tuple(case.max_model_len for case in cases),
+        server_options=tuple(case.server_options for case in cases),
+        speculative=tuple(case.speculative for case in cases),
         zipped=(_LOCKSTEP,),
     )
 

@@ -23,6 +23,7 @@ from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.gpus.library import gpus_with
 from gpuscout.sweeps.outcomes import Outcome
+from gpuscout.sweeps.servers.options import options_text
 from gpuscout.sweeps.sweep import EnginePart
 from gpuscout.sweeps.workloads import Workload
 
@@ -44,6 +45,8 @@ def estimate_performance(
     context_length: int | None = None,
     server: str = "vllm",
     gpu_memory_utilization: float = 0.9,
+    server_options: Mapping[str, int] | None = None,
+    speculative: Mapping[str, float] | None = None,
     engine: str | Mapping[str, object] = "roofline",
     prices: PricesLike | None = None,
     hf_token: str | None = None,
@@ -61,6 +64,8 @@ def estimate_performance(
     tensor_parallel_size    GPUs that share every layer; None: all `num_gpus`, or 1
     precision, kv_precision None: the checkpoint's own
     context_length          tokens one request may grow to; None: exactly input and output
+    server_options          what the server is started with, such as {"max_num_seqs": 256}; None: its defaults
+    speculative             {"draft_tokens": 3, "acceptance": 0.7, "draft_cost": 0.05}, as in a spec; None: no drafts
     engine                  a name, or a mapping of its name and options, as in a spec
     prices                  USD per GPU hour by GPU, which override the price books; or which books count: `PriceRules`
     hf_token                replaces HF_TOKEN and the login
@@ -91,6 +96,8 @@ def estimate_performance(
         "context_length": context_length,
         "server": server,
         "gpu_memory_utilization": gpu_memory_utilization,
+        "server_options": server_options,
+        "speculative": speculative,
         "engine": engine,
     }
     (estimate,) = estimate_many([request], prices=prices, hf_token=hf_token, gpu_file=gpu_file, store=store)
@@ -114,6 +121,8 @@ def estimate_performance_batch(
     context_length: int | None = None,
     server: str = "vllm",
     gpu_memory_utilization: float = 0.9,
+    server_options: Mapping[str, int] | None = None,
+    speculative: Mapping[str, float] | None = None,
     engine: str | Mapping[str, object] = "roofline",
     prices: PricesLike | None = None,
     hf_token: str | None = None,
@@ -143,6 +152,8 @@ def estimate_performance_batch(
     context_length: int | None = None,
     server: str = "vllm",
     gpu_memory_utilization: float = 0.9,
+    server_options: Mapping[str, int] | None = None,
+    speculative: Mapping[str, float] | None = None,
     engine: str | Mapping[str, object] = "roofline",
     prices: PricesLike | None = None,
     hf_token: str | None = None,
@@ -174,6 +185,8 @@ def estimate_performance_batch(
         "context_length": context_length,
         "server": server,
         "gpu_memory_utilization": gpu_memory_utilization,
+        "server_options": server_options,
+        "speculative": speculative,
         "engine": engine,
     }
     pairs = [_pair(number, config) for number, config in enumerate(gpu_configs)]
@@ -202,7 +215,7 @@ def estimate_many(
 ) -> list[PerformanceEstimate]:
     """Estimate many requests, in their order; a bad one does not disturb the others.
 
-    A request is a mapping of arguments of `estimate_performance` (`model_id` to `gpu_memory_utilization`, and
+    A request is a mapping of arguments of `estimate_performance` (`model_id` to `speculative`, and
     `engine`, for which the argument here is the default); None and what is left out mean the default. Every estimate
     equals the one that `estimate_performance` gives. Raises what `estimate_performance` raises.
 
@@ -321,6 +334,8 @@ def _estimate(asked: Prepared, answer: StoredAnswer, prices: Prices) -> Performa
         max_model_len=case.context_len,
         engine=engine.name,
         fingerprint=engine.fingerprint,
+        server_options=options_text(case.server_options),
+        speculative=case.speculative.text,
     )
     return estimate_of(
         case.model,

@@ -19,9 +19,13 @@ from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.models.catalogue import is_path
 from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.servers import SERVERS
+from gpuscout.sweeps.servers.options import ServerOptions, server_options, unknown_to
+from gpuscout.sweeps.settings import STARTED
 from gpuscout.sweeps.spec.axes import CONCURRENCY, MEMORY_FRACTION, PARALLEL, TOKENS, parse_names
 from gpuscout.sweeps.spec.entries import EngineEntry, KvPrecisions, Part, Precisions, Text, one_part
 from gpuscout.sweeps.spec.faults import Fault, InvalidValue, unexpected
+from gpuscout.sweeps.spec.serving import parse_server_options, parse_speculative
+from gpuscout.sweeps.speculative import NO_DRAFTS, Speculative
 from gpuscout.sweeps.sweep import EnginePart
 
 _Found = TypeVar("_Found")
@@ -63,6 +67,8 @@ class EstimateRequest(Part):
     context_length: _Tokens | None = None
     server: Annotated[str, PlainValidator(_one_server)] = "vllm"
     gpu_memory_utilization: Annotated[float, PlainValidator(MEMORY_FRACTION.number)] = 0.9
+    server_options: Annotated[tuple[ServerOptions, ...], PlainValidator(parse_server_options)] = ((),)
+    speculative: Annotated[tuple[Speculative, ...], PlainValidator(parse_speculative)] = (NO_DRAFTS,)
     engine: Annotated[EngineEntry, PlainValidator(_an_engine)] = Field(default=EngineEntry(name="roofline"))
 
 
@@ -72,7 +78,7 @@ def parse_request(given: Mapping[str, object]) -> EstimateRequest:
         request = one_part(EstimateRequest)(given)
     except InvalidValue as invalid:
         raise InputError("; ".join(map(_in_words, invalid.faults))) from None
-    for name in ("precision", "kv_precision"):
+    for name in ("precision", "kv_precision", *STARTED):
         if len(getattr(request, name) or ("native",)) > 1:
             raise InputError(f"{name}: one estimate has one", hint="ask for several estimates")
     return request
@@ -121,9 +127,12 @@ class Lookup:
             raise InputError(
                 f"context_length: input and output are {needed:,} tokens, more than {request.context_length:,}"
             )
+        gpu, (options,) = self._gpus.resolve(request.gpu_name), request.server_options
+        if lacking := unknown_to(request.server, options):
+            raise InputError(f"server_options: {lacking}")
         case = Case(
             model=model,
-            gpu=self._gpus.resolve(request.gpu_name),
+            gpu=gpu,
             input_len=request.input_length,
             output_len=request.output_length,
             precision=_chosen(request.precision, model.precision),
@@ -133,6 +142,8 @@ class Lookup:
             server=request.server,
             gpu_memory_utilization=request.gpu_memory_utilization,
             max_model_len=request.context_length,
+            server_options=server_options(options, request.server, gpu.name, gpu.memory_usable_gib),
+            speculative=request.speculative[0],
         )
         return Prepared(case, request.batch_size, self._engine(request.engine))
 

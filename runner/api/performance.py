@@ -23,6 +23,8 @@ class PerformanceEstimate:
     known; of an invalid estimate all figures are None but the memory of one that does not fit.
 
     batch_size          requests in flight in the whole deployment
+    server_options      "max_num_seqs=256": those that differ from the server's defaults; empty: none does
+    speculative         "draft_tokens=3 acceptance=0.7 draft_cost=0.05"; empty: nothing is drafted
     ttft_ms             time to the first token; waiting for a place in the KV cache included
     itl_ms              (E2E - TTFT) / (output tokens - 1), what vLLM calls TPOT
     bound               what limits a decode step: memory, compute, communication, overhead or unknown
@@ -52,6 +54,8 @@ class PerformanceEstimate:
     context_length: int | None = None
     server: str | None = None
     gpu_memory_utilization: float | None = None
+    server_options: str | None = None
+    speculative: str | None = None
     ttft_ms: float | None = None
     itl_ms: float | None = None
     e2e_s: float | None = None
@@ -164,6 +168,8 @@ def estimate_of(
         context_length=config.max_model_len,
         server=config.server,
         gpu_memory_utilization=config.gpu_memory_utilization,
+        server_options=config.server_options,
+        speculative=config.speculative,
         ttft_ms=point.ttft_ms,
         itl_ms=point.itl_ms,
         e2e_s=point.e2e_s,

@@ -33,8 +33,10 @@ from gpuscout.sweeps.gpus.library import gpus_with
 from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.models.catalogue import is_path
 from gpuscout.sweeps.precision import Precision
+from gpuscout.sweeps.servers.options import options_from
 from gpuscout.sweeps.slo import OBJECTIVE_SYNONYMS
 from gpuscout.sweeps.spec.spec import SweepSpec, spec_from_mapping
+from gpuscout.sweeps.speculative import speculative_from
 
 _SWEEP = "recommend_gpus"
 # What is out for one of these causes runs all the same.
@@ -53,6 +55,8 @@ _ARGUMENTS = {
     "concurrency": "batch_size",
     "tensor_parallel": "num_gpus",
     "servers": "server",
+    "server_options": "server_options",
+    "speculative": "speculative",
     "limits": "max_gpus",
     "engines": "engine",
 }
@@ -293,6 +297,8 @@ class _Answers:
             server=config.server,
             gpu_memory_utilization=config.gpu_memory_utilization,
             max_model_len=config.max_model_len,
+            server_options=options_from(config.server_options),
+            speculative=speculative_from(config.speculative),
         )
 
     def _recommendations(

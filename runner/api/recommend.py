@@ -31,6 +31,8 @@ def recommend_gpus(
     context_length: int | None = None,
     batch_size: int | None = None,
     gpu_memory_utilization: float = 0.9,
+    server_options: Mapping[str, int] | Sequence[Mapping[str, int]] | None = None,
+    speculative: Mapping[str, float] | Sequence[Mapping[str, float] | str] | None = None,
     max_tensor_parallel: int | None = None,
     max_gpus: int | None = None,
     estimate_performance_flag: bool = True,
@@ -66,6 +68,8 @@ def recommend_gpus(
     trust                        prefer: estimates with measured runs near them first; any: all alike; backed: no others
     confidence                   how likely an estimate must be to hold, to be ranked and to meet a limit: 0.5 … 0.99
 
+    server_options, speculative  as in a spec; of lists each entry is tried
+
     The other arguments are those of `estimate_performance`. Raises SpecError with everything that is wrong with the
     arguments (unknown names with the nearest ones), InputError, HubError for a model that cannot be fetched, and what
     `estimate_performance` raises for a `store` that cannot be used.
@@ -88,6 +92,8 @@ def recommend_gpus(
             "kv_precision": kv_precision,
             "max_model_len": context_length,
             "gpu_memory_utilization": gpu_memory_utilization,
+            "server_options": server_options,
+            "speculative": speculative,
             "limits": {"max_gpus": min(limits)} if limits else None,
             "servers": server,
             "objective": objective if estimated else "cost-per-hour",

@@ -96,6 +96,12 @@ class Filters:
     )
     kind: Annotated[Many, _filter("--kind", help="estimated or measured; both unless given.")] = None
     server: Annotated[Many, _filter("--server", help=f"{ONE_OF_SERVERS}; repeat.")] = None
+    server_option: Annotated[
+        Many, _filter("--server-option", metavar="NAME=VALUE", help="max_num_seqs=256, or 128,256; repeat.")
+    ] = None
+    speculative: Annotated[
+        Many, _filter("--speculative", help="none, draft_tokens=3 …: drafted so; repeat for either.")
+    ] = None
     precision: Annotated[Many, _filter("--precision", help="Of the weights: fp8 …; repeat.")] = None
     tp: Annotated[str | None, _filter("--tp", help="Tensor parallelism: 1,2,4.")] = None
     max_gpus: Annotated[int | None, _filter("--max-gpus", min=1, help="GPUs of one deployment.")] = None
@@ -134,6 +140,8 @@ class Filters:
             engines=tuple(parted(self.engine)),
             kinds=tuple(parted(self.kind)),
             servers=tuple(parted(self.server)),
+            server_options=tuple(self.server_option or ()),
+            speculative=tuple(self.speculative or ()),
             precisions=tuple(parted(self.precision)),
             tensor_parallel=_sizes(self.tp),
             max_gpus=self.max_gpus,

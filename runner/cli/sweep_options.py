@@ -48,6 +48,13 @@ class SweepFlags:
     dp: Annotated[str | None, _sweep("--dp", help="Data-parallel ranks: 1,2.")] = None
     precision: Annotated[Many, _sweep("--precision", help="native, fp8, bf16 …; repeat for more.")] = None
     server: Annotated[Many, _sweep("--server", help=f"{ONE_OF_SERVERS}; repeat.")] = None
+    server_option: Annotated[
+        Many, _sweep("--server-option", metavar="NAME=VALUE", help="max_num_seqs=256, or 128,256; repeat for others.")
+    ] = None
+    speculative: Annotated[
+        Many,
+        _sweep("--speculative", help="none, draft_tokens=3,acceptance=0.7,draft_cost=0.05; repeat for more."),
+    ] = None
     concurrency: Annotated[
         str | None, _sweep("--concurrency", "--users", help="Requests in flight, one a user: 1,8,64.")
     ] = None
@@ -98,6 +105,8 @@ class SweepFlags:
 
     def _mapping(self) -> dict[str, object]:
         """What a spec file would say. Raises InputError."""
+        from gpuscout.sweeps.spec.serving import drafts_in_flags, options_in_flags
+
         lengths = [number_of_tokens(text) for text in (self.input_len, self.output_len)]
         if lengths.count(None) == 1:
             raise InputError("--input-len and --output-len go together")
@@ -117,6 +126,8 @@ class SweepFlags:
             "data_parallel": sizes["dp"],
             "precision": parted(self.precision),
             "servers": parted(self.server),
+            "server_options": options_in_flags(self.server_option) if self.server_option else None,
+            "speculative": drafts_in_flags(self.speculative or ()),
             "concurrency": _numbers("--concurrency", self.concurrency),
             "load": None if self.request_rate is None else "request_rate",
             "request_rate": _rates(self.request_rate),
@@ -138,6 +149,8 @@ _FLAGS = {
     "data_parallel": "--dp",
     "precision": "--precision",
     "servers": "--server",
+    "server_options": "--server-option",
+    "speculative": "--speculative",
     "concurrency": "--concurrency",
     "request_rate": "--request-rate",
     "engines": "--engine",

@@ -19,6 +19,7 @@ from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.curves import PERCENTILE_COLUMNS, Bound, Curves, FloatArray, IntArray, Points
 from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.precision import Precision
+from gpuscout.sweeps.settings import STARTED
 from gpuscout.sweeps.trust import NO_TRUST, ObservedError, Trust
 
 __all__ = [
@@ -71,6 +72,8 @@ class Engine(Protocol):
     sparse      True when it cannot answer every concurrency: it may then leave points out
     unsupported_traffic(traffic)  a method: why it cannot answer for requests that vary or arrive (a
                 `gpuscout.sweeps.traffic.traffic.Traffic`), None when it can; without it, such cases are never asked
+    understands  which of "server_options" and "speculative" of a case its figures take into account; without it, cases
+                that have them are never asked
     trust()     a method: a `gpuscout.sweeps.trust.Trust`, how far its figures are from measured ones
     note()      a method: what a run or plan with it has to say, in one line; None: nothing
     of_medians()  a method: the engine for benchmarks that tell medians over requests, not means
@@ -102,6 +105,11 @@ def trust_of(engine: Engine) -> Trust:
     """What an engine says of its own accuracy."""
     says = getattr(engine, "trust", None)
     return NO_TRUST if says is None else says()
+
+
+def understood_by(engine: Engine) -> frozenset[str]:
+    """Which of `gpuscout.sweeps.settings.STARTED` an engine takes into account."""
+    return frozenset(getattr(engine, "understands", ()))
 
 
 def settled(engine: Engine) -> Engine:
@@ -164,6 +172,7 @@ class MissingEngine:
     """
 
     in_process = True
+    understands = frozenset(STARTED)  # its tasks fail for what it lacks, not for what they ask
 
     def __init__(self, name: str, reason: str, *, cost: Cost = Cost.EXPENSIVE, options: Mapping[str, object]) -> None:
         self.name = name
@@ -173,6 +182,9 @@ class MissingEngine:
 
     def fingerprint(self) -> str:
         return MISSING
+
+    def unsupported_traffic(self, traffic: object) -> None:
+        """Nothing is known of it."""
 
     def evaluate(self, cases: CaseColumns, ladder: IntArray) -> Curves:
         return answered([CaseAnswer.failed(Outcome.ENGINE_MISSING, self.reason)] * len(cases))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuscout.runner.engines.base import Engine, MissingEngine
+from gpuscout.runner.engines.base import Engine, MissingEngine, understood_by
 from gpuscout.runner.engines.guard import EngineFailed, guarded, is_foreign
 from gpuscout.runner.engines.registry import cached_engine
 from gpuscout.runner.execution.answer_checks import checked
@@ -18,6 +18,7 @@ from gpuscout.sweeps.curves import Curves, IntArray, Points
 from gpuscout.sweeps.errors import GpuscoutError
 from gpuscout.sweeps.expand import Expansion
 from gpuscout.sweeps.outcomes import Outcome
+from gpuscout.sweeps.servers.options import options_text
 from gpuscout.sweeps.sweep import EnginePart
 from gpuscout.sweeps.text import said
 
@@ -101,7 +102,7 @@ def evaluate(engine: Engine, cases: CaseColumns, ladder: IntArray) -> Curves:
         return failed(0, Outcome.ERROR, "")
     try:
         with guarded(foreign=is_foreign(engine)):
-            refused = _refused_traffic(engine, cases)
+            refused = _refused_options(engine, cases) | _refused_traffic(engine, cases)
             if not refused:
                 answer = engine.evaluate(_unchangeable(cases), _read_only(ladder))
                 open_loop = np.array([traffic.open_loop for traffic in cases.traffics], dtype=np.bool_)[cases.traffic]
@@ -130,6 +131,21 @@ def _read_only(values: Any) -> Any:
     view = values.view()
     view.setflags(write=False)
     return view
+
+
+def _refused_options(engine: Engine, cases: CaseColumns) -> dict[int, str]:
+    """Why the engine cannot answer cases with server options or drafts, by position: it would leave them out."""
+    understood = understood_by(engine)
+    refused: dict[int, str] = {}
+    for name, codes, texts in (
+        ("server_options", cases.options, [options_text(options) for options in cases.server_options]),
+        ("speculative", cases.draft, [drafts.text for drafts in cases.drafts]),
+    ):
+        if name not in understood and any(texts):
+            what = "server options" if name == "server_options" else "speculative decoding"
+            told = [f"{engine.name} does not take {what} into account: {text}" if text else None for text in texts]
+            refused |= {row: why for row, code in enumerate(codes.tolist()) if (why := told[code]) is not None}
+    return refused
 
 
 def _refused_traffic(engine: Engine, cases: CaseColumns) -> dict[int, str]:

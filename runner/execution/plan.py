@@ -17,6 +17,7 @@ from gpuscout.store.results.tasks import stored_tasks
 from gpuscout.sweeps.cases import CaseColumns
 from gpuscout.sweeps.expand import Census, Expansion
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
+from gpuscout.sweeps.servers.options import options_text
 
 # Up to this many tasks a cheap engine is asked which of them cannot run; beyond, only a run finds out.
 _MOST_TASKS_TO_TRY = 200_000
@@ -107,8 +108,10 @@ def why(expansion: Expansion, cheap_only: bool = True) -> list[Verdict]:
 
 def _describe(cases: CaseColumns, row: int, engine: str) -> str:
     case = cases.case(row)
+    told = [options_text(case.server_options), case.speculative.text]
+    started = "".join(f"  {text}" for text in told if text)
     return (
         f"{case.model.name} on {case.gpu.name} x{case.num_gpus}  tp={case.tensor_parallel} pp={case.pipeline_parallel} "
-        f"dp={case.data_parallel} ep={case.expert_parallel}  {case.precision}, KV {case.kv_precision}  {case.server}  "
-        f"{case.input_len:,} in / {case.output_len:,} out  ({engine})"
+        f"dp={case.data_parallel} ep={case.expert_parallel}  {case.precision}, KV {case.kv_precision}  {case.server}"
+        f"{started}  {case.input_len:,} in / {case.output_len:,} out  ({engine})"
     )

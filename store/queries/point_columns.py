@@ -30,6 +30,7 @@ from gpuscout.store.schema import (
 )
 from gpuscout.sweeps.curves import MEAN_OF_BINS, METRICS, Bound
 from gpuscout.sweeps.servers import ONE_OF_SERVERS
+from gpuscout.sweeps.settings import STARTED
 
 Field = Callable[[str], sa.ColumnElement[Any]]
 
@@ -54,6 +55,8 @@ COLUMNS: dict[str, tuple[type, str, str]] = {
     "server": (str, ONE_OF_SERVERS, ""),
     "gpu_memory_utilization": (float, "fraction of GPU memory", ""),
     "max_model_len": (int, "tokens a request may have; of a measured run what it had", ""),
+    "server_options": (str, "options of the server that differ from its defaults: max_num_seqs=256", ""),
+    "speculative": (str, "speculative decoding: draft_tokens=3 acceptance=0.7 draft_cost=0.05; nothing: none", ""),
     "engine": (str, "who estimated it; measured", ""),
     "fingerprint": (str, "the version of the engine", ""),
     "concurrency": (int, "requests in flight, of the deployment", ""),
@@ -178,6 +181,8 @@ def _fields(
                 .correlate(cases)
                 .scalar_subquery()
             )
+        if name in STARTED:
+            return sa.func.nullif(cases.c[name], "")
         if name == "output_tokens_per_s_per_gpu":
             return own["output_tokens_per_s"] / cases.c.num_gpus
         if name == "output_tokens_per_s_per_user":

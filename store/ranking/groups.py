@@ -17,6 +17,7 @@ from gpuscout.store.ranking.measures import DECIMALS, MEASURES, Aim, Array
 from gpuscout.store.ranking.placing import Indices, Placed
 from gpuscout.store.ranking.trust import Place, metric_with_errors, trusted_metric
 from gpuscout.store.ranking.types import Backing, Chance, Operating, Opinion, Question, RankedConfig, Unranked
+from gpuscout.sweeps.settings import STARTED
 from gpuscout.sweeps.slo import Slo
 
 
@@ -84,6 +85,7 @@ def configs_of(pool: Candidates, shown: Shown, described: Descriptions) -> dict[
         worse = first - value if more_is_better else value - first
         config = RankedConfig(
             **{name: about[name] for name in Operating.__match_args__},
+            **{name: about[name] for name in STARTED},
             request_rate=about.get("request_rate"),
             imported_from=about.get("imported_from"),
             mean_of_bins=about.get("mean_of_bins"),
@@ -205,7 +207,7 @@ class _Credentials:
 
     def _backing(self, row: int, about: Description, metric: str) -> Backing | None:
         pool = self._pool
-        if not pool.errors.seen:
+        if not pool.errors.seen or pool.about["drafted"][row]:
             return None
         engine_id, gpu_id, model_id = (int(pool.about[name][row]) for name in ("engine_id", "gpu_id", "model_id"))
         place = Place(
@@ -234,6 +236,8 @@ def _tie_break(config: RankedConfig) -> tuple[Any, ...]:
         config.server,
         config.gpu_memory_utilization,
         config.max_model_len,
+        config.server_options,
+        config.speculative,
         config.task_id or 0,
     )
 

@@ -24,6 +24,7 @@ from gpuscout.store.ranking.lookup import (
     workload_names,
     workloads_called,
 )
+from gpuscout.store.ranking.started import started_as
 from gpuscout.store.ranking.types import Question
 from gpuscout.store.schema import cases, engines, gpus, measured_runs, membership, models, sweeps, tasks, traffics
 from gpuscout.sweeps.errors import InputError, UnknownNameError
@@ -163,7 +164,7 @@ def scope_of(connection: sa.Connection, question: Question, *, traffic: tuple[in
     if sweep is not None:
         engine_names = _in_order_of(sweep, engine_names, chosen=bool(question.engines))
 
-    conditions = _on_cases(question, chosen)
+    conditions = [*_on_cases(question, chosen), *started_as(connection, question)]
     has_traffic = _has_traffic(connection)
     if traffic is not None and has_traffic:
         conditions.append(_of_traffic(traffic))

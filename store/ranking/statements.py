@@ -227,6 +227,7 @@ def _about(scope: Scope) -> list[Number]:
         *(cases.c[n] for n in ("model_id", "gpu_id", "input_len", "output_len", "num_gpus", "tensor_parallel")),
         sa.case(PRECISION_CODES, value=cases.c.precision).label("precision"),
         sa.case(SERVER_CODES, value=cases.c.server).label("server"),
+        sa.case((cases.c.speculative != "", 1), else_=0).label("drafted"),
     ]
     shared = scope.shared_ids
     return [column for column in about if column.name not in shared]

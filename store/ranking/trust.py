@@ -204,6 +204,7 @@ class Errors:
             return total
 
         codes = code(about["engine_id"].astype(np.int64), family, kind, precision, link)
+        codes[about["drafted"] > 0] = -1  # errors are those of runs without drafts
         for (engine_id, name, model_kind, _), error in backing:
             if (
                 model_kind not in _KINDS

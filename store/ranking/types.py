@@ -70,6 +70,8 @@ class Question:
     confidence      how likely an estimate must be to hold, for the objective and each SLO: 0.5 takes it as it is, 0.9
                     the pessimistic end of its 80 % interval; at least 0.5
     servers, precisions (of the weights), tensor_parallel, max_gpus (GPUs of one deployment)
+    server_options  "max_num_seqs=256": of each the values that count, those of defaults among them
+    speculative     "none", or figures of speculative decoding: "draft_tokens=3"
     min_context     tokens a deployment must take (input and output)
     since, until    days (UTC), both included, on which an answer was stored or a run was measured
     top             how many configurations of a group are returned besides the best of each GPU type; None: all
@@ -115,6 +117,8 @@ class Question:
     set_aside: bool = False
     num_gpus: tuple[int, ...] = ()
     default_slo: bool = False
+    server_options: tuple[str, ...] = ()
+    speculative: tuple[str, ...] = ()
 
     @property
     def aim(self) -> Aim:
@@ -127,7 +131,9 @@ class Configuration:
     """One way to serve a model, and the engine that answered for it.
 
     `gpu_memory_utilization` is a fraction of GPU memory, `max_model_len` in tokens. `kv_precision` None: unknown.
-    Where `engine` is "measured" there is no task and no fingerprint, and `max_model_len` is what the run took at least.
+    `server_options` ("max_num_seqs=256") and `speculative` ("draft_tokens=3 acceptance=0.7 …") are empty where the
+    server runs with its defaults and drafts nothing. Where `engine` is "measured" there is no task and no fingerprint,
+    and `max_model_len` is what the run took at least.
     """
 
     task_id: int | None
@@ -144,6 +150,8 @@ class Configuration:
     max_model_len: int
     engine: str
     fingerprint: str | None
+    server_options: str = field(default="", kw_only=True)
+    speculative: str = field(default="", kw_only=True)
 
     @property
     def kind(self) -> Kind:

@@ -30,6 +30,7 @@ from gpuscout.sweeps.cases import COLUMN_NAMES, CaseColumns, canonical_json
 from gpuscout.sweeps.curves import BOUNDS, METRICS, PERCENTILE_COLUMNS, Curves, IntArray, Points
 from gpuscout.sweeps.outcomes import OUTCOMES
 from gpuscout.sweeps.precision import PRECISIONS
+from gpuscout.sweeps.servers.options import options_text
 from gpuscout.sweeps.settings import PARALLELISM
 
 __all__ = ["Answer", "BlockResult", "RegisteredIds", "StoredTask", "commit_block", "register_names", "stored_tasks"]
@@ -183,6 +184,8 @@ def _store_cases(connection: sa.Connection, rows: CaseColumns, position: IntArra
                 connection, [rows.traffics[code].shape_text for code in columns["traffic"].tolist()]
             ),
             "request_rate": [rows.traffics[code].request_rate for code in columns["traffic"].tolist()],
+            "server_options": Coded(columns["options"], [options_text(options) for options in rows.server_options]),
+            "speculative": Coded(columns["draft"], [draft.text for draft in rows.drafts]),
             **{name: columns[name] for name in _PLAIN_CASE_COLUMNS},
         },
     )

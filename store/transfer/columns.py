@@ -68,6 +68,8 @@ CASE = (
     Column("input_len", int),
     Column("output_len", int),
     Column("traffic", str),
+    Column("server_options", str),
+    Column("speculative", str),
 )
 POINT = (
     Column("concurrency", int),

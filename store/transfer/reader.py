@@ -52,7 +52,9 @@ from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.precision import PRECISIONS, Precision
-from gpuscout.sweeps.settings import SHORT_SIZES
+from gpuscout.sweeps.servers.options import options_from, options_text
+from gpuscout.sweeps.settings import SHORT_SIZES, STARTED
+from gpuscout.sweeps.speculative import NO_DRAFTS, speculative_from
 from gpuscout.sweeps.traffic.traffic import PLAIN, Traffic, traffic_from
 from gpuscout.sweeps.workloads import LOADS
 
@@ -170,8 +172,10 @@ class _Filling:
             **{
                 column.name: [row.values[column.name] for row in new.values()]
                 for column in CASE
-                if column.name != "traffic"
+                if column.name not in ("traffic", *STARTED)
             },
+            "server_options": [options_text(case.server_options) for case in asked],
+            "speculative": [case.speculative.text for case in asked],
             "traffic_id": register_traffics(self.connection, [case.traffic.shape_text for case in asked]),
             "request_rate": [case.traffic.request_rate for case in asked],
         }  # fmt: skip
@@ -204,6 +208,8 @@ class _Filling:
             gpu_memory_utilization=row.figure("gpu_memory_utilization"),
             max_model_len=row.tokens("max_model_len"),
             traffic=_traffic(row),
+            server_options=_started(row, "server_options", options_from, ()),
+            speculative=_started(row, "speculative", speculative_from, NO_DRAFTS),
         )
         if case.num_gpus != row.count("num_gpus"):
             raise row.error("num_gpus", f"{row.count('num_gpus')} is not tp x pp x dp = {case.num_gpus}")
@@ -446,6 +452,16 @@ class _Engine:
     name: str
     fingerprint: str
     options: Mapping[str, object]
+
+
+def _started(row: Placed, name: str, read: Callable[[str], _T], unless_given: _T) -> _T:
+    """With what a case's server is started; exports of versions that did not know it have no such column."""
+    if not row.has(name):
+        return unless_given
+    try:
+        return read(row.text(name))
+    except ValueError as error:
+        raise row.error(name, str(error)) from error
 
 
 def _traffic(row: Placed) -> Traffic:

@@ -36,6 +36,7 @@ from gpuscout.store.transfer.columns import (
     Value,
 )
 from gpuscout.sweeps.cases import canonical_json
+from gpuscout.sweeps.settings import STARTED
 
 Row = list[Value]
 
@@ -49,7 +50,8 @@ _NAMED = (
     cases.c.model_id,
     cases.c.gpu_id,
     cases.c.digest.label("case_digest"),
-    *(cases.c[column.name] for column in CASE if column.name != "traffic"),
+    *(cases.c[column.name] for column in CASE if column.name not in ("traffic", *STARTED)),
+    *(sa.func.nullif(cases.c[name], "").label(name) for name in STARTED),
     traffics.c.shape.label("traffic"),
     cases.c.request_rate.label("case_request_rate"),
 )

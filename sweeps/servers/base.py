@@ -109,6 +109,8 @@ class Server:
     """Whether every rank must hold whole blocks of weights that share a scale."""
     batch_defaults: Callable[[str, float], tuple[int, int]] = small_batches
     """By the name and the usable GiB of a GPU: sequences that run at once and prompt tokens in a step, at most."""
+    decodes_within_budget: bool = True
+    """Whether the tokens of running sequences count among those of a step, which prompts share."""
     launch: Callable[[Deployment], Launch] | None = None
     """How a deployment is started; raises InputError for what the server cannot do. None: not known."""
 

@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from gpuscout.sweeps.errors import InputError, nearest
-from gpuscout.sweeps.servers import server_named
+from gpuscout.sweeps.servers import SERVERS, server_named
 
 ServerOptions = tuple[tuple[str, int], ...]
 """Names and values in the order of names; only those that differ from the server's defaults."""
 
-# Each option: what it is, in the words of help texts and documents. All are whole numbers of at least 1.
-OPTIONS: Mapping[str, str] = {
-    "max_num_batched_tokens": "prompt tokens in one step (SGLang: chunked-prefill-size, TensorRT-LLM: max_num_tokens)",
-    "max_num_seqs": "sequences that run at once (SGLang: max-running-requests, TensorRT-LLM: max_batch_size)",
-    "num_continuous_decode_steps": "SGLang: decode steps before new requests are looked at",
-    "scheduler_recv_interval": "SGLang: steps between two looks for new requests",
-    "stream_interval": "steps between two packets of a stream; the first token is sent at once",
+
+@dataclass(frozen=True)
+class Option:
+    """A whole number from 1 to `most`. `servers`: those that have it; none are named where all have it."""
+
+    help: str
+    most: int
+    servers: tuple[str, ...] = ()
+
+
+OPTIONS: Mapping[str, Option] = {
+    "max_num_batched_tokens": Option(
+        "prompt tokens in one step (SGLang: chunked-prefill-size, TensorRT-LLM: max_num_tokens)", 10_000_000
+    ),
+    "max_num_seqs": Option(
+        "sequences that run at once (SGLang: max-running-requests, TensorRT-LLM: max_batch_size)", 1_000_000
+    ),
+    "num_continuous_decode_steps": Option(
+        "SGLang: decode steps before new requests are looked at", 10_000, servers=("sglang",)
+    ),
+    "scheduler_recv_interval": Option("SGLang: steps between two looks for new requests", 10_000, servers=("sglang",)),
+    "stream_interval": Option("steps between two packets of a stream; the first token is sent at once", 10_000),
+}
+# What servers call them.
+SYNONYMS: Mapping[str, str] = {
+    "max_running_requests": "max_num_seqs",
+    "max_batch_size": "max_num_seqs",
+    "chunked_prefill_size": "max_num_batched_tokens",
+    "max_num_tokens": "max_num_batched_tokens",
 }
 
 
@@ -46,3 +69,39 @@ def server_options(
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"server option {name}: expected a whole number of at least 1, got {value!r}")
     return tuple(sorted((name, value) for name, value in values.items() if value != defaults[name]))
+
+
+def options_text(options: ServerOptions) -> str:
+    """ "max_num_seqs=256 stream_interval=10", as stores, tables and CSV files have them; empty: all are defaults."""
+    return " ".join(f"{name}={value}" for name, value in options)
+
+
+def options_from(text: str) -> ServerOptions:
+    """What `options_text` wrote. Raises ValueError for anything else."""
+    found = tuple((name, int(value)) for name, _, value in (word.partition("=") for word in text.split()))
+    sound = all(name in OPTIONS and 1 <= value < 2**31 for name, value in found)
+    if not sound or options_text(found) != text or list(found) != sorted(dict(found).items()):
+        raise ValueError(f"not server options: {text!r:.200}")
+    return found
+
+
+def unknown_to(server: str, options: ServerOptions) -> str | None:
+    """Why this server cannot be started with these options: it lacks one of them. None: it has them all."""
+    for name, _ in options:
+        if OPTIONS[name].servers and server not in OPTIONS[name].servers:
+            return f"{server} has no {name}: it is an option of {', '.join(OPTIONS[name].servers)}"
+    return None
+
+
+# GPUs between whose sizes the defaults of servers change, by usable GiB.
+_SIZES_GIB = (15.0, 31.0, 44.0, 79.0, 139.0, 178.0)
+
+
+def defaults_in_words(name: str) -> str:
+    """ "vllm 256 or 1,024 by the GPU, sglang 2,048 …": the defaults of the servers that have this option."""
+    told = []
+    for server in OPTIONS[name].servers or SERVERS:
+        values = sorted({default_options(server, "", size)[name] for size in _SIZES_GIB})
+        by_gpu = " by the GPU" if len(values) > 1 else ""
+        told.append(f"{server} {' or '.join(f'{value:,}' for value in values)}{by_gpu}")
+    return ", ".join(told)

@@ -110,5 +110,6 @@ SERVER = Server(
     kv_precisions=frozenset({Precision.FP8, Precision.FP4}),
     whole_blocks=True,
     batch_defaults=batch_defaults,
+    decodes_within_budget=False,
     launch=launch,
 )

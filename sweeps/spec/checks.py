@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from gpuscout.sweeps.errors import nearest, quoted
 from gpuscout.sweeps.names import has_wildcard, matches
+from gpuscout.sweeps.servers.options import options_text, unknown_to
 from gpuscout.sweeps.settings import PARALLELISM, SHORT_SIZES
 from gpuscout.sweeps.spec.entries import Part
 from gpuscout.sweeps.spec.faults import Fault, Faults, Path, as_list, unexpected, unknown
 from gpuscout.sweeps.spec.rules import Rule
+from gpuscout.sweeps.speculative import Speculative
 from gpuscout.sweeps.traffic.trace import Trace
 from gpuscout.sweeps.workloads import PRESETS, Workload
 
@@ -27,6 +29,8 @@ ZIP_AXES: tuple[str, ...] = (
     "kv_precision",
     "gpu_memory_utilization",
     "max_model_len",
+    "server_options",
+    "speculative",
     "workloads",
 )
 _NOT_ZIPPED = {
@@ -116,7 +120,19 @@ def check(spec: SweepSpec, data: Mapping[str, object], broken: Set[str]) -> list
         faults.extend(_repetition_faults(spec, data, broken))
     if broken.isdisjoint(("load", "request_rate", "workloads")):
         faults.extend(_load_faults(spec))
+    if broken.isdisjoint(("servers", "server_options")):
+        faults.extend(_option_faults(spec, data))
     return faults
+
+
+def _option_faults(spec: SweepSpec, data: Mapping[str, object]) -> Iterator[Fault]:
+    """Options that no server of the sweep has."""
+    entries = len(as_list(data.get("server_options")))
+    for position, options in enumerate(spec.server_options):
+        reasons = [unknown_to(server, options) for server in spec.servers]
+        if None not in reasons:
+            path: Path = ("server_options", position) if entries == len(spec.server_options) else ("server_options",)
+            yield Fault("; ".join(dict.fromkeys(map(str, reasons))), path)
 
 
 def _load_faults(spec: SweepSpec) -> Iterator[Fault]:
@@ -203,6 +219,10 @@ def _key(value: object) -> str:
             return json.dumps(value.given, ensure_ascii=False)
         case Workload():
             return value.name
+        case Speculative():
+            return value.text or "none"
+        case tuple():
+            return options_text(value) or "{}"
         case None:
             return "workload"
     return str(value)

@@ -14,6 +14,7 @@ from pydantic.json_schema import WithJsonSchema
 from gpuscout.sweeps.errors import InputError, SpecError, SpecProblem, quoted
 from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.servers import SERVER_ALIASES, SERVERS
+from gpuscout.sweeps.servers.options import ServerOptions
 from gpuscout.sweeps.slo import OBJECTIVE_SYNONYMS, OBJECTIVES, Slo, parse_slo
 from gpuscout.sweeps.spec import axes
 from gpuscout.sweeps.spec.checks import check, parse_zip, zip_json_schema
@@ -42,6 +43,12 @@ from gpuscout.sweeps.spec.faults import (
     unexpected,
 )
 from gpuscout.sweeps.spec.rules import Rule, parse_rules, rules_json_schema
+from gpuscout.sweeps.spec.serving import (
+    parse_server_options,
+    parse_speculative,
+    server_options_json_schema,
+    speculative_json_schema,
+)
 from gpuscout.sweeps.spec.source import SpecSource, read_text, source_of_mapping, source_of_text
 from gpuscout.sweeps.spec.traffic import RATES
 from gpuscout.sweeps.spec.workloads import (
@@ -50,6 +57,7 @@ from gpuscout.sweeps.spec.workloads import (
     workload_as_given,
     workloads_json_schema,
 )
+from gpuscout.sweeps.speculative import NO_DRAFTS, Speculative
 from gpuscout.sweeps.workloads import PRESETS, Workload
 
 LOADS = ("concurrency", "request_rate")
@@ -120,6 +128,8 @@ _AutoOrParallel = Annotated[
 ]
 _MemoryFraction = Annotated[tuple[float, ...], *_parsed(axes.MEMORY_FRACTION.parse, axes.MEMORY_FRACTION.json_schema())]
 _MaxModelLen = Annotated[tuple[int | None, ...], *_parsed(axes.MAX_MODEL_LEN.parse, axes.MAX_MODEL_LEN.json_schema())]
+_ServerOptions = Annotated[tuple[ServerOptions, ...], *_parsed(parse_server_options, server_options_json_schema())]
+_Speculative = Annotated[tuple[Speculative, ...], *_parsed(parse_speculative, speculative_json_schema())]
 _Workloads = Annotated[tuple[Workload, ...], *_parsed(parse_workloads, workloads_json_schema())]
 _Ladder = Annotated[
     tuple[int, ...] | None,
@@ -185,6 +195,14 @@ class SweepSpec(BaseModel):
     )
     max_model_len: _MaxModelLen = Field(
         default=(None,), description="Tokens one sequence may grow to; `workload` or null is its input and output."
+    )
+    server_options: _ServerOptions = Field(
+        default=((),),
+        description="What servers are started with beyond all that; what is not named is the server's default.",
+    )
+    speculative: _Speculative = Field(
+        default=(NO_DRAFTS,),
+        description="Speculative decoding: none, or what is drafted, how much holds, and its cost.",
     )
     workloads: _Workloads = Field(description="Shapes of requests: presets, or input and output lengths in tokens.")
     concurrency: _Ladder = Field(
@@ -282,6 +300,10 @@ class SweepSpec(BaseModel):
 
 def _as_given(key: str, value: Any) -> Any:
     match value:
+        case tuple() if key == "server_options":
+            return [dict(options) for options in value]
+        case Speculative():
+            return dict(value.given) or "none"
         case tuple() if key == "max_model_len":
             return ["workload" if length is None else length for length in value]
         case tuple():

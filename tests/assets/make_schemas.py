@@ -31,6 +31,7 @@ ASKED: dict[str, list[list[str]]] = {
         ["recommend"],
         ["recommend", "--slo", "ttft<=200ms", "--slo", "itl<=9ms", "--top", "5"],
         ["recommend", "--slo", "itl<=0.001ms"],
+        ["recommend", "--server-option", "max_num_seqs=1024", "--speculative", "none"],
         ["recommend", "--trust", "measured", "--objective", "throughput", "--no-slo"],
         ["recommend", "--objective", "energy", "--objective", "cost", "--slo", "p95_ttft<=2s", "--assume-tail", "1.3"],
     ],

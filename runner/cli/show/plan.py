@@ -86,6 +86,8 @@ def _axes(sweep: Sweep) -> str:
         "maximum length": sweep.max_model_len,
     }
     told += [f" x {count(len(values), name)}" for name, values in named.items() if len(values) > 1]
+    for name, entries in (("server options", sweep.server_options), ("speculative", sweep.speculative)):
+        told += [f" x {len(entries)} {name}"] if len(entries) > 1 else []
     return "".join(told)
 
 

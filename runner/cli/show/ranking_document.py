@@ -48,7 +48,7 @@ def ranking_document(ranking: Ranking) -> dict[str, object]:
 _FILTERS = (
     *("sweep", "models", "gpus", "vendors", "min_memory_gb", "workload", "input_len", "output_len", "engines"),
     *("servers", "server_versions", "precisions", "tensor_parallel", "num_gpus", "max_gpus", "min_context"),
-    *("since", "until", "implausible", "set_aside", "default_slo"),
+    *("since", "until", "implausible", "set_aside", "default_slo", "server_options", "speculative"),
 )
 
 

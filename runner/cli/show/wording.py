@@ -27,6 +27,7 @@ from gpuscout.store.ranking.types import (
     Trusted,
 )
 from gpuscout.sweeps.slo import Slo
+from gpuscout.sweeps.speculative import speculative_from
 
 if TYPE_CHECKING:
     from gpuscout.store.queries.compare import Change, Winner
@@ -68,7 +69,16 @@ def configuration(config: Configuration, input_len: int, output_len: int, *, gpu
         parts.append(f"mem={config.gpu_memory_utilization:g}")
     if config.max_model_len != input_len + output_len:
         parts.append(f"ctx={config.max_model_len}")
+    parts += config.server_options.split()
+    if config.speculative:
+        parts.append(drafts(config.speculative))
     return " ".join(parts)
+
+
+def drafts(speculative: str) -> str:
+    """ "draft3@0.7": three tokens are drafted, each of which holds with a probability of 0.7."""
+    drafted = speculative_from(speculative)
+    return f"draft{drafted.draft_tokens}@{drafted.acceptance:g}"
 
 
 def workload(group: Group) -> str:

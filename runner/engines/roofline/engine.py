@@ -19,6 +19,7 @@ from gpuscout.runner.engines.roofline.uncertainty import Intervals, interval_fac
 from gpuscout.sweeps.cases import CaseColumns
 from gpuscout.sweeps.curves import MEAN_OF_BINS, Curves, IntArray, Points
 from gpuscout.sweeps.outcomes import Outcome
+from gpuscout.sweeps.settings import STARTED
 from gpuscout.sweeps.traffic.trace import NamedTrace
 from gpuscout.sweeps.traffic.traffic import Traffic
 from gpuscout.sweeps.trust import Trust
@@ -33,6 +34,7 @@ class RooflineEngine:
     name = "roofline"
     cost = Cost.CHEAP
     in_process = True
+    understands = frozenset(STARTED)
     about = About(
         covers="all models, GPUs and servers: calibrated physics; cached input, means of lengths that vary",
         options={"constants_file": Option("constants written by `gpuscout calibrate`, instead of those that ship")},
@@ -146,7 +148,8 @@ class RooflineEngine:
             requests_per_s=requests_per_s.ravel(),
             bound=operation.bound.ravel(),
             queued=operation.queued.ravel(),
-            regime=codes[regime].ravel(),
+            # Intervals are those of runs without drafts.
+            regime=np.where(columns.draft_tokens > 0, np.int8(-1), codes[regime]).ravel(),
         )
 
 

@@ -20,6 +20,8 @@ from gpuscout.sweeps.curves import FloatArray
 from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.models.architecture import AttentionGroup, AttentionType, ModelSpec
 from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS, Precision, kv_element_bytes
+from gpuscout.sweeps.servers import server_named
+from gpuscout.sweeps.speculative import Speculative
 
 GIB = 2.0**30
 _SIXTEEN_BIT = 2.0  # bytes
@@ -158,6 +160,11 @@ class Features:
     max_num_seqs: FloatArray  # sequences that run at once on one attention rank, at most
     batched_tokens: FloatArray  # of prompts in one step, at most
     poll_interval: FloatArray  # steps between two looks for new requests
+    # speculative decoding
+    draft_tokens: FloatArray  # drafted and verified for a sequence in every step
+    draft_cost: FloatArray  # of drafting one token, as a share of a step without drafts
+    tokens_per_step: FloatArray  # that a sequence gets, on average
+    decode_steps: FloatArray  # from the first to the last token of a request
 
     def take(self, rows: npt.NDArray[np.bool_]) -> Features:
         """The rows under a mask."""
@@ -175,6 +182,9 @@ def features(cases: CaseColumns) -> Features:
 
     def of_gpu(figure: Callable[[GPUSpec], float]) -> FloatArray:
         return np.array([figure(g) for g in cases.gpus], dtype=np.float64)[gpu]
+
+    def of_draft(figure: Callable[[Speculative], float]) -> FloatArray:
+        return np.array([figure(d) for d in cases.drafts], dtype=np.float64)[cases.draft]
 
     used = _distinct(model, precision, len(PRECISIONS))
     splits = np.full((len(cases.models), len(PRECISIONS), 5), np.nan)
@@ -194,6 +204,8 @@ def features(cases: CaseColumns) -> Features:
         peaks[m, g, p] = (cases.gpus[g].dense_tflops.get(name, 1.0) * 1e12, _bits(name))
     peak = peaks[model, gpu, precision]
 
+    output_len, drafted = bins.by_request(bins.output_len), of_draft(lambda d: d.draft_tokens)
+    per_step, surplus = of_draft(lambda d: d.tokens_per_step), of_draft(lambda d: d.surplus)
     attention = _attention(cases, bins)
     experts = of_model(lambda m: max(m.experts, 1))
     chosen = of_model(lambda m: max(m.experts_per_token, 1))
@@ -206,7 +218,7 @@ def features(cases: CaseColumns) -> Features:
         dp=cases.data_parallel.astype(np.float64),
         ep=cases.expert_parallel.astype(np.float64),
         input_len=bins.by_request(bins.input_len),
-        output_len=bins.by_request(bins.output_len),
+        output_len=output_len,
         prefill_len=bins.by_request(bins.input_len - bins.cached),
         held_len=bins.by_step(bins.input_len + bins.output_len / 2),
         context_len=cases.max_model_len.astype(np.float64),
@@ -241,13 +253,27 @@ def features(cases: CaseColumns) -> Features:
         scale_up=of_gpu(lambda g: g.scale_up_gpus),
         node=of_gpu(lambda g: g.gpus_per_node),
         arm_host=of_gpu(lambda g: g.name.startswith(_ARM_HOSTS)) > 0,
-        max_num_seqs=cases.option("max_num_seqs").astype(np.float64),
+        max_num_seqs=_seats(cases, drafted),
         batched_tokens=cases.option("max_num_batched_tokens").astype(np.float64),
         poll_interval=np.maximum(
             cases.option("scheduler_recv_interval"), cases.option("num_continuous_decode_steps")
         ).astype(np.float64),
+        draft_tokens=drafted,
+        draft_cost=of_draft(lambda d: d.draft_cost),
+        tokens_per_step=per_step,
+        # As `Speculative.steps` has it.
+        decode_steps=np.where(drafted > 0, np.maximum((output_len - 1 + surplus) / per_step, 1.0), output_len - 1)
+        * (output_len > 1),
         **attention,
     )
+
+
+def _seats(cases: CaseColumns, draft_tokens: FloatArray) -> FloatArray:
+    """Sequences that run at once on one attention rank: each needs room in a step for the tokens it is given."""
+    seats = cases.option("max_num_seqs").astype(np.float64)
+    shared = np.array([server_named(name).decodes_within_budget for name in cases.servers], dtype=bool)[cases.server]
+    room = np.maximum(cases.option("max_num_batched_tokens") // (1 + draft_tokens), 1.0)
+    return np.where(shared, np.minimum(seats, room), seats)
 
 
 def _attention(cases: CaseColumns, bins: Bins) -> dict[str, FloatArray]:

@@ -7,7 +7,7 @@ Inference" (Pope et al. 2022) for the traffic of tensor parallelism; the constan
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,17 +20,21 @@ _WIDE = 2.0  # bytes of one activation between GPUs
 
 @dataclass(frozen=True)
 class Step:
-    """Seconds of one decode step by cause; their sum is the step. `memory` and `compute` overlap in `work`."""
+    """Seconds of one decode step by cause; their sum is the step. `memory` and `compute` overlap in `work`.
+
+    `drafting`: of speculative decoding, on top of verifying, which the others are of.
+    """
 
     memory: FloatArray
     compute: FloatArray
     work: FloatArray
     communication: FloatArray
     overhead: FloatArray
+    drafting: FloatArray | float = 0.0
 
     @property
     def total(self) -> FloatArray:
-        total: FloatArray = self.work + self.communication + self.overhead
+        total: FloatArray = self.work + self.communication + self.overhead + self.drafting
         return total
 
 
@@ -63,14 +67,28 @@ def step_seconds(
 
 
 def decode_step(f: Features, k: Physical, running: FloatArray, kv_bytes: FloatArray | None = None) -> Step:
-    """One step that gives each of `running` sequences (per attention rank) its next token.
+    """One step that gives each of `running` sequences (per attention rank) its next token, with drafts several.
+
+    Drafted tokens are verified in one pass: weights, caches and states are read as for one token of each sequence, the
+    arithmetic, the activations and what GPUs exchange are those of all of them, which also reach more experts.
+    """
+    plain = _pass(f, k, running, np.ones_like(f.draft_tokens), kv_bytes)
+    if not f.draft_tokens.any():
+        return plain
+    verifying = _pass(f, k, running, f.draft_tokens + 1.0, kv_bytes)
+    return replace(verifying, drafting=f.draft_tokens * f.draft_cost * plain.total)
+
+
+def _pass(f: Features, k: Physical, running: FloatArray, each: FloatArray, kv_bytes: FloatArray | None) -> Step:
+    """One pass through all layers with `each` tokens of each of `running` sequences.
 
     `kv_bytes` of cache are read for each; None: those of a sequence in the middle of its output.
     With pipeline stages the batch is cut into `pp` microbatches that follow each other through the stages: a token
     still passes every layer, each with a microbatch, so the step is the sum over the stages.
     """
     batch = np.maximum(running / f.pp, 1.0)
-    routed = batch * f.dp  # tokens that meet the experts, which all attention ranks share
+    tokens = batch * each
+    routed = tokens * f.dp  # tokens that meet the experts, which all attention ranks share
     imbalance = _imbalance(f, k, routed)
     bandwidth = f.bandwidth * k.memory_efficiency
     read = f.kv_read_bytes if kv_bytes is None else kv_bytes
@@ -80,15 +98,15 @@ def decode_step(f: Features, k: Physical, running: FloatArray, kv_bytes: FloatAr
         (f.layer_bytes + f.head_bytes) / f.tp / bandwidth
         + reached * (f.expert_bytes / (f.tp * f.dp) / (bandwidth * k.expert_efficiency))
         + batch * ((read / k.kv_efficiency + 2 * f.state_bytes / k.state_efficiency) / bandwidth)
-        + batch * (activation_bytes(f, k) / bandwidth)
+        + tokens * (activation_bytes(f, k) / bandwidth)
     )
     flops = peak_flops(f, k)
     attention = f.decode_attention_flop / k.attention_efficiency + f.decode_index_flop / k.indexer_efficiency
-    compute = batch * (((f.layer_flop + f.head_flop) / flops + attention / f.flops16) / f.tp) + batch * imbalance * (
+    compute = tokens * (((f.layer_flop + f.head_flop) / flops + attention / f.flops16) / f.tp) + tokens * imbalance * (
         f.expert_flop / f.tp / (flops * k.expert_flops_efficiency)
     )
     work = soft_max(memory, compute, k.overlap)
-    exchange = communication(f, k, batch)
+    exchange = communication(f, k, tokens)
     # Servers prepare the next step while the GPU works on this one: the host shows as far as it is the slower.
     host = 1e-6 * k.sequence_us * np.where(f.arm_host, k.arm_host, 1.0) * running
     device = work + exchange + fixed_time(f, k)

@@ -33,8 +33,9 @@ def operate(
     rank is prefilled once. A share of the requests arrives together with all others and waits for half of their
     prefills on average: a closed loop starts so, and requests of equal lengths stay together from round to round. The
     other prefills fall evenly on the steps that a request lives through, and make them longer: those in which it waits
-    to be taken up by the server and those of its output. ITL is the time of such a step; with an output of one token
-    nothing falls between tokens, and ITL is the step a next token would take.
+    to be taken up by the server and those of its output. ITL is the time of such a step; of speculative decoding, whose
+    steps give several tokens, a token's share of it. With an output of one token nothing falls between tokens, and ITL
+    is what a next token would take.
 
     TTFT is a fixed part, the request's own prefill, and both waits. Ranks of data-parallel attention that share experts
     step together, and wait for each other before one of them takes up a request.
@@ -50,14 +51,16 @@ def operate(
     # The first request of all meets no step in progress; steps beyond an output's length never happen.
     ranks = np.where(f.moe, f.dp, 1.0)
     looks = k.ttft_steps * ranks + k.poll_share * (f.poll_interval - 1.0)
-    taken_up = np.minimum(looks, f.output_len) * (others / batch)
-    between = (1 - together) * others / np.maximum(taken_up + f.output_len - 1.0, 1.0)
+    steps = f.decode_steps + 1.0
+    taken_up = np.minimum(looks, steps) * (others / batch)
+    between = (1 - together) * others / np.maximum(taken_up + steps - 1.0, 1.0)
     # A prompt delays others by no more than its own time.
     pace = step.total + between * np.minimum(k.interference, 1.0) * more
-    itl = np.where(f.output_len > 1, pace, step.total)
+    gaps = np.where(f.output_len > 1, f.output_len - 1.0, 1.0)
+    itl = np.where(f.output_len > 1, pace * (f.decode_steps / gaps), step.total / f.tokens_per_step)
     start = 1e-3 * k.ttft_base_ms + k.ttft_prefill * alone + k.eager_steps * fixed_time(f, k)
     # Short requests meet few batch sizes: what is met first takes an eighth of their time at most.
-    met_first = np.minimum(2e-3 * together * k.first_wave_ms, (start + step.total * (f.output_len - 1.0)) / 8)
+    met_first = np.minimum(2e-3 * together * k.first_wave_ms, (start + step.total * f.decode_steps) / 8)
     first_wave = (1.0 - median) * (others / batch) * met_first
     ttft = start + first_wave + more * waited + taken_up * pace
     decoding = itl * (f.output_len - 1.0)

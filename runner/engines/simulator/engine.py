@@ -46,6 +46,7 @@ class Simulator:
     name = "simulator"
     cost = Cost.EXPENSIVE
     in_process = True
+    understands = frozenset({"server_options"})
     about = About(
         covers="percentiles; lengths that vary, arrivals, traces, cached input; any model on any GPU",
         options={
