@@ -30,6 +30,7 @@ from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.precision import PRECISIONS, Precision
 from gpuscout.sweeps.servers import SERVERS
+from gpuscout.sweeps.speculative import Speculative
 
 LADDER = as_ladder([1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096])
 SAMPLE = Path(__file__).parents[1] / "data" / "measured_sample.csv"
@@ -596,3 +597,81 @@ def test_mxfp4_checkpoints_run_where_servers_expand_them() -> None:
         *(case("openai/gpt-oss-120b", gpu_name, precision=Precision.FP4) for gpu_name in (H100, "MI300X", "MI355X"))
     )
     assert curves.outcome.tolist() == [Outcome.OK.code] * 3
+
+
+# --- server options and speculative decoding -----------------------------------------------------------------------
+
+
+def test_sequences_need_room_in_the_tokens_of_a_step() -> None:
+    """vLLM and TensorRT-LLM count running sequences among the tokens of a step, SGLang does not."""
+    few = (("max_num_batched_tokens", 16),)
+    running = memory(features(CaseColumns.of(case(server=s, server_options=few) for s in SERVERS))).running
+    assert dict(zip(SERVERS, running.tolist(), strict=True))["vllm"] == 16
+    assert dict(zip(SERVERS, running.tolist(), strict=True))["trtllm"] == 16
+    assert dict(zip(SERVERS, running.tolist(), strict=True))["sglang"] > 100
+    drafted = case(server_options=few, speculative=Speculative(3, 0.7, 0.05))
+    assert memory(features(CaseColumns.of([drafted]))).running.tolist() == [4]
+
+
+def drafting(k: int, acceptance: float, cost: float, one: Case) -> Case:
+    return dataclasses.replace(one, speculative=Speculative(k, acceptance, cost))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from([LLAMA_8B, LLAMA_70B, QWEN_MOE, DEEPSEEK]),
+    gpu_name=st.sampled_from([H100, "H200-SXM-141GB", "B200", "MI300X"]),
+    k=st.integers(1, 8),
+    acceptance=st.floats(0, 1),
+    cost=st.floats(0, 1),
+)
+def test_drafts_do_what_drafts_can(name: str, gpu_name: str, k: int, acceptance: float, cost: float) -> None:
+    plain = case(name, gpu_name, tensor_parallel=8, input_len=64, output_len=256)
+    cases = [plain, *(drafting(k, a, c, plain) for a, c in ((acceptance, cost), (acceptance, 0), (1, cost), (0, cost)))]
+    curves = evaluate(*cases, ladder=[1, 64, 1024])
+    if not (curves.outcome == Outcome.OK.code).all():
+        return
+    itl = curves.points.itl_ms.reshape(5, 3)
+    # More that holds, and drafts that cost less, are never slower; drafts of which nothing holds never pay.
+    assert (itl[2] <= itl[1] * (1 + 1e-9)).all()
+    assert (itl[3] <= itl[1] * (1 + 1e-9)).all()
+    assert (itl[4] >= itl[0] * (1 - 1e-9)).all()
+    # Nothing is gained beyond the tokens of a step, and nothing lost beyond verifying every token by itself.
+    gain = itl[0] / itl[1]
+    assert (gain <= Speculative(k, acceptance, cost).tokens_per_step * (1 + 1e-9)).all()
+    assert np.isfinite(curves.points.ttft_ms).all()
+
+
+@pytest.mark.parametrize(("name", "tp"), [(LLAMA_8B, 1), (LLAMA_70B, 4)])
+def test_drafts_pay_at_low_load_and_cost_where_steps_are_compute_bound(name: str, tp: int) -> None:
+    """With more in flight the gain shrinks, and turns into a loss."""
+    plain = case(name, tensor_parallel=tp, input_len=16, output_len=64)
+    drafted = drafting(4, 0.6, 0.05, plain)
+    f = features(CaseColumns.of([plain, drafted]))
+    columns = dataclasses.replace(f, **{name: values[:, None] for name, values in vars(f).items()})
+    h100 = gpu(H100)
+    row = Constants.load().rows([h100], ["vllm"], np.zeros(2, np.int64), np.zeros(2, np.int64))
+    k = dataclasses.replace(row, **{name: values[:, None] for name, values in vars(row).items()})
+    running = np.array([[1.0, 16.0, 128.0, 1024.0, 8192.0]])
+    steps = decode_step(columns, k, running).total
+    gain = steps[0] * drafted.speculative.tokens_per_step / steps[1]
+    assert (np.diff(gain) < 0).all()
+    assert gain[0] > 1.5
+    assert gain[-1] < 1
+    # The same of whole points.
+    first, second = (points(one, [1, 4096]).itl_ms for one in (plain, drafted))
+    assert second[0] < first[0] / 1.5
+
+
+def test_a_drafted_point_claims_no_interval() -> None:
+    plain = case()
+    curves = evaluate(plain, drafting(3, 0.7, 0.05, plain), ladder=[1, 8])
+    assert (curves.points.regime.reshape(2, 2) >= 0).tolist() == [[True, True], [False, False]]
+
+
+def test_simulated_steps_are_those_of_the_roofline_with_drafts() -> None:
+    drafted = drafting(3, 0.7, 0.05, case())
+    f = features(CaseColumns.of([drafted]))
+    k = Constants.load().rows([gpu(H100)], ["vllm"], np.zeros(1, np.int64), np.zeros(1, np.int64))
+    running, held = np.array([32.0]), np.array([32.0 * 1152])
+    assert step_seconds(f, k, running, held, np.zeros(1)) == pytest.approx(decode_step(f, k, running).total)

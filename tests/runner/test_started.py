@@ -1,0 +1,138 @@
+"""Server options and speculative decoding from the command line to the store, to answers, and out and in again."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpuscout.runner.engines.aiconfigurator.engine import AIConfiguratorEngine
+from gpuscout.runner.engines.base import Cost, MissingEngine
+from gpuscout.runner.engines.llm_optimizer.engine import LlmOptimizerEngine
+from gpuscout.runner.execution.evaluate import evaluate
+from gpuscout.sweeps.cases import Case, CaseColumns
+from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
+from gpuscout.sweeps.models.catalogue import ModelCatalogue
+from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
+from gpuscout.sweeps.speculative import Speculative
+from tests.support.forked import gpuscout
+
+DRAFTS = "draft_tokens=3 acceptance=0.7 draft_cost=0.05"
+FLAGS = ["--server-option", "max_num_seqs=64,1024", "--speculative", "none", "--speculative", DRAFTS.replace(" ", ",")]
+
+
+def answer(folder: Path, *arguments: str) -> dict[str, object]:
+    done = gpuscout(*arguments, "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+def configurations(folder: Path, *arguments: str) -> list[tuple[str, str, float]]:
+    """Options, drafts and USD/Mtok of what is recommended, best first."""
+    (group,) = answer(folder, "recommend", "--top", "9", "--trust", "any", *arguments)["groups"]  # type: ignore[misc]
+    return [(c["server_options"], c["speculative"], c["objective_value"]) for c in group["configurations"]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with both axes."""
+    path = tmp_path_factory.mktemp("started")
+    done = gpuscout("run", "--model", "Qwen3-8B", "--gpu", "H100", "--tp", "1", *FLAGS, cwd=path)
+    assert done.returncode == 0, done.stderr
+    assert "draft3@0.7" in done.stdout
+    return path
+
+
+def test_answers_show_and_filter_what_servers_are_started_with(folder: Path) -> None:
+    everything = configurations(folder)
+    assert {(options, drafts) for options, drafts, _ in everything} == {
+        ("", ""), ("", DRAFTS), ("max_num_seqs=64", ""), ("max_num_seqs=64", DRAFTS),
+    }  # fmt: skip
+    # A default counts as the value that it is.
+    assert {o for o, *_ in configurations(folder, "--server-option", "max_num_seqs=1024")} == {""}
+    assert {o for o, *_ in configurations(folder, "--server-option", "max_num_seqs=64,7")} == {"max_num_seqs=64"}
+    assert {d for _, d, _ in configurations(folder, "--speculative", "none")} == {""}
+    assert {d for _, d, _ in configurations(folder, "--speculative", "draft_tokens=3")} == {DRAFTS}
+    assert len(configurations(folder, "--speculative", "draft_tokens=3", "--speculative", "none")) == 4
+    for wrong, told in (
+        (["--server-option", "max_num_seqs=7"], "stored: max_num_seqs=1024, max_num_seqs=64"),
+        (["--server-option", "max_num_seq=7"], 'did you mean "max_num_seqs"?'),
+        (["--speculative", "draft_tokens=5"], f"stored: {DRAFTS}, none"),
+        (["--speculative", "eagle"], "expected none, or NAME=VALUE"),
+    ):
+        refused = gpuscout("recommend", *wrong, cwd=folder)
+        assert (refused.returncode, told in " ".join(refused.stderr.split())) == (2, True), refused.stderr
+    rows = answer(
+        folder,
+        "query",
+        "--speculative",
+        "draft_tokens=3",
+        "--limit",
+        "99",
+        "--columns",
+        "server_options,speculative,itl_ms",
+    )
+    assert {(row["server_options"], row["speculative"]) for row in rows["points"]} == {  # type: ignore[attr-defined]
+        (None, DRAFTS), ("max_num_seqs=64", DRAFTS)
+    }  # fmt: skip
+
+
+def test_no_measured_run_backs_a_drafted_estimate(folder: Path) -> None:
+    for drafts, backed in (("none", True), ("draft_tokens=3", False)):
+        (group,) = answer(folder, "recommend", "--speculative", drafts, "--top", "9")["groups"]  # type: ignore[misc]
+        assert {config["backed"] for config in group["configurations"]} == {backed}
+        for config in group["configurations"]:
+            assert (config["trust"] is not None, config["objective_low"] is not None) == (backed, backed)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_exports_bring_them_back(folder: Path, form: str, tmp_path: Path) -> None:
+    file = tmp_path / f"out.{form}"
+    assert gpuscout("export", "--format", form, "--output", str(file), cwd=folder).returncode == 0
+    imported = gpuscout("import", str(file), cwd=tmp_path)
+    assert imported.returncode == 0, imported.stderr
+    assert sorted(configurations(tmp_path)) == sorted(configurations(folder))
+    table = gpuscout("export", "--format", "csv", "--output", "-", cwd=folder).stdout
+    assert {(row["server_options"], row["speculative"]) for row in csv.DictReader(table.splitlines())} == {
+        ("", ""), ("", DRAFTS), ("max_num_seqs=64", ""), ("max_num_seqs=64", DRAFTS)
+    }  # fmt: skip
+    if form == "jsonl":
+        changed = tmp_path / "changed.jsonl"
+        changed.write_text(file.read_text().replace("acceptance=0.7", "acceptance=0.9"))
+        refused = gpuscout("import", str(changed), "--db", "other.db", cwd=tmp_path)
+        assert (refused.returncode, "case_digest: not that of the case" in refused.stderr) == (2, True)
+        changed.write_text(file.read_text().replace("max_num_seqs=64", "max_num_sequences=64"))
+        refused = gpuscout("import", str(changed), "--db", "other.db", cwd=tmp_path)
+        assert (refused.returncode, "server_options: not server options" in refused.stderr) == (2, True)
+
+
+def test_copies_hold_them_and_the_sweep_is_not_computed_again(folder: Path, tmp_path: Path) -> None:
+    assert (
+        gpuscout("db", "copy", f"sqlite:///{folder}/gpuscout.db", "sqlite:///gpuscout.db", cwd=tmp_path).returncode == 0
+    )
+    assert configurations(tmp_path) == configurations(folder)
+    again = gpuscout("run", "--model", "Qwen3-8B", "--gpu", "H100", "--tp", "1", *FLAGS, cwd=tmp_path)
+    assert "nothing to compute: all 4 tasks" in again.stderr
+
+
+def test_engines_that_know_nothing_of_them_refuse() -> None:
+    h100 = GPUCatalogue.load().get("H100-SXM-80GB")
+    plain = Case(ModelCatalogue.load().get("Qwen/Qwen3-8B"), h100, 1024, 256)
+    cases = CaseColumns.of(
+        [
+            Case(plain.model, h100, 1024, 256, server_options=(("max_num_seqs", 8),)),
+            Case(plain.model, h100, 1024, 256, speculative=Speculative(3, 0.7, 0.05)),
+        ]
+    )
+    for engine in (AIConfiguratorEngine(), LlmOptimizerEngine()):
+        curves = evaluate(engine, cases, np.array([1]))
+        assert [OUTCOMES[code] for code in curves.outcome] == [Outcome.NOT_SUPPORTED] * 2
+        assert "does not take server options into account: max_num_seqs=8" in curves.details[0]
+        assert "does not take speculative decoding into account: draft_tokens=3" in curves.details[1]
+    # One that is not there fails for that: its tasks are tried again once it is installed.
+    missing = evaluate(MissingEngine("x", "not installed", cost=Cost.CHEAP, options={}), cases, np.array([1]))
+    assert [OUTCOMES[code] for code in missing.outcome] == [Outcome.ENGINE_MISSING] * 2
