@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,7 @@ import typer
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, err
 from gpuscout.runner.cli.options import DeploymentRate, Filters, PriceOptions, SloOptions, grouped
 from gpuscout.runner.cli.query import AllVersions, Columns, Plot
-from gpuscout.runner.cli.show.output import Column, Output, Row, a_figure, print_json_rows, print_rows
+from gpuscout.runner.cli.show.output import Column, Output, print_json_rows, print_rows
 
 if TYPE_CHECKING:
     from gpuscout.store.queries.pareto import Front, Pareto
@@ -67,10 +66,10 @@ def pareto(
     A point is dominated if another is at least as good in all metrics and better in one; figures equal to six decimals
     are equal, and equal points are all kept.
     """
-    from gpuscout.runner.cli.show.points import TABLE, chosen, limits_document, price_remarks
+    from gpuscout.runner.cli.show.points import TABLE, chosen, column_of, limits_document, price_remarks
     from gpuscout.runner.cli.show.wording import assumed, none_meets, print_wrapped
     from gpuscout.store.database.connect import open_store
-    from gpuscout.store.queries.pareto import metric_of, range_columns
+    from gpuscout.store.queries.pareto import metric_of
     from gpuscout.store.queries.pareto import pareto as frontiers
     from gpuscout.store.ranking.lookup import stored_names
     from gpuscout.store.results.catalogues import caveats_of
@@ -101,7 +100,7 @@ def pareto(
             all_versions=all_versions,
         )
         caveats = caveats_of(connection, {front.model for front in found.fronts if front.model is not None})
-    ranges = range_columns(found.metrics)
+    ranges = found.range_columns
     if not found.fronts:
         err().print(none_meets(question), soft_wrap=True)
     if plot is not None:
@@ -127,8 +126,9 @@ def pareto(
     else:
         axes_shown = (a.column for a in found.metrics)
         shown = list(dict.fromkeys(["model", "input_len", "output_len", "kind", *names, *axes_shown]))
-        rows = _rows(found, [*shown, "dominated", *ranges], dominated)
-        print_rows([*_columns(shown, dominated), *map(_end_of_range, ranges)], rows, output)
+        ends = [name for name in ranges if name not in shown]
+        rows = _rows(found, [*shown, "dominated", *ends], dominated)
+        print_rows([*_columns(shown, dominated), *map(column_of, ends)], rows, output)
     if plot is not None:
         err().print(f"drawn: {plot}", soft_wrap=True)
 
@@ -165,42 +165,14 @@ def _columns(names: list[str], dominated: bool) -> list[Column]:
     return [*map(column_of, names), *marks]
 
 
-def _end_of_range(name: str) -> Column:
-    """ "usd_per_mtok_low" """
-    return a_figure(name, name.replace("_", " "))
-
-
-def _with_range(column: Column, names: Sequence[str]) -> Column:
-    """A figure with its range: "0.53 (0.33–0.86)"; (measured), or (unknown) where no interval is known."""
-    if f"{column.name}_low" not in names:
-        return column
-    return Column(column.name, f"{column.heading} (80 % range)", str, figure=True, unknown="-")
-
-
-def _ranged(row: Row, ranges: Sequence[str]) -> dict[str, Any]:
-    """The figures of a row as texts with their ranges."""
-    from gpuscout.runner.cli.show.certainty import ranged
-    from gpuscout.store.ranking.types import Kind
-
-    found = dict(row)
-    for name in ranges:
-        if name.endswith("_low"):
-            axis = name.removesuffix("_low")
-            low, high = row[name], row[f"{axis}_high"]
-            expected = None if low is None or high is None else (low, high)
-            found[axis] = ranged(row[axis], expected, Kind(row["kind"].split(",")[0]))
-    return found
-
-
 def _metric(axis: Any) -> dict[str, object]:
     return {"name": axis.name, "column": axis.column, "unit": axis.unit, "more_is_better": axis.more_is_better}
 
 
 def _print(found: Pareto, front: Front, names: list[str], *, dominated: bool, across: bool, whole: bool) -> None:
     """One group: its name, its frontier, and what was left out."""
-    from gpuscout.runner.cli.show.points import DROP, telling
+    from gpuscout.runner.cli.show.points import DROP, ranged_row, telling, with_range
     from gpuscout.runner.cli.show.wording import print_wrapped
-    from gpuscout.store.queries.pareto import range_columns
 
     title = "all models and workloads"
     if front.model is not None:
@@ -218,9 +190,8 @@ def _print(found: Pareto, front: Front, names: list[str], *, dominated: bool, ac
     told = names if whole else telling(names, shown)
     columns = list(dict.fromkeys([*lead, *told, *(axis.column for axis in found.metrics)]))
     if shown:
-        ranges = range_columns(found.metrics)
-        rows = [_ranged(point, ranges) for point in shown]
-        headed = [_with_range(column, ranges) for column in _columns(columns, dominated)]
+        rows = [ranged_row(point) for point in shown]
+        headed = [with_range(column, rows[0]) for column in _columns(columns, dominated)]
         print_rows(headed, rows, Output(), drop=() if whole else DROP)
     out = [(front.queued, "wait for memory (--queued)"), (front.incomplete, "lack one of the figures")]
     left = "; ".join(f"{number:,} {reason}" for number, reason in out if number)

@@ -104,23 +104,42 @@ def query(
 
 
 def _print_points(reader: PointReader, given: str | None, sort: list[str], limit: int | None, output: Output) -> None:
-    from gpuscout.runner.cli.show.points import DROP, chosen, column_of, limits_document, price_remarks, telling
+    from gpuscout.runner.cli.show.fitted import bare_names
+    from gpuscout.runner.cli.show.points import (
+        DROP,
+        chosen,
+        column_of,
+        limits_document,
+        price_remarks,
+        ranged_row,
+        telling,
+        with_range,
+    )
     from gpuscout.runner.cli.show.wording import assumed, print_wrapped
+    from gpuscout.store.queries.point_columns import ends_of
 
     names = chosen(given, output, slos=reader.question.slos)
+    ends = [] if given else ends_of(["usd_per_mtok", *(by.lstrip("-") for by in sort)])
+    fetched = list(dict.fromkeys([*names, *ends]))
     # One more than is shown tells whether there are more.
-    rows = _some(reader, reader.rows(names, sort=sort, limit=None if limit is None else limit + 1))
+    rows = _some(reader, reader.rows(fetched, sort=sort, limit=None if limit is None else limit + 1))
     shown = islice(rows, limit)
     if output.json:
         head = {"sort": sort, "limit": limit, **limits_document(reader.question), "caveats": reader.caveats}
         print_json_rows(head, "points", shown)
     else:
         if not output.for_people:
-            print_rows([column_of(name) for name in names], shown, output)
+            print_rows([column_of(name) for name in fetched], shown, output)
         else:
             held = list(shown)
-            columns = names if given else telling(names, held)
-            print_rows([column_of(name) for name in columns], held, output, drop=() if given else DROP)
+            if given:
+                print_rows([column_of(name) for name in names], held, output)
+            elif held:
+                short = bare_names({row["model"] for row in held})
+                ranged = [{**ranged_row(row), "model": short[row["model"]]} for row in held]
+                columns = [with_range(column_of(name), held[0], named=False) for name in telling(names, held)]
+                print_rows(columns, ranged, output, drop=DROP)
+                print_wrapped(f"{', '.join(sorted({row['kind'] for row in held}))}; in brackets 80 % ranges")
             for remark in price_remarks(reader.prices, held) if "usd_per_mtok" in names else ():
                 print(remark)
             for caveat in chain.from_iterable(reader.caveats.values()):
@@ -157,7 +176,11 @@ def _print_columns(output: Output) -> None:
     from gpuscout.store.queries.points import COLUMNS
 
     rows: Iterable[dict[str, Any]] = [{"name": name, "meaning": about[1]} for name, about in COLUMNS.items()]
-    rows = [*rows, {"name": "p95_ttft_ms", "meaning": "a percentile of ttft_ms, itl_ms or e2e_s, of a measured run"}]
+    rows = [
+        *rows,
+        {"name": "p95_ttft_ms", "meaning": "a percentile of ttft_ms, itl_ms or e2e_s, measured or simulated"},
+        {"name": "itl_ms_low", "meaning": "with _low or _high: an end of an estimate's 80 % interval, of any figure"},
+    ]
     if output.json:
         print_json({"columns": rows})
         return

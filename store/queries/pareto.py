@@ -12,7 +12,7 @@ of waiting, which a metric without TTFT does not show: such points are left out 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,13 +21,10 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from gpuscout.store.prices.prices import Prices
+from gpuscout.store.queries.point_columns import ends_of
 from gpuscout.store.queries.points import PointReader
-from gpuscout.store.ranking.intervals import intervals_around
 from gpuscout.store.ranking.measures import DECIMALS, MEASURES, Array
 from gpuscout.store.ranking.types import Kind, Question
-from gpuscout.store.results.trust import intervals_of
-from gpuscout.store.schema import cases, operating_points, tasks
-from gpuscout.sweeps.curves import METRICS as METRICS_OF_POINTS
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 
 Row = dict[str, Any]
@@ -111,6 +108,11 @@ class Pareto:
     fronts: tuple[Front, ...]
     prices: Prices | None
 
+    @property
+    def range_columns(self) -> list[str]:
+        """The columns with the ends of the 80 % intervals of the metrics; what costs no estimate has none."""
+        return ends_of(axis.column for axis in self.metrics)
+
 
 def pareto(
     connection: sa.Connection,
@@ -153,9 +155,9 @@ def pareto(
         told = compete if dominated else compete[best[compete]]
         order = np.lexsort((told, found.figures[0, told] * signs[0, 0], ~best[told]))
         shown.append(told[order].tolist())
-    names = list(dict.fromkeys([*columns, *(axis.column for axis in axes)]))
+    figures = [axis.column for axis in axes]
+    names = list(dict.fromkeys([*columns, *figures, *ends_of(figures)]))
     rows = _described(reader, names, [found.key(point) for points in shown for point in points])
-    rows = _with_ranges(connection, axes, rows)
     fronts = []
     for group, members, points in zip(found.groups, found.members(), shown, strict=True):
         waiting = int(waits[members].sum())
@@ -241,66 +243,6 @@ def _described(reader: PointReader, columns: Sequence[str], keys: Sequence[Key])
                 key = (kind.value, row["run_id"] or row["task_id"], 0 if measured else row["concurrency"])
                 if key in wanted:
                     found[key] = {name: row[name] for name in columns}
-    return found
-
-
-# --- ranges ------------------------------------------------------------------------------------------------------
-
-# The metric whose interval an axis follows; True: it falls as the metric grows.
-_FOLLOWS = {
-    "usd_per_mtok": ("output_tokens_per_s", True),
-    "kwh_per_mtok": ("output_tokens_per_s", True),
-    "output_tokens_per_s_per_gpu": ("output_tokens_per_s", False),
-    "output_tokens_per_s_per_user": ("itl_ms", True),
-    **{name: (name, False) for name in ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s", "requests_per_s")},
-}
-
-
-def range_columns(axes: Sequence[Metric]) -> list[str]:
-    """The columns with the ends of the 80 % intervals of axes; what costs no estimate has none."""
-    return [f"{axis.column}_{end}" for axis in axes if axis.column in _FOLLOWS for end in ("low", "high")]
-
-
-def _with_ranges(connection: sa.Connection, axes: Sequence[Metric], rows: Mapping[Key, Row]) -> dict[Key, Row]:
-    """The same with the range of every axis; None for measured points, and where no interval is known."""
-    known = _intervals_at(connection, [key for key in rows if key[0] == Kind.ESTIMATED.value])
-    found = {}
-    for key, row in rows.items():
-        ranges: Row = dict.fromkeys(range_columns(axes))
-        for axis in axes:
-            metric, falls = _FOLLOWS.get(axis.column, ("", False))
-            value, factors = row[axis.column], known.get(key, {}).get(metric)
-            if value is not None and factors is not None and factors[0] > 0:
-                ends = sorted(value / factor if falls else value * factor for factor in factors)
-                ranges |= {f"{axis.column}_low": ends[0], f"{axis.column}_high": ends[1]}
-        found[key] = {**row, **ranges}
-    return found
-
-
-def _intervals_at(connection: sa.Connection, keys: Sequence[Key]) -> dict[Key, dict[str, tuple[float, float]]]:
-    """For estimates the factors of the interval of every metric that has one."""
-    point = operating_points
-    columns = [
-        point.c.task_id, point.c.concurrency, point.c.regime, tasks.c.engine_id, cases.c.output_len,
-        *(point.c[name] for name in METRICS_OF_POINTS),
-    ]  # fmt: skip
-    source = point.join(tasks, tasks.c.id == point.c.task_id).join(cases, cases.c.id == tasks.c.case_id)
-    wanted = set(keys)
-    numbers = sorted({key[1] for key in keys})
-    found: dict[Key, dict[str, tuple[float, float]]] = {}
-    engines: dict[int, Any] = {}
-    for start in range(0, len(numbers), _BATCH):
-        query = sa.select(*columns).select_from(source).where(point.c.task_id.in_(numbers[start : start + _BATCH]))
-        for row in connection.execute(query).mappings():
-            key = (Kind.ESTIMATED.value, row["task_id"], row["concurrency"])
-            if key not in wanted:
-                continue
-            if row["engine_id"] not in engines:
-                engines |= intervals_of(connection, [row["engine_id"]]) or {row["engine_id"]: {}}
-            around = intervals_around({**row}, engines)
-            found[key] = {
-                name: (low / row[name], high / row[name]) for name, (low, high) in around.items() if row[name]
-            }
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
@@ -20,6 +20,7 @@ from gpuscout.store.schema import (
     cases,
     engines,
     gpus,
+    intervals,
     measured_runs,
     models,
     operating_points,
@@ -87,7 +88,31 @@ COLUMNS: dict[str, tuple[type, str, str]] = {
     "imported_from": (str, "the export that it came from; nothing: computed here, or a result file", ""),
     "set_aside": (str, "why a measured run does not stand for its configuration (--set-aside)", ""),
 }
-"""Every column that is not a percentile, in the order of rows."""
+"""Every column that is neither a percentile nor an end of a range, in the order of rows."""
+
+# The metric whose interval a figure follows; True: the figure falls as the metric grows.
+_FOLLOWS = {
+    **{name: (name, False) for name in ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s")},
+    "requests_per_s": ("output_tokens_per_s", False),
+    "output_tokens_per_s_per_gpu": ("output_tokens_per_s", False),
+    "output_tokens_per_s_per_user": ("itl_ms", True),
+    "usd_per_mtok": ("output_tokens_per_s", True),
+    "kwh_per_mtok": ("output_tokens_per_s", True),
+}
+ENDS = ("low", "high")
+RANGES = {f"{name}_{end}": (name, end) for name in _FOLLOWS for end in ENDS}
+"""Columns of the ends of 80 % intervals of estimates: itl_ms_low. NULL of measured runs and where none is known."""
+
+
+def ends_of(names: Iterable[str]) -> list[str]:
+    """The columns with the ends of the 80 % intervals of those of these columns that have one."""
+    return [f"{name}_{end}" for name in names if name in _FOLLOWS for end in ENDS]
+
+
+def needs_of(name: str) -> str:
+    """What must be known of a GPU for this column: `PRICE`, `TDP` or nothing."""
+    return COLUMNS.get(RANGES.get(name, (name, ""))[0], (float, "", ""))[2]
+
 
 PERCENTILE = re.compile(r"p(?P<percentile>\d{1,2}(?:\.\d{1,3})?)_(?P<metric>ttft_ms|itl_ms|e2e_s)")
 """Columns of percentiles, of measured runs and of estimates that were simulated: p95_ttft_ms."""
@@ -127,7 +152,29 @@ def estimated_fields(workloads: Mapping[WorkloadKey, str], worth: DeploymentCost
         which = (tail.metric == metric, tail.percentile == percentile)
         return sa.select(tail.value).where(*at, *which).correlate(operating_points).scalar_subquery()
 
-    return _fields(own, simulated, workloads, worth)
+    field = _fields(own, simulated, workloads, worth)
+
+    def factor(metric: str, end: str) -> sa.ColumnElement[Any]:
+        here = (intervals.c.engine_id == tasks.c.engine_id, intervals.c.regime == point.regime)
+        found = sa.select(intervals.c[end]).where(*here, intervals.c.metric == metric)
+        return found.correlate(tasks, operating_points).scalar_subquery()
+
+    def with_ends(name: str) -> sa.ColumnElement[Any]:
+        """Also the ends of ranges, as `intervals_around` has them."""
+        if name not in RANGES:
+            return field(name)
+        column, end = RANGES[name]
+        metric, falls = _FOLLOWS[column]
+        if falls:
+            return field(column) / sa.func.nullif(factor(metric, "high" if end == "low" else "low"), 0.0)
+        if metric != "e2e_s":
+            return field(column) * factor(metric, end)
+        ttft, itl = factor("ttft_ms", end), factor("itl_ms", end)
+        decode_ms = field("itl_ms") * (cases.c.output_len - 1)
+        total = field("ttft_ms") * sa.func.coalesce(ttft, 1.0) + decode_ms * sa.func.coalesce(itl, 1.0)
+        return sa.case((sa.func.coalesce(ttft, itl).is_not(None), total / 1000))
+
+    return with_ends
 
 
 def measured_fields(workloads: Mapping[WorkloadKey, str], worth: DeploymentCosts | None) -> Field:
@@ -164,6 +211,8 @@ def _fields(
     tokens = sa.func.nullif(own["output_tokens_per_s"], 0.0, type_=sa.Double)
 
     def field(name: str) -> sa.ColumnElement[Any]:
+        if name in RANGES:
+            return sa.cast(sa.null(), sa.Double)
         if form := PERCENTILE.fullmatch(name):
             return percentile(float(form["percentile"]), form["metric"])
         if name in own:

@@ -23,11 +23,13 @@ from gpuscout.store.prices.prices import Prices
 from gpuscout.store.queries.point_columns import (
     COLUMNS,
     PERCENTILE,
+    RANGES,
     DeploymentCosts,
     Field,
     deployment_costs,
     estimated_fields,
     measured_fields,
+    needs_of,
 )
 from gpuscout.store.ranking.limits import limits_on_runs
 from gpuscout.store.ranking.lookup import means_estimated, means_measured
@@ -59,7 +61,8 @@ def query(
 ) -> Iterator[Row]:
     """Stream the operating points that a question leaves in: its filters, kinds, SLOs and prices count.
 
-    Rows hold `columns` in their order, all of `COLUMNS` by default; "p95_ttft_ms" is a percentile of measured runs.
+    Rows hold `columns` in their order, all of `COLUMNS` by default; "p95_ttft_ms" is a percentile of measured runs,
+    "itl_ms_low" and "itl_ms_high" are the ends of the 80 % interval of an estimate (`RANGES`).
     `sort` names columns, the first decides, "-itl_ms" descending. At most `limit` rows. Memory stays bounded: read the
     rows before the connection's transaction ends.
 
@@ -72,7 +75,7 @@ def query(
 
 def check_column(name: str) -> str:
     """The column's name. Raises UnknownNameError."""
-    if name in COLUMNS or PERCENTILE.fullmatch(name):
+    if name in COLUMNS or name in RANGES or PERCENTILE.fullmatch(name):
         return name
     close = nearest(name, COLUMNS) or [known for known in COLUMNS if name.casefold() in known][:3]
     raise UnknownNameError(
@@ -165,7 +168,7 @@ class PointReader:
     def _statement(
         self, kind: Kind, names: Sequence[str], order: Sequence[_Order], limit: int | None
     ) -> sa.Select[Any]:
-        priced = self.worth if any(COLUMNS.get(name, (0, 0, ""))[2] for name in names) else None
+        priced = self.worth if any(map(needs_of, names)) else None
         slos, tail = self.question.slos, self.question.assume_tail
         if kind is Kind.ESTIMATED:
             fields = estimated_fields(self.scope.workloads, priced)

@@ -22,11 +22,13 @@ from gpuscout.runner.cli.main import execute
 from gpuscout.store.database.connect import Store, open_store
 from gpuscout.store.prices.prices import PriceRules
 from gpuscout.store.queries.frames import to_dataframe
+from gpuscout.store.queries.point_columns import RANGES
 from gpuscout.store.queries.points import COLUMNS, query
 from gpuscout.store.ranking.rank import rank
 from gpuscout.store.ranking.types import Question
 from gpuscout.sweeps.errors import UnknownNameError
 from gpuscout.sweeps.slo import Slo
+from gpuscout.sweeps.trust import Trust
 from tests.support.rank_stores import GPUS, LADDER, LENGTHS, MODELS, TDP_W, Row, a_run, an_answer, fill
 from tests.support.stores import postgres_database
 
@@ -341,11 +343,75 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) ->
 def test_csv_holds_all_columns_in_full_precision(db: str, capsys: pytest.CaptureFixture[str]) -> None:
     out, err = run(capsys, "query", "--db", db, "--csv", "--sort", "-output_tokens_per_s", "--limit", "0")
     rows = list(csv.DictReader(io.StringIO(out)))
-    assert list(rows[0]) == list(COLUMNS)
+    assert set(rows[0]) == {*COLUMNS, *RANGES}
+    assert [name for name in rows[0] if name not in RANGES] == list(COLUMNS)
+    assert {row[name] for row in rows for name in RANGES} == {""}  # nobody knows an interval
     assert len(rows) == 9  # of the older version none
     assert float(rows[0]["output_tokens_per_s"]) == 80.0 * 8 + 1 / 3
     assert rows[0]["run_id"] == ""
     assert err == ""
+
+
+_REGIMES = {
+    0: {"ttft_ms": (0.5, 2.0), "itl_ms": (0.8, 1.25), "output_tokens_per_s": (0.5, 1.2)},
+    1: {"itl_ms": (0.9, 1.1)},
+}
+
+
+def fill_with_ranges(connection: sa.Connection) -> None:
+    figures = {"ttft_ms": 100.0, "itl_ms": 10.0, "e2e_s": 5.21, "output_tokens_per_s": 80.0, "requests_per_s": 0.2}
+    points = {8: {"regime": 0, **figures}, 16: {"regime": 1, **figures}, 32: {"regime": None, **figures}}
+    fill(connection, [an_answer(points=points)], [a_run(concurrency=8)], {"roofline": Trust(_REGIMES, ())})
+
+
+def test_estimates_have_ranges_measured_runs_have_none(database: sa.Connection) -> None:
+    """The ends of intervals by regime; a cost falls as the throughput grows; E2E follows from TTFT and ITL."""
+    question = Question(prices=PriceRules(overrides={"H100": 2.88}))
+    with database.begin_nested() as savepoint:
+        fill_with_ranges(database)
+        columns = ["kind", "usd_per_mtok", *RANGES]
+        one, two, three, measured = query(database, question, columns=columns)
+        sorted_by_end = [row["itl_ms_low"] for row in query(database, question, sort=["-itl_ms_low"], columns=columns)]
+        savepoint.rollback()
+
+    def ends(row: Row, name: str) -> tuple[Any, Any]:
+        return row[f"{name}_low"], row[f"{name}_high"]
+
+    decode_ms = 10.0 * (LENGTHS[0][1] - 1)
+    expected = {
+        "ttft_ms": (50.0, 200.0),
+        "itl_ms": (8.0, 12.5),
+        "e2e_s": ((50 + 0.8 * decode_ms) / 1000, (200 + 1.25 * decode_ms) / 1000),
+        "output_tokens_per_s": (40.0, 96.0),
+        "requests_per_s": (0.1, 0.24),
+        "output_tokens_per_s_per_user": (80.0, 125.0),
+        "usd_per_mtok": (one["usd_per_mtok"] / 1.2, one["usd_per_mtok"] / 0.5),
+    }
+    for name, wanted in expected.items():
+        assert ends(one, name) == pytest.approx(wanted), name
+    assert ends(two, "itl_ms") == pytest.approx((9.0, 11.0))
+    assert ends(two, "e2e_s") == pytest.approx(((100 + 0.9 * decode_ms) / 1000, (100 + 1.1 * decode_ms) / 1000))
+    assert ends(two, "ttft_ms") == (None, None)
+    assert {row[name] for row in (three, measured) for name in RANGES} == {None}
+    assert (three["kind"], measured["kind"]) == ("estimated", "measured")
+    assert sorted_by_end == [9.0, 8.0, None, None]
+
+
+def test_the_table_has_the_range_of_what_it_is_sorted_by_and_of_the_cost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
+    with open_store(url, create=True) as store, store.writing() as connection:
+        fill_with_ranges(connection)
+    monkeypatch.setenv("COLUMNS", "80")
+    asked = ["query", "--db", url, "--sort", "itl_ms", "--price", "H100=2.88"]
+    table = run(capsys, *asked)[0]
+    for told in ("10.0 (8.00–12.5)", "10.0 (8.33–20.0)", "(measured)", "(unknown)"):
+        assert told in table
+    assert "estimated, measured; in brackets 80 % ranges" in table
+    assert max(map(len, table.splitlines())) <= 80
+    markdown = run(capsys, *asked, "--md")[0]
+    assert all(told in markdown for told in ("| estimated |", "USD/Mtok low (80 %)", "ITL ms high (80 %)"))
 
 
 def test_a_limit_says_that_there_is_more(db: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -379,7 +445,7 @@ def test_the_table_tells_what_differs_and_fits(
     assert header.split()[:3] == ["model", "GPU", "GPUs"]
     assert "TP" in header.split()
     assert "server" not in header  # the same in all rows
-    assert rows[0].split()[:3] == ["a/One", "H100", "1"]
+    assert rows[0].split()[:3] == ["One", "H100", "1"]
     assert "no price of H100" in out
 
 

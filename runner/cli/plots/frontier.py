@@ -12,8 +12,9 @@ import numpy as np
 from gpuscout.runner.cli.plots.curves import describe, title_of
 from gpuscout.runner.cli.plots.files import Drawing
 from gpuscout.runner.cli.plots.panels import Label, Style, add_caption, add_labels, check_panels, panels, scale, styles
-from gpuscout.store.queries.pareto import Front, Metric, Pareto, range_columns
+from gpuscout.store.queries.pareto import Front, Metric, Pareto
 from gpuscout.store.queries.pareto import frontier as best_of
+from gpuscout.store.queries.point_columns import ends_of
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.slo import Slo
 
@@ -83,7 +84,7 @@ def frontier(found: Pareto, slos: Sequence[Slo] = (), caption: Sequence[str] = (
             axes.text(0.01, 0.99, told, transform=axes.transAxes, fontsize=7, va="top")
     kinds = sorted({point["kind"] for front in fronts for point in front.points})
     shapes = ", ".join(f"{'dots' if kind == 'estimated' else 'diamonds'}: {kind}" for kind in kinds)
-    bands = "; bands: 80 % intervals" if range_columns(found.metrics[1:2]) and "estimated" in kinds else ""
+    bands = "; bands: 80 % intervals" if ends_of([found.metrics[1].column]) and "estimated" in kinds else ""
     add_caption(figure, [f"{shapes}{bands}", *caption])
     return Drawing(figure, f"frontier of {', '.join(metric.label for metric in found.metrics)}", tips)
 

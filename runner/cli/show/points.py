@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, whole_number
-from gpuscout.store.queries.point_columns import COLUMNS, PERCENTILE
+from gpuscout.store.queries.point_columns import COLUMNS, PERCENTILE, RANGES, ends_of
 from gpuscout.sweeps.settings import PARALLELISM
 
 if TYPE_CHECKING:
@@ -69,7 +69,31 @@ def column_of(name: str) -> Column:
         return a_figure(name, f"p{form['percentile']} {_HEADINGS[form['metric']][0]}")
     if name in _HEADINGS:
         return a_figure(name, *_HEADINGS[name])
+    if name in RANGES:
+        figure, end = RANGES[name]
+        return a_figure(name, f"{_HEADINGS[figure][0]} {end} (80 %)")
     return Column(name, *_WORDS.get(name, (name.replace("_", " "), str)))
+
+
+def with_range(column: Column, row: Mapping[str, Any], *, named: bool = True) -> Column:
+    """The column of a figure whose range the rows hold as well, see `ranged_row`; `named`: its heading says so."""
+    if f"{column.name}_low" not in row:
+        return column
+    return a_figure(column.name, f"{column.heading} (80 % range)" if named else column.heading, str)
+
+
+def ranged_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of a row with their ranges: "0.53 (0.33–0.86)", "0.53 (measured)", "0.53 (unknown)"."""
+    from gpuscout.runner.cli.show.certainty import ranged
+    from gpuscout.store.ranking.types import Kind
+
+    found = dict(row)
+    for name in RANGES:
+        column, end = RANGES[name]
+        if end == "low" and name in row:
+            ends = (row[name], row[f"{column}_high"])
+            found[column] = ranged(row[column], None if None in ends else ends, Kind(row["kind"].split(",")[0]))
+    return found
 
 
 def chosen(given: str | None, output: Output, default: Sequence[str] = TABLE, *, slos: Sequence[Slo] = ()) -> list[str]:
@@ -79,7 +103,9 @@ def chosen(given: str | None, output: Output, default: Sequence[str] = TABLE, *,
     if given is not None:
         return list(dict.fromkeys(check_column(name.strip()) for name in given.split(",")))
     tails = [percentile_column(slo) for slo in slos if slo.percentile is not None]
-    return list(dict.fromkeys([*(COLUMNS if output.json or output.csv else default), *tails]))
+    # The ends of a range stand behind its figure.
+    everything = (part for name in COLUMNS for part in (name, *ends_of([name])))
+    return list(dict.fromkeys([*(everything if output.json or output.csv else default), *tails]))
 
 
 def telling(names: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
