@@ -308,9 +308,12 @@ measured_runs = Table(
     _int("requests_failed", nullable=True),
     _text("set_aside", nullable=True),  # why it does not stand for its configuration ("drafted"); NULL: it does
     _text("imported_from", nullable=True),  # as of tasks; NULL: a result file
+    # The key of the task that measured it; no reference, for a task is only stored when all of it was measured.
+    Column("task_key", LargeBinary(DIGEST_BYTES), nullable=True),
     UniqueConstraint("digest"),
     _one_of("load", LOADS),
     Index(None, "case_id"),
+    Index(None, "task_key"),
 )
 
 percentiles = Table(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.settings import STARTED
 from gpuscout.sweeps.trust import NO_TRUST, ObservedError, Trust
 
+if TYPE_CHECKING:
+    from gpuscout.store.measured import MeasuredRun
+
 __all__ = [
     "About",
     "Bound",
@@ -30,9 +33,11 @@ __all__ = [
     "CaseColumns",
     "Cost",
     "Curves",
+    "Ended",
     "Engine",
     "FloatArray",
     "IntArray",
+    "Measurement",
     "ObservedError",
     "Option",
     "Outcome",
@@ -78,6 +83,15 @@ class Engine(Protocol):
     note()      a method: what a run or plan with it has to say, in one line; None: nothing
     of_medians()  a method: the engine for benchmarks that tell medians over requests, not means
     settled()   a method: the engine with those options decided that depend on this machine, before results get keys
+    refuses(sweep)  a method: why it cannot answer for a `gpuscout.sweeps.sweep.Sweep`, in one line; None: nothing
+
+    An engine that measures has `measures = True`, and `measure` is called instead of `evaluate`:
+
+    measure(cases, ladders)  yields a `Measurement` for every operating point as soon as it is measured, and one `Ended`
+                for every case, after its points. `ladders` has the concurrencies that are still to be measured of each
+                case, ascending; (0,) for one in an open loop. Points are stored as measured runs at once, and stay
+                whatever happens to the rest
+    exclusive   True when two of its tasks must not run at the same time
     """
 
     name: str
@@ -126,6 +140,16 @@ def note_of(engine: Engine) -> str | None:
     return note
 
 
+def measures(engine: Engine) -> bool:
+    """Whether its answers are measured runs."""
+    return bool(getattr(engine, "measures", False))
+
+
+def is_exclusive(engine: Engine) -> bool:
+    """Whether two of its tasks must not run at the same time."""
+    return bool(getattr(engine, "exclusive", False))
+
+
 def info(engine: Engine) -> EngineInfo:
     return EngineInfo(engine.name, engine.fingerprint(), dict(engine.options))
 
@@ -163,6 +187,24 @@ class About:
     install: str | None = None
     options: Mapping[str, Option] | None = None
     homepage: str = ""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """An operating point that was measured, of the case at `row`."""
+
+    row: int
+    run: MeasuredRun
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What became of the case at `row` once all was measured that can be; with a failure it is tried again later."""
+
+    row: int
+    outcome: Outcome = Outcome.OK
+    detail: str | None = None
+    extras: Mapping[str, object] = field(default_factory=dict)
 
 
 class MissingEngine:

@@ -19,7 +19,7 @@ from gpuscout.sweeps.text import said
 from gpuscout.sweeps.trust import Trust
 
 ENTRY_POINTS = "gpuscout.engines"
-_BUILT_IN = ("roofline", "llm-optimizer", "aiconfigurator")
+_BUILT_IN = ("roofline", "llm-optimizer", "aiconfigurator", "benchmark")
 EngineFactory = Callable[..., Engine]
 
 
@@ -212,6 +212,12 @@ def _aiconfigurator() -> EngineFactory:
     return AIConfiguratorEngine
 
 
+def _benchmark() -> EngineFactory:
+    from gpuscout.runner.engines.benchmark.engine import BenchmarkEngine
+
+    return BenchmarkEngine
+
+
 @cache
 def _factories() -> dict[str, Callable[[], EngineFactory]]:
     """What loads the engine class of each name; nothing is imported before it is called."""
@@ -220,6 +226,7 @@ def _factories() -> dict[str, Callable[[], EngineFactory]]:
         "simulator": _simulator,
         "llm-optimizer": _llm_optimizer,
         "aiconfigurator": _aiconfigurator,
+        "benchmark": _benchmark,
     }
     for entry_point in metadata.entry_points(group=ENTRY_POINTS):
         factories.setdefault(entry_point.name, entry_point.load)

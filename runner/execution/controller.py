@@ -9,18 +9,20 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import gpuscout
+from gpuscout.runner.engines.plausible import implausible
 from gpuscout.runner.execution.evaluate import Job, failed
 from gpuscout.runner.execution.executor_choice import Choice, Work, expected_work
-from gpuscout.runner.execution.executors.base import Done, Executor, Failed
+from gpuscout.runner.execution.executors.base import Done, Executor, Failed, Part
 from gpuscout.runner.execution.interrupt import Interrupt
 from gpuscout.runner.execution.retry import DelayQueue, FailureKind, Retry, Split, decide
 from gpuscout.runner.execution.shared_tasks import SharedTasks
 from gpuscout.runner.execution.work import BlockWork, block_work
 from gpuscout.store.database.connect import Store
 from gpuscout.store.database.locks import RunnerLock
+from gpuscout.store.measured.stored import store_runs
 from gpuscout.store.results import durable
 from gpuscout.store.results.blocks import (
     ClaimedBlock,
@@ -317,7 +319,7 @@ class _Run:
             patience=self._patience,
         )
         # Noted before the executor starts: if that fails, the block is given back.
-        flight = self._in_flight[claimed.block] = _InFlight(claimed, work, len(work.jobs))
+        flight = self._in_flight[claimed.block] = _InFlight(claimed, work, len(work.jobs), list(work.answers))
         if not work.jobs:
             self._commit(flight)
             return
@@ -351,13 +353,29 @@ class _Run:
         ended = self._executor.next_done(_LOOK_UP_S)
         if ended is None:
             return
-        self._running -= 1
         flight = self._in_flight[ended.job.block]
+        if isinstance(ended, Part):
+            self._keep(flight, ended)
+            return
+        self._running -= 1
         if isinstance(ended, Done):
             flight.answered = True
             self._answer(flight, ended)
         else:
             self._lost(flight, ended)
+
+    def _keep(self, flight: _InFlight, part: Part) -> None:
+        """Store an operating point at once: it has taken GPUs for minutes, and its task may still fail."""
+        run = replace(part.run, implausible=implausible([part.run])[0])
+        key = flight.work.keys[part.position]
+        durable.writing(
+            self._store,
+            lambda connection: store_runs(connection, [run], task_keys=[key]),
+            patience=self._patience,
+        )
+        flight.answered = True
+        self._progress.points += 1
+        self._callbacks.progress(self._progress)
 
     def _answer(self, flight: _InFlight, done: Done) -> None:
         flight.answers.append(Answer(done.job.positions, done.job.ladder, done.curves))

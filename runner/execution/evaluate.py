@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gpuscout.runner.engines.base import Engine, MissingEngine, understood_by
+from gpuscout.runner.engines.base import (
+    CaseAnswer,
+    Ended,
+    Engine,
+    MissingEngine,
+    answered,
+    measures,
+    understood_by,
+)
 from gpuscout.runner.engines.guard import EngineFailed, guarded, is_foreign
 from gpuscout.runner.engines.registry import cached_engine
 from gpuscout.runner.execution.answer_checks import checked
+from gpuscout.store.measured import MeasuredRun
 from gpuscout.sweeps.cases import COLUMN_NAMES, CaseColumns
 from gpuscout.sweeps.curves import Curves, IntArray, Points
 from gpuscout.sweeps.errors import GpuscoutError
@@ -22,18 +31,23 @@ from gpuscout.sweeps.servers.options import options_text
 from gpuscout.sweeps.sweep import EnginePart
 from gpuscout.sweeps.text import said
 
+# Called with the position in its block of the task that was measured, and what was measured.
+Emit = Callable[[int, MeasuredRun], None]
+
 
 @dataclass(frozen=True)
 class Job:
     """What an executor evaluates in one go: the tasks at `positions` of a block, for the concurrencies of `ladder`.
 
-    `attempt` counts from 1 how often exactly these tasks were tried together in this run.
+    `attempt` counts from 1 how often exactly these tasks were tried together in this run. `known` are the steps of the
+    ladder that are measured already, by position; in an open loop any will do.
     """
 
     block: int
     positions: IntArray
     ladder: IntArray
     attempt: int = 1
+    known: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -50,13 +64,16 @@ class Job:
         return self.cut((len(self) + 1) // 2)
 
 
-def evaluate_job(expansion: Expansion, job: Job) -> Curves:
+def evaluate_job(expansion: Expansion, job: Job, emit: Emit) -> Curves:
     """The answer to a job. Never raises for what an engine does: its tasks get an outcome.
 
+    What an engine measures goes to `emit` at once; its answer has the outcomes and no points.
     Raises EngineMissing when this process has another version of the engine than the sweep was resolved with, or none.
     """
     part = expansion.sweep.engines[expansion.engine_of(job.block)]
-    return evaluate(the_engine(part), block_cases(expansion, job.block).take(job.positions), job.ladder)
+    engine = the_engine(part)
+    cases = block_cases(expansion, job.block).take(job.positions)
+    return _measured(engine, cases, job, emit) if measures(engine) else evaluate(engine, cases, job.ladder)
 
 
 class EngineMissing(Exception):
@@ -119,6 +136,36 @@ def evaluate(engine: Engine, cases: CaseColumns, ladder: IntArray) -> Curves:
     half = len(cases) // 2
     rows = np.arange(len(cases))
     return joined([evaluate(engine, cases.take(part), ladder) for part in (rows[:half], rows[half:])])
+
+
+def _measured(engine: Any, cases: CaseColumns, job: Job, emit: Emit) -> Curves:
+    """The outcomes of cases that an engine measures. What it raises fails those that had not ended."""
+    positions = job.positions.tolist()
+    ended: dict[int, Ended] = {}
+    fault = "the engine left open what became of it"
+    try:
+        with guarded(foreign=is_foreign(engine)):
+            for found in engine.measure(cases, [_left_of(cases, row, job) for row in range(len(cases))]):
+                if isinstance(found, Ended):
+                    ended[found.row] = found
+                else:
+                    emit(positions[found.row], found.run)
+    except (EngineFailed, GpuscoutError) as error:
+        fault = said(error)
+    open_ends = (Ended(row, Outcome.ERROR, fault) for row in range(len(cases)) if row not in ended)
+    ended.update({end.row: end for end in open_ends})
+    answer = answered(
+        CaseAnswer(end.outcome, end.detail, extras=end.extras) for end in (ended[row] for row in range(len(cases)))
+    )
+    return checked(answer, len(cases), job.ladder, sparse=True)
+
+
+def _left_of(cases: CaseColumns, row: int, job: Job) -> tuple[int, ...]:
+    """The steps of a case that are still to be measured; in an open loop the one step is 0."""
+    known = job.known.get(int(job.positions[row]), ())
+    if cases.traffics[cases.traffic[row]].open_loop:
+        return () if known else (0,)
+    return tuple(step for step in job.ladder.tolist() if step not in known)
 
 
 def _unchangeable(cases: CaseColumns) -> CaseColumns:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from gpuscout.runner.engines.base import MISSING, Cost
+from gpuscout.runner.engines.base import MISSING, Cost, measures
 from gpuscout.runner.engines.registry import cached_engine
 from gpuscout.runner.execution.executors.base import Executor
 from gpuscout.runner.execution.executors.child import needs_child
@@ -88,6 +88,11 @@ def choose_executor(
     """Decide where the work is done."""
     if executor not in EXECUTORS:
         raise InputError(f'unknown executor "{executor}"', hint=f"one of {', '.join(EXECUTORS)}")
+    measuring = [part for part in expansion.sweep.engines if measures(cached_engine(part.name, part.options))]
+    if measuring:
+        if ray_address or executor == "ray":
+            raise InputError(f"engine {measuring[0].name} runs without Ray", hint="leave --executor out")
+        return Choice("in-process", "one operating point after the other, for it measures", expansion)
     if ray_address and executor == "in-process":
         raise InputError("--ray-address needs the executor ray", hint="leave --executor out")
     if ray_address:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from gpuscout.runner.engines.base import Cost
+from gpuscout.runner.engines.base import CaseAnswer, Cost, answered, is_exclusive, measures
 from gpuscout.runner.engines.registry import cached_engine
 from gpuscout.runner.execution.evaluate import Job, block_cases
 from gpuscout.store.database.connect import Connection
+from gpuscout.store.measured.stored import measured_steps
 from gpuscout.store.results.blocks import open_failures
-from gpuscout.store.results.tasks import StoredTask, stored_tasks
+from gpuscout.store.results.tasks import Answer, StoredTask, stored_tasks
 from gpuscout.sweeps.cases import CaseColumns, task_keys
 from gpuscout.sweeps.expand import Expansion
 from gpuscout.sweeps.outcomes import Outcome
@@ -24,13 +26,15 @@ _NOT_AGAIN = (Outcome.CRASHED, Outcome.TIMEOUT)
 class BlockWork:
     """One block beside what the store holds of it.
 
-    `reused` maps positions of tasks that need no computing to their ids in the store; `jobs` are the rest.
+    `reused` maps positions of tasks that need no computing to their ids in the store; `answers` are of tasks all of
+    whose points were measured before their run ended; `jobs` are the rest.
     """
 
     cases: CaseColumns
     keys: list[bytes]
     reused: dict[int, int]
     jobs: list[Job]
+    answers: list[Answer] = field(default_factory=list)
 
 
 def block_work(
@@ -47,7 +51,14 @@ def block_work(
     given_up = set()
     if not retry_failed:
         given_up = {f.task_key for f in open_failures(connection, sweep_id, block) if f.outcome in _NOT_AGAIN}
-    dear = cached_engine(part.name, part.options).cost is Cost.EXPENSIVE
+    engine = cached_engine(part.name, part.options)
+    if measures(engine):
+        tried = sorted(position for positions in lacking.values() for position in positions)
+        steps = measured_steps(connection, [keys[position] for position in tried])
+        known = {position: steps[keys[position]] for position in tried if keys[position] in steps}
+        tried = [position for position in tried if keys[position] not in given_up]
+        return _to_measure(block, cases, keys, reused, part.ladder, tried, known, apart=is_exclusive(engine))
+    dear = engine.cost is Cost.EXPENSIVE
     jobs: list[Job] = []
     for concurrencies, positions in lacking.items():
         tried = [position for position in positions if keys[position] not in given_up]
@@ -55,6 +66,36 @@ def block_work(
             whole = Job(block, np.array(tried, dtype=np.int64), np.array(concurrencies, dtype=np.int64))
             jobs += whole.cut(1) if dear else [whole]
     return BlockWork(cases, keys, reused, jobs)
+
+
+def _to_measure(
+    block: int,
+    cases: CaseColumns,
+    keys: list[bytes],
+    reused: dict[int, int],
+    ladder: tuple[int, ...],
+    tried: list[int],
+    known: Mapping[int, tuple[int, ...]],
+    *,
+    apart: bool,
+) -> BlockWork:
+    """The tasks at the positions `tried` as one job, or `apart`; those of which all is `known` are answered."""
+    asked = np.array(ladder, dtype=np.int64)
+
+    def is_complete(position: int) -> bool:
+        steps = known.get(position, ())
+        return bool(steps) and (cases.traffics[cases.traffic[position]].open_loop or set(ladder) <= set(steps))
+
+    complete = [position for position in tried if is_complete(position)]
+    rest = [position for position in tried if position not in complete]
+    answers = []
+    if complete:
+        answers = [Answer(np.array(complete, dtype=np.int64), asked, answered([CaseAnswer()] * len(complete)))]
+    jobs = []
+    if rest:
+        whole = Job(block, np.array(rest, dtype=np.int64), asked, known={p: known[p] for p in rest if p in known})
+        jobs = whole.cut(1) if apart else [whole]
+    return BlockWork(cases, keys, reused, jobs, answers)
 
 
 def keyed_cases(expansion: Expansion, block: int) -> tuple[CaseColumns, list[bytes]]:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from gpuscout.runner.engines.plausible import contradiction, implausible
 from gpuscout.runner.imports import inferencex
 from gpuscout.runner.imports.complete import Completer, NotSaid
-from gpuscout.runner.imports.plausible import contradiction, implausible
 from gpuscout.runner.imports.stated import Mappings
 from gpuscout.store.database.connect import Store
 from gpuscout.store.measured.formats import FORMATS, Format, Reported, SourceFile, check_format, find_format, recognise

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, TypeGuard
 
 from gpuscout.runner.engines.base import Cost, settled, trust_of
-from gpuscout.runner.engines.registry import create_engine
+from gpuscout.runner.engines.registry import cached_engine, create_engine
 from gpuscout.runner.resolve.hub_errors import HubModel
 from gpuscout.runner.resolve.models import KnownModels, ModelFinder, target_of
 from gpuscout.runner.resolve.models import resolve_model as resolve_model  # part of the Python API
@@ -75,7 +75,20 @@ def resolve(spec: SweepSpec, *, gpu_file: Path | None = None, known: KnownModels
         only=names.only,
         max_gpus=spec.limits.max_gpus,
     )
+    for number, part in enumerate(sweep.engines):
+        with problems.at("engines", number):
+            if refused := refusal(part, sweep):
+                raise InputError(f"engine {part.name}: {refused}")
+    if problems.found:
+        raise SpecError(problems.found)
     return _with_block_sizes(sweep)
+
+
+def refusal(part: EnginePart, sweep: Sweep) -> str | None:
+    """Why an engine of a sweep cannot answer for it; None: it can."""
+    refuses = getattr(cached_engine(part.name, part.options), "refuses", None)
+    why: str | None = None if refuses is None else refuses(sweep)
+    return why
 
 
 def all_problems(

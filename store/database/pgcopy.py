@@ -123,7 +123,9 @@ def _field(values: Any, kind: sa.types.TypeEngine[Any], count: int) -> _Field:
         return _Field(np.array(texts, dtype=f"S{max(1, int(lengths.max(initial=0)))}"), lengths, null)
     if isinstance(kind, sa.LargeBinary):
         assert kind.length is not None
-        return _Field(np.frombuffer(b"".join(values), dtype=f"V{kind.length}"))
+        zeros = bytes(kind.length)
+        digests = b"".join(zeros if value is None else value for value in values)
+        return _Field(np.frombuffer(digests, dtype=f"V{kind.length}"), None, null)
     if isinstance(values, list):
         zero: Any = 0
         values = [zero if value is None else _number(value, kind) for value in values]

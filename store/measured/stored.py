@@ -24,7 +24,7 @@ from gpuscout.store.database.connect import Store
 from gpuscout.store.measured.formats.reported import variant
 from gpuscout.store.measured.runs import DEFAULT_MEMORY, MeasuredRun, day_or_month
 from gpuscout.store.results import durable
-from gpuscout.store.results.registry import register_gpus, register_models
+from gpuscout.store.results.registry import register_gpus, register_models, register_traffics
 from gpuscout.store.results.trust import OVER_STORED, forget_errors
 from gpuscout.store.schema import cases, failures, gpus, measured_runs, models, percentiles, tasks
 from gpuscout.sweeps.cases import DIGEST_BYTES, CaseColumns, canonical_json
@@ -70,11 +70,15 @@ class Removed:
 
 
 def store_runs(
-    connection: sa.Connection, runs: Sequence[MeasuredRun], *, imported_at: Sequence[datetime] | None = None
+    connection: sa.Connection,
+    runs: Sequence[MeasuredRun],
+    *,
+    imported_at: Sequence[datetime] | None = None,
+    task_keys: Sequence[bytes | None] | None = None,
 ) -> list[bool]:
     """Store those runs that are not stored yet; which of them were new. The caller's transaction is one for all.
 
-    `imported_at`: when each was imported first; None: now.
+    `imported_at`: when each was imported first; None: now. `task_keys`: the task of a sweep that measured each.
     """
     if not runs:
         return []
@@ -97,6 +101,7 @@ def store_runs(
         "requests_completed": [run.requests("completed") for run in runs],
         "requests_failed": [run.requests("failed") for run in runs],
         "set_aside": [run.set_aside for run in runs],
+        "task_key": [None] * len(runs) if task_keys is None else task_keys,
     }
     ids, inserted = bulk.insert_missing(connection, measured_runs, "digest", columns)
     tails = [
@@ -108,6 +113,15 @@ def store_runs(
     names = ("run_id", "metric", "percentile", "value")
     bulk.insert(connection, percentiles, {name: [row[i] for row in tails] for i, name in enumerate(names)})
     return inserted
+
+
+def measured_steps(connection: sa.Connection, keys: Sequence[bytes]) -> dict[bytes, tuple[int, ...]]:
+    """The concurrencies at which tasks of sweeps were measured, ascending, by the keys of the tasks."""
+    query = sa.select(measured_runs.c.task_key, measured_runs.c.concurrency)
+    found: dict[bytes, set[int]] = defaultdict(set)
+    for key, concurrency in bulk.select_by_keys(connection, query, measured_runs.c.task_key, keys):
+        found[key].add(concurrency)
+    return {key: tuple(sorted(steps)) for key, steps in found.items()}
 
 
 def store_durably(store: Store, runs: Sequence[MeasuredRun]) -> tuple[dict[int, str], list[bool]]:
@@ -306,6 +320,8 @@ def _store_cases(connection: sa.Connection, runs: Sequence[MeasuredRun]) -> list
             "gpu_id": gpu_ids,
             "kv_precision": [run.kv_precision and run.kv_precision.value for run in runs],
             "max_model_len": [case.context_len for case in complete],
+            "traffic_id": register_traffics(connection, [case.traffic.shape_text for case in complete]),
+            "request_rate": [case.traffic.request_rate for case in complete],
             **{name: [_plain(getattr(case, name)) for case in complete] for name in _CASE_COLUMNS},
         },
     )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gpuscout.runner.cli.main import execute
-from gpuscout.runner.imports.plausible import contradiction
+from gpuscout.runner.engines.plausible import contradiction
 from gpuscout.store.measured.runs import PUBLIC_FILES
 from tests.support.result_files import FACTS, FOLDER, completed, completer, imported, reported
 

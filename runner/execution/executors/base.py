@@ -7,6 +7,7 @@ from typing import Protocol
 
 from gpuscout.runner.execution.evaluate import Job
 from gpuscout.runner.execution.retry import FailureKind
+from gpuscout.store.measured import MeasuredRun
 from gpuscout.sweeps.curves import Curves
 
 
@@ -16,6 +17,15 @@ class Done:
 
     job: Job
     curves: Curves
+
+
+@dataclass(frozen=True)
+class Part:
+    """An operating point that a running job has measured, of the task at `position` of its block."""
+
+    job: Job
+    position: int
+    run: MeasuredRun
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,8 @@ class Executor(Protocol):
     """Where jobs are evaluated. Used by one thread; the caller alone talks to the store.
 
     `slots` jobs keep it busy; it may change. `next_done` returns None when nothing ended within `timeout_s`, so that
-    the caller can notice an interrupt; it is only called while jobs are running. `close` abandons what still runs.
+    the caller can notice an interrupt; it is only called while jobs are running. A job may have any number of parts
+    before it ends. `close` abandons what still runs.
     """
 
     description: str
@@ -41,6 +52,6 @@ class Executor(Protocol):
 
     def submit(self, job: Job) -> None: ...
 
-    def next_done(self, timeout_s: float) -> Done | Failed | None: ...
+    def next_done(self, timeout_s: float) -> Done | Failed | Part | None: ...
 
     def close(self) -> None: ...

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, Pipe
 
 from gpuscout.runner.engines.registry import cached_engine
 from gpuscout.runner.execution.evaluate import Job
-from gpuscout.runner.execution.executors.base import Done, Failed
+from gpuscout.runner.execution.executors.base import Done, Failed, Part
 from gpuscout.runner.execution.retry import FailureKind
 from gpuscout.sweeps.curves import Curves
 from gpuscout.sweeps.sweep import EnginePart, Sweep
@@ -63,8 +63,8 @@ class Child:
         with suppress(OSError):
             self._connection.send(job)
 
-    def poll(self, timeout_s: float) -> Done | Failed | None:
-        """How the job ended; None if it did not within `timeout_s`."""
+    def poll(self, timeout_s: float) -> Done | Failed | Part | None:
+        """How the job ended, or what it has measured so far; None if nothing came within `timeout_s`."""
         until = time.monotonic() + timeout_s
         while True:
             ended = self._step(until)
@@ -76,7 +76,7 @@ class Child:
         self._kill()
         self._messages.close()
 
-    def _step(self, until: float) -> Done | Failed | None:
+    def _step(self, until: float) -> Done | Failed | Part | None:
         """One message of the process, or the end of waiting for it."""
         assert self._job is not None
         assert self._connection is not None
@@ -93,7 +93,7 @@ class Child:
         # A process of its own making may hold the connection open after its death.
         return self._crashed() if self._process.poll() is not None else None
 
-    def _receive(self) -> Done | Failed | None:
+    def _receive(self) -> Done | Failed | Part | None:
         assert self._job is not None
         assert self._connection is not None
         try:
@@ -104,6 +104,9 @@ class Child:
             self._ready = True
             self._set_deadline(self._placement.task_timeout_s)
             return None
+        if kind == "part":
+            self._set_deadline(self._placement.task_timeout_s)  # of which every point has its own
+            return Part(self._job, *content)
         if isinstance(content, Curves):
             return Done(self._job, content)
         lost = Failed(self._job, FailureKind(kind), str(content))

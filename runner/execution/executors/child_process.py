@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 
 from gpuscout.runner.execution.evaluate import EngineMissing, evaluate_job, the_engine
 from gpuscout.runner.execution.retry import FailureKind
+from gpuscout.store.measured import MeasuredRun
 from gpuscout.sweeps.expand import Expansion
 
 _PR_SET_PDEATHSIG = 1
@@ -35,13 +36,17 @@ def serve(descriptor: int, parent: int) -> None:
         connection.send((FailureKind.ENGINE_MISSING.value, str(error)))
         return
     connection.send(("ready", None))
+
+    def emit(position: int, run: MeasuredRun) -> None:
+        connection.send(("part", (position, run)))
+
     while True:
         try:
             job = connection.recv()
         except EOFError:
             return
         try:
-            connection.send(("done", evaluate_job(expansion, job)))
+            connection.send(("done", evaluate_job(expansion, job, emit)))
         except MemoryError:
             limit = "" if limit_gb is None else f" (memory_limit_gb: {limit_gb:g})"
             connection.send((FailureKind.OUT_OF_MEMORY.value, f"out of memory{limit}"))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import deque
 
 from gpuscout.runner.execution.evaluate import EngineMissing, Job, evaluate_job
-from gpuscout.runner.execution.executors.base import Done, Failed
+from gpuscout.runner.execution.executors.base import Done, Failed, Part
 from gpuscout.runner.execution.executors.child import Child, needs_child
 from gpuscout.runner.execution.retry import FailureKind
+from gpuscout.store.measured import MeasuredRun
 from gpuscout.sweeps.expand import Expansion
 
 
@@ -26,7 +27,7 @@ class InProcessExecutor:
     def submit(self, job: Job) -> None:
         self._waiting.append(job)
 
-    def next_done(self, timeout_s: float) -> Done | Failed | None:
+    def next_done(self, timeout_s: float) -> Done | Failed | Part | None:
         if self._busy is None:
             job = self._waiting.popleft()
             engine = self._expansion.engine_of(job.block)
@@ -37,13 +38,13 @@ class InProcessExecutor:
             self._busy = self._children[engine]
             self._busy.start(job)
         ended = self._busy.poll(timeout_s)
-        if ended is not None:
+        if ended is not None and not isinstance(ended, Part):
             self._busy = None
         return ended
 
     def _evaluate(self, job: Job) -> Done | Failed:
         try:
-            return Done(job, evaluate_job(self._expansion, job))
+            return Done(job, evaluate_job(self._expansion, job, cannot_wait))
         except EngineMissing as error:
             return Failed(job, FailureKind.ENGINE_MISSING, str(error))
 
@@ -53,3 +54,8 @@ class InProcessExecutor:
         for child in self._children.values():
             child.close()
         self._children.clear()
+
+
+def cannot_wait(position: int, run: MeasuredRun) -> None:
+    """Points of an engine that measures are stored as they come, so it needs a process beside the one that stores."""
+    raise TypeError("an engine that measures cannot run in this process: set its in_process to False")

@@ -13,8 +13,9 @@ from typing import Any
 from gpuscout.runner.engines.registry import cached_engine
 from gpuscout.runner.execution.evaluate import EngineMissing, Job, evaluate_job
 from gpuscout.runner.execution.executors import shipping
-from gpuscout.runner.execution.executors.base import Done, Failed
+from gpuscout.runner.execution.executors.base import Done, Failed, Part
 from gpuscout.runner.execution.executors.child import Child, needs_child
+from gpuscout.runner.execution.executors.in_process import cannot_wait
 from gpuscout.runner.execution.executors.last_words import LastWords
 from gpuscout.runner.execution.retry import FailureKind
 from gpuscout.sweeps.errors import GpuscoutError
@@ -306,7 +307,7 @@ def _evaluate_on_worker(sweep: Sweep, job: Job) -> Done | Failed:
     engine = expansion.engine_of(job.block)
     try:
         if not needs_child(sweep.engines[engine]):
-            return Done(job, evaluate_job(expansion, job))
+            return Done(job, evaluate_job(expansion, job, cannot_wait))
     except EngineMissing as error:
         return Failed(job, FailureKind.ENGINE_MISSING, str(error))
     return _evaluate_in_child(sweep, engine, job)
@@ -321,6 +322,9 @@ def _evaluate_in_child(sweep: Sweep, engine: int, job: Job) -> Done | Failed:
         _children[key] = Child(sweep, engine)
     child = _children[key]
     child.start(job)
-    while (ended := child.poll(_LOOK_UP_S)) is None:
-        pass
-    return ended
+    while True:
+        ended = child.poll(_LOOK_UP_S)
+        if isinstance(ended, Part):
+            raise TypeError("points cannot be shipped from a worker")
+        if ended is not None:
+            return ended

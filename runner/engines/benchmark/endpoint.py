@@ -1,0 +1,119 @@
+"""A running server with an OpenAI-compatible API: what it serves, and which version of what it is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from gpuscout.runner.engines.benchmark.client import api_key, session
+from gpuscout.runner.engines.benchmark.errors import BenchmarkError, RefusedError
+from gpuscout.sweeps.errors import InputError, quoted
+from gpuscout.sweeps.text import printable, said
+
+if TYPE_CHECKING:
+    import aiohttp
+
+_ASK_S = 30.0
+_MOST_BYTES = 1 << 20
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """`url` is where the API starts (http://host:port/v1), `model` the name under which it serves the model."""
+
+    url: str
+    model: str
+    server_version: str | None = None
+
+
+def checked_url(url: str) -> str:
+    """The address of an API, with /v1 where no path is given. Raises InputError."""
+    try:
+        parts = urlsplit(url.strip())
+        port = parts.port
+    except ValueError as error:
+        raise InputError(f"invalid endpoint {quoted(url)}: {said(error)}") from error
+    if parts.username or parts.password:
+        raise InputError(
+            "invalid endpoint: it holds a user or a password, which would be stored with the results",
+            hint="put the key into an environment variable, and its name into `api_key_env`",
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or port == 0:
+        raise InputError(
+            f"invalid endpoint {quoted(url)}: expected an address such as http://localhost:8000/v1 (OpenAI's API)"
+        )
+    return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") or "/v1", "", ""))
+
+
+def probe(url: str, model: str, *, api_key_env: str | None = None) -> Endpoint:
+    """Ask a server for its models and its version; `model` has to be one of them.
+
+    Raises RefusedError (401, 403, 404), BenchmarkError for a server that does not answer or serves something else.
+    """
+    return asyncio.run(_probe(url, model, api_key(api_key_env)))
+
+
+async def _probe(url: str, model: str, key: str | None) -> Endpoint:
+    async with session(key, _ASK_S) as opened:
+        served = _served(await _asked(opened, f"{url}/models"))
+        if served is None:
+            raise BenchmarkError(f"{url}/models does not list models: is it the address of an OpenAI-compatible API?")
+        if model not in served:
+            raise BenchmarkError(
+                f"the endpoint serves {_listed(served)}, not {quoted(model)}; "
+                "`served_model_name` is the name under which it serves the model"
+            )
+        return Endpoint(url, model, await _version(opened, url))
+
+
+async def _version(opened: aiohttp.ClientSession, url: str) -> str | None:
+    """vLLM, SGLang and TensorRT-LLM answer /version, llama.cpp says it in its properties; None: nobody says."""
+    root = url.removesuffix("/v1")
+    for path, name in (("version", "version"), ("get_server_info", "version"), ("props", "build_info")):
+        try:
+            answer = await _asked(opened, f"{root}/{path}")
+        except BenchmarkError:
+            continue
+        version = answer.get(name) if isinstance(answer, dict) else None
+        if isinstance(version, str) and version.strip():
+            return printable(version.strip())[:100]
+    return None
+
+
+async def _asked(opened: aiohttp.ClientSession, url: str) -> Any:
+    """The JSON behind an address. Raises BenchmarkError."""
+    import aiohttp
+
+    try:
+        async with opened.get(url, allow_redirects=False) as response:
+            text = await response.content.read(_MOST_BYTES)
+    except TimeoutError as error:
+        raise BenchmarkError(f"{url} did not answer within {_ASK_S:g} s") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise BenchmarkError(f"{url} does not answer: {said(error)}") from error
+    if response.status in (401, 403, 404):
+        hint = "; `api_key_env` names the environment variable with the key" if response.status != 404 else ""
+        raise RefusedError(f"{url} answers {response.status}{hint}")
+    if response.status != 200:
+        raise BenchmarkError(f"{url} answers {response.status}")
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise BenchmarkError(f"{url} does not answer in JSON") from error
+
+
+def _served(answer: Any) -> list[str] | None:
+    entries = answer.get("data") if isinstance(answer, dict) else None
+    if not isinstance(entries, list):
+        return None
+    return [entry["id"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(map(quoted, names[:_NAMED])) + more if names else "no model"

@@ -1,0 +1,129 @@
+"""The engine `benchmark`: cases are measured on real servers, and stored as measured runs."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+
+from gpuscout.runner.engines.base import About, Cost, Ended, Measurement
+from gpuscout.runner.engines.benchmark.endpoint import checked_url, probe
+from gpuscout.runner.engines.benchmark.errors import BenchmarkError
+from gpuscout.runner.engines.benchmark.measure import measure
+from gpuscout.runner.engines.benchmark.options import LABELS, OPTIONS, LoadOptions
+from gpuscout.sweeps.cases import Case, CaseColumns
+from gpuscout.sweeps.curves import Curves, IntArray
+from gpuscout.sweeps.gpus.library import gpus_with
+from gpuscout.sweeps.outcomes import Outcome
+from gpuscout.sweeps.settings import SHORT_SIZES
+from gpuscout.sweeps.sweep import Sweep
+
+VERSION = "1"
+
+
+class BenchmarkEngine:
+    """Measures on a server that is running (`endpoint`), under the load of each workload.
+
+    An endpoint is one deployment: what of it the sweep varies is said by labels (`gpu`, `tp` …), and cases that differ
+    from them are not measured.
+    """
+
+    name = "benchmark"
+    cost = Cost.EXPENSIVE
+    in_process = False
+    measures = True
+    about = About(
+        covers="measures a running OpenAI-compatible server; results are measured runs, never estimates",
+        install="pip install 'gpuscout[bench]'",
+        options=OPTIONS,
+    )
+
+    def __init__(self, **options: object) -> None:
+        given = {name: value for name, value in options.items() if value is not None}
+        if "endpoint" in given:
+            given["endpoint"] = checked_url(str(given["endpoint"]))
+        if "gpu" in given:
+            known = gpus_with().find(str(given["gpu"]))
+            given["gpu"] = str(given["gpu"]) if known is None else known.name
+        self.options: Mapping[str, object] = {
+            name: value for name, value in given.items() if value != OPTIONS[name].default
+        }
+        self._load = LoadOptions(**{f.name: given[f.name] for f in fields(LoadOptions) if f.name in given})  # type: ignore[arg-type]
+        self._labels = {name: given[name] for name in LABELS if name in given}
+
+    @property
+    def exclusive(self) -> bool:
+        """Two loads on one server would disturb each other."""
+        return True
+
+    def missing(self) -> str | None:
+        """Why it cannot run here; None: it can."""
+        there = importlib.util.find_spec("aiohttp") is not None
+        return None if there else "aiohttp is not installed, which sends the load: pip install 'gpuscout[bench]'"
+
+    def fingerprint(self) -> str:
+        return VERSION
+
+    def unsupported_traffic(self, traffic: object) -> str | None:
+        """Requests of every kind can be sent, and a trace is at hand when a sweep is run."""
+        return None
+
+    def refuses(self, sweep: Sweep) -> str | None:
+        """An endpoint is one deployment: of what the sweep varies, the labels have to say which it is."""
+        if "endpoint" not in self.options:
+            return "`endpoint` is missing, the address of a running server such as http://localhost:8000/v1"
+        varied = {
+            "model": len(sweep.models) > 1,
+            "gpu": len(sweep.gpus) > 1,
+            "server": len(sweep.servers) > 1,
+            "precision": len(sweep.precision) > 1 or any(len(swept.precision or ()) > 1 for swept in sweep.models),
+            "kv_precision": len(sweep.kv_precision) > 1
+            or any(len(swept.kv_precision or ()) > 1 for swept in sweep.models),
+            "gpu_memory_utilization": len(sweep.gpu_memory_utilization) > 1,
+            "max_model_len": len(sweep.max_model_len) > 1,
+            **{short: len(getattr(sweep, name) or (1, 2)) > 1 for short, name in SHORT_SIZES.items()},
+        }
+        open_ends = [name for name, several in varied.items() if several and name not in self._labels]
+        if open_ends:
+            labels = ", ".join(f"`{name}`" for name in open_ends)
+            return f"an endpoint is one deployment, and this sweep has several: {labels} of the engine says which it is"
+        most = self._load.max_in_flight
+        ladder = next(part.ladder for part in sweep.engines if part.name == self.name and part.options == self.options)
+        if max(ladder) > most:
+            return f"a concurrency of {max(ladder):,} is above `max_in_flight` ({most:,})"
+        return None
+
+    def evaluate(self, cases: CaseColumns, ladder: IntArray) -> Curves:
+        raise NotImplementedError("this engine measures")
+
+    def measure(self, cases: CaseColumns, ladders: Sequence[tuple[int, ...]]) -> Iterator[Measurement | Ended]:
+        """Every point as soon as it is measured, and how each case ended."""
+        for row, ladder in enumerate(ladders):
+            case = cases.case(row)
+            if other := self._other_than(case):
+                yield Ended(row, Outcome.NOT_SUPPORTED, f"the endpoint is another deployment: {other}")
+                continue
+            try:
+                model = str(self.options.get("served_model_name", case.model.name))
+                endpoint = probe(str(self.options["endpoint"]), model, api_key_env=self._load.api_key_env)
+                for run in measure(endpoint, case, ladder, self._load):
+                    yield Measurement(row, run)
+            except BenchmarkError as error:
+                yield Ended(row, error.outcome, error.message)
+            else:
+                yield Ended(row)
+
+    def _other_than(self, case: Case) -> str | None:
+        """How a case differs from what the labels say of the endpoint; None: in nothing."""
+        of_case = {
+            "model": case.model.name,
+            "gpu": case.gpu.name,
+            "server": case.server,
+            "precision": case.precision.value,
+            "kv_precision": case.kv_precision.value,
+            "gpu_memory_utilization": case.gpu_memory_utilization,
+            "max_model_len": case.max_model_len,
+            **{short: getattr(case, name) for short, name in SHORT_SIZES.items()},
+        }
+        other = [f"{name} {said}" for name, said in self._labels.items() if of_case[name] != said]
+        return ", ".join(other) or None

@@ -1,0 +1,183 @@
+"""The engine `benchmark` on a running server: from a spec into the store, ranked as measured, resumed by points."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import started, wait_for
+from tests.support.forked import gpuscout
+from tests.support.openai_server import Served, serving_openai
+
+MODEL = "Qwen/Qwen3-0.6B"
+SPEC = """
+name: bench
+models: [{model}]
+gpus: [H100]
+tensor_parallel: [1]
+workloads: [{{name: tiny, input_len: 32, output_len: 8}}]
+concurrency: {ladder}
+engine: {{name: benchmark, endpoint: "{url}", fewest_requests: 8, requests_per_client: 2{more}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Served]:
+    with serving_openai(model=MODEL, ttft_ms=10, itl_ms=3) as server:
+        yield server
+
+
+@pytest.fixture
+def server(shared: Served) -> Served:
+    shared.behave()
+    shared.record()
+    return shared
+
+
+def write_spec(folder: Path, server: Served, ladder: str = "[1, 4]", more: str = "", **changes: str) -> None:
+    text = SPEC.format(model=MODEL, url=server.url, ladder=ladder, more=more)
+    for old, new in changes.items():
+        text = re.sub(rf"(?m)^{old}:.*$", f"{old}: {new}", text)
+    (folder / "bench.yaml").write_text(text)
+
+
+def rows(folder: Path, statement: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(folder / "gpuscout.db")) as connection:
+        return connection.execute(statement).fetchall()
+
+
+def test_a_ladder_is_measured_stored_and_ranked_as_measured(server: Served, tmp_path: Path) -> None:
+    write_spec(tmp_path, server)
+    done = gpuscout("run", "bench.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    sent = server.record()
+    assert len(sent) == (1 + 8) + (4 + 8)  # a warm-up of as many as are in flight, then the counted ones
+    assert "1 computed" in done.stderr
+
+    stored = rows(
+        tmp_path,
+        "SELECT load, concurrency, server_version, tool, source, set_aside, implausible, requests_completed, "
+        "requests_failed, details FROM measured_runs JOIN tasks ON tasks.key = measured_runs.task_key "
+        "JOIN membership ON membership.task_id = tasks.id ORDER BY concurrency",
+    )
+    assert [row[:5] for row in stored] == [
+        ("closed_loop", concurrency, "0.32.0", "gpuscout", server.url) for concurrency in (1, 4)
+    ]
+    assert [row[6:9] for row in stored] == [(None, 8, 0)] * 2
+    details = json.loads(str(stored[0][9]))
+    assert {"host", "run", "tool_version", "duration_s", "mean_concurrency", "client_cpu"} <= details.keys()
+    assert rows(tmp_path, "SELECT count(*) FROM operating_points") == [(0,)]
+    assert rows(tmp_path, "SELECT count(*) FROM percentiles WHERE percentile = 99.0") == [(8,)]
+
+    again = gpuscout("run", "bench.yaml", cwd=tmp_path)
+    assert "nothing to compute" in again.stderr
+    assert server.record() == []
+    for scope in ([], ["--sweep", "bench"]):
+        ranked = json.loads(gpuscout("recommend", *scope, "--json", "--set-aside", cwd=tmp_path).stdout)
+        best = ranked["groups"][0]["configurations"][0]
+        assert (best["engine"], best["gpu"]) == ("measured", "H100-SXM-80GB")
+
+
+def test_a_longer_ladder_measures_what_is_missing(server: Served, tmp_path: Path) -> None:
+    write_spec(tmp_path, server, "[2]")
+    assert gpuscout("run", "bench.yaml", cwd=tmp_path).returncode == 0
+    server.record()
+    write_spec(tmp_path, server, "[1, 2]")
+    assert gpuscout("run", "bench.yaml", cwd=tmp_path).returncode == 0
+    assert len(server.record()) == 1 + 8
+    assert rows(tmp_path, "SELECT concurrency FROM measured_runs ORDER BY 1") == [(1,), (2,)]
+
+
+def test_points_before_a_failure_are_kept_and_the_rest_is_measured_later(server: Served, tmp_path: Path) -> None:
+    write_spec(tmp_path, server, "[1, 2, 4]")
+    server.behave(after=(1 + 8) + (2 + 8), answer=500, words="CUDA out of memory")
+    failed = gpuscout("run", "bench.yaml", cwd=tmp_path)
+    assert failed.returncode == 5
+    assert "CUDA out of memory" in failed.stderr
+    assert rows(tmp_path, "SELECT concurrency FROM measured_runs ORDER BY 1") == [(1,), (2,)]
+    server.behave()
+    server.record()
+    assert gpuscout("run", "bench.yaml", cwd=tmp_path).returncode == 0
+    assert len(server.record()) == 4 + 8
+    assert rows(tmp_path, "SELECT concurrency FROM measured_runs ORDER BY 1") == [(1,), (2,), (4,)]
+
+
+def test_kill_9_loses_no_finished_point(server: Served, tmp_path: Path) -> None:
+    write_spec(tmp_path, server, "[1, 2]")
+    server.behave(after=1 + 8, answer="stall")
+    process = started("run", "bench.yaml", cwd=tmp_path)
+
+    def first_is_stored() -> bool:
+        return (tmp_path / "gpuscout.db").exists() and bool(_stored(tmp_path))
+
+    wait_for(first_is_stored, process)
+    process.kill()
+    process.communicate()
+    server.behave()
+    server.record()
+    done = gpuscout("run", "bench.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(server.record()) == 2 + 8
+    assert rows(tmp_path, "SELECT concurrency FROM measured_runs ORDER BY 1") == [(1,), (2,)]
+
+
+def test_request_rates_are_measured(server: Served, tmp_path: Path) -> None:
+    write_spec(tmp_path, server, more=", seconds_at_rate: 0.2")
+    text = (tmp_path / "bench.yaml").read_text().replace("concurrency: [1, 4]", "load: request_rate\nrequest_rate: [40, 80]")
+    (tmp_path / "bench.yaml").write_text(text)
+    done = gpuscout("run", "bench.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert rows(tmp_path, "SELECT load, request_rate FROM measured_runs ORDER BY 2") == [
+        ("request_rate", 40.0),
+        ("request_rate", 80.0),
+    ]
+
+
+def test_an_endpoint_is_one_deployment(server: Served, tmp_path: Path) -> None:
+    write_spec(tmp_path, server, gpus="[H100, L4]", tensor_parallel="[1, 2]")
+    refused = gpuscout("run", "bench.yaml", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "an endpoint is one deployment, and this sweep has several: `gpu`, `tp`" in refused.stderr
+    write_spec(tmp_path, server, "[1]", ", gpu: h100, tp: 1", gpus="[H100, L4]", tensor_parallel="[1, 2]")
+    done = gpuscout("run", "bench.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert rows(tmp_path, "SELECT outcome, count(*) FROM tasks GROUP BY 1 ORDER BY 1") == [
+        ("not_supported", 3),
+        ("ok", 1),
+    ]
+    assert len(server.record()) == 1 + 8
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ("endpoint: http://user:pw@host/v1", "it holds a user or a password"),
+        ("endpoint: nonsense", "invalid endpoint"),
+        ("max_in_flight: 2", "a concurrency of 4 is above `max_in_flight` (2)"),
+        ("served_model_name: other", f'the endpoint serves "{MODEL}", not "other"'),
+        ("api_key_env: NO_SUCH_VARIABLE", "NO_SUCH_VARIABLE is not set"),
+    ],
+)
+def test_says_what_is_wrong(server: Served, tmp_path: Path, spec: str, told: str) -> None:
+    write_spec(tmp_path, server)
+    written = (tmp_path / "bench.yaml").read_text()
+    engine = f'endpoint: "{server.url}"'
+    changed = spec if spec.startswith("endpoint") else f"{engine}, {spec}"
+    (tmp_path / "bench.yaml").write_text(written.replace(engine, changed))
+    done = gpuscout("run", "bench.yaml", cwd=tmp_path)
+    assert done.returncode in (2, 5)
+    assert told in done.stderr
+    assert "pw" not in done.stderr
+
+
+def _stored(folder: Path) -> list[tuple[object, ...]]:
+    try:
+        return rows(folder, "SELECT id FROM measured_runs")
+    except sqlite3.Error:
+        return []
