@@ -129,7 +129,11 @@ def test_kill_9_loses_no_finished_point(server: Served, tmp_path: Path) -> None:
 
 def test_request_rates_are_measured(server: Served, tmp_path: Path) -> None:
     write_spec(tmp_path, server, more=", seconds_at_rate: 0.2")
-    text = (tmp_path / "bench.yaml").read_text().replace("concurrency: [1, 4]", "load: request_rate\nrequest_rate: [40, 80]")
+    text = (
+        (tmp_path / "bench.yaml")
+        .read_text()
+        .replace("concurrency: [1, 4]", "load: request_rate\nrequest_rate: [40, 80]")
+    )
     (tmp_path / "bench.yaml").write_text(text)
     done = gpuscout("run", "bench.yaml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
