@@ -31,6 +31,7 @@ from gpuscout.sweeps.cases import DIGEST_BYTES, CaseColumns, canonical_json
 from gpuscout.sweeps.curves import METRICS
 from gpuscout.sweeps.errors import StoreBusyError
 from gpuscout.sweeps.precision import Precision
+from gpuscout.sweeps.servers.options import options_text
 from gpuscout.sweeps.settings import PARALLELISM, SHORT_SIZES
 
 _T = TypeVar("_T")
@@ -216,8 +217,9 @@ def stored_runs(
 ) -> list[MeasuredRun]:
     """The stored runs that an estimate can be compared with: closed loops and offline maxima, oldest import first.
 
-    Of plain deployments alone: no tokens drafted, no prefix cached, not disaggregated. Without those that beat their
-    hardware, unless they are asked for.
+    Of plain deployments alone: no tokens drafted, no prefix cached, not disaggregated, the server's own options, and
+    requests that do not vary; nor where the client was the limit. Without those that beat their hardware, unless they
+    are asked for.
 
     With `rate_driven` also runs at a request rate whose mean concurrency is known, as closed loops of it.
     """
@@ -236,6 +238,9 @@ def stored_runs(
                 sa.and_(sa.literal(rate_driven), measured_runs.c.concurrency.is_not(None)),
             ),
             sa.or_(sa.literal(implausible), measured_runs.c.implausible.is_(None)),
+            cases.c.traffic_id.is_(None),
+            cases.c.server_options == "",
+            cases.c.speculative == "",
         )
         .order_by(measured_runs.c.id)
     )
@@ -322,6 +327,8 @@ def _store_cases(connection: sa.Connection, runs: Sequence[MeasuredRun]) -> list
             "max_model_len": [case.context_len for case in complete],
             "traffic_id": register_traffics(connection, [case.traffic.shape_text for case in complete]),
             "request_rate": [case.traffic.request_rate for case in complete],
+            "server_options": [options_text(case.server_options) for case in complete],
+            "speculative": [case.speculative.text for case in complete],
             **{name: [_plain(getattr(case, name)) for case in complete] for name in _CASE_COLUMNS},
         },
     )

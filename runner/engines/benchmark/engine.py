@@ -15,7 +15,7 @@ from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.curves import Curves, IntArray
 from gpuscout.sweeps.gpus.library import gpus_with
 from gpuscout.sweeps.outcomes import Outcome
-from gpuscout.sweeps.settings import SHORT_SIZES
+from gpuscout.sweeps.settings import SHORT_SIZES, STARTED
 from gpuscout.sweeps.sweep import Sweep
 
 VERSION = "1"
@@ -32,6 +32,7 @@ class BenchmarkEngine:
     cost = Cost.EXPENSIVE
     in_process = False
     measures = True
+    understands = STARTED
     about = About(
         covers="measures a running OpenAI-compatible server; results are measured runs, never estimates",
         install="pip install 'gpuscout[bench]'",
@@ -81,6 +82,8 @@ class BenchmarkEngine:
             or any(len(swept.kv_precision or ()) > 1 for swept in sweep.models),
             "gpu_memory_utilization": len(sweep.gpu_memory_utilization) > 1,
             "max_model_len": len(sweep.max_model_len) > 1,
+            "server_options": len(sweep.server_options) > 1,
+            "speculative": len(sweep.speculative) > 1,
             **{short: len(getattr(sweep, name) or (1, 2)) > 1 for short, name in SHORT_SIZES.items()},
         }
         open_ends = [name for name, several in varied.items() if several and name not in self._labels]

@@ -86,7 +86,12 @@ class Contents:
 
 
 # What details say of a run that no estimate can be compared with, and no plain run may be mixed with.
-_VARIANTS = {"drafts_tokens": "drafted", "disaggregated": "disaggregated", "shared_prefixes": "prefix-cached"}
+_VARIANTS = {
+    "drafts_tokens": "drafted",
+    "disaggregated": "disaggregated",
+    "shared_prefixes": "prefix-cached",
+    "client_bound": "client-bound",
+}
 
 
 def variant(details: Mapping[str, object]) -> str | None:
