@@ -11,6 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 MOST_DRAFT_TOKENS = 64
+# Said of every estimate with drafts: no public run says what held.
+UNCHECKED = (
+    "speculative decoding is not checked against measurements: how much holds and what drafting costs are as given"
+)
 
 
 @dataclass(frozen=True)

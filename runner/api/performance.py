@@ -11,6 +11,7 @@ from gpuscout.store.ranking.measures import value_of
 from gpuscout.store.ranking.types import Configuration, RankedConfig
 from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.outcomes import Outcome
+from gpuscout.sweeps.speculative import UNCHECKED
 from gpuscout.sweeps.workloads import Workload
 
 
@@ -146,6 +147,7 @@ def estimate_of(
 ) -> PerformanceEstimate:
     """Put together what is known of a configuration: its operating point, its memory and its price."""
     tokens = point.output_tokens_per_s
+    notes = [*model.caveats, *([note] if note else []), *([UNCHECKED] if config.speculative else [])]
     low, high = point.intervals.get("output_tokens_per_s", (None, None))
 
     def cost(output_tokens_per_s: float | None) -> float | None:
@@ -191,7 +193,7 @@ def estimate_of(
         fingerprint=config.fingerprint,
         outcome=outcome.value,
         error=error,
-        note="; ".join([*model.caveats, *([note] if note else [])]) or None,
+        note="; ".join(notes) or None,
     )
 
 

@@ -25,6 +25,7 @@ from gpuscout.sweeps.errors import InputError, SpecError
 from gpuscout.sweeps.expand import Expansion
 from gpuscout.sweeps.spec.entries import ModelEntry
 from gpuscout.sweeps.spec.spec import InvalidSpecError, SweepSpec, parse_spec
+from gpuscout.sweeps.speculative import UNCHECKED
 from gpuscout.sweeps.sweep import Sweep
 
 
@@ -116,9 +117,11 @@ def run(
 
 
 def notes_of_engines(sweep: Sweep) -> list[str]:
-    """What has to be said of the engines, in a sentence each: which cannot run, why, and what installs it; notes."""
+    """What has to be said of the estimates, in a sentence each: which engines cannot run, why, what installs them."""
     engines = (cached_engine(part.name, part.options) for part in sweep.engines if part.fingerprint != MISSING)
-    return [*_missing_engines(sweep), *(note for engine in engines if (note := note_of(engine)) is not None)]
+    drafted = [UNCHECKED] if any(not drafts.is_plain for drafts in sweep.speculative) else []
+    notes = (note for engine in engines if (note := note_of(engine)) is not None)
+    return [*_missing_engines(sweep), *notes, *drafted]
 
 
 def _missing_engines(sweep: Sweep) -> list[str]:

@@ -308,7 +308,9 @@ class RankedConfig(Operating):
 
     @property
     def told_kind(self) -> str:
-        """ "estimated" (", mean of bins", or ", simulated p95"), "measured", or "measured, extended"."""
+        """ "estimated" (", drafts unchecked", ", mean of bins" or ", simulated p95"), "measured" (", extended")."""
+        if self.speculative:
+            return f"{self.kind.value}, drafts unchecked"
         if self.mean_of_bins:
             return f"{self.kind.value}, {MEAN_OF_BINS}"
         if self.percentiles and self.kind is Kind.ESTIMATED and self.assumed_tail is None:
