@@ -16,6 +16,7 @@ from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.streams import documents
 from gpuscout.sweeps.errors import InputError, NothingQualifiesError, UnknownNameError
 from gpuscout.sweeps.servers import ONE_OF_SERVERS
+from gpuscout.sweeps.speculative import UNCHECKED
 
 if TYPE_CHECKING:
     from gpuscout.store.database.connect import Connection
@@ -57,6 +58,15 @@ def deploy(
     run_with: Annotated[
         str | None, typer.Option("--run-with", help=f"Another server: {ONE_OF_SERVERS}.", rich_help_panel=_WHAT)
     ] = None,
+    draft: Annotated[
+        str | None,
+        typer.Option(
+            "--draft",
+            metavar="mtp|ngram|MODEL",
+            help="What drafts the tokens of speculative decoding: heads of the checkpoint, n-grams, a model.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
     format: Annotated[Format, typer.Option("--format", help="What to write.", rich_help_panel=_WHAT)] = Format.COMMAND,
     rate: Annotated[
         float | None,
@@ -96,7 +106,7 @@ def deploy(
         ranking = ranked(connection, question)
         group = _only(ranking)
         chosen = _chosen(group, rank, config)
-        deployment, launch = launched(connection, group, chosen, run_with)
+        deployment, launch = launched(connection, group, chosen, run_with, draft)
     replicas = _replicas(group, chosen, rate, headroom)
     text = _written(format, group, chosen, deployment, launch, replicas, image, _selector(node_selector))
     if output is None:
@@ -113,16 +123,18 @@ def deploy(
 
 
 def launched(
-    connection: Connection, group: Group, chosen: RankedConfig, run_with: str | None = None
+    connection: Connection, group: Group, chosen: RankedConfig, run_with: str | None = None, draft: str | None = None
 ) -> tuple[Deployment, Launch]:
     """What is deployed of a ranked configuration, and what starts it, with what must be known. Raises InputError."""
     from gpuscout.runner.deploy.servers import launch_of
     from gpuscout.store.ranking.launches import Launches
 
-    deployment = Launches(connection).deployment(group.model, chosen)
+    deployment = replace(Launches(connection).deployment(group.model, chosen), draft=draft)
     launch = launch_of(deployment, run_with or chosen.server)
     if run_with and run_with != chosen.server:
         launch = replace(launch, notes=(*launch.notes, f"the figures are those of {chosen.server}, not {run_with}"))
+    if chosen.speculative:
+        launch = replace(launch, notes=(*launch.notes, UNCHECKED))
     if chosen.max_model_len == group.input_len + group.output_len:
         exactly = f"it takes {chosen.max_model_len:,} tokens, exactly the workload's: raise it for longer requests"
         launch = replace(launch, notes=(*launch.notes, exactly))
@@ -277,4 +289,4 @@ def _about(
     if rate is not None:
         carry = "replica carries" if replicas == 1 else "replicas carry"
         told.append(f"{replicas:,} {carry} {rate:g} requests/s")
-    return [*told, *(f"note: {note}" for note in (*group.caveats, *launch.notes))]
+    return [*told, *(f"note: {note}" for note in (*group.caveats, *launch.notes) if note != UNCHECKED)]

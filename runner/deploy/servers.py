@@ -6,8 +6,9 @@ import shlex
 
 import yaml
 
-from gpuscout.sweeps.errors import UnknownNameError, nearest
+from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 from gpuscout.sweeps.servers import REGISTRY, Deployment, Launch, server_called
+from gpuscout.sweeps.servers.options import unknown_to
 
 
 def launch_of(deployment: Deployment, server: str) -> Launch:
@@ -16,6 +17,8 @@ def launch_of(deployment: Deployment, server: str) -> Launch:
     if known is None or known.launch is None:
         able = [name for name, about in REGISTRY.items() if about.launch is not None]
         raise UnknownNameError("server", server, nearest(server, able), hint=f"allowed: {', '.join(able)}")
+    if (lacking := unknown_to(known.name, tuple(deployment.server_options.items()))) is not None:
+        raise InputError(lacking, hint="--run-with the server that the configuration is of")
     return known.launch(deployment)
 
 

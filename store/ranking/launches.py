@@ -15,6 +15,8 @@ from gpuscout.store.schema import gpus, models
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.servers import REGISTRY, Deployment
+from gpuscout.sweeps.servers.options import options_from
+from gpuscout.sweeps.speculative import speculative_from
 
 
 class Launches:
@@ -50,6 +52,8 @@ class Launches:
             concurrency=math.ceil(config.concurrency),
             expert_size=about.get("expert_size"),
             weight_block=about.get("weight_block"),
+            server_options=dict(options_from(config.server_options)),
+            speculative=speculative_from(config.speculative),
         )
 
     def checked(self, model: str, configs: Sequence[RankedConfig]) -> list[RankedConfig]:
@@ -61,7 +65,9 @@ class Launches:
         if server is None or server.launch is None:
             return f"no command is known that starts {config.server}"
         try:
-            server.launch(self.deployment(model, config))
+            deployment = self.deployment(model, config)
+            # What drafts tokens is said when it is deployed.
+            server.launch(replace(deployment, draft=deployment.model) if config.speculative else deployment)
         except InputError as error:
             return error.message
         return None

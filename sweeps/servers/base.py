@@ -9,6 +9,7 @@ from typing import Any
 
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.precision import Precision
+from gpuscout.sweeps.speculative import NO_DRAFTS, Speculative
 
 # Servers listen where a load balancer or a Service reaches them.
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104
@@ -23,6 +24,8 @@ class Deployment:
 
     Precisions are of the weights and the KV cache as they should run, and as the checkpoint has them. `kv_precision`
     None: not known, the checkpoint's stays. `max_model_len` in tokens; `gpu_memory_utilization` a fraction.
+    `server_options` are those that differ from the server's defaults. `draft` is what drafts the tokens of
+    `speculative`: "mtp" (heads of the checkpoint), "ngram" (what stands in the prompt) or a model; None: nobody said.
     `expert_size` is the width of a routed expert, `weight_block` the side of the blocks that share a scale in an FP8
     checkpoint; None: there are none.
     """
@@ -45,6 +48,9 @@ class Deployment:
     concurrency: int
     expert_size: int | None = None
     weight_block: int | None = None
+    server_options: Mapping[str, int] = field(default_factory=dict)
+    speculative: Speculative = NO_DRAFTS
+    draft: str | None = None
 
     @property
     def num_gpus(self) -> int:
@@ -52,8 +58,8 @@ class Deployment:
 
     @property
     def sequences_per_rank(self) -> int:
-        """Requests that each data-parallel rank takes at once."""
-        return -(-self.concurrency // self.data_parallel)
+        """Requests that each data-parallel rank takes at once: as told, or as many as are in flight."""
+        return self.server_options.get("max_num_seqs", -(-self.concurrency // self.data_parallel))
 
 
 @dataclass(frozen=True)
@@ -136,6 +142,33 @@ def check(deployment: Deployment, server: str, vendors: tuple[str, ...], multi_n
         )
     if deployment.expert_parallel > 1 and not deployment.is_moe:
         raise InputError(f"{name} has no experts to be spread over {deployment.expert_parallel} GPUs")
+
+
+MTP, NGRAM = "mtp", "ngram"
+
+
+def draft_of(deployment: Deployment) -> str | None:
+    """What drafts tokens; None: nothing is drafted. Raises InputError where that has to be said, or cannot be."""
+    if deployment.speculative.is_plain:
+        if deployment.draft is not None:
+            raise InputError("this configuration drafts no tokens: leave --draft out")
+        return None
+    if deployment.draft is None:
+        raise InputError(
+            f"it drafts {deployment.speculative.draft_tokens} tokens a step: what drafts them is not said",
+            hint="--draft mtp (heads of the checkpoint), --draft ngram, or --draft MODEL",
+        )
+    if deployment.draft.casefold() in (MTP, NGRAM):
+        return deployment.draft.casefold()
+    if deployment.draft.startswith("-") or not deployment.draft.strip() or not deployment.draft.isprintable():
+        raise InputError("this draft model's name cannot be handed to a server")
+    return deployment.draft
+
+
+def option_flags(deployment: Deployment, flags: Mapping[str, str]) -> list[str]:
+    """The flags of the server options that are told, by the server's names of them."""
+    told = deployment.server_options
+    return [part for name, flag in flags.items() if name in told for part in (flag, str(told[name]))]
 
 
 def check_expert_blocks(deployment: Deployment, server: str, ranks: int, hint: str) -> None:

@@ -14,12 +14,16 @@ from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.servers.base import (
     ANY_ADDRESS,
+    MTP,
+    NGRAM,
     Deployment,
     Launch,
     Server,
     check,
     check_expert_blocks,
     check_precision,
+    draft_of,
+    option_flags,
     precision_flags,
 )
 
@@ -46,6 +50,25 @@ FLAGS = {
     "--mem-fraction-static": _ARGUMENTS,
     "--max-running-requests": _ARGUMENTS,
     "--context-length": _ARGUMENTS,
+    "--chunked-prefill-size": _ARGUMENTS,
+    "--stream-interval": _ARGUMENTS,
+    "--scheduler-recv-interval": _ARGUMENTS,
+    "--num-continuous-decode-steps": _ARGUMENTS,
+    **dict.fromkeys(
+        (
+            "--speculative-algorithm",
+            "--speculative-draft-model-path",
+            "--speculative-num-steps",
+            "--speculative-eagle-topk",
+            "--speculative-num-draft-tokens",
+        ),
+        "https://docs.sglang.io/docs/advanced_features/speculative_decoding",
+    ),
+}
+_OPTIONS = {
+    "stream_interval": "--stream-interval",
+    "scheduler_recv_interval": "--scheduler-recv-interval",
+    "num_continuous_decode_steps": "--num-continuous-decode-steps",
 }
 _ONLINE = {"fp8": "fp8"}
 _KV = {"fp8": "fp8_e4m3", "fp4": "fp4_e2m1", "bf16": "bfloat16"}
@@ -89,8 +112,32 @@ def launch(deployment: Deployment) -> Launch:
     command += precision_flags(d, NAME, _ONLINE, _KV)
     command += ["--mem-fraction-static", f"{d.gpu_memory_utilization:g}"]
     command += ["--max-running-requests", str(requests), "--context-length", str(d.max_model_len)]
+    command += option_flags(d, _OPTIONS)
+    if (tokens := d.server_options.get("max_num_batched_tokens")) is not None:
+        # Attention ranks share a chunk out.
+        command += ["--chunked-prefill-size", str(tokens * (d.data_parallel if with_attention else 1))]
+    if (draft := draft_of(d)) is not None:
+        command += _drafts(d, draft, with_attention=with_attention)
     image = IMAGES.get(d.vendor.casefold())
     return Launch("sglang", tuple(command), image, _PORT, "/health", FLAGS, notes=tuple(notes))
+
+
+def _drafts(d: Deployment, draft: str, *, with_attention: bool) -> list[str]:
+    """One chain of drafted tokens: the token that is certain counts among those that are verified."""
+    drafted = d.speculative.draft_tokens
+    verified = ["--speculative-num-draft-tokens", str(drafted + 1)]
+    if draft == NGRAM:
+        if with_attention or d.vendor.casefold() != "nvidia":
+            raise InputError(
+                "SGLang drafts n-grams on NVIDIA alone, and without data-parallel attention",
+                hint="--draft mtp, or a model",
+            )
+        return ["--speculative-algorithm", "NGRAM", *verified]
+    name = draft.casefold()
+    algorithm = "EAGLE3" if "eagle3" in name else "EAGLE" if draft == MTP or "eagle" in name else "STANDALONE"
+    path = [] if draft == MTP else ["--speculative-draft-model-path", draft]
+    chain = ["--speculative-num-steps", str(drafted), "--speculative-eagle-topk", "1"]
+    return ["--speculative-algorithm", algorithm, *path, *chain, *verified]
 
 
 # `server_args.py` (0.5): prompt tokens in a chunk on GPUs with less memory than so many GiB.

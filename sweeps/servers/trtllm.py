@@ -15,12 +15,16 @@ from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.servers.base import (
     ANY_ADDRESS,
+    MTP,
+    NGRAM,
     Deployment,
     Launch,
     Server,
     check,
     check_precision,
+    draft_of,
     kv_word,
+    option_flags,
 )
 
 NAME = "TensorRT-LLM"
@@ -39,6 +43,7 @@ FLAGS = dict.fromkeys(
         "--pp_size",
         "--ep_size",
         "--max_batch_size",
+        "--max_num_tokens",
         "--max_seq_len",
         "--kv_cache_free_gpu_memory_fraction",
         "--extra_llm_api_options",
@@ -87,7 +92,13 @@ def launch(deployment: Deployment) -> Launch:
         command += ["--pp_size", str(d.pipeline_parallel)]
     if d.expert_parallel > 1:
         command += ["--ep_size", str(d.expert_parallel)]
-    command += ["--max_batch_size", str(d.sequences_per_rank), "--max_seq_len", str(d.max_model_len)]
+    if "stream_interval" in d.server_options:
+        options["stream_interval"] = d.server_options["stream_interval"]
+    if (draft := draft_of(d)) is not None:
+        options["speculative_config"] = _drafts(d, draft)
+    sequences = min(d.sequences_per_rank, d.server_options.get("max_num_batched_tokens", d.sequences_per_rank))
+    command += ["--max_batch_size", str(sequences), "--max_seq_len", str(d.max_model_len)]
+    command += option_flags(d, {"max_num_batched_tokens": "--max_num_tokens"})
     if "kv_cache_config" not in options:
         command += ["--kv_cache_free_gpu_memory_fraction", f"{memory:g}"]
     if options:
@@ -95,6 +106,17 @@ def launch(deployment: Deployment) -> Launch:
     note = f"the memory fraction {memory:g} is of what the weights leave free, which is how trtllm-serve counts"
     files = {_FILE: options} if options else {}
     return Launch("trtllm", tuple(command), IMAGES["nvidia"], _PORT, "/health", FLAGS, files, (note,))
+
+
+def _drafts(d: Deployment, draft: str) -> dict[str, object]:
+    """https://nvidia.github.io/TensorRT-LLM/1.0.0/features/speculative-decoding.html"""
+    drafted = d.speculative.draft_tokens
+    if draft == MTP:
+        return {"decoding_type": "MTP", "num_nextn_predict_layers": drafted}
+    if draft == NGRAM:
+        return {"decoding_type": "NGram", "max_draft_len": drafted, "max_matching_ngram_size": 4}
+    kind = "Eagle" if "eagle" in draft.casefold() else "DraftTarget"
+    return {"decoding_type": kind, "max_draft_len": drafted, "speculative_model_dir": draft}
 
 
 def batch_defaults(gpu: str, memory_gib: float) -> tuple[int, int]:

@@ -7,18 +7,23 @@ https://docs.vllm.ai/en/v0.20.0/features/quantization/online/ : 16-bit checkpoin
 
 from __future__ import annotations
 
+import json
 import re
 
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.servers.base import (
     ANY_ADDRESS,
+    MTP,
+    NGRAM,
     Deployment,
     Launch,
     Server,
     check,
     check_expert_blocks,
     check_precision,
+    draft_of,
+    option_flags,
     precision_flags,
 )
 
@@ -46,7 +51,11 @@ FLAGS = {
     "--gpu-memory-utilization": _ENGINE,
     "--max-num-seqs": _DATA_PARALLEL,
     "--max-model-len": _ENGINE,
+    "--max-num-batched-tokens": _ENGINE,
+    "--stream-interval": _ENGINE,
+    "--speculative-config": "https://docs.vllm.ai/en/stable/features/speculative_decoding/",
 }
+_OPTIONS = {"max_num_batched_tokens": "--max-num-batched-tokens", "stream_interval": "--stream-interval"}
 _ONLINE = {"fp8": "fp8_per_tensor"}
 _KV = {"fp8": "fp8", "bf16": "bfloat16"}
 _PORT = 8000
@@ -74,8 +83,25 @@ def launch(deployment: Deployment) -> Launch:
         command.append("--enable-expert-parallel")
     command += precision_flags(d, NAME, _ONLINE, _KV)
     command += ["--gpu-memory-utilization", f"{d.gpu_memory_utilization:g}"]
-    command += ["--max-num-seqs", str(d.sequences_per_rank), "--max-model-len", str(d.max_model_len)]
+    # It does not start with more sequences than a step has room for.
+    sequences = min(d.sequences_per_rank, d.server_options.get("max_num_batched_tokens", d.sequences_per_rank))
+    command += ["--max-num-seqs", str(sequences), "--max-model-len", str(d.max_model_len)]
+    command += option_flags(d, _OPTIONS)
+    if (draft := draft_of(d)) is not None:
+        command += ["--speculative-config", json.dumps(_drafts(d, draft))]
     return Launch("vllm", tuple(command), IMAGES.get(d.vendor.casefold()), _PORT, "/health", FLAGS)
+
+
+def _drafts(d: Deployment, draft: str) -> dict[str, object]:
+    """The speculative configuration: with a draft model, its own configuration says how it drafts."""
+    if d.pipeline_parallel > 1:
+        raise InputError(
+            "vLLM drafts no tokens with pipeline stages", hint="--speculative none, or fewer GPUs (--max-gpus)"
+        )
+    tokens = {"num_speculative_tokens": d.speculative.draft_tokens}
+    if draft == NGRAM:
+        return {"method": "ngram", **tokens, "prompt_lookup_max": 4}
+    return {"method": "mtp", **tokens} if draft == MTP else {"model": draft, **tokens}
 
 
 def batch_defaults(gpu: str, memory_gib: float) -> tuple[int, int]:

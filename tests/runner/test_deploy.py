@@ -24,7 +24,9 @@ from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS
 from gpuscout.sweeps.servers import SERVERS, sglang, trtllm, vllm
 from gpuscout.sweeps.servers.base import Deployment, Launch
+from gpuscout.sweeps.servers.options import OPTIONS, unknown_to
 from gpuscout.sweeps.spec.spec import spec_from_mapping
+from gpuscout.sweeps.speculative import Speculative
 from tests.support.deployments import a_deployment
 
 MODULES = {"vllm": vllm, "sglang": sglang, "trtllm": trtllm}
@@ -41,6 +43,9 @@ MOE = replace(
 )
 names = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=30)
 small = st.sampled_from([1, 1, 2, 4])
+DRAFTS = Speculative(3, 0.7, 0.05)
+drafts = st.one_of(st.sampled_from(["mtp", "ngram", "acme/eagle3-8b"]), names)
+EVERY_OPTION = dict.fromkeys(OPTIONS, 7)
 
 
 @st.composite
@@ -68,6 +73,8 @@ def deployments(draw: st.DrawFn) -> Deployment:
         gpu_memory_utilization=draw(st.floats(0.1, 1)),
         max_model_len=draw(st.integers(1, 10**6)),
         concurrency=draw(st.integers(1, 5000)),
+        server_options=draw(st.dictionaries(st.sampled_from(sorted(OPTIONS)), st.integers(1, 9999))),
+        **draw(st.sampled_from([{}, {}, {"speculative": DRAFTS}, {"speculative": DRAFTS, "draft": draw(drafts)}])),
     )
 
 
@@ -118,7 +125,9 @@ def test_commands_and_manifests_of_all_configurations(server: str, deployment: D
 @pytest.mark.parametrize("server", SERVERS)
 def test_every_documented_flag_is_used_and_has_a_page(server: str) -> None:
     fp8 = replace(PLAIN, precision="fp8", kv_precision="fp8", checkpoint_precision="bf16")
-    tried = [PLAIN, MOE, fp8, replace(PLAIN, kv_precision="fp8"), replace(PLAIN, pipeline_parallel=2)]
+    own = {name: value for name, value in EVERY_OPTION.items() if unknown_to(server, ((name, value),)) is None}
+    drafted = replace(PLAIN, speculative=DRAFTS, draft="acme/eagle3-8b", server_options=own)
+    tried = [PLAIN, MOE, fp8, drafted, replace(PLAIN, kv_precision="fp8"), replace(PLAIN, pipeline_parallel=2)]
     used: set[str] = set()
     for deployment in tried:
         try:
@@ -165,6 +174,64 @@ def test_trtllm_has_attention_data_parallelism_in_a_file() -> None:
     assert yaml.safe_load(objects[2]["data"][name]) == launch.files[name]
     with pytest.raises(InputError, match="no data parallelism"):
         launch_of(replace(PLAIN, data_parallel=2), "trtllm")
+
+
+def test_server_options_are_told_by_the_names_of_each_server() -> None:
+    told = {"max_num_seqs": 64, "max_num_batched_tokens": 4096, "stream_interval": 5}
+    deployment = replace(MOE, server_options=told)
+    vllms, sglangs = (flags_of(launch_of(deployment, server)) for server in ("vllm", "sglang"))
+    assert (vllms["--max-num-seqs"], vllms["--max-num-batched-tokens"], vllms["--stream-interval"]) == (
+        "64",
+        "4096",
+        "5",
+    )
+    # Of all eight attention ranks together.
+    assert (sglangs["--max-running-requests"], sglangs["--chunked-prefill-size"]) == ("512", str(8 * 4096))
+    launch = launch_of(deployment, "trtllm")
+    assert (flags_of(launch)["--max_batch_size"], flags_of(launch)["--max_num_tokens"]) == ("64", "4096")
+    assert launch.files["trtllm-serve.yaml"]["stream_interval"] == 5
+    # vLLM and TensorRT-LLM do not start with more sequences than tokens in a step.
+    few = replace(PLAIN, server_options={"max_num_batched_tokens": 16})
+    assert flags_of(launch_of(few, "vllm"))["--max-num-seqs"] == "16"
+    assert flags_of(launch_of(few, "trtllm"))["--max_batch_size"] == "16"
+    recv = replace(PLAIN, server_options={"scheduler_recv_interval": 10})
+    assert flags_of(launch_of(recv, "sglang"))["--scheduler-recv-interval"] == "10"
+    with pytest.raises(InputError, match="it is an option of sglang"):
+        launch_of(recv, "vllm")
+
+
+def test_what_drafts_is_named_and_handed_to_the_server() -> None:
+    drafted = replace(PLAIN, speculative=DRAFTS)
+    for server in SERVERS:
+        with pytest.raises(InputError, match="drafts 3 tokens a step: what drafts them is not said"):
+            launch_of(drafted, server)
+        with pytest.raises(InputError, match="drafts no tokens"):
+            launch_of(replace(PLAIN, draft="mtp"), server)
+
+    def config(draft: str) -> Any:
+        return json.loads(flags_of(launch_of(replace(drafted, draft=draft), "vllm"))["--speculative-config"] or "")
+
+    assert config("MTP") == {"method": "mtp", "num_speculative_tokens": 3}
+    assert config("acme/draft") == {"model": "acme/draft", "num_speculative_tokens": 3}
+    assert config("ngram")["method"] == "ngram"
+
+    def algorithm(draft: str) -> dict[str, str | None]:
+        flags = flags_of(launch_of(replace(drafted, draft=draft), "sglang"))
+        return {name.removeprefix("--speculative-"): flags[name] for name in flags if "speculative" in name}
+
+    chain = {"num-steps": "3", "eagle-topk": "1", "num-draft-tokens": "4"}
+    assert algorithm("mtp") == {"algorithm": "EAGLE", **chain}
+    assert algorithm("a/EAGLE3-x") == {"algorithm": "EAGLE3", "draft-model-path": "a/EAGLE3-x", **chain}
+    assert algorithm("a/small") == {"algorithm": "STANDALONE", "draft-model-path": "a/small", **chain}
+    assert algorithm("ngram") == {"algorithm": "NGRAM", "num-draft-tokens": "4"}
+    files = [launch_of(replace(drafted, draft=d), "trtllm").files["trtllm-serve.yaml"] for d in ("mtp", "a/small")]
+    assert [one["speculative_config"]["decoding_type"] for one in files] == ["MTP", "DraftTarget"]
+    with pytest.raises(InputError, match="pipeline stages"):
+        launch_of(replace(drafted, draft="mtp", pipeline_parallel=2), "vllm")
+    with pytest.raises(InputError, match="n-grams on NVIDIA alone"):
+        launch_of(replace(drafted, draft="ngram", vendor="AMD", gpu="MI300X"), "sglang")
+    with pytest.raises(InputError, match="cannot be handed"):
+        launch_of(replace(drafted, draft="--trust-remote-code"), "vllm")
 
 
 @pytest.mark.parametrize(
