@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -29,6 +31,17 @@ class Endpoint:
     url: str
     model: str
     server_version: str | None = None
+
+    def details(self, started: datetime, tool_version: str | None) -> dict[str, object]:
+        """What a run on this server tells beside its figures, from where and when; JSON-able."""
+        told = {
+            "tool_version": tool_version,
+            "host": socket.gethostname(),
+            "endpoint": self.url,
+            "served_model_name": self.model,
+            "run": started.isoformat(timespec="milliseconds"),
+        }
+        return {name: value for name, value in told.items() if value is not None}
 
 
 def checked_url(url: str) -> str:

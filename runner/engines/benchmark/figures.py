@@ -8,8 +8,6 @@ last. Percentiles are interpolated linearly.
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -36,7 +34,6 @@ def run_of(
     gaps_ms = np.array([1e3 * gap for reply in good for gap in reply.gaps_s])
     tokens = sum(reply.output_tokens for reply in good)
     details = {
-        "tool_version": gpuscout.__version__,
         "completed": len(good),
         "failed": len(observed.replies) - len(good),
         "failures": observed.failures,
@@ -71,7 +68,8 @@ def run_of(
             for percentile in PERCENTILES
         },
         tool=TOOL,
-        details=_told(details, endpoint, started),
+        details={name: value for name, value in details.items() if value not in (None, {})}
+        | endpoint.details(started, gpuscout.__version__),
         case=case,
     )
 
@@ -103,9 +101,3 @@ def where_and_when(endpoint: Endpoint, started: datetime) -> dict[str, Any]:
         "source": endpoint.url,
         "measured_on": started.date().isoformat(),
     }
-
-
-def _told(details: Mapping[str, object], endpoint: Endpoint, started: datetime) -> dict[str, object]:
-    told = {**details, "host": socket.gethostname(), "endpoint": endpoint.url, "served_model_name": endpoint.model}
-    told["run"] = started.isoformat(timespec="milliseconds")
-    return {name: value for name, value in told.items() if value not in (None, {})}

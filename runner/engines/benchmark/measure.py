@@ -10,8 +10,9 @@ from gpuscout.runner.engines.benchmark.client import api_key, connected
 from gpuscout.runner.engines.benchmark.endpoint import Endpoint
 from gpuscout.runner.engines.benchmark.errors import BenchmarkError
 from gpuscout.runner.engines.benchmark.figures import run_of
+from gpuscout.runner.engines.benchmark.generators import point
 from gpuscout.runner.engines.benchmark.load import Observed, closed_loop, open_loop, warm_up
-from gpuscout.runner.engines.benchmark.options import LoadOptions
+from gpuscout.runner.engines.benchmark.options import OWN, LoadOptions
 from gpuscout.runner.engines.benchmark.requests import Requests
 from gpuscout.store.measured import MeasuredRun
 from gpuscout.sweeps.cases import Case
@@ -34,6 +35,8 @@ def measure(endpoint: Endpoint, case: Case, ladder: Sequence[int], load: LoadOpt
 
 
 def _point(endpoint: Endpoint, case: Case, concurrency: int | None, load: LoadOptions) -> MeasuredRun:
+    if load.generator != OWN:
+        return point(load.generator, endpoint, case, concurrency, load)
     started, observed = asyncio.run(_observed(endpoint, case, concurrency, load))
     if not observed.succeeded:
         raise BenchmarkError("no request succeeded")

@@ -9,6 +9,9 @@ from gpuscout.runner.engines.base import Option
 from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS
 from gpuscout.sweeps.servers import SERVERS
 
+OWN = "gpuscout"
+"""The load generator of this package; the others are run by command."""
+
 
 @dataclass(frozen=True)
 class LoadOptions:
@@ -17,7 +20,8 @@ class LoadOptions:
     At a concurrency c, max(`requests_per_client` x c, `fewest_requests`) requests are counted; at a request rate r,
     those of `seconds_at_rate`, and no fewer than `fewest_requests` either. `max_in_flight` bounds what a server that
     does not keep up may be burdened with. `api_key_env` names the environment variable with the key. `seed` decides
-    lengths, prompts and arrival times.
+    lengths, prompts and arrival times. `generator` sends the load: this package, or a tool that `generator_command`
+    starts (by default the program of its name), with this `tokenizer` (by default the model's).
     """
 
     requests_per_client: int = 8
@@ -26,6 +30,9 @@ class LoadOptions:
     max_in_flight: int = 1024
     request_timeout_s: float = 600.0
     api_key_env: str | None = None
+    generator: str = OWN
+    generator_command: str | None = None
+    tokenizer: str | None = None
     seed: int = 0
 
     def requests_at(self, concurrency: int) -> int:
@@ -66,6 +73,9 @@ OPTIONS: Mapping[str, Option] = {
     "seconds_at_rate": Option("how long requests are sent at a request rate", float, _LOAD.seconds_at_rate, above=0),
     "max_in_flight": Option("most requests that may be without an answer", int, _LOAD.max_in_flight, above=0),
     "request_timeout_s": Option("seconds after which a request has failed", float, _LOAD.request_timeout_s, above=0),
+    "generator": Option("what sends the load", default=OWN, choices=(OWN, "vllm", "aiperf", "guidellm")),
+    "generator_command": Option("program of another generator, in its own environment (default: of its name)"),
+    "tokenizer": Option("tokenizer of another generator: a folder or a name on the Hub (default: the model's name)"),
     "seed": Option("of random lengths, prompts and arrival times", int, _LOAD.seed),
     "repeat": Option("number of the repetition: another one measures again", int, 1, above=0),
 }

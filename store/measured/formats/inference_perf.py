@@ -35,6 +35,9 @@ def read(file: SourceFile) -> Contents:
             notes.append(f"{stage.file}{stage.place}: no request succeeded, left out")
         else:
             runs.append(_run(stage))
+            if "time_per_output_token" in stage["successes"]["latency"]:
+                told = "ITL follows from latencies and served tokens; time_per_output_token counts the text again"
+                notes.append(f"{stage.file}{stage.place}: {told}")
     return Contents(tuple(runs), tuple(notes))
 
 
