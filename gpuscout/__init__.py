@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from gpuscout.runner.engines.llm_optimizer import parse_llm_optimizer_output as parse_llm_optimizer_output
     from gpuscout.runner.execution.controller import RunCallbacks as RunCallbacks
     from gpuscout.runner.execution.controller import RunReport as RunReport
+    from gpuscout.runner.resolve.fleet import read_fleet as read_fleet
     from gpuscout.runner.resolve.spec import resolve_model as resolve_model
     from gpuscout.store.database.connect import Store as Store
     from gpuscout.store.database.connect import open_store as open_store
@@ -55,10 +56,13 @@ if TYPE_CHECKING:
     from gpuscout.store.queries.batch import Batch as Batch
     from gpuscout.store.queries.batch import batch_capacity as batch_capacity
     from gpuscout.store.queries.capacity import Demand as Demand
+    from gpuscout.store.queries.capacity_question import Rate as Rate
     from gpuscout.store.queries.frames import to_dataframe as to_dataframe
     from gpuscout.store.queries.moving import Scaling as Scaling
     from gpuscout.store.queries.moving_question import capacity_over_time as capacity_over_time
     from gpuscout.store.queries.pareto import pareto as pareto
+    from gpuscout.store.queries.placement import Nodes as Nodes
+    from gpuscout.store.queries.placement_question import place_on as place_on
     from gpuscout.store.queries.points import query as query
     from gpuscout.store.ranking.rank import Question as Question
     from gpuscout.store.ranking.rank import Ranking as Ranking
@@ -125,6 +129,7 @@ _HOMES = {
     "ModelArchitecture": "runner.api.model",
     "ModelCatalogue": "sweeps.models.catalogue",
     "ModelSpec": "sweeps.models.architecture",
+    "Nodes": "store.queries.placement",
     "open_store": "store.database.connect",
     "OwnHardware": "store.prices.own_hardware",
     "pareto": "store.queries.pareto",
@@ -134,12 +139,15 @@ _HOMES = {
     "parse_spec": "sweeps.spec.spec",
     "PerformanceAnalysis": "runner.api.analysis",
     "PerformanceEstimate": "runner.api.performance",
+    "place_on": "store.queries.placement_question",
     "PriceRules": "store.prices.prices",
     "query": "store.queries.points",
     "Question": "store.ranking.rank",
     "rank": "store.ranking.rank",
     "Ranking": "store.ranking.rank",
     "recommend_gpus": "runner.api.recommend",
+    "Rate": "store.queries.capacity_question",
+    "read_fleet": "runner.resolve.fleet",
     "read_load": "sweeps.traffic.moving",
     "RecommendationResult": "runner.api.results",
     "RecommendationWithPerformance": "runner.api.results",

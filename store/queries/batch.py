@@ -19,10 +19,11 @@ import sqlalchemy as sa
 
 from gpuscout.store.prices.books import prices_for
 from gpuscout.store.prices.prices import Prices
-from gpuscout.store.queries.capacity import Out, expected_rates, identity_of, out_of, rate_of
-from gpuscout.store.queries.capacity_question import both_rankings, case_of, node_sizes
+from gpuscout.store.queries.capacity import Out, expected_rates, out_of, rate_of
+from gpuscout.store.queries.capacity_question import both_rankings, node_sizes
 from gpuscout.store.queries.moving import Hourly, hourly_of
-from gpuscout.store.queries.simulated_rates import of_one_load
+from gpuscout.store.queries.simulated_rates import highest_rates, of_one_load, settings_of
+from gpuscout.store.ranking.aside import case_of
 from gpuscout.store.ranking.rank import Question, Ranking
 from gpuscout.store.ranking.types import Group, RankedConfig, Trusted
 from gpuscout.sweeps.errors import InputError
@@ -193,14 +194,14 @@ def _planned(
     whole_nodes: bool,
 ) -> BatchGroup:
     requests = batch.requests(group.output_len)
-    surely = {identity_of(config): config for config in (safe.configs if safe else ())}
+    surely = {settings_of(config): config for config, _ in highest_rates(safe.configs if safe else ())}
     best: dict[str, tuple[tuple[bool, bool, float, float], BatchPlan]] = {}
-    for config in group.configs:
+    for config, _ in highest_rates(group.configs):
         each = rate_of(config, group.output_len)
         if not each:
             continue
         node = nodes[config.gpu]
-        same = surely.get(identity_of(config))
+        same = surely.get(settings_of(config))
         sure = None if same is None else rate_of(same, group.output_len)
         offers = []
         for purchase, priced in prices.items():

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 
 from gpuscout.store.prices.prices import GpuPrice, HourlyPrice, Prices, packed
 from gpuscout.store.queries.simulated_rates import enough_for, highest_rates, settings_of
-from gpuscout.store.ranking.types import Cause, Configuration, Group, Loser, RankedConfig
+from gpuscout.store.ranking.types import Cause, Group, Loser, RankedConfig
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.slo import Slo
 
@@ -275,11 +275,6 @@ def _simulated(rates: Sequence[RankedConfig], found: Plan) -> Load:
     config = enough_for(rates, found.requests_per_s / found.replicas)
     latencies = config.ttft_ms, config.itl_ms, config.e2e_s
     return Load(config.concurrency or 0, *latencies, config.request_rate, config.percentiles)
-
-
-def identity_of(config: RankedConfig) -> tuple[object, ...]:
-    """What tells configurations of one group apart."""
-    return tuple(getattr(config, name) for name in Configuration.__match_args__)
 
 
 def _cut(plans: Sequence[Plan]) -> tuple[tuple[Plan, ...], tuple[Plan, ...]]:

@@ -12,14 +12,13 @@ import sqlalchemy as sa
 from gpuscout.store.prices.prices import Prices
 from gpuscout.store.queries.capacity import Demand, GroupCapacity, Load, Plan, Users, capacity_of, load_at
 from gpuscout.store.queries.simulated_rates import of_one_load
+from gpuscout.store.ranking.aside import CaseKey, case_of
 from gpuscout.store.ranking.confidence import CAUTIOUS
 from gpuscout.store.ranking.rank import Question, Ranking, rank
 from gpuscout.store.ranking.types import Group, Trusted
 from gpuscout.store.schema import gpus, operating_points
 from gpuscout.sweeps.errors import InputError
 
-GroupKey = tuple[str, int, int, str | None]
-"""Model, input and output tokens, and how requests vary and arrive."""
 Curve = list[tuple[float, float, float | None, float | None, float | None]]
 # Tasks whose curves one statement reads.
 _BATCH = 500
@@ -67,7 +66,7 @@ def capacity(
     The objective of the question is ignored: what costs least at the asked rate is best. Raises what `rank`
     raises, and InputError for rates that cannot be.
     """
-    _check(rates, question)
+    check_rates(rates, question)
     nodes = node_sizes(connection)
     rankings: list[Ranking] = []
     groups: list[GroupCapacity] = []
@@ -88,7 +87,7 @@ def capacity(
     return Capacity(demand, tuple(rankings), tuple(_with_load(connection, groups)))
 
 
-def both_rankings(connection: sa.Connection, question: Question) -> tuple[Ranking, dict[GroupKey, Group]]:
+def both_rankings(connection: sa.Connection, question: Question) -> tuple[Ranking, dict[CaseKey, Group]]:
     """Every configuration at the point that counts for a load, and the groups in which it counts by what is sure.
 
     The point of highest throughput is that of lowest cost, and GPUs without a price are ranked as well.
@@ -98,17 +97,13 @@ def both_rankings(connection: sa.Connection, question: Question) -> tuple[Rankin
     return rank(connection, asked), {case_of(group): group for group in surely.groups}
 
 
-def case_of(group: Group) -> GroupKey:
-    return group.model, group.input_len, group.output_len, group.traffic
-
-
 def node_sizes(connection: sa.Connection) -> dict[str, int]:
     """GPUs per node of every stored GPU type, by its newest figures."""
     rows = connection.execute(sa.select(gpus.c.name, gpus.c.figures).order_by(gpus.c.created_at))
     return {row.name: int(json.loads(row.figures)["gpus_per_node"]) for row in rows}
 
 
-def _check(rates: list[Rate], question: Question) -> None:
+def check_rates(rates: list[Rate], question: Question) -> None:
     for rate in rates:
         if not 0 < rate.value < math.inf:
             raise InputError(f"invalid rate {rate.value:g}: expected a number of requests per second above 0")

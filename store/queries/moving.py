@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuscout.store.prices.prices import GpuPrice, packed
-from gpuscout.store.queries.capacity import Demand, expected_rates, identity_of, rate_of
+from gpuscout.store.queries.capacity import Demand, expected_rates, rate_of
+from gpuscout.store.queries.simulated_rates import highest_rates, settings_of
 from gpuscout.store.ranking.types import RankedConfig
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.traffic.moving import Series
@@ -261,7 +262,7 @@ def _numbers(levels: Ints, spent: npt.NDArray[Any]) -> Sequence[int]:
 
 def moving_plans(
     configs: Iterable[RankedConfig],
-    surely: Mapping[tuple[object, ...], RankedConfig],
+    surely: Mapping[tuple[Any, ...], RankedConfig],
     series: Series,
     output_len: int,
     demand: Demand,
@@ -272,10 +273,10 @@ def moving_plans(
 ) -> list[MovingPlan]:
     """The cheapest configuration of each GPU type, cheapest first, what measurements back before what nothing does.
 
-    `surely`: the same configurations ranked with a confidence of 90 %, by `identity_of`.
+    `surely`: the same configurations ranked with a confidence of 90 %, by `settings_of`.
     """
     best: dict[str, tuple[tuple[bool, bool, float, float], RankedConfig, list[Fleet]]] = {}
-    for config in configs:
+    for config, _ in highest_rates(configs):
         each = rate_of(config, output_len)
         if not each:
             continue
@@ -295,7 +296,7 @@ def moving_plans(
             return fleets_of(series, rate, config.num_gpus, demand, scaling, *prices(config))
 
         ends = [again(rate) for rate in expected_rates(config, output_len)]
-        same = surely.get(identity_of(config))
+        same = surely.get(settings_of(config))
         safe = again(None if same is None else rate_of(same, output_len))
         told = []
         for fleet in fleets:

@@ -10,10 +10,11 @@ import sqlalchemy as sa
 
 from gpuscout.store.prices.books import prices_for
 from gpuscout.store.prices.prices import Prices
-from gpuscout.store.queries.capacity import Demand, Out, identity_of, out_of
-from gpuscout.store.queries.capacity_question import both_rankings, case_of, node_sizes
+from gpuscout.store.queries.capacity import Demand, Out, out_of
+from gpuscout.store.queries.capacity_question import both_rankings, node_sizes
 from gpuscout.store.queries.moving import Hourly, MovingPlan, OverTime, Scaling, hourly_of, moving_plans, over_time
-from gpuscout.store.queries.simulated_rates import of_one_load
+from gpuscout.store.queries.simulated_rates import highest_rates, of_one_load, settings_of
+from gpuscout.store.ranking.aside import CaseKey, case_of
 from gpuscout.store.ranking.rank import Question, Ranking
 from gpuscout.store.ranking.types import Group, RankedConfig, Trusted
 from gpuscout.sweeps.errors import InputError
@@ -74,7 +75,7 @@ def capacity_over_time(
     rankings: list[Ranking] = []
     groups: list[MovingGroup] = []
     reserved = prices_for(connection, nodes, rules)
-    seen: dict[tuple[str, int, int, str | None], Series] = {}
+    seen: dict[CaseKey, Series] = {}
     for series in load.series:
         ranking, safe = both_rankings(connection, about(question, series))
         rankings.append(ranking)
@@ -154,7 +155,7 @@ def _sized(
     *,
     backed_first: bool,
 ) -> MovingGroup:
-    surely = {identity_of(config): config for config in (safe.configs if safe else ())}
+    surely = {settings_of(config): config for config, _ in highest_rates(safe.configs if safe else ())}
     plans = moving_plans(
         group.configs,
         surely,

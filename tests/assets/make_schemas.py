@@ -45,6 +45,11 @@ ASKED: dict[str, list[list[str]]] = {
         ["capacity", "--batch", "5M", "--within", "8h", "--interruptions", "1/d", "--spot-price", "H100=1.5"],
         ["capacity", "--batch", "2B tokens", "--within", "8h", "--slo", "itl<=0.001ms"],
     ],
+    "place": [
+        ["place", "--have", "H100=2x8,L4=16", "--rate", "5"],
+        ["place", "--have", "H100=1", "--rate", "50"],
+        ["place", "--have", "H100=1", "--rate", "5", "--slo", "itl<=0.001ms"],
+    ],
     "compare": [["compare", "server:vllm", "server:sglang"], ["compare", "now", "price:H100=1.8"]],
     "query": [["query", "--limit", "20"], ["query", "--kind", "measured"]],
     "pareto": [["pareto"], ["pareto", "--metrics", "cost,ttft,itl", "--kind", "measured"]],

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import astuple
 from pathlib import Path
 
 import psutil
@@ -19,6 +20,7 @@ import pytest
 
 from gpuscout import __version__ as gpuscout_version
 from gpuscout.runner.execution.executors.shipping import packaged
+from gpuscout.runner.resolve.fleet import fleet_from
 from tests.faults.test_runner import FEW, LIMITS, POISON, check_poison, is_running, undisturbed
 from tests.support.commands import count, digest, gpuscout, install_engine, results, rows, started, wait_for
 
@@ -189,6 +191,9 @@ def test_an_engine_runs_where_its_resources_are(tmp_path: Path, nodes: TwoNodes)
     install_engine(nodes.plugins, "choosy", where, cost="EXPENSIVE")
     equipped = nodes.cluster.add_node(num_cpus=1, num_gpus=1, resources={"licence": 2, "accelerator_type:L4": 1})
     try:
+        # What `place --gpus-from ray` finds: the other nodes have no GPUs.
+        ((gpu, size, number, names),) = map(astuple, fleet_from("ray", ray_address=nodes.address).nodes)
+        assert (gpu, size, number, len(names)) == ("L4", 1, 1, 1)
         needed = "num_cpus: 0.5, num_gpus: 0.5, accelerator_type: L4, resources: {licence: 1}"
         asked = f"{{{needed}, runtime_env: {{py_modules: ['file://{archive}']}}}}"
         (tmp_path / "spec.yaml").write_text(f"{FEW}engine: {{name: choosy, run: {asked}}}\n")

@@ -8,41 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 from gpuscout.runner.cli.common import count, print_json
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, print_rows, whole_number
-from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
-from gpuscout.sweeps.names import parted
+from gpuscout.sweeps.errors import UnknownNameError, nearest
 
 if TYPE_CHECKING:
     from gpuscout.store.queries.inventory import Served
 
-_FORM = "write GPU=NUMBER, such as A100-40GB=16, or a file with one a line"
 _LISTED = 6
 
 
 def read_inventory(texts: Iterable[str], gpu_file: Path | None = None) -> dict[str, int]:
     """ "A100-40GB=16" or files with such lines as GPUs by canonical name. Raises InputError, UnknownNameError."""
-    from gpuscout.sweeps.gpus.library import gpus_with
+    from gpuscout.runner.resolve.fleet import read_fleet
 
-    catalogue = gpus_with(gpu_file)
     found: dict[str, int] = {}
-    for place, entry in _entries(texts):
-        name, equals, figure = entry.rpartition("=")
-        if not equals or not figure.strip().isdecimal() or not 0 < int(figure) < 10**6:
-            raise InputError(f'{place}: invalid inventory "{entry}"', hint=_FORM)
-        gpu = catalogue.resolve(name.strip()).name
-        found[gpu] = found.get(gpu, 0) + int(figure)
-    if not found:
-        raise InputError("--have: no GPUs in it", hint=_FORM)
+    for pool in read_fleet(texts, gpu_file).nodes:
+        found[pool.gpu] = found.get(pool.gpu, 0) + pool.gpus
     return found
-
-
-def _entries(texts: Iterable[str]) -> Iterable[tuple[str, str]]:
-    for text in texts:
-        if "=" in text or not Path(text).is_file():
-            yield from (("--have", part) for part in parted([text]))
-            continue
-        for number_of_line, line in enumerate(Path(text).read_text(encoding="utf-8").splitlines(), start=1):
-            if entry := line.partition("#")[0].strip():
-                yield f"{text}:{number_of_line}", entry
 
 
 _TABLE = (

@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 import re
 import textwrap
-from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Collection
 
 from gpuscout.runner.cli.common import count, out
 from gpuscout.runner.cli.show.fitted import short_gpu
 from gpuscout.runner.cli.show.output import number
+from gpuscout.store.ranking.aside import CaseKey
+from gpuscout.store.ranking.aside import case_of as case_of
+from gpuscout.store.ranking.aside import measured_aside as measured_aside
 from gpuscout.store.ranking.types import (
-    MEASURED,
     Cause,
     Configuration,
     Group,
@@ -24,16 +25,10 @@ from gpuscout.store.ranking.types import (
     Question,
     RankedConfig,
     Ranking,
-    Trusted,
 )
 from gpuscout.sweeps.slo import Slo
 from gpuscout.sweeps.speculative import speculative_from
 
-if TYPE_CHECKING:
-    from gpuscout.store.queries.compare import Change, Winner
-
-
-CaseKey = tuple[str, int, int, str | None]
 CAUSES = {
     Cause.DOES_NOT_FIT: "does not fit",
     Cause.NOT_SUPPORTED: "not supported",
@@ -99,23 +94,6 @@ def traffic_words(text: str) -> list[str]:
         arrivals = shape["arrivals"]
         told.append(f"{arrivals if isinstance(arrivals, str) else 'gamma'} arrivals")
     return told
-
-
-def case_of(of: Group | Change | Winner) -> CaseKey:
-    """The model, the lengths in tokens and how requests vary and arrive."""
-    return of.model, of.input_len, of.output_len, of.traffic
-
-
-def measured_aside(question: Question, groups: Iterable[Group]) -> set[CaseKey]:
-    """What only measured runs answer, at lengths that no sweep has, unless the question names them.
-
-    Imported public runs have so many lengths that they would bury the answer.
-    """
-    named = (question.workload, question.input_len, question.output_len, question.kinds, question.engines)
-    if any(named) or question.trust == Trusted.MEASURED:
-        return set()
-    sides = {case_of(group): group.engine == MEASURED and group.workload is None for group in groups}
-    return set() if all(sides.values()) else {case for case, only_measured in sides.items() if only_measured}
 
 
 def not_shown(aside: Collection[CaseKey]) -> str:

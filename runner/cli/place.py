@@ -1,0 +1,225 @@
+"""`gpuscout place`: models and workloads with their rates on GPUs that are there, the least used, or what is missing.
+
+A command of its own beside `capacity`: that one answers with alternatives, a line for each GPU type, this one with one
+assignment of everything at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gpuscout.runner.cli.capacity import parse_rate
+from gpuscout.runner.cli.capacity_load import parse_duration
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, leave_if_nothing, print_json
+from gpuscout.runner.cli.options import Filters, LimitOptions, Many, PriceOptions, grouped
+from gpuscout.runner.cli.show.document import CASE, picked
+from gpuscout.runner.cli.show.output import Column, Output, print_rows
+from gpuscout.sweeps.errors import InputError
+
+if TYPE_CHECKING:
+    from gpuscout.runner.resolve.fleet import Fleet
+    from gpuscout.store.queries.capacity_question import Rate
+    from gpuscout.store.queries.placement import Added, Placed
+    from gpuscout.store.queries.placement_question import Fit, Placing
+    from gpuscout.sweeps.traffic.moving import MovingLoad
+
+_LOAD = "The load"
+_GPUS = "The GPUs"
+
+
+def register(app: typer.Typer) -> None:
+    example = "Example: gpuscout place --have H100=16,A100-40GB=2x4 --rate chat=20 --rate rag=2 --model Qwen3-32B"
+    app.command("place", rich_help_panel="Sweeps", epilog=example)(place)
+
+
+@grouped
+def place(
+    limits: LimitOptions,
+    filters: Filters,
+    prices: PriceOptions,
+    output: Output,
+    have: Annotated[
+        Many,
+        typer.Option(
+            "--have",
+            metavar="GPU=N",
+            help="A100-40GB=16, H100=4x8 (four nodes of eight), or a file of such lines or of node,gpu,gpus; repeat.",
+            rich_help_panel=_GPUS,
+        ),
+    ] = None,
+    gpus_from: Annotated[
+        str | None, typer.Option("--gpus-from", help="Ask ray, kubectl or nvidia-smi.", rich_help_panel=_GPUS)
+    ] = None,
+    ray_address: Annotated[
+        str, typer.Option("--ray-address", help="With --gpus-from ray: the cluster.", rich_help_panel=_GPUS)
+    ] = "auto",
+    rate: Annotated[
+        Many, typer.Option("--rate", help="Requests per second: 50, 300/min, chat=50; repeat.", rich_help_panel=_LOAD)
+    ] = None,
+    tokens_rate: Annotated[
+        Many, typer.Option("--tokens-rate", help="Instead: output tokens per second; repeat.", rich_help_panel=_LOAD)
+    ] = None,
+    load: Annotated[
+        str | None,
+        typer.Option(
+            "--load",
+            metavar="FILE",
+            help="CSV: model, workload, rate; of rates over time (time) and of traces the highest counts.",
+            rich_help_panel=_LOAD,
+        ),
+    ] = None,
+    headroom: Annotated[
+        float, typer.Option("--headroom", help="Share of the capacity that is kept free.", rich_help_panel=_LOAD)
+    ] = 0.2,
+    min_replicas: Annotated[
+        int, typer.Option("--min-replicas", min=1, help="Of every model and workload.", rich_help_panel=_LOAD)
+    ] = 1,
+    least: Annotated[str, typer.Option("--least", help="What is least used: gpus, or usd (per hour).")] = "gpus",
+    time_limit: Annotated[str, typer.Option("--time-limit", help="Of each search; then the best so far.")] = "30s",
+    db: Db = DEFAULT_STORE,
+) -> None:
+    """Place models on GPUs that are there so that all limits hold and the least is used. Computes no estimate.
+
+    Solved exactly (gpuscout[placement]), with the bound that was proved. A replica stays within a node if it fits one.
+    Where not everything fits, it says how many of which GPU are missing. Exit status 6: not everything fits.
+    """
+    from gpuscout.runner.cli.show.placement import print_placing
+    from gpuscout.runner.resolve.fleet import FORM, fleet_from, read_fleet
+    from gpuscout.store.database.connect import open_store
+    from gpuscout.store.queries.placement_question import Rules, place_on
+    from gpuscout.store.ranking.lookup import stored_names
+    from gpuscout.store.schema import gpus
+
+    if bool(have) == (gpus_from is not None):
+        raise InputError("name the GPUs: either --have or --gpus-from", hint=FORM)
+    rules = Rules(headroom, min_replicas, least.casefold(), parse_duration("--time-limit", time_limit))
+    needed = _load(rate, tokens_rate, load)
+    fleet = read_fleet(have) if have else fleet_from(str(gpus_from), ray_address=ray_address)
+    question = limits.limited(filters.question())
+    with open_store(db) as store, store.reading() as connection:
+        question = replace(question, prices=prices.rules(stored_names(connection, gpus).ids))
+        found = place_on(connection, question, fleet.nodes, needed, rules)
+    if output.json:
+        print_json(placing_document(found, fleet))
+    elif output.for_people:
+        print_placing(found, fleet.notes)
+    else:
+        print_rows([Column(name, name) for name in _NAMES], _rows(found), output)
+    leave_if_nothing(found.fit.placement is not None)
+
+
+def _load(rate: Many, tokens_rate: Many, file: str | None) -> MovingLoad | list[Rate]:
+    from gpuscout.sweeps.traffic.moving import read_rates
+
+    rates = [parse_rate(text, tokens=False) for text in rate or ()]
+    rates += [parse_rate(text, tokens=True) for text in tokens_rate or ()]
+    if file is None:
+        if not rates:
+            raise InputError("nothing to place: give --rate, --tokens-rate or --load", hint="for example --rate 50")
+        return rates
+    if rates:
+        raise InputError("--load replaces --rate and --tokens-rate: leave them out")
+    return read_rates(file)
+
+
+# --- for machines ------------------------------------------------------------------------------------------------
+
+_SETTINGS = ("precision", "server", "tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel")
+_PLACED = ("gpu", "configuration", "replicas", "gpus", "gpus_per_node", "kind", "backed", "limits_met", *_SETTINGS)
+_NEED = (*CASE, "requests_per_s", "sustained_requests_per_s", "sustained_low", "sustained_high")
+_NAMES = (*_NEED, *_PLACED)
+
+
+def _placed(found: Placing, one: Placed) -> dict[str, Any]:
+    from gpuscout.runner.cli.show.wording import configuration
+
+    group, config = found.needs[one.need].group, one.config
+    return {
+        "configuration": configuration(config, group.input_len, group.output_len),
+        "gpus": one.replicas * config.num_gpus,
+        **picked(one, "replicas", "gpus_per_node"),
+        **picked(config, "gpu", "backed", *_SETTINGS, kind="told_kind", limits_met="likelihood"),
+    }
+
+
+def _need(found: Placing, need: int) -> dict[str, Any]:
+    from gpuscout.store.queries.placement_question import sustained
+
+    rate, ends = sustained(found, need) if found.fit.placement else (None, None)
+    return {
+        **picked(found.needs[need].group, *CASE),
+        "requests_per_s": found.needs[need].rate,
+        "sustained_requests_per_s": rate,
+        "sustained_low": ends and ends[0],
+        "sustained_high": ends and ends[1],
+    }
+
+
+def _rows(found: Placing) -> list[dict[str, Any]]:
+    placement = found.fit.placement
+    return [_need(found, one.need) | _placed(found, one) for one in (placement.placed if placement else ())]
+
+
+def placing_document(found: Placing, fleet: Fleet) -> dict[str, object]:
+    from gpuscout.store.ranking.confidence import CAUTIOUS
+
+    question, placement = found.rankings[0].question, found.fit.placement
+    return {
+        "inventory": [{**picked(pool, "gpu", "gpus_per_node", "nodes", "gpus", "names")} for pool in found.pools],
+        "inventory_notes": fleet.notes,
+        "unknown_gpus": found.unknown,
+        **picked(found.rules, "headroom", "min_replicas", "least", "time_limit_s"),
+        "slos": [str(slo) for slo in question.slos],
+        "trust": str(question.trust),
+        "confidence": question.confidence,
+        "safe_confidence": max(CAUTIOUS, question.confidence),
+        "needs": [
+            _need(found, need)
+            | {
+                "caveats": found.needs[need].group.caveats,
+                "placed": [_placed(found, one) for one in (placement.placed if placement else ()) if one.need == need],
+            }
+            for need in range(len(found.needs))
+        ],
+        "nodes": [
+            {
+                **picked(one, "gpu", "gpus_per_node", "nodes", "nodes_per_replica", "names"),
+                "holds": [
+                    {**picked(found.needs[need].group, "model", "workload"), "gpus_per_replica": config.num_gpus}
+                    | {"replicas": replicas}
+                    for need, config, replicas in one.contents
+                ],
+            }
+            for one in (placement.filled if placement else ())
+        ],
+        "expected": _fit(found.fit),
+        "safe": None if found.safe is None else _fit(found.safe),
+        "impossible": [
+            {
+                **picked(need.group, *CASE),
+                "out": [
+                    {"gpu": one.gpu, "cause": one.cause.value, "slo": str(one.slo) if one.slo else None} for one in outs
+                ],
+            }
+            for need, outs in found.impossible
+        ],
+    }
+
+
+def _fit(fit: Fit) -> dict[str, object]:
+    placement = fit.placement
+    return {
+        "fits": placement is not None,
+        "gpus": placement and placement.gpus,
+        "used": placement and placement.used,
+        "bound": placement and placement.bound,
+        "gap": placement and placement.gap,
+        "missing": [[_added(one) for one in added] for added in fit.missing],
+    }
+
+
+def _added(one: Added) -> dict[str, Any]:
+    return picked(one, "gpu", "gpus", "gpus_per_node", "nodes")
