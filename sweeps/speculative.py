@@ -7,6 +7,7 @@ tokens (Leviathan et al. 2023, "Fast Inference from Transformers via Speculative
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -54,6 +55,13 @@ class Speculative:
         """Tokens by which the last step of an answer exceeds it, on average: E[X (X - 1)] / (2 E[X])."""
         pairs = sum(chance * tokens * (tokens - 1) for tokens, chance in enumerate(self.chances, start=1))
         return pairs / (2 * self.tokens_per_step)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the steps that n tokens take, over the root of n: of a renewal process."""
+        mean = self.tokens_per_step
+        variance = sum(chance * (tokens - mean) ** 2 for tokens, chance in enumerate(self.chances, start=1))
+        return math.sqrt(variance / mean**3)
 
     def steps(self, tokens: float) -> float:
         """Steps that give so many tokens, on average (Wald's equation); with drafts at least one."""

@@ -18,6 +18,7 @@ from gpuscout.sweeps.curves import PERCENTILE_COLUMNS, Curves
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
+from gpuscout.sweeps.speculative import NO_DRAFTS, Speculative
 from gpuscout.sweeps.traffic.lengths import Histogram, LogNormal, Uniform
 from gpuscout.sweeps.traffic.trace import Trace
 from gpuscout.sweeps.traffic.traffic import CONSTANT, POISSON, Arrivals, Traffic
@@ -48,6 +49,27 @@ def test_a_closed_loop_agrees_with_the_step_times_it_is_made_of() -> None:
         assert found.output_tokens_per_s == pytest.approx(closed_form.output_tokens_per_s, rel=0.05)
         # Little's law.
         assert found.requests_per_s * found.e2e_s == pytest.approx(found.concurrency, rel=0.01)
+
+
+def test_drafts_are_simulated_as_the_closed_form_has_them() -> None:
+    """Also where nothing held would be worse than no drafts, and with answers of a token or two."""
+    ladder = [1, 16, 128]
+    for server, drafts in (("vllm", Speculative(3, 0.7, 0.05)), ("sglang", Speculative(8, 0.4, 0.2))):
+        for output_len in (256, 2):
+            case = Case(MODEL, H100, 1024, output_len, server=server, speculative=drafts)
+            found = answer(case, ladder=ladder).points
+            closed_form = RooflineEngine().evaluate(CaseColumns.of([case]), np.array(ladder)).points
+            few = output_len < 10
+            assert found.itl_ms[: 1 if few else 3] == pytest.approx(closed_form.itl_ms[: 1 if few else 3], rel=0.05)
+            assert found.requests_per_s * found.e2e_s == pytest.approx(found.concurrency, rel=0.02)
+    plain, drafted = (
+        answer(Case(MODEL, H100, 1024, 256, speculative=drafts), ladder=[8]) for drafts in (NO_DRAFTS, drafts)
+    )
+    # Requests differ in how much of their drafts holds.
+    spread = [at(curves, "itl_ms", 99)[0] / at(curves, "itl_ms", 50)[0] for curves in (plain, drafted)]
+    assert spread[1] > spread[0]
+    few_tokens = Case(MODEL, H100, 1024, 64, server_options=(("max_num_batched_tokens", 64),), speculative=drafts)
+    assert np.isfinite(answer(few_tokens, ladder=[64]).points.itl_ms).all()
 
 
 def test_percentiles_are_in_order_and_means_between_them() -> None:

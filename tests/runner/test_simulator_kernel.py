@@ -24,6 +24,7 @@ lengths = st.tuples(st.integers(1, 60), st.integers(0, 40), st.integers(1, 50))
     kv_capacity=st.integers(120, 600),
     policy=st.sampled_from([CHUNKED, PREFILL_FIRST, WHOLE_PROMPTS]),
     share_cached=st.booleans(),
+    drafts=st.sampled_from([(1.0, 1), (1.0, 1), (2.5, 4), (1.25, 2)]),
 )
 def test_events_come_when_they_come_step_by_step(
     shapes: list[tuple[int, int, int]],
@@ -34,8 +35,11 @@ def test_events_come_when_they_come_step_by_step(
     kv_capacity: int,
     policy: int,
     share_cached: bool,
+    drafts: tuple[float, int],
 ) -> None:
-    """Chunks, waiting, preemption, closed and open loops: jumping from event to event changes no time."""
+    """Chunks, waiting, preemption, drafts, closed and open loops: jumping from event to event changes no time."""
+    pace, verified = drafts
+    kv_capacity *= 3 if pace > 1 else 1  # the largest answers fit
     clients = min(clients, len(shapes))
     arrivals = np.zeros(len(shapes)) if clients else np.cumsum(gaps[: len(shapes)])
     prompt, cached, output = (np.array(column, np.int64) for column in zip(*shapes, strict=True))
@@ -43,6 +47,7 @@ def test_events_come_when_they_come_step_by_step(
     found = run(
         arrivals, prompt, output, linear, cached=cached, clients=clients, max_num_seqs=max_num_seqs,
         max_batched_tokens=max_batched_tokens, kv_capacity=kv_capacity, policy=policy, share_cached=share_cached,
+        pace=pace, verified=verified,
     )  # fmt: skip
     requests = [
         Request(float(at), int(p), int(c), int(o)) for at, p, c, o in zip(arrivals, prompt, cached, output, strict=True)
@@ -57,6 +62,8 @@ def test_events_come_when_they_come_step_by_step(
         prefill_first=policy == PREFILL_FIRST,
         share_cached=share_cached,
         whole_prompts=policy == WHOLE_PROMPTS,
+        pace=pace,
+        verified=verified,
     )
     assert found.code == DONE
     for name in ("arrival", "admitted", "first_token", "finished"):

@@ -44,6 +44,8 @@ def run(
     max_batched_tokens: int = 8192,
     kv_capacity: int = 10**12,
     policy: int = CHUNKED,
+    pace: float = 1.0,
+    verified: int = 1,
     loop: Callable[..., tuple[int, int]] = simulate,
 ) -> Run:
     n = len(prompt)
@@ -60,7 +62,8 @@ def run(
     found = np.zeros(n, np.int64) if cached is None else cached
     code, segments = loop(
         arrival, prompt, found, found if share_cached else np.zeros(n, np.int64), output, counted or n, clients,
-        times.seconds, times.tokens_per_kv, times.prefill_tokens, max_num_seqs, max_batched_tokens, kv_capacity, policy,
+        times.seconds, times.tokens_per_kv, times.prefill_tokens, max_num_seqs, max_batched_tokens, kv_capacity, pace,
+        verified, policy,
         admitted, first_token, finished, gap_from, gap_to, gap_count, totals,
     )  # fmt: skip
     # The middle of every gap: they grow evenly within a segment.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -32,10 +33,14 @@ def serve(
     prefill_first: bool = False,
     share_cached: bool = False,
     whole_prompts: bool = False,
+    pace: float = 1.0,
+    verified: int = 1,
 ) -> list[float]:
     """Fill in when requests are admitted, answered and finished; return every gap between tokens, one per token.
 
-    In a closed loop of `clients`, each request that leaves is followed by the next. Times are those of whole steps.
+    `output` and `answered` count steps: with drafts each but the first gives `pace` tokens and takes `verified` of the
+    budget. In a closed loop of `clients`, each request that leaves is followed by the next. Times are those of whole
+    steps.
     """
     ahead = list(requests[clients:]) if clients else []
     queue = list(requests[:clients]) if clients else list(requests)
@@ -45,15 +50,18 @@ def serve(
     gaps: list[float] = []
     now = 0.0
 
-    def held() -> int:
-        return sum(one.prompt + one.answered for one in (*reading, *decoding))
+    def tokens(one: Request) -> float:
+        return one.prompt + (1.0 + (one.answered - 1) * pace if one.answered else 0.0)
 
-    def kept(*more: Request) -> int:
-        own = sum(one.prompt + one.answered for one in (*reading, *decoding, *more))
+    def held() -> float:
+        return sum(tokens(one) for one in (*reading, *decoding))
+
+    def kept(*more: Request) -> float:
+        own = sum(tokens(one) for one in (*reading, *decoding, *more))
         return own - (sum(one.cached for one in (*reading, *decoding, *more)) if share_cached else 0)
 
     while queue or reading or decoding:
-        budget = max_batched_tokens - (0 if prefill_first else len(decoding))
+        budget = max_batched_tokens - (0 if prefill_first else len(decoding) * verified)
         taken, complete = 0, []
         if reading and budget > 0:
             chunk = min(reading[0].to_read, budget)
@@ -67,9 +75,9 @@ def serve(
             and budget > 0
             and not any(one.to_read for one in reading)
             and len(reading) + len(decoding) < max_num_seqs
-            and kept(queue[0]) + len(decoding) <= kv_capacity
+            and kept(queue[0]) + len(decoding) * pace <= kv_capacity
         ):
-            need = max(queue[0].prompt + queue[0].answered - queue[0].cached, 1)
+            need = max(math.ceil(tokens(queue[0])) - queue[0].cached, 1)
             if whole_prompts and need > budget and taken:
                 break
             one = queue.pop(0)
@@ -83,7 +91,7 @@ def serve(
         if not taken and not decoding:
             now = queue[0].arrival
             continue
-        if not taken and kept() + len(decoding) > kv_capacity:
+        if not taken and kept() + len(decoding) * pace > kv_capacity:
             queue.insert(0, decoding.pop())
             continue
         steps_on = decoding if not taken or not prefill_first else []

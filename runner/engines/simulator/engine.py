@@ -29,6 +29,7 @@ from gpuscout.runner.engines.simulator.steps import StepTimes, tabulate
 from gpuscout.sweeps.cases import CaseColumns
 from gpuscout.sweeps.curves import Bound, Curves, FloatArray, IntArray
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
+from gpuscout.sweeps.settings import STARTED
 from gpuscout.sweeps.traffic.trace import NamedTrace
 from gpuscout.sweeps.traffic.traffic import Traffic
 
@@ -46,7 +47,7 @@ class Simulator:
     name = "simulator"
     cost = Cost.EXPENSIVE
     in_process = True
-    understands = frozenset({"server_options"})
+    understands = frozenset(STARTED)
     about = About(
         covers="percentiles; lengths that vary, arrivals, traces, cached input; any model on any GPU",
         options={
@@ -132,13 +133,16 @@ class _Deployment:
         # Steps until a busy server takes up a request, as the roofline has them.
         ranks = self._ranks if case.models[case.model[0]].is_moe else 1
         self._looks = float(k.ttft_steps[0]) * ranks + float(k.poll_share[0]) * (float(f.poll_interval[0]) - 1)
-        seats = int(case.option("max_num_seqs")[0])
+        drafts = case.drafts[case.draft[0]]
+        self._looks *= drafts.tokens_per_step  # of tokens
+        seats = int(f.max_num_seqs[0])
         self._server = Server(
             policy=_POLICIES[server],
             max_num_seqs=max(min(seats, per_rank // max(input_len - kept_once, 1) + 1), 1),
             max_num_batched_tokens=int(case.option("max_num_batched_tokens")[0]),
             kv_capacity_tokens=max(per_rank - kept_once, 1),
             shares_cached=kept_once > 0,
+            drafts=drafts,
         )
         self._times = _times(f, lambda s, kv, p: step_seconds(f, k, s, kv, p), self._server, int(case.max_model_len[0]))
 

@@ -73,12 +73,18 @@ def _steps_until(seconds: float, first: float, growth: float) -> int:
 
 
 @_compiled
+def _answered(rounds: int, pace: float) -> float:
+    """Tokens of an answer after so many rounds: the first comes with the prompt, each other one gives `pace` tokens."""
+    return 1.0 + (rounds - 1) * pace if rounds > 0 else 0.0
+
+
+@_compiled
 def simulate(
     arrival: FloatArray,
     prompt: IntColumn,
     cached: IntColumn,
     shared: IntColumn,
-    output: IntColumn,
+    rounds: IntColumn,
     counted: int,
     clients: int,
     table: FloatArray,
@@ -87,6 +93,8 @@ def simulate(
     max_num_seqs: int,
     max_batched_tokens: int,
     kv_capacity: int,
+    pace: float,
+    verified: int,
     policy: int,
     admitted: FloatArray,
     first_token: FloatArray,
@@ -100,9 +108,12 @@ def simulate(
 
     arrival            s, ascending; with `clients` > 0 (a closed loop) only the first `clients` are given, and each
                        request that leaves is followed by the next one at once (`arrival` is filled in)
-    prompt, output     tokens of each request; of a prompt's, `cached` need no prefill
+    prompt             tokens of each request; `cached` of them need no prefill
+    rounds             steps that give each request tokens: the one that ends its prompt, and decode steps
     shared             of a prompt's tokens, those that have a place in the KV cache already
     kv_capacity        tokens the KV cache of the rank holds
+    pace, verified     tokens that a decode step gives a sequence on average, and of the token budget that it takes: 1
+                       and 1 unless tokens are drafted
     admitted, first_token, finished   filled in: s, when a request got a place, its first and its last token
     gap_from, gap_to, gap_count       filled in: gaps between tokens, as segments of `gap_count` gaps that grow evenly
                                       from `gap_from` to `gap_to` s
@@ -147,7 +158,7 @@ def simulate(
             while arrived < requests and arrival[arrived] <= now:
                 arrived += 1
         # Prompts that enter this step.
-        budget = max_batched_tokens - (0 if policy == PREFILL_FIRST else running)
+        budget = max_batched_tokens - (0 if policy == PREFILL_FIRST else running * verified)
         taken = 0
         seats = 0  # of prompts that end in this step
         if partial >= 0 and budget > 0:
@@ -161,13 +172,13 @@ def simulate(
                 partial = -1
         while partial < 0 and budget > 0 and running + seats < max_num_seqs and (len(again) > 0 or head < arrived):
             request = again[-1] if len(again) > 0 else head
-            tokens = prompt[request] + generated[request]
-            held = float(running)  # a place for the next token of every sequence that decodes
+            tokens = prompt[request] + _answered(generated[request], pace)
+            held = running * pace  # a place for the next tokens of every sequence that decodes
             if kv - found + tokens - shared[request] + held > kv_capacity:
-                if running == 0 and seats == 0 and kv <= 0:
+                if running == 0 and seats == 0 and kv < 0.5:
                     return STUCK, segments
                 break
-            need = max(tokens - cached[request], 1)
+            need = max(int(np.ceil(tokens)) - cached[request], 1)
             if policy == WHOLE_PROMPTS and need > budget and taken > 0:
                 break
             if len(again) > 0:
@@ -202,7 +213,7 @@ def simulate(
                 gap_to[segments] = seconds
                 gap_count[segments] = decoding
                 segments += 1
-                kv += decoding
+                kv += decoding * pace
                 decoded += 1
             elif running > 0:
                 if groups == 0:
@@ -215,11 +226,11 @@ def simulate(
                 if generated[request] == 0:
                     first_token[request] = now
                 generated[request] += 1
-                kv += 1
+                kv += 1.0 if generated[request] == 1 else pace
                 started_at[request] = decoded
-                if groups > 0 and generated[request] < output[request]:
+                if groups > 0 and generated[request] < rounds[request]:
                     members[groups - 1] += 1
-                ends_at[request] = decoded + output[request] - generated[request]
+                ends_at[request] = decoded + rounds[request] - generated[request]
                 running += 1
                 order.append(request)
                 heapq.heappush(ends, (ends_at[request], request))
@@ -231,7 +242,7 @@ def simulate(
             while ends[0][0] != ends_at[ends[0][1]]:
                 heapq.heappop(ends)  # of a preempted sequence
             count = ends[0][0] - decoded
-            room = int((kv_capacity - kv + found) // running)
+            room = int((kv_capacity - kv + found) // (running * pace))
             if room < 1 and count > 0:
                 # The one admitted last makes room, and is read again with what it has answered so far.
                 while ends_at[order[-1]] < 0:
@@ -241,7 +252,7 @@ def simulate(
                     return STUCK, segments
                 ends_at[victim] = -1
                 generated[victim] += decoded - started_at[victim]
-                kv -= prompt[victim] + generated[victim]
+                kv -= prompt[victim] + _answered(generated[victim], pace)
                 found -= shared[victim]
                 running -= 1
                 last = groups - 1
@@ -254,7 +265,8 @@ def simulate(
             count = min(count, max(room, 1))
             begin = _step_seconds(table, tokens_per_kv, prefill_tokens, running, kv, 0.0)
             if count > 0:
-                end = _step_seconds(table, tokens_per_kv, prefill_tokens, running, kv + (count - 1) * running, 0.0)
+                last_kv = kv + (count - 1) * running * pace
+                end = _step_seconds(table, tokens_per_kv, prefill_tokens, running, last_kv, 0.0)
                 growth = 0.0 if count == 1 else (end - begin) / (count - 1)
                 blocked = len(again) > 0 or head < arrived
                 if not blocked and clients == 0 and arrived < requests and running < max_num_seqs:
@@ -273,10 +285,10 @@ def simulate(
                     gap_to[segments] = begin + growth * (count - 1)
                     gap_count[segments] = running * alike
                     segments += 1
-                integral += seconds * (kv - found + running * (count - 1) / 2)
+                integral += seconds * (kv - found + running * pace * (count - 1) / 2)
                 now += seconds
                 steps += count
-                kv += running * count
+                kv += running * pace * count
                 decoded += count
 
         # Sequences whose last token this step gave.
@@ -286,7 +298,7 @@ def simulate(
                 continue
             ends_at[request] = -1
             running -= 1
-            kv -= prompt[request] + output[request]
+            kv -= prompt[request] + _answered(rounds[request], pace)
             found -= shared[request]
             finished[request] = now
             if request < counted:

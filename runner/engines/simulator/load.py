@@ -10,6 +10,7 @@ import numpy as np
 from gpuscout.runner.engines.simulator.kernel import STUCK, IntColumn, simulate
 from gpuscout.runner.engines.simulator.steps import StepTimes
 from gpuscout.sweeps.curves import PERCENTILES, FloatArray
+from gpuscout.sweeps.speculative import NO_DRAFTS, Speculative
 
 FEWEST_REQUESTS = 1_000  # of which the 99th percentile leaves ten
 MOST_REQUESTS = 64_000
@@ -32,6 +33,7 @@ class Server:
     max_num_batched_tokens: int
     kv_capacity_tokens: int
     shares_cached: bool = False
+    drafts: Speculative = NO_DRAFTS
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ def closed_loop(
     runs: list[_Counted] = []
     while True:
         prompt, cached, output = lengths(random, counted + clients)
-        run = _run(times, server, np.zeros(clients), prompt, cached, output, counted, clients)
+        steps = _rounds(server.drafts, random, output)
+        run = _run(times, server, np.zeros(clients), prompt, cached, steps, counted, clients)
         if clients > 1:
             for column in (run.first_token, run.finished):
                 column[:clients] += first_wave_s
@@ -143,7 +146,8 @@ def open_loop(
         total = warm + counted + server.max_num_seqs + counted // 4
         prompt, cached, output = lengths(random, total)
         arrival = np.cumsum(gaps(random, total)) / requests_per_s
-        run = _run(times, server, arrival, prompt, cached, output, warm + counted, 0)
+        steps = _rounds(server.drafts, random, output)
+        run = _run(times, server, arrival, prompt, cached, steps, warm + counted, 0)
         found = _summary([_Counted(run, output, warm, warm + counted)])
         if found.ttft_p99_error <= error or counted >= MOST_REQUESTS:
             return found
@@ -153,11 +157,27 @@ def open_loop(
 def _throughput(times: StepTimes, server: Server, lengths: Lengths, seed: int) -> float:
     """Requests/s that are served when there are always more."""
     n = max(FEWEST_REQUESTS, 8 * server.max_num_seqs)
-    prompt, cached, output = lengths(np.random.default_rng(seed), n + 2 * server.max_num_seqs)
-    run = _run(times, server, np.zeros(len(prompt)), prompt, cached, output, n, 0)
+    random = np.random.default_rng(seed)
+    prompt, cached, output = lengths(random, n + 2 * server.max_num_seqs)
+    steps = _rounds(server.drafts, random, output)
+    run = _run(times, server, np.zeros(len(prompt)), prompt, cached, steps, n, 0)
     ended = np.sort(run.finished[:n])
     begin, end = ended[n // 4], ended[-1 - n // 8]
     return float((n - n // 4 - n // 8 - 1) / (end - begin)) if end > begin else np.inf
+
+
+def _rounds(drafts: Speculative, random: np.random.Generator, output: IntColumn) -> IntColumn:
+    """Steps that answers of these lengths take, the one of their first token among them.
+
+    With drafts those of a renewal process: normal around Wald's mean, within what drafts can give.
+    """
+    if drafts.is_plain:
+        return output
+    after_first = output - 1
+    mean = (after_first + drafts.surplus) / drafts.tokens_per_step
+    drawn = np.rint(mean + np.sqrt(after_first) * drafts.spread * random.standard_normal(len(output)))
+    fewest = -(-after_first // (drafts.draft_tokens + 1))
+    return 1 + np.clip(drawn.astype(np.int64), fewest, after_first)
 
 
 @dataclass(frozen=True)
@@ -178,7 +198,7 @@ def _run(
     arrival: FloatArray,
     prompt: IntColumn,
     cached: IntColumn,
-    output: IntColumn,
+    rounds: IntColumn,
     counted: int,
     clients: int,
 ) -> _Run:
@@ -189,9 +209,10 @@ def _run(
         admitted, first_token, finished = (np.full(len(prompt), np.nan) for _ in range(3))
         totals = np.zeros(4)
         code, segments = simulate(
-            came, prompt, cached, cached if server.shares_cached else np.zeros_like(cached), output, counted, clients,
+            came, prompt, cached, cached if server.shares_cached else np.zeros_like(cached), rounds, counted, clients,
             times.seconds, times.tokens_per_kv, times.prefill_tokens,
-            server.max_num_seqs, server.max_num_batched_tokens, server.kv_capacity_tokens, server.policy,
+            server.max_num_seqs, server.max_num_batched_tokens, server.kv_capacity_tokens,
+            server.drafts.tokens_per_step, 1 + server.drafts.draft_tokens, server.policy,
             admitted, first_token, finished, np.empty(room), np.empty(room), np.zeros(room, np.int64), totals,
         )  # fmt: skip
         if code == STUCK:
