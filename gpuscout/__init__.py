@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from gpuscout.store.queries.placement import Nodes as Nodes
     from gpuscout.store.queries.placement_question import place_on as place_on
     from gpuscout.store.queries.points import query as query
+    from gpuscout.store.queries.token_api import against_api as against_api
     from gpuscout.store.ranking.rank import Question as Question
     from gpuscout.store.ranking.rank import Ranking as Ranking
     from gpuscout.store.ranking.rank import rank as rank
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
 
 # Where each name comes from, for everybody but type checkers.
 _HOMES = {
+    "against_api": "store.queries.token_api",
     "AnalysisConfig": "runner.api.analysis",
     "AnalysisMetrics": "runner.api.analysis",
     "Architecture": "sweeps.models.architecture",

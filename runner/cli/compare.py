@@ -13,6 +13,7 @@ from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count
 from gpuscout.runner.cli.options import AimOptions, DeploymentRate, Filters, PriceOptions, grouped
 from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, print_json_rows, print_rows
+from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
     from gpuscout.store.queries.compare import Change, Comparison, MetricChange, Winner
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 # By the values of `Status`.
 _STATUSES = {"qualifies": "only in B", "drops out": "only in A", "added": "added", "vanished": "gone"}
+_API = "api:"
 _METRICS = {"ttft_ms": "TTFT", "itl_ms": "ITL", "output_tokens_per_s": "tok/s"}
 
 
@@ -36,9 +38,15 @@ def compare(
     output: Output,
     a: Annotated[str, typer.Argument(metavar="A", help="nightly@1, engine:roofline, kind:measured, server:vllm …")],
     b: Annotated[
-        str,
-        typer.Argument(metavar="B", help="… gpu:H100, precision:fp8, version:0.19, now, price:H100=1.8 …"),
-    ],
+        str | None,
+        typer.Argument(metavar="B", help="… gpu:H100, precision:fp8, version:0.19, now, price:H100=1.8, api:Groq …"),
+    ] = None,
+    tokens_per_day: Annotated[
+        str | None, typer.Option("--tokens-per-day", help="With api:NAME: your load, input and output: 20M.")
+    ] = None,
+    cached: Annotated[
+        float, typer.Option("--cached", help="With api:NAME: the share of the input that it bills as cached.")
+    ] = 0.0,
     top: Annotated[int, typer.Option("--top", min=0, help="Of the largest changes, how many to list.")] = 5,
     rate: DeploymentRate = None,
     db: Db = DEFAULT_STORE,
@@ -48,17 +56,34 @@ def compare(
     A and B are sweeps (nightly, nightly@1, an id), engines (engine:roofline), kinds (kind:estimated kind:measured),
     settings (server:vllm, gpu:H100, precision:fp8), server versions of measured runs (version:0.18 version:0.19), or
     prices: now, other ones (price:H100=1.8), books (prices:own), days (as-of:2026-01-31). Computes nothing.
+
+    api:NAME is a price of tokens (api:Groq, api:Groq/gpt-oss-120b; `prices list` has them): from which load GPUs cost
+    less than the API, and what --tokens-per-day costs either way. B then narrows the GPUs, or names another API.
     """
+    from gpuscout.runner.cli.show.token_api import number_of_tokens_per_day, show_api_comparison
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.compare import compare as compared
-    from gpuscout.store.queries.compare_sides import sides_of
+    from gpuscout.store.queries.compare_sides import side_of, sides_of
+    from gpuscout.store.queries.token_api import against_api
     from gpuscout.store.ranking.lookup import stored_names
     from gpuscout.store.schema import gpus
 
     question = replace(aim.asked(filters.question()), request_rate=rate)
+    apis = [text.removeprefix(_API) for text in (a, b or "") if text.startswith(_API)]
+    if not apis and (tokens_per_day is not None or cached):
+        raise InputError("--tokens-per-day and --cached are for a side that is an API", hint="for example api:Groq")
+    if not apis and b is None:
+        raise InputError("a comparison has two sides", hint="for example: now price:H100=1.8")
     with open_store(db) as store, store.reading() as connection:
         question = replace(question, prices=prices.rules(stored_names(connection, gpus).ids))
-        found = compared(connection, *sides_of(connection, a, b, question))
+        if apis:
+            for text in (text for text in (a, b) if text is not None and not text.startswith(_API)):
+                question = side_of(connection, text, question).question
+            load = None if tokens_per_day is None else number_of_tokens_per_day(tokens_per_day)
+            against = against_api(connection, apis, question, tokens_per_day=load, cached_share=cached)
+            show_api_comparison(against, output, top)
+            return
+        found = compared(connection, *sides_of(connection, a, b or "", question))
     if output.json:
         print_json_rows(_document(found), "configurations", map(_row, found.changes))
     elif output.for_people:

@@ -83,6 +83,16 @@ def sides_of(connection: sa.Connection, one: str, other: str, question: Question
     return _different(first, second, one, other)
 
 
+def side_of(connection: sa.Connection, text: str, question: Question) -> Side:
+    """The question as one side alone answers it. Raises what `sides_of` raises."""
+    forms = _meant(connection, text)
+    if len(forms) > 1:
+        ways = ", ".join(f"{form}:{_bare(text)}" for form in forms)
+        raise InputError(f'"{text}" may be {" or ".join(forms)}', hint=f"write {ways}")
+    _check(forms[0], question)
+    return _side(connection, forms[0], _bare(text), question)
+
+
 def _different(first: Side, second: Side, one: str, other: str) -> tuple[Side, Side]:
     if first.question == second.question:
         raise InputError(f'"{one}" and "{other}" are the same', hint=_EXAMPLES)

@@ -20,6 +20,11 @@ a,{LINE},8,60,8.5
 b,{LINE},16,90,9.5
 c,{LINE},16,900,40
 """
+OFFERS = """InstanceType,AcceleratorName,AcceleratorCount,Price,SpotPrice,Region
+p5.48xlarge,H100,8.0,44.0,16.0,us-east-1
+unknown,H100,1.0,4.0,,us-east-1
+other,K80,1.0,0.5,,us-east-1
+"""
 ASKED: dict[str, list[list[str]]] = {
     "run": [RUN, ["run", "--model", "Qwen3-8B", "--gpu", "H100", "--rate", "5"]],
     "inventory": [["recommend", "--have", "H100=8,L4=4"]],
@@ -51,6 +56,17 @@ ASKED: dict[str, list[list[str]]] = {
         ["place", "--have", "H100=1", "--rate", "5", "--slo", "itl<=0.001ms"],
     ],
     "compare": [["compare", "server:vllm", "server:sglang"], ["compare", "now", "price:H100=1.8"]],
+    "compare-api": [
+        ["compare", "api:SambaNova/gpt-oss-120b", "--tokens-per-day", "50M"],
+        ["compare", "api:gpt-oss-120b", "gpu:L4", "--cached", "0.5"],
+    ],
+    "prices": [["prices", "list"]],
+    "prices-show": [["prices", "show", "H100"]],
+    "prices-import": [
+        ["prices", "import", "aws.csv", "--format", "skypilot", "--as-of", "2026-11-20"],
+        ["prices", "set", "L4=0.7", "--book", "mine"],
+    ],
+    "prices-own": [["prices", "own", "L4", "--capex=2600", "--years=4", "--kw=0.1", "--usd-per-kwh=0.1", "--book=b"]],
     "query": [["query", "--limit", "20"], ["query", "--kind", "measured"]],
     "pareto": [["pareto"], ["pareto", "--metrics", "cost,ttft,itl", "--kind", "measured"]],
     "accuracy": [["accuracy", "--measured", "stored"], ["accuracy", "--measured", "public:max_throughput"]],
@@ -69,6 +85,7 @@ ASKED: dict[str, list[list[str]]] = {
 def documents(folder: Path) -> dict[str, list[Any]]:
     """What these commands print, in a folder with a store of their own."""
     (folder / "runs.csv").write_text(RUNS)
+    (folder / "aws.csv").write_text(OFFERS)
     found: dict[str, list[Any]] = defaultdict(list)
     for name, commands in ASKED.items():
         for arguments in commands:
