@@ -27,6 +27,7 @@ _FILTERS = tuple(one.name for one in fields(Filters))
 _PRICES = tuple(one.name for one in fields(PriceOptions))
 _LONGEST_VALUE = 500
 _MOST_VALUES = 200
+_IN_WORDS = {"load": "0:00=2,8:00=40", "have": "H100=16"}
 MOST_ROWS = 1000
 """Of a list of points, how many rows one answer has at most."""
 
@@ -60,8 +61,13 @@ QUESTIONS: Mapping[str, Kind] = {
         ("capacity",),
         (
             *(*_LIMITS, *_FILTERS, *_PRICES, "rate", "tokens_rate", "headroom", "min_replicas", "spare"),
-            *("whole_nodes", "top"),
+            *("whole_nodes", "top", "load", "step", "startup", "scale_up", "scale_down", "most_missed"),
+            *("reserved_price", "batch", "within", "interruptions", "lost_work", "spot_price"),
         ),
+    ),
+    "place": Kind(
+        ("place",),
+        (*_LIMITS, *_FILTERS, *_PRICES, "have", "rate", "tokens_rate", "headroom", "min_replicas", "least"),
     ),
     "fit": Kind(
         ("fit",),
@@ -113,6 +119,10 @@ class Question:
         for source in self.given.get("measured", ()):
             if source.partition(":")[0] not in ("public", "stored"):
                 raise InputError(f'measured: "{source}" is not public or stored', hint="files are read by the command")
+
+        for name in ("load", "have"):
+            if any("=" not in value for value in self.given.get(name, ())):
+                raise InputError(f"{name}: expected it in words, such as {_IN_WORDS[name]}, not in a file")
 
     @property
     def kind(self) -> Kind:

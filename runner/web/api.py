@@ -28,6 +28,7 @@ _ROUTES = {
     "/pareto": "pareto",
     "/compare": "compare",
     "/capacity": "capacity",
+    "/place": "place",
     "/deploy": "deploy",
     "/accuracy": "accuracy",
 }

@@ -54,6 +54,7 @@ def pages(db: str, longest_s: float) -> APIRouter:
         ("/trade-offs", "tradeoffs", tradeoffs),
         ("/compare", "compare", compare),
         ("/load", "load", load),
+        ("/place", "place", place),
         ("/prices", "prices", prices),
         ("/sweeps", "sweeps", sweeps),
         ("/sweeps/{name:path}", "sweep", sweep),
@@ -277,10 +278,19 @@ def compare(db: str, fields: Fields) -> Context:
 
 
 def load(db: str, fields: Fields) -> Context:
-    """Replicas, GPUs and money for a rate of requests."""
-    if not fields.get("rate"):
-        return {"document": None}
+    """Replicas, GPUs and money for a rate of requests, for one that moves, or for a batch."""
+    kind = next((name for name in ("load", "batch", "rate") if fields.get(name)), None)
+    if kind is None:
+        return {"document": None, "kind": kind}
     asked = Question("capacity", given(fields))
+    return {"document": json.loads(asked.ask(db).text), "command": asked.command(_display(db)), "kind": kind}
+
+
+def place(db: str, fields: Fields) -> Context:
+    """Models and workloads on GPUs that are there."""
+    if not fields.get("have") or not fields.get("rate"):
+        return {"document": None}
+    asked = Question("place", given(fields))
     return {"document": json.loads(asked.ask(db).text), "command": asked.command(_display(db))}
 
 

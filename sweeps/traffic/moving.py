@@ -102,6 +102,8 @@ def read_load(file: str | Path, step_s: float | None = None) -> MovingLoad:
 
 def read_rates(file: str | Path) -> MovingLoad:
     """The same; of a CSV file without times, a rate for each model and workload that never changes."""
+    if "=" in str(file):
+        return read_load(file)
     path = Path(file)
     with opened(path) as stream:
         names = [name.strip() for name in next(csv.reader([stream.readline(_LONGEST_LINE).lstrip("\ufeff")]), [])]

@@ -26,7 +26,14 @@ pytestmark = pytest.mark.slow
 ASSETS = Path(__file__).parents[1] / "assets"
 PAGES = (
     *("/", "/?model=Qwen3-8B", "/trade-offs", "/trade-offs?dominated=1&metrics=throughput-per-gpu,itl", "/compare"),
-    *("/compare?a=now&b=price:H100=1", "/load", "/load?rate=50", "/prices", "/sweeps", "/sweeps/small", "/accuracy"),
+    *("/compare?a=now&b=price:H100=1", "/load", "/load?rate=50", "/load?load=0:00=2,8:00=40,18:00=10"),
+    *(
+        "/load?batch=5M&within=8h&interruptions=1/d",
+        "/place",
+        "/place?have=H100=16&rate=5",
+        "/place?have=L4=1&rate=900",
+    ),
+    *("/place?have=L4=1&rate=9&itl=0.001", "/prices", "/sweeps", "/sweeps/small", "/accuracy"),
     "/api",
 )
 HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>\x1b[31m\u202e' + "x" * 10_000

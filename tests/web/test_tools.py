@@ -36,7 +36,7 @@ def test_an_assistant_gets_the_documents_of_the_commands(tmp_path: Path) -> None
             return await client.list_tools(), [await client.call_tool(name, given) for name, given in calls]
 
     listed, answers = asyncio.run(asked())
-    assert [tool.name for tool in listed.tools] == ["recommend", "compare", "capacity", "fit"]
+    assert [tool.name for tool in listed.tools] == ["recommend", "compare", "capacity", "place", "fit"]
     assert all(tool.annotations.read_only_hint for tool in listed.tools)
     good, bad = answers[:4], answers[4:]
     commands = (
