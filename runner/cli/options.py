@@ -115,7 +115,7 @@ class Filters:
         bool,
         _filter(
             "--set-aside",
-            help="Also measured runs that are drafted, cached, disaggregated, superseded, low trust.",
+            help="Also measured runs that are drafted, cached, client-bound, superseded, low trust.",
         ),
     ] = False
     since: Annotated[str | None, _filter("--since", help="Stored (or measured) on this day or later.")] = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpuscout.runner.cli.options import AimOptions, Many, PriceOptions, counted_gpus, number_of_tokens
-from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.errors import InputError, quoted
 from gpuscout.sweeps.gpus.groups import DATACENTER
 from gpuscout.sweeps.names import bare, parted, squeeze
 from gpuscout.sweeps.servers import ONE_OF_SERVERS
@@ -63,6 +64,13 @@ class SweepFlags:
         _sweep("--request-rate", help="Requests/s that arrive at one deployment, instead of so many in flight: 1,2,4."),
     ] = None
     engine: Annotated[Many, _sweep("--engine", help="An engine, also instead of those of a spec; repeat.")] = None
+    endpoint: Annotated[
+        str | None,
+        _sweep("--endpoint", metavar="URL", help="Measure the server running there, such as http://localhost:8000/v1."),
+    ] = None
+    engine_option: Annotated[
+        Many, _sweep("--engine-option", metavar="NAME=VALUE", help="api_key_env=MY_KEY: of the one engine; repeat.")
+    ] = None
     max_gpus: Annotated[int | None, _sweep("--max-gpus", help="At most this many GPUs.")] = None
     name: Annotated[str | None, _sweep("--name", help="What to call the sweep.")] = None
 
@@ -74,15 +82,16 @@ class SweepFlags:
 
         given = {flag: value for flag, value in vars(self).items() if value is not None}
         if file is not None:
-            engines = given.pop("engine", None)
+            replaced = [given.pop(flag) for flag in ("engine", "endpoint", "engine_option") if flag in given]
             if given:
                 names = ", ".join("--" + flag.replace("_", "-") for flag in given)
                 raise InputError(f"{names} cannot be combined with a spec file", hint=f"write it into {file}")
             spec = load_spec(file)
-            if engines is not None:
-                for name in engines:
-                    about(name)  # an unknown one is not the file's fault
-                spec = spec.model_copy(update={"engines": tuple(EngineEntry(name=name) for name in engines)})
+            if replaced:
+                engines = tuple(EngineEntry.model_validate(engine) for engine in self._engines())
+                for engine in engines:
+                    about(engine.name)  # an unknown one is not the file's fault
+                spec = spec.model_copy(update={"engines": engines})
             return spec
         if not given:
             raise InputError("name a spec file, or at least --model", hint="gpuscout init writes a spec to start from")
@@ -131,12 +140,25 @@ class SweepFlags:
             "concurrency": _numbers("--concurrency", self.concurrency),
             "load": None if self.request_rate is None else "request_rate",
             "request_rate": _rates(self.request_rate),
-            "engines": parted(self.engine) or (["simulator"] if self.request_rate is not None else []),
+            "engines": self._engines() or (["simulator"] if self.request_rate is not None else []),
             "exclude": [_excluding(text) for text in parted(self.exclude)],
             "only": [] if number is None else [{"num_gpus": number}],
             "limits": None if self.max_gpus is None else {"max_gpus": self.max_gpus},
         }
         return {key: value for key, value in data.items() if value is not None and value != []}
+
+    def _engines(self) -> list[dict[str, object]]:
+        """The engines of the flags, as entries of a spec. Raises InputError."""
+        names = parted(self.engine) or (["benchmark"] if self.endpoint is not None else [])
+        options: dict[str, object] = {} if self.endpoint is None else {"endpoint": self.endpoint}
+        for text in self.engine_option or ():
+            name, equals, value = text.partition("=")
+            if not (name.strip() and equals and value.strip()):
+                raise InputError(f"invalid --engine-option {quoted(text)}: expected NAME=VALUE, such as repeat=2")
+            options[name.strip()] = _scalar(value.strip())
+        if options and len(names) != 1:
+            raise InputError("--endpoint and --engine-option need one --engine whose they are")
+        return [{"name": name, **options} for name in names]
 
 
 _FLAGS = {
@@ -158,6 +180,16 @@ _FLAGS = {
     "only": "--gpu",
     "limits": "--max-gpus",
 }
+
+
+def _scalar(text: str) -> object:
+    """The value of an option as a spec would have it: a number, true or false, or text."""
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def _named(models: Sequence[str], workloads: Sequence[object]) -> str:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.commands import started, wait_for
 from tests.support.forked import gpuscout
+from tests.support.llama_server import serving_llama, write_config
 from tests.support.openai_server import Served, serving_openai
 
 MODEL = "Qwen/Qwen3-0.6B"
@@ -178,6 +179,40 @@ def test_says_what_is_wrong(server: Served, tmp_path: Path, spec: str, told: str
     assert done.returncode in (2, 5)
     assert told in done.stderr
     assert "pw" not in done.stderr
+
+
+def test_from_the_command_line(server: Served, tmp_path: Path) -> None:
+    flags = ("--model", MODEL, "--gpu", "H100", "--tp", "1", "--input-len", "32", "--output-len", "8")
+    more = ("--endpoint", server.url, "--engine-option", "fewest_requests=8", "--concurrency", "1", "--name", "flags")
+    done = gpuscout("run", *flags, *more, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(server.record()) == 1 + 8
+    refused = gpuscout("run", *flags, *more, "--engine", "roofline,benchmark", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "need one --engine" in refused.stderr
+    write_spec(tmp_path, server, "[1]", engine="roofline")
+    replaced = gpuscout("run", "bench.yaml", *more[:4], "--json", cwd=tmp_path)
+    assert replaced.returncode == 0, replaced.stderr
+    assert server.record() == []  # the very task that the flags have measured
+
+
+def test_a_real_server(tmp_path: Path) -> None:
+    """llama.cpp, which batches, queues, ends with an event of its own and writes text that is not UTF-8."""
+    pytest.importorskip("xllamacpp")
+    write_config(tmp_path / "tiny")
+    with serving_llama(tmp_path) as llama:
+        write_spec(tmp_path, llama, "[1, 4, 16]", models="[{model: ./tiny, name: tiny}]")
+        done = gpuscout("run", "bench.yaml", cwd=tmp_path)
+    assert done.returncode == 6, done.stderr
+    stored = rows(tmp_path, "SELECT concurrency, server_version, set_aside, details FROM measured_runs ORDER BY 1")
+    assert [row[0] for row in stored] == [1, 4, 16]
+    assert all(row[1] for row in stored)
+    # It says what it is, and the spec says vLLM: no run of it stands for a vLLM.
+    assert all("of another server" in str(row[2]) for row in stored)
+    for row, count in zip(stored, (8, 8, 32), strict=True):
+        details = json.loads(str(row[3]))
+        assert (details["completed"], details["failed"]) == (count, 0)
+        assert (details["input_len_mean"], details["output_len_mean"]) == (32, 8)
 
 
 def _stored(folder: Path) -> list[tuple[object, ...]]:

@@ -170,7 +170,7 @@ def test_a_run_that_is_not_plain_never_stands_for_a_plain_one(
     assert execute(ask) == 0
     told = capsys.readouterr().out
     assert "20.0" in told
-    assert "left out: 5 measured runs drafted, cached, superseded or of low trust" in " ".join(told.split())
+    assert "left out: 5 measured runs drafted, cached, client-bound, superseded or doubted" in " ".join(told.split())
     query = ["query", "--columns", "itl_ms,set_aside", "--json"]
     assert execute(query) == 0
     assert [row["itl_ms"] for row in json.loads(capsys.readouterr().out)["points"]] == [20.0]

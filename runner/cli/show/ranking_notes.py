@@ -96,7 +96,7 @@ def before(ranking: Ranking, groups: Sequence[Group], *, top: int) -> Iterator[s
         yield f"left out: {runs} better than the hardware can be (--implausible counts them)"
     if ranking.set_aside_runs:
         runs = count(ranking.set_aside_runs, "measured run")
-        yield f"left out: {runs} drafted, cached, superseded or of low trust (gpuscout query --set-aside says which)"
+        yield f"left out: {runs} drafted, cached, client-bound, superseded or doubted (gpuscout query --set-aside says)"
     shown = [config.gpu for group in groups for config in listed(group)[: max(top, 2)]]
     told = prices_in_short(ranking, shown, by_gpu=len(groups) <= DETAILED)
     count_of = qualify(ranking)

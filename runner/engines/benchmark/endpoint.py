@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from gpuscout.runner.engines.benchmark.client import api_key, session
 from gpuscout.runner.engines.benchmark.errors import BenchmarkError, RefusedError
+from gpuscout.sweeps.cases import Case
 from gpuscout.sweeps.errors import InputError, quoted
 from gpuscout.sweeps.text import printable, said
 
@@ -22,23 +23,35 @@ if TYPE_CHECKING:
 _ASK_S = 30.0
 _MOST_BYTES = 1 << 20
 _NAMED = 5
+# What servers write into `owned_by` of the models they list; nothing is known of the others.
+_OWNERS = {"vllm": "vllm", "sglang": "sglang", "tensorrt_llm": "trtllm", "llamacpp": "llama.cpp"}
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """`url` is where the API starts (http://host:port/v1), `model` the name under which it serves the model."""
+    """`url` is where the API starts (http://host:port/v1), `model` the name under which it serves the model.
+
+    `owner` is who owns the model according to the server, by which most of them name themselves.
+    """
 
     url: str
     model: str
     server_version: str | None = None
+    owner: str | None = None
 
-    def details(self, started: datetime, tool_version: str | None) -> dict[str, object]:
-        """What a run on this server tells beside its figures, from where and when; JSON-able."""
+    def is_other_than(self, server: str) -> bool:
+        """Whether what serves says to be another server than this."""
+        owner = _OWNERS.get((self.owner or "").casefold())
+        return owner is not None and owner != server
+
+    def details(self, case: Case, started: datetime, tool_version: str | None) -> dict[str, object]:
+        """What a run of a case on this server tells beside its figures, from where and when; JSON-able."""
         told = {
             "tool_version": tool_version,
             "host": socket.gethostname(),
             "endpoint": self.url,
             "served_model_name": self.model,
+            "other_server": self.owner if self.is_other_than(case.server) else None,
             "run": started.isoformat(timespec="milliseconds"),
         }
         return {name: value for name, value in told.items() if value is not None}
@@ -73,7 +86,8 @@ def probe(url: str, model: str, *, api_key_env: str | None = None) -> Endpoint:
 
 async def _probe(url: str, model: str, key: str | None) -> Endpoint:
     async with session(key, _ASK_S) as opened:
-        served = _served(await _asked(opened, f"{url}/models"))
+        answer = await _asked(opened, f"{url}/models")
+        served = _served(answer)
         if served is None:
             raise BenchmarkError(f"{url}/models does not list models: is it the address of an OpenAI-compatible API?")
         if model not in served:
@@ -81,7 +95,7 @@ async def _probe(url: str, model: str, key: str | None) -> Endpoint:
                 f"the endpoint serves {_listed(served)}, not {quoted(model)}; "
                 "`served_model_name` is the name under which it serves the model"
             )
-        return Endpoint(url, model, await _version(opened, url))
+        return Endpoint(url, model, await _version(opened, url), served[model])
 
 
 async def _version(opened: aiohttp.ClientSession, url: str) -> str | None:
@@ -120,13 +134,16 @@ async def _asked(opened: aiohttp.ClientSession, url: str) -> Any:
         raise BenchmarkError(f"{url} does not answer in JSON") from error
 
 
-def _served(answer: Any) -> list[str] | None:
+def _served(answer: Any) -> dict[str, str | None] | None:
+    """The models that a server lists, and who owns each."""
     entries = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(entries, list):
         return None
-    return [entry["id"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+    found = [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+    return {entry["id"]: owner if isinstance(owner := entry.get("owned_by"), str) else None for entry in found}
 
 
-def _listed(names: Sequence[str]) -> str:
+def _listed(models: Iterable[str]) -> str:
+    names = list(models)
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(map(quoted, names[:_NAMED])) + more if names else "no model"

@@ -59,8 +59,8 @@ class BenchmarkEngine:
 
     def missing(self) -> str | None:
         """Why it cannot run here; None: it can."""
-        there = importlib.util.find_spec("aiohttp") is not None
-        return None if there else "aiohttp is not installed, which sends the load: pip install 'gpuscout[bench]'"
+        lacking = [name for name in ("aiohttp", "psutil") if importlib.util.find_spec(name) is None]
+        return f"{' and '.join(lacking)} not installed: pip install 'gpuscout[bench]'" if lacking else None
 
     def fingerprint(self) -> str:
         return VERSION

@@ -69,7 +69,7 @@ def run_of(
         },
         tool=TOOL,
         details={name: value for name, value in details.items() if value not in (None, {})}
-        | endpoint.details(started, gpuscout.__version__),
+        | endpoint.details(case, started, gpuscout.__version__),
         case=case,
     )
 

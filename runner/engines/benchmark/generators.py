@@ -217,7 +217,7 @@ def _measured(reported: Reported, case: Case, endpoint: Endpoint, job: Job, star
         concurrency=job.concurrency or (max(round(mean), 1) if isinstance(mean, float) else None),
         request_rate=job.request_rate,
         **figures_of(reported),
-        details=details | endpoint.details(started, reported.tool_version),
+        details=details | endpoint.details(case, started, reported.tool_version),
         case=case,
     )
     return _completed(run, reported)

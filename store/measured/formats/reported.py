@@ -91,6 +91,7 @@ _VARIANTS = {
     "disaggregated": "disaggregated",
     "shared_prefixes": "prefix-cached",
     "client_bound": "client-bound",
+    "other_server": "of another server",
 }
 
 
