@@ -59,7 +59,8 @@ def meant(text: str, known: Iterable[str], others: Callable[[str], Iterable[str]
     """The known names that `text` stands for, in their order; none when it stands for none.
 
     The closest spelling decides: the very name, or else another of its spellings (`others`), then the same in another
-    case or with other separators, then without separators. A glob is matched with the names, or else with `others`.
+    case or with other separators, then without separators, then the only name that begins with these words. A glob is
+    matched with the names, or else with `others`.
     """
     known = list(known)
     if has_wildcard(text):
@@ -72,7 +73,19 @@ def meant(text: str, known: Iterable[str], others: Callable[[str], Iterable[str]
         found = found or [name for name in known if any(form(other) == wanted for other in others(name))]
         if found:
             return found
-    return []
+    return _beginning_with(text, known, others)
+
+
+def _beginning_with(text: str, known: Iterable[str], others: Callable[[str], Iterable[str]]) -> list[str]:
+    """The only name that begins with these whole words; none if there are several.
+
+    Of models with an organisation every word counts: they may be others of the Hub.
+    """
+    start = f"{fold(text)}-"
+    if "/" in text or start == "-":
+        return []
+    found = [name for name in known if any(fold(s).startswith(start) for s in (name, bare(name), *others(name)))]
+    return found if len(found) == 1 else []
 
 
 def near(text: str, known: Iterable[str], others: Callable[[str], Iterable[str]] = _no_others) -> list[str]:

@@ -281,7 +281,8 @@ def _about(
         f"{chosen.concurrency:,} in flight, {figures} ({chosen.told_kind})"
     ]
     value = ranged(chosen.objective, chosen.objective_range, chosen.kind)
-    told.append(f"{aim.name}: {value} {aim.unit} (80 % range); {trust(chosen)}")
+    of = " (80 % range)" if chosen.objective_range else ""
+    told.append(f"{aim.name}: {value} {aim.unit}{of}; {trust(chosen)}")
     if chosen.chances:
         told.append(f"limits: {chances(chosen)}")
     if chosen.assumed_tail is not None:

@@ -35,6 +35,7 @@ from gpuscout.runner.cli import (
 )
 from gpuscout.runner.cli.aliases import Suggesting
 from gpuscout.runner.cli.crash import traced, write_report
+from gpuscout.runner.cli.help import group_options
 from gpuscout.runner.cli.secrets import hide_password
 from gpuscout.runner.cli.streams import OutputFailed, give_up, use_printable_streams
 from gpuscout.sweeps.errors import GpuscoutError
@@ -75,6 +76,7 @@ for group in (
     doctor,
 ):
     group.register(app)
+group_options(app)
 
 
 @app.callback(invoke_without_command=True)

@@ -91,10 +91,8 @@ class Filters:
     workload: Annotated[str | None, _filter("--workload", help="A workload of a stored sweep.")] = None
     input_len: Annotated[str | None, _filter("--input-len", metavar="N", help="Tokens of input, such as 32k.")] = None
     output_len: Annotated[str | None, _filter("--output-len", metavar="N", help="Tokens of output.")] = None
-    engine: Annotated[Many, _filter("--engine", help="An engine, or measured; the first of several is preferred.")] = (
-        None
-    )
-    kind: Annotated[Many, _filter("--kind", help="estimated or measured; both unless given.")] = None
+    engine: Annotated[Many, _filter("--engine", help="An engine; the first of several is preferred.")] = None
+    kind: Annotated[Many, _filter("--kind", help="Only these results: estimated or measured.")] = None
     server: Annotated[Many, _filter("--server", help=f"{ONE_OF_SERVERS}; repeat.")] = None
     server_option: Annotated[
         Many, _filter("--server-option", metavar="NAME=VALUE", help="max_num_seqs=256, or 128,256; repeat.")
@@ -225,8 +223,8 @@ class LimitOptions(SloOptions):
         str,
         _aim(
             "--trust",
-            help="prefer (unless given): what was measured, and estimates with measured runs near them, before all "
-            "else; backed: without all else; measured: measured runs only; any: all alike.",
+            help="Which estimates count: prefer (unless given): with measured runs near them before all else; backed: "
+            "no others; any: all alike; measured: none, but what they are of decides which runs answer.",
         ),
     ] = "prefer"
     confidence: Annotated[
@@ -244,6 +242,8 @@ class LimitOptions(SloOptions):
 
         if self.cautious and self.confidence is not None:
             raise InputError("--cautious is --confidence 0.9: give one of them")
+        if question.kinds == ("estimated",) and self.trust.casefold() == "measured":
+            raise InputError("--kind estimated and --trust measured leave nothing: give one of them")
         confidence = CAUTIOUS if self.cautious else EXPECTED if self.confidence is None else self.confidence
         if self.no_slo and self.slo:
             raise InputError("--no-slo lifts all limits: leave --slo out")

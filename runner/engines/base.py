@@ -75,6 +75,7 @@ class Engine(Protocol):
     about       an `About`, on the class: what it covers, which options it takes, how to install what it needs
     missing()   a method: why it cannot run here, in one line; None when it can
     sparse      True when it cannot answer every concurrency: it may then leave points out
+    task_s      seconds of one core that a task takes, roughly, where `cost` is EXPENSIVE; 1 unless it says so
     unsupported_traffic(traffic)  a method: why it cannot answer for requests that vary or arrive (a
                 `gpuscout.sweeps.traffic.traffic.Traffic`), None when it can; without it, such cases are never asked
     understands  which of "server_options" and "speculative" of a case its figures take into account; without it, cases

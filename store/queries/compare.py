@@ -154,7 +154,8 @@ def compare(connection: sa.Connection, one: Side, other: Side) -> Comparison:
         vanished=len(known[0] - known[1]),
         both=len(known[0] & known[1]),
         metrics={} if by_prices else _metrics(connection, *seen, changes),
-        prices=tuple(_prices(*seen)),
+        # Of other sides a GPU without a price is one that the side has not.
+        prices=tuple(change for change in _prices(*seen) if by_prices or None not in (change.before, change.after)),
     )
 
 

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 import gpuscout
+from gpuscout.runner.engines.aiconfigurator.engine import AIConfiguratorEngine
+from gpuscout.runner.engines.base import MissingEngine
+from gpuscout.runner.engines.registry import create_engine
 from gpuscout.runner.execution.executor_choice import RAY_START_S, Work, choose_executor, duration, expected_work
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.expand import Expansion
@@ -71,6 +74,17 @@ def test_work_grows_with_tasks_and_points(expansion: Expansion) -> None:
     assert one.storing_s < many.storing_s < 1000 * one.storing_s  # a block costs once
     assert many.seconds(cores=4) == pytest.approx(many.evaluating_s / 4 + many.storing_s)
     assert (many * 0.5).seconds() == pytest.approx(many.seconds() / 2)
+
+
+@pytest.mark.parametrize("name", ["aiconfigurator", "simulator"])
+def test_a_dear_engine_says_how_long_its_tasks_take(name: str) -> None:
+    engine = create_engine(name)
+    dear = gpuscout.expand(gpuscout.spec_from_mapping({**SPEC, "engines": name}))
+    if isinstance(engine, MissingEngine):  # its tasks fail at once
+        assert expected_work(dear, np.array([5])).evaluating_s < 1
+    else:
+        assert expected_work(dear, np.array([5])).evaluating_s == 5 * getattr(engine, "task_s", 1.0)
+    assert AIConfiguratorEngine.task_s > 1
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,11 @@ def others(name: str) -> list[str]:
         ("A100_*", ["A100-SXM-80GB"]),
         ("A100_80*", ["A100-SXM-80GB"]),
         ("[ab]100*", ["A100-SXM-80GB"]),
+        # The only name that begins with these words.
+        ("A100 SXM", ["A100-SXM-80GB"]),
+        ("x1", ["org/x1-5"]),
+        ("A100-S", []),
+        ("other", []),
         ("H100", []),
         ("qwen3", []),
         ("", []),

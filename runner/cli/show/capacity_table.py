@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 
 from gpuscout.runner.cli.common import count, out
-from gpuscout.runner.cli.show.certainty import chances, met, trust
+from gpuscout.runner.cli.show.certainty import MEASURE_FIRST, chances, met, trust
 from gpuscout.runner.cli.show.fitted import FittedColumn, fitted, short_gpu
 from gpuscout.runner.cli.show.output import number
 from gpuscout.runner.cli.show.prices import prices_by_gpu
@@ -31,6 +32,8 @@ from gpuscout.store.queries.capacity_question import Capacity
 from gpuscout.store.ranking.confidence import EXPECTED
 
 _LEAST = 16
+# Beyond this an unmeasured one looks too good to buy another without measuring it, as `Group.measure_first`.
+_FAR_CHEAPER = 0.5
 _MARKS = {
     "?": "unmeasured",
     "$": "price over 180 days old",
@@ -151,13 +154,14 @@ def _notes(group: GroupCapacity) -> Iterator[str]:
     other = group.unproven
     if other is not None and other.usd_per_hour and first.usd_per_hour:
         less = 1 - other.usd_per_hour.usd / first.usd_per_hour.usd
-        yield (
-            f"{describe(other.config, group.group)} would be {share(less)} cheaper if its estimate holds; nobody has "
-            "measured it"
-        )
+        told = f"{describe(other.config, group.group)} would be {share(less)} cheaper if its estimate holds"
+        first_of_all = f"{MEASURE_FIRST}: " if less > _FAR_CHEAPER else ""
+        yield f"{first_of_all}{told}; nobody has measured it"
+    cannot: dict[str, list[str]] = defaultdict(list)
     for plan in group.plans:
         if plan.config.cannot_start:
-            yield f"! {describe(plan.config, group.group)}: {plan.config.cannot_start}"
+            cannot[plan.config.cannot_start].append(describe(plan.config, group.group))
+    yield from (f"! {', '.join(configs)}: {why}" for why, configs in cannot.items())
     if any(plan.safe is None for plan in group.plans):
         yield "-: it does not meet the limits with a probability of 90 % at any load"
     if group.cut:

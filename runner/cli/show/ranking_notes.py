@@ -135,8 +135,6 @@ def after(ranking: Ranking, groups: Sequence[Group]) -> Iterator[str]:
     for caveat in dict.fromkeys(caveat for group in groups for caveat in group.caveats):
         yield f"# {caveat}"
     yield from imported(groups)
-    if any(config.spread for group in groups for config in group.best_per_gpu):
-        yield "spread: the lowest and the highest opinion of the same configuration"
 
 
 def _measure_first(ranking: Ranking, groups: Sequence[Group]) -> Iterator[str]:

@@ -109,6 +109,8 @@ def ranking_lines(ranking: Ranking, width: int, *, top: int = 1) -> list[str]:
             lines += _wrapped([f"prices over 180 days old: {', '.join(old)}"], width)
     if (used := legend(ranking, rows, configs)) is not None:
         lines += wrapped(used, width, indent=0)
+    if any(" spread " in line for line in lines):
+        lines += _wrapped(["spread: the lowest and the highest opinion of the same configuration"], width)
     lines += _wrapped(after(ranking, groups), width)
     if len(groups) > DETAILED and any(not group.configs for group in groups):
         lines += _wrapped([_why_none(groups)], width)

@@ -105,7 +105,8 @@ def not_shown(aside: Collection[CaseKey]) -> str:
 def limit(slo: Slo) -> str:
     """ "TTFT p95 <= 800 ms" """
     name = _METRICS[slo.metric] + ("" if slo.percentile is None else f" p{slo.percentile:g}")
-    return f"{name} {'>=' if slo.at_least else '<='} {slo.limit:,.6g}{'' if slo.at_least else ' '}{slo.unit}"
+    bound = round(slo.limit, 2) if slo.limit >= 1 else slo.limit
+    return f"{name} {'>=' if slo.at_least else '<='} {bound:,.6g}{'' if slo.at_least else ' '}{slo.unit}"
 
 
 def default_limit(question: Question) -> str:

@@ -44,6 +44,7 @@ class AIConfiguratorEngine:
 
     name = "aiconfigurator"
     cost = Cost.EXPENSIVE
+    task_s = 12.0  # 6 to 18 s of one core for a ladder of nine, where it was measured
     in_process = False  # compiled code, and loggers and caches of the whole process
     about = About(
         covers=f"{', '.join(GPUS)}; all parallelism; vLLM, SGLang, TensorRT-LLM; formats whose kernels were timed",
