@@ -13,7 +13,7 @@ from gpuscout.runner.engines.base import Cost, Engine, as_ladder, understood_by
 from gpuscout.runner.execution.evaluate import evaluate
 from gpuscout.store.measured import MeasuredRun, case_of
 from gpuscout.sweeps.cases import Case, CaseColumns
-from gpuscout.sweeps.curves import FloatArray, IntArray
+from gpuscout.sweeps.curves import PERCENTILE_COLUMNS, FloatArray, IntArray
 from gpuscout.sweeps.errors import GpuscoutError
 from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.models.architecture import ModelSpec
@@ -38,7 +38,8 @@ class Estimates:
 
     `concurrency` is the run's; of an offline maximum the one with the most output tokens/s. `fraction` is the share of
     GPU memory that was assumed: above 1 where the engine thinks that the run cannot have fitted. `reasons` says why
-    there is no answer, by position. `regime` is that of each point, -1: none; None: not looked at.
+    there is no answer, by position. `regime` is that of each point, -1: none; None: not looked at. `percentiles`: a row
+    a run and the columns `PERCENTILE_COLUMNS`, NaN where the engine has none; None: not looked at.
     """
 
     runs: tuple[MeasuredRun, ...]
@@ -49,6 +50,7 @@ class Estimates:
     fraction: FloatArray
     reasons: Mapping[int, str]
     regime: IntArray | None = None
+    percentiles: FloatArray | None = None
 
     def __len__(self) -> int:
         return len(self.runs)
@@ -64,6 +66,9 @@ class Estimates:
             np.concatenate([self.fraction, other.fraction]),
             {**self.reasons, **{len(self) + place: reason for place, reason in other.reasons.items()}},
             None if self.regime is None or other.regime is None else np.concatenate([self.regime, other.regime]),
+            None
+            if self.percentiles is None or other.percentiles is None
+            else np.concatenate([self.percentiles, other.percentiles]),
         )
 
 
@@ -153,7 +158,15 @@ def estimate(engine: Engine, runs: Iterable[MeasuredRun], names: RunNames | None
         answer.ask_all(of_stat, {p: case for p, case in cases.items() if p in positions})
     ttft_ms, itl_ms, tokens_per_s = answer.figures
     return Estimates(
-        runs, ttft_ms, itl_ms, tokens_per_s, answer.concurrency, answer.fraction, answer.reasons, answer.regime
+        runs,
+        ttft_ms,
+        itl_ms,
+        tokens_per_s,
+        answer.concurrency,
+        answer.fraction,
+        answer.reasons,
+        answer.regime,
+        answer.percentiles,
     )
 
 
@@ -173,6 +186,7 @@ class _Answer:
         self.concurrency = np.array([run.concurrency or 0 for run in runs], dtype=np.int64)
         self.fraction = np.full(len(runs), np.nan)
         self.regime = np.full(len(runs), -1, dtype=np.int64)
+        self.percentiles = np.full((len(runs), len(PERCENTILE_COLUMNS)), np.nan)
         self.reasons = reasons
 
     def ask_all(self, engine: Engine, cases: Mapping[int, Case]) -> None:
@@ -224,6 +238,8 @@ class _Answer:
                 self.concurrency[position] = p.concurrency[point]
                 self.fraction[position] = fraction
                 self.regime[position] = p.regime[point]
+                if p.percentiles is not None:
+                    self.percentiles[position] = p.percentiles[point]
                 for figures, of_points in zip(self.figures, (p.ttft_ms, p.itl_ms, p.output_tokens_per_s), strict=True):
                     figures[position] = of_points[point]
         return refused

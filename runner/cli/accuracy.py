@@ -53,6 +53,15 @@ def accuracy(
         int | None,
         typer.Option("--worst", min=1, help="List so many runs furthest from their estimates (of --measured stored)."),
     ] = None,
+    percentiles: Annotated[
+        bool, typer.Option("--percentiles", help="Compare percentiles instead, of the engine simulator.")
+    ] = False,
+    family_left_out: Annotated[
+        bool,
+        typer.Option(
+            "--family-left-out", help="With --percentiles: constants fitted without the family of the GPU they are for."
+        ),
+    ] = False,
     predictions: Annotated[
         Path | None, typer.Option("--predictions", help="Write every estimate to this CSV file.")
     ] = None,
@@ -92,6 +101,29 @@ def accuracy(
     names = RunNames.at(db, gpu_file)
     found = measured_runs(sources, db, names, implausible=worst is not None)
     gpu_prices = _gpu_prices(prices, db, {run.gpu for run in found.runs})
+    if percentiles:
+        from gpuscout.runner.cli.accuracy_percentiles import print_percentiles
+
+        if predictions or plot or worst or store:
+            raise InputError("--percentiles has no --predictions, --plot, --worst and --store")
+        if len(engine or ()) > 1 or (constants and family_left_out):
+            raise InputError("--percentiles takes one --engine, and --constants or --family-left-out")
+        answered = print_percentiles(
+            (engine or ["simulator"])[0],
+            found.runs,
+            names,
+            by=by or (),
+            left_out=family_left_out,
+            constants=constants,
+            output=output,
+        )
+        if not answered:
+            raise typer.Exit(5)
+        return
+    if family_left_out:
+        raise InputError(
+            "--family-left-out is about --percentiles", hint="`gpuscout calibrate` has the errors of means"
+        )
     err().print(f"estimating {count(len(found.runs), 'measured run')} with {', '.join(engines)}")
     tell_left_out(found)
     reports = []

@@ -28,7 +28,8 @@ from gpuscout.runner.engines.llm_optimizer.output import (
     finding_in,
 )
 from gpuscout.runner.engines.llm_optimizer.package import figures, report
-from gpuscout.runner.engines.llm_optimizer.program import Printed, read
+from gpuscout.runner.engines.llm_optimizer.program import read
+from gpuscout.runner.engines.program import Printed
 from gpuscout.sweeps.cases import Case
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.models.catalogue import ModelCatalogue

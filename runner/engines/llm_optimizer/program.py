@@ -5,11 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
-import re
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,22 +21,13 @@ from gpuscout.runner.engines.llm_optimizer.output import (
     parse_llm_optimizer_output,
 )
 from gpuscout.runner.engines.llm_optimizer.support import their_gpu, their_precision
+from gpuscout.runner.engines.program import Printed, interpreter_of, program_at, run
 from gpuscout.sweeps.cases import Case
 from gpuscout.sweeps.curves import Bound
 from gpuscout.sweeps.outcomes import Outcome
 
 NAME = "llm-optimizer"
 _PROBE_TIMEOUT_S = 60.0
-_QUOTED_SHEBANG = re.compile(r"""^'''exec' ("(?P<quoted>[^"]+)"|(?P<plain>\S+)) """)
-
-
-@dataclass(frozen=True)
-class Printed:
-    """What a process wrote and how it ended. `status` None: it ran longer than allowed and was killed."""
-
-    stdout: str
-    stderr: str
-    status: int | None
 
 
 @dataclass(frozen=True)
@@ -53,8 +39,8 @@ class Program:
     @classmethod
     def find(cls, command: str | None) -> Program | None:
         """The program of this name or path, or the one on PATH; None when there is none."""
-        path = shutil.which(os.path.expanduser(command or NAME))
-        return None if path is None else cls(os.path.abspath(path))
+        path = program_at(command or NAME)
+        return None if path is None else cls(path)
 
     def look(self) -> dict[str, Any]:
         """What `probe.look` says in the program's own environment; empty when its interpreter cannot be found out."""
@@ -78,35 +64,6 @@ class Program:
         if printed.status is None:
             return CaseAnswer.failed(Outcome.TIMEOUT, f"{self.path} took longer than {timeout_s:g} s")
         return read(printed, case, ladder)
-
-
-def run(command: list[str], timeout_s: float, more: Mapping[str, str] | None = None) -> Printed:
-    """Run a program without a shell and without a terminal, with `more` environment variables.
-
-    Raises OSError when it cannot be started.
-    """
-    environment = (
-        os.environ
-        | dict(more or {})
-        | {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "10000", "PYTHONIOENCODING": "utf-8"}
-    )
-    # Files, not pipes: a pipe that a process of its own keeps open would outlast the time limit.
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process = subprocess.Popen(  # noqa: S603
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, cwd=os.sep
-        )
-        try:
-            status = process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            status = None
-        finally:
-            process.kill()
-            process.wait()
-        texts = []
-        for file in (out, err):
-            file.seek(0)
-            texts.append(file.read().decode(errors="replace"))
-    return Printed(texts[0], texts[1], status)
 
 
 def read(printed: Printed, case: Case, ladder: list[int]) -> CaseAnswer:
@@ -200,7 +157,7 @@ def _point(
 
 @functools.cache
 def _look(path: str) -> dict[str, Any]:
-    interpreter = _interpreter(path)
+    interpreter = interpreter_of(path)
     if interpreter is None:
         return {}
     try:
@@ -216,22 +173,3 @@ def _own_fingerprint(path: str) -> str:
     digest = hashlib.sha256(Path(path).read_bytes())
     digest.update(run([path, "estimate", "--help"], _PROBE_TIMEOUT_S).stdout.encode())
     return "program-" + digest.hexdigest()[:12]
-
-
-def _interpreter(path: str) -> str | None:
-    """The Python that a console script names in its first lines; None for any other kind of program."""
-    try:
-        with open(path, "rb") as file:
-            first, second = (file.readline(4096).decode(errors="replace").rstrip("\r\n") for _ in range(2))
-    except OSError:
-        return None
-    if not first.startswith("#!"):
-        return None
-    words = first[2:].split()
-    if words and words[0].endswith("/sh") and (match := _QUOTED_SHEBANG.match(second)):
-        found: str | None = match["quoted"] or match["plain"]  # how pip writes a path too long for a first line
-    elif len(words) == 2 and words[0].endswith("/env"):
-        found = shutil.which(words[1])
-    else:
-        found = first[2:].strip()
-    return found if found and "python" in Path(found).name and os.access(found, os.X_OK) else None
