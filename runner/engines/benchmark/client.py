@@ -96,13 +96,16 @@ class Client:
     async def send(self, request: Request) -> Reply:
         """Send one request and read its answer to the end. Never raises for what the server does, but for RefusedError.
 
-        A connection that was kept alive may have been closed by the server meanwhile: then it is sent once more.
+        A connection that was kept alive may have been closed by the server meanwhile, and so may be the next one that
+        was kept: it is sent again until a connection is a new one.
         """
-        reply, retry = await self._send(request)
-        return (await self._send(request))[0] if retry else reply
+        while True:
+            reply, closed_before = await self._send(request)
+            if not closed_before:
+                return reply
 
     async def _send(self, request: Request) -> tuple[Reply, bool]:
-        """The reply, and whether the request died of a connection that had been closed before it was sent."""
+        """The reply, and whether the request died of a kept connection before any answer, which says nothing of it."""
         import aiohttp
 
         connection = SimpleNamespace(reused=False)
