@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from gpuscout.sweeps.cases import CaseColumns
 from gpuscout.sweeps.precision import PRECISIONS, Precision
-from gpuscout.sweeps.servers.options import ServerOptions, server_options, unknown_to
+from gpuscout.sweeps.servers.options import OPTIONS, ServerOptions, default_options, server_options, unknown_to
 from gpuscout.sweeps.spec.rules import Rule
 from gpuscout.sweeps.sweep import AXES, EnginePart, Sweep
 from gpuscout.sweeps.traffic.traffic import Traffic
@@ -392,6 +392,16 @@ class Expansion:
         shape = (len(self.sweep.gpus), len(self.sweep.servers), len(self.sweep.server_options))
         return tuple(numbers), np.array(codes, dtype=np.int64).reshape(shape)
 
+    def _option_in_force(self, name: str) -> Ints:
+        """(GPU, server, options): the value of an option, as given or by default."""
+        options, codes = self._option_values
+        given = np.array([dict(one).get(name, 0) for one in options], dtype=np.int64)[codes]
+        defaults = [
+            [default_options(server, gpu.name, gpu.memory_usable_gib)[name] for server in self.sweep.servers]
+            for gpu in self.sweep.gpus
+        ]
+        return np.where(given > 0, given, np.array(defaults, dtype=np.int64)[:, :, None])
+
     @cached_property
     def _options_asked(self) -> Bools:
         """(GPU, server, options): False for the second of two that come to the same there."""
@@ -494,6 +504,13 @@ class Expansion:
             case "max_model_len":
                 lengths = self._context_lengths[positions["max_model_len"], positions["workloads"]]
                 values, codes = np.unique(lengths, return_inverse=True)
+                return values.tolist(), codes
+            case "draft_tokens":
+                return [drafts.draft_tokens for drafts in sweep.speculative], positions["speculative"]
+            case _ if name in OPTIONS:
+                in_force = self._option_in_force(name)
+                at = in_force[positions["gpus"], positions["servers"], positions["server_options"]]
+                values, codes = np.unique(at, return_inverse=True)
                 return values.tolist(), codes
             case "tensor_parallel":
                 return self._tensor_parallel.tolist(), positions["tensor_parallel"]

@@ -75,6 +75,11 @@ class Speculative:
         return " ".join(f"{name}={value!r}" for name, value in self.given.items())
 
     @property
+    def short(self) -> str:
+        """ "draft3@0.7" for tables: three tokens are drafted, each of which holds with a probability of 0.7."""
+        return "" if self.is_plain else f"draft{self.draft_tokens}@{self.acceptance:g}"
+
+    @property
     def given(self) -> Mapping[str, int | float]:
         """As in a spec; empty without drafts."""
         if self.is_plain:

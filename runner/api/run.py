@@ -202,12 +202,12 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two sweeps, by their identities: keys of a spec, with the entries where they have names."""
     now = json.loads(canonical_json(dict(now)))
     told = []
-    for key in now:
-        if before.get(key) == now[key]:
+    for key in {**before, **now}:
+        if before.get(key) == now.get(key):
             continue
         entries = [entry for side in (before, now) for entry in side.get(key) or () if isinstance(entry, dict)]
         names = {entry["name"] for entry in entries if "name" in entry}
-        differing = sorted(n for n in names if _named(before.get(key), n) != _named(now[key], n))
+        differing = sorted(n for n in names if _named(before.get(key), n) != _named(now.get(key), n))
         told.append(f"{key} ({', '.join(differing)})" if differing else key)
     return told
 

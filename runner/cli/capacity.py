@@ -262,9 +262,9 @@ def capacity_document(found: Capacity) -> dict[str, object]:
 def _plans(group: GroupCapacity, plans: Iterable[Plan]) -> list[dict[str, Any]]:
     """The rows with the settings of their configurations, less what the group says already."""
     from gpuscout.runner.cli.show.ranking_document import percentiles_document
-    from gpuscout.sweeps.settings import PARALLELISM
+    from gpuscout.sweeps.settings import PARALLELISM, STARTED
 
-    settings = (*PARALLELISM, "precision", "kv_precision")
+    settings = (*PARALLELISM, "precision", "kv_precision", *STARTED)
     more = ("server", "gpu_memory_utilization", "max_model_len", "engine", "task_id", "interpolated", "queued")
     said = (*CASE, "requests_per_s")
     return [

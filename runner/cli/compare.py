@@ -54,8 +54,9 @@ def compare(
     """Compare two answers to one question: what was added, vanished and changed, and whether the winner did.
 
     A and B are sweeps (nightly, nightly@1, an id), engines (engine:roofline), kinds (kind:estimated kind:measured),
-    settings (server:vllm, gpu:H100, precision:fp8), server versions of measured runs (version:0.18 version:0.19), or
-    prices: now, other ones (price:H100=1.8), books (prices:own), days (as-of:2026-01-31). Computes nothing.
+    settings (server:vllm, gpu:H100, precision:fp8, option:max_num_seqs=64, drafts:none), server versions of measured
+    runs (version:0.18 version:0.19), or prices: now, other ones (price:H100=1.8), books (prices:own), days
+    (as-of:2026-01-31). Computes nothing.
 
     api:NAME is a price of tokens (api:Groq, api:Groq/gpt-oss-120b; `prices list` has them): from which load GPUs cost
     less than the API, and what --tokens-per-day costs either way. B then narrows the GPUs, or names another API.
@@ -278,7 +279,7 @@ def _winner_row(winner: Winner) -> dict[str, Any]:
 
 _SETTINGS = (
     *("gpu", "num_gpus", "tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "precision"),
-    *("kv_precision", "server", "gpu_memory_utilization", "max_model_len"),
+    *("kv_precision", "server", "gpu_memory_utilization", "max_model_len", "server_options", "speculative"),
 )
 _FIGURES = (
     "told_kind",

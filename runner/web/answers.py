@@ -75,7 +75,7 @@ QUESTIONS: Mapping[str, Kind] = {
         ("model", "gpus"),
     ),
     "deploy": Kind(
-        ("deploy",), (*_AIM, *_FILTERS, *_PRICES, "rank", "config", "run_with", "rate", "headroom", "image")
+        ("deploy",), (*_AIM, *_FILTERS, *_PRICES, "rank", "config", "run_with", "draft", "rate", "headroom", "image")
     ),
     "accuracy": Kind(("accuracy",), (*_PRICES, "measured", "engine", "by")),
 }

@@ -34,7 +34,7 @@ _MOST_PRICES = 5
 # What the points of one curve have in common.
 _CONFIGURATION = (
     *("task_id", "source", "engine", "gpu", "num_gpus", "tensor_parallel", "pipeline_parallel", "data_parallel"),
-    *("precision", "server", "server_version"),
+    *("precision", "server", "server_options", "speculative", "server_version"),
 )
 METRICS = {
     "cost,interactivity": "cost against tokens/s of a user",
@@ -264,9 +264,12 @@ def tradeoffs(db: str, fields: Fields) -> Context:
 
 def _point(row: Mapping[str, Any], *metrics: Mapping[str, Any]) -> str:
     """ "H100 x2 fp8 vllm, 64 in flight, estimated: 1.20 USD/Mtok, 33 tokens/s per user" """
+    started = "".join(f" {row[name]}" for name in ("server_options", "speculative") if row.get(name))
     load = "" if row.get("concurrency") is None else f", {row['concurrency']:,} in flight"
     figures = ", ".join(f"{number(row[metric['column']])} {metric['unit']}" for metric in metrics)
-    return f"{row['gpu']} x{row['num_gpus']} {row['precision']} {row['server']}{load}, {row['kind']}: {figures}"
+    return (
+        f"{row['gpu']} x{row['num_gpus']} {row['precision']} {row['server']}{started}{load}, {row['kind']}: {figures}"
+    )
 
 
 def compare(db: str, fields: Fields) -> Context:

@@ -202,6 +202,8 @@ _LEFT_OUT: Mapping[Form, tuple[str, ...]] = {
     Form.SERVER: ("server",),
     Form.GPU: ("gpu",),
     Form.PRECISION: ("precision", "kv_precision"),
+    Form.OPTION: ("server_options",),
+    Form.DRAFTS: ("speculative",),
 }
 _TOLD_APART = {form: tuple(n for n in _SETTINGS if n not in _LEFT_OUT.get(form, ())) for form in Form}
 _SETTINGS_OF = {form: attrgetter(*names) for form, names in _TOLD_APART.items()}

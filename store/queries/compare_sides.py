@@ -1,8 +1,9 @@
 """The two sides of a comparison as people write them: sweeps, engines, kinds, settings, versions or prices.
 
 A reference is written with what it is (`sweep:nightly@2`, `engine:roofline`, `kind:measured`, `server:sglang`,
-`gpu:H200`, `precision:fp8`, `version:0.19`, `prices:acme`, `price:H100=1.8`, `as-of:2026-01-31`), or plainly where only
-one of these is meant; `now` are the prices as they are. Whatever is about prices can be compared with each other.
+`gpu:H200`, `precision:fp8`, `option:max_num_seqs=64`, `drafts:draft_tokens=3`, `version:0.19`, `prices:acme`,
+`price:H100=1.8`, `as-of:2026-01-31`), or plainly where only one of these is meant; `now` are the prices as they are.
+Whatever is about prices can be compared with each other.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class Form(StrEnum):
     SERVER = "server"
     GPU = "gpu"
     PRECISION = "precision"
+    OPTION = "option"  # of the server
+    DRAFTS = "drafts"  # of speculative decoding
     VERSION = "version"  # of the server of measured runs
     PRICES = "prices"
     PRICE = "price"
@@ -152,6 +155,10 @@ def _side(connection: sa.Connection, form: Form, name: str, question: Question) 
         return Side(form, label, replace(question, gpus=parts))
     if form is Form.PRECISION:
         return Side(form, label, replace(question, precisions=parts))
+    if form is Form.OPTION:
+        return Side(form, label, replace(question, server_options=(name,)))
+    if form is Form.DRAFTS:
+        return Side(form, label, replace(question, speculative=(name,)))
     if form is Form.VERSION:
         _check_versions(connection, parts)
         return Side(form, label, replace(question, server_versions=parts, kinds=(Kind.MEASURED.value,)))
@@ -209,6 +216,8 @@ def _check(form: Form, question: Question) -> None:
         Form.SERVER: ("--server", bool(question.servers)),
         Form.GPU: ("--gpu", bool(question.gpus)),
         Form.PRECISION: ("--precision", bool(question.precisions)),
+        Form.OPTION: ("--server-option", bool(question.server_options)),
+        Form.DRAFTS: ("--speculative", bool(question.speculative)),
         Form.VERSION: ("--kind", bool(question.kinds)),
         Form.PRICES: ("--prices", bool(question.prices.books)),
         Form.AS_OF: ("--as-of", question.prices.as_of is not None),

@@ -12,6 +12,7 @@ from gpuscout.sweeps.errors import quoted
 from gpuscout.sweeps.names import has_wildcard, matches
 from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS, precision_called
 from gpuscout.sweeps.servers import SERVERS
+from gpuscout.sweeps.servers.options import OPTIONS
 from gpuscout.sweeps.settings import PARALLELISM, SHORT_SIZES
 from gpuscout.sweeps.spec.faults import Fault, Faults, InvalidValue, as_list, repeated, unexpected, unknown, unknown_key
 
@@ -27,7 +28,8 @@ NAME_FIELDS: tuple[str, ...] = (
     "workload",
 )
 NUMBER_FIELDS: tuple[str, ...] = (
-    *PARALLELISM, "num_gpus", "gpu_memory_utilization", "max_model_len", "input_len", "output_len"
+    *PARALLELISM, "num_gpus", "gpu_memory_utilization", "max_model_len", "input_len", "output_len",
+    *OPTIONS, "draft_tokens",
 )  # fmt: skip
 RULE_FIELDS = NAME_FIELDS + NUMBER_FIELDS
 

@@ -81,6 +81,29 @@ def test_answers_show_and_filter_what_servers_are_started_with(folder: Path) -> 
     }  # fmt: skip
 
 
+def test_tables_and_comparisons_tell_them_apart(folder: Path) -> None:
+    table = gpuscout("query", "--speculative", "draft_tokens=3", "--limit", "99", cwd=folder).stdout
+    assert ("server options" in table, "drafts" in table, "draft3@0.7" in table) == (True, True, True)
+    plain = gpuscout("query", "--server-option", "max_num_seqs=1024", "--speculative", "none", cwd=folder).stdout
+    assert ("server options" in plain, "drafts" in plain) == (False, False)
+    for sides, status in (
+        (("drafts:none", "drafts:draft_tokens=3"), "better"),
+        (("option:max_num_seqs=1024", "option:max_num_seqs=64"), "worse"),
+    ):
+        found = answer(folder, "compare", *sides, "--trust", "any")
+        assert {change["status"] for change in found["configurations"]} == {status}  # type: ignore[attr-defined]
+        assert (found["configurations_added"], found["configurations_vanished"]) == (0, 0)
+    for sides, told in (
+        (("option:max_num_seqs=64", "option:max_num_seqs=7"), "stored: max_num_seqs=1024, max_num_seqs=64"),
+        (("drafts:none", "server:vllm"), "not of one kind"),
+        (("option:", "option:max_num_seqs=7"), "names nothing"),
+    ):
+        refused = gpuscout("compare", *sides, cwd=folder)
+        assert (refused.returncode, told in " ".join(refused.stderr.split())) == (2, True), refused.stderr
+    left = gpuscout("compare", "drafts:none", "drafts:draft_tokens=3", "--speculative", "none", cwd=folder)
+    assert "--speculative leaves nothing to compare" in left.stderr
+
+
 def test_no_measured_run_backs_a_drafted_estimate(folder: Path) -> None:
     for drafts, backed in (("none", True), ("draft_tokens=3", False)):
         (group,) = answer(folder, "recommend", "--speculative", drafts, "--top", "9")["groups"]  # type: ignore[misc]

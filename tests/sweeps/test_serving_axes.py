@@ -120,6 +120,17 @@ def test_a_spec_is_written_as_it_was_read() -> None:
     assert "server_options" not in spec().to_dict()
 
 
+def test_rules_see_the_options_in_force_and_the_tokens_drafted() -> None:
+    axes = f"server_options: [{{}}, {{max_num_seqs: 64}}], speculative: [none, {DRAFTS}]"
+    # 1,024 is vLLM's default on an H100, 256 on an L4.
+    assert {(gpu, options) for gpu, _, options, _ in started(f"{axes}, exclude: [{{max_num_seqs: '> 256'}}]")} == {
+        ("H100", "max_num_seqs=64"), ("L4", ""), ("L4", "max_num_seqs=64")
+    }  # fmt: skip
+    assert {drafts for *_, drafts in started(f"{axes}, only: [{{draft_tokens: 0}}]")} == {""}
+    with pytest.raises(SpecError, match=r'did you mean "max_num_seqs"\?'):
+        spec("exclude: [{max_num_seq: 3}]")
+
+
 def test_two_hundred_entries_are_an_axis() -> None:
     many = expanded("server_options: {max_num_seqs: {from: 1, to: 200, step: 1}}")
     assert many.census().tasks == 2 * 200

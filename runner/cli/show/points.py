@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, whole_number
 from gpuscout.store.queries.point_columns import COLUMNS, PERCENTILE, RANGES, ends_of
-from gpuscout.sweeps.settings import PARALLELISM
+from gpuscout.sweeps.settings import PARALLELISM, STARTED
+from gpuscout.sweeps.speculative import speculative_from
 
 if TYPE_CHECKING:
     from gpuscout.store.prices.prices import Prices
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 # What a table holds unless columns are chosen; machines get everything.
 TABLE = (
-    "model", "gpu", "num_gpus", *PARALLELISM, "precision", "kv_precision", "server", "engine", "kind", "input_len",
-    "output_len", "request_rate", "concurrency", "queued", "approximate", "ttft_ms", "itl_ms",
+    "model", "gpu", "num_gpus", *PARALLELISM, "precision", "kv_precision", "server", *STARTED, "engine", "kind",
+    "input_len", "output_len", "request_rate", "concurrency", "queued", "approximate", "ttft_ms", "itl_ms",
     "output_tokens_per_s", "output_tokens_per_s_per_gpu", "usd_per_mtok",
 )  # fmt: skip
 DROP = ("output_tokens_per_s", "ttft_ms", "kv_precision", "output_len", "input_len", "precision", "engine", "queued")
@@ -55,6 +56,7 @@ _HEADINGS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
 _WORDS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "gpu": ("GPU", str),
     "kv_precision": ("KV", str),
+    "speculative": ("drafts", lambda text: speculative_from(text).short),
     "queued": ("queued", lambda queued: "yes" if queued else "no"),
     "approximate": ("model guessed", lambda approximate: "yes" if approximate else "no"),
     "stored_at": ("stored", lambda time: f"{time:%Y-%m-%d %H:%M} UTC"),
@@ -110,7 +112,8 @@ def chosen(given: str | None, output: Output, default: Sequence[str] = TABLE, *,
 
 def telling(names: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The columns of a table without those that hold the same in every row and are details, or are never true."""
-    names = [name for name in names if name != "approximate" or any(row[name] for row in rows)]
+    rare = ("approximate", *STARTED)
+    names = [name for name in names if name not in rare or any(row[name] for row in rows)]
     return [name for name in names if name not in _DETAILS or len({row[name] for row in rows}) > 1]
 
 

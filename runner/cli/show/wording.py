@@ -66,14 +66,8 @@ def configuration(config: Configuration, input_len: int, output_len: int, *, gpu
         parts.append(f"ctx={config.max_model_len}")
     parts += config.server_options.split()
     if config.speculative:
-        parts.append(drafts(config.speculative))
+        parts.append(speculative_from(config.speculative).short)
     return " ".join(parts)
-
-
-def drafts(speculative: str) -> str:
-    """ "draft3@0.7": three tokens are drafted, each of which holds with a probability of 0.7."""
-    drafted = speculative_from(speculative)
-    return f"draft{drafted.draft_tokens}@{drafted.acceptance:g}"
 
 
 def workload(group: Group) -> str:
