@@ -13,7 +13,7 @@ import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, json_text, leave_if_nothing
 from gpuscout.runner.cli.options import Have, PriceOptions, Sort, grouped, owned
-from gpuscout.runner.cli.show.document import picked
+from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.sweep_options import AskOptions, ExecutionOptions, GpuFile, SweepFlags
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.text import printable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gpuscout.runner.execution.controller import RunReport
     from gpuscout.runner.execution.executor_choice import Choice
     from gpuscout.store.database.connect import Store
-    from gpuscout.store.ranking.types import Question
+    from gpuscout.store.ranking.types import Group, Question, Ranking
     from gpuscout.sweeps.spec.spec import SweepSpec
 
 _EXIT_FAILURES = 5
@@ -67,6 +67,7 @@ def run(
     nothing qualifies.
     """
     from gpuscout.runner.api import run as api
+    from gpuscout.runner.api.fp8 import in_fp8
     from gpuscout.runner.cli.show.inventory import read_inventory
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.results.catalogues import ModelsAt
@@ -89,6 +90,7 @@ def run(
             sweep_spec,
             partial(api.run, sweep_spec, store, expansion=expansion),
             asked,
+            beside=partial(in_fp8, sweep_spec, expansion),
             top=asking.top,
             rates=asking.rate or (),
             inventory=inventory,
@@ -105,6 +107,7 @@ def run_and_report(
     run: Callable[..., RunReport],
     question: Question,
     *,
+    beside: Callable[[Question, Ranking], Sequence[Group]] | None = None,
     top: int = 1,
     rates: Sequence[str] = (),
     inventory: Mapping[str, int] | None = None,
@@ -119,7 +122,10 @@ def run_and_report(
     from gpuscout.runner.cli.show.inventory import print_inventory
     from gpuscout.runner.cli.show.output import Output
     from gpuscout.runner.cli.show.progress import progress_line
+    from gpuscout.runner.cli.show.ranking_document import config_document
+    from gpuscout.runner.cli.show.ranking_notes import DETAILED, in_8_bit
     from gpuscout.runner.cli.show.ranking_table import TIES, print_ranking, ranking_document
+    from gpuscout.runner.cli.show.wording import print_wrapped
     from gpuscout.runner.execution.controller import RunCallbacks
     from gpuscout.runner.resolve.spec import explained_names
     from gpuscout.store.queries.capacity import Demand
@@ -158,6 +164,11 @@ def run_and_report(
         leave_if_nothing(any(one.shares for one in found))
         return
     document = {"run": _report_document(report), **(ranking_document(ranking) if ranking else {})}
+    few = ranking is not None and beside is not None and len(ranking.groups) <= DETAILED
+    others = beside(question, ranking) if few and beside and ranking else ()
+    document["in_fp8"] = [
+        {**picked(group, *CASE), "best": config_document(group.best)} for group in others if group.best is not None
+    ]
     if sized is not None:
         document["capacity"] = capacity_document(sized)
     if output_json is not None:
@@ -169,6 +180,8 @@ def run_and_report(
         err().print(_summary(report))
         if ranking:
             print_ranking(ranking, top=top)
+            for told in in_8_bit(ranking, others):
+                print_wrapped(told)
         if sized is not None:
             print_capacity(sized)
         _print_reasons(store, report)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from gpuscout.runner.cli.common import count, err
-from gpuscout.runner.cli.show.certainty import MEASURE_FIRST, benchmark, chances, tie, trust, unproven
+from gpuscout.runner.cli.show.certainty import MEASURE_FIRST, benchmark, chances, ranged, tie, trust, unproven
 from gpuscout.runner.cli.show.fitted import bare_names, short_gpu
 from gpuscout.runner.cli.show.prices import decisions, price_notes, prices_in_short
 from gpuscout.runner.cli.show.ranking_explained import nothing
@@ -16,6 +16,7 @@ from gpuscout.runner.cli.show.wording import (
     case_of,
     default_limit,
     describe,
+    glued,
     guessed,
     measured_aside,
     share,
@@ -135,6 +136,26 @@ def after(ranking: Ranking, groups: Sequence[Group]) -> Iterator[str]:
     for caveat in dict.fromkeys(caveat for group in groups for caveat in group.caveats):
         yield f"# {caveat}"
     yield from imported(groups)
+
+
+def in_8_bit(ranking: Ranking, others: Iterable[Group]) -> Iterator[str]:
+    """What FP8 weights would come to, of answers in 16 bit."""
+    best_of = {case_of(group): group.best for group in ranking.groups}
+    for group in others:
+        best, plain = group.best, best_of.get(case_of(group))
+        if best is None:
+            continue
+        figure = glued(f"{ranged(best.objective, best.objective_range, best.kind)} {ranking.question.aim.unit}")
+        against = ""
+        if plain is not None and plain.objective > 0:
+            change = best.objective / plain.objective - 1
+            against = f", {'-' if change < 0 else '+'}{share(abs(change))}"
+        mark = "" if best.backed else ", unmeasured"
+        would = "would cost" if ranking.question.aim.needs("price") else "would have"
+        yield (
+            f"an fp8 checkpoint of {bare_names([group.model])[group.model]} {would} {figure} on "
+            f"{describe(best, group)}{against}{mark}; its answers are not the same (--precision native,fp8)"
+        )
 
 
 def _measure_first(ranking: Ranking, groups: Sequence[Group]) -> Iterator[str]:
