@@ -98,8 +98,8 @@ def print_load(
         raise InputError("--over-time is for people, --csv and --md", hint="--json has replicas over time as it is")
     step = None if moving.step is None else parse_duration("--step", moving.step)
     scaling = moving.scaling()
-    load = read_load(str(moving.load), step)
     with open_store(db) as store, store.reading() as connection:
+        load = read_load(str(moving.load), step)
         names = stored_names(connection, gpus).ids
         question = replace(question, prices=prices.rules(names))
         reserved = parse_prices(moving.reserved_price or (), names)
@@ -123,7 +123,17 @@ def _all(found: CapacityOverTime) -> Iterator[tuple[MovingGroup, MovingPlan, Fle
                 yield group, plan, fleet
 
 
-_FLEET = ("policy", "always_on", "reserved", "replicas_peak", "replicas_mean", "gpu_hours", "missed", "usd")
+_FLEET = (
+    "policy",
+    "always_on",
+    "reserved",
+    "replicas_least",
+    "replicas_peak",
+    "replicas_mean",
+    "gpu_hours",
+    "missed",
+    "usd",
+)
 _NAMES = (
     *(*CASE, "gpu", "configuration", "kind", "backed", "limits_met", "requests_per_s_per_replica", *_FLEET),
     *("usd_per_month", "usd_per_month_low", "usd_per_month_high", "safe_replicas_peak", "safe_usd_per_month"),

@@ -61,7 +61,8 @@ class Scaling:
 class Fleet:
     """One way to pay for the replicas of a configuration. Money and GPU hours are those of the whole load.
 
-    `reserved` of the replicas are paid all the time at the reserved price; `always_on`, those included, never end.
+    `reserved` of the replicas are paid all the time at the reserved price; `always_on`, those included, never end,
+    whatever the load. `replicas_least` and so on: how many are there over the load.
     `missed`: the share of requests that miss the limits. `usd` None: there is no price. `usd_range`: at the ends of
     the 80 % interval of a replica's rate; None: not known. `safe`: the same sized to hold with a probability of 90 %.
     """
@@ -69,6 +70,7 @@ class Fleet:
     policy: str
     always_on: int
     reserved: int
+    replicas_least: int
     replicas_peak: int
     replicas_mean: float
     gpu_hours: float
@@ -233,7 +235,8 @@ def fleets_of(
             usd = None if each is None else usd + float(np.array(each) @ spent)
         missed = 0.0 if base >= peak else missed_share(course, rate_per_replica, base)
         mean = float(replicas @ spent) / total
-        return Fleet(policy, base, bought, int(replicas.max()), mean, mean * total * num_gpus, missed, usd)
+        least, most = int(replicas.min()), int(replicas.max())
+        return Fleet(policy, base, bought, least, most, mean, mean * total * num_gpus, missed, usd)
 
     always, all_of_it = np.array([peak]), np.array([total])
     found = {

@@ -294,16 +294,13 @@ def _pack(
     return arcs
 
 
-def _filled(pool: Nodes, arcs: dict[tuple[int, int], int], counts: Mapping[_Choice, int]) -> list[Filled]:
+def _filled(pool: Nodes, arcs: Mapping[tuple[int, int], int], counts: Mapping[_Choice, int]) -> list[Filled]:
     """What is on which nodes, those that are filled alike together."""
-    waiting = [choice for choice, count in counts.items() if choice.spans == 1 for _ in range(count)]
-    waiting.sort(key=lambda choice: -choice.config.num_gpus)
-    spanned = sum(choice.spans * count for choice, count in counts.items())
-    spanned -= len(waiting)
-    bins = _first_fit(waiting, pool.gpus_per_node)
-    if len(bins) > pool.nodes - spanned:
-        bins = _along_arcs(waiting, arcs)
-    alike = Counter(tuple(Counter(one).items()) for one in bins)
+    single = {choice: count for choice, count in counts.items() if choice.spans == 1}
+    spanned = sum(choice.spans * count for choice, count in counts.items() if choice.spans > 1)
+    bins = _first_fit(single, pool.gpus_per_node)
+    if sum(one.nodes for one in bins) > pool.nodes - spanned:
+        bins = _along_arcs(single, arcs)
     names = iter(pool.names)
 
     def named(nodes: int) -> tuple[str, ...]:
@@ -313,11 +310,11 @@ def _filled(pool: Nodes, arcs: dict[tuple[int, int], int], counts: Mapping[_Choi
         Filled(
             pool.gpu,
             pool.gpus_per_node,
-            nodes,
-            tuple((choice.need, choice.config, count) for choice, count in contents),
-            names=named(nodes),
+            one.nodes,
+            tuple((choice.need, choice.config, count) for choice, count in one.holds.items()),
+            names=named(one.nodes),
         )
-        for contents, nodes in alike.items()
+        for one in bins
     ]
     for choice, count in counts.items():
         if choice.spans > 1:
@@ -327,37 +324,60 @@ def _filled(pool: Nodes, arcs: dict[tuple[int, int], int], counts: Mapping[_Choi
     return found
 
 
-def _first_fit(waiting: Iterable[_Choice], size: int) -> list[list[_Choice]]:
+@dataclass
+class _Alike:
+    """So many nodes that hold the same, with so many free GPUs each."""
+
+    nodes: int
+    room: int
+    holds: dict[_Choice, int]
+
+
+def _first_fit(counts: Mapping[_Choice, int], size: int) -> list[_Alike]:
     """Replicas on nodes, the largest first, each on the first node with room: few nodes, most often the fewest."""
-    bins: list[tuple[int, list[_Choice]]] = []
-    for choice in waiting:
-        needs = choice.config.num_gpus
-        place = next((place for place, (room, _) in enumerate(bins) if room >= needs), None)
-        if place is None:
-            bins.append((size - needs, [choice]))
-        else:
-            room, held = bins[place]
-            bins[place] = room - needs, [*held, choice]
-    return [held for _, held in bins]
+    bins: list[_Alike] = []
+    for choice in sorted(counts, key=lambda choice: -choice.config.num_gpus):
+        needs, left = choice.config.num_gpus, counts[choice]
+        at = 0
+        while left:
+            if at == len(bins):
+                bins.append(_Alike(left, size, {}))
+            here = bins[at]
+            each = min(here.room // needs, left)
+            if not each:
+                at += 1
+                continue
+            nodes = min(here.nodes, left // each)
+            if nodes < here.nodes:
+                bins.insert(at + 1, _Alike(here.nodes - nodes, here.room, dict(here.holds)))
+            bins[at] = _Alike(nodes, here.room - each * needs, here.holds | {choice: each})
+            left -= nodes * each
+            at += 1
+    alike: dict[tuple[tuple[int, int], ...], _Alike] = {}
+    for one in bins:
+        same = alike.setdefault(tuple((id(choice), count) for choice, count in one.holds.items()), one)
+        same.nodes += 0 if same is one else one.nodes
+    return [one for one in alike.values() if one.holds]
 
 
-def _along_arcs(waiting: Iterable[_Choice], arcs: Mapping[tuple[int, int], int]) -> list[list[_Choice]]:
+def _along_arcs(counts: Mapping[_Choice, int], arcs: Mapping[tuple[int, int], int]) -> list[_Alike]:
     """Replicas on nodes as the arcs of the solution have them."""
     by_size: dict[int, list[_Choice]] = {}
-    for choice in waiting:
-        by_size.setdefault(choice.config.num_gpus, []).append(choice)
-    left, bins = dict(arcs), []
+    for choice, count in counts.items():
+        by_size.setdefault(choice.config.num_gpus, []).extend([choice] * count)
+    left = dict(arcs)
+    alike: Counter[tuple[tuple[_Choice, int], ...]] = Counter()
     while any(by_size.values()):
-        at, held = 0, []
+        at, held = 0, Counter[_Choice]()
         while (arc := next((arc for arc in left if arc[0] == at and left[arc]), None)) is not None:
             left[arc] -= 1
             at += arc[1]
             if by_size.get(arc[1]):
-                held.append(by_size[arc[1]].pop())
+                held[by_size[arc[1]].pop()] += 1
         assert at, "the arcs hold every replica"
         if held:
-            bins.append(held)
-    return bins
+            alike[tuple(held.items())] += 1
+    return [_Alike(nodes, 0, dict(holds)) for holds, nodes in alike.items()]
 
 
 def missing(

@@ -89,7 +89,7 @@ def read_load(file: str | Path, step_s: float | None = None) -> MovingLoad:
         raise InputError(f"invalid step of {step_s:g} s: expected at least a millisecond")
     if "=" in str(file):
         text = "time,rate\n" + "\n".join(",".join(part.split("=", 1)) for part in str(file).split(","))
-        return _rated(Path("--load"), ["time", "rate"], io.StringIO(text), step_s)
+        return _rated(Path("--load"), ["time", "rate"], io.StringIO(text), step_s, header=0)
     path = Path(file)
     with opened(path) as stream:
         head = stream.readline(_LONGEST_LINE)
@@ -193,15 +193,15 @@ class _Steps:
         return Series(starts - origin, end - origin, rates, *key, mean_lengths=lengths)
 
 
-def _rated(path: Path, names: list[str], stream: IO[str], step_s: float | None) -> MovingLoad:
-    """A CSV file of rates."""
+def _rated(path: Path, names: list[str], stream: IO[str], step_s: float | None, header: int = 1) -> MovingLoad:
+    """A CSV file of rates; its header counts as so many lines."""
     column = _rate_column(path, names, times=True)
     stream.readline()
     step_ms = None if step_s is None else round(step_s * 1000)
     found: dict[tuple[str | None, str | None], _Steps] = {}
     parse: Callable[[str], int] | None = None
     begins, total = "", 0
-    for line, row in _csv_rows(path, names, stream):
+    for line, row in _csv_rows(path, names, stream, header):
         parse = parse or _form_of(path, line, row["time"])
         at = _at(path, line, row["time"], parse)
         key = _key(row)
@@ -328,19 +328,21 @@ def _rate_column(path: Path, names: list[str], *, times: bool) -> str:
     return rates[0]
 
 
-def _csv_rows(path: Path, names: list[str], stream: IO[str]) -> Iterator[tuple[int, Mapping[str, str]]]:
+def _csv_rows(
+    path: Path, names: list[str], stream: IO[str], header: int = 1
+) -> Iterator[tuple[int, Mapping[str, str]]]:
     """The rows below the header, which was read already, with their line numbers."""
     reader = csv.reader(_lines(path, stream))
     try:
         for values in reader:
             if not any(value.strip() for value in values):
                 continue
-            line = reader.line_num + 1
+            line = reader.line_num + header
             if len(values) != len(names):
                 raise InputError(f"{path}:{line}: expected {len(names)} values ({', '.join(names)}), got {len(values)}")
             yield line, dict(zip(names, values, strict=True))
     except csv.Error as error:
-        raise InputError(f"{path}:{reader.line_num + 1}: not CSV: {error}") from error
+        raise InputError(f"{path}:{reader.line_num + header}: not CSV: {error}") from error
 
 
 def _lines(path: Path, stream: IO[str]) -> Iterator[str]:

@@ -189,7 +189,7 @@ _EXAMPLE = '{"timestamp": 0, "input_length": 1200, "output_length": 150}'
 def opened(path: Path) -> Iterator[IO[str]]:
     try:
         if not path.is_file():
-            raise InputError(f"{path}: not a file", hint="expected a trace in JSON Lines or CSV")
+            raise InputError(f"{path}: not a file", hint="expected a file in JSON Lines or CSV")
         if path.suffix == ".gz":
             with gzip.open(path, "rt", encoding="utf-8") as stream:
                 yield stream

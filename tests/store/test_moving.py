@@ -375,7 +375,7 @@ def test_what_people_and_python_get(
         (["--load", "0=1,10=2", "--most-missed", "2"], "invalid most_missed 2"),
         (["--load", "0=1,10=2", "--reserved-price", "H100"], "is not a price"),
         (["--load", "0=1,10=2", "--over-time", "--json"], "--over-time is for people"),
-        (["--load", "0=1,0=2"], "--load:3: time: '0': the same time"),
+        (["--load", "0=1,0=2"], "--load:2: time: '0': the same time"),
         (["--load", "DAY", "--workload", "chat"], "names its workloads"),
         (["--load", "TWICE"], "are both Qwen/Qwen3-8B, chat"),
         (["--load", "HALF"], "workload: either all rows name one"),

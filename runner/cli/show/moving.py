@@ -113,9 +113,9 @@ def _paid(fleet: Fleet) -> str:
 
 def _replicas(fleet: Fleet) -> str:
     return (
-        f"{fleet.always_on:,}"
-        if fleet.always_on == fleet.replicas_peak
-        else f"{fleet.always_on:,}–{fleet.replicas_peak:,}"
+        f"{fleet.replicas_peak:,}"
+        if fleet.replicas_least == fleet.replicas_peak
+        else f"{fleet.replicas_least:,}–{fleet.replicas_peak:,}"
     )
 
 
