@@ -79,6 +79,7 @@ def run(
     expansion: Expansion | None = None,
     executor: str = "auto",
     ray_address: str | None = None,
+    max_servers: int | None = None,
     gpu_file: Path | None = None,
     task_timeout_s: float | None = None,
     retry_failed: bool = False,
@@ -87,7 +88,8 @@ def run(
 ) -> RunReport:
     """Compute and store what the store lacks of a sweep. `expansion` is that of `spec`, if it was expanded before.
 
-    `executor` is auto, in-process or ray. `task_timeout_s` limits every engine, instead of what the spec says of it;
+    `executor` is auto, in-process or ray. `max_servers` run at once of an engine that starts some; None: as many as
+    there are GPUs for. `task_timeout_s` limits every engine, instead of what the spec says of it;
     None keeps that. With `retry_failed`, tasks that crashed or timed out before are tried again too. `lock_wait_s` is
     how long to wait for another runner of a SQLite store; None waits for ever. Raises SpecError (also when the sweep
     has more tasks than `limits.max_tasks`), SweepInterrupted after Ctrl-C, StoreBusyError, StoreUnreachableError.
@@ -109,7 +111,9 @@ def run(
         expansion,
         description=spec.description or "",
         spec_text=self_contained(spec, gpu_file=gpu_file),
-        choose=lambda work: choose_executor(expansion, executor=executor, ray_address=ray_address, work=work),
+        choose=lambda work: choose_executor(
+            expansion, executor=executor, ray_address=ray_address, max_servers=max_servers, work=work
+        ),
         callbacks=callbacks,
         lock_wait_s=lock_wait_s,
         retry_failed=retry_failed,
@@ -155,6 +159,7 @@ class RunOptions(TypedDict, total=False):
 
     executor: str
     ray_address: str | None
+    max_servers: int | None
     gpu_file: Path | None
     task_timeout_s: float | None
     retry_failed: bool

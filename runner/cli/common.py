@@ -6,12 +6,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gpuscout.runner.cli.streams import documents, exact, messages
-from gpuscout.sweeps.errors import NothingQualifiesError
+from gpuscout.sweeps.errors import InputError, NothingQualifiesError
 from gpuscout.sweeps.text import printable
 
 if TYPE_CHECKING:
@@ -136,3 +137,14 @@ def list_by_default(group: typer.Typer, command: Callable[..., None]) -> None:
 def count(number: int, singular: str, plural: str | None = None) -> str:
     """ "1 task", "2 tasks" """
     return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+def write_file(text: str, file: Path, *, force: bool = False, hint: str = "--force replaces it") -> None:
+    """Write a file of the user's. Raises InputError where it exists already, unless `force` replaces it."""
+    try:
+        with file.open("w" if force else "x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError as error:
+        raise InputError(f"{file} exists already", hint=hint) from error
+    except OSError as error:
+        raise InputError(f"cannot write {file}: {error.strerror}") from error

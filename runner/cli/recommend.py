@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, err, leave_if_nothing, out, print_json
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, err, leave_if_nothing, out, print_json, write_file
 from gpuscout.runner.cli.options import AimOptions, DeploymentRate, Filters, Have, PriceOptions, Sort, grouped, owned
 from gpuscout.runner.cli.show.output import Output
 from gpuscout.sweeps.errors import InputError
@@ -43,6 +44,16 @@ def recommend(
         Path | None,
         typer.Option("--report", metavar="FILE.html", help="Write one page about the answer, to sign."),
     ] = None,
+    measure_top: Annotated[
+        int | None,
+        typer.Option("--measure-top", min=1, metavar="N", help="Write the sweep that measures the best N and rivals."),
+    ] = None,
+    measure_spec: Annotated[
+        Path, typer.Option("--measure-spec", metavar="FILE", help="With --measure-top: the file it is written to.")
+    ] = Path("measure-top.yaml"),
+    adaptive: Annotated[
+        bool, typer.Option("--adaptive", help="With --measure-top: few points around the limits, not the whole ladder.")
+    ] = False,
     sql: Annotated[bool, typer.Option("--sql", help="Print the statements that read the answers.")] = False,
     db: Db = DEFAULT_STORE,
 ) -> None:
@@ -69,6 +80,8 @@ def recommend(
 
     if sql and not output.for_people:
         raise InputError("--sql prints a statement, not rows: leave out --json, --csv and --md")
+    if adaptive and measure_top is None:
+        raise InputError("--adaptive says how --measure-top measures", hint="add --measure-top 5")
     question = replace(aim.asked(filters.question()), request_rate=rate)
     if have:
         inventory = read_inventory(have)
@@ -93,6 +106,9 @@ def recommend(
         if report is not None:
             paper = rank(connection, for_report(replace(question, prices=rules)))
             _write_report(paper, report, db, store.url_for_display)
+        if measure_top is not None:
+            best = rank(connection, replace(question, prices=rules, top=measure_top, gpu_types=max(measure_top, TIES)))
+            _write_measurements(best, measure_top, measure_spec, adaptive=adaptive)
     if output.json:
         print_json(ranking_document(ranking))
     elif not output.for_people:
@@ -120,6 +136,16 @@ def _write_report(ranking: Ranking, file: Path, db: str, store: str) -> None:
     except OSError as error:
         raise InputError(f"cannot write {file}: {error.strerror}") from error
     err().print(f"written: {file}", soft_wrap=True)
+
+
+def _write_measurements(ranking: Ranking, top: int, file: Path, *, adaptive: bool) -> None:
+    """Write the sweep that measures the best of a ranking. Raises InputError where a file of the name exists."""
+    from gpuscout.runner.api.measure_top import spec_to_measure
+
+    spec = spec_to_measure(ranking, top, name=re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem), adaptive=adaptive)
+    write_file(spec.to_yaml(directory=str(file.parent)), file, hint="--measure-spec names another one")
+    told = f"{len(spec.only)} configurations to measure are in {file}: gpuscout plan {file}, then gpuscout run {file}"
+    err().print(told, soft_wrap=True)
 
 
 def memory_of_bests(ranking: Ranking, db: str) -> list[MemoryFit | None]:

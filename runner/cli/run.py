@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Unpack
 
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, json_text, leave_if_nothing
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, json_text, leave_if_nothing, write_file
 from gpuscout.runner.cli.options import Have, PriceOptions, Sort, grouped, owned
 from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.sweep_options import AskOptions, ExecutionOptions, GpuFile, SweepFlags
@@ -172,7 +172,7 @@ def run_and_report(
     if sized is not None:
         document["capacity"] = capacity_document(sized)
     if output_json is not None:
-        _write(json_text(document) + "\n", output_json, force=True)
+        write_file(json_text(document) + "\n", output_json, force=True)
     if json:
         print(json_text(document))
     else:
@@ -229,17 +229,7 @@ def _asking(spec: SweepSpec, asked: Question, gpu_file: Path | None) -> SweepSpe
 
 
 def _save(spec: SweepSpec, file: Path, *, force: bool) -> None:
-    _write(spec.to_yaml(directory=str(file.parent)), file, force=force)
-
-
-def _write(text: str, file: Path, *, force: bool) -> None:
-    try:
-        with file.open("w" if force else "x", encoding="utf-8") as stream:
-            stream.write(text)
-    except FileExistsError as error:
-        raise InputError(f"{file} exists already", hint="--force replaces it") from error
-    except OSError as error:
-        raise InputError(f"cannot write {file}: {error.strerror}") from error
+    write_file(spec.to_yaml(directory=str(file.parent)), file, force=force)
 
 
 def _report_document(report: RunReport) -> dict[str, object]:

@@ -250,6 +250,9 @@ class ExecutionOptions:
 
     executor: Annotated[str, typer.Option("--executor", help="auto, in-process or ray.")] = "auto"
     ray_address: Annotated[str | None, typer.Option("--ray-address", help="A running Ray cluster.")] = None
+    max_servers: Annotated[
+        int | None, typer.Option("--max-servers", min=1, help="Servers that run at once, of engine benchmark.")
+    ] = None
     task_timeout: Annotated[
         float | None,
         typer.Option(
@@ -266,6 +269,7 @@ class ExecutionOptions:
         return {
             "executor": self.executor,
             "ray_address": self.ray_address,
+            "max_servers": self.max_servers,
             "gpu_file": gpu_file,
             "task_timeout_s": self.task_timeout,
             "retry_failed": self.retry_failed,

@@ -160,7 +160,7 @@ class Option:
     """An option of an engine: checked before the engine is made. None in `above`, `at_most`: no such bound."""
 
     help: str
-    kind: type[str] | type[int] | type[float] | type[bool] = str
+    kind: type[str] | type[int] | type[float] | type[bool] | type[list[str]] = str
     default: object = None
     choices: tuple[str, ...] = ()
     above: float | None = None
@@ -173,7 +173,8 @@ class Option:
             return f"one of {', '.join(self.choices)}"
         bounds = [f"above {self.above:g}"] if self.above is not None else []
         bounds += [f"at most {self.at_most:g}"] if self.at_most is not None else []
-        kind = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[self.kind]
+        kinds = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list of texts"}
+        kind = kinds[self.kind]
         return " ".join([kind, " and ".join(bounds)]).rstrip()
 
 

@@ -156,6 +156,8 @@ def _accepted(value: object, option: Option) -> object | None:
         return {choice.casefold(): choice for choice in option.choices}.get(str(value).casefold())
     if isinstance(value, str):
         return value if value.strip() else None
+    if isinstance(value, list):
+        return value if value and all(isinstance(part, str) and part.strip() for part in value) else None
     if isinstance(value, int | float):
         too_low = option.above is not None and value <= option.above
         too_high = option.at_most is not None and value > option.at_most

@@ -222,7 +222,8 @@ def _already_complete(store: Store, record: SweepRecord, started: float) -> RunR
 class _InFlight:
     """A claimed block until its commit has ended: what is known of its tasks, and how many of its jobs are unanswered.
 
-    `in_vain` counts tasks given up alone as long as none was answered.
+    `in_vain` counts tasks given up alone as long as none was answered; `measured` has the steps of the ladder that were
+    measured in this run, by position.
     """
 
     claimed: ClaimedBlock
@@ -231,6 +232,7 @@ class _InFlight:
     answers: list[Answer] = field(default_factory=list)
     in_vain: int = 0
     answered: bool = False
+    measured: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
 
 class _Run:
@@ -374,6 +376,7 @@ class _Run:
             patience=self._patience,
         )
         flight.answered = True
+        flight.measured[part.position] = (*flight.measured.get(part.position, ()), part.run.concurrency or 0)
         self._progress.points += 1
         self._callbacks.progress(self._progress)
 
@@ -385,7 +388,7 @@ class _Run:
 
     def _lost(self, flight: _InFlight, lost: Failed) -> None:
         """Do with a job that has no answer as the policy says."""
-        job, now = lost.job, time.monotonic()
+        job, now = lost.job.knowing(flight.measured), time.monotonic()
         decision = decide(lost.kind, job.attempt, len(job), in_vain=0 if flight.answered else flight.in_vain)
         if isinstance(decision, Split):
             halves = job.halves()

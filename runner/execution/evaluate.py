@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -55,6 +55,11 @@ class Job:
     def again(self) -> Job:
         return replace(self, attempt=self.attempt + 1)
 
+    def knowing(self, measured: Mapping[int, tuple[int, ...]]) -> Job:
+        """The same without what was measured meanwhile, by position."""
+        new = {position: (*self.known.get(position, ()), *measured[position]) for position in measured}
+        return replace(self, known={**self.known, **new})
+
     def cut(self, size: int) -> list[Job]:
         """The same tasks as jobs of at most this size."""
         starts = range(0, len(self), size)
@@ -72,8 +77,12 @@ def evaluate_job(expansion: Expansion, job: Job, emit: Emit) -> Curves:
     """
     part = expansion.sweep.engines[expansion.engine_of(job.block)]
     engine = the_engine(part)
-    cases = block_cases(expansion, job.block).take(job.positions)
-    return _measured(engine, cases, job, emit) if measures(engine) else evaluate(engine, cases, job.ladder)
+    if measures(engine):
+        for found in measured_parts(expansion, job):
+            if isinstance(found, Curves):
+                return found
+            emit(*found)
+    return evaluate(engine, block_cases(expansion, job.block).take(job.positions), job.ladder)
 
 
 class EngineMissing(Exception):
@@ -138,18 +147,29 @@ def evaluate(engine: Engine, cases: CaseColumns, ladder: IntArray) -> Curves:
     return joined([evaluate(engine, cases.take(part), ladder) for part in (rows[:half], rows[half:])])
 
 
-def _measured(engine: Any, cases: CaseColumns, job: Job, emit: Emit) -> Curves:
-    """The outcomes of cases that an engine measures. What it raises fails those that had not ended."""
+def measured_parts(expansion: Expansion, job: Job) -> Iterator[tuple[int, MeasuredRun] | Curves]:
+    """What an engine measures for a job, each with the position of its task, and last the outcomes of all its tasks.
+
+    What the engine raises fails the tasks that had not ended. Raises EngineMissing as `evaluate_job` does.
+    """
+    engine: Any = the_engine(expansion.sweep.engines[expansion.engine_of(job.block)])
+    cases = block_cases(expansion, job.block).take(job.positions)
     positions = job.positions.tolist()
     ended: dict[int, Ended] = {}
     fault = "the engine left open what became of it"
     try:
         with guarded(foreign=is_foreign(engine)):
-            for found in engine.measure(cases, [_left_of(cases, row, job) for row in range(len(cases))]):
-                if isinstance(found, Ended):
-                    ended[found.row] = found
-                else:
-                    emit(positions[found.row], found.run)
+            measuring = iter(engine.measure(cases, [_left_of(cases, row, job) for row in range(len(cases))]))
+        while True:
+            # Only what the engine does itself: not what becomes of its points.
+            with guarded(foreign=is_foreign(engine)):
+                found = next(measuring, None)
+            if found is None:
+                break
+            if isinstance(found, Ended):
+                ended[found.row] = found
+            else:
+                yield positions[found.row], found.run
     except (EngineFailed, GpuscoutError) as error:
         fault = said(error)
     open_ends = (Ended(row, Outcome.ERROR, fault) for row in range(len(cases)) if row not in ended)
@@ -157,7 +177,7 @@ def _measured(engine: Any, cases: CaseColumns, job: Job, emit: Emit) -> Curves:
     answer = answered(
         CaseAnswer(end.outcome, end.detail, extras=end.extras) for end in (ended[row] for row in range(len(cases)))
     )
-    return checked(answer, len(cases), job.ladder, sparse=True)
+    yield checked(answer, len(cases), job.ladder, sparse=True)
 
 
 def _left_of(cases: CaseColumns, row: int, job: Job) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from gpuscout.runner.engines.base import MISSING, Cost, measures
+from gpuscout.runner.engines.base import MISSING, Cost, is_exclusive, measures
 from gpuscout.runner.engines.registry import cached_engine
 from gpuscout.runner.execution.executors.base import Executor
 from gpuscout.runner.execution.executors.child import needs_child
@@ -36,13 +36,14 @@ class Choice:
     reason: str
     expansion: Expansion
     ray_address: str | None = None
+    max_servers: int | None = None
 
     def start(self) -> Executor:
         if self.kind == "in-process":
             return InProcessExecutor(self.expansion)
         from gpuscout.runner.execution.executors.ray import RayExecutor
 
-        return RayExecutor(self.expansion, address=self.ray_address)
+        return RayExecutor(self.expansion, address=self.ray_address, max_servers=self.max_servers)
 
 
 @dataclass(frozen=True)
@@ -84,25 +85,32 @@ def duration(seconds: float) -> str:
 
 
 def choose_executor(
-    expansion: Expansion, *, executor: str = "auto", ray_address: str | None = None, work: Work
+    expansion: Expansion,
+    *,
+    executor: str = "auto",
+    ray_address: str | None = None,
+    max_servers: int | None = None,
+    work: Work,
 ) -> Choice:
-    """Decide where the work is done."""
+    """Decide where the work is done. `max_servers` run at once, of an engine that starts some; None: as many as fit."""
     if executor not in EXECUTORS:
         raise InputError(f'unknown executor "{executor}"', hint=f"one of {', '.join(EXECUTORS)}")
-    measuring = [part for part in expansion.sweep.engines if measures(cached_engine(part.name, part.options))]
-    if measuring:
+    engines = [cached_engine(part.name, part.options) for part in expansion.sweep.engines]
+    if any(measures(engine) and is_exclusive(engine) for engine in engines):
         if ray_address or executor == "ray":
-            raise InputError(f"engine {measuring[0].name} runs without Ray", hint="leave --executor out")
+            raise InputError("a running server is measured without Ray", hint="leave --executor out")
         return Choice("in-process", "one operating point after the other, for it measures", expansion)
     if ray_address and executor == "in-process":
         raise InputError("--ray-address needs the executor ray", hint="leave --executor out")
     if ray_address:
-        return Choice("ray", f"the Ray cluster at {ray_address}", expansion, ray_address)
+        return Choice("ray", f"the Ray cluster at {ray_address}", expansion, ray_address, max_servers)
     if executor == "ray":
-        return Choice("ray", "a local Ray, as asked", expansion)
+        return Choice("ray", "a local Ray, as asked", expansion, max_servers=max_servers)
     here = "in a child process" if any(map(needs_child, expansion.sweep.engines)) else "in this process"
     if executor == "in-process":
         return Choice("in-process", f"{here}, as asked", expansion)
+    if any(map(measures, engines)):
+        return Choice("ray", "a local Ray, which gives servers their GPUs", expansion, max_servers=max_servers)
     if any(part.placement.runtime_env for part in expansion.sweep.engines):
         return Choice("ray", "a local Ray, which the runtime_env of an engine needs", expansion)
     cores = os.cpu_count() or 1

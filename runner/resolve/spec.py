@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeGuard
 
-from gpuscout.runner.engines.base import Cost, settled, trust_of
+from gpuscout.runner.engines.base import Cost, is_exclusive, measures, settled, trust_of
 from gpuscout.runner.engines.registry import cached_engine, create_engine
 from gpuscout.runner.resolve.hub_errors import HubModel
 from gpuscout.runner.resolve.models import KnownModels, ModelFinder, target_of
@@ -317,6 +317,10 @@ def _with_block_sizes(sweep: Sweep) -> Sweep:
     raw = Expansion(sweep).raw_combinations
 
     def size(part: EnginePart) -> int:
+        engine = cached_engine(part.name, part.options)
+        if measures(engine) and not is_exclusive(engine):
+            # Workloads vary fastest: a block is one configuration, for which one server is started.
+            return 1 if any("workloads" in group for group in sweep.zipped) else len(sweep.workloads)
         if part.block_size == 1:
             return max(1, -(-raw // _MOST_EXPENSIVE_BLOCKS))
         return min(_CHEAP_BLOCK, max(_SMALLEST_CHEAP_BLOCK, -(-raw // _CHEAP_BLOCKS)))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -110,7 +112,7 @@ from gpuscout.runner.engines.benchmark.server import RunningServer, free_port
 port = free_port()
 server = RunningServer([sys.executable, {server!r}, "--port", str(port), *{options!r}], port, about="a test")
 server.wait_until_healthy(120)
-print("healthy", server._guardian._process.pid, flush=True)
+print("healthy", flush=True)
 time.sleep(3600)
 """
 
@@ -124,9 +126,15 @@ def owned(tmp_path: Path, *options: str) -> tuple[subprocess.Popen[str], int]:
         env={**os.environ, "TMPDIR": str(tmp_path)},
     )  # fmt: skip
     assert owner.stdout is not None
-    word, guardian = owner.stdout.readline().split()
-    assert word == "healthy"
-    return owner, int(guardian)
+    assert owner.stdout.readline() == "healthy\n"
+    wait_for(lambda: len(the_note()["processes"]) == 2)
+    return owner, the_note()["writer"]
+
+
+def the_note() -> dict[str, Any]:
+    [path] = processes.notes_folder().glob("*.json")
+    note: dict[str, Any] = json.loads(path.read_text())
+    return note
 
 
 def test_a_killed_owner_leaves_no_server(tmp_path: Path) -> None:
@@ -143,7 +151,6 @@ def test_the_end_of_the_owners_process_group_leaves_no_server(tmp_path: Path) ->
     """As Ray ends a worker: the server dies with it, and what has a session of its own is the guardian's."""
     owner, guardian = owned(tmp_path, "--stubborn")
     family = pids(tmp_path)
-    wait_for(lambda: len(processes.Note(next(processes.notes_folder().glob("*.json")), (0, 0), "").processes()) == 2)
     os.killpg(owner.pid, signal.SIGKILL)
     owner.communicate()
     wait_for(lambda: not any(map(runs, [*family, guardian])))
@@ -152,7 +159,6 @@ def test_the_end_of_the_owners_process_group_leaves_no_server(tmp_path: Path) ->
 def test_the_next_on_the_node_ends_what_is_left_when_everybody_was_killed(tmp_path: Path) -> None:
     owner, guardian = owned(tmp_path)
     family = pids(tmp_path)
-    wait_for(lambda: len(processes.Note(next(processes.notes_folder().glob("*.json")), (0, 0), "").processes()) == 2)
     assert processes.end_orphans() == []  # its owner lives
     os.kill(guardian, signal.SIGKILL)
     owner.kill()

@@ -28,8 +28,8 @@ def main() -> None:
     if options.exit is not None:
         print("CUDA out of memory. Tried to allocate 2.00 GiB", flush=True)
         sys.exit(options.exit)
-    while options.wait_for and not Path(options.wait_for).exists():
-        time.sleep(0.02)
+    if not options.pause_at:
+        _wait(options.wait_for)
     server = _Server(("127.0.0.1", options.port), _Handler)
     server.options = options
     server.serve_forever()
@@ -51,8 +51,18 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--pids", help="a file that gets the process ids")
     parser.add_argument("--crash-at", type=int, help="die when so many requests are in flight")
     parser.add_argument("--stall-at", type=int, help="stop answering when so many requests are in flight")
-    parser.add_argument("rest", nargs="*")
-    return parser.parse_known_args()[0]
+    parser.add_argument("--pause-at", type=int, help="wait for the file of --wait-for when so many are in flight")
+    parser.add_argument("--variant", default="", help="what it is started for")
+    parser.add_argument("--only", default="", help="misbehave for this variant alone")
+    options = parser.parse_known_args()[0]
+    if options.variant != options.only:
+        options.exit = options.crash_at = options.stall_at = None
+    return options
+
+
+def _wait(file: str | None) -> None:
+    while file and not Path(file).exists():
+        time.sleep(0.02)
 
 
 def _note(options: argparse.Namespace, pid: int) -> None:
@@ -96,6 +106,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if options.crash_at and in_flight >= options.crash_at:
             print("RuntimeError: the engine died", flush=True)
             os._exit(7)
+        if options.pause_at and in_flight >= options.pause_at:
+            _wait(options.wait_for)
         if options.stall_at and in_flight >= options.stall_at:
             time.sleep(3600)
         try:

@@ -7,25 +7,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 
 from gpuscout.runner.engines.base import About, Cost, Ended, Measurement
-from gpuscout.runner.engines.benchmark.endpoint import checked_url, probe
+from gpuscout.runner.engines.benchmark.adaptive import around_limits
+from gpuscout.runner.engines.benchmark.command import check_command
+from gpuscout.runner.engines.benchmark.endpoint import Endpoint, checked_url, probe
 from gpuscout.runner.engines.benchmark.errors import BenchmarkError
 from gpuscout.runner.engines.benchmark.measure import measure
-from gpuscout.runner.engines.benchmark.options import LABELS, OPTIONS, LoadOptions
+from gpuscout.runner.engines.benchmark.options import LABELS, OPTIONS, SERVER, LoadOptions, ServedOptions
+from gpuscout.store.measured import MeasuredRun
 from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.curves import Curves, IntArray
 from gpuscout.sweeps.gpus.library import gpus_with
 from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.settings import SHORT_SIZES, STARTED
+from gpuscout.sweeps.slo import parse_slo
 from gpuscout.sweeps.sweep import Sweep
 
 VERSION = "1"
 
 
 class BenchmarkEngine:
-    """Measures on a server that is running (`endpoint`), under the load of each workload.
+    """Measures on a server that is running (`endpoint`), or on servers that it starts, under the load of each workload.
 
     An endpoint is one deployment: what of it the sweep varies is said by labels (`gpu`, `tp` …), and cases that differ
-    from them are not measured.
+    from them are not measured. Without one, each configuration gets a server of its own.
     """
 
     name = "benchmark"
@@ -34,7 +38,7 @@ class BenchmarkEngine:
     measures = True
     understands = STARTED
     about = About(
-        covers="measures a running OpenAI-compatible server; results are measured runs, never estimates",
+        covers="measures OpenAI-compatible servers, running ones or its own; its results are measured runs",
         install="pip install 'gpuscout[bench]'",
         options=OPTIONS,
     )
@@ -50,12 +54,19 @@ class BenchmarkEngine:
             name: value for name, value in given.items() if value != OPTIONS[name].default
         }
         self._load = LoadOptions(**{f.name: given[f.name] for f in fields(LoadOptions) if f.name in given})  # type: ignore[arg-type]
+        self._server = ServedOptions(
+            **{name: given[name] for name in ("path", "model_path", "draft", "health_timeout_s") if name in given},  # type: ignore[arg-type]
+            command=tuple(_texts(given.get("command"))) or None,
+        )
+        if self._server.command is not None:
+            check_command(self._server.command)
+        self._limits = tuple(parse_slo(text) for text in _texts(given.get("adaptive")))
         self._labels = {name: given[name] for name in LABELS if name in given}
 
     @property
     def exclusive(self) -> bool:
-        """Two loads on one server would disturb each other."""
-        return True
+        """Two loads on one server would disturb each other; those on servers of their own do not."""
+        return "endpoint" in self.options
 
     def missing(self) -> str | None:
         """Why it cannot run here; None: it can."""
@@ -72,7 +83,9 @@ class BenchmarkEngine:
     def refuses(self, sweep: Sweep) -> str | None:
         """An endpoint is one deployment: of what the sweep varies, the labels have to say which it is."""
         if "endpoint" not in self.options:
-            return "`endpoint` is missing, the address of a running server such as http://localhost:8000/v1"
+            return self._refuses_to_serve(sweep)
+        if own := [name for name in SERVER if name in self.options]:
+            return f"{', '.join(f'`{name}`' for name in own)} starts servers, and `endpoint` is one that runs already"
         varied = {
             "model": len(sweep.models) > 1,
             "gpu": len(sweep.gpus) > 1,
@@ -101,6 +114,11 @@ class BenchmarkEngine:
 
     def measure(self, cases: CaseColumns, ladders: Sequence[tuple[int, ...]]) -> Iterator[Measurement | Ended]:
         """Every point as soon as it is measured, and how each case ended."""
+        if "endpoint" not in self.options:
+            from gpuscout.runner.engines.benchmark.served import Served
+
+            yield from Served(self._server, self._measured, self._load.request_timeout_s).measure(cases, ladders)
+            return
         for row, ladder in enumerate(ladders):
             case = cases.case(row)
             if other := self._other_than(case):
@@ -109,12 +127,28 @@ class BenchmarkEngine:
             try:
                 model = str(self.options.get("served_model_name", case.model.name))
                 endpoint = probe(str(self.options["endpoint"]), model, api_key_env=self._load.api_key_env)
-                for run in measure(endpoint, case, ladder, self._load):
+                for run in self._measured(endpoint, case, ladder):
                     yield Measurement(row, run)
             except BenchmarkError as error:
                 yield Ended(row, error.outcome, error.message)
             else:
                 yield Ended(row)
+
+    def _measured(self, endpoint: Endpoint, case: Case, ladder: Sequence[int]) -> Iterator[MeasuredRun]:
+        """The points of a case on a running server: of the whole ladder, or those around the limits."""
+        if self._limits and not case.traffic.open_loop:
+            return around_limits(ladder, self._limits, lambda step: measure(endpoint, case, (step,), self._load))
+        return measure(endpoint, case, ladder, self._load)
+
+    def _refuses_to_serve(self, sweep: Sweep) -> str | None:
+        if labels := [name for name in (*LABELS, "served_model_name") if name in self.options]:
+            return f"{', '.join(f'`{name}`' for name in labels)} says what an `endpoint` is, and none is given"
+        if "model_path" in self.options and len(sweep.models) > 1:
+            return "`model_path` is of one model, and this sweep has several"
+        part = next(part for part in sweep.engines if part.name == self.name and part.options == self.options)
+        if part.placement.memory_limit_gb is not None:
+            return "`memory_limit_gb` would limit the servers, too: leave it out"
+        return None
 
     def _other_than(self, case: Case) -> str | None:
         """How a case differs from what the labels say of the endpoint; None: in nothing."""
@@ -130,3 +164,7 @@ class BenchmarkEngine:
         }
         other = [f"{name} {said}" for name, said in self._labels.items() if of_case[name] != said]
         return ", ".join(other) or None
+
+
+def _texts(value: object) -> list[str]:
+    return list(value) if isinstance(value, list) else []

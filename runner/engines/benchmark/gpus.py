@@ -39,9 +39,14 @@ class NodeGpu:
     total_mib: float | None
 
 
+def driver_names() -> list[str]:
+    """What the drivers call the GPUs of this node, whoever may use them."""
+    return [gpu.name for gpu in _all_gpus()]
+
+
 def node_gpus() -> list[NodeGpu]:
     """The GPUs of this node that this process may use, as their drivers show them."""
-    gpus = _nvidia() or _amd_smi() or _rocm_smi()
+    gpus = _all_gpus()
     visible = next((os.environ[name] for name in _VISIBLE if name in os.environ), None)
     if visible is None:
         return gpus
@@ -104,6 +109,10 @@ def _is_busy(gpu: NodeGpu) -> bool:
 
 def memory_is_known() -> bool:
     return any(gpu.used_mib is not None for gpu in node_gpus())
+
+
+def _all_gpus() -> list[NodeGpu]:
+    return _nvidia() or _amd_smi() or _rocm_smi()
 
 
 def _nvidia() -> list[NodeGpu]:

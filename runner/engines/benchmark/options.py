@@ -44,7 +44,23 @@ class LoadOptions:
         return max(round(self.seconds_at_rate * request_rate), self.fewest_requests)
 
 
+@dataclass(frozen=True)
+class ServedOptions:
+    """How servers are started. `command` None: as `gpuscout deploy` writes it; `path` is put before PATH.
+
+    `model_path` is what a server loads instead of the model's name, `draft` what drafts tokens where a case has some
+    drafted, as of `gpuscout deploy`.
+    """
+
+    command: tuple[str, ...] | None = None
+    path: str | None = None
+    model_path: str | None = None
+    draft: str | None = None
+    health_timeout_s: float = 1800.0
+
+
 _LOAD = LoadOptions()
+_SERVED = ServedOptions()
 
 LABELS: Mapping[str, Option] = {
     "model": Option("model that the endpoint serves, by its name in the sweep"),
@@ -61,11 +77,24 @@ LABELS: Mapping[str, Option] = {
 }
 """What an endpoint is, where a sweep has several deployments."""
 
+SERVER: Mapping[str, Option] = {
+    "command": Option("arguments that start the server, with {model}, {port} … (default: what deploy writes)", list),
+    "path": Option("folder of the server's programs on the node, put before PATH"),
+    "model_path": Option("what the server loads instead of the model's name, such as a folder of the node"),
+    "draft": Option("what drafts tokens where they are drafted: mtp, ngram or a model"),
+    "health_timeout_s": Option(
+        "seconds from a server's start to its first answer", float, _SERVED.health_timeout_s, above=0
+    ),
+}
+"""How servers are started, where there is no endpoint."""
+
 OPTIONS: Mapping[str, Option] = {
     "endpoint": Option("address of a running server's API, such as http://localhost:8000/v1"),
     "served_model_name": Option("name under which it serves the model (default: the model's own)"),
     "api_key_env": Option("environment variable that holds its API key"),
     **LABELS,
+    **SERVER,
+    "adaptive": Option("limits such as itl<=30ms: few points around them instead of the whole ladder", list),
     "requests_per_client": Option(
         "requests that are counted for each in flight", int, _LOAD.requests_per_client, above=0
     ),

@@ -94,7 +94,7 @@ class Note:
     about: str
 
     def write(self, processes: Iterable[Identity]) -> None:
-        content = {"owner": self.owner, "processes": sorted(processes), "about": self.about}
+        content = {"owner": self.owner, "writer": os.getpid(), "processes": sorted(processes), "about": self.about}
         new = self.path.with_suffix(f".{os.getpid()}.new")
         new.write_text(json.dumps(content))
         new.replace(self.path)

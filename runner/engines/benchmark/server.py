@@ -21,10 +21,11 @@ from pathlib import Path
 
 import psutil
 
+from gpuscout.runner.engines.benchmark.errors import BenchmarkError
 from gpuscout.runner.engines.benchmark.guardian import Guardian
 from gpuscout.runner.engines.benchmark.processes import MARK, end, identity, new_note
-from gpuscout.sweeps.errors import GpuscoutError
 from gpuscout.sweeps.outcomes import Outcome
+from gpuscout.sweeps.text import said
 
 HOST = "127.0.0.1"
 LAST_LINES = 50
@@ -38,12 +39,8 @@ _HIDDEN = "***"
 _SHORTEST_SECRET = 6
 
 
-class ServerFailed(GpuscoutError):
-    """A server that did not come up or did not stay up: `outcome` is what becomes of its tasks."""
-
-    def __init__(self, message: str, outcome: Outcome) -> None:
-        super().__init__(message)
-        self.outcome = outcome
+class ServerFailed(BenchmarkError):
+    """A server that did not come up or did not stay up."""
 
 
 class RunningServer:
@@ -63,28 +60,22 @@ class RunningServer:
         `about` is what the note on this node says of it; `environment` is that of this process unless given.
         """
         self.port = port
-        self._note = new_note(about)
-        self._environment = dict(os.environ if environment is None else environment) | {MARK: self._note.mark}
+        self._environment = dict(os.environ if environment is None else environment)
         self._folder = tempfile.TemporaryDirectory(prefix="gpuscout-server-", ignore_cleanup_errors=True)
         for name, content in (files or {}).items():
             (Path(self._folder.name) / name).write_text(content)
         self._log = Path(self._folder.name) / "server.log"
+        self._note = new_note(about)
+        self._guardian = Guardian(self._note)
         try:
-            with self._log.open("wb") as log:
-                self._process = subprocess.Popen(  # noqa: S603
-                    list(command),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    cwd=self._folder.name,
-                    env=self._environment,
-                )
+            self._process = self._started(command)
         except (OSError, ValueError) as error:
-            self._folder.cleanup()
-            self._note.remove()
-            raise ServerFailed(f"cannot start {command[0]}: {error}", Outcome.ENGINE_MISSING) from error
+            self._forget()
+            raise ServerFailed(f"cannot start {command[0]}: {said(error)}", Outcome.ENGINE_MISSING) from error
         self._root = psutil.Process(self._process.pid)
-        self._guardian = Guardian(identity(self._root), self._note)
+        self._guardian.watch_over(identity(self._root))
+        self.model = ""
+        """The name under which it serves its model, once it is healthy."""
 
     @property
     def url(self) -> str:
@@ -111,11 +102,17 @@ class RunningServer:
                 # The first one may compile.
                 status, answer = self._ask("POST", "/v1/completions", left, body)
                 if status == http.client.OK:
+                    self.model = model
                     return
                 if status is not None and 400 <= status < 500:
                     text = self._redacted(answer.decode(errors="replace"))[:300]
                     raise self.failed(f"the server refused a completion with status {status}: {text}", Outcome.ERROR)
             time.sleep(_LOOK_S)
+
+    def answers(self, timeout_s: float) -> bool:
+        """Whether a healthy server still completes a prompt."""
+        body = {"model": self.model, "prompt": "1 2 3", "max_tokens": 1}
+        return self._ask("POST", "/v1/completions", timeout_s, body)[0] == http.client.OK
 
     def how_it_ended(self) -> str | None:
         """How the server's process ended; None: it runs."""
@@ -152,6 +149,21 @@ class RunningServer:
         end(list(members))
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(1)
+        self._forget()
+
+    def _started(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        with self._log.open("wb") as log:
+            return subprocess.Popen(  # noqa: S603
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self._folder.name,
+                env=self._environment | {MARK: self._note.mark},
+            )
+
+    def _forget(self) -> None:
+        """Nothing is left to watch over."""
         self._guardian.leave()
         self._note.remove()
         self._folder.cleanup()

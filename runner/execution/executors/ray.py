@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import time
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from gpuscout.runner.engines.base import is_exclusive, measures
 from gpuscout.runner.engines.registry import cached_engine
 from gpuscout.runner.execution.evaluate import EngineMissing, Job, evaluate_job
 from gpuscout.runner.execution.executors import shipping
@@ -17,6 +19,7 @@ from gpuscout.runner.execution.executors.base import Done, Failed, Part
 from gpuscout.runner.execution.executors.child import Child, needs_child
 from gpuscout.runner.execution.executors.in_process import cannot_wait
 from gpuscout.runner.execution.executors.last_words import LastWords
+from gpuscout.runner.execution.executors.ray_servers import RayServers
 from gpuscout.runner.execution.retry import FailureKind
 from gpuscout.sweeps.errors import GpuscoutError
 from gpuscout.sweeps.expand import Expansion
@@ -41,15 +44,24 @@ class RayExecutor:
     its machine or Ray is in trouble. On a cluster the workers run this very gpuscout, which is sent along.
     """
 
-    def __init__(self, expansion: Expansion, *, address: str | None = None, num_cpus: int | None = None) -> None:
+    def __init__(
+        self,
+        expansion: Expansion,
+        *,
+        address: str | None = None,
+        num_cpus: int | None = None,
+        max_servers: int | None = None,
+    ) -> None:
         import ray
 
         self._ray: Any = ray
         self._expansion = expansion
         self._running: dict[Any, Job] = {}
+        self._servers: RayServers | None = None
         self._counted_at = 0.0
         self._started = not ray.is_initialized()
         self._address = address
+        self._max_servers = max_servers
         self._last_words: LastWords | None = None
         if self._started:
             _start(address, num_cpus)
@@ -62,6 +74,9 @@ class RayExecutor:
                 self._check_demands()
             self._sweep = ray.put(expansion.sweep)
             evaluate = ray.remote(_evaluate_on_worker)
+            if any(map(_serves, expansion.sweep.engines)):
+                options = [_ray_options(part) for part in expansion.sweep.engines]
+                self._servers = RayServers(expansion, self._sweep, max_servers, options)
             self._tasks = [evaluate.options(**_ray_options(part)) for part in expansion.sweep.engines]
             self.description = f"on {f'cluster {address}' if address else 'a local Ray'} with {self._cpus():g} CPUs"
         except BaseException:
@@ -75,24 +90,46 @@ class RayExecutor:
             self._counted_at = now
             with self._cluster():
                 resources = self._ray.cluster_resources()
-            places = max(_places(part, resources) for part in self._expansion.sweep.engines)
+            places = max(self._places(part, resources) for part in self._expansion.sweep.engines)
             self._slots = max(1, places) * _JOBS_PER_PLACE
         return self._slots
 
     def submit(self, job: Job) -> None:
-        task = self._tasks[self._expansion.engine_of(job.block)]
+        engine = self._expansion.engine_of(job.block)
+        if self._servers is not None and _serves(self._expansion.sweep.engines[engine]):
+            self._servers.add(job)
+            return
+        task = self._tasks[engine]
         with self._cluster():
             self._running[task.remote(self._sweep, job)] = job
 
-    def next_done(self, timeout_s: float) -> Done | Failed | None:
-        with self._cluster():
-            ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=timeout_s)
-        if not ready:
+    def next_done(self, timeout_s: float) -> Done | Failed | Part | None:
+        if self._servers is not None:
+            with self._cluster():
+                refused = self._servers.start()
+            if refused is not None:
+                return refused
+        servers = {} if self._servers is None else self._servers.running
+        if not self._running and not servers:
+            time.sleep(timeout_s)
             return None
-        job = self._running.pop(ready[0])
+        with self._cluster():
+            ready, _ = self._ray.wait([*self._running, *servers], num_returns=1, timeout=timeout_s)
+        if not ready:
+            return None if self._servers is None else self._servers.overdue()
+        if ready[0] not in servers:
+            ended: Done | Failed = self._given(self._running.pop(ready[0]), ready[0])
+            return ended
+        assert self._servers is not None
+        given: Done | Failed | Part | None = self._given(servers[ready[0]], next(ready[0]))
+        self._servers.note(ready[0], given)
+        return given
+
+    def _given(self, job: Job, reference: Any) -> Any:
+        """What a task has given for a job, or why it has not."""
         errors = self._ray.exceptions
         try:
-            ended: Done | Failed = self._ray.get(ready[0])
+            return self._ray.get(reference)
         except errors.OutOfMemoryError:
             return Failed(
                 job, FailureKind.OUT_OF_MEMORY, "the worker's machine ran out of memory and Ray ended the worker"
@@ -105,13 +142,14 @@ class RayExecutor:
             )
         except errors.RayError as error:
             return Failed(job, FailureKind.WORKER_LOST, f"the worker or its machine died ({type(error).__name__})")
-        return ended
 
     def close(self) -> None:
         for reference in self._running:
             with suppress(self._ray.exceptions.RayError, ConnectionError):
                 self._ray.cancel(reference, force=True)
         self._running.clear()
+        if self._servers is not None:
+            self._servers.close()
         if self._started:
             with suppress(ConnectionError):
                 self._ray.shutdown()
@@ -128,6 +166,11 @@ class RayExecutor:
 
     def _cpus(self) -> float:
         return float(self._ray.cluster_resources().get("CPU", 1))
+
+    def _places(self, part: EnginePart, resources: dict[str, float]) -> int:
+        if _serves(part):
+            return int(min(resources.get("GPU", 0.0), self._max_servers or math.inf))
+        return _places(part, resources)
 
     def _check_demands(self) -> None:
         """A local Ray never gets what it lacks; a cluster may, so there a task waits for it."""
@@ -268,6 +311,12 @@ def _all_modules(runtime_env: Mapping[str, Any]) -> dict[str, list[str]]:
         return {}
     job = ray.get_runtime_context().runtime_env.get("py_modules") or []
     return {"py_modules": [*runtime_env["py_modules"], *job]}
+
+
+def _serves(part: EnginePart) -> bool:
+    """Whether an engine starts servers on the GPUs of its cases."""
+    engine = cached_engine(part.name, part.options)
+    return measures(engine) and not is_exclusive(engine)
 
 
 def _demands(part: EnginePart) -> dict[str, float]:

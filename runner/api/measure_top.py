@@ -1,0 +1,113 @@
+"""The sweep that would measure what a ranking recommends: its best configurations and those that may be better."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from gpuscout.runner.resolve.spec import CHEAP_LADDER, EXPENSIVE_LADDER
+from gpuscout.store.ranking.types import Group, Kind, RankedConfig, Ranking
+from gpuscout.sweeps.errors import InputError, NothingQualifiesError
+from gpuscout.sweeps.settings import PARALLELISM
+from gpuscout.sweeps.spec.spec import SweepSpec, spec_from_mapping
+from gpuscout.sweeps.spec.workloads import workload_as_given
+from gpuscout.sweeps.traffic.traffic import PLAIN, traffic_from
+from gpuscout.sweeps.workloads import Workload
+
+# The axes of a spec that a configuration has a value of, and the field of its rules.
+_AXES: Mapping[str, str] = {
+    "gpus": "gpu",
+    "servers": "server",
+    "precision": "precision",
+    "kv_precision": "kv_precision",
+    **{name: name for name in PARALLELISM},
+    "gpu_memory_utilization": "gpu_memory_utilization",
+}
+# Measured up to so many times the load at which a configuration is recommended: the limit may lie beyond.
+_BEYOND = 2
+
+
+def to_measure(group: Group, top: int) -> list[RankedConfig]:
+    """The estimates of a group that are worth measuring: the best `top`, and those that the best may be wrong about."""
+    doubtful = [tie.config for tie in group.ties] + ([group.unproven] if group.unproven is not None else [])
+    wanted = [config for config in (*group.configs[:top], *doubtful) if config.kind is Kind.ESTIMATED]
+    return list({config.task_id: config for config in wanted}.values())
+
+
+def spec_to_measure(ranking: Ranking, top: int, *, name: str, adaptive: bool = False) -> SweepSpec:
+    """A sweep of the engine `benchmark` over `to_measure` of every group, with the question's objective and limits.
+
+    With `adaptive` it measures few points around the limits instead of the whole ladder. Raises NothingQualifiesError
+    where nothing is left to be measured, InputError where a workload cannot be written down.
+    """
+    chosen = [(group, config) for group in ranking.groups for config in to_measure(group, top)]
+    if not chosen:
+        raise NothingQualifiesError(
+            "there is nothing to measure: no estimate is recommended",
+            hint="gpuscout recommend with the same options and --explain says why",
+        )
+    workloads = _workloads([group for group, _ in chosen])
+    slos = [str(slo) for slo in ranking.question.slos]
+    spec: dict[str, object] = {
+        "name": name,
+        "description": f"Measures the best {top} configurations of a recommendation, and those that may be better.",
+        "models": _several(group.model for group, _ in chosen),
+        **{axis: _several(_plain(getattr(config, field)) for _, config in chosen) for axis, field in _AXES.items()},
+        "max_model_len": _several(_max_model_len(workloads[_key(group)], config) for group, config in chosen),
+        "workloads": [workload_as_given(workload) for workload in workloads.values()],
+        "concurrency": _ladder([config for _, config in chosen], CHEAP_LADDER if adaptive else EXPENSIVE_LADDER),
+        "only": [_rule(group, config, workloads[_key(group)]) for group, config in chosen],
+        "objective": ranking.question.objective,
+        "slo": slos,
+        "engine": {"name": "benchmark", **({"adaptive": slos} if adaptive and slos else {})},
+    }
+    return spec_from_mapping(spec)
+
+
+def _rule(group: Group, config: RankedConfig, workload: Workload) -> dict[str, object]:
+    """Matches one configuration, under its own workload."""
+    return {
+        "model": group.model,
+        **{field: _plain(getattr(config, field)) for field in _AXES.values()},
+        "max_model_len": config.max_model_len,
+        "workload": workload.name,
+    }
+
+
+def _workloads(groups: Sequence[Group]) -> dict[tuple[object, ...], Workload]:
+    """The workloads of groups by their content, each with a name of its own."""
+    found: dict[tuple[object, ...], Workload] = {}
+    for group in groups:
+        name = group.workload or f"{group.input_len}-in-{group.output_len}-out"
+        traffic = PLAIN if group.traffic is None else traffic_from(json.loads(group.traffic), None)
+        if group.traffic is not None and json.loads(group.traffic).get("trace"):
+            raise InputError(f"--measure-top: workload {name} follows a trace, which the store does not hold")
+        taken = {workload.name for workload in found.values()}
+        if _key(group) not in found:
+            unique = name if name not in taken else f"{name}-{len(found) + 1}"
+            found[_key(group)] = Workload(unique, group.input_len, group.output_len, traffic=traffic)
+    return found
+
+
+def _key(group: Group) -> tuple[object, ...]:
+    return group.workload, group.input_len, group.output_len, group.traffic
+
+
+def _max_model_len(workload: Workload, config: RankedConfig) -> object:
+    return "workload" if config.max_model_len == workload.longest else config.max_model_len
+
+
+def _ladder(configs: Sequence[RankedConfig], steps: Sequence[int]) -> list[int]:
+    """The steps up to beyond where the configurations are recommended, and these points themselves."""
+    points = {math.ceil(config.concurrency) for config in configs if config.concurrency is not None}
+    most = _BEYOND * max(points, default=steps[-1])
+    return sorted({step for step in steps if step <= most} | points)
+
+
+def _several(values: Iterable[object]) -> list[object]:
+    return list(dict.fromkeys(value for value in values if value is not None))
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, str) else value

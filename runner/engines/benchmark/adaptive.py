@@ -1,0 +1,40 @@
+"""Few points around a limit instead of a whole ladder: the ladder is halved towards the load that just meets it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from gpuscout.store.measured import MeasuredRun
+from gpuscout.sweeps.slo import Slo
+
+
+def around_limits(
+    ladder: Sequence[int], limits: Sequence[Slo], measured_at: Callable[[int], Iterator[MeasuredRun]]
+) -> Iterator[MeasuredRun]:
+    """Measure the highest step of an ascending ladder that meets all limits, its neighbour that does not, and what it
+    took to find them: of n steps about log2(n) + 1.
+
+    Latencies are taken to grow with the load; where they do not, the answer is one of the places where they cross.
+    """
+    low, high = 0, len(ladder)
+    while low < high:
+        middle = (low + high) // 2
+        met = True
+        for run in measured_at(ladder[middle]):
+            met = met and meets(run, limits)
+            yield run
+        if met:
+            low = middle + 1
+        else:
+            high = middle
+
+
+def meets(run: MeasuredRun, limits: Sequence[Slo]) -> bool:
+    """Whether a run meets all limits on latencies; one on what it does not have is not met."""
+    for slo in limits:
+        if slo.at_least:
+            continue  # more load is never too little
+        value = run.figure(slo.column) if slo.percentile is None else run.percentiles.get((slo.column, slo.percentile))
+        if value is None or value > slo.limit:
+            return False
+    return True

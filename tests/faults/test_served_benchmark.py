@@ -1,0 +1,186 @@
+"""Servers that gpuscout starts on a Ray cluster whose GPUs are pretended: measured, crashed, killed in every way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.support.commands import gpuscout, rows, started, wait_for
+
+SERVER = Path(__file__).parents[1] / "support" / "fake_server.py"
+RUNS = """
+    SELECT cases.precision, cases.gpu_id, cases.input_len, measured_runs.concurrency, measured_runs.details
+    FROM measured_runs JOIN cases ON cases.id = measured_runs.case_id ORDER BY measured_runs.id
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A cluster of one node with two pretended GPUs."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # Workers may keep the byte code of the gpuscout that is sent to them.
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        head = {"num_cpus": 2, "include_dashboard": False, "num_gpus": 2, "resources": {"accelerator_type:L40S": 1}}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        yield cluster
+        cluster.shutdown()
+
+
+class Sweep:
+    """A sweep of two configurations and two workloads in a folder, and what its servers have noted."""
+
+    def __init__(self, folder: Path, *options: str, more: str = "") -> None:
+        self.folder, self.pids_file = folder, folder / "pids"
+        command = [sys.executable, str(SERVER), "--port", "{port}", "--pids", str(self.pids_file), *options]
+        (folder / "spec.yaml").write_text(
+            f"""
+            name: served
+            models: Qwen/Qwen3-0.6B
+            gpus: [L40S, H100]
+            tensor_parallel: 1
+            precision: [bf16, fp8]
+            workloads: {{short: {{input_len: 32, output_len: 4}}, long: {{input_len: 64, output_len: 8}}}}
+            concurrency: [1, 2, 4]
+            exclude: {{gpu: H100, precision: bf16}}
+            engine: {{name: benchmark, command: {json.dumps(command)}, fewest_requests: 8, {more}}}
+            """
+        )
+        self.arguments = ("run", "spec.yaml")
+
+    @property
+    def pids(self) -> list[int]:
+        return [int(line) for line in self.pids_file.read_text().split()] if self.pids_file.exists() else []
+
+    def alive(self) -> list[int]:
+        return [pid for pid in self.pids if psutil.pid_exists(pid) and not is_zombie(pid)]
+
+    def points(self) -> Counter[tuple[object, ...]]:
+        """How often each point was measured, by precision, input length and concurrency."""
+        try:
+            found = rows(self.folder / "gpuscout.db", RUNS)
+        except sqlite3.OperationalError:  # there is no store yet
+            return Counter()
+        return Counter((precision, length, step) for precision, _, length, step, _ in found)
+
+
+ALL = {(precision, length, step) for precision in ("bf16", "fp8") for length in (32, 64) for step in (1, 2, 4)}
+
+
+def is_zombie(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return True
+
+
+def test_a_server_for_each_configuration_where_its_gpus_are(tmp_path: Path, cluster: Any) -> None:
+    """One crashes under load: its points stay, what it said is told, and the other workload gets another server."""
+    sweep = Sweep(tmp_path, "--crash-at", "3", "--variant", "{precision}", "--only", "fp8", "--grandchild")
+    done = gpuscout(*sweep.arguments, "--ray-address", cluster.address, "--max-servers", "1", cwd=tmp_path)
+    assert done.returncode == 5, done.stderr
+    assert set(sweep.points()) == {point for point in ALL if point[0] == "bf16" or point[2] < 4}
+    assert set(sweep.points().values()) == {1}
+    assert len(sweep.pids) == 2 * 3
+    assert not sweep.alive()
+    told = done.stderr.replace("\n", " ")
+    assert "not supported here: the case is for 1 x H100-SXM-80GB on one node; nodes have 2 x L40S" in told
+    assert "the server ended with exit status 7 while 32 in / 4 out was measured" in told
+    assert "RuntimeError: the engine died" in told
+    [(engines,)] = rows(tmp_path / "gpuscout.db", "SELECT count(*) FROM operating_points")
+    assert engines == 0
+    details = json.loads(str(rows(tmp_path / "gpuscout.db", RUNS)[0][4]))
+    assert details["server_command"][0] == sys.executable
+    assert details["visible_devices"].startswith("CUDA_VISIBLE_DEVICES=")
+    assert details["gpu_memory_checked"] is False
+
+
+def test_a_server_that_hangs_under_load(tmp_path: Path) -> None:
+    """Without Ray, on a node whose driver shows an L40S and no H100."""
+    driver = tmp_path / "bin" / "nvidia-smi"
+    driver.parent.mkdir()
+    driver.write_text("#!/bin/sh\necho '0, GPU-1, NVIDIA L40S, 4, 46068'\n")
+    driver.chmod(0o755)
+    more = "request_timeout_s: 1, health_timeout_s: 60"
+    sweep = Sweep(tmp_path, "--stall-at", "3", "--variant", "{precision}", "--only", "fp8", more=more)
+    path = {"PATH": f"{driver.parent}{os.pathsep}{os.environ['PATH']}"}
+    process = started(*sweep.arguments, "--executor", "in-process", cwd=tmp_path, environ=path)
+    messages = process.communicate(timeout=300)[1]
+    assert process.returncode == 5, messages
+    assert set(sweep.points()) == {point for point in ALL if point[0] == "bf16" or point[2] < 4}
+    assert not sweep.alive()
+    told = messages.replace("\n", " ")
+    assert "the server stopped answering while 32 in / 4 out was measured" in told
+    assert "not supported here: the case is for 1 x H100-SXM-80GB, this node has NVIDIA L40S" in told
+
+
+@pytest.mark.attack
+def test_kills_of_the_runner_a_worker_and_a_node_lose_no_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two nodes with a GPU each, beside a head without."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    l40s = {"num_cpus": 2, "num_gpus": 1, "resources": {"accelerator_type:L40S": 1}}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        first, _ = (cluster.add_node(**l40s) for _ in range(2))
+        check_kills(tmp_path, cluster, first, l40s)
+    finally:
+        cluster.shutdown()
+
+
+def check_kills(tmp_path: Path, cluster: Any, node: Any, l40s: dict[str, Any]) -> None:
+    released = tmp_path / "released"
+    sweep = Sweep(tmp_path, "--pause-at", "4", "--wait-for", str(released), "--grandchild")
+    halfway = {point for point in ALL if point[1] == 32 and point[2] < 4}
+
+    def is_halfway() -> bool:
+        return set(sweep.points()) >= halfway and len(sweep.alive()) == 4
+
+    # The runner: Ray ends its workers, and the servers end with them.
+    process = started(*sweep.arguments, "--ray-address", cluster.address, cwd=tmp_path)
+    wait_for(is_halfway, process)
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not sweep.alive())
+
+    # A worker, whose servers are tried elsewhere; Ctrl-C.
+    process = started(*sweep.arguments, "--ray-address", cluster.address, cwd=tmp_path)
+    wait_for(is_halfway, process)
+    server = psutil.Process(sweep.pids[-1])
+    server.parent().kill()
+    wait_for(lambda: not server.is_running() and len(sweep.alive()) == 4, process)
+    process.send_signal(signal.SIGINT)
+    messages = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, messages
+    wait_for(lambda: not sweep.alive())
+
+    # A node, raylet first: nobody is left there who would end the server but its guardian.
+    process = started(*sweep.arguments, "--ray-address", cluster.address, cwd=tmp_path)
+    wait_for(is_halfway, process)
+    raylet = node.all_processes["raylet"][0].process.pid
+    family = psutil.Process(raylet).children(recursive=True)
+    here = [pid for pid in sweep.alive() if psutil.Process(pid) in family]
+    assert here
+    os.kill(raylet, signal.SIGKILL)
+    wait_for(lambda: not set(here) & set(sweep.alive()), process)
+    released.touch()
+    cluster.add_node(**l40s)
+    messages = process.communicate(timeout=300)[1]
+    assert process.returncode == 5, messages  # there is no H100
+    assert set(sweep.points()) == ALL
+    assert all(sweep.points()[point] == 1 for point in halfway)
+    assert not sweep.alive()
