@@ -128,12 +128,13 @@ def launched(
     """What is deployed of a ranked configuration, and what starts it, with what must be known. Raises InputError."""
     from gpuscout.runner.deploy.servers import launch_of
     from gpuscout.store.ranking.launches import Launches
+    from gpuscout.store.ranking.types import Kind
 
     deployment = replace(Launches(connection).deployment(group.model, chosen), draft=draft)
     launch = launch_of(deployment, run_with or chosen.server)
     if run_with and run_with != chosen.server:
         launch = replace(launch, notes=(*launch.notes, f"the figures are those of {chosen.server}, not {run_with}"))
-    if chosen.speculative:
+    if chosen.speculative and chosen.kind is Kind.ESTIMATED:
         launch = replace(launch, notes=(*launch.notes, UNCHECKED))
     if chosen.max_model_len == group.input_len + group.output_len:
         exactly = f"it takes {chosen.max_model_len:,} tokens, exactly the workload's: raise it for longer requests"

@@ -16,6 +16,7 @@ from gpuscout.sweeps.errors import InputError, quoted
 from gpuscout.sweeps.gpus.groups import DATACENTER
 from gpuscout.sweeps.names import bare, parted, squeeze
 from gpuscout.sweeps.servers import ONE_OF_SERVERS
+from gpuscout.sweeps.servers.options import OPTIONS
 from gpuscout.sweeps.workloads import PRESETS
 
 if TYPE_CHECKING:
@@ -172,7 +173,9 @@ _FLAGS = {
     "precision": "--precision",
     "servers": "--server",
     "server_options": "--server-option",
+    **{f"server_options.{name}": f"--server-option {name}" for name in OPTIONS},
     "speculative": "--speculative",
+    **{f"speculative.{name}": f"--speculative {name}" for name in ("draft_tokens", "acceptance", "draft_cost")},
     "concurrency": "--concurrency",
     "request_rate": "--request-rate",
     "engines": "--engine",

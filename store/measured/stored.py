@@ -31,7 +31,7 @@ from gpuscout.sweeps.cases import DIGEST_BYTES, CaseColumns, canonical_json
 from gpuscout.sweeps.curves import METRICS
 from gpuscout.sweeps.errors import StoreBusyError
 from gpuscout.sweeps.precision import Precision
-from gpuscout.sweeps.servers.options import options_text
+from gpuscout.sweeps.servers.options import options_from, options_text
 from gpuscout.sweeps.settings import PARALLELISM, SHORT_SIZES
 
 _T = TypeVar("_T")
@@ -229,7 +229,7 @@ def stored_runs(
             measured_runs,
             models.c.name.label("model"),
             gpus.c.name.label("gpu"),
-            *cases.c[(*PARALLELISM, "precision", "kv_precision", "server", *_ASKED)],
+            *cases.c[(*PARALLELISM, "precision", "kv_precision", "server", "server_options", *_ASKED)],
         )
         .select_from(measured_runs.join(cases).join(models).join(gpus))
         .where(
@@ -239,7 +239,6 @@ def stored_runs(
             ),
             sa.or_(sa.literal(implausible), measured_runs.c.implausible.is_(None)),
             cases.c.traffic_id.is_(None),
-            cases.c.server_options == "",
             cases.c.speculative == "",
         )
         .order_by(measured_runs.c.id)
@@ -255,6 +254,9 @@ def stored_runs(
 
 
 def _from_row(row: sa.Row[Any], details: Mapping[str, Any], tails: Mapping[tuple[str, float], float]) -> MeasuredRun:
+    if options := dict(options_from(row.server_options)):
+        # Of a case that was measured here; of other runs the source tells them.
+        details = {**details, "server_options": options | details.get("server_options", {})}
     derived = {name: getattr(row, name) for name in details.get("derived", ()) if name in _FOLLOWS}
     figures: dict[str, Any] = {name: None if name in derived else getattr(row, name) for name in METRICS}
     return MeasuredRun(

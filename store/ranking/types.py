@@ -309,7 +309,7 @@ class RankedConfig(Operating):
     @property
     def told_kind(self) -> str:
         """ "estimated" (", drafts unchecked", ", mean of bins" or ", simulated p95"), "measured" (", extended")."""
-        if self.speculative:
+        if self.speculative and self.kind is Kind.ESTIMATED:
             return f"{self.kind.value}, drafts unchecked"
         if self.mean_of_bins:
             return f"{self.kind.value}, {MEAN_OF_BINS}"

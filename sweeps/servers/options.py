@@ -93,15 +93,21 @@ def unknown_to(server: str, options: ServerOptions) -> str | None:
     return None
 
 
-# GPUs between whose sizes the defaults of servers change, by usable GiB.
-_SIZES_GIB = (15.0, 31.0, 44.0, 79.0, 139.0, 178.0)
+# GPUs of these usable GiB have every default there is.
+_SIZES_GIB = (16.0, 24.0, 48.0, 80.0, 141.0, 192.0)
+
+
+def default_in_words(name: str, server: str) -> str:
+    """ "256 or 1,024 by the GPU", "2,048 to 16,384 by the GPU", "2,048"; empty where the server lacks the option."""
+    if unknown_to(server, ((name, 1),)) is not None:
+        return ""
+    values = sorted({default_options(server, "", size)[name] for size in _SIZES_GIB})
+    if len(values) == 1:
+        return f"{values[0]:,}"
+    return f"{values[0]:,} {'or' if len(values) == 2 else 'to'} {values[-1]:,} by the GPU"
 
 
 def defaults_in_words(name: str) -> str:
     """ "vllm 256 or 1,024 by the GPU, sglang 2,048 …": the defaults of the servers that have this option."""
-    told = []
-    for server in OPTIONS[name].servers or SERVERS:
-        values = sorted({default_options(server, "", size)[name] for size in _SIZES_GIB})
-        by_gpu = " by the GPU" if len(values) > 1 else ""
-        told.append(f"{server} {' or '.join(f'{value:,}' for value in values)}{by_gpu}")
-    return ", ".join(told)
+    told = {server: default_in_words(name, server) for server in SERVERS}
+    return ", ".join(f"{server} {words}" for server, words in told.items() if words)

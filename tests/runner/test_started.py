@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,12 @@ import pytest
 
 from gpuscout.runner.engines.aiconfigurator.engine import AIConfiguratorEngine
 from gpuscout.runner.engines.base import Cost, MissingEngine
+from gpuscout.runner.engines.benchmark.figures import deployed
 from gpuscout.runner.engines.llm_optimizer.engine import LlmOptimizerEngine
 from gpuscout.runner.execution.evaluate import evaluate
+from gpuscout.store.database.connect import open_store
+from gpuscout.store.measured import MeasuredRun
+from gpuscout.store.measured.stored import store_runs, stored_runs
 from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
@@ -140,6 +145,36 @@ def test_copies_hold_them_and_the_sweep_is_not_computed_again(folder: Path, tmp_
     assert configurations(tmp_path) == configurations(folder)
     again = gpuscout("run", "--model", "Qwen3-8B", "--gpu", "H100", "--tp", "1", *FLAGS, cwd=tmp_path)
     assert "nothing to compute: all 4 tasks" in again.stderr
+
+
+def test_what_was_measured_so_stands_beside_its_own_estimates(folder: Path, tmp_path: Path) -> None:
+    """Runs of cases with options and drafts: neither stands for the plain configuration."""
+    copied = tmp_path / "gpuscout.db"
+    copied.write_bytes((folder / "gpuscout.db").read_bytes())
+    plain = Case(ModelCatalogue.load().get("Qwen/Qwen3-8B"), GPUCatalogue.load().get("H100-SXM-80GB"), 1024, 512)
+    with open_store(str(copied)) as store, store.writing() as connection:
+        cases = (
+            replace(plain, server_options=(("max_num_seqs", 64),)),
+            replace(plain, speculative=Speculative(3, 0.7, 0.05)),
+        )
+        runs = [
+            MeasuredRun(
+                **deployed(case), server_version="0.23", source="here", measured_on="2026-11-01", concurrency=16,
+                ttft_ms=90.0, itl_ms=10.0 + number, output_tokens_per_s=1500.0, details={"run": str(number)}, case=case,
+            )
+            for number, case in enumerate(cases)
+        ]  # fmt: skip
+        assert store_runs(connection, runs) == [True, True]
+        (compared,) = stored_runs(connection)
+        assert (compared.itl_ms, compared.server_options) == (10.0, (("max_num_seqs", 64),))
+    (group,) = answer(tmp_path, "recommend", "--top", "9", "--trust", "any", "--no-slo")["groups"]  # type: ignore[misc]
+    kinds = {(c["server_options"], c["speculative"]): c["kind"] for c in group["configurations"]}
+    assert [kinds["max_num_seqs=64", ""], kinds["", DRAFTS]] == ["measured"] * 2
+    assert [kinds["", ""], kinds["max_num_seqs=64", DRAFTS]] == ["estimated"] * 2
+    told = gpuscout(
+        "recommend", "--speculative", "draft_tokens=3", "--server-option", "max_num_seqs=1024", cwd=tmp_path
+    )
+    assert ("extended: 1 run" in told.stdout.replace("\xa0", " "), "unchecked" in told.stdout) == (True, False)
 
 
 def test_engines_that_know_nothing_of_them_refuse() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
-from gpuscout.sweeps.servers.options import OPTIONS, default_options, server_options
+from gpuscout.sweeps.servers import SERVERS
+from gpuscout.sweeps.servers.options import OPTIONS, default_in_words, default_options, server_options
 
 H100 = GPUCatalogue.load().get("H100-SXM-80GB")
 CASE = Case(ModelCatalogue.load().get("meta-llama/Llama-3.1-8B-Instruct"), H100, 1024, 256)
@@ -61,3 +63,17 @@ def test_what_is_no_option_is_refused() -> None:
     for value in (0, -1, True):
         with pytest.raises(InputError, match="at least 1"):
             options(max_num_seqs=value)
+
+
+def test_the_documented_defaults_are_those_in_force() -> None:
+    gpus = GPUCatalogue.load().select(vendor="NVIDIA")
+    text = (Path(__file__).parents[2] / "docs" / "specs.md").read_text("utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "|" in line]
+    table = {row[0].strip("`"): row for row in rows if row[0].strip("`") in OPTIONS}
+    assert table.keys() == OPTIONS.keys()
+    for name, row in table.items():
+        assert row[2:] == [default_in_words(name, server) for server in SERVERS]
+        for server in SERVERS:
+            values = {default_options(server, gpu.name, gpu.memory_usable_gib)[name] for gpu in gpus}
+            words = default_in_words(name, server)
+            assert not words or all(f"{value:,}" in words for value in (min(values), max(values)))
