@@ -16,7 +16,7 @@ from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, pr
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
-    from gpuscout.store.queries.compare import Change, Comparison, MetricChange, Winner
+    from gpuscout.store.queries.compare import Change, Comparison, MetricChange, PriceChange, Winner
     from gpuscout.store.ranking.types import RankedConfig
 
 # By the values of `Status`.
@@ -101,6 +101,12 @@ def compare(
 def _print(found: Comparison, top: int) -> None:
     from gpuscout.runner.cli.show.wording import print_wrapped
 
+    if not found.rankings:
+        print_wrapped(f"A {found.sides[0].label}, B {found.sides[1].label}; no results are stored: prices alone")
+        print_rows(_MOVES, map(_move, found.other_prices), Output())
+        if not found.other_prices:
+            print_wrapped("every GPU costs the same on both sides")
+        return
     shared, alone = _sided(found)
     # A narrow table can do without the workload only where it does not tell rows apart.
     one_workload = ["workload"] if len({(w.input_len, w.output_len, w.traffic) for w in found.winners}) == 1 else []
@@ -154,6 +160,8 @@ def _summary(found: Comparison, shared: Sequence[Winner], alone: Sequence[Winner
     if found.prices:
         told = [f"{price.gpu} {_from_to(price.before, price.after)}" for price in found.prices]
         yield f"{count(len(told), 'GPU')} at another price: {'; '.join(told)}"
+    if found.other_prices:
+        yield f"{count(len(found.other_prices), 'GPU')} that nothing stored runs on, too (--json has all prices)"
     statuses = found.statuses
     parts = [f"{statuses[status]:,} {_STATUSES.get(status, status)}" for status in Status if statuses[status]]
     yield (
@@ -184,6 +192,14 @@ def _summary(found: Comparison, shared: Sequence[Winner], alone: Sequence[Winner
     else:
         other = sum(winner.changes_gpu for winner in changed)
         yield f"the winner changes in {len(changed)} of {count(len(winners), 'case')}, {other} to another GPU type"
+
+
+def _move(price: PriceChange) -> dict[str, Any]:
+    moved = None if price.before is None or price.after is None else price.after / price.before - 1
+    return {
+        **picked(price, "gpu", a_usd_per_gpu_hour="before", b_usd_per_gpu_hour="after"),
+        "change": moved,
+    }
 
 
 def _told(metric: MetricChange) -> str:
@@ -229,6 +245,12 @@ def _workload(told: Change | Winner) -> str:
 # Without the organisation: names are long, and so are those of configurations.
 _MODEL = Column("model", "model", show=lambda name: str(name).rpartition("/")[2])
 _SHOWN_CHANGE = a_figure("change", "change", _signed)
+_MOVES = (
+    Column("gpu", "GPU"),
+    a_figure("a_usd_per_gpu_hour", "A USD/h", lambda usd: f"{usd:,.2f}", unknown="no price"),
+    a_figure("b_usd_per_gpu_hour", "B USD/h", lambda usd: f"{usd:,.2f}", unknown="no price"),
+    _SHOWN_CHANGE,
+)
 _WINNERS = (
     _MODEL,
     Column("workload", "workload", whole=True),
@@ -321,7 +343,8 @@ def _document(found: Comparison) -> dict[str, object]:
             found, configurations_on_both_sides="both", configurations_added="added", configurations_vanished="vanished"
         ),
         "statuses": {status.value: number for status, number in found.statuses.items()},
-        "prices": [picked(p, "gpu", a_usd_per_gpu_hour="before", b_usd_per_gpu_hour="after") for p in found.prices],
+        "prices": [_move(price) for price in found.prices],
+        "prices_of_other_gpus": [_move(price) for price in found.other_prices],
         "metrics_at_equal_concurrencies": {
             name: {
                 **picked(metric, "points", median_change="median", largest_change="worst"),

@@ -56,7 +56,7 @@ QUESTIONS: Mapping[str, Kind] = {
         ("pareto",),
         (*_FILTERS, *_SLOS, *_PRICES, "metrics", "across", "dominated", "queued", "columns", "all_versions"),
     ),
-    "compare": Kind(("compare",), (*_AIM, *_FILTERS, *_PRICES), ("a", "b")),
+    "compare": Kind(("compare",), (*_AIM, *_FILTERS, *_PRICES, "tokens_per_day", "cached"), ("a", "b")),
     "capacity": Kind(
         ("capacity",),
         (

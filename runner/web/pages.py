@@ -17,6 +17,7 @@ from starlette.responses import HTMLResponse, Response
 
 from gpuscout.runner.cli.options import AimOptions, Filters, PriceOptions
 from gpuscout.runner.cli.show.output import number
+from gpuscout.runner.cli.show.token_api import tokens
 from gpuscout.runner.web.answers import Question
 from gpuscout.runner.web.charts import scatter
 from gpuscout.runner.web.errors import status_of, title_of
@@ -274,7 +275,8 @@ def _point(row: Mapping[str, Any], *metrics: Mapping[str, Any]) -> str:
 
 def compare(db: str, fields: Fields) -> Context:
     """Two answers to one question side by side."""
-    if not fields.get("a") or not fields.get("b"):
+    against_api = any(text.startswith("api:") for text in fields.get("a", []))
+    if not fields.get("a") or not (fields.get("b") or against_api):
         return {"document": None}
     asked = Question("compare", given(fields))
     return {"document": json.loads(asked.ask(db).text), "command": asked.command(_display(db))}
@@ -372,6 +374,7 @@ def _environment() -> Environment:
         finalize=lambda value: printable_lines(value) if type(value) is str else value,
     )
     found.filters["number"] = lambda value: "-" if value is None else number(value)
+    found.filters["tokens"] = tokens
     found.filters["percent"] = lambda value: "-" if value is None else f"{100 * value:.0f} %"
     found.globals.update(address=address, objectives=OBJECTIVES, trusts=TRUSTS)
     return found

@@ -18,7 +18,8 @@ from gpuscout.sweeps.text import without_passwords
 _TOOLS = {
     "recommend": "The best GPU configuration for each model and workload in the store: 80 % ranges, how likely the "
     "limits are met, ties, what unmeasured estimates promise, and prices. Name a model and a workload.",
-    "compare": "Two answers to one question side by side: sweeps, engines, kinds, settings or prices.",
+    "compare": "Two answers to one question side by side: sweeps, engines, kinds, settings or prices; or GPUs against "
+    "an API that is paid by the token (a: api:NAME): from which load they cost less.",
     "capacity": "Replicas, GPUs, nodes and USD a month that a load needs, for each GPU type; of a load that "
     "moves (load) what it costs fixed, autoscaled and reserved; of a batch (batch, within) the cheapest way to finish.",
     "place": "Models and workloads with their rates on GPUs that are there, the fewest used, or how many of which GPU "

@@ -20,7 +20,7 @@ from gpuscout.store.prices.prices import DEFAULT_BOOK, OWN_BOOK
 from gpuscout.store.prices.tokens import TokenPrice
 from gpuscout.store.schema import token_prices as table
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
-from gpuscout.sweeps.names import bare, fold, has_wildcard, matches
+from gpuscout.sweeps.names import fold, has_wildcard, matches
 
 _IDENTITY = ("book", "provider", "model", "date")
 _FIELDS = tuple(field.name for field in fields(TokenPrice))
@@ -107,7 +107,7 @@ def named(text: str, prices: Sequence[TokenPrice]) -> list[TokenPrice]:
         found += [
             price
             for price in prices
-            if price not in found and matches(provider, price.provider) and matches(model, bare(price.model))
+            if price not in found and matches(provider, price.provider) and matches(model, price.model)
         ]
     if not found:
         names = list(dict.fromkeys([*(price.name for price in prices), *(price.provider for price in prices)]))

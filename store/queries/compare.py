@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
+from gpuscout.store.prices.books import book_names, prices_for, quotes_of
+from gpuscout.store.prices.prices import Prices
 from gpuscout.store.queries.compare_sides import PRICE_FORMS, Form, Side
 from gpuscout.store.ranking.lookup import means_estimated
 from gpuscout.store.ranking.measures import DECIMALS, Array
 from gpuscout.store.ranking.rank import rank
 from gpuscout.store.ranking.scope import Scope, scope_of
 from gpuscout.store.ranking.types import Configuration, Group, Kind, RankedConfig, Ranking
-from gpuscout.store.schema import engines, operating_points, tasks
+from gpuscout.store.schema import cases, engines, operating_points, tasks
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.settings import SETTINGS
 
@@ -116,10 +118,14 @@ class PriceChange:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`added`, `vanished` and `both` count all configurations that have an answer, whether they are ranked or not."""
+    """`added`, `vanished` and `both` count all configurations that have an answer, whether they are ranked or not.
+
+    `prices` are those of GPUs that results are stored of; `other_prices` of all others in the books, where the sides
+    differ in prices alone. `rankings` is empty where prices were compared in a store without results.
+    """
 
     sides: tuple[Side, Side]
-    rankings: tuple[Ranking, Ranking]
+    rankings: tuple[Ranking, ...]
     winners: tuple[Winner, ...]
     changes: tuple[Change, ...]
     added: int
@@ -127,6 +133,7 @@ class Comparison:
     both: int
     metrics: Mapping[str, MetricChange]
     prices: tuple[PriceChange, ...]
+    other_prices: tuple[PriceChange, ...] = ()
 
     @property
     def statuses(self) -> Counter[Status]:
@@ -137,14 +144,18 @@ def compare(connection: sa.Connection, one: Side, other: Side) -> Comparison:
     """Raises what `rank` raises, and InputError for weighted objectives, whose figures have no unit."""
     if one.question.aim.is_weighted:
         raise InputError("weighted objectives have no figure to compare", hint="--objective instead of --weight")
-    first = _Seen.of(connection, one)
     by_prices = {one.form, other.form} <= PRICE_FORMS
+    moves = tuple(_of_books(connection, one, other)) if by_prices else ()
+    if by_prices and connection.execute(sa.select(cases.c.id).limit(1)).first() is None:
+        return Comparison((one, other), (), (), (), 0, 0, 0, {}, (), moves)
+    first = _Seen.of(connection, one)
     seen = (first, _Seen.of(connection, other, first.answered if by_prices else None))
     known = [side.answered.keys() | side.ranked.keys() for side in seen]
     if by_prices:
         # The same results, runs among them, whatever has a price.
         known = [known[0] | known[1]] * 2
     changes = tuple(_changes(*seen, *known))
+    priced = {gpu for side in seen for gpu in (*side.ranking.prices.known, *side.ranking.prices.missing)}
     return Comparison(
         sides=(one, other),
         rankings=(seen[0].ranking, seen[1].ranking),
@@ -155,7 +166,12 @@ def compare(connection: sa.Connection, one: Side, other: Side) -> Comparison:
         both=len(known[0] & known[1]),
         metrics={} if by_prices else _metrics(connection, *seen, changes),
         # Of other sides a GPU without a price is one that the side has not.
-        prices=tuple(change for change in _prices(*seen) if by_prices or None not in (change.before, change.after)),
+        prices=tuple(
+            change
+            for change in _prices(*(side.ranking.prices for side in seen))
+            if by_prices or None not in (change.before, change.after)
+        ),
+        other_prices=tuple(move for move in moves if move.gpu not in priced),
     )
 
 
@@ -297,9 +313,20 @@ def _lead(group: Group | None) -> float | None:
     return group.best_per_gpu[1].behind_best if group and len(group.best_per_gpu) > 1 else None
 
 
-def _prices(one: _Seen, other: _Seen) -> Iterable[PriceChange]:
+def _of_books(connection: sa.Connection, one: Side, other: Side) -> Iterable[PriceChange]:
+    """Where the price of a GPU is another one, of all GPUs of the books of both sides."""
+    rules = [side.question.prices for side in (one, other)]
+    known = book_names(connection)
+    books = dict.fromkeys(book for rule in rules for book in rule.precedence if book in known or book in rule.books)
+    gpus = {quote.gpu for quote in quotes_of(connection, list(books))} | {
+        gpu for r in rules for gpu in r.overrides or ()
+    }
+    return _prices(*(prices_for(connection, gpus, rule) for rule in rules))
+
+
+def _prices(one: Prices, other: Prices) -> Iterable[PriceChange]:
     """Where the price of a GPU is another one."""
-    left, right = one.ranking.prices.known, other.ranking.prices.known
+    left, right = one.known, other.known
     for gpu in sorted(left.keys() | right.keys()):
         before, after = (prices[gpu].per_hour(1).usd if gpu in prices else None for prices in (left, right))
         if before != after:

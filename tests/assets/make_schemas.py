@@ -55,7 +55,11 @@ ASKED: dict[str, list[list[str]]] = {
         ["place", "--have", "H100=1", "--rate", "50"],
         ["place", "--have", "H100=1", "--rate", "5", "--slo", "itl<=0.001ms"],
     ],
-    "compare": [["compare", "server:vllm", "server:sglang"], ["compare", "now", "price:H100=1.8"]],
+    "compare": [
+        ["compare", "server:vllm", "server:sglang"],
+        ["compare", "now", "price:H100=1.8"],
+        ["compare", "as-of:2026-01-31", "now"],
+    ],
     "compare-api": [
         ["compare", "api:SambaNova/gpt-oss-120b", "--tokens-per-day", "50M"],
         ["compare", "api:gpt-oss-120b", "gpu:L4", "--cached", "0.5"],

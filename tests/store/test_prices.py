@@ -326,3 +326,33 @@ def test_source_date_epoch_sets_the_day_that_prices_age_to(store: Store, monkeyp
         assert old_on("1798848000")  # 2027-01-02
         with pytest.raises(InputError, match='invalid SOURCE_DATE_EPOCH "soon"'):
             old_on("soon")
+
+
+def test_compare_of_two_books_shows_what_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
+
+    def compared(*sides: str, status: int = 0) -> str:
+        assert execute(["compare", *sides, "--db", url]) == status
+        shown = capsys.readouterr()
+        return shown.out + shown.err
+
+    day = date(2026, 1, 1)
+    with open_store(url, create=True) as store, store.writing() as connection:
+        save_quotes(connection, [Quote("a", "L4", "p", 1.0, day), Quote("a", "B200", "p", 4.0, day)])
+        save_quotes(connection, [Quote("b", "L4", "p", 1.5, day), Quote("b", "B200", "p", 4.0, day)])
+        save_quotes(connection, [Quote("b", "H20", "p", 2.0, day)])
+    told = compared("prices:a", "prices:b")
+    assert "A prices:a, B prices:b; no results are stored: prices alone" in told
+    assert [line.split() for line in told.splitlines()[2:]] == [
+        ["H20", "no", "price", "2.00", "-"],
+        ["L4", "1.00", "1.50", "+50", "%"],
+    ]
+    document = json.loads(compared("prices:a", "prices:b", "--json"))
+    assert [(move["gpu"], move["change"]) for move in document["prices_of_other_gpus"]] == [("H20", None), ("L4", 0.5)]
+    assert (document["prices"], document["winners"]) == ([], [])
+    # Beside results, what moved of GPUs that nothing runs on is counted.
+    with open_store(url) as store, store.writing() as connection:
+        fill(connection, [an_answer(gpu="L4")])
+    told = compared("prices:a", "prices:b")
+    assert "1 GPU at another price: L4 1.00 -> 1.50" in told
+    assert "1 GPU that nothing stored runs on, too" in told

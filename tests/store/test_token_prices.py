@@ -171,11 +171,15 @@ def test_the_newest_of_ones_own_counts() -> None:
 
 def test_what_a_name_means() -> None:
     prices = [price("Groq", "openai/gpt-oss-120b"), price("Groq", "Qwen/Qwen3-32B"), price("X", "Qwen/Qwen3-32B")]
-    names = {text: [p.name for p in named(text, prices)] for text in ("groq", "GROQ/qwen3-32b", "Qwen/Qwen3-32B", "*")}
+    names = {
+        text: [p.name for p in named(text, prices)]
+        for text in ("groq", "GROQ/qwen3-32b", "Qwen/Qwen3-32B", "x/Qwen/Qwen3-32B", "*")
+    }
     assert names == {
         "groq": ["Groq/gpt-oss-120b", "Groq/Qwen3-32B"],
         "GROQ/qwen3-32b": ["Groq/Qwen3-32B"],
         "Qwen/Qwen3-32B": ["Groq/Qwen3-32B", "X/Qwen3-32B"],
+        "x/Qwen/Qwen3-32B": ["X/Qwen3-32B"],
         "*": ["Groq/gpt-oss-120b", "Groq/Qwen3-32B", "X/Qwen3-32B"],
     }
     with pytest.raises(UnknownNameError) as raised:

@@ -26,7 +26,13 @@ pytestmark = pytest.mark.slow
 ASSETS = Path(__file__).parents[1] / "assets"
 PAGES = (
     *("/", "/?model=Qwen3-8B", "/trade-offs", "/trade-offs?dominated=1&metrics=throughput-per-gpu,itl", "/compare"),
-    *("/compare?a=now&b=price:H100=1", "/load", "/load?rate=50", "/load?load=0:00=2,8:00=40,18:00=10"),
+    *(
+        "/compare?a=now&b=price:H100=1",
+        "/compare?a=api:Alibaba&tokens_per_day=20M",
+        "/load",
+        "/load?rate=50",
+        "/load?load=0:00=2,8:00=40,18:00=10",
+    ),
     *(
         "/load?batch=5M&within=8h&interruptions=1/d",
         "/place",
@@ -62,6 +68,21 @@ def test_every_page_answers_without_inline_code(address: str, client: TestClient
     assert answer.headers["content-security-policy"].startswith("default-src 'self'")
     assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=|javascript:", answer.text)
     assert not re.search(r"""(?:src|href|action)=["']?(?:https?:)?//""", answer.text)
+
+
+def test_prices_and_token_apis(client: TestClient, folder: Path) -> None:
+    page = client.get("/prices").text
+    assert "/compare?a=api%3AAlibaba%2FQwen%2FQwen3-8B" in page
+    assert "https://openrouter.ai/qwen/qwen3-8b/providers" in text_of(page)
+    shown = text_of(client.get("/compare?a=api:Alibaba/Qwen/Qwen3-8B&tokens_per_day=20M").text)
+    done = gpuscout("compare", "api:Alibaba", "--tokens-per-day", "20M", "--json", cwd=folder)
+    (one,) = json.loads(done.stdout)["comparisons"]
+    assert f"20 M tokens a day: API {one['at_load']['api_usd_per_day']:,.2f} USD a day" in shown
+    assert all(own["gpu"] in shown for own in one["gpus"])
+    assert client.get("/compare?a=api:nobody").status_code == 400
+    answer = client.get("/api/v1/compare", params={"a": "api:Alibaba", "tokens_per_day": "20M"})
+    assert answer.json()["comparisons"][0]["at_load"] == one["at_load"]
+    assert client.get("/api/v1/compare", params={"a": "now"}).status_code == 400
 
 
 def test_ask_says_what_recommend_says(client: TestClient, folder: Path) -> None:
