@@ -13,7 +13,7 @@ from gpuscout.runner.cli.capacity_load import parse_duration
 from gpuscout.runner.cli.common import leave_if_nothing, out, print_json
 from gpuscout.runner.cli.options import Many, parse_prices
 from gpuscout.runner.cli.show.document import CASE, picked
-from gpuscout.runner.cli.show.output import Column, Output, number, print_rows
+from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, print_rows, whole_number, yes_or_no
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
@@ -136,10 +136,26 @@ def print_batch(
             for plan in group.plans
             for offer in plan.offers
         ]
-        print_rows([Column(name, name) for name in (*CASE, *_ABOUT, *_OFFER)], rows, output)
+        for_machines = [Column(name, name) for name in (*CASE, *_ABOUT, *_OFFER)]
+        print_rows(_FOR_READERS if output.md else for_machines, rows, output)
     leave_if_nothing(any(group.plans for group in found.groups))
 
 
+_FOR_READERS = (
+    Column("model", "model"),
+    Column("workload", "workload"),
+    Column("configuration", "configuration"),
+    Column("purchase", "paid"),
+    a_figure("gpus", "GPUs", whole_number),
+    a_figure("gpu_hours", "GPU hours"),
+    a_figure("usd", "USD"),
+    a_figure("usd_low", "low (80 %)"),
+    a_figure("usd_high", "high (80 %)"),
+    a_figure("safe_gpus", "safe GPUs (90 %)", whole_number),
+    a_figure("safe_usd", "safe USD (90 %)"),
+    a_figure("usd_per_mtok", "USD/Mtok"),
+    Column("backed", "measured near", yes_or_no),
+)
 _ABOUT = ("gpu", "configuration", "kind", "backed", "limits_met", "concurrency", "requests_per_s_per_replica")
 _PLAIN = ("purchase", "replicas", "gpus", "seconds", "gpu_hours", "usd")
 _OFFER = (*_PLAIN, "usd_low", "usd_high", "usd_per_mtok", "safe_replicas", "safe_gpus", "safe_usd")

@@ -12,7 +12,7 @@ import typer
 from gpuscout.runner.cli.common import leave_if_nothing, print_json
 from gpuscout.runner.cli.options import Many, parse_prices
 from gpuscout.runner.cli.show.document import CASE, picked
-from gpuscout.runner.cli.show.output import Column, Output, print_rows
+from gpuscout.runner.cli.show.output import Column, Output, a_figure, a_share, print_rows, whole_number, yes_or_no
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def print_load(
         print_moving(found)
     else:
         rows = [_row(found, group, plan, fleet) for group, plan, fleet in _all(found)]
-        print_rows([Column(name, name) for name in _NAMES], rows, output)
+        print_rows(_FOR_READERS if output.md else [Column(name, name) for name in _NAMES], rows, output)
     leave_if_nothing(any(group.plans for group in found.groups))
 
 
@@ -137,6 +137,25 @@ _FLEET = (
 _NAMES = (
     *(*CASE, "gpu", "configuration", "kind", "backed", "limits_met", "requests_per_s_per_replica", *_FLEET),
     *("usd_per_month", "usd_per_month_low", "usd_per_month_high", "safe_replicas_peak", "safe_usd_per_month"),
+)
+
+
+_FOR_READERS = (
+    Column("model", "model"),
+    Column("workload", "workload"),
+    Column("configuration", "configuration"),
+    Column("policy", "paid"),
+    a_figure("reserved", "reserved", whole_number),
+    a_figure("replicas_least", "replicas at least", whole_number),
+    a_figure("replicas_peak", "at most", whole_number),
+    a_figure("replicas_mean", "mean"),
+    a_figure("gpu_hours", "GPU hours"),
+    a_figure("usd_per_month", "USD/month"),
+    a_figure("usd_per_month_low", "low (80 %)"),
+    a_figure("usd_per_month_high", "high (80 %)"),
+    a_figure("safe_usd_per_month", "safe USD/month (90 %)"),
+    a_figure("missed", "missed", a_share),
+    Column("backed", "measured near", yes_or_no),
 )
 
 

@@ -16,7 +16,7 @@ from gpuscout.runner.cli.capacity_load import parse_duration
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, leave_if_nothing, print_json
 from gpuscout.runner.cli.options import Filters, LimitOptions, Many, PriceOptions, grouped
 from gpuscout.runner.cli.show.document import CASE, picked
-from gpuscout.runner.cli.show.output import Column, Output, print_rows
+from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number, yes_or_no
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def place(
     elif output.for_people:
         print_placing(found, fleet.notes)
     else:
-        print_rows([Column(name, name) for name in _NAMES], _rows(found), output)
+        print_rows(_FOR_READERS if output.md else [Column(name, name) for name in _NAMES], _rows(found), output)
     leave_if_nothing(found.fit.placement is not None)
 
 
@@ -130,6 +130,18 @@ def _load(rate: Many, tokens_rate: Many, file: str | None) -> MovingLoad | list[
 _SETTINGS = ("precision", "server", "tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel")
 _PLACED = ("gpu", "configuration", "replicas", "gpus", "gpus_per_node", "kind", "backed", "limits_met", *_SETTINGS)
 _NEED = (*CASE, "requests_per_s", "sustained_requests_per_s", "sustained_low", "sustained_high")
+_FOR_READERS = (
+    Column("model", "model"),
+    Column("workload", "workload"),
+    a_figure("requests_per_s", "requests/s"),
+    Column("configuration", "configuration"),
+    a_figure("replicas", "replicas", whole_number),
+    a_figure("gpus", "GPUs", whole_number),
+    a_figure("sustained_requests_per_s", "all sustain"),
+    a_figure("sustained_low", "low (80 %)"),
+    a_figure("sustained_high", "high (80 %)"),
+    Column("backed", "measured near", yes_or_no),
+)
 _NAMES = (*_NEED, *_PLACED)
 
 

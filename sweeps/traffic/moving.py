@@ -34,6 +34,7 @@ _DAY_MS = 86_400_000
 _LATEST_S = 1e11
 _LONGEST_LINE = 1 << 20
 _PER_SECOND = {"rate": 1.0, "requests_per_s": 1.0, "requests_per_min": 1 / 60, "requests_per_h": 1 / 3600}
+_CALLED = {"timestamp": "time", "rps": "rate", "qps": "rate", "requests_per_second": "rate"}
 _NAMES = ("model", "workload")
 _CLOCK = re.compile(r"(?P<h>[01]?\d|2[0-4]):(?P<m>[0-5]\d)(?::(?P<s>[0-5]\d(?:\.\d{1,6})?))?")
 _EXAMPLE = "the first lines are, for example, time,rate and 08:00,12.5"
@@ -94,10 +95,15 @@ def read_load(file: str | Path, step_s: float | None = None) -> MovingLoad:
     with opened(path) as stream:
         head = stream.readline(_LONGEST_LINE)
         stream.seek(0)
-        names = [name.strip() for name in next(csv.reader([head.lstrip("\ufeff")]), [])]
-        if head.lstrip().startswith("{") or (set(names) & set(INPUT_NAMES) and not set(names) & _PER_SECOND.keys()):
+        names = _header(head)
+        if head.lstrip().startswith("{") or set(names) & set(INPUT_NAMES):
             return _counted(path, stream, step_s or STEP_OF_TRACES_S)
-        return _rated(path, names, stream, step_s)
+        return _rated(path, [_CALLED.get(name.lower(), name.lower()) for name in names], stream, step_s)
+
+
+def _header(line: str) -> list[str]:
+    """The names of the columns, as they are."""
+    return [name.strip() for name in next(csv.reader([line.lstrip("\ufeff")]), [])]
 
 
 def read_rates(file: str | Path) -> MovingLoad:
@@ -106,7 +112,8 @@ def read_rates(file: str | Path) -> MovingLoad:
         return read_load(file)
     path = Path(file)
     with opened(path) as stream:
-        names = [name.strip() for name in next(csv.reader([stream.readline(_LONGEST_LINE).lstrip("\ufeff")]), [])]
+        names = _header(stream.readline(_LONGEST_LINE))
+        names = [_CALLED.get(name.lower(), name.lower()) for name in names]
         if "time" in names or not set(names) & _PER_SECOND.keys():
             return read_load(path)
         column = _rate_column(path, names, times=False)
@@ -314,10 +321,10 @@ def _rate_column(path: Path, names: list[str], *, times: bool) -> str:
     allowed = {*_PER_SECOND, *_NAMES, *(("time",) if times else ())}
     for place, name in enumerate(names, start=1):
         if name not in allowed:
-            near = nearest(name, allowed, limit=1)
+            near = [] if {";", "\t"} & set(name) else nearest(name, allowed, limit=1)
             raise InputError(
                 f'{path}:1: column {place}: unknown column "{name:.60}"',
-                hint=f"did you mean {near[0]}?" if near else f"columns are {', '.join(sorted(allowed))}",
+                hint=f"did you mean {near[0]}?" if near else f"with commas between them: {', '.join(sorted(allowed))}",
             )
         if name in names[: place - 1]:
             raise InputError(f'{path}:1: column {place}: a second column "{name}"')

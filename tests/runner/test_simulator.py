@@ -285,6 +285,15 @@ def test_capacity_for_a_rate_takes_simulated_points_whatever_else_is_stored(tmp_
             assert plan["at_rate_percentiles"]["ttft:p95_ms"] == tail[gpu, plan["at_rate_request_rate"]]
             assert plan["percentiles"]["ttft:p95_ms"] == tail[gpu, highest]
             assert plan["assumed_tail"] is None
+    sized = {plan["gpu"]: plan for plan in group["best_per_gpu"]}
+    # A load that moves, and GPUs that are there, take the same points.
+    [moving] = asked("capacity", "--load", "0=30,600=5,1200=", *limit)["groups"]
+    for plan in moving["plans"]:
+        [fixed] = [fleet for fleet in plan["fleets"] if fleet["policy"] == "fixed"]
+        assert plan["requests_per_s_per_replica"] == sized[plan["gpu"]]["requests_per_s_per_replica"]
+        assert fixed["replicas_peak"] == sized[plan["gpu"]]["replicas"]
+    [need] = asked("place", "--have", "H100=64", "--rate", "30", *limit)["needs"]
+    assert [one["replicas"] for one in need["placed"]] == [sized["H100-SXM-80GB"]["replicas"]]
     shown = gpuscout("capacity", "--rate", "30", *limit, cwd=tmp_path).stdout
     assert "queueing is simulated" in shown
     # So many users at all times are a closed loop, whose percentiles nobody simulated here.

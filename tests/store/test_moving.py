@@ -170,6 +170,8 @@ def test_a_day_as_people_write_it(tmp_path: Path) -> None:
     assert load.notes == ("rows are 21600 to 43200 s apart: a rate holds until the next row",)
     inline = read_load("0:00=2, 8:00=40, 18:00=10").series[0]
     assert (list(inline.rates), inline.requests) == ([2, 40, 10], chat.requests)
+    called = "Timestamp,RPS\n0:00,2\n8:00,40\n18:00,10\n"
+    assert read_load(a_file(tmp_path, called)).series[0].requests == chat.requests
     dates = "time,requests_per_h\n2026-11-28T08:00,3600\n2026-11-28T09:00,7200\n"
     assert read_load(a_file(tmp_path, dates)).series[0].requests == 3600 * 3
     ended = read_load(a_file(tmp_path, "time,rate\n0,1\n10,3\n15,\n")).series[0]
@@ -356,6 +358,7 @@ def test_what_people_and_python_get(
     assert "no reserved price of L4: --reserved-price 'L4'=USD" in said
     assert "the first of all 2 together" in said
     assert len(list(csv.DictReader(io.StringIO(ask(capsys, database, "--load", file, "--csv"))))) == 8
+    assert ask(capsys, database, "--load", file, "--md").startswith("| model | workload | configuration | paid |")
     nothing = ask(capsys, database, "--load", file, "--slo", "itl<=0.01ms", status=6)
     assert "no configuration can carry it" in nothing
     trace = "\n".join(json.dumps({"timestamp": 300 * i, "input_length": 90, "output_length": 512}) for i in range(2000))

@@ -60,6 +60,15 @@ def whole_number(value: float) -> str:
     return f"{value:,}"
 
 
+def a_share(value: float) -> str:
+    """ "18 %", "0.9 %" """
+    return f"{100 * value:.2g} %"
+
+
+def yes_or_no(value: bool) -> str:
+    return "yes" if value else "no"
+
+
 @dataclass(frozen=True)
 class Column:
     """One column: `name` for machines, with its unit; `heading` and `show` (of a value that is known) for people.
