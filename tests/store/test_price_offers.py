@@ -255,7 +255,7 @@ def test_what_is_no_catalogue_or_lacks_what_it_cannot_hold(
     assert "cannot read" in run("import", *on, tmp_path / "gcp.csv", status=2)
     (tmp_path / "gcp.csv").write_bytes(b"\xff\xfe\x00")
     assert "it is not UTF-8 text" in run("import", *on, tmp_path / "gcp.csv", status=2)
-    assert "hold the same quote twice: L4 own on-demand 2026-01-01" in run("import", book, book, status=2)
+    assert "hold the same price twice: L4 own 2026-01-01 on-demand" in run("import", book, book, status=2)
     monkeypatch.setenv("GPUSCOUT_MAX_INPUT_MB", "1")
     monkeypatch.setattr("gpuscout.sweeps.reading._RESULTS_MB", 1)
     huge = catalogue(*[GOOD] * 1_200)
