@@ -9,9 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from gpuscout.runner.resolve.spec import CHEAP_LADDER, EXPENSIVE_LADDER
 from gpuscout.store.ranking.types import Group, Kind, RankedConfig, Ranking
 from gpuscout.sweeps.errors import InputError, NothingQualifiesError
+from gpuscout.sweeps.servers.options import options_from
 from gpuscout.sweeps.settings import PARALLELISM
 from gpuscout.sweeps.spec.spec import SweepSpec, spec_from_mapping
 from gpuscout.sweeps.spec.workloads import workload_as_given
+from gpuscout.sweeps.speculative import speculative_from
 from gpuscout.sweeps.traffic.traffic import PLAIN, traffic_from
 from gpuscout.sweeps.workloads import Workload
 
@@ -55,6 +57,8 @@ def spec_to_measure(ranking: Ranking, top: int, *, name: str, adaptive: bool = F
         "models": _several(group.model for group, _ in chosen),
         **{axis: _several(_plain(getattr(config, field)) for _, config in chosen) for axis, field in _AXES.items()},
         "max_model_len": _several(_max_model_len(workloads[_key(group)], config) for group, config in chosen),
+        "server_options": _unique(dict(options_from(config.server_options)) for _, config in chosen),
+        "speculative": _unique(dict(speculative_from(config.speculative).given) or "none" for _, config in chosen),
         "workloads": [workload_as_given(workload) for workload in workloads.values()],
         "concurrency": _ladder([config for _, config in chosen], CHEAP_LADDER if adaptive else EXPENSIVE_LADDER),
         "only": [_rule(group, config, workloads[_key(group)]) for group, config in chosen],
@@ -71,6 +75,8 @@ def _rule(group: Group, config: RankedConfig, workload: Workload) -> dict[str, o
         "model": group.model,
         **{field: _plain(getattr(config, field)) for field in _AXES.values()},
         "max_model_len": config.max_model_len,
+        **dict(options_from(config.server_options)),
+        "draft_tokens": speculative_from(config.speculative).draft_tokens,
         "workload": workload.name,
     }
 
@@ -106,7 +112,15 @@ def _ladder(configs: Sequence[RankedConfig], steps: Sequence[int]) -> list[int]:
 
 
 def _several(values: Iterable[object]) -> list[object]:
-    return list(dict.fromkeys(value for value in values if value is not None))
+    return _unique(value for value in values if value is not None)
+
+
+def _unique(values: Iterable[object]) -> list[object]:
+    found: list[object] = []
+    for value in values:
+        if value not in found:
+            found.append(value)
+    return found
 
 
 def _plain(value: object) -> object:

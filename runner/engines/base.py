@@ -35,6 +35,7 @@ __all__ = [
     "Curves",
     "Ended",
     "Engine",
+    "Expected",
     "FloatArray",
     "IntArray",
     "Measurement",
@@ -92,6 +93,7 @@ class Engine(Protocol):
                 for every case, after its points. `ladders` has the concurrencies that are still to be measured of each
                 case, ascending; (0,) for one in an open loop. Points are stored as measured runs at once, and stay
                 whatever happens to the rest
+    expected(cases, ladders)  an `Expected`: what measuring the cases of one block will take
     exclusive   True when two of its tasks must not run at the same time
     """
 
@@ -207,6 +209,17 @@ class Ended:
     outcome: Outcome = Outcome.OK
     detail: str | None = None
     extras: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What measuring will take: so many server starts, and seconds if all is measured one after the other."""
+
+    starts: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Expected) -> Expected:
+        return Expected(self.starts + other.starts, self.seconds + other.seconds)
 
 
 class MissingEngine:

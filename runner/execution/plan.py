@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from gpuscout.runner.engines.base import Cost
+from gpuscout.runner.engines.base import Cost, Expected, measures
 from gpuscout.runner.engines.registry import cached_engine
 from gpuscout.runner.execution.evaluate import evaluate
 from gpuscout.runner.execution.executor_choice import Work, expected_work
@@ -25,7 +26,10 @@ _MOST_TASKS_TO_TRY = 200_000
 
 @dataclass(frozen=True)
 class Plan:
-    """`hopeless` counts the tasks to compute that will not get a curve, by outcome; None where it was not tried."""
+    """`hopeless` counts the tasks to compute that will not get a curve, by outcome; None where it was not tried.
+
+    `measuring` is what engines that measure will take; None: there are none.
+    """
 
     census: Census
     stored: int
@@ -33,6 +37,7 @@ class Plan:
     points: int
     work: Work
     hopeless: Counter[Outcome] | None
+    measuring: Expected | None = None
 
 
 def plan_sweep(expansion: Expansion, store: Store | None) -> Plan:
@@ -41,6 +46,7 @@ def plan_sweep(expansion: Expansion, store: Store | None) -> Plan:
     try_them = census.tasks <= _MOST_TASKS_TO_TRY
     hopeless: Counter[Outcome] = Counter()
     stored = points = 0
+    measuring = None
     lacking_tasks = np.zeros(expansion.block_count, dtype=np.int64)
     for block in np.flatnonzero(census.block_tasks).tolist():
         part = expansion.sweep.engines[expansion.engine_of(block)]
@@ -53,6 +59,11 @@ def plan_sweep(expansion: Expansion, store: Store | None) -> Plan:
         stored += len(reused)
         lacking_tasks[block] = len(keys) - len(reused)
         points += sum(len(positions) * len(ladder) for ladder, positions in lacking.items())
+        engine: Any = cached_engine(part.name, part.options)
+        if measures(engine) and hasattr(engine, "expected"):
+            steps = {row: ladder for ladder, positions in lacking.items() for row in positions}
+            takes: Expected = engine.expected(cases, [steps.get(row, ()) for row in range(len(keys))])
+            measuring = takes if measuring is None else measuring + takes
         if try_them and lacking:
             rows = np.array(sorted(row for positions in lacking.values() for row in positions), dtype=np.int64)
             hopeless += _hopeless(cases.take(rows), part.name, dict(part.options))
@@ -63,6 +74,7 @@ def plan_sweep(expansion: Expansion, store: Store | None) -> Plan:
         points=points,
         work=expected_work(expansion, lacking_tasks),
         hopeless=hopeless if try_them else None,
+        measuring=measuring,
     )
 
 

@@ -28,7 +28,11 @@ other,K80,1.0,0.5,,us-east-1
 ASKED: dict[str, list[list[str]]] = {
     "run": [RUN, ["run", "--model", "Qwen3-8B", "--gpu", "H100", "--rate", "5"]],
     "inventory": [["recommend", "--have", "H100=8,L4=4"]],
-    "plan": [["plan", *MODELS, "--gpu", "H100,L4"], ["plan", *MODELS, "--gpu", "L4", "--why", "Qwen3-32B,L4"]],
+    "plan": [
+        ["plan", *MODELS, "--gpu", "H100,L4"],
+        ["plan", *MODELS, "--gpu", "L4", "--why", "Qwen3-32B,L4"],
+        ["plan", "--model", "Qwen3-8B", "--gpu", "L4", "--engine", "benchmark"],
+    ],
     "fit": [["fit", "Qwen3-32B", "2xH100"], ["fit", "Qwen3-32B", "L4"]],
     "import": [["import", "runs.csv"], ["import", "runs.csv", "--dry-run"]],
     "import-list": [["import", "--list"]],

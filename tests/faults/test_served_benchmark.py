@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -14,8 +15,12 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 
 from tests.support.commands import gpuscout, rows, started, wait_for
+from tests.support.forked import gpuscout as forked
+from tests.support.llama_server import write_config
+from tests.support.openai_server import REPOSITORY
 
 SERVER = Path(__file__).parents[1] / "support" / "fake_server.py"
 RUNS = """
@@ -107,16 +112,74 @@ def test_a_server_for_each_configuration_where_its_gpus_are(tmp_path: Path, clus
     assert details["gpu_memory_checked"] is False
 
 
+def test_a_real_server_on_a_pretended_gpu(tmp_path: Path, cluster: Any) -> None:
+    """llama.cpp, which says that it is no vLLM: what it does is set aside, and counts for no plain deployment."""
+    pytest.importorskip("xllamacpp")
+    write_config(tmp_path / "tiny")
+    command = ["/usr/bin/env", f"PYTHONPATH={REPOSITORY}", sys.executable, "-m", "tests.support.llama_server"]
+    (tmp_path / "spec.yaml").write_text(
+        f"""
+        name: llama
+        models: [{{model: ./tiny, name: tiny}}]
+        gpus: L40S
+        tensor_parallel: 1
+        workloads: {{small: {{input_len: 32, output_len: 8}}}}
+        concurrency: [1, 4, 16]
+        engine: {{name: benchmark, command: {json.dumps([*command, str(tmp_path), "{port}"])}, fewest_requests: 8}}
+        """
+    )
+    done = gpuscout("run", "spec.yaml", "--ray-address", cluster.address, cwd=tmp_path)
+    assert done.returncode == 6, done.stderr
+    query = "SELECT concurrency, set_aside, requests_completed, requests_failed FROM measured_runs ORDER BY 1"
+    stored = rows(tmp_path / "gpuscout.db", query)
+    assert [(step, completed, failed) for step, _, completed, failed in stored] == [(1, 8, 0), (4, 32, 0), (16, 128, 0)]
+    assert all("of another server" in str(why) for _, why, _, _ in stored)
+
+
+def test_from_estimates_to_what_is_measured(tmp_path: Path) -> None:
+    """The best of an estimate is measured, and is what is recommended, compared and learnt from afterwards."""
+    (tmp_path / "estimated.yaml").write_text(
+        "{name: estimated, models: Qwen/Qwen3-0.6B, gpus: [L40S, H100], tensor_parallel: 1, concurrency: [1, 4, 16],"
+        " workloads: {short: {input_len: 64, output_len: 16}}}"
+    )
+    assert forked("run", "estimated.yaml", cwd=tmp_path).returncode == 0
+    ask = ("recommend", "--workload", "short", "--slo", "itl<=100ms", "--json")
+    before = json.loads(forked(*ask, "--measure-top", "1", "--adaptive", cwd=tmp_path).stdout)["groups"][0]
+    assert before["configurations"][0]["kind"] == "estimated"
+    spec = yaml.safe_load((tmp_path / "measure-top.yaml").read_text())
+    command = [sys.executable, str(SERVER), "--port", "{port}", "--ttft-ms", "200", "--itl-ms", "10"]
+    spec["engine"] |= {"command": command, "fewest_requests": 4}
+    spec["concurrency"] = [1, 2]
+    (tmp_path / "measure-top.yaml").write_text(yaml.safe_dump(spec))
+    process = on_a_node_with(tmp_path, "L40S", "run", "measure-top.yaml", "--executor", "in-process")
+    messages = process.communicate(timeout=300)[1]
+    assert process.returncode in (0, 5), messages  # 5: rivals on a GPU that is not here
+    measured = rows(tmp_path / "gpuscout.db", "SELECT concurrency, implausible, set_aside FROM measured_runs")
+    assert [step for step, _, _ in measured] == [2]  # it meets the limit, so the lower one does
+    assert measured[0][1:] == (None, None)
+    after = json.loads(forked(*ask, cwd=tmp_path).stdout)["groups"][0]
+    assert "measured" in {config["kind"] for config in after["configurations"]}
+    accuracy = forked("accuracy", "--measured", "stored", "--json", cwd=tmp_path)
+    assert accuracy.returncode == 0, accuracy.stderr
+    calibrated = forked("calibrate", "--measured", "stored", "--output", "own.json", cwd=tmp_path)
+    assert "measured run" in calibrated.stdout + calibrated.stderr
+
+
+def on_a_node_with(folder: Path, gpu: str, *arguments: str) -> subprocess.Popen[str]:
+    """The command where a driver's program shows one of these GPUs."""
+    driver = folder / "bin" / "nvidia-smi"
+    driver.parent.mkdir()
+    driver.write_text(f"#!/bin/sh\necho '0, GPU-1, NVIDIA {gpu}, 4, 46068'\n")
+    driver.chmod(0o755)
+    path = f"{driver.parent}{os.pathsep}{os.environ['PATH']}"
+    return started(*arguments, cwd=folder, environ={"PATH": path})
+
+
 def test_a_server_that_hangs_under_load(tmp_path: Path) -> None:
     """Without Ray, on a node whose driver shows an L40S and no H100."""
-    driver = tmp_path / "bin" / "nvidia-smi"
-    driver.parent.mkdir()
-    driver.write_text("#!/bin/sh\necho '0, GPU-1, NVIDIA L40S, 4, 46068'\n")
-    driver.chmod(0o755)
     more = "request_timeout_s: 1, health_timeout_s: 60"
     sweep = Sweep(tmp_path, "--stall-at", "3", "--variant", "{precision}", "--only", "fp8", more=more)
-    path = {"PATH": f"{driver.parent}{os.pathsep}{os.environ['PATH']}"}
-    process = started(*sweep.arguments, "--executor", "in-process", cwd=tmp_path, environ=path)
+    process = on_a_node_with(tmp_path, "L40S", *sweep.arguments, "--executor", "in-process")
     messages = process.communicate(timeout=300)[1]
     assert process.returncode == 5, messages
     assert set(sweep.points()) == {point for point in ALL if point[0] == "bf16" or point[2] < 4}

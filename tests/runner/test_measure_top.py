@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +51,12 @@ def test_the_best_of_a_recommendation_as_a_sweep_that_measures_them(tmp_path: Pa
     assert [str(slo) for slo in spec.slo] == ["itl<=30ms"]
     planned = gpuscout("plan", "best.yaml", "--json", cwd=tmp_path)
     assert planned.returncode == 0, planned.stderr
-    assert f'"tasks": {len(spec.only)},' in planned.stdout
+    plan = json.loads(planned.stdout)
+    assert plan["tasks"] == len(spec.only)
+    assert 2 <= plan["expected_server_starts"] <= plan["tasks"]
+    assert plan["expected_measuring_s"] > 60 * plan["expected_server_starts"]
+    told = gpuscout("plan", "best.yaml", cwd=tmp_path).stdout
+    assert f"{plan['expected_server_starts']} server starts, about " in told
     again = gpuscout(*ask, "--measure-spec", "best.yaml", cwd=tmp_path)
     assert (again.returncode, "best.yaml exists already" in again.stderr) == (2, True)
     useless = gpuscout("recommend", "--adaptive", cwd=tmp_path)

@@ -9,6 +9,7 @@ from gpuscout.runner.api.run import notes_of_engines
 from gpuscout.runner.cli.common import count, print_json
 from gpuscout.runner.cli.show.document import picked
 from gpuscout.runner.cli.show.wording import print_field, print_wrapped
+from gpuscout.runner.engines.base import Expected
 from gpuscout.runner.execution.executor_choice import duration
 from gpuscout.runner.execution.plan import Plan, plan_sweep, why
 from gpuscout.sweeps.errors import InputError, NoStoreError
@@ -61,7 +62,12 @@ def _print(expansion: Expansion, plan: Plan) -> None:
     print(f"  in the store  {plan.stored:>9,}")
     computed = plan.to_compute - (sum(plan.hopeless.values()) if plan.hopeless else 0)
     takes = f"{duration(plan.work.seconds())} in one process" if computed else "nothing to do"
-    print(f"  to compute    {computed:>9,}   {takes}")
+    print(f"  to compute    {computed:>9,}   {_takes(plan.measuring) if computed and plan.measuring else takes}")
+
+
+def _takes(measuring: Expected) -> str:
+    starts = f"{count(measuring.starts, 'server start')}, " if measuring.starts else ""
+    return f"{starts}{duration(measuring.seconds)} of measuring, one after the other (from estimates)"
 
 
 def _caveats(sweep: Sweep) -> list[str]:
@@ -99,6 +105,14 @@ def _document(expansion: Expansion, plan: Plan) -> dict[str, object]:
         **picked(plan, stored_tasks="stored", tasks_to_compute="to_compute", operating_points_to_compute="points"),
         "expected_evaluating_s": round(plan.work.evaluating_s, 3),
         "expected_storing_s": round(plan.work.storing_s, 3),
+        **(
+            {}
+            if plan.measuring is None
+            else {
+                "expected_server_starts": plan.measuring.starts,
+                "expected_measuring_s": round(plan.measuring.seconds, 1),
+            }
+        ),
         "expected_without_curve": None
         if plan.hopeless is None
         else {outcome.value: number for outcome, number in plan.hopeless.items()},

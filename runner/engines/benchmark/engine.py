@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 
-from gpuscout.runner.engines.base import About, Cost, Ended, Measurement
+from gpuscout.runner.engines.base import About, Cost, Ended, Expected, Measurement
 from gpuscout.runner.engines.benchmark.adaptive import around_limits
 from gpuscout.runner.engines.benchmark.command import check_command
 from gpuscout.runner.engines.benchmark.endpoint import Endpoint, checked_url, probe
@@ -108,6 +108,12 @@ class BenchmarkEngine:
         if max(ladder) > most:
             return f"a concurrency of {max(ladder):,} is above `max_in_flight` ({most:,})"
         return None
+
+    def expected(self, cases: CaseColumns, ladders: Sequence[tuple[int, ...]]) -> Expected:
+        """What measuring the cases of one block will take."""
+        from gpuscout.runner.engines.benchmark.expected import expected
+
+        return expected(cases, ladders, self._load, starts=not self.exclusive)
 
     def evaluate(self, cases: CaseColumns, ladder: IntArray) -> Curves:
         raise NotImplementedError("this engine measures")
