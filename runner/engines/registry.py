@@ -19,7 +19,7 @@ from gpuscout.sweeps.text import said
 from gpuscout.sweeps.trust import Trust
 
 ENTRY_POINTS = "gpuscout.engines"
-_BUILT_IN = ("roofline", "llm-optimizer", "aiconfigurator", "benchmark")
+_BUILT_IN = ("roofline", "llm-optimizer", "aiconfigurator", "aisimulate", "benchmark")
 EngineFactory = Callable[..., Engine]
 
 
@@ -214,6 +214,12 @@ def _aiconfigurator() -> EngineFactory:
     return AIConfiguratorEngine
 
 
+def _aisimulate() -> EngineFactory:
+    from gpuscout.runner.engines.aisimulate.engine import AISimulateEngine
+
+    return AISimulateEngine
+
+
 def _benchmark() -> EngineFactory:
     from gpuscout.runner.engines.benchmark.engine import BenchmarkEngine
 
@@ -228,6 +234,7 @@ def _factories() -> dict[str, Callable[[], EngineFactory]]:
         "simulator": _simulator,
         "llm-optimizer": _llm_optimizer,
         "aiconfigurator": _aiconfigurator,
+        "aisimulate": _aisimulate,
         "benchmark": _benchmark,
     }
     for entry_point in metadata.entry_points(group=ENTRY_POINTS):

@@ -32,7 +32,9 @@ DATABASE_MODES = ("SILICON", "HYBRID", "EMPIRICAL", "SOL")
 
 
 class AIConfiguratorEngine:
-    """NVIDIA AIConfigurator: aggregated serving, estimated from kernels that were timed on each system.
+    """NVIDIA AIConfigurator 0.12: aggregated serving, estimated from kernels that were timed on each system.
+
+    From 0.13 on the package is AISimulate, which the engine `aisimulate` calls: this one is superseded.
 
     Our `server` is its backend; the version of it is the newest that the package has measured. Its batch size is that
     of one attention rank and one pipeline stage: of C requests in flight on dp x pp of them it is asked for the
@@ -47,7 +49,10 @@ class AIConfiguratorEngine:
     task_s = 12.0  # 6 to 18 s of one core for a ladder of nine, where it was measured
     in_process = False  # compiled code, and loggers and caches of the whole process
     about = About(
-        covers=f"{', '.join(GPUS)}; all parallelism; vLLM, SGLang, TensorRT-LLM; formats whose kernels were timed",
+        covers=(
+            f"superseded by aisimulate: {', '.join(GPUS)}; all parallelism; vLLM, SGLang, TensorRT-LLM; "
+            "formats whose kernels were timed"
+        ),
         install=INSTALL,
         homepage="https://github.com/ai-dynamo/aiconfigurator",
         options={
@@ -69,8 +74,15 @@ class AIConfiguratorEngine:
         if None in versions or importlib.util.find_spec("aiconfigurator") is None:
             return f"aiconfigurator is not installed: {INSTALL}"
         if not all(str(version).startswith(_SERIES) for version in versions):
-            return f"aiconfigurator {versions[0]} is installed, gpuscout works with {_SERIES}*: {INSTALL}"
+            return (
+                f"aiconfigurator {versions[0]} is installed, gpuscout works with {_SERIES}*: {INSTALL}; "
+                "its successor is the engine aisimulate"
+            )
         return None
+
+    def note(self) -> str:
+        """What a run with it says."""
+        return "engine aiconfigurator: NVIDIA's AISimulate supersedes it (--engine aisimulate)"
 
     def fingerprint(self) -> str:
         """The versions of the package and of its database, which PyPI keeps unchanged."""
