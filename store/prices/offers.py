@@ -25,6 +25,7 @@ from gpuscout.sweeps.text import fault_in
 
 # How far the memory that a cloud states may be from that of the part: 180 and 192 GB are one B200, 16 and 32 two V100.
 _MEMORY_WITHIN = 0.15
+_LONGEST_NAME = 80  # of a stranger's, in a message
 _FORM = re.compile(r"(?<![A-Za-z])(SXM|PCIe|NVL)(?![A-Zac-z]|\d{2})", re.IGNORECASE)
 _MEMORY = re.compile(r"(?<![A-Za-z\d])(\d{2,3}) ?GB?(?![A-Za-z])", re.IGNORECASE)
 _BESIDES = re.compile(rf"nvidia|tesla|geforce|hgx|instinct|(?<![a-z])sxm\d?|pcie|nvl\d*|hbm3e?|{_MEMORY.pattern}", re.I)
@@ -101,11 +102,15 @@ class Offer:
 
 @dataclass
 class Chosen:
-    """The quotes of offers, how many offers were left out for which reason, and the names that several parts share."""
+    """The quotes of offers, how many offers were left out for which reason, and the names that several parts share.
+
+    `unused`: names that the user gave a part and that no offer has.
+    """
 
     quotes: list[Quote] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     asked: Counter[tuple[str, tuple[str, ...]]] = field(default_factory=Counter)
+    unused: list[str] = field(default_factory=list)
 
     def notes(self, most: int = 10) -> list[str]:
         """Which offers are left out, and why: what the user can decide first."""
@@ -113,6 +118,7 @@ class Chosen:
             f"{name} may be {' or '.join(parts)}, {_offers(number)} left out: --part '{name}={parts[0]}' decides"
             for (name, parts), number in self.asked.most_common()
         ]
+        notes += [f"--part {name} changes nothing here: no offer is called that" for name in self.unused]
         reasons = self.left_out.most_common()
         notes += [f"{_offers(number)} left out: {reason}" for reason, number in reasons[:most]]
         if rest := sum(number for _, number in reasons[most:]):
@@ -140,10 +146,12 @@ def quotes_of_offers(
     }
     said = {squeeze(name): gpu for name, gpu in parts.items()}
     offers = list(offers)
+    called = {squeeze(name) for offer in offers for name in (offer.gpu, offer.named)}
     sizes: dict[tuple[str, str], set[int]] = {}
     for offer in offers:
         sizes.setdefault((offer.provider, offer.instance_type), set()).add(offer.num_gpus)
-    chosen, cheapest = Chosen(), dict[tuple[object, ...], Quote]()
+    chosen = Chosen(unused=[name for name in parts if squeeze(name) not in called])
+    cheapest = dict[tuple[object, ...], Quote]()
     for offer in offers:
         if fault := next(filter(None, map(fault_in, (offer.gpu, offer.region, offer.instance_type))), None):
             chosen.left_out[fault] += 1
@@ -159,11 +167,11 @@ def quotes_of_offers(
             chosen.asked[offer.named, tuple(found)] += 1
             continue
         if not found:
-            chosen.left_out[f"{offer.named} is no GPU of the catalogue"] += 1
+            chosen.left_out[f"{offer.named[:_LONGEST_NAME]} is no GPU of the catalogue"] += 1
             continue
         usd = offer.usd_per_hour / offer.num_gpus
         if wrong := check_price(usd):
-            chosen.left_out[f"{offer.provider} {offer.instance_type}: {wrong}"] += 1
+            chosen.left_out[f"{offer.provider} {offer.instance_type[:_LONGEST_NAME]}: {wrong}"] += 1
             continue
         # A name that is sold in several sizes is an instance of each.
         several = len(sizes[offer.provider, offer.instance_type]) > 1 and offer.instance_type

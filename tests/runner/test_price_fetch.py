@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import socket
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
@@ -230,6 +231,12 @@ def test_what_cannot_be_asked(
         assert "Connection refused" in run("fetch", status=2)
     with pytest.raises(InputError, match="unknown price book"):
         stored(tmp_path)
+
+
+def test_without_the_package_it_says_what_to_install(run: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gpuhunt", None)
+    told = run("fetch", status=2)
+    assert "prices fetch needs the package gpuhunt\n    pip install 'gpuscout[prices]'" in told
 
 
 def test_nothing_is_fetched_unless_asked(catalogue: Catalogue, run: Callable[..., str]) -> None:

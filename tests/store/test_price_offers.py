@@ -187,10 +187,15 @@ def test_a_catalogue_is_read_by_the_names_of_its_columns(
     # An accelerator without its host is no price that could rank.
     assert not found["L4", "spot", "r1"].exact
     assert "host is paid besides" in found["L4", "spot", "r1"].note
-    decided = run("import", "--format", "skypilot", path, "--as-of", "2026-11-20", "--part", "H100=H100-PCIe", "--json")
-    document = json.loads(decided)
-    assert (document["stored"], document["replaced"]) == (9, 8)
+    again = ("import", "--format", "skypilot", path, "--as-of", "2026-11-20", "--part", "H100=H100-PCIe")
+    told = run(*again, "--part", "H1OO=H100-SXM")
+    assert "--part H1OO changes nothing here: no offer is called that" in told
+    assert "9 prices stored in skypilot, 8 replaced" in told
+    # The book knows the instance type now: what was decided once needs no second word.
+    document = json.loads(run(*again[:-2], "--json"))
+    assert (document["stored"], document["replaced"]) == (9, 9)
     assert [asked["name"] for asked in document["asked"]] == ["A100-80GB"]
+    assert document["left_out"]
     assert {left["reason"]: left["offers"] for left in document["left_out"]}["shares of a GPU"] == 2
 
 
