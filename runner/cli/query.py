@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import chain, islice
 from pathlib import Path
@@ -62,6 +62,9 @@ def query(
         list[str] | None, typer.Option("--sort", metavar="COLUMN", help="-COLUMN sorts descending; repeat for more.")
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=0, help="Rows to show; 0: all.")] = _DEFAULT_LIMIT,
+    offset: Annotated[
+        int, typer.Option("--offset", min=0, help="Rows to leave out before these: the next page of a list.")
+    ] = 0,
     all_versions: AllVersions = False,
     list_columns: Annotated[bool, typer.Option("--list-columns", help="List all columns.")] = False,
     plot: Plot = None,
@@ -95,7 +98,7 @@ def query(
             return
         question = replace(question, prices=prices.rules(stored_names(connection, gpus).ids))
         reader = PointReader(connection, question, all_versions=all_versions)
-        _print_points(reader, columns, sort or [], limit or None, output)
+        _print_points(reader, columns, sort or [], Page(offset, limit or None), output)
         if plot is not None:
             _plot_curves(reader, plot, latency)
 
@@ -103,7 +106,19 @@ def query(
 # --- operating points --------------------------------------------------------------------------------------------
 
 
-def _print_points(reader: PointReader, given: str | None, sort: list[str], limit: int | None, output: Output) -> None:
+@dataclass(frozen=True)
+class Page:
+    """A part of a list: `limit` rows from row `offset` on; None: all of them."""
+
+    offset: int
+    limit: int | None
+
+    @property
+    def end(self) -> int | None:
+        return None if self.limit is None else self.offset + self.limit
+
+
+def _print_points(reader: PointReader, given: str | None, sort: list[str], page: Page, output: Output) -> None:
     from gpuscout.runner.cli.show.fitted import bare_names
     from gpuscout.runner.cli.show.points import (
         DROP,
@@ -122,10 +137,16 @@ def _print_points(reader: PointReader, given: str | None, sort: list[str], limit
     ends = [] if given else ends_of(["usd_per_mtok", *(by.lstrip("-") for by in sort)])
     fetched = list(dict.fromkeys([*names, *ends]))
     # One more than is shown tells whether there are more.
-    rows = _some(reader, reader.rows(fetched, sort=sort, limit=None if limit is None else limit + 1))
-    shown = islice(rows, limit)
+    rows = _some(reader, reader.rows(fetched, sort=sort, limit=None if page.end is None else page.end + 1))
+    shown = islice(rows, page.offset, page.end)
     if output.json:
-        head = {"sort": sort, "limit": limit, **limits_document(reader.question), "caveats": reader.caveats}
+        head = {
+            "sort": sort,
+            "limit": page.limit,
+            "offset": page.offset,
+            **limits_document(reader.question),
+            "caveats": reader.caveats,
+        }
         print_json_rows(head, "points", shown)
     else:
         if not output.for_people:
@@ -142,12 +163,19 @@ def _print_points(reader: PointReader, given: str | None, sort: list[str], limit
                 print_wrapped(f"{', '.join(sorted({row['kind'] for row in held}))}; in brackets 80 % ranges")
             for remark in price_remarks(reader.prices, held) if "usd_per_mtok" in names else ():
                 print(remark)
+            if page.offset and not held:
+                err().print(f"fewer than {page.offset + 1:,} points match: --offset leaves out all of them")
             for caveat in chain.from_iterable(reader.caveats.values()):
                 print_wrapped(f"note: {caveat}")
             if (told := assumed(reader.question)) is not None:
                 print_wrapped(told)
     if next(rows, None) is not None:
-        err().print(f"the first {count(limit or 0, 'point')}; --limit shows more (0: all), --sort and filters others")
+        first = (
+            f"points {page.offset + 1:,} to {page.end:,}"
+            if page.offset
+            else f"the first {count(page.end or 0, 'point')}"
+        )
+        err().print(f"{first}; --offset {page.end} goes on, --limit shows more (0: all), --sort and filters others")
 
 
 def _some(reader: PointReader, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:

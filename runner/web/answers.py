@@ -50,7 +50,7 @@ QUESTIONS: Mapping[str, Kind] = {
     "gpu": Kind(("gpus", "show"), places=("name",), store=False),
     "workloads": Kind(("workloads", "list"), store=False),
     "prices": Kind(("prices", "list"), ("books",)),
-    "points": Kind(("query",), (*_FILTERS, *_SLOS, *_PRICES, "columns", "sort", "limit", "all_versions")),
+    "points": Kind(("query",), (*_FILTERS, *_SLOS, *_PRICES, "columns", "sort", "limit", "offset", "all_versions")),
     "recommend": Kind(("recommend",), (*_AIM, *_FILTERS, *_PRICES, "top", "explain")),
     "pareto": Kind(
         ("pareto",),

@@ -425,6 +425,19 @@ def test_a_limit_says_that_there_is_more(db: str, capsys: pytest.CaptureFixture[
     assert run(capsys, "query", "--db", db, "--json", "--limit", "9")[1] == ""
 
 
+def test_pages_of_a_list_are_the_list(db: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def points(*more: str) -> list[object]:
+        told, _ = run(capsys, "query", "--db", db, "--sort", "-itl_ms", "--json", *more)
+        found: list[object] = json.loads(told)["points"]
+        return found
+
+    everything = points("--limit", "0")
+    pages = [points("--limit", "4", "--offset", str(start)) for start in range(0, len(everything) + 4, 4)]
+    assert [point for page in pages for point in page] == everything
+    assert pages[-1] == []
+    assert len(pages) > 2
+
+
 def test_all_versions_percentiles_and_limits(db: str, capsys: pytest.CaptureFixture[str]) -> None:
     everything = ["query", "--db", db, "--json", "--limit", "0"]
     assert len(json.loads(run(capsys, *everything, "--all-versions")[0])["points"]) == 13

@@ -31,6 +31,7 @@ SAME = {
     "/gpus/H100": ["gpus", "show", "H100"],
     "/workloads": ["workloads", "list"],
     "/prices": ["prices", "list"],
+    "/points?model=Qwen3-8B&limit=5&offset=7": ["query", "--model", "Qwen3-8B", "--limit", "5", "--offset", "7"],
     "/points?model=Qwen3-8B&limit=7&sort=-itl_ms": [
         *("query", "--model", "Qwen3-8B", "--limit", "7", "--sort", "-itl_ms"),
     ],
