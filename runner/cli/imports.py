@@ -97,6 +97,14 @@ def import_results(
         Path | None,
         typer.Option("--mapping", metavar="FILE", help="YAML: patterns of files or labels -> the above."),
     ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name",
+            metavar="PATTERN",
+            help="What names of files say: '{model}_{gpu}_tp{tp}_*', any of the above.",
+        ),
+    ] = None,
     gpu_file: Annotated[Path | None, typer.Option("--gpu-file", help="A YAML file with GPUs of your own.")] = None,
     since: Annotated[
         str | None, typer.Option("--since", metavar="DAY", help="`inferencex` online: measured on this day or later.")
@@ -126,13 +134,14 @@ def import_results(
         return
     if not arguments:
         raise InputError("no files given", hint="gpuscout import FILE…; `gpuscout import public` has public runs")
-    _import(arguments, asdict(facts), mapping, gpu_file, db, since=since, url=url, dry_run=dry_run, json=json)
+    _import(arguments, asdict(facts), mapping, name, gpu_file, db, since=since, url=url, dry_run=dry_run, json=json)
 
 
 def _import(
     arguments: list[str],
     flags: dict[str, str | None],
     mapping: Path | None,
+    name: str | None,
     gpu_file: Path | None,
     db: str,
     *,
@@ -144,6 +153,7 @@ def _import(
     from gpuscout.runner.imports import inferencex
     from gpuscout.runner.imports.complete import Completer
     from gpuscout.runner.imports.exports import import_exports, split_exports
+    from gpuscout.runner.imports.file_names import NamePattern
     from gpuscout.runner.imports.files import (
         compare_files,
         is_public,
@@ -184,6 +194,7 @@ def _import(
         Mappings() if mapping is None else Mappings.read(mapping),
         catalogue if gpu_file is None else catalogue.with_file(gpu_file),
         ModelFinder(ModelsAt(db)),
+        None if name is None else NamePattern.of(name),
     )
     completer.check_flags()
     if completer.flags and names and all(map(is_public, names)):
@@ -202,6 +213,9 @@ def _import(
                 store_file(store, file)
     for pattern in sorted(completer.mappings.unused):
         print(f'note: {mapping}: "{pattern}" matches nothing that was imported', file=sys.stderr)
+    if completer.names is not None and (others := completer.names.unmatched):
+        such = "" if len(others) == 1 else f" and {len(others) - 1} more"
+        print(f"note: {others[0]}{such}: named otherwise than --name {completer.names.text}", file=sys.stderr)
     far = _far_off([file for file in files if not file.error and not is_public(file.name)], db, gpu_file)
     if json:
         print_json(import_document(files, dry_run=dry_run) | {"over_2x_off": [outlier_row(one) for one in far]})

@@ -11,10 +11,12 @@ the requests had it within 5 % on average; else their mean, rounded. `_derived` 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from gpuscout.runner.imports.file_names import NamePattern
 from gpuscout.runner.imports.served_names import counted, model_at
 from gpuscout.runner.imports.stated import FIELDS, UNKNOWN, Mappings, Value, Values, check, flag
 from gpuscout.runner.resolve.models import ModelFinder
@@ -52,6 +54,15 @@ class NotSaid(InputError):
         super().__init__(f"does not say {told}", hint=f"add {flags}, or --mapping FILE with them")
 
 
+def _is_text(details: Mapping[str, object]) -> bool:
+    """Whether a store can hold all of it: JSON may escape halves of characters."""
+    try:
+        json.dumps(details, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @dataclass
 class Completer:
     """Completes runs, looking every model up once."""
@@ -60,6 +71,7 @@ class Completer:
     mappings: Mappings
     gpus: GPUCatalogue
     models: ModelFinder
+    names: NamePattern | None = None
     _models: dict[str, ModelSpec | GpuscoutError] = field(default_factory=dict)
 
     def check_flags(self) -> None:
@@ -77,7 +89,10 @@ class Completer:
         served = said["model"].text if "model" in said and is_path(said["model"].text) else None
         if served is not None:
             del said["model"]  # a folder of the machine that served
-        added, replaced = self._added(said, self.mappings.of(file, run.label))
+        named = {} if self.names is None else self.names.values(file)
+        if "model" in said:
+            named.pop("model", None)  # names of files are short for it
+        added, replaced = self._added(said, self.mappings.of(file, run.label), named)
         values = {name: _checked(name, value, said=name not in added) for name, value in {**said, **added}.items()}
         self._check_lengths(run, added)
         lengths = {name: values.get(name) or _length(run, name) for name in ("input_len", "output_len")}
@@ -110,16 +125,21 @@ class Completer:
                 "file_says": {name: value.text for name, value in replaced.items()},
             }
         )
+        if not _is_text(details):
+            raise InputError(f"{place}: holds text that is not Unicode (half of a surrogate pair)")
         source = values.get("source") or run.source or file
         new = replace(new, source=source, derived=derived, details=details, case=case_of(new, model, gpu))
         return new, list(_oddities(new, replaced, values))
 
-    def _added(self, said: Values, mapped: Values) -> tuple[Values, Values]:
-        """What people add to what a file says, and what of that they replace. Raises InputError."""
+    def _added(self, said: Values, mapped: Values, named: Values) -> tuple[Values, Values]:
+        """What people add to what a file says, and what of that they replace. Raises InputError.
+
+        What the file's name says counts as what a flag says, and before flags.
+        """
         # A version is only "unknown" where nobody knows it.
         filled = {
             name: value
-            for name, value in self.flags.items()
+            for name, value in {**self.flags, **named}.items()
             if name not in mapped and not (name in said and value.text.casefold() == UNKNOWN)
         }
         replaced = {name: said[name] for name in said if name in mapped and self._differs(name, said, mapped)}

@@ -140,7 +140,7 @@ class Mappings:
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from error
         except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-            raise InputError(f"{path}: not YAML: {error}") from error
+            raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
 
         def place(node: yaml.Node) -> str:
             return f"{path}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"

@@ -12,12 +12,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from multiprocessing import forkserver
 from pathlib import Path
 
 from gpuscout.runner.cli.main import main
 from tests.support.commands import GPUSCOUT, environment
 
 _PATH = sys.path[:]
+_ROOT = Path(__file__).parents[2]
 FORKS = multiprocessing.get_context("forkserver")
 # What nearly every command imports when it begins to work. Ray, transformers and their like are not among it.
 FORKS.set_forkserver_preload(
@@ -44,6 +46,7 @@ def gpuscout(
     command = [str(GPUSCOUT), *map(str, arguments)]
     with tempfile.TemporaryDirectory() as folder:
         streams = Path(folder, "stdout"), Path(folder, "stderr")
+        _start_server()
         process = FORKS.Process(target=_run, args=(command, cwd, environment(plugins), _PATH, *streams))
         process.start()
         process.join(timeout_s)
@@ -52,6 +55,21 @@ def gpuscout(
             process.join()
             raise subprocess.TimeoutExpired(command, timeout_s)
         return subprocess.CompletedProcess(command, process.exitcode, *(stream.read_text() for stream in streams))
+
+
+def _start_server() -> None:
+    """Start the process that forks, unless it runs: wherever the test is, with the project before what is installed.
+
+    Packages bring modules called `tests`, too.
+    """
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), before)))
+    try:
+        forkserver.ensure_running()
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
 
 
 def _run(
