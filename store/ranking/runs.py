@@ -18,7 +18,7 @@ from gpuscout.store.ranking.measures import Array
 from gpuscout.store.ranking.placing import Indices
 from gpuscout.store.ranking.scope import Condition, Scope
 from gpuscout.store.ranking.types import Question
-from gpuscout.store.schema import cases, gpus, measured_runs, membership, models, percentiles, tasks
+from gpuscout.store.schema import cases, failures, gpus, measured_runs, membership, models, percentiles, tasks
 from gpuscout.sweeps.curves import METRICS
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.settings import SETTINGS
@@ -143,12 +143,20 @@ def estimated_cases(
     conditions: list[Condition] = [
         cases.c.model_id.in_([i for name in {one["model"] for one in configurations} for i in scope.models.ids[name]]),
         cases.c.gpu_id.in_([i for name in {one["gpu"] for one in configurations} for i in scope.gpus.ids[name]]),
-        sa.exists().where(tasks.c.case_id == cases.c.id),
     ]
     conditions += [cases.c[n].in_(sorted({one[n] for one in configurations})) for n in (*LENGTHS, *_SETTINGS)]
     if scope.sweep is not None:
         members = sa.select(tasks.c.case_id).join(membership, membership.c.task_id == tasks.c.id)
-        conditions.append(cases.c.id.in_(members.where(membership.c.sweep_id == scope.sweep.id)))
+        # A task that failed on the way is no member, but it has measured some points.
+        begun = sa.select(failures.c.case_id).join(measured_runs, measured_runs.c.task_key == failures.c.task_key)
+        conditions.append(
+            sa.or_(
+                cases.c.id.in_(members.where(membership.c.sweep_id == scope.sweep.id)),
+                cases.c.id.in_(begun.where(failures.c.sweep_id == scope.sweep.id)),
+            )
+        )
+    else:
+        conditions.append(sa.exists().where(tasks.c.case_id == cases.c.id))
     query = sa.select(
         cases.c.id, models.c.name.label("model"), gpus.c.name.label("gpu"), *(cases.c[name] for name in columns)
     )

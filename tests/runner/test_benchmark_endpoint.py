@@ -102,6 +102,8 @@ def test_points_before_a_failure_are_kept_and_the_rest_is_measured_later(server:
     assert failed.returncode == 5
     assert "CUDA out of memory" in failed.stderr
     assert rows(tmp_path, "SELECT concurrency FROM measured_runs ORDER BY 1") == [(1,), (2,)]
+    ranked = json.loads(gpuscout("recommend", "--sweep", "bench", "--json", "--set-aside", cwd=tmp_path).stdout)
+    assert ranked["groups"][0]["configurations"][0]["engine"] == "measured"
     server.behave()
     server.record()
     assert gpuscout("run", "bench.yaml", cwd=tmp_path).returncode == 0
