@@ -5,6 +5,7 @@ GpuscoutError                 exit 1
 │   ├── SpecError                      a sweep spec: carries every problem found, with its place
 │   │   ├── InvalidSpecError               and the part of it that is sound, whose names can still be looked up
 │   │   └── GpuFileError                   a user's file of GPUs, and the names in it
+│   ├── NothingMatchesError            a question that no stored result is about
 │   ├── UnknownNameError               a name that no catalogue holds, with the nearest names
 │   ├── ModelConfigError               a model configuration that cannot be understood
 │   │   ├── MissingFieldError              it lacks a field
@@ -75,6 +76,10 @@ class SpecError(InputError):
             "\n".join(str(problem) for problem in self.problems)
             + f"\n{count} problem{'s' if count != 1 else ''}, nothing was run."
         )
+
+
+class NothingMatchesError(InputError):
+    """A question that no stored result is about; the hint says what there is."""
 
 
 class GpuFileError(SpecError):

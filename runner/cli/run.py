@@ -15,7 +15,7 @@ from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, json
 from gpuscout.runner.cli.options import Have, PriceOptions, Sort, grouped, owned
 from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.sweep_options import AskOptions, ExecutionOptions, GpuFile, SweepFlags
-from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.errors import InputError, NothingMatchesError, NothingQualifiesError
 from gpuscout.sweeps.text import printable
 
 if TYPE_CHECKING:
@@ -152,10 +152,13 @@ def run_and_report(
             nodes = node_sizes(connection)
             if load:
                 sized = capacity(connection, replace(question, sweep=report.sweep.id), load, Demand())
-    except InputError:
+    except InputError as error:
+        # Where everything failed the summary says so, and the exit status is that of failures.
         if not report.open_failures:
-            raise
-        # Everything failed: the summary says so, and the exit status that of failures.
+            if not isinstance(error, NothingMatchesError):
+                raise
+            err().print(_summary(report))  # nothing of what was measured counts
+            raise NothingQualifiesError(error.message, hint=error.hint) from error
     if ranking is not None and inventory is not None:
         found = served(ranking.groups, inventory, nodes)
         print_inventory(found, inventory, Output(json=json), sort=sort)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from gpuscout.store.ranking.types import MEASURED, Kind, Question
+from gpuscout.store.ranking.types import BENCHMARK, MEASURED, Kind, Question
 from gpuscout.store.schema import engines, gpus, ladders, models, sweep_engines, sweep_workloads, sweeps, traffics
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 from gpuscout.sweeps.gpus.groups import member_of
@@ -20,6 +20,7 @@ from gpuscout.sweeps.servers import taken_for_engine
 from gpuscout.sweeps.workloads import RATE_MARK
 
 _LISTED = 8
+_NO_ESTIMATES = (MEASURED, BENCHMARK)
 
 
 @dataclass(frozen=True)
@@ -150,22 +151,21 @@ def _having(
 def choose_engines(connection: sa.Connection, wanted: Sequence[str]) -> NameIndex:
     """The engines of these names or globs in the order of `wanted`; without any, the newest engine first.
 
-    "measured" is a name that is known and stands for none of them: see `means_measured`. Raises UnknownNameError.
+    "measured" and "benchmark" are names that are known and stand for none of them: see `means_measured`. Raises
+    UnknownNameError.
     """
-    known = (
-        NameIndex({**stored_names(connection, engines).ids, MEASURED: ()})
-        if wanted
-        else stored_names(connection, engines)
-    )
+    known = stored_names(connection, engines)
+    if wanted:
+        known = NameIndex({**known.ids, **dict.fromkeys(_NO_ESTIMATES, ())})
     chosen = _choose(known, "engine", wanted)
-    return chosen.only(name for name in chosen.ids if name != MEASURED)
+    return chosen.only(name for name in chosen.ids if name not in _NO_ESTIMATES)
 
 
 def means_measured(kinds: Sequence[str], wanted: Sequence[str]) -> bool:
     """Whether measured runs count: unless other kinds or engines are named. Raises UnknownNameError."""
     if kinds and Kind.MEASURED not in choose_word("kind", kinds, list(Kind)):
         return False
-    return not wanted or any(matches(text, MEASURED) for text in wanted)
+    return not wanted or any(matches(text, name) for text in wanted for name in _NO_ESTIMATES)
 
 
 def means_estimated(kinds: Sequence[str]) -> bool:

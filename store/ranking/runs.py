@@ -20,7 +20,7 @@ from gpuscout.store.ranking.scope import Condition, Scope
 from gpuscout.store.ranking.types import Question
 from gpuscout.store.schema import cases, failures, gpus, measured_runs, membership, models, percentiles, tasks
 from gpuscout.sweeps.curves import METRICS
-from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.errors import InputError, NothingMatchesError
 from gpuscout.sweeps.settings import SETTINGS
 from gpuscout.sweeps.workloads import LOADS
 
@@ -220,7 +220,9 @@ def left_out_as_set_aside(connection: sa.Connection, scope: Scope, question: Que
     return connection.execute(sa.select(sa.func.count()).select_from(plain)).scalar_one()
 
 
-def with_left_out(error: InputError, connection: sa.Connection, scope: Scope, question: Question) -> InputError:
+def with_left_out(
+    error: NothingMatchesError, connection: sa.Connection, scope: Scope, question: Question
+) -> NothingMatchesError:
     """The error of a question without an answer, that says which measured runs would be one if they counted."""
     hints = [
         f"measured runs that match but do not count: {runs:,} {why} ({flag} counts them)"
@@ -230,7 +232,7 @@ def with_left_out(error: InputError, connection: sa.Connection, scope: Scope, qu
         )
         if runs
     ]
-    return InputError(error.message, hint="\n    ".join([*hints, error.hint or ""])) if hints else error
+    return NothingMatchesError(error.message, hint="\n    ".join([*hints, error.hint or ""])) if hints else error
 
 
 def points_of(

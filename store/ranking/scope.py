@@ -20,14 +20,15 @@ from gpuscout.store.ranking.lookup import (
     choose_word,
     find_sweep_parts,
     listed,
+    stored_names,
     traffics_asked,
     workload_names,
     workloads_called,
 )
 from gpuscout.store.ranking.started import started_as
-from gpuscout.store.ranking.types import Question
+from gpuscout.store.ranking.types import BENCHMARK, Question
 from gpuscout.store.schema import cases, engines, gpus, measured_runs, membership, models, sweeps, tasks, traffics
-from gpuscout.sweeps.errors import InputError, UnknownNameError
+from gpuscout.sweeps.errors import InputError, NothingMatchesError, UnknownNameError
 from gpuscout.sweeps.precision import PRECISIONS, precision_called
 from gpuscout.sweeps.servers import SERVERS
 from gpuscout.sweeps.settings import SETTINGS
@@ -181,6 +182,8 @@ def scope_of(connection: sa.Connection, question: Question, *, traffic: tuple[in
     conditions += _on_tasks(question)
     if question.engines:
         conditions.append(tasks.c.engine_id.in_(engine_names.all_ids()))
+    elif measuring := stored_names(connection, engines).ids.get(BENCHMARK):
+        conditions.append(tasks.c.engine_id.not_in(measuring))
 
     source: sa.FromClause = tasks.join(cases, cases.c.id == tasks.c.case_id)
     if sweep is not None:
@@ -325,7 +328,7 @@ def _on_tasks(question: Question) -> list[Condition]:
     return found
 
 
-def nothing_matches(connection: sa.Connection, scope: Scope) -> InputError:
+def nothing_matches(connection: sa.Connection, scope: Scope) -> NothingMatchesError:
     """Why there is no answer at all, and what the store, or the sweep that was asked for, does have."""
     within: sa.FromClause = cases.outerjoin(tasks, cases.c.id == tasks.c.case_id)
     measured = sa.exists().where(measured_runs.c.case_id == cases.c.id)
@@ -341,7 +344,7 @@ def nothing_matches(connection: sa.Connection, scope: Scope) -> InputError:
     where = f'sweep "{scope.sweep.name}"' if scope.sweep else "the store"
     models_there = present(models.c.name, models, cases.c.model_id)
     if not models_there:
-        return InputError(f"{where} holds no results yet", hint="gpuscout run SPEC computes them")
+        return NothingMatchesError(f"{where} holds no results yet", hint="gpuscout run SPEC computes them")
     lengths = connection.execute(
         sa.select(cases.c.input_len, cases.c.output_len, cases.c.traffic_id)
         .select_from(within)
@@ -374,7 +377,7 @@ def nothing_matches(connection: sa.Connection, scope: Scope) -> InputError:
         oldest, newest = connection.execute(sa.select(*days).select_from(within).where(answered)).one()
         if oldest is not None:
             there["estimates stored"] = [f"{oldest:%Y-%m-%d} to {newest:%Y-%m-%d}"]
-    return InputError(
+    return NothingMatchesError(
         f"nothing in {where} matches all of these filters",
         hint="\n    ".join(f"{kind}: {listed(names)}" for kind, names in there.items()),
     )

@@ -17,6 +17,8 @@ from gpuscout.sweeps.trust import ObservedError
 __all__ = ["DEFAULT_OBJECTIVE", "MEASURES", "Measure", "measure_of"]
 
 MEASURED = "measured"
+BENCHMARK = "benchmark"
+"""The engine whose answers are measured runs: it has no estimates, and naming it means measured runs."""
 """Stands among the engines for measured runs."""
 
 

@@ -152,13 +152,26 @@ def test_an_endpoint_is_one_deployment(server: Served, tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert "an endpoint is one deployment, and this sweep has several: `gpu`, `tp`" in refused.stderr
     write_spec(tmp_path, server, "[1]", ", gpu: h100, tp: 1", gpus="[H100, L4]", tensor_parallel="[1, 2]")
+    text = (tmp_path / "bench.yaml").read_text()
+    (tmp_path / "bench.yaml").write_text(text.replace("engine: {", "engines:\n- {") + "- roofline\n")
     done = gpuscout("run", "bench.yaml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert rows(tmp_path, "SELECT outcome, count(*) FROM tasks GROUP BY 1 ORDER BY 1") == [
+    outcomes = "SELECT outcome, count(*) FROM tasks JOIN engines ON engines.id = engine_id "
+    assert rows(tmp_path, f"{outcomes} WHERE engines.name = 'benchmark' GROUP BY 1 ORDER BY 1") == [
         ("not_supported", 3),
         ("ok", 1),
     ]
     assert len(server.record()) == 1 + 8
+    # One is measured, the others are estimated: the benchmark is no second opinion, and refuses none of them.
+    ranked = json.loads(
+        gpuscout("recommend", "--sweep", "bench", "--json", "--set-aside", "--top", "9", cwd=tmp_path).stdout
+    )
+    [group] = ranked["groups"]
+    assert (group["engine"], group["other_engines"]) == ("roofline", [])
+    kinds = {(best["gpu"], best["num_gpus"]): best["kind"] for best in group["configurations"]}
+    assert kinds[("H100-SXM-80GB", 1)] == "measured"
+    assert [kind for place, kind in kinds.items() if place != ("H100-SXM-80GB", 1)] == ["estimated"] * 3
+    assert group["unranked"] == []
 
 
 @pytest.mark.parametrize(
