@@ -17,11 +17,11 @@ from gpuscout.runner.accuracy.names import RunNames
 from gpuscout.runner.accuracy.seen import errors_seen
 from gpuscout.runner.accuracy.selection import fit_for_fitting
 from gpuscout.runner.calibration.fit import fit, parameters_of, predict
-from gpuscout.runner.calibration.intervals import coverage, interval_document
-from gpuscout.runner.calibration.kernels import PLAIN_EFFICIENCIES, kernel_factors, shipped
+from gpuscout.runner.calibration.intervals import LeftOver, coverage, interval_document
+from gpuscout.runner.calibration.kernels import kernel_factors, shipped
 from gpuscout.runner.calibration.parameters import PRIORS, REFERENCE
 from gpuscout.runner.calibration.rows import Figures, FitRows, fit_rows
-from gpuscout.runner.calibration.validate import LEFT_OUT, held_out
+from gpuscout.runner.calibration.validate import LEFT_OUT, familiar, held_out
 from gpuscout.runner.engines.roofline.constants import FORMAT, Constants
 from gpuscout.runner.engines.roofline.uncertainty import BAND_ENDS, BAND_NAMES
 from gpuscout.store.measured import MeasuredRun, runs_digest
@@ -85,12 +85,13 @@ def calibrate(
         errors_of[f"{name}_left_out"] = figures_document(kinds, figures, apart=True)
         if closed is None:
             continue
-        loops[name] = figures[closed]
+        loops[name] = familiar(kinds, closed, figures[closed]) if name == "model" else figures[closed]
         left_out[name] = kinds[closed].estimates(figures[closed])
     if closed is not None and "model" in loops:
-        if intervals := interval_document(kinds[closed], loops["model"], loops.get("family")):
+        left_over = LeftOver.of(kinds[closed], loops["model"], loops.get("family"))
+        if intervals := interval_document(left_over):
             trust = {"intervals": intervals}
-        errors_of["inside_80_percent_interval"] = coverage(kinds[closed], loops["model"])
+        errors_of["inside_80_percent_interval"] = coverage(left_over)
     if unfitted is not None:
         tell(f"estimated {len(unfitted):,} runs on GPU families that no run of the fit has")
         unseen = unfitted.estimates(predict(unfitted, parameters, fitted.vector))
@@ -114,16 +115,18 @@ def calibrate(
 
 
 def placed_by_kernels(constants: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """The factors of generations that no run of the fit has, but whose kernels were measured.
+    """The factors of generations with few runs or none, but whose kernels were measured.
 
-    They stand in relation to the reference vendor's kernels, also those of another vendor: its own factors are of other
-    generations' kernels. Nothing is placed above what the kernels reach themselves and a fit may give.
+    A fit counted with them for those that it has. The others stand in relation to the reference vendor's kernels, also
+    those of another vendor: its own factors are of other generations' kernels. None of them is placed above what the
+    kernels reach themselves and a fit may give.
     """
     vendor_of = {gpu.family: gpu.vendor for gpu in GPUCatalogue.load()}
     reference = constants["vendors"].get(REFERENCE, {})
     found: dict[str, dict[str, float]] = {}
     for family, factors in kernel_factors().items():
         if family in constants["families"]:
+            found[family] = dict(factors)
             continue
         reached = shipped()["families"][family]
         vendor = constants["vendors"].get(vendor_of[family], {})
@@ -131,8 +134,7 @@ def placed_by_kernels(constants: Mapping[str, Mapping[str, Any]]) -> dict[str, d
         for name, factor in factors.items():
             before = constants["pooled"][name] * vendor.get(name, 1.0)
             after = constants["pooled"][name] * reference.get(name, 1.0) * factor
-            if name in PLAIN_EFFICIENCIES:
-                after = min(after, max(reached[name], PRIORS[name].high))
+            after = min(after, max(reached[name], PRIORS[name].high))
             found[family][name] = round(after / before, 4)
     return found
 

@@ -37,7 +37,8 @@ def parameters_of(kinds: Sequence[FitRows]) -> Parameters:
 
 def predict(rows: FitRows, parameters: Parameters, vector: FloatArray) -> Figures:
     """What the formulas say to rows with the constants of a vector."""
-    return rows.predict(parameters.logs(vector, parameters.masks(rows.vendor, rows.family, rows.server)))
+    masks = parameters.masks(rows.vendor, rows.family, rows.server)
+    return rows.predict(parameters.logs(vector, masks, parameters.before(rows.family)))
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ class _Problem:
         self._rows = rows
         self._parameters = parameters
         self._masks = parameters.masks(rows.vendor, rows.family, rows.server)
+        self._before = parameters.before(rows.family)
         # The factors that apply, and the rows to which they do.
         kinds, of = np.unique(self._masks, axis=1, return_inverse=True)
         self._alike = [(kinds[:, kind], np.flatnonzero(of.ravel() == kind)) for kind in range(kinds.shape[1])]
@@ -115,11 +117,14 @@ class _Problem:
         self._measured = np.nan_to_num(measured)
         self._scale = np.array([_SCALES[m] for m in self._metrics])[:, None]
 
+    def _table(self, vector: FloatArray) -> FloatArray:
+        return self._parameters.logs(vector, self._masks, self._before)
+
     def _logs(self, figures: Figures) -> FloatArray:
         return np.log([getattr(figures, m) for m in self._metrics])
 
     def loss(self, vector: FloatArray, freedom: float) -> float:
-        logs = self._logs(self._rows.predict(self._parameters.logs(vector, self._masks)))
+        logs = self._logs(self._rows.predict(self._table(vector)))
         z = (logs - self._measured) / self._scale
         return float((self._weight * freedom * np.log1p(z**2 / freedom)).sum())
 
@@ -129,7 +134,7 @@ class _Problem:
         The derivative of a factor is that of its constant where the factor applies, so rows to which the same factors
         apply are summed by constant first.
         """
-        table = self._parameters.logs(vector, self._masks)
+        table = self._table(vector)
         logs = self._logs(self._rows.predict(table))
         z = (logs - self._measured) / self._scale
         robust = np.sqrt(self._weight / (1 + z**2 / freedom))

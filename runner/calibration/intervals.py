@@ -1,8 +1,14 @@
-"""Intervals from what cross-validation left over: factors around an estimate that hold for models nobody fitted."""
+"""Intervals from what cross-validation left over: factors around an estimate that hold for models nobody fitted.
+
+The runs of one model on one GPU type are off together, so what counts is the number of such curves. A vendor of which
+few were measured has intervals drawn to those of GPU families that a fit has not seen at all.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,78 +20,138 @@ from gpuscout.sweeps.curves import FloatArray, IntArray
 # 80 % of the runs of a new model lie between these quantiles of the runs of other models: a little outside 10 and
 # 90 %, because the next model is off in its own way.
 _QUANTILES = (0.08, 0.92)
-# Fewer runs of a vendor in a band say less than those of all its bands, or of all families left out.
-_FEWEST = 12
+# So many curves of a vendor say as much of its next one as all families left out do.
+_PRIOR_CURVES = 2
+# Fewer runs of a vendor in a band say less than those of all its bands; families left out likewise.
+_FEWEST, _FEWEST_FAMILIES = 12, 4
 _LEAST = 0.05  # of a logarithm: an interval surrounds its estimate
 Flags = npt.NDArray[np.bool_]
 
 
-def interval_document(
-    rows: FitRows, models_out: Figures, families_out: Figures | None
-) -> dict[str, dict[str, dict[str, list[float]]]]:
+@dataclass(frozen=True)
+class LeftOver:
+    """What was measured beside figures of fits that had not seen it, as logarithms of the ratio, by metric.
+
+    `familiar`: fits that had seen the row's GPU family, though not the row's `unit` (its model); `unfamiliar`: fits
+    that had not seen its family. NaN where there is none.
+    """
+
+    rows: FitRows
+    familiar: Mapping[str, FloatArray]
+    unfamiliar: Mapping[str, FloatArray]
+
+    @classmethod
+    def of(cls, rows: FitRows, familiar: Figures, families_out: Figures | None) -> LeftOver:
+        """`families_out` None: all rows are of one family."""
+        nothing = Figures(*(np.full(len(rows), np.nan) for _ in INTERVAL_METRICS))
+        return cls(rows, _residuals(rows, familiar), _residuals(rows, families_out or nothing))
+
+    def ends(self, metric: str, band: int, vendor: str | None, without: Flags) -> tuple[float, float]:
+        """The ends of an interval, as logarithms, without the rows `without`. `vendor` None: of families not fitted."""
+        of_band = (self._bands == band) & ~without
+        known = np.isfinite(self.unfamiliar[metric])
+        prior = None
+        for sample in (known & of_band, known & ~without):
+            if sample.any() and (prior is None or len(prior[1]) < _FEWEST_FAMILIES):
+                prior = self._quantiles(self.unfamiliar[metric], sample), set(self.rows.family[sample].tolist())
+        if vendor is None:
+            return (-np.inf, np.inf) if prior is None else prior[0]
+        known = np.isfinite(self.familiar[metric]) & (self.rows.vendor == vendor)
+        sample = known & of_band
+        if sample.sum() < _FEWEST:
+            sample = known & ~without
+        if not sample.any():
+            return (-np.inf, np.inf) if prior is None else prior[0]
+        own = self._quantiles(self.familiar[metric], sample, alike=False)
+        if prior is None:
+            return own
+        curves = len(np.unique(self._curves[sample]))
+        drawn = (curves * np.array(own) + _PRIOR_CURVES * np.array(prior[0])) / (curves + _PRIOR_CURVES)
+        return float(drawn[0]), float(drawn[1])
+
+    def _quantiles(self, residual: FloatArray, sample: Flags, *, alike: bool = True) -> tuple[float, float]:
+        """Quantiles where a curve of n runs counts as sqrt(n); with `alike` every GPU family counts as one."""
+        _, inverse, counts = np.unique(self._curves[sample], return_inverse=True, return_counts=True)
+        weight = counts[inverse] ** -0.5
+        if alike:
+            _, family = np.unique(self.rows.family[sample], return_inverse=True)
+            weight = weight / np.bincount(family, weight)[family]
+        order = np.argsort(residual[sample], kind="stable")
+        values, weight = residual[sample][order], weight[order]
+        positions = (np.cumsum(weight) - weight / 2) / weight.sum()
+        low, high = np.interp(_QUANTILES, positions, values)
+        return float(low), float(high)
+
+    @functools.cached_property
+    def _bands(self) -> IntArray:
+        return _bands(self.rows)
+
+    @functools.cached_property
+    def _curves(self) -> IntArray:
+        _, curves = np.unique(np.char.add(np.char.add(self.rows.unit, "|"), self.rows.gpu), return_inverse=True)
+        return curves
+
+
+def interval_document(left: LeftOver) -> dict[str, dict[str, dict[str, list[float]]]]:
     """The part `intervals` of a constants file, by vendor and for families not fitted.
 
-    `models_out` are figures of fits that had not seen a row's model, `families_out` of those that had not seen its GPU
-    family; None: all rows are of one family. Empty where no row has one of the metrics: the engine wants all of them,
-    or none.
+    Empty where no row has one of the metrics: the engine wants all of them, or none.
     """
-    residuals = _residuals(rows, models_out)
-    if not all(np.isfinite(residual).any() for residual in residuals.values()):
+    if not all(np.isfinite(residual).any() for residual in left.familiar.values()):
         return {}
-    unseen = residuals if families_out is None else _residuals(rows, families_out)
-    bands = _bands(rows)
-    groups = {
-        vendor: {
-            metric: _by_band(rows, residual, bands, rows.vendor == vendor) for metric, residual in residuals.items()
+    nothing = np.zeros(len(left.rows), dtype=np.bool_)
+    groups: dict[str, str | None] = {vendor: vendor for vendor in np.unique(left.rows.vendor).tolist()}
+    found = {}
+    for name, vendor in (groups | {UNSEEN: None}).items():
+        ends = {
+            metric: {band: left.ends(metric, b, vendor, nothing) for b, band in enumerate(BAND_NAMES)}
+            for metric in INTERVAL_METRICS
         }
-        for vendor in np.unique(rows.vendor).tolist()
-    }
-    everything = np.ones(len(rows), dtype=np.bool_)
-    groups[UNSEEN] = {m: _by_band(rows, residual, bands, everything) for m, residual in unseen.items()}
-    return groups
+        if np.isfinite([list(of_band.values()) for of_band in ends.values()]).all():
+            found[name] = {
+                metric: {b: _factors(*pair) for b, pair in of_band.items()} for metric, of_band in ends.items()
+            }
+    return found
 
 
-def _by_band(rows: FitRows, residual: FloatArray, bands: IntArray, of: Flags) -> dict[str, list[float]]:
-    """The ends of every band, on both sides of the estimate at least a little."""
-    ends = {name: _ends(rows, residual, (bands == b) & of, of) for b, name in enumerate(BAND_NAMES)}
-    return {
-        name: [round(float(np.exp(min(low, -_LEAST))), 4), round(float(np.exp(max(high, _LEAST))), 4)]
-        for name, (low, high) in ends.items()
-    }
+def _factors(low: float, high: float) -> list[float]:
+    """An interval's ends, on both sides of the estimate at least a little."""
+    return [round(float(np.exp(min(low, -_LEAST))), 4), round(float(np.exp(max(high, _LEAST))), 4)]
 
 
-def coverage(rows: FitRows, held_out: Figures) -> dict[str, dict[str, float]]:
+def coverage(left: LeftOver) -> dict[str, dict[str, float]]:
     """The share of runs inside intervals that were made without the residuals of their own model, by metric.
 
-    For all runs, for every vendor and for every band of a vendor. A metric is left out where no run has it, or the
-    runs of one model only.
+    For all runs, for every vendor and for every band of a vendor; and of GPU families left out, where every family
+    counts alike. A metric is left out where no run has it, or the runs of one model only.
     """
-    bands = _bands(rows)
-    inside: dict[str, Flags] = {}
-    for metric, residual in _residuals(rows, held_out).items():
-        known = np.isfinite(residual)
-        if len(np.unique(rows.model[known])) < 2:
-            continue
-        inside[metric] = np.zeros(len(rows), dtype=np.bool_)
-        for vendor in np.unique(rows.vendor):
-            of = rows.vendor == vendor
-            for name in np.unique(rows.model[of]):
-                others = rows.model != name
-                for band in range(len(BAND_NAMES)):
-                    tested = (rows.model == name) & (bands == band) & of
-                    low, high = _ends(rows, residual, (bands == band) & of & others, of & others, others)
-                    inside[metric][tested] = (residual[tested] >= low) & (residual[tested] <= high)
-    residuals = _residuals(rows, held_out)
+    rows, bands = left.rows, _bands(left.rows)
+    units_of_rows = rows.unit
+    familiar, unfamiliar = ({m: np.full(len(rows), np.nan) for m in INTERVAL_METRICS} for _ in range(2))
+    for metric in INTERVAL_METRICS:
+        for inside, residual, units, vendor_of in (
+            (familiar[metric], left.familiar[metric], units_of_rows, rows.vendor),
+            (unfamiliar[metric], left.unfamiliar[metric], rows.family, None),
+        ):
+            known = np.isfinite(residual)
+            if len(np.unique(units[known])) < 2:
+                continue
+            of = np.zeros(len(rows), dtype=np.str_) if vendor_of is None else vendor_of
+            for unit, vendor, band in set(zip(units[known].tolist(), of[known].tolist(), bands[known], strict=True)):
+                tested = known & (units == unit) & (of == vendor) & (bands == band)
+                low, high = left.ends(metric, band, vendor or None, units == unit)
+                inside[tested] = (residual[tested] >= min(low, -_LEAST)) & (residual[tested] <= max(high, _LEAST))
     found = {}
     for name, part in _parts(rows, bands):
-        shares = {
-            metric: round(float(flags[part & np.isfinite(residuals[metric])].mean()), 4)
-            for metric, flags in inside.items()
-            if (part & np.isfinite(residuals[metric])).any()
-        }
+        shares = {m: round(float(np.nanmean(v[part])), 4) for m, v in familiar.items() if np.isfinite(v[part]).any()}
         if shares:
             found[name] = shares
-    return found
+    of_families = {}
+    for metric, inside in unfamiliar.items():
+        each = [inside[(rows.family == family) & np.isfinite(inside)] for family in np.unique(rows.family)]
+        if shares_of := [float(part.mean()) for part in each if len(part)]:
+            of_families[metric] = round(float(np.mean(shares_of)), 4)
+    return found | ({"closed loop, family left out": of_families} if of_families else {})
 
 
 def _parts(rows: FitRows, bands: IntArray) -> Iterator[tuple[str, Flags]]:
@@ -102,22 +168,3 @@ def _bands(rows: FitRows) -> IntArray:
 
 def _residuals(rows: FitRows, held_out: Figures) -> dict[str, FloatArray]:
     return {m: np.log(getattr(rows.measured, m) / getattr(held_out, m)) for m in INTERVAL_METRICS}
-
-
-def _ends(rows: FitRows, residual: FloatArray, *samples: Flags) -> tuple[float, float]:
-    """Quantiles over the first sample that has enough rows, else over the largest.
-
-    A model with n runs on a GPU type counts as sqrt(n).
-    """
-    known = [sample & np.isfinite(residual) for sample in samples]
-    chosen = next((sample for sample in known if sample.sum() >= _FEWEST), max(known, key=lambda s: int(s.sum())))
-    if not chosen.any():
-        return -np.inf, np.inf
-    keys = np.char.add(np.char.add(rows.model[chosen], "|"), rows.gpu[chosen])
-    _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
-    weight = counts[inverse] ** -0.5
-    order = np.argsort(residual[chosen], kind="stable")
-    values, weight = residual[chosen][order], weight[order]
-    positions = (np.cumsum(weight) - weight / 2) / weight.sum()
-    low, high = np.interp(_QUANTILES, positions, values)
-    return float(low), float(high)

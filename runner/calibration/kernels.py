@@ -49,10 +49,8 @@ _LARGE_WEIGHTS, _LARGE_CACHE = 2e8, 3e8
 _SMALL_MESSAGE, _ALLREDUCE_BYTES = 8192, 2
 _DIGITS = 4
 
-# Relative to the weights' bandwidth it is the same on all generations, within what the tables scatter.
-_NOT_CARRIED = ("kv_efficiency",)
-
-# Those that are not relative to another one: shares of what the GPU could do at best.
+# Shares of what the GPU could do at best. Those that are relative to another one are the same on all generations,
+# within what the tables scatter.
 PLAIN_EFFICIENCIES = ("memory_efficiency", "flops_efficiency", "attention_efficiency")
 
 Column = npt.NDArray[Any]
@@ -100,13 +98,13 @@ def of_system(folder: Path, gpu: GPUSpec) -> Found:
 
 
 def kernel_factors() -> dict[str, dict[str, float]]:
-    """Those of `family_factors` that place generations outside `REFERENCE` of which there are no runs.
+    """Those of `family_factors` that place generations outside `REFERENCE`, of which there are few runs or none.
 
     Those inside have serving runs enough to say it better, kernels and all. Exchanges over PCIe are left out: what
     servers send over it is not what the tables measure.
     """
     return {
-        family: {name: factor for name, factor in factors.items() if name not in _NOT_CARRIED}
+        family: {name: factor for name, factor in factors.items() if name in PLAIN_EFFICIENCIES}
         for family, factors in family_factors().items()
         if family not in REFERENCE
     }

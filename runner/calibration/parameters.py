@@ -2,9 +2,9 @@
 
 A prior is a value known before any fit (vendors' figures, kernels' published efficiencies, earlier fits) with the
 relative width it may move by; it keeps constants that the runs say little about where physics puts them. Factors of
-vendors, generations and servers are drawn towards 1: a generation with few runs stays near its vendor, a vendor with
-few runs near the reference. Widths are narrow because runs are not independent (one team, one release, one model);
-they were chosen by the errors on models left out.
+vendors, generations and servers are drawn towards 1: a generation with few runs stays near its vendor (placed by its
+measured kernels where there are any), a vendor with few runs near the reference. Widths are narrow because runs are not
+independent (one team, one release, one model); they were chosen by the errors on models left out.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from gpuscout.runner.calibration.kernels import kernel_factors
 from gpuscout.runner.engines.roofline.constants import NAMES
 from gpuscout.sweeps.curves import FloatArray
 from gpuscout.sweeps.servers import SERVERS
@@ -109,6 +110,9 @@ class Parameters:
         self.families = tuple(sorted(set(families)))
         self.priors = [priors[name] for name in NAMES]
         self.base = np.log([prior.value for prior in self.priors])
+        self._kernels = {
+            family: np.log([factors.get(name, 1.0) for name in NAMES]) for family, factors in kernel_factors().items()
+        }
         relative = [vendor for vendor in self.vendors if vendor != REFERENCE]
         slots: list[Slot] = []
         rows: list[tuple[float, float, float]] = []
@@ -140,9 +144,16 @@ class Parameters:
             masks.append(mask + pool if slot.kind == "vendor" else mask)
         return np.array(masks)
 
-    def logs(self, vector: FloatArray, masks: FloatArray) -> FloatArray:
-        """Logarithms of all constants of all rows: constants x rows."""
-        table = np.repeat(self.base[:, None], masks.shape[1], axis=1)
+    def before(self, families: npt.NDArray[np.str_]) -> FloatArray:
+        """Logarithms of all constants before a fit: priors, and what measured kernels say of a family; as `logs`."""
+        nothing = np.zeros(len(NAMES))
+        names, of = np.unique(families, return_inverse=True)
+        table: FloatArray = np.array([self.base + self._kernels.get(name, nothing) for name in names.tolist()])
+        return np.ascontiguousarray(table[of].T)
+
+    def logs(self, vector: FloatArray, masks: FloatArray, before: FloatArray) -> FloatArray:
+        """Logarithms of all constants of all rows: constants x rows. `masks` and `before` are those of the rows."""
+        table = before.copy()
         np.add.at(table, [slot.constant for slot in self.slots], vector[:, None] * masks)
         return table
 

@@ -58,6 +58,21 @@ class FitRows:
     def __len__(self) -> int:
         return len(self.runs)
 
+    @property
+    def deployment(self) -> npt.NDArray[np.str_]:
+        """Equal for runs of one server, GPU type, architecture and precision."""
+        return _deployments(self.server, self.gpu, self.model, [run.precision for run in self.runs])
+
+    @property
+    def unit(self) -> npt.NDArray[np.str_]:
+        """What to leave out to learn how estimates on a GPU family carry to others on it: the model.
+
+        Where a family was measured with one model only, the deployment.
+        """
+        families, of = np.unique(self.family, return_inverse=True)
+        alone = np.array([len(np.unique(self.model[of == number])) == 1 for number in range(len(families))])
+        return np.where(alone[of], self.deployment, self.model)
+
     def take(self, mask: npt.NDArray[np.bool_]) -> FitRows:
         """The rows under a mask."""
         columns = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -72,7 +87,7 @@ class FitRows:
     def thinned(self, most: int) -> FitRows:
         """At most about so many runs of every deployment, spread evenly, each with the weight of those left out."""
         keep, weight = np.zeros(len(self), dtype=np.bool_), self.weight.copy()
-        keys = _deployments(self.runs, self.model)
+        keys = self.deployment
         for key in np.unique(keys):
             rows = np.flatnonzero(keys == key)
             kept = rows[:: -(-len(rows) // most)]
@@ -128,7 +143,7 @@ def fit_rows(runs: Iterable[MeasuredRun], names: RunNames | None = None) -> list
                     np.array([run.itl_ms for run in chosen], dtype=np.float64),
                     np.array([run.throughput for run in chosen], dtype=np.float64),
                 ),
-                weight=_weight(chosen, model),
+                weight=_weight(chosen, _deployments(server, gpu, model, [run.precision for run in chosen])),
                 model=model,
                 gpu=gpu,
                 vendor=np.array([cases[p].gpu.vendor for p in positions]),
@@ -139,15 +154,13 @@ def fit_rows(runs: Iterable[MeasuredRun], names: RunNames | None = None) -> list
     return kinds
 
 
-def _deployments(runs: tuple[MeasuredRun, ...], models: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
-    """Equal for runs of one server, GPU type, architecture and precision."""
-    return np.array(
-        ["|".join((run.server, run.gpu, model, run.precision)) for run, model in zip(runs, models, strict=True)]
-    )
-
-
-def _weight(runs: tuple[MeasuredRun, ...], models: npt.NDArray[np.str_]) -> FloatArray:
+def _weight(runs: tuple[MeasuredRun, ...], deployments: npt.NDArray[np.str_]) -> FloatArray:
     """Mean 1. A deployment measured n times counts as sqrt(n) runs: its errors are alike. Medium trust counts half."""
-    _, inverse, counts = np.unique(_deployments(runs, models), return_inverse=True, return_counts=True)
+    _, inverse, counts = np.unique(deployments, return_inverse=True, return_counts=True)
     weight = counts[inverse] ** -0.5 * np.array([0.5 if run.trust == "medium" else 1.0 for run in runs])
     return np.asarray(weight / weight.mean())
+
+
+def _deployments(*parts: Iterable[str]) -> npt.NDArray[np.str_]:
+    """Equal where all of server, GPU type, architecture and precision are."""
+    return np.array(["|".join(key) for key in zip(*parts, strict=True)], dtype=np.str_)

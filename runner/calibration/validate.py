@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from gpuscout.runner.calibration.fit import fit, parameters_of, predict
 from gpuscout.runner.calibration.rows import Figures, FitRows
@@ -21,15 +22,40 @@ def held_out(kinds: Sequence[FitRows], left_out: str) -> list[Figures]:
     """
     found = [Figures(*(np.full(len(rows), np.nan) for _ in range(3))) for rows in kinds]
     for name in sorted({str(name) for rows in kinds for name in getattr(rows, left_out)}):
-        tested = [getattr(rows, left_out) == name for rows in kinds]
-        others = [rows.take(~mask).thinned(_MOST) for rows, mask in zip(kinds, tested, strict=True)]
-        parameters = parameters_of(others)
-        vector = fit(others, parameters, roughly=True).vector
-        for rows, mask, figures in zip(kinds, tested, found, strict=True):
-            if not mask.any():
-                continue
-            part = rows.take(mask)
-            predicted = predict(part, parameters, vector)
-            for metric, values in vars(predicted).items():
-                getattr(figures, metric)[mask] = values
+        _estimate_unseen(kinds, [getattr(rows, left_out) == name for rows in kinds], found)
     return found
+
+
+def familiar(kinds: Sequence[FitRows], number: int, models_out: Figures) -> Figures:
+    """Figures for the rows of one kind, of fits that had seen their GPU family though not their `unit`.
+
+    `models_out` are those of fits without their model, where the family has another one. Of a family that was measured
+    with one model every deployment is left out in turn; NaN where there is one only.
+    """
+    rows = kinds[number]
+    found = Figures(*(values.copy() for values in vars(models_out).values()))
+    by_deployment = rows.unit == rows.deployment
+    for values in vars(found).values():
+        values[by_deployment] = np.nan
+    for family in np.unique(rows.family[by_deployment]).tolist():
+        names = np.unique(rows.deployment[rows.family == family]).tolist()
+        for name in names if len(names) > 1 else ():
+            left_out = [(other.family == family) & (other.deployment == name) for other in kinds]
+            figures = [found if other is rows else None for other in kinds]
+            _estimate_unseen(kinds, left_out, figures)
+    return found
+
+
+def _estimate_unseen(
+    kinds: Sequence[FitRows], tested: Sequence[npt.NDArray[np.bool_]], found: Sequence[Figures | None]
+) -> None:
+    """Write the figures of a fit to all other rows into the rows under these masks."""
+    others = [rows.take(~mask).thinned(_MOST) for rows, mask in zip(kinds, tested, strict=True)]
+    parameters = parameters_of(others)
+    vector = fit(others, parameters, roughly=True).vector
+    for rows, mask, figures in zip(kinds, tested, found, strict=True):
+        if figures is None or not mask.any():
+            continue
+        predicted = predict(rows.take(mask), parameters, vector)
+        for metric, values in vars(predicted).items():
+            getattr(figures, metric)[mask] = values
