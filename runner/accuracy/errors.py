@@ -35,9 +35,14 @@ def _load_band(run: MeasuredRun) -> str | None:
     return None if run.concurrency is None else BAND_NAMES[bisect_left(BAND_ENDS, run.concurrency)]
 
 
-def _vendor_and_band(run: MeasuredRun) -> str | None:
-    vendor, band = GROUPINGS["vendor"](run), _load_band(run)
-    return None if vendor is None or band is None else f"{vendor}, {band} in flight"
+def _and_band(name: str) -> Callable[[MeasuredRun], object]:
+    """Another grouping and the band of load together."""
+
+    def value(run: MeasuredRun) -> str | None:
+        group, band = GROUPINGS[name](run), _load_band(run)
+        return None if group is None or band is None else f"{group}, {band} in flight"
+
+    return value
 
 
 # What runs can be grouped by.
@@ -49,7 +54,8 @@ GROUPINGS: Mapping[str, Callable[[MeasuredRun], object]] = {
     "precision": lambda run: str(run.precision),
     "server": lambda run: run.server,
     "load_band": _load_band,
-    "vendor_load_band": _vendor_and_band,
+    "vendor_load_band": _and_band("vendor"),
+    "server_load_band": _and_band("server"),
     "concurrency": lambda run: run.concurrency,
     "input_len": lambda run: run.input_len,
     "output_len": lambda run: run.output_len,

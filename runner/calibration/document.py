@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpuscout.runner.accuracy.choice import gpu_choice, maxima_order
-from gpuscout.runner.accuracy.errors import errors
+from gpuscout.runner.accuracy.errors import METRICS, errors
 from gpuscout.runner.accuracy.estimate import Estimates
 from gpuscout.runner.accuracy.names import RunNames
 from gpuscout.runner.accuracy.seen import errors_seen
@@ -21,7 +21,7 @@ from gpuscout.runner.calibration.intervals import LeftOver, coverage, interval_d
 from gpuscout.runner.calibration.kernels import kernel_factors, shipped
 from gpuscout.runner.calibration.parameters import PRIORS, REFERENCE
 from gpuscout.runner.calibration.rows import Figures, FitRows, fit_rows
-from gpuscout.runner.calibration.validate import LEFT_OUT, familiar, held_out
+from gpuscout.runner.calibration.validate import LEFT_OUT, familiar, held_out, levelled
 from gpuscout.runner.engines.roofline.constants import FORMAT, Constants
 from gpuscout.runner.engines.roofline.uncertainty import BAND_ENDS, BAND_NAMES
 from gpuscout.store.measured import MeasuredRun, runs_digest
@@ -83,6 +83,8 @@ def calibrate(
         tell(f"leaving out one {name} after the other")
         figures = held_out(kinds, name)
         errors_of[f"{name}_left_out"] = figures_document(kinds, figures, apart=True)
+        if name == "model" and closed is not None:
+            errors_of["model_left_out_level_known"] = _without_levels(kinds[closed], figures[closed])
         if closed is None:
             continue
         loops[name] = familiar(kinds, closed, figures[closed]) if name == "model" else figures[closed]
@@ -168,6 +170,12 @@ def figures_document(
                 mask = column == name
                 document[f"{load}, {name}"] = _figures(rows.take(mask), predicted.take(mask))
     return document
+
+
+def _without_levels(rows: FitRows, held_out: Figures) -> dict[str, dict[str, float]]:
+    """Errors that are left when the level of every campaign is known: of shape, over loads and lengths."""
+    document = figures_document([rows], [levelled(rows, held_out)], apart=True)
+    return {load: {m: v for m, v in values.items() if m in METRICS} for load, values in document.items()}
 
 
 def _figures(rows: FitRows, predicted: Figures) -> dict[str, float]:

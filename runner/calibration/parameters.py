@@ -96,8 +96,9 @@ class Slot:
 class Parameters:
     """The vector of a fit: logarithms, relative to the priors, of what may change.
 
-    `vendors` and `families` are those that the runs of the fit have. `low` and `high` bound the vector, `width` is its
-    prior standard deviation.
+    `vendors` and `families` are those that the runs of the fit have; `kernels` are factors that families have before
+    any fit, None: those of their measured kernels. `low` and `high` bound the vector, `width` is its prior standard
+    deviation.
     """
 
     def __init__(
@@ -105,13 +106,15 @@ class Parameters:
         vendors: Iterable[str] = (REFERENCE,),
         families: Iterable[str] = (),
         priors: Mapping[str, Prior] = PRIORS,
+        kernels: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
         self.vendors = tuple(sorted(set(vendors)))
         self.families = tuple(sorted(set(families)))
         self.priors = [priors[name] for name in NAMES]
         self.base = np.log([prior.value for prior in self.priors])
         self._kernels = {
-            family: np.log([factors.get(name, 1.0) for name in NAMES]) for family, factors in kernel_factors().items()
+            family: np.log([factors.get(name, 1.0) for name in NAMES])
+            for family, factors in (kernel_factors() if kernels is None else kernels).items()
         }
         relative = [vendor for vendor in self.vendors if vendor != REFERENCE]
         slots: list[Slot] = []

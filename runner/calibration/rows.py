@@ -64,6 +64,12 @@ class FitRows:
         return _deployments(self.server, self.gpu, self.model, [run.precision for run in self.runs])
 
     @property
+    def campaign(self) -> npt.NDArray[np.str_]:
+        """Equal for runs of one deployment that were measured with one release on one day."""
+        when = (f"{run.server_version}|{run.measured_on}|{run.source}" for run in self.runs)
+        return np.array(["|".join(pair) for pair in zip(self.deployment, when, strict=True)], dtype=np.str_)
+
+    @property
     def unit(self) -> npt.NDArray[np.str_]:
         """What to leave out to learn how estimates on a GPU family carry to others on it: the model.
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from gpuscout.runner.calibration.fit import fit, parameters_of, predict
+from gpuscout.runner.calibration.parameters import Parameters
 from gpuscout.runner.calibration.rows import Figures, FitRows
 
 LEFT_OUT = ("model", "gpu", "family")
 _MOST = 24  # runs of one deployment in the fit of what is left out
+_FEWEST = 3  # runs of a campaign that tell its level
 
 
-def held_out(kinds: Sequence[FitRows], left_out: str) -> list[Figures]:
+def held_out(
+    kinds: Sequence[FitRows],
+    left_out: str,
+    parameters: Callable[[Sequence[FitRows]], Parameters] = parameters_of,
+) -> list[Figures]:
     """For the rows of every kind, the figures of a fit to all runs of other models (GPU types, families).
 
     Of a deployment with many runs a fit takes some, with more weight: they say much the same. It begins with the
@@ -22,7 +28,23 @@ def held_out(kinds: Sequence[FitRows], left_out: str) -> list[Figures]:
     """
     found = [Figures(*(np.full(len(rows), np.nan) for _ in range(3))) for rows in kinds]
     for name in sorted({str(name) for rows in kinds for name in getattr(rows, left_out)}):
-        _estimate_unseen(kinds, [getattr(rows, left_out) == name for rows in kinds], found)
+        _estimate_unseen(kinds, [getattr(rows, left_out) == name for rows in kinds], found, parameters)
+    return found
+
+
+def levelled(rows: FitRows, figures: Figures) -> Figures:
+    """The same figures as if the level of every campaign were known: without its median ratio to what was measured.
+
+    What is left is how wrong the shape is, over loads and lengths. NaN for campaigns of fewer than three runs.
+    """
+    _, campaigns = np.unique(rows.campaign, return_inverse=True)
+    found = Figures(*(np.full(len(rows), np.nan) for _ in range(3)))
+    for metric, values in vars(figures).items():
+        ratio = values / getattr(rows.measured, metric)
+        for campaign in range(campaigns.max(initial=-1) + 1):
+            mine = (campaigns == campaign) & np.isfinite(ratio)
+            if mine.sum() >= _FEWEST:
+                getattr(found, metric)[mine] = values[mine] / np.median(ratio[mine])
     return found
 
 
@@ -47,11 +69,14 @@ def familiar(kinds: Sequence[FitRows], number: int, models_out: Figures) -> Figu
 
 
 def _estimate_unseen(
-    kinds: Sequence[FitRows], tested: Sequence[npt.NDArray[np.bool_]], found: Sequence[Figures | None]
+    kinds: Sequence[FitRows],
+    tested: Sequence[npt.NDArray[np.bool_]],
+    found: Sequence[Figures | None],
+    of: Callable[[Sequence[FitRows]], Parameters] = parameters_of,
 ) -> None:
     """Write the figures of a fit to all other rows into the rows under these masks."""
     others = [rows.take(~mask).thinned(_MOST) for rows, mask in zip(kinds, tested, strict=True)]
-    parameters = parameters_of(others)
+    parameters = of(others)
     vector = fit(others, parameters, roughly=True).vector
     for rows, mask, figures in zip(kinds, tested, found, strict=True):
         if figures is None or not mask.any():

@@ -14,9 +14,10 @@ from gpuscout.runner.accuracy.selection import fit_for_fitting
 from gpuscout.runner.calibration import kernels
 from gpuscout.runner.calibration.document import calibrate, figures_document, placed_by_kernels
 from gpuscout.runner.calibration.fit import fit, parameters_of, predict
-from gpuscout.runner.calibration.intervals import coverage
+from gpuscout.runner.calibration.intervals import LeftOver, coverage, interval_document
 from gpuscout.runner.calibration.parameters import PRIORS, Parameters
 from gpuscout.runner.calibration.rows import Figures, FitRows, fit_rows
+from gpuscout.runner.calibration.validate import familiar
 from gpuscout.runner.engines.base import as_ladder
 from gpuscout.runner.engines.roofline import RooflineEngine
 from gpuscout.runner.engines.roofline import constants as constants_module
@@ -62,7 +63,6 @@ def test_the_shipped_constants_are_fitted_to_the_shipped_runs(shipped: Document)
 
 def test_a_generation_without_runs_is_placed_by_its_kernels(shipped: Document) -> None:
     assert shipped["kernels"] == placed_by_kernels(shipped)
-    assert not set(shipped["kernels"]) & set(shipped["families"])
     constants = Constants.load()
     names = ["Arc Pro B60", "RTX 5090", "H100-SXM-80GB"]
     gpus = [GPUCatalogue.load().get(name) for name in names]
@@ -70,13 +70,14 @@ def test_a_generation_without_runs_is_placed_by_its_kernels(shipped: Document) -
     reached = kernels.shipped()["families"]["Battlemage"]
     assert rows.memory_efficiency[0] == pytest.approx(reached["memory_efficiency"], rel=1e-3)  # the most
     assert 0.6 < rows.attention_efficiency[0] < PRIORS["attention_efficiency"].high
-    # Those with runs are where the runs put them, and the trust in what was not measured stays that of the unmeasured.
+    # A family with few runs starts there; the many runs of the reference say it themselves.
     bare = Constants.from_dict({**shipped, "kernels": {}})
     without = bare.rows(gpus, ["vllm"], np.arange(3), np.zeros(3, dtype=np.int64))
-    assert (rows.memory_efficiency == without.memory_efficiency).tolist() == [False, True, True]
+    assert (rows.memory_efficiency == without.memory_efficiency).tolist() == [False, False, True]
     assert constants.interval_group(gpus[0]) == bare.interval_group(gpus[0]) == len(constants.interval_groups) - 1
     assert constants.digest != bare.digest
-    assert Constants.from_dict({**shipped, **constants.to_dict()}).kernels == ("Battlemage",)
+    assert constants.kernels == ("Ada", "Ampere", "Battlemage", "Blackwell-RTX")
+    assert Constants.from_dict({**shipped, **constants.to_dict()}).kernels == constants.kernels
 
 
 def test_a_refit_does_not_move_the_shipped_constants(shipped: Document, kinds: list[FitRows]) -> None:
@@ -108,8 +109,11 @@ def test_recorded_errors_of_models_left_out(shipped: Document) -> None:
     fitted = shipped["errors"]["fitted"]
     assert fitted["closed loop, AMD"]["throughput"] < 0.12
     inside = shipped["errors"]["inside_80_percent_interval"]
-    for share in (*inside["closed loop"].values(), *inside["closed loop, NVIDIA"].values()):
-        assert 0.75 <= share <= 0.90
+    for load in inside:
+        for metric, share in inside[load].items():
+            # AMD's 16 runs with 65 requests and more, and the TTFT of AWS's static batches, are too few to hold closer.
+            assert (0.68 if "AWS" in load else 0.73) <= share <= (0.95 if "AMD" in load else 0.91), (load, metric)
+    assert {"closed loop, AMD", "closed loop, AWS", "closed loop, NVIDIA, 65- in flight"} < set(inside)
 
 
 # --- the fit
@@ -183,12 +187,42 @@ def test_constants_without_cross_validation_know_no_intervals(shipped: Document,
 def test_coverage_is_counted_without_a_models_own_residuals(kinds: list[FitRows]) -> None:
     rows = kinds[0]
     exact = Figures(rows.measured.ttft, rows.measured.itl, rows.measured.throughput)
-    assert {share for shares in coverage(rows, exact).values() for share in shares.values()} == {1.0}
+    found = coverage(LeftOver.of(rows, exact, exact))
+    assert {share for shares in found.values() for share in shares.values()} == {1.0}
     # Of one model off by 30 %, nothing lies inside intervals made from the others.
     biased = dataclasses.replace(exact, itl=np.where(rows.model == rows.model[0], 1.3, 1.0) * rows.measured.itl)
     known = np.isfinite(rows.measured.itl)
     share = (rows.model != rows.model[0])[known].mean()
-    assert coverage(rows, biased)["closed loop"]["itl"] == pytest.approx(share, abs=1e-4)
+    assert coverage(LeftOver.of(rows, biased, None))["closed loop"]["itl"] == pytest.approx(share, abs=1e-4)
+
+
+def test_a_vendor_with_few_curves_is_drawn_to_families_left_out(kinds: list[FitRows]) -> None:
+    """Every family is off by 2 when left out, every run on the spot when its family is known."""
+    rows = kinds[0]
+    exact = Figures(rows.measured.ttft, rows.measured.itl, rows.measured.throughput)
+    off = np.where(np.arange(len(rows)) % 2, 2.0, 0.5)
+    unseen = Figures(*(values * off for values in vars(exact).values()))
+    found = interval_document(LeftOver.of(rows, exact, unseen))
+    assert found["other families"]["itl"]["9-64"] == pytest.approx([0.5, 2.0], rel=1e-3)
+    # Intel has one curve, of AMD and AWS few were measured, of NVIDIA many.
+    widths = [found[vendor]["itl"]["1-8"][1] for vendor in ("Intel", "AWS", "NVIDIA")]
+    assert widths == sorted(widths, reverse=True)
+    assert 1.5 < widths[0] < 2.0
+    assert widths[2] < 1.1
+
+
+def test_a_family_of_one_model_is_known_by_its_other_deployments(kinds: list[FitRows]) -> None:
+    rows = kinds[0]
+    alone = rows.unit == rows.deployment
+    assert set(rows.family[alone].tolist()) == {"CDNA4", "Gaudi", "Turing"}
+    nothing = Figures(*(np.ones(len(rows)) for _ in range(3)))
+    found = familiar([rows.take(alone | (rows.gpu == "MI300X"))], 0, nothing.take(alone | (rows.gpu == "MI300X")))
+    known = rows.family[alone | (rows.gpu == "MI300X")]
+    assert (found.itl[known == "CDNA3"] == 1.0).all()
+    assert np.isnan(found.itl[(known == "Gaudi") | (known == "Turing")]).all()
+    measured = rows.measured.itl[alone | (rows.gpu == "MI300X")]
+    off = np.abs(np.log(found.itl / measured))[known == "CDNA4"]
+    assert np.median(off) < 0.2
 
 
 def test_what_cannot_be_cross_validated_is_not_told(tmp_path: Path) -> None:
