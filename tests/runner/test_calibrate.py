@@ -231,7 +231,8 @@ def test_what_cannot_be_cross_validated_is_not_told(tmp_path: Path) -> None:
     one_model = [run for run in hopper if run.model == "Qwen/Qwen3-32B"][:24]
     others = [run for run in hopper if run.model != "Qwen/Qwen3-32B"][:24]
     no_ttft = [dataclasses.replace(run, ttft_ms=None) for run in one_model + others]
-    for runs, parts in ((one_model, {"fitted"}), (no_ttft, {"fitted", "model_left_out", "inside_80_percent_interval"})):
+    cross_validated = {"fitted", "model_left_out", "model_left_out_level_known", "inside_80_percent_interval"}
+    for runs, parts in ((one_model, {"fitted"}), (no_ttft, cross_validated)):
         told: list[str] = []
         nobody = dataclasses.replace(runs[0], gpu="X1")
         document = calibrate([*runs, nobody], today="2026-01-01", tell=told.append)
