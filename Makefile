@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help quickstart demo test test-fast test-lowest coverage constraints docs check format bench clean fuzz attacks
+.PHONY: help quickstart demo test test-fast test-lowest coverage constraints docs check format bench clean fuzz attacks test-servers
 
 help:
 	@echo "make quickstart  install into .venv, sweep sweeps/examples/quickstart.yaml, print a recommendation"
@@ -13,6 +13,7 @@ help:
 	@echo "make coverage    all tests again, and which lines of the package they reach"
 	@echo "make fuzz        read damaged files for ten minutes: make fuzz SECONDS=60 SEED=1"
 	@echo "make attacks     the tests of hostile places that take long"
+	@echo "make test-servers  measure a real vLLM on the CPU, installed by hand"
 	@echo "make check       ruff, mypy and the import contracts"
 	@echo "make format      let ruff rewrite the code"
 	@echo "make docs        the documentation as a site in site/; a dead link is an error"
@@ -72,6 +73,10 @@ fuzz: .venv/.dev
 # What is tried against gpuscout that takes long; `make test` leaves it out.
 attacks: .venv/.dev
 	$(BIN)/python -m pytest -m attack
+
+# A real vLLM on the CPU: make test-servers GPUSCOUT_TEST_VLLM=/path/to/vllm
+test-servers: .venv/.dev
+	GPUSCOUT_TEST_VLLM=$(GPUSCOUT_TEST_VLLM) $(BIN)/python -m pytest -m servers -s tests/faults/test_vllm.py
 
 check: .venv/.dev
 	$(BIN)/ruff check .

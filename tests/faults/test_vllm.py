@@ -1,0 +1,150 @@
+"""A real vLLM on the CPU, measured by gpuscout and by `vllm bench serve`: `make test-servers`, for minutes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from gpuscout.runner.engines.benchmark.server import RunningServer, free_port
+from tests.support.commands import rows, started
+
+pytestmark = pytest.mark.servers
+
+TOLERANCE = 0.15
+LADDER = (1, 4, 16)
+INPUT_LEN, OUTPUT_LEN = 128, 32
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "2",
+}
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 1024, "hidden_size": 128,
+    "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+    "head_dim": 64, "hidden_act": "silu", "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+    "tie_word_embeddings": False, "torch_dtype": "float32", "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def vllm() -> Path:
+    program = os.environ.get("GPUSCOUT_TEST_VLLM")
+    if not program:
+        pytest.skip("GPUSCOUT_TEST_VLLM names no vllm")
+    return Path(program)
+
+
+def test_a_real_vllm_measured_twice(tmp_path: Path, vllm: Path) -> None:
+    model = tmp_path / "tiny"
+    write_model(model)
+    serve = ("--served-model-name", "tiny", "--host", "127.0.0.1", "--dtype", "float32", "--max-model-len", "2048")
+    serve += ("--max-num-seqs", "32", "--enforce-eager")
+    command = [str(vllm), "serve", str(model), "--port", "{port}", *serve]
+    (tmp_path / "spec.yaml").write_text(
+        f"""
+        name: vllm
+        models: [{{model: ./tiny, name: tiny}}]
+        gpus: L40S
+        tensor_parallel: 1
+        precision: fp32
+        workloads: {{small: {{input_len: {INPUT_LEN}, output_len: {OUTPUT_LEN}}}}}
+        concurrency: {list(LADDER)}
+        engine: {{name: benchmark, command: {json.dumps(command)}, health_timeout_s: 600}}
+        """
+    )
+    driver = tmp_path / "bin" / "nvidia-smi"
+    driver.parent.mkdir()
+    driver.write_text("#!/bin/sh\necho '0, GPU-1, NVIDIA L40S, 4, 46068'\n")
+    driver.chmod(0o755)
+    path = {"PATH": f"{driver.parent}{os.pathsep}{os.environ['PATH']}"}
+    arguments = ("run", "spec.yaml", "--executor", "in-process")
+    process = started(*arguments, cwd=tmp_path, environ=ENVIRONMENT | path)
+    messages = process.communicate(timeout=1800)[1]
+    query = "SELECT concurrency, ttft_ms, itl_ms, output_tokens_per_s, server_version FROM measured_runs ORDER BY 1"
+    ours = {row[0]: row[1:] for row in rows(tmp_path / "gpuscout.db", query)}
+    assert set(ours) == set(LADDER), messages
+    assert not [p for p in psutil.process_iter(["cmdline"]) if str(model) in " ".join(p.info["cmdline"] or ())]
+
+    port = free_port()
+    server = RunningServer(
+        [str(vllm), "serve", str(model), "--port", str(port), *serve],
+        port,
+        about="make test-servers",
+        environment=os.environ | ENVIRONMENT,
+    )
+    try:
+        server.wait_until_healthy(600)
+        theirs = {concurrency: bench(vllm, model, server.url, concurrency, tmp_path) for concurrency in LADDER}
+    finally:
+        server.stop()
+    print("\nconcurrency  TTFT ms  ITL ms  tok/s   (gpuscout, vllm bench serve)")
+    for concurrency in LADDER:
+        one, other = ours[concurrency], theirs[concurrency]
+        print(f"{concurrency:11}  " + "  ".join(f"{a:.1f} {b:.1f}" for a, b in zip(one[:3], other, strict=True)))
+    for concurrency in LADDER:
+        for mine, reference in zip(ours[concurrency][1:3], theirs[concurrency][1:], strict=True):
+            assert abs(mine / reference - 1) < TOLERANCE
+
+
+def bench(vllm: Path, model: Path, url: str, concurrency: int, folder: Path) -> tuple[float, float, float]:
+    """Mean TTFT and TPOT in milliseconds and output tokens per second, by vLLM's own tool."""
+    subprocess.run(
+        [
+            vllm, "bench", "serve", "--backend", "openai", "--base-url", url, "--endpoint", "/v1/completions",
+            "--model", "tiny", "--tokenizer", model, "--dataset-name", "random", "--random-input-len", str(INPUT_LEN),
+            "--random-output-len", str(OUTPUT_LEN), "--ignore-eos",
+            "--num-prompts", str(max(8 * concurrency, 32)), "--max-concurrency",
+            str(concurrency), "--num-warmups", str(concurrency), "--save-result", "--result-dir", folder,
+            "--result-filename", f"c{concurrency}.json", "--disable-tqdm",
+        ],
+        env=os.environ | ENVIRONMENT, check=True, capture_output=True,
+    )  # fmt: skip
+    result: dict[str, Any] = json.loads((folder / f"c{concurrency}.json").read_text())
+    assert result["failed"] == 0
+    return result["mean_ttft_ms"], result["mean_tpot_ms"], result["output_throughput"]
+
+
+def write_model(folder: Path) -> None:
+    """A random Llama of two layers whose tokens are words, so that as many come back as were sent."""
+    from safetensors.numpy import save_file
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder.mkdir()
+    words = {"x": 0, "<s>": 1, "</s>": 2} | {f"w{number}": number for number in range(3, CONFIG["vocab_size"])}  # type: ignore[call-overload]
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="x"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(["<s>", "</s>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    told = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    random = np.random.default_rng(0)
+
+    def weights(*shape: int) -> np.ndarray:
+        return (random.standard_normal(shape) * 0.02).astype(np.float32)
+
+    ones = np.ones(128, np.float32)
+    tensors = {
+        "model.embed_tokens.weight": weights(1024, 128),
+        "lm_head.weight": weights(1024, 128),
+        "model.norm.weight": ones,
+    }
+    shapes = {
+        "self_attn.q_proj": (128, 128), "self_attn.k_proj": (64, 128), "self_attn.v_proj": (64, 128),
+        "self_attn.o_proj": (128, 128), "mlp.gate_proj": (256, 128), "mlp.up_proj": (256, 128),
+        "mlp.down_proj": (128, 256),
+    }  # fmt: skip
+    for layer in range(2):
+        place = f"model.layers.{layer}."
+        tensors |= {f"{place}{name}.weight": weights(*shape) for name, shape in shapes.items()}
+        tensors |= {f"{place}{name}.weight": ones for name in ("input_layernorm", "post_attention_layernorm")}
+    save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
