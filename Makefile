@@ -43,9 +43,10 @@ demo: .venv/.installed
 	$(BIN)/gpuscout run sweeps/examples/quickstart.yaml
 	$(BIN)/gpuscout serve --open --port $(or $(PORT),8000)
 
-# In two processes; a file stays in one, with what its tests share.
+# In two processes; a file stays in one, with what its tests share. What fails is tried once more, and the summary names
+# it: processes are killed and networks go silent here, on machines that others use too.
 test: .venv/.dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15 --reruns 1
 
 test-fast: .venv/.dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m fast --durations 5
