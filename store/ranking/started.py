@@ -33,10 +33,12 @@ def _with_options(connection: sa.Connection, asked: Sequence[str]) -> Condition:
     """Cases whose options have these values, by being told so or by their server's defaults on their GPU."""
     wanted = options_asked(asked)
     columns = (cases.c.server, cases.c.gpu_id, cases.c.server_options)
-    rows = connection.execute(sa.select(*columns, gpus.c.figures).join(gpus, gpus.c.id == cases.c.gpu_id).distinct())
+    rows = connection.execute(sa.select(*columns).distinct()).all()
+    known = connection.execute(sa.select(gpus.c.id, gpus.c.figures).where(gpus.c.id.in_({row.gpu_id for row in rows})))
+    figures = {row.id: GPUSpec.from_dict(json.loads(row.figures)) for row in known}
     alike, there = [], set[str]()
-    for server, gpu_id, text, figures in rows:
-        gpu = GPUSpec.from_dict(json.loads(figures))
+    for server, gpu_id, text in rows:
+        gpu = figures[gpu_id]
         options = default_options(server, gpu.name, gpu.memory_usable_gib) | dict(options_from(text))
         there |= {f"{name}={options[name]}" for name in wanted}
         if all(options[name] in values for name, values in wanted.items()):

@@ -170,7 +170,7 @@ def _plain(text: str) -> int | float | str:
 def options_asked(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
     """The values of server options that results are wanted of. Raises InputError."""
     given = options_in_flags(texts)
-    _sound(lambda: parse_server_options(given) if given else ())
+    _sound("server option", lambda: parse_server_options(given) if given else ())
     return {name: tuple(int(value) for value in values) for name, values in given.items()}
 
 
@@ -180,18 +180,18 @@ def drafts_asked(texts: Iterable[str]) -> list[dict[str, float]]:
     for given in drafts_in_flags(texts):
         asked = {} if isinstance(given, str) else given
         whole = {"draft_tokens": 1, "acceptance": 0, "draft_cost": 0, **asked}
-        _sound(lambda whole=whole: parse_speculative(whole))  # type: ignore[misc]
+        _sound("speculative decoding", lambda whole=whole: parse_speculative(whole))  # type: ignore[misc]
         found.append({name: float(value) for name, value in asked.items()})
     return found
 
 
-def _sound(parse: Callable[[], object]) -> None:
+def _sound(what: str, parse: Callable[[], object]) -> None:
     try:
         parse()
     except InvalidValue as invalid:
         fault = invalid.faults[0]
-        place = ".".join(map(str, fault.path))
-        raise InputError(f"{place}: {fault.message}" if place else fault.message, hint=fault.hint) from None
+        place = what if fault.at_key or not fault.path else f"{what} {fault.path[0]}"
+        raise InputError(f"{place}: {fault.message}", hint=fault.hint) from None
 
 
 def server_options_json_schema() -> dict[str, object]:

@@ -8,7 +8,7 @@ from gpuscout.runner.cli.common import count
 from gpuscout.runner.cli.show.output import number
 from gpuscout.runner.cli.show.wording import GLUE, LATENCIES, describe, glued, glued_limit, share
 from gpuscout.store.ranking.types import Backing, Chance, Group, Kind, RankedConfig, Ranking, Runs, Tie
-from gpuscout.sweeps.speculative import UNCHECKED
+from gpuscout.sweeps.speculative import AS_GIVEN
 from gpuscout.sweeps.trust import Link, ObservedError
 
 NOT_MEASURED = "no measured runs near this"
@@ -106,7 +106,7 @@ def trust(config: RankedConfig) -> str:
     if config.runs is not None:
         return _runs(config.runs, config.server)
     if config.speculative:
-        return UNCHECKED
+        return f"not checked against measurements, {AS_GIVEN}"
     near = config.backing is not None and config.backing.near
     told = [] if near else [NOT_MEASURED]
     if config.backing is not None:
