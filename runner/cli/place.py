@@ -229,7 +229,9 @@ def _fit(fit: Fit) -> dict[str, object]:
         "used": placement and placement.used,
         "bound": placement and placement.bound,
         "gap": placement and placement.gap,
-        "missing": [[_added(one) for one in added] for added in fit.missing],
+        "missing": [
+            {**picked(one, "gpus", "bound"), "added": [_added(added) for added in one.added]} for one in fit.missing
+        ],
     }
 
 

@@ -91,6 +91,18 @@ class Added:
 
 
 @dataclass(frozen=True)
+class Missing:
+    """Nodes with which everything is carried; `bound`: so many GPUs of these types it is proved to take at least."""
+
+    added: tuple[Added, ...]
+    bound: int
+
+    @property
+    def gpus(self) -> int:
+        return sum(one.gpus for one in self.added)
+
+
+@dataclass(frozen=True)
 class Placement:
     """Where everything goes. `used` is the objective (GPUs or USD per hour), `bound` what it is proved to be at least.
 
@@ -127,7 +139,24 @@ def candidates(need: Need, sizes: Mapping[str, int], nodes: Nodes) -> list[tuple
         known = best.get(config.num_gpus)
         if known is None or _worth(config, need) > _worth(known, need):
             best[config.num_gpus] = config
-    return [(config, -(-num_gpus // size)) for num_gpus, config in sorted(best.items())]
+    kept: list[RankedConfig] = []
+    for _, config in sorted(best.items()):
+        if not any(_stands_for(one, config, need, size) for one in kept):
+            kept.append(config)
+    return [(config, -(-config.num_gpus // size)) for config in kept]
+
+
+def _stands_for(small: RankedConfig, large: RankedConfig, need: Need, size: int) -> bool:
+    """Whether replicas of `small` where one of `large` is always do as well, and are as much to be trusted."""
+    (trusted, rate), (needed, asked) = _worth(small, need), _worth(large, need)
+    nodes = -(-large.num_gpus // size)
+    if nodes == 1:
+        number = large.num_gpus // small.num_gpus
+    elif small.num_gpus <= size:
+        number = nodes * (size // small.num_gpus)
+    else:
+        number = nodes // -(-small.num_gpus // size)
+    return trusted >= needed and number * rate >= asked
 
 
 def _worth(config: RankedConfig, need: Need) -> tuple[bool, float]:
@@ -389,7 +418,7 @@ def missing(
     headroom: float = 0.2,
     min_replicas: int = 1,
     time_limit_s: float = 30.0,
-) -> list[tuple[Added, ...]]:
+) -> list[Missing]:
     """What would have to be added: of each of these GPU types the fewest that do, the fewest first.
 
     Where no type alone does, the fewest GPUs of several; empty: some need has no configuration on any of them.
@@ -399,8 +428,8 @@ def missing(
         nodes = sum(_most_nodes(need, gpu, sizes[gpu], headroom, min_replicas) for need in needs)
         if nodes:
             new.append(Nodes(gpu, sizes[gpu], min(nodes, _MOST_NODES)))
-    found: list[tuple[Added, ...]] = []
-    for added in [*([one] for one in new), new]:
+    found: list[Missing] = []
+    for added in [*([one] for one in new), *([new] if len(new) > 1 else [])]:
         if len(added) > 1 and found:
             break
         with suppress(OutOfTimeError):
@@ -413,9 +442,9 @@ def missing(
                 added=added,
                 time_limit_s=time_limit_s / len(new),
             )
-            if placement is not None and placement.added not in found:
-                found.append(placement.added)
-    return sorted(found, key=lambda one: (sum(added.gpus for added in one), one[0].gpu))
+            if placement is not None:
+                found.append(Missing(placement.added, math.ceil(placement.bound)))
+    return sorted(found, key=lambda one: (one.gpus, one.added[0].gpu))
 
 
 def _most_nodes(need: Need, gpu: str, size: int, headroom: float, min_replicas: int) -> int:

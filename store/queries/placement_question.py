@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from gpuscout.store.queries.capacity import Out, Users, out_of, rate_of
 from gpuscout.store.queries.capacity_question import Rate, both_rankings, check_rates, node_sizes
 from gpuscout.store.queries.moving_question import about, check_names
-from gpuscout.store.queries.placement import Added, Need, Nodes, Placement, merged, missing, place
+from gpuscout.store.queries.placement import Missing, Need, Nodes, Placement, merged, missing, place
 from gpuscout.store.queries.simulated_rates import of_one_load
 from gpuscout.store.ranking.aside import case_of, measured_aside
 from gpuscout.store.ranking.rank import Question, Ranking
@@ -48,10 +48,10 @@ class Rules:
 
 @dataclass(frozen=True)
 class Fit:
-    """A placement, or what would have to be added to the GPUs for one (each tuple alone does; empty: nothing does)."""
+    """A placement, or what would have to be added to the GPUs for one (each alone does; empty: nothing does)."""
 
     placement: Placement | None
-    missing: tuple[tuple[Added, ...], ...] = ()
+    missing: tuple[Missing, ...] = ()
 
 
 @dataclass(frozen=True)

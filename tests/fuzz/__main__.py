@@ -18,10 +18,11 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from gpuscout.runner.resolve.fleet import read_fleet
 from gpuscout.runner.resolve.model_files import read_config
 from gpuscout.store.database.connect import Store, open_store
 from gpuscout.store.prices.csv_file import PriceFile
@@ -32,6 +33,7 @@ from gpuscout.store.transfer.rows import export_rows
 from gpuscout.sweeps.errors import GpuscoutError
 from gpuscout.sweeps.models.config import architecture_from_config
 from gpuscout.sweeps.spec.spec import load_spec
+from gpuscout.sweeps.traffic.moving import read_load, read_rates
 from tests.fuzz.damage import damaged
 from tests.support.result_files import FILES, completed, store_file
 
@@ -88,6 +90,27 @@ def prices(folder: Path) -> tuple[list[bytes], Callable[[Path], object]]:
     return [b"".join(whole[:12]), instances], read
 
 
+def loads(folder: Path) -> tuple[list[bytes], Callable[[Path], object]]:
+    """Loads that move: rates over time, in steps of their own and averaged, and traces."""
+
+    def read(file: Path) -> None:
+        for reading in (read_load, read_rates, lambda path: read_load(path, 10)):
+            with suppress(GpuscoutError):
+                reading(file)
+        read_load(file)
+
+    day = b"time,rate,workload\n0:00,2,chat\n8:00,40.5,chat\n18:00,10,chat\n24:00,,chat\n0:00,1,rag\n12:00,3,rag\n"
+    dates = b"time,requests_per_h,model\n2026-11-28T08:00+01:00,3600,a/One\n2026-11-28T09:00+01:00,7200,a/One\n"
+    row = b'{"timestamp": %d, "input_length": 1200, "output_length": 150, "model": "a"}\n'
+    return [day, dates, b"model,rate\na/One,5\nb/Two,7\n", b"".join(row % (9000 * i) for i in range(30))], read
+
+
+def fleets(folder: Path) -> tuple[list[bytes], Callable[[Path], object]]:
+    """Inventories of GPUs."""
+    lines = b"H100 = 8   # rack 7\n\nA100-40GB=2x4\nL4=16\n"
+    return [lines, b"node,gpu,gpus\nn1,H100,8\nn2,H100,8\nn3,L4,2\n"], lambda file: read_fleet([str(file)])
+
+
 def _exported(store: Store, form: Format) -> bytes:
     file = Path(tempfile.mkstemp()[1])
     with store.reading() as connection, file.open("w", newline="") as stream:
@@ -97,7 +120,7 @@ def _exported(store: Store, form: Format) -> bytes:
     return content
 
 
-TARGETS = {"specs": specs, "configs": configs, "imports": imports, "prices": prices}
+TARGETS = {"specs": specs, "configs": configs, "imports": imports, "prices": prices, "loads": loads, "fleets": fleets}
 
 
 class TooLong(BaseException):

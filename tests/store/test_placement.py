@@ -140,7 +140,9 @@ def test_nothing_uses_fewer_gpus(needs: list[Need], pools: list[Nodes], headroom
 def test_fewer_than_what_is_missing_do_not_do(needs: list[Need], pools: list[Nodes]) -> None:
     if place(needs, pools, SIZES, headroom=0) is not None:
         return
-    for added in missing(needs, pools, SIZES, SIZES, headroom=0):
+    for option in missing(needs, pools, SIZES, SIZES, headroom=0):
+        added = option.added
+        assert option.bound == option.gpus == sum(one.gpus for one in added)
         # All of the added types, one GPU a node less at a time: with these it fits, with one fewer it does not.
         assert all(one.gpus <= one.nodes * 4 and one.gpus_per_node == 4 for one in added)
         if len(added) > 1:
@@ -162,7 +164,7 @@ def test_sizes_that_do_not_divide_a_node() -> None:
     assert found is not None
     assert (found.gpus, [(one.nodes, one.contents[0][2]) for one in found.filled]) == (12, [(2, 2)])
     assert place([need, small], nodes, {"H100": 8}, headroom=0) is None
-    ((added,),) = missing([need, small], nodes, {"H100": 8}, ["H100"], headroom=0)
+    ((added,),) = [one.added for one in missing([need, small], nodes, {"H100": 8}, ["H100"], headroom=0)]
     assert (added.gpus, added.nodes) == (3, 1)  # a replica of 3 moves, 4 fit where it was
 
 
@@ -176,6 +178,19 @@ def test_replicas_that_span_nodes_take_whole_ones() -> None:
     assert place([big, a_need(1, ("H100", 1, 1.0))], [Nodes("H100", 8, 2)], {"H100": 8}, headroom=0) is None
     # Estimated within a node of 8: nothing is known of it on two nodes of 4.
     assert place([a_need(1, ("H100", 8, 1.0))], [Nodes("H100", 4, 2)], {"H100": 8}, headroom=0) is None
+
+
+def test_what_smaller_replicas_do_as_well_is_not_tried() -> None:
+    def kept(*configs: tuple[str, int, float], size: int = 8) -> list[int]:
+        need = a_need(1, *configs)
+        return [config.num_gpus for config, _ in candidates(need, {"H100": 8}, Nodes("H100", size, 9))]
+
+    assert kept(("H100", 1, 1.0), ("H100", 2, 2.0), ("H100", 4, 4.5)) == [1, 4]
+    assert kept(("H100", 3, 1.0), ("H100", 8, 2.1)) == [3, 8]
+    # Of 5 GPUs one fits each of the two nodes that 15 take.
+    assert kept(("H100", 5, 1.0), ("H100", 15, 2.5)) == [5, 15]
+    assert kept(("H100", 5, 1.0), ("H100", 15, 2.0)) == [5]
+    assert kept(("H100", 16, 1.0), ("H100", 32, 2.0), ("H100", 40, 2.5)) == [16, 40]
 
 
 def test_what_is_least_is_ones_own_choice() -> None:
@@ -194,7 +209,8 @@ def test_what_is_least_is_ones_own_choice() -> None:
 
 def test_two_types_are_missing_where_none_alone_does() -> None:
     needs = [a_need(1, ("H100", 1, 1.0)), a_need(1, ("L4", 2, 1.0))]
-    ((first, second),) = missing(needs, [Nodes("A10G", 4, 1)], SIZES | {"A10G": 4}, ["H100", "L4"], headroom=0)
+    (option,) = missing(needs, [Nodes("A10G", 4, 1)], SIZES | {"A10G": 4}, ["H100", "L4"], headroom=0)
+    first, second = option.added
     assert [(one.gpu, one.gpus) for one in (first, second)] == [("H100", 1), ("L4", 2)]
 
 

@@ -9,7 +9,7 @@ from gpuscout.runner.cli.show.fitted import FittedColumn, bare_names, fitted, sh
 from gpuscout.runner.cli.show.moving import gpus_out
 from gpuscout.runner.cli.show.output import number
 from gpuscout.runner.cli.show.wording import GLUE, describe, limit, share, workload, wrapped
-from gpuscout.store.queries.placement import Added, Nodes, Placement
+from gpuscout.store.queries.placement import Missing, Nodes, Placement
 from gpuscout.store.queries.placement_question import Fit, Placing, sustained
 
 _MOST_NODES = 12
@@ -112,12 +112,16 @@ def _lacking(fit: Fit) -> str:
     """ ": 4 more H100 (1 node of 8) would do, or 8 more L40S (1 node of 8)" """
     if not fit.missing:
         return ", and no number of further GPUs of the stored types was found that would do"
-    options = " or ".join(" and ".join(map(_more, added)) for added in fit.missing[:_MOST_MISSING])
+    options = " or ".join(map(_more, fit.missing[:_MOST_MISSING]))
     return f": {options} would do"
 
 
-def _more(added: Added) -> str:
-    return f"{added.gpus:,} more {short_gpu(added.gpu)} ({count(added.nodes, 'node')} of {added.gpus_per_node})"
+def _more(missing: Missing) -> str:
+    told = " and ".join(
+        f"{one.gpus:,} more {short_gpu(one.gpu)} ({count(one.nodes, 'node')} of {one.gpus_per_node})"
+        for one in missing.added
+    )
+    return told if missing.bound >= missing.gpus else f"{told}, or a little fewer (at least {missing.bound:,})"
 
 
 def _safe(found: Placing) -> str:
