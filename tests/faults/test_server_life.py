@@ -66,7 +66,7 @@ def test_a_server_answers_and_is_ended_with_what_it_started(tmp_path: Path, star
     server.stop()
     assert not any(map(runs, family))
     assert not note.exists()
-    assert not list(tmp_path.glob("gpuscout-server-*"))
+    assert not list(processes.notes_folder().iterdir())
 
 
 def test_a_server_that_ends_before_it_answers(tmp_path: Path, start: Start) -> None:
@@ -144,7 +144,7 @@ def test_a_killed_owner_leaves_no_server(tmp_path: Path) -> None:
     owner.kill()
     owner.communicate()
     wait_for(lambda: not any(map(runs, [*family, guardian])))
-    assert not list(processes.notes_folder().glob("*.json"))
+    assert not list(processes.notes_folder().iterdir())
 
 
 def test_the_end_of_the_owners_process_group_leaves_no_server(tmp_path: Path) -> None:
@@ -166,6 +166,7 @@ def test_the_next_on_the_node_ends_what_is_left_when_everybody_was_killed(tmp_pa
     assert any(map(runs, family))
     assert processes.end_orphans() == ["a test"]
     assert not any(map(runs, family))
+    assert not list(processes.notes_folder().iterdir())
     (processes.notes_folder() / "7.json").write_text('{"owner": [')
     assert processes.end_orphans() == []
     assert not list(processes.notes_folder().glob("*.json"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import tempfile
 import time
@@ -87,11 +88,18 @@ def _runs(process: psutil.Process) -> bool:
 
 @dataclass(frozen=True)
 class Note:
-    """What is known on this node of one server: who owns it, which processes it has, what it serves."""
+    """What is known on this node of one server: who owns it, which processes it has, what it serves.
+
+    Its folder, which has its log, lies beside the note.
+    """
 
     path: Path
     owner: Identity
     about: str
+
+    @property
+    def folder(self) -> Path:
+        return self.path.with_suffix("")
 
     def write(self, processes: Iterable[Identity]) -> None:
         content = {"owner": self.owner, "writer": os.getpid(), "processes": sorted(processes), "about": self.about}
@@ -112,6 +120,8 @@ class Note:
         return [*dict.fromkeys([*(member for each in noted for member in family(each)), *_marked(self.mark)])]
 
     def remove(self) -> None:
+        """Forget a server that has ended, and its folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
         self.path.unlink(missing_ok=True)
 
 
@@ -119,6 +129,7 @@ def new_note(about: str) -> Note:
     """The note of a server that this process is about to start."""
     note = Note(notes_folder() / f"{uuid.uuid4().hex}.json", identity(psutil.Process()), about)
     note.write([])
+    note.folder.mkdir()
     return note
 
 
@@ -151,7 +162,7 @@ def end_orphans() -> list[str]:
                 continue
             note = Note(path, tuple(content["owner"]), str(content["about"]))
         except (OSError, ValueError, KeyError, TypeError):
-            path.unlink(missing_ok=True)  # half of a note, by a node that went down
+            Note(path, (0, 0.0), "").remove()  # half of a note, by a node that went down
             continue
         if left := note.processes():
             end(left)

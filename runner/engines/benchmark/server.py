@@ -13,11 +13,9 @@ import re
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 import psutil
 
@@ -61,11 +59,10 @@ class RunningServer:
         """
         self.port = port
         self._environment = dict(os.environ if environment is None else environment)
-        self._folder = tempfile.TemporaryDirectory(prefix="gpuscout-server-", ignore_cleanup_errors=True)
-        for name, content in (files or {}).items():
-            (Path(self._folder.name) / name).write_text(content)
-        self._log = Path(self._folder.name) / "server.log"
         self._note = new_note(about)
+        for name, content in (files or {}).items():
+            (self._note.folder / name).write_text(content)
+        self._log = self._note.folder / "server.log"
         self._guardian = Guardian(self._note)
         try:
             self._process = self._started(command)
@@ -158,7 +155,7 @@ class RunningServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                cwd=self._folder.name,
+                cwd=self._note.folder,
                 env=self._environment | {MARK: self._note.mark},
             )
 
@@ -166,7 +163,6 @@ class RunningServer:
         """Nothing is left to watch over."""
         self._guardian.leave()
         self._note.remove()
-        self._folder.cleanup()
 
     def _check_runs(self, when: str) -> None:
         if failure := self.crashed(when):
