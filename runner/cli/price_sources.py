@@ -51,7 +51,9 @@ def register(prices: typer.Typer) -> None:
 
 
 def import_prices(
-    files: Annotated[list[Path], typer.Argument(help="CSV files; the first line names columns, see docs/prices.md.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE…", help="CSV files; the first line names columns, see docs/prices.md.")
+    ],
     form: Annotated[Form, typer.Option("--format", help="csv; skypilot: a vms.csv; tokens: of APIs.")] = Form.CSV,
     book: Annotated[
         str | None, typer.Option("--book", help="A price book of the store: own, or skypilot, unless given.")
@@ -64,10 +66,11 @@ def import_prices(
     db: Db = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
-    """Put the prices of CSV files into a book of the store, all or none of them. A newer date adds to what is there.
+    """Put the prices of CSV files into a book of the store.
 
-    A catalogue of SkyPilot holds no date (--as-of gives it) and may not say which part it means: what neither SXM, PCIe
-    or NVL in a name nor the memory decides is left out and asked for (--part).
+    Those of all files are stored or none; a newer date adds to what is there. A catalogue of SkyPilot holds no date
+    (--as-of gives it) and may not say which part it means: what neither SXM, PCIe or NVL in a name nor the memory
+    decides is left out and asked for (--part).
     """
     from gpuscout.runner.api.prices import import_skypilot
     from gpuscout.store.database.connect import open_store
@@ -126,11 +129,12 @@ def fetch_prices(
     db: Db = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
-    """Fetch today's prices of clouds into a book of the store; nothing else of gpuscout asks for prices by itself.
+    """Fetch today's prices of clouds into a book of the store.
 
     On-demand, spot and reserved offers by provider and region, from the catalogues that gpuhunt publishes
-    (GPUHUNT_CATALOG_URL names another place). Providers whose API is asked at once, such as Vast.ai, are asked only
-    where --provider names them. When anything asked for cannot be had, nothing is stored.
+    (GPUHUNT_CATALOG_URL names another place); no other command fetches prices. Providers whose API is asked at
+    once, such as Vast.ai, are asked only where --provider names them. When anything asked for cannot be had,
+    nothing is stored.
     """
     from gpuscout.runner.api.prices import fetch_prices as fetch
     from gpuscout.store.database.connect import open_store
@@ -172,10 +176,10 @@ def own_hardware(
     db: Db = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
-    """Put what an hour of hardware of one's own costs into a book of the store; the row's source is the arithmetic.
+    """Put the price of hardware of one's own into a book of the store.
 
-    Purchase and power of all hours are paid by those that are used. `capacity` pays for the GPUs of a load all day:
-    give it prices with --utilisation 1 (unless given).
+    The row's source is the whole calculation. Purchase and power of all hours are paid by those that are used.
+    `capacity` pays for the GPUs of a load all day: give it prices with --utilisation 1 (unless given).
     """
     from gpuscout.runner.cli.show.wording import print_wrapped
     from gpuscout.store.database.connect import open_store
@@ -216,7 +220,10 @@ def export_prices(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     db: Db = DEFAULT_STORE,
 ) -> None:
-    """Write a price book as a CSV file that `prices import` takes back (token prices with --format tokens)."""
+    """Write a price book as a CSV file that comes back in.
+
+    `prices import` takes it, with `--format tokens` where it is of token prices.
+    """
     from io import StringIO
 
     from gpuscout.runner.cli.common import count, err

@@ -14,17 +14,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from operator import attrgetter
 
 import sqlalchemy as sa
 
-from gpuscout.store.prices.prices import GpuPrice, HourlyPrice, Prices
+from gpuscout.store.prices.prices import OLD_AFTER_DAYS, GpuPrice, HourlyPrice, Prices
 from gpuscout.store.prices.token_books import check_cached_share, current, named, token_prices_of
 from gpuscout.store.prices.tokens import TokenPrice
 from gpuscout.store.queries.capacity import Demand, Plan, expected_rates, plan, rate_of
 from gpuscout.store.queries.capacity_question import both_rankings, node_sizes
 from gpuscout.store.ranking.types import Group, Question, RankedConfig, Ranking, Trusted
-from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.names import matches
 
 HOURS_PER_DAY = 24
@@ -98,6 +99,9 @@ class AgainstApi:
     def same_model(self) -> bool:
         return matches(self.price.model, self.group.model)
 
+    def is_old(self, day: date) -> bool:
+        return (day - self.price.date).days > OLD_AFTER_DAYS
+
 
 @dataclass(frozen=True)
 class ApiComparison:
@@ -133,9 +137,9 @@ def against_api(
         )
     check_cached_share(cached_share)
     demand = demand or Demand()
-    prices = current(token_prices_of(connection), question.prices.as_of)
-    chosen = list(dict.fromkeys(price for name in names for price in named(name, prices)))
-    for_all = {price for name in names for price in named(name, prices) if not matches(name, price.provider)}
+    found = {name: _current(connection, name, question.prices.as_of) for name in names}
+    chosen = list(dict.fromkeys(price for prices in found.values() for price in prices))
+    for_all = {price for name, prices in found.items() for price in prices if not matches(name, price.provider)}
     ranking, _ = both_rankings(connection, question)
     nodes = node_sizes(connection)
     answers = [
@@ -152,6 +156,16 @@ def against_api(
             hint=f"api:{chosen[0].name} holds that price against any model",
         )
     return ApiComparison(demand, ranking, tuple(answers))
+
+
+def _current(connection: sa.Connection, name: str, as_of: date | None) -> list[TokenPrice]:
+    """The prices that a name means on a day. Raises UnknownNameError, and InputError where there were none yet."""
+    prices = token_prices_of(connection)
+    try:
+        return named(name, current(prices, as_of))
+    except UnknownNameError:
+        later = named(name, current(prices))
+        raise InputError(f"{name} has no price of {as_of} or before, but of {later[0].date}") from None
 
 
 def _answer(

@@ -19,13 +19,18 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import date
 from pathlib import Path
 from types import FrameType
 
 from gpuscout.runner.resolve.fleet import read_fleet
 from gpuscout.runner.resolve.model_files import read_config
 from gpuscout.store.database.connect import Store, open_store
+from gpuscout.store.prices.books import shipped_quotes
 from gpuscout.store.prices.csv_file import PriceFile
+from gpuscout.store.prices.offers import quotes_of_offers
+from gpuscout.store.prices.skypilot import SkyPilotFile
+from gpuscout.store.prices.tokens import TokenFile
 from gpuscout.store.ranking.types import Question
 from gpuscout.store.transfer.files import Format, is_export, write_text
 from gpuscout.store.transfer.reader import size_of
@@ -80,14 +85,26 @@ def imports(folder: Path) -> tuple[list[bytes], Callable[[Path], object]]:
 
 
 def prices(folder: Path) -> tuple[list[bytes], Callable[[Path], object]]:
-    """Price books."""
+    """Price books of GPUs and of tokens, and catalogues of clouds."""
 
     def read(file: Path) -> None:
-        PriceFile(file, "book", {"EUR": 1.1}).read()
+        start = file.read_bytes()[:1_000]
+        if b"Accelerator" in start:
+            quotes_of_offers(SkyPilotFile(file, "Acme").read(), "book", date(2026, 1, 2), {}, shipped_quotes())
+        elif b"_mtok" in start:
+            TokenFile(file, "book", {"EUR": 1.1}).read()
+        else:
+            PriceFile(file, "book", {"EUR": 1.1}).read()
 
     whole = (ROOT / "store/data/prices.csv").read_bytes().splitlines(keepends=True)
     instances = b"gpu,price_per_instance_hour,gpus_per_instance,currency,date\nH100,20,8,EUR,2026-01-02\n"
-    return [b"".join(whole[:12]), instances], read
+    tokens = (ROOT / "store/data/token_prices.csv").read_bytes()
+    offers = (
+        b"InstanceType,AcceleratorName,AcceleratorCount,Price,SpotPrice,Region,GpuInfo\n"
+        b"p5.48xlarge,H100,8.0,44.0,16.0,us-east-1,\n"
+        b"2x,A100,2,3.0,0.00,\"Texas, US\",\"{'Gpus': [{'Name': 'A100', 'MemoryInfo': {'SizeInMiB': 81920}}]}\"\n"
+    )
+    return [b"".join(whole[:12]), instances, tokens, offers], read
 
 
 def loads(folder: Path) -> tuple[list[bytes], Callable[[Path], object]]:

@@ -135,7 +135,7 @@ def run(url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
     return command
 
 
-def test_the_command(url: str, run: Callable[..., str]) -> None:
+def test_the_command(url: str, run: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     stored_price(url, "Acme", "a/One", 1.0, 2.0)
     stored_price(url, "Acme", "acme-large", 0.01, 0.02)
     told = run("api:Acme", "--tokens-per-day", "72M")
@@ -158,6 +158,11 @@ def test_the_command(url: str, run: Callable[..., str]) -> None:
     assert run("api:Acme", "--csv").splitlines()[1].startswith("a/One,chat,1024,512,Acme/One,")
     assert "| a/One | chat | Acme/One | L4 x1 fp8 kv-fp8 |" in run("api:Acme", "--md")
     run("api:Acme", "--slo", "itl<=1ms", status=6)
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1798848000")  # 2027-01-02
+    assert "over 180 days old" not in run("api:Acme")
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1811808000")  # 2027-06-01
+    assert "(2026-11-01, over 180 days old, book apis)" in run("api:Acme")
+    assert json.loads(run("api:Acme", "--json"))["comparisons"][0]["api"]["is_old"] is True
 
 
 def test_what_cannot_be_compared(url: str, run: Callable[..., str]) -> None:
@@ -173,5 +178,7 @@ def test_what_cannot_be_compared(url: str, run: Callable[..., str]) -> None:
     assert "at most 1e+15" in run("api:b/Other", "--tokens-per-day", "1e16", status=2)
     for share in ("-0.1", "1.5", "nan"):
         assert "invalid share of cached input" in run("api:b/Other", "--cached", share, status=2)
+    told = run("api:b/Other", "--as-of", "2025-06-01", status=2)
+    assert "b/Other has no price of 2025-06-01 or before, but of 2026-11-01" in told
     assert "unknown side of a comparison" in run("api:b/Other", "nothing", status=2)
     assert "the two sides say it" in run("api:b/Other", "gpu:L4", "--gpu", "L4", status=2)

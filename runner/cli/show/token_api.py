@@ -15,6 +15,8 @@ from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.text import printable
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from gpuscout.store.queries.token_api import AgainstApi, ApiComparison, BreakEven, OwnGpus
 
 
@@ -65,7 +67,7 @@ def print_api_comparison(found: ApiComparison, top: int) -> None:
     _say(f"{limits}; {share(found.demand.headroom)} of the capacity kept free; GPUs are paid around the clock")
     for one in found.answers:
         print()
-        _say(f"{one.group.model}, {workload(one.group)}, against {one.price.name}: {_price(one)}")
+        _say(f"{one.group.model}, {workload(one.group)}, against {one.price.name}: {_price(one, found.prices.day)}")
         if not one.own:
             _say("no configuration with a price meets the limits", indent=2)
             continue
@@ -84,7 +86,7 @@ def print_api_comparison(found: ApiComparison, top: int) -> None:
 
 
 def api_document(found: ApiComparison) -> dict[str, object]:
-    question = found.ranking.question
+    question, day = found.ranking.question, found.prices.day
     return {
         "slos": [str(slo) for slo in question.slos],
         "trust": str(question.trust),
@@ -93,7 +95,7 @@ def api_document(found: ApiComparison) -> dict[str, object]:
         "comparisons": [
             {
                 **picked(one.group, *CASE, "caveats"),
-                "api": asdict(one.price) | {"name": one.price.name},
+                "api": asdict(one.price) | {"name": one.price.name, "is_old": day is not None and one.is_old(day)},
                 **picked(one, "same_model", "cached_share", "tokens_per_request"),
                 "api_usd_per_request": one.usd_per_request,
                 "api_usd_per_mtok": one.usd_per_mtok,
@@ -167,15 +169,18 @@ def _say(text: str, indent: int = 0) -> None:
         print(line.replace(GLUE, " ").rstrip())
 
 
-def _price(one: AgainstApi) -> str:
+def _price(one: AgainstApi, day: date | None) -> str:
     """ "0.15 in, 0.6 out USD per million tokens (2026-06-04, book default): 0.000461 USD a request" """
+    from gpuscout.store.prices.prices import OLD_AFTER_DAYS
+
     price = one.price
     read = f"{price.input_usd_per_mtok:g} in"
     if one.cached_share:
         cached = price.cached_input_usd_per_mtok
         rate = "no price of its own" if cached is None else f"{cached:g}"
         read += f" ({one.cached_share:.0%} of it cached: {rate})".replace("%", " %")
-    told = f"{read}, {price.output_usd_per_mtok:g} out USD per million tokens ({price.date}, book {price.book})"
+    old = f", over {OLD_AFTER_DAYS} days old" if day is not None and one.is_old(day) else ""
+    told = f"{read}, {price.output_usd_per_mtok:g} out USD per million tokens ({price.date}{old}, book {price.book})"
     same = "" if one.same_model else f"; it is of another model, {price.model}"
     return f"{told}: {number(one.usd_per_mtok)} USD per million tokens of this workload{same}"
 
