@@ -26,7 +26,18 @@ from gpuscout.store.measured.runs import DEFAULT_MEMORY, MeasuredRun, day_or_mon
 from gpuscout.store.results import durable
 from gpuscout.store.results.registry import register_gpus, register_models, register_traffics
 from gpuscout.store.results.trust import OVER_STORED, forget_errors
-from gpuscout.store.schema import cases, failures, gpus, measured_runs, models, percentiles, tasks
+from gpuscout.store.schema import (
+    blocks,
+    cases,
+    failures,
+    gpus,
+    measured_runs,
+    membership,
+    models,
+    percentiles,
+    sweeps,
+    tasks,
+)
 from gpuscout.sweeps.cases import DIGEST_BYTES, CaseColumns, canonical_json
 from gpuscout.sweeps.curves import METRICS
 from gpuscout.sweeps.errors import StoreBusyError
@@ -192,8 +203,8 @@ def imported_groups(connection: sa.Connection, patterns: Sequence[str] = ()) -> 
 def remove_runs(connection: sa.Connection, patterns: Sequence[str]) -> Removed:
     """Remove the runs whose file or source matches one of these patterns, and cases that nothing uses then.
 
-    With them go the errors that were kept of engines over stored runs, for they count runs that are gone. Estimates are
-    never touched.
+    With them go the errors that were kept of engines over stored runs, for they count runs that are gone, and what
+    sweeps know of having measured them: those measure again when they are run. Estimates are never touched.
     """
     ids = [row.id for row in _matching(connection, patterns)]
     case_ids = set[int]()
@@ -202,6 +213,7 @@ def remove_runs(connection: sa.Connection, patterns: Sequence[str]) -> Removed:
         case_ids |= set(
             connection.execute(sa.select(measured_runs.c.case_id).where(measured_runs.c.id.in_(some))).scalars()
         )
+        _forget_tasks(connection, some)
         tails += connection.execute(sa.delete(percentiles).where(percentiles.c.run_id.in_(some))).rowcount
         connection.execute(sa.delete(measured_runs).where(measured_runs.c.id.in_(some)))
     users = [sa.select(table.c.id).where(table.c.case_id == cases.c.id) for table in (tasks, failures, measured_runs)]
@@ -210,6 +222,22 @@ def remove_runs(connection: sa.Connection, patterns: Sequence[str]) -> Removed:
         unused = sa.and_(cases.c.id.in_(some), *(~user.exists() for user in users))
         gone += connection.execute(sa.delete(cases).where(unused)).rowcount
     return Removed(len(ids), tails, gone, forget_errors(connection, OVER_STORED) if ids else 0)
+
+
+def _forget_tasks(connection: sa.Connection, run_ids: Sequence[int]) -> None:
+    """Delete the tasks that measured these runs, and open their sweeps again."""
+    keys = sa.select(measured_runs.c.task_key).where(measured_runs.c.id.in_(run_ids))
+    task_ids = connection.execute(sa.select(tasks.c.id).where(tasks.c.key.in_(keys))).scalars().all()
+    if not task_ids:
+        return
+    members = membership.c.task_id.in_(task_ids)
+    of_sweeps = connection.execute(sa.select(membership.c.sweep_id).where(members).distinct()).scalars().all()
+    connection.execute(sa.delete(membership).where(members))
+    connection.execute(sa.delete(tasks).where(tasks.c.id.in_(task_ids)))
+    connection.execute(
+        sa.update(blocks).where(blocks.c.sweep_id.in_(of_sweeps)).values(state="pending", runner_id=None)
+    )
+    connection.execute(sa.update(sweeps).where(sweeps.c.id.in_(of_sweeps)).values(finished_at=None))
 
 
 def stored_runs(

@@ -95,6 +95,18 @@ def test_a_longer_ladder_measures_what_is_missing(server: Served, tmp_path: Path
     assert rows(tmp_path, "SELECT concurrency FROM measured_runs ORDER BY 1") == [(1,), (2,)]
 
 
+def test_removed_runs_are_measured_again(server: Served, tmp_path: Path) -> None:
+    write_spec(tmp_path, server, "[1]")
+    assert gpuscout("run", "bench.yaml", cwd=tmp_path).returncode == 0
+    assert gpuscout("import", "--remove", server.url, cwd=tmp_path).returncode == 0
+    assert rows(tmp_path, "SELECT count(*) FROM measured_runs") == [(0,)]
+    server.record()
+    again = gpuscout("run", "bench.yaml", cwd=tmp_path)
+    assert (again.returncode, len(server.record())) == (0, 1 + 8), again.stderr
+    assert rows(tmp_path, "SELECT count(*) FROM measured_runs") == [(1,)]
+    assert "finished" in gpuscout("sweeps", "show", "bench", cwd=tmp_path).stdout
+
+
 def test_points_before_a_failure_are_kept_and_the_rest_is_measured_later(server: Served, tmp_path: Path) -> None:
     write_spec(tmp_path, server, "[1, 2, 4]")
     server.behave(after=(1 + 8) + (2 + 8), answer=500, words="CUDA out of memory")
