@@ -22,6 +22,7 @@ from gpuscout.runner.engines.registry import create_engine
 from gpuscout.store.database.connect import open_store
 from gpuscout.sweeps.expand import Expansion
 from tests.bench import alternatives, llm_optimizer, plain, queries
+from tests.bench.client import client
 from tests.bench.simulator import simulator
 from tests.bench.sweeps import LADDER, run, run_in, sweep
 from tests.support.commands import environment, install_engine
@@ -186,6 +187,7 @@ def main() -> None:
         dear_engine(Path(directory))
         simulator(say, Path(directory), 2_000)
     queries.queries(say, options.tasks)
+    client(say)
     if options.large:
         small, large = memory(options.tasks), memory(options.large)
         say(f"peak memory of the controller, {options.large:,} tasks", large, "MiB")

@@ -98,7 +98,7 @@ def test_a_longer_ladder_measures_what_is_missing(server: Served, tmp_path: Path
 def test_removed_runs_are_measured_again(server: Served, tmp_path: Path) -> None:
     write_spec(tmp_path, server, "[1]")
     assert gpuscout("run", "bench.yaml", cwd=tmp_path).returncode == 0
-    assert gpuscout("import", "--remove", server.url, cwd=tmp_path).returncode == 0
+    assert gpuscout("import", "--remove", server.url, "--yes", cwd=tmp_path).returncode == 0
     assert rows(tmp_path, "SELECT count(*) FROM measured_runs") == [(0,)]
     server.record()
     again = gpuscout("run", "bench.yaml", cwd=tmp_path)
