@@ -78,7 +78,7 @@ def place(
         int, typer.Option("--min-replicas", min=1, help="Of every model and workload.", rich_help_panel=_LOAD)
     ] = 1,
     least: Annotated[str, typer.Option("--least", help="What is least used: gpus, or usd (per hour).")] = "gpus",
-    time_limit: Annotated[str, typer.Option("--time-limit", help="Of each search; then the best so far.")] = "30s",
+    time_limit: Annotated[str, typer.Option("--time-limit", help="Of each search; then the best so far.")] = "60s",
     db: Db = DEFAULT_STORE,
 ) -> None:
     """Place models on GPUs that are there so that all limits hold and the least is used. Computes no estimate.

@@ -16,6 +16,7 @@ they can; found by the same programme with those nodes added.
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -213,7 +214,9 @@ class _Programme:
         )
         bound = result.mip_dual_bound
         found = None if result.x is None else [round(value) for value in result.x]
-        return found, 0.0 if bound is None or not math.isfinite(bound) else float(bound), result.status == 2
+        # All columns are bounded: "unbounded or infeasible" (4) is infeasible (2).
+        impossible = result.status == 2 or (result.status == 4 and "nfeasible" in result.message)
+        return found, 0.0 if bound is None or not math.isfinite(bound) else float(bound), impossible
 
 
 def place(
@@ -225,7 +228,7 @@ def place(
     min_replicas: int = 1,
     weights: Mapping[str, float] | None = None,
     added: Sequence[Nodes] = (),
-    time_limit_s: float = 30.0,
+    time_limit_s: float = 60.0,
 ) -> Placement | None:
     """The placement that uses the least; None: not everything fits.
 
@@ -417,11 +420,12 @@ def missing(
     *,
     headroom: float = 0.2,
     min_replicas: int = 1,
-    time_limit_s: float = 30.0,
+    time_limit_s: float = 60.0,
 ) -> list[Missing]:
     """What would have to be added: of each of these GPU types the fewest that do, the fewest first.
 
-    Where no type alone does, the fewest GPUs of several; empty: some need has no configuration on any of them.
+    Where no type alone does, the fewest GPUs of several; empty: some need has no configuration on any of them, or
+    nothing was found in time: a search has half of what is left of `time_limit_s`, and a second at least.
     """
     new = []
     for gpu in gpus:
@@ -429,6 +433,7 @@ def missing(
         if nodes:
             new.append(Nodes(gpu, sizes[gpu], min(nodes, _MOST_NODES)))
     found: list[Missing] = []
+    ends = time.monotonic() + time_limit_s
     for added in [*([one] for one in new), *([new] if len(new) > 1 else [])]:
         if len(added) > 1 and found:
             break
@@ -440,7 +445,7 @@ def missing(
                 headroom=headroom,
                 min_replicas=min_replicas,
                 added=added,
-                time_limit_s=time_limit_s / len(new),
+                time_limit_s=max(1.0, (ends - time.monotonic()) / 2),
             )
             if placement is not None:
                 found.append(Missing(placement.added, math.ceil(placement.bound)))

@@ -33,7 +33,7 @@ class Rules:
     headroom: float = 0.2
     min_replicas: int = 1
     least: str = LEAST[0]
-    time_limit_s: float = 30.0
+    time_limit_s: float = 60.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.headroom < 1:
