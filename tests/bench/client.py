@@ -20,7 +20,7 @@ _TTFT_MS, _ITL_MS = 1_000.0, 50.0  # 1,280 events/s: what one process can write 
 
 
 def client(say: Callable[..., None]) -> None:
-    model, gpu = ModelCatalogue.load().get(_MODEL), GPUCatalogue.load().get("H100")
+    model, gpu = ModelCatalogue.load().get(_MODEL), GPUCatalogue.load().get("H100-SXM-80GB")
     case = Case(model, gpu, _INPUT, _OUTPUT)
 
     async def observed(url: str) -> object:
