@@ -20,15 +20,16 @@ def held_out(
     kinds: Sequence[FitRows],
     left_out: str,
     parameters: Callable[[Sequence[FitRows]], Parameters] = parameters_of,
+    most: int = _MOST,
 ) -> list[Figures]:
     """For the rows of every kind, the figures of a fit to all runs of other models (GPU types, families).
 
-    Of a deployment with many runs a fit takes some, with more weight: they say much the same. It begins with the
+    Of a deployment with many runs a fit takes `most`, with more weight: they say much the same. It begins with the
     priors: a start at the fit to all runs would remember what is left out.
     """
     found = [Figures(*(np.full(len(rows), np.nan) for _ in range(3))) for rows in kinds]
     for name in sorted({str(name) for rows in kinds for name in getattr(rows, left_out)}):
-        _estimate_unseen(kinds, [getattr(rows, left_out) == name for rows in kinds], found, parameters)
+        _estimate_unseen(kinds, [getattr(rows, left_out) == name for rows in kinds], found, parameters, most)
     return found
 
 
@@ -73,9 +74,10 @@ def _estimate_unseen(
     tested: Sequence[npt.NDArray[np.bool_]],
     found: Sequence[Figures | None],
     of: Callable[[Sequence[FitRows]], Parameters] = parameters_of,
+    most: int = _MOST,
 ) -> None:
     """Write the figures of a fit to all other rows into the rows under these masks."""
-    others = [rows.take(~mask).thinned(_MOST) for rows, mask in zip(kinds, tested, strict=True)]
+    others = [rows.take(~mask).thinned(most) for rows, mask in zip(kinds, tested, strict=True)]
     parameters = of(others)
     vector = fit(others, parameters, roughly=True).vector
     for rows, mask, figures in zip(kinds, tested, found, strict=True):

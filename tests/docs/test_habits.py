@@ -11,8 +11,13 @@ import yaml
 from packaging.requirements import Requirement
 
 import gpuscout
+from gpuscout.runner.calibration.rows import fit_rows
+from gpuscout.runner.engines.roofline.constants import NAMES
+from gpuscout.store.measured import public_runs
 from gpuscout.sweeps.spec.starter import example_names
 from tests.assets import update_accuracy
+from tests.assets.ablation import TERMS, parameters_without
+from tests.assets.compare_estimates import HEAD, compared, table
 from tests.assets.run_notebook import printed
 from tests.docs.test_examples import looks_like
 
@@ -98,6 +103,26 @@ def test_the_tables_of_the_accuracy_page_are_those_of_the_constants_that_ship() 
     """To write them anew: python -m tests.assets.update_accuracy"""
     page = update_accuracy.PAGE.read_text("utf-8")
     assert update_accuracy.updated(page) == page
+
+
+def test_the_table_of_what_terms_buy_names_those_that_can_be_switched_off() -> None:
+    page = update_accuracy.PAGE.read_text("utf-8")
+    rows = re.findall(r"^\| (.+) \| [\d.]+ / [\d.]+ / [\d.]+ \| [\d.]+ / [\d.]+ / [\d.]+ \|$", page, re.MULTILINE)
+    assert rows == ["all terms", *TERMS]
+    off = {name for term in TERMS.values() for name in term}
+    assert off < set(NAMES)
+    kinds = fit_rows(public_runs("serving_runs")[::50])
+    whole = parameters_without(None, kinds)
+    for term in ("prefills delay running requests", "factors of servers"):
+        assert len(parameters_without(term, kinds).slots) < len(whole.slots)
+
+
+def test_the_comparison_of_the_accuracy_page_has_the_figures_of_the_other_tool() -> None:
+    """gpuscout's own column is of fits without the model: python -m tests.assets.compare_estimates prints both."""
+    page = update_accuracy.PAGE.read_text("utf-8")
+    _, _, said = compared()
+    for line in (HEAD, *table(said)):
+        assert line.removesuffix("|") in page
 
 
 @pytest.mark.slow
