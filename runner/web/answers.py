@@ -50,13 +50,15 @@ QUESTIONS: Mapping[str, Kind] = {
     "gpu": Kind(("gpus", "show"), places=("name",), store=False),
     "workloads": Kind(("workloads", "list"), store=False),
     "prices": Kind(("prices", "list"), ("books",)),
-    "points": Kind(("query",), (*_FILTERS, *_SLOS, *_PRICES, "columns", "sort", "limit", "offset", "all_versions")),
-    "recommend": Kind(("recommend",), (*_AIM, *_FILTERS, *_PRICES, "top", "explain")),
+    "points": Kind(
+        ("query",), (*_FILTERS, *_SLOS, *_PRICES, "rate", "columns", "sort", "limit", "offset", "all_versions")
+    ),
+    "recommend": Kind(("recommend",), (*_AIM, *_FILTERS, *_PRICES, "rate", "top", "explain")),
     "pareto": Kind(
         ("pareto",),
-        (*_FILTERS, *_SLOS, *_PRICES, "metrics", "across", "dominated", "queued", "columns", "all_versions"),
+        (*_FILTERS, *_SLOS, *_PRICES, "rate", "metrics", "across", "dominated", "queued", "columns", "all_versions"),
     ),
-    "compare": Kind(("compare",), (*_AIM, *_FILTERS, *_PRICES, "tokens_per_day", "cached"), ("a", "b")),
+    "compare": Kind(("compare",), (*_AIM, *_FILTERS, *_PRICES, "rate", "tokens_per_day", "cached"), ("a", "b")),
     "capacity": Kind(
         ("capacity",),
         (

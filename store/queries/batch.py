@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from gpuscout.store.prices.books import prices_for
 from gpuscout.store.prices.prices import Prices
-from gpuscout.store.queries.capacity import Out, expected_rates, out_of, rate_of
+from gpuscout.store.queries.capacity import Out, expected_rates, is_known, out_of, rate_of
 from gpuscout.store.queries.capacity_question import both_rankings, node_sizes
 from gpuscout.store.queries.moving import Hourly, hourly_of
 from gpuscout.store.queries.simulated_rates import highest_rates, of_one_load, settings_of
@@ -201,7 +201,7 @@ def _planned(
         if not each:
             continue
         node = nodes[config.gpu]
-        same = surely.get(settings_of(config))
+        same = surely.get(settings_of(config)) if is_known(config) else None
         sure = None if same is None else rate_of(same, group.output_len)
         offers = []
         for purchase, priced in prices.items():

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 
 from gpuscout.store.prices.prices import GpuPrice, HourlyPrice, Prices, packed
 from gpuscout.store.queries.simulated_rates import enough_for, highest_rates, settings_of
-from gpuscout.store.ranking.types import Cause, Group, Loser, RankedConfig
+from gpuscout.store.ranking.types import Cause, Group, Kind, Loser, RankedConfig
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.slo import Slo
 
@@ -90,7 +90,7 @@ class Plan:
     that it leaves free. `gpus_paid`: GPUs charged. `usd_per_hour` None: there is no price. `usd_per_hour_range`: where
     it is expected with a probability of 80 % at the same operating point; None: not known. `at_load`: one replica when
     the rate is spread evenly; None: its curve is not stored. `safe`: the same configuration sized to hold with a
-    probability of 90 %; None: it does not meet the limits so surely, at whatever load.
+    probability of 90 %; None: it does not meet the limits so surely, at whatever load, or nobody knows how surely.
     """
 
     config: RankedConfig
@@ -255,7 +255,7 @@ def capacity_of(
     plans = []
     for config, rates in highest_rates(group.configs):
         if (found := sized(config)) is not None:
-            same = surely.get(settings_of(config))
+            same = surely.get(settings_of(config)) if is_known(config) else None
             at_load = _simulated(rates, found) if rates else None
             plans.append(replace(found, safe=None if same is None else sized(same), at_load=at_load))
     plans.sort(key=lambda one: (one.usd_per_hour is None, backed_first and not one.config.backed, _cheapest_first(one)))
@@ -268,6 +268,11 @@ def capacity_of(
     users = load.number if isinstance(load, Users) else None
     rate = options[0].requests_per_s if options else 0.0 if isinstance(load, Users) else load
     return GroupCapacity(group, rate, options, further, tuple(out_of(group, best)), cut, users)
+
+
+def is_known(config: RankedConfig) -> bool:
+    """Whether it is known how surely its figures hold."""
+    return config.kind is Kind.MEASURED or bool(config.intervals)
 
 
 def _simulated(rates: Sequence[RankedConfig], found: Plan) -> Load:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuscout.store.prices.prices import GpuPrice, packed
-from gpuscout.store.queries.capacity import Demand, expected_rates, rate_of
+from gpuscout.store.queries.capacity import Demand, expected_rates, is_known, rate_of
 from gpuscout.store.queries.simulated_rates import highest_rates, settings_of
 from gpuscout.store.ranking.types import RankedConfig
 from gpuscout.sweeps.errors import InputError
@@ -299,7 +299,7 @@ def moving_plans(
             return fleets_of(series, rate, config.num_gpus, demand, scaling, *prices(config))
 
         ends = [again(rate) for rate in expected_rates(config, output_len)]
-        same = surely.get(settings_of(config))
+        same = surely.get(settings_of(config)) if is_known(config) else None
         safe = again(None if same is None else rate_of(same, output_len))
         told = []
         for fleet in fleets:

@@ -285,6 +285,8 @@ def test_capacity_for_a_rate_takes_simulated_points_whatever_else_is_stored(tmp_
             assert plan["at_rate_percentiles"]["ttft:p95_ms"] == tail[gpu, plan["at_rate_request_rate"]]
             assert plan["percentiles"]["ttft:p95_ms"] == tail[gpu, highest]
             assert plan["assumed_tail"] is None
+            assert plan["safe_replicas"] is None  # nothing measured says how surely it holds
+    assert "3 request rates, 2 to 6 requests/s" in gpuscout("plan", "open.yaml", cwd=tmp_path).stdout
     sized = {plan["gpu"]: plan for plan in group["best_per_gpu"]}
     # A load that moves, and GPUs that are there, take the same points.
     [moving] = asked("capacity", "--load", "0=30,600=5,1200=", *limit)["groups"]
@@ -296,6 +298,7 @@ def test_capacity_for_a_rate_takes_simulated_points_whatever_else_is_stored(tmp_
     assert [one["replicas"] for one in need["placed"]] == [sized["H100-SXM-80GB"]["replicas"]]
     shown = gpuscout("capacity", "--rate", "30", *limit, cwd=tmp_path).stdout
     assert "queueing is simulated" in shown
+    assert "nobody knows how surely" in shown
     # So many users at all times are a closed loop, whose percentiles nobody simulated here.
     [group] = asked("capacity", "--users", "100", *limit, code=6)["groups"]
     assert group["traffic"] is None

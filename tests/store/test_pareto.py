@@ -206,7 +206,7 @@ def test_limits_that_no_point_meets_are_named_and_not_the_filters(
     assert (document["points"], document["slos"]) == ([], ["itl<=1ms"])
     assert shown.err.strip() == "no stored point meets itl<=1ms"
     assert execute([*asked, "--slo", "itl:p95<=1s"]) == 0
-    assert "estimates have no percentiles: --assume-tail" in capsys.readouterr().err
+    assert "estimates have no such percentile: --assume-tail" in capsys.readouterr().err
     assert execute([*asked, "--slo", "itl<=1ms", "--plot", str(tmp_path / "none.svg")]) == 2
     assert execute([*asked, "--slo", "itl<=1ms", "--max-gpus", "1", "--tp", "8"]) == 2
     assert "nothing in the store matches all of these filters" in capsys.readouterr().err

@@ -376,7 +376,7 @@ def test_a_table_of_nothing_says_what_to_do(tmp_path: Path, capsys: pytest.Captu
     with open_store(url, create=True) as store, store.writing() as connection:
         fill(connection, [an_answer(lengths=(n, 64), points={8: {"itl_ms": 21.5}}) for n in (100, 200, 300)])
     text = recommend(capsys, url, "--slo", "p99_ttft<=1s")
-    assert "none: no percentiles (--engine simulator computes them; --assume-tail 1.3" in " ".join(text.split())
+    assert "none: no such percentile (--engine simulator has p50 to p99; --assume-tail 1.3" in " ".join(text.split())
     # There is one model already: its workloads are what can be asked about alone.
     text = recommend(capsys, url, "--slo", "itl<=1ms")
     assert "none: no configuration qualifies; --workload NAME says what comes closest" in " ".join(text.split())

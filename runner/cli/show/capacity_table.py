@@ -27,7 +27,7 @@ from gpuscout.runner.cli.show.wording import (
     workload,
     wrapped,
 )
-from gpuscout.store.queries.capacity import MOST_TIMES_THE_BEST, GroupCapacity, Load, Out, Plan
+from gpuscout.store.queries.capacity import MOST_TIMES_THE_BEST, GroupCapacity, Load, Out, Plan, is_known
 from gpuscout.store.queries.capacity_question import Capacity
 from gpuscout.store.ranking.confidence import EXPECTED
 
@@ -162,8 +162,11 @@ def _notes(group: GroupCapacity) -> Iterator[str]:
         if plan.config.cannot_start:
             cannot[plan.config.cannot_start].append(describe(plan.config, group.group))
     yield from (f"! {', '.join(configs)}: {why}" for why, configs in cannot.items())
-    if any(plan.safe is None for plan in group.plans):
+    unsafe = [plan for plan in group.plans if plan.safe is None]
+    if any(is_known(plan.config) for plan in unsafe):
         yield "-: it does not meet the limits with a probability of 90 % at any load"
+    elif unsafe:
+        yield "-: nobody knows how surely it meets the limits"
     if group.cut:
         gpus = ", ".join(short_gpu(plan.config.gpu) for plan in group.cut)
         yield (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from gpuscout.runner.api.run import notes_of_engines
@@ -47,7 +48,7 @@ def _print(expansion: Expansion, plan: Plan) -> None:
         f"{count(len(sweep.workloads), 'workload')}{_axes(sweep)} = {count(census.combinations, 'combination')}"
     )
     for part in sweep.engines:
-        print(f"  {part.name}: {len(part.ladder)} concurrencies each, {part.ladder[0]} to {part.ladder[-1]}")
+        print(f"  {part.name}: {_loads(sweep, part.ladder)}")
     for notice in (*notes_of_engines(sweep), *_caveats(sweep)):
         print_wrapped(notice, indent=2)
     reasons = Counter[str]()
@@ -68,6 +69,14 @@ def _print(expansion: Expansion, plan: Plan) -> None:
 def _takes(measuring: Expected) -> str:
     starts = f"{count(measuring.starts, 'server start')}, " if measuring.starts else ""
     return f"{starts}{duration(measuring.seconds)} of measuring, one after the other (from estimates)"
+
+
+def _loads(sweep: Sweep, ladder: Sequence[int]) -> str:
+    """At which loads each task is asked about."""
+    rates = sorted({w.traffic.request_rate for w in sweep.workloads if w.traffic.request_rate is not None})
+    if rates:
+        return f"{count(len(rates), 'request rate')}, {rates[0]:g} to {rates[-1]:g} requests/s"
+    return f"{len(ladder)} concurrencies each, {ladder[0]} to {ladder[-1]}"
 
 
 def _caveats(sweep: Sweep) -> list[str]:

@@ -35,7 +35,7 @@ CAUSES = {
     Cause.UNKNOWN_MODEL: "the engine does not know the model",
     Cause.INVALID: "not valid",
     Cause.NO_POINT: "no operating point",
-    Cause.NO_PERCENTILE: "no percentiles (--engine simulator computes them; --assume-tail 1.3 multiplies means)",
+    Cause.NO_PERCENTILE: "no such percentile (--engine simulator has p50 to p99; --assume-tail 1.3 multiplies means)",
     Cause.NO_PRICE: "no price",
     Cause.NO_TDP: "no TDP",
     Cause.NOT_TRUSTED: "not trusted as asked (--trust)",
@@ -124,7 +124,8 @@ def none_meets(question: Question) -> str:
     if not untold:
         return told
     return (
-        f"{told}; estimates have no percentiles: --assume-tail 1.3 multiplies means, --engine simulator computes them"
+        f"{told}; these estimates have no such percentile: --assume-tail 1.3 multiplies means, --engine simulator has "
+        "p50, p90, p95 and p99"
     )
 
 
