@@ -117,6 +117,8 @@ class Server:
     """By the name and the usable GiB of a GPU: sequences that run at once and prompt tokens in a step, at most."""
     decodes_within_budget: bool = True
     """Whether the tokens of running sequences count among those of a step, which prompts share."""
+    cuts_prompts: bool = True
+    """Whether a prompt may be longer than what a step takes of prompts."""
     launch: Callable[[Deployment], Launch] | None = None
     """How a deployment is started; raises InputError for what the server cannot do. None: not known."""
 

@@ -137,5 +137,6 @@ SERVER = Server(
     kv_precisions=frozenset({Precision.FP8, Precision.INT8, Precision.FP4}),
     narrow_kv_default=True,
     batch_defaults=batch_defaults,
+    cuts_prompts=False,  # without `enable_chunked_prefill`
     launch=launch,
 )

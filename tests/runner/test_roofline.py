@@ -19,7 +19,8 @@ from gpuscout.runner.engines.roofline import RooflineEngine
 from gpuscout.runner.engines.roofline.constants import Constants
 from gpuscout.runner.engines.roofline.features import features, split_weights
 from gpuscout.runner.engines.roofline.memory import memory
-from gpuscout.runner.engines.roofline.physics import decode_step, step_seconds
+from gpuscout.runner.engines.roofline.physics import SMALLEST_DEFAULT_BUDGET, decode_step, step_seconds
+from gpuscout.runner.engines.simulator.engine import Simulator
 from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.curves import BOUNDS, POINT_COLUMNS, Bound, Curves, Points
 from gpuscout.sweeps.errors import InputError
@@ -30,6 +31,7 @@ from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.precision import PRECISIONS, Precision
 from gpuscout.sweeps.servers import SERVERS
+from gpuscout.sweeps.servers.options import default_options
 from gpuscout.sweeps.speculative import Speculative
 
 LADDER = as_ladder([1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096])
@@ -611,6 +613,35 @@ def test_sequences_need_room_in_the_tokens_of_a_step() -> None:
     assert dict(zip(SERVERS, running.tolist(), strict=True))["sglang"] > 100
     drafted = case(server_options=few, speculative=Speculative(3, 0.7, 0.05))
     assert memory(features(CaseColumns.of([drafted]))).running.tolist() == [4]
+
+
+def test_small_budgets_read_a_prompt_in_many_steps() -> None:
+    """As simulated; defaults and larger budgets cost what the fit says of the defaults."""
+    budgets = (64, 512, 8192, 65536)
+    cases = [
+        case(input_len=4000, server_options=(("max_num_batched_tokens", b),) if b != 8192 else ()) for b in budgets
+    ]
+    ladder = np.array([1, 16])
+    closed_form = RooflineEngine().evaluate(CaseColumns.of(cases), ladder).points.ttft_ms.reshape(4, 2)
+    assert (np.diff(closed_form, axis=0) <= 0).all()
+    assert closed_form[0, 0] > 5 * closed_form[2, 0]
+    assert closed_form[3, 0] == closed_form[2, 0]
+    simulated = Simulator().evaluate(CaseColumns.of(cases), ladder).points.ttft_ms.reshape(4, 2)
+    assert closed_form[:, 0] == pytest.approx(simulated[:, 0], rel=0.15)
+    gpus = GPUCatalogue.load()
+    defaults = [
+        default_options(s, g.name, g.memory_usable_gib)["max_num_batched_tokens"] for s in SERVERS for g in gpus
+    ]
+    assert min(defaults) == SMALLEST_DEFAULT_BUDGET
+    assert closed_form[:, 1] == pytest.approx(simulated[:, 1], rel=0.5)
+
+
+def test_prompts_that_no_step_takes_are_refused() -> None:
+    few = (("max_num_batched_tokens", 1000),)
+    curves = evaluate(*(case(server=server, server_options=few) for server in SERVERS))
+    assert {SERVERS[row]: text for row, text in curves.details.items()} == {
+        "trtllm": "TensorRT-LLM takes prompts whole: max_num_batched_tokens 1,000 is less than their 1,024 tokens"
+    }
 
 
 def drafting(k: int, acceptance: float, cost: float, one: Case) -> Case:

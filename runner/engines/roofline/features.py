@@ -159,6 +159,7 @@ class Features:
     # server options
     max_num_seqs: FloatArray  # sequences that run at once on one attention rank, at most
     batched_tokens: FloatArray  # of prompts in one step, at most
+    within_budget: npt.NDArray[np.bool_]  # whether running sequences take their tokens from it
     poll_interval: FloatArray  # steps between two looks for new requests
     # speculative decoding
     draft_tokens: FloatArray  # drafted and verified for a sequence in every step
@@ -255,6 +256,7 @@ def features(cases: CaseColumns) -> Features:
         arm_host=of_gpu(lambda g: g.name.startswith(_ARM_HOSTS)) > 0,
         max_num_seqs=_seats(cases, drafted),
         batched_tokens=cases.option("max_num_batched_tokens").astype(np.float64),
+        within_budget=_within_budget(cases),
         poll_interval=np.maximum(
             cases.option("scheduler_recv_interval"), cases.option("num_continuous_decode_steps")
         ).astype(np.float64),
@@ -271,9 +273,13 @@ def features(cases: CaseColumns) -> Features:
 def _seats(cases: CaseColumns, draft_tokens: FloatArray) -> FloatArray:
     """Sequences that run at once on one attention rank: each needs room in a step for the tokens it is given."""
     seats = cases.option("max_num_seqs").astype(np.float64)
-    shared = np.array([server_named(name).decodes_within_budget for name in cases.servers], dtype=bool)[cases.server]
     room = np.maximum(cases.option("max_num_batched_tokens") // (1 + draft_tokens), 1.0)
-    return np.where(shared, np.minimum(seats, room), seats)
+    return np.where(_within_budget(cases), np.minimum(seats, room), seats)
+
+
+def _within_budget(cases: CaseColumns) -> npt.NDArray[np.bool_]:
+    shared = np.array([server_named(name).decodes_within_budget for name in cases.servers], dtype=np.bool_)
+    return np.asarray(shared[cases.server])
 
 
 def _attention(cases: CaseColumns, bins: Bins) -> dict[str, FloatArray]:

@@ -16,6 +16,7 @@ from gpuscout.runner.engines.roofline.features import Features
 from gpuscout.sweeps.curves import FloatArray
 
 _WIDE = 2.0  # bytes of one activation between GPUs
+SMALLEST_DEFAULT_BUDGET = 2048.0  # prompt tokens in one step, of all servers on all GPUs
 
 
 @dataclass(frozen=True)
@@ -136,9 +137,20 @@ def prefill(f: Features, k: Physical, tokens: FloatArray | None = None) -> tuple
 
     experts = reached_experts(f, k, tokens) * f.expert_bytes / (f.dp * k.expert_efficiency)
     weights = (f.layer_bytes + f.head_bytes + experts) / f.tp / bandwidth
-    alone = soft_max(weights, compute(np.minimum(tokens, f.batched_tokens)), k.overlap) + exchange + fixed_time(f, k)
+    passes = prefill_passes(f, tokens)
+    arithmetic = compute(np.minimum(tokens, f.batched_tokens))
+    alone = soft_max(weights * passes, arithmetic, k.overlap) + exchange + fixed_time(f, k) * passes
     packed = compute(f.batched_tokens) + exchange
     return alone, packed / f.pp
+
+
+def prefill_passes(f: Features, tokens: FloatArray) -> FloatArray:
+    """How often a prompt reads the weights: once, and once more for each chunk beyond those of a usual budget.
+
+    The constants are fitted to servers with their defaults: what their chunks cost is in them.
+    """
+    chunks: FloatArray = np.ceil(tokens / f.batched_tokens)
+    return 1.0 + np.maximum(chunks - np.ceil(tokens / SMALLEST_DEFAULT_BUDGET), 0.0)
 
 
 def fixed_time(f: Features, k: Physical) -> FloatArray:

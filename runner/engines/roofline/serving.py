@@ -9,7 +9,14 @@ import numpy.typing as npt
 
 from gpuscout.runner.engines.roofline.constants import Physical
 from gpuscout.runner.engines.roofline.features import Features
-from gpuscout.runner.engines.roofline.physics import Step, decode_step, fixed_time, prefill
+from gpuscout.runner.engines.roofline.physics import (
+    SMALLEST_DEFAULT_BUDGET,
+    Step,
+    decode_step,
+    fixed_time,
+    prefill,
+    prefill_passes,
+)
 from gpuscout.sweeps.curves import Bound, FloatArray, IntArray
 
 
@@ -58,17 +65,33 @@ def operate(
     pace = step.total + between * np.minimum(k.interference, 1.0) * more
     gaps = np.where(f.output_len > 1, f.output_len - 1.0, 1.0)
     itl = np.where(f.output_len > 1, pace * (f.decode_steps / gaps), step.total / f.tokens_per_step)
-    start = 1e-3 * k.ttft_base_ms + k.ttft_prefill * alone + k.eager_steps * fixed_time(f, k)
+    start = (
+        1e-3 * k.ttft_base_ms
+        + k.ttft_prefill * alone
+        + k.eager_steps * fixed_time(f, k) * prefill_passes(f, f.prefill_len)
+    )
     # Short requests meet few batch sizes: what is met first takes an eighth of their time at most.
     met_first = np.minimum(2e-3 * together * k.first_wave_ms, (start + step.total * f.decode_steps) / 8)
     first_wave = (1.0 - median) * (others / batch) * met_first
     ttft = start + first_wave + more * waited + taken_up * pace
     decoding = itl * (f.output_len - 1.0)
-    # All prompts of a round pass the same GPUs: a round cannot be shorter than their prefills.
-    ttft = np.maximum(ttft, batch * more - decoding)
+    # All prompts of a round pass the same GPUs: a round cannot be shorter than their prefills, nor than their steps.
+    ttft = np.maximum(ttft, batch * (more + _more_steps(f, batch) * step.total) - decoding)
     life = ttft + decoding
     ttft = ttft + (asked / batch - 1.0) * life
     return Operation(ttft * 1e3, itl * 1e3, ttft + decoding, _bound(step), asked > running)
+
+
+def _more_steps(f: Features, batch: FloatArray) -> FloatArray:
+    """Steps that a prompt takes more than with a usual budget of tokens, which running sequences take a part of.
+
+    While prompts are worked on, half of the sequences decode, on average.
+    """
+    decoding = batch * (1.0 + f.draft_tokens) / 2
+    chunks, usual = (
+        f.prefill_len / np.maximum(b - decoding, b / 2) for b in (f.batched_tokens, SMALLEST_DEFAULT_BUDGET)
+    )
+    return np.where(f.within_budget, np.maximum(chunks - usual, 0.0), 0.0)
 
 
 def _bound(step: Step) -> IntArray:

@@ -31,9 +31,28 @@ def reasons(cases: CaseColumns) -> dict[int, str]:
         or _split_refusal(cases.models[m], server_named(cases.servers[s]), PRECISIONS[p], tp, dp, ep)
         for m, g, s, p, kv, tp, dp, ep in distinct.tolist()
     ]
+    found = _prompts_too_long(cases)
     if not any(texts):
+        return found
+    return found | {row: text for row, i in enumerate(inverse.ravel().tolist()) if (text := texts[i])}
+
+
+def _prompts_too_long(cases: CaseColumns) -> dict[int, str]:
+    """Cases of servers that take prompts whole, told to take fewer tokens in a step than a prompt has.
+
+    Fewer than their default: with that, longer prompts are estimated as if it were raised.
+    """
+    whole = np.array([not server_named(name).cuts_prompts for name in cases.servers], dtype=np.bool_)
+    if not whole.any():
         return {}
-    return {row: text for row, i in enumerate(inverse.ravel().tolist()) if (text := texts[i])}
+    usual = np.array([server_named(name).batch_defaults("", np.inf)[1] for name in cases.servers])[cases.server]
+    told = [dict(options).get("max_num_batched_tokens") for options in cases.server_options]
+    most = np.array([np.inf if tokens is None else tokens for tokens in told])[cases.options]
+    return {
+        row: f"{server_named(cases.servers[cases.server[row]]).title} takes prompts whole: max_num_batched_tokens "
+        f"{most[row]:,.0f} is less than their {cases.input_len[row]:,} tokens"
+        for row in np.flatnonzero(whole[cases.server] & (most < np.minimum(cases.input_len, usual))).tolist()
+    }
 
 
 def untimed(cases: CaseColumns) -> dict[int, str]:
