@@ -149,7 +149,9 @@ class SweepFlags:
         return {key: value for key, value in data.items() if value is not None and value != []}
 
     def _engines(self) -> list[dict[str, object]]:
-        """The engines of the flags, as entries of a spec. Raises InputError."""
+        """The engines of the flags, as entries of a spec. Raises InputError, UnknownNameError."""
+        from gpuscout.runner.engines.registry import about
+
         names = parted(self.engine) or (["benchmark"] if self.endpoint is not None else [])
         options: dict[str, object] = {} if self.endpoint is None else {"endpoint": self.endpoint}
         for text in self.engine_option or ():
@@ -159,6 +161,13 @@ class SweepFlags:
             options[name.strip()] = _scalar(value.strip())
         if options and len(names) != 1:
             raise InputError("--endpoint and --engine-option need one --engine whose they are")
+        if options:
+            known = about(names[0]).options or {}
+            options |= {
+                name: [part.strip() for part in value.split(",")]
+                for name, value in options.items()
+                if isinstance(value, str) and name in known and known[name].kind is list
+            }
         return [{"name": name, **options} for name in names]
 
 

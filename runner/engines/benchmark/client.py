@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuscout.runner.engines.benchmark.errors import BenchmarkError, RefusedError
 from gpuscout.sweeps.outcomes import Outcome
-from gpuscout.sweeps.text import printable
+from gpuscout.sweeps.text import printable, said
 
 if TYPE_CHECKING:
     import aiohttp
@@ -130,11 +130,11 @@ class Client:
             reply.failure = "timeout"
             reply.words = f"no complete answer within {self._timeout_s:g} s"
         except aiohttp.ClientConnectorError as error:
-            reply.failure, reply.words = "refused", _words(error)
+            reply.failure, reply.words = "refused", words_of(error)
         except (aiohttp.ClientError, OSError) as error:
-            reply.failure, reply.words = "reset", _words(error)
+            reply.failure, reply.words = "reset", words_of(error)
         except (ValueError, TypeError, AttributeError, LookupError) as error:  # no JSON, or not that of the protocol
-            reply.failure, reply.words = "malformed", _words(error)
+            reply.failure, reply.words = "malformed", words_of(error)
         reply.words = self._without_key(reply.words)
         return reply, bool(reply.failure == "reset" and connection.reused and not answering)
 
@@ -248,5 +248,13 @@ def _message(words: str) -> str:
     return str(found)
 
 
-def _words(error: BaseException) -> str:
-    return printable(str(error) or type(error).__name__)[:_LONGEST_WORDS]
+def words_of(error: BaseException) -> str:
+    """What an error of a connection says, in a few words."""
+    import aiohttp
+
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        error = error.certificate_error
+        return f"its certificate cannot be verified: {getattr(error, 'verify_message', '') or said(error)}"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return said(error.os_error) if len(said(error.os_error)) < _LONGEST_WORDS else type(error.os_error).__name__
+    return said(error)[:_LONGEST_WORDS] or type(error).__name__

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
-from gpuscout.runner.engines.benchmark.client import api_key, session
+from gpuscout.runner.engines.benchmark.client import api_key, session, words_of
 from gpuscout.runner.engines.benchmark.errors import BenchmarkError, RefusedError
 from gpuscout.sweeps.cases import Case
 from gpuscout.sweeps.errors import InputError, quoted
@@ -122,7 +122,7 @@ async def _asked(opened: aiohttp.ClientSession, url: str) -> Any:
     except TimeoutError as error:
         raise BenchmarkError(f"{url} did not answer within {_ASK_S:g} s") from error
     except (aiohttp.ClientError, OSError) as error:
-        raise BenchmarkError(f"{url} does not answer: {said(error)}") from error
+        raise BenchmarkError(f"{url} does not answer: {words_of(error)}") from error
     if response.status in (401, 403, 404):
         hint = "; `api_key_env` names the environment variable with the key" if response.status != 404 else ""
         raise RefusedError(f"{url} answers {response.status}{hint}")

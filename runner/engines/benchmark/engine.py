@@ -102,7 +102,10 @@ class BenchmarkEngine:
         open_ends = [name for name, several in varied.items() if several and name not in self._labels]
         if open_ends:
             labels = ", ".join(f"`{name}`" for name in open_ends)
-            return f"an endpoint is one deployment, and this sweep has several: {labels} of the engine says which it is"
+            return (
+                f"an endpoint is one deployment, and this sweep has several: {labels} of the engine says which it is, "
+                "or a sweep of a single one"
+            )
         most = self._load.max_in_flight
         ladder = next(part.ladder for part in sweep.engines if part.name == self.name and part.options == self.options)
         if max(ladder) > most:
