@@ -9,6 +9,7 @@ say. Prices are in USD per hour of an instance.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import socket
 from collections import Counter
@@ -47,6 +48,10 @@ def fetch_offers(providers: Sequence[str] = ()) -> Fetched:
         import gpuhunt
     except ImportError as error:
         raise InputError("prices fetch needs the package gpuhunt", hint="pip install 'gpuscout[prices]'") from error
+    if os.environ.get("GPUHUNT_CATALOG_DIR"):
+        raise InputError(
+            "GPUHUNT_CATALOG_DIR is set, whose files hold no date", hint="unset it; GPUHUNT_CATALOG_URL names a mirror"
+        )
     with _log() as log, _timeout():
         try:
             # Not the library's cached instance: every fetch asks anew.
@@ -74,18 +79,19 @@ def fetch_offers(providers: Sequence[str] = ()) -> Fetched:
 
 def _offer(item: Any, source: str) -> Offer:
     """An item of the catalogue. Of RunPod's the instance is what nvidia-smi calls the GPU."""
+    where = item.location or ""
     booked = item.provider_data.get("is_dws_calendar_mode") is True
     cluster = "runpod-cluster" in item.flags
-    community = item.provider == "runpod" and len(item.location) == 2  # a country, where others have a data centre
+    community = item.provider == "runpod" and len(where) == 2  # a country, where others have a data centre
     notes = ["marketplace: community cloud"] * community + ["only in clusters of several machines"] * cluster
     return Offer(
         PROVIDERS.get(item.provider, item.provider),
         item.gpu_name or "",
         item.gpu_count,
-        item.price,
+        item.price or 0.0,
         "reserved" if booked else "spot" if item.spot else "on-demand",
         # Of GCP the library says the zone, whose last part is a letter.
-        region=re.sub(r"-[a-z]$", "", item.location) if item.provider == "gcp" else item.location,
+        region=re.sub(r"-[a-z]$", "", where) if item.provider == "gcp" else where,
         instance_type=item.instance_name + " cluster" * cluster,
         memory_gb=(float(item.gpu_memory),) if item.gpu_memory else (),
         source=source,

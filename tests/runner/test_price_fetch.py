@@ -224,6 +224,9 @@ def test_what_cannot_be_asked(
     assert "ships with gpuscout and cannot be changed" in run("fetch", "--book", "default", status=2)
     assert "none of 0 offers is stored" in run("fetch", "--region", "moon-1", status=2)
     assert catalogue.asked
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("GPUHUNT_CATALOG_DIR", str(tmp_path))
+        assert "GPUHUNT_CATALOG_DIR is set, whose files hold no date" in run("fetch", status=2)
     # Nobody listens there: the reason, and no traceback.
     with socket.socket() as bound:  # and not listening
         bound.bind(("127.0.0.1", 0))
