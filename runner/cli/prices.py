@@ -85,8 +85,10 @@ def list_prices(output: Output, books: Books = None, db: Db = DEFAULT_STORE) -> 
     for gpu, reason in priced.missing.items():
         print_line(f"{gpu}: {reason}", output)
     if tokens and output.for_people:
+        from gpuscout.runner.cli.show.wording import print_wrapped
+
         print()
-        print(
+        print_wrapped(
             "USD per million tokens of APIs (gpuscout compare api:NAME says from which load one's own GPUs cost less)"
         )
         print_rows(_TOKENS, [asdict(price) for price in tokens], output)

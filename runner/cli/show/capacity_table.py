@@ -12,6 +12,7 @@ from gpuscout.runner.cli.show.certainty import MEASURE_FIRST, chances, met, trus
 from gpuscout.runner.cli.show.fitted import FittedColumn, fitted, short_gpu
 from gpuscout.runner.cli.show.output import number
 from gpuscout.runner.cli.show.prices import prices_by_gpu
+from gpuscout.runner.cli.show.site import site, site_of
 from gpuscout.runner.cli.show.wording import (
     GLUE,
     assumed,
@@ -67,7 +68,7 @@ def capacity_lines(found: Capacity, width: int) -> list[str]:
             asked = f"{number(group.users)} users at once, each with a request in flight"
         lines += ["", *wrapped(f"{group.group.model}, {workload(group.group)}: {asked}", width, indent=0)]
         lines += _table(found, group, width) if group.plans else ["  no configuration can carry it"]
-        for told in (*_notes(group), *_why_out(group), *group.group.caveats):
+        for told in (*_notes(found, group), *_why_out(group), *group.group.caveats):
             lines += wrapped(told, width, indent=2)
     lines.append("")
     notes = [not_shown(aside)] if aside else []
@@ -139,7 +140,7 @@ def _milliseconds(value: float | None) -> str:
     return "-" if value is None else f"{number(value)}{GLUE}ms"
 
 
-def _notes(group: GroupCapacity) -> Iterator[str]:
+def _notes(found: Capacity, group: GroupCapacity) -> Iterator[str]:
     """How sure the first plan is, and what there is besides."""
     if not group.plans:
         return
@@ -157,6 +158,9 @@ def _notes(group: GroupCapacity) -> Iterator[str]:
         told = f"{describe(other.config, group.group)} would be {share(less)} cheaper if its estimate holds"
         first_of_all = f"{MEASURE_FIRST}: " if less > _FAR_CHEAPER else ""
         yield f"{first_of_all}{told}; nobody has measured it"
+    needs = site_of(found.prices, first.config, gpus=first.gpus, nodes=first.nodes)
+    if needs is not None:
+        yield f"to run the first: {site(needs)}"
     cannot: dict[str, list[str]] = defaultdict(list)
     for plan in group.plans:
         if plan.config.cannot_start:

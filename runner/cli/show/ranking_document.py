@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.show.prices import prices_document
+from gpuscout.runner.cli.show.site import site_of
 from gpuscout.store.ranking.types import (
     MEASURES,
     Backing,
@@ -40,7 +41,7 @@ def ranking_document(ranking: Ranking) -> dict[str, object]:
         "prices": prices_document(ranking.prices),
         "question": _asked(question),
         **picked(ranking, "sweep", "sweep_id", "missing_tasks", "implausible_runs", "set_aside_runs"),
-        "groups": [_group_document(group) for group in ranking.groups],
+        "groups": [_group_document(ranking, group) for group in ranking.groups],
         "exclusions": [asdict(exclusion) for exclusion in ranking.exclusions],
     }
 
@@ -62,7 +63,7 @@ def _slo_document(slo: Slo) -> dict[str, object]:
     return picked(slo, "metric", "percentile", "limit", "unit", "at_least")
 
 
-def _group_document(group: Group) -> dict[str, object]:
+def _group_document(ranking: Ranking, group: Group) -> dict[str, object]:
     return {
         **picked(
             group,
@@ -90,6 +91,7 @@ def _group_document(group: Group) -> dict[str, object]:
             for unmet in group.unreachable
         ],
         "closest_to_all_slos": config_document(group.closest) if group.closest else None,
+        "site": asdict(site) if group.best and (site := site_of(ranking.prices, group.best)) else None,
         "unproven": config_document(group.unproven) if group.unproven else None,
         "ties": [
             {"gpu": tie.config.gpu, **picked(tie, "lead", "joint_error", probability_ahead="probability")}

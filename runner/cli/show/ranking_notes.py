@@ -11,6 +11,7 @@ from gpuscout.runner.cli.show.certainty import MEASURE_FIRST, benchmark, chances
 from gpuscout.runner.cli.show.fitted import bare_names, short_gpu
 from gpuscout.runner.cli.show.prices import decisions, price_notes, prices_in_short
 from gpuscout.runner.cli.show.ranking_explained import nothing
+from gpuscout.runner.cli.show.site import site, site_of
 from gpuscout.runner.cli.show.wording import (
     GLUE,
     case_of,
@@ -190,6 +191,8 @@ def details(ranking: Ranking, group: Group) -> Iterator[str]:
             yield f"ties as well: {', '.join(others)}"
     if best.cannot_start:
         yield f"deploy cannot write {describe(best, group)}: {best.cannot_start}"
+    if (needs := site_of(ranking.prices, best)) is not None:
+        yield f"to run it: {site(needs)}"
     if len(group.sellers) > 1:
         wins = Counter(seller.gpu for seller in group.sellers)
         told = ", ".join(f"{short_gpu(gpu)} at {number}" for gpu, number in wins.most_common(3))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from gpuscout.runner.cli.show.certainty import chances, ranged, tie, trust, unproven
 from gpuscout.runner.cli.show.output import number
+from gpuscout.runner.cli.show.site import site, site_of
 from gpuscout.runner.cli.show.wording import (
     GLUE,
     assumed,
@@ -98,6 +99,8 @@ def _group(ranking: Ranking, group: Group, fit: MemoryFit | None) -> Iterator[st
     if best.chances:
         yield _tag("p", f"Limits: {chances(best)}.")
     yield _tag("p", f"Rests on: {best.told_kind}; {trust(best)}.")
+    if (needs := site_of(ranking.prices, best)) is not None:
+        yield _tag("p", f"To run it: {site(needs)}.")
     if not best.backed:
         yield _tag("p", "No measurement backs this answer: measure before you buy.", "warn")
     if (more := unproven(ranking, group)) is not None:
