@@ -110,11 +110,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             _wait(options.wait_for)
         if options.stall_at and in_flight >= options.stall_at:
             time.sleep(3600)
-        try:
-            self._complete(body)
-        finally:
-            with self.server.lock:
-                self.server.in_flight -= 1
+        self._complete(body)
 
     def _complete(self, body: dict[str, Any]) -> None:
         options = self.server.options
@@ -123,6 +119,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         usage = {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
         start = time.perf_counter()
         if not body.get("stream"):
+            self._end()
             self._json({"choices": [{"text": "w " * tokens}], "usage": usage})
             return
         self.send_response(200)
@@ -131,8 +128,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         for token in range(tokens):
             time.sleep(max(0.0, start + (options.ttft_ms + options.itl_ms * token) / 1000 - time.perf_counter()))
             self._event({"choices": [{"text": f"w{token} ", "finish_reason": None}]})
+        self._end()
         self._event({"choices": [], "usage": usage})
         self.wfile.write(b"data: [DONE]\n\n")
+
+    def _end(self) -> None:
+        """Before its client knows, and sends the next one."""
+        with self.server.lock:
+            self.server.in_flight -= 1
 
     def _event(self, document: dict[str, Any]) -> None:
         self.wfile.write(b"data: " + json.dumps({"object": "text_completion", **document}).encode() + b"\n\n")

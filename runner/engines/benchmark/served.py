@@ -165,16 +165,14 @@ def _not_here(case: Case) -> str | None:
 def _lost(server: RunningServer, case: Case, request_timeout_s: float) -> ServerFailed | None:
     """The failure when the server's process has ended, is about to, or does not answer any more; None: it goes on."""
     workload = f"{case.input_len:,} in / {case.output_len:,} out was measured"
+    if server.how_it_ended() is None and server.answers(min(request_timeout_s, _STILL_S)):
+        return None
     until = time.monotonic() + _DYING_S
     while time.monotonic() < until:
         if crash := server.crashed(f"while {workload}"):
             return crash
         time.sleep(_LOOK_S)
-    if server.answers(min(request_timeout_s, _STILL_S)):
-        return None
-    return server.crashed(f"while {workload}") or server.failed(
-        f"the server stopped answering while {workload}", Outcome.TIMEOUT
-    )
+    return server.failed(f"the server stopped answering while {workload}", Outcome.TIMEOUT)
 
 
 def _joined(detail: str | None, kept: str | None) -> str | None:
