@@ -20,7 +20,7 @@ import psutil
 
 from gpuscout.runner.engines.benchmark.processes import Identity, Note, end, family, found, identity
 
-_LOOK_S = 0.5
+_LOOK_S = 1.0
 _READY, _ENDED = b"ready\n", b"ended"
 
 
