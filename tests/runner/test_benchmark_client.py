@@ -76,14 +76,17 @@ def test_measures_what_the_server_did(server: Served) -> None:
     truth = {tuple(record["prompt"]): record for record in server.record()}
     assert len(truth) == len(observed.succeeded) == 64  # no two prompts are alike
 
-    # One clock for all processes: by how much the client was late, or early to start.
+    # One clock for all processes: by how much the client was late to see any event, or early to start.
     pairs = [(reply, truth[tuple(reply.request.prompt)]) for reply in observed.replies]
-    late_s = max(reply.last_s - record["writes"][-1] for reply, record in pairs)
-    early_s = max(record["arrived"] - reply.sent_s for reply, record in pairs)
-    first_late_s = max(reply.first_s - record["writes"][0] for reply, record in pairs)
-    assert min(reply.first_s - record["writes"][0] for reply, record in pairs) >= 0
-    assert min(record["arrived"] - reply.sent_s for reply, record in pairs) >= 0
-    slack_s = late_s + early_s + first_late_s
+    late_s = [
+        seen - written
+        for reply, record in pairs
+        for seen, written in zip(itertools.accumulate([reply.first_s, *reply.gaps_s]), record["writes"], strict=True)
+    ]
+    early_s = [record["arrived"] - reply.sent_s for reply, record in pairs]
+    assert min(late_s) >= 0
+    assert min(early_s) >= 0
+    slack_s = max(late_s) + max(early_s) + 1e-6
 
     ttft_s = [record["writes"][0] - record["arrived"] for _, record in pairs]
     e2e_s = [record["writes"][-1] - record["arrived"] for _, record in pairs]
@@ -96,7 +99,7 @@ def test_measures_what_the_server_did(server: Served) -> None:
         unit = 1e3 if metric.endswith("_ms") else 1
         for percentile in PERCENTILES:
             expected = unit * float(np.percentile(values, percentile))
-            assert run.percentiles[metric, percentile] == pytest.approx(expected, abs=2 * unit * slack_s)
+            assert run.percentiles[metric, percentile] == pytest.approx(expected, abs=unit * slack_s)
     duration_s = max(r["writes"][-1] for r in truth.values()) - min(r["arrived"] for r in truth.values())
     assert observed.duration_s == pytest.approx(duration_s, abs=slack_s)
     assert run.output_tokens_per_s == pytest.approx(64 * 6 / observed.duration_s)
@@ -178,7 +181,7 @@ def test_requests_are_as_long_as_the_workload_says(tmp_path: Path) -> None:
         ({"answer": 500, "words": "out of memory"}, "status 500 (out of memory)"),
         ({"answer": "reset"}, "reset"),
         ({"answer": "cut", "events": 2}, "reset"),
-        ({"answer": "stall"}, "timeout (no complete answer within 2 s)"),
+        ({"answer": "stall"}, "timeout (no complete answer within 5 s)"),
         ({"answer": "short"}, "wrong length (5 tokens instead of 6)"),
         ({"answer": "malformed"}, "malformed"),
     ],
@@ -187,7 +190,7 @@ def test_says_what_went_wrong(server: Served, how: dict[str, object], kind: str)
     """What fails in the middle of a load ends it, with the kind of failure and the server's words."""
     server.behave(after=4, **how)
     with pytest.raises(BenchmarkError) as raised:
-        _measured(server, case_of(), [4], LoadOptions(request_timeout_s=2))
+        _measured(server, case_of(), [4], LoadOptions(request_timeout_s=5 if how["answer"] == "stall" else 60))
     assert kind in raised.value.message
     assert "requests failed" in raised.value.message
 

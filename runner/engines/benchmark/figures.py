@@ -2,8 +2,8 @@
 
 TTFT runs from sending a request to its first event with a choice; E2E to its last one; ITL (there: TPOT) is
 (E2E - TTFT) / (output tokens - 1) of each request, means are over requests. The gaps between events of all requests in
-one pool are `token_gap_ms` (there: ITL). Throughputs are totals over the time from the first request to the end of the
-last. Percentiles are interpolated linearly.
+one pool are `token_gap_ms` (there: ITL). Throughputs are totals over the time from the first request to the last
+token. Percentiles are interpolated linearly.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ Send = Callable[[Request], Awaitable[Reply]]
 class Observed:
     """What came of the requests of one operating point.
 
-    `duration_s` is the time from the first request to the end of the last answer, `mean_concurrency` the requests in
+    `duration_s` is the time from the first request to the last token, `mean_concurrency` the requests in
     flight on average until the last one was sent (where no other was sent after the first ones: of all the time).
     `kept_up` is the share of the load that the client achieved: requests in flight of those asked for, or the rate at
     which it sent of the rate it was to send at. `cpu` is the share of one core that the client used.
@@ -140,7 +140,7 @@ class _Watch:
         finally:
             self.in_flight -= 1
         self._replies.append(reply)
-        self._ended_s.append(time.perf_counter())
+        self._ended_s.append(reply.last_s if reply.failure is None else time.perf_counter())
         failed = [reply for reply in self._replies if reply.failure is not None]
         if len(failed) > MOST_FAILED * self._count:
             raise BenchmarkError(f"{len(failed):,} of {len(self._replies):,} requests failed: {told(failed)}")
