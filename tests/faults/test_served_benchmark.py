@@ -153,8 +153,8 @@ def test_from_estimates_to_what_is_measured(tmp_path: Path) -> None:
     before = json.loads(forked(*ask, "--measure-top", "1", "--adaptive", cwd=tmp_path).stdout)["groups"][0]
     assert before["configurations"][0]["kind"] == "estimated"
     spec = yaml.safe_load((tmp_path / "measure-top.yaml").read_text())
-    command = [sys.executable, str(SERVER), "--port", "{port}", "--ttft-ms", "200", "--itl-ms", "10"]
-    spec["engine"] |= {"command": command, "fewest_requests": 4}
+    command = [sys.executable, str(SERVER), "--port", "{port}", "--ttft-ms", "1000", "--itl-ms", "10"]
+    spec["engine"] |= {"command": command, "fewest_requests": 4, "requests_per_client": 2}
     spec["concurrency"] = [1, 2]
     (tmp_path / "measure-top.yaml").write_text(yaml.safe_dump(spec))
     process = on_a_node_with(tmp_path, "L40S", "run", "measure-top.yaml", "--executor", "in-process")
