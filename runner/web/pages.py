@@ -171,7 +171,9 @@ def _remarks(group: Any, best: Any) -> Iterable[str]:
         yield "no measurement backs it"
     if group.ties:
         yield "a tie"
-    if group.unproven:
+    if group.measure_first:
+        yield "an unmeasured one looks more than twice as good: measure before you buy"
+    elif group.unproven:
         yield "an unmeasured one looks better"
 
 
