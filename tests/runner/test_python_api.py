@@ -190,7 +190,7 @@ GOOD: list[dict[str, Any]] = [
 ]
 # What is wrong with them, the outcome, and what the error has to say.
 BAD: list[tuple[Any, str, tuple[str, ...]]] = [
-    ({"model_id": "Llama-3.3-70B", "gpu_name": "H200"}, "invalid", ("unknown model", "Llama-3.3-70B-Instruct")),
+    ({"model_id": "Llama-3.3-70C", "gpu_name": "H200"}, "invalid", ("unknown model", "Llama-3.3-70B-Instruct")),
     ({"model_id": "Qwen3-8B", "gpu_name": "H10O"}, "invalid", ("unknown GPU", "H100-SXM-80GB")),
     ({"model_id": "Llama-3.3-70B-Instruct", "gpu_name": "L40"}, "does_not_fit", ("does not fit", "GiB")),
     ({"model_id": "Qwen3-8B", "gpu_name": "L40", "num_gpus": 3}, "invalid", ("parallel 3", "32 attention heads")),
