@@ -35,8 +35,9 @@ from gpuscout.sweeps.traffic.traffic import Traffic
 
 VERSION = "2"
 _ROUNDS = 10  # requests of each client of a closed loop, as InferenceX has it
-# What the first wave of most runs waits for, as a share of the fitted mean, which a few stalls of a minute raise. It is
-# the one number taken from measured percentiles; with any GPU family left out they give 0.35 to 0.5.
+# The wait of the first wave in most runs, as a share of the fitted mean, which a few stalls of a minute raise. It is
+# the one number taken from measured percentiles. Fitted with each GPU family left out it came to 0.30 to 0.50,
+# depending on the loss, and to 0 to 0.35 with a loss that weighs families alike.
 _FIRST_WAVE = 0.4
 _POLICIES = {"vllm": CHUNKED, "sglang": PREFILL_FIRST, "trtllm": WHOLE_PROMPTS}
 

@@ -2,7 +2,7 @@
 
 A format is one more entry of `FORMATS`: how it is called, what it is, whether a file looks like it, and its reader,
 which turns a file into `Contents` and raises InputError with the place of what is wrong. Readers are pure: they know
-no store, no catalogue and no flags. Exports of gpuscout hold estimates as well: `store/exports` reads those back.
+no store, no catalogue and no flags. Exports of gpuscout hold estimates as well: `store/transfer` reads those back.
 """
 
 from __future__ import annotations
