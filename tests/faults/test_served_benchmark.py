@@ -142,8 +142,9 @@ def test_a_real_server_on_a_pretended_gpu(tmp_path: Path, cluster: Any) -> None:
     assert all("of another server" in str(why) for _, why, _, _ in stored)
 
 
-def test_from_estimates_to_what_is_measured(tmp_path: Path) -> None:
+def test_from_estimates_to_what_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The best of an estimate is measured, and is what is recommended, compared and learnt from afterwards."""
+    monkeypatch.setenv("TEST_KEY", "a key of the servers")
     (tmp_path / "estimated.yaml").write_text(
         "{name: estimated, models: Qwen/Qwen3-0.6B, gpus: [L40S, H100], tensor_parallel: 1, concurrency: [1, 4, 16],"
         " workloads: {short: {input_len: 64, output_len: 16}}}"
@@ -154,12 +155,14 @@ def test_from_estimates_to_what_is_measured(tmp_path: Path) -> None:
     assert before["configurations"][0]["kind"] == "estimated"
     spec = yaml.safe_load((tmp_path / "measure-top.yaml").read_text())
     command = [sys.executable, str(SERVER), "--port", "{port}", "--ttft-ms", "1000", "--itl-ms", "10"]
-    spec["engine"] |= {"command": command, "fewest_requests": 4, "requests_per_client": 2}
+    command += ["--key", "TEST_KEY"]
+    spec["engine"] |= {"command": command, "api_key_env": "TEST_KEY", "fewest_requests": 4, "requests_per_client": 2}
     spec["concurrency"] = [1, 2]
     (tmp_path / "measure-top.yaml").write_text(yaml.safe_dump(spec))
     process = on_a_node_with(tmp_path, "L40S", "run", "measure-top.yaml", "--executor", "in-process")
     messages = process.communicate(timeout=300)[1]
     assert process.returncode in (0, 5), messages  # 5: rivals on a GPU that is not here
+    assert b"a key of the servers" not in (tmp_path / "gpuscout.db").read_bytes()
     measured = rows(tmp_path / "gpuscout.db", "SELECT concurrency, implausible, set_aside FROM measured_runs")
     assert [step for step, _, _ in measured] == [2]  # it meets the limit, so the lower one does
     assert measured[0][1:] == (None, None)

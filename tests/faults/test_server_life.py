@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from gpuscout.runner.engines.benchmark import gpus, processes
-from gpuscout.runner.engines.benchmark.server import RunningServer, ServerFailed, free_port, redacted
+from gpuscout.runner.engines.benchmark.secret import redacted
+from gpuscout.runner.engines.benchmark.server import RunningServer, ServerFailed, free_port
 from gpuscout.sweeps.gpus.library import gpus_with
 from gpuscout.sweeps.outcomes import Outcome
 from tests.support.commands import wait_for
@@ -36,10 +37,11 @@ def own_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def start(tmp_path: Path) -> Iterator[Start]:
     servers: list[RunningServer] = []
 
-    def start(*options: str) -> RunningServer:
+    def start(*options: str, key: str | None = None) -> RunningServer:
         port = free_port()
         command = [sys.executable, str(SERVER), "--port", str(port), "--pids", str(tmp_path / "pids"), *options]
-        servers.append(RunningServer(command, port, about="a test", environment={**os.environ, "HF_TOKEN": TOKEN}))
+        environment = {**os.environ, "HF_TOKEN": TOKEN}
+        servers.append(RunningServer(command, port, about="a test", environment=environment, key=key))
         return servers[-1]
 
     yield start
@@ -97,6 +99,19 @@ def test_a_server_that_does_not_come_up(start: Start, options: tuple[str, ...], 
     assert failed.value.outcome is outcome
     assert message in failed.value.message
     assert TOKEN not in failed.value.message
+
+
+def test_a_server_that_wants_a_key(start: Start) -> None:
+    """It is not waited for in vain: no other answer will come."""
+    wants = "it wants a key: `api_key_env` names its variable"
+    for key, told in ((None, wants), ("wrong", "it refuses the key of `api_key_env`")):
+        with pytest.raises(ServerFailed) as raised:
+            start("--key", "HF_TOKEN", key=key).wait_until_healthy(600)
+        assert f"the server answers 401, {told}" in raised.value.message
+        assert TOKEN not in raised.value.message
+    server = start("--key", "HF_TOKEN", key=TOKEN)
+    server.wait_until_healthy(600)
+    assert server.answers(60)
 
 
 def test_a_program_that_is_not_there() -> None:

@@ -183,7 +183,12 @@ def test_requests_are_as_long_as_the_workload_says(tmp_path: Path) -> None:
         ({"answer": "cut", "events": 2}, "reset"),
         ({"answer": "stall"}, "timeout (no complete answer within 5 s)"),
         ({"answer": "short"}, "wrong length (5 tokens instead of 6)"),
+        ({"answer": "shorter prompt"}, "wrong length (the prompt counts 12 tokens there instead of 24)"),
         ({"answer": "malformed"}, "malformed"),
+        ({"answer": "malformed", "event": "[", "times": 100_000}, "malformed"),
+        ({"answer": "malformed", "event": "[", "times": 3_000_000}, "malformed (an event without an end)"),
+        ({"answer": "malformed", "event": '{"choices": [{}], "usage": {"completion_tokens": Infinity}}'}, "malformed"),
+        ({"answer": 500, "words": "\x1b[31m\0\ud800"}, r"status 500 (\x1b[31m\x00\ud800)"),
     ],
 )
 def test_says_what_went_wrong(server: Served, how: dict[str, object], kind: str) -> None:
@@ -244,6 +249,8 @@ def test_a_refused_connection_and_a_wrong_address(server: Served) -> None:
     with pytest.raises(BenchmarkError, match=f'the endpoint serves "{MODEL}", not "other"'):
         probe(server.url, "other")
     assert probe(server.url, MODEL).server_version == "0.32.0"
+    server.behave(other_models=20_000)  # an answer in many pieces
+    assert probe(server.url, MODEL).model == MODEL
     for wrong in (
         "localhost:8000",
         "ftp://x/v1",
@@ -251,10 +258,15 @@ def test_a_refused_connection_and_a_wrong_address(server: Served) -> None:
         "http://",
         "http://host:port",
         "http://h?x=1",
+        "http://user:secret@host:port/v1",
+        "http://user:sec/ret@host/v1?secret",
+        "user:secret@host/v1",
+        "http://host/v1?api_key=secret",
+        "http://host:port/v1#secret",
     ):
         with pytest.raises(InputError) as raised:
             checked_url(wrong)
-        assert "secret" not in raised.value.message
+        assert "sec" not in raised.value.message
     assert checked_url("https://host:8000/") == "https://host:8000/v1"
 
 

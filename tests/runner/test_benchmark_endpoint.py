@@ -194,6 +194,8 @@ def test_an_endpoint_is_one_deployment(server: Served, tmp_path: Path) -> None:
         ("max_in_flight: 2", "a concurrency of 4 is above `max_in_flight` (2)"),
         ("served_model_name: other", f'the endpoint serves "{MODEL}", not "other"'),
         ("api_key_env: NO_SUCH_VARIABLE", "NO_SUCH_VARIABLE is not set"),
+        ("api_key_env: sk-pwpwpwpw", "not the key itself"),
+        ("api_key_env: hf_pwpwpwpw", "not the key itself"),
     ],
 )
 def test_says_what_is_wrong(server: Served, tmp_path: Path, spec: str, told: str) -> None:

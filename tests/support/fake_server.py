@@ -43,6 +43,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--itl-ms", type=float, default=0.5)
     parser.add_argument("--exit", type=int, help="with this status, before anything answers")
     parser.add_argument("--wait-for", help="answer only once this file is there")
+    parser.add_argument("--key", help="environment variable with the key that its API wants")
     parser.add_argument("--no-health", action="store_true", help="404 at /health")
     parser.add_argument("--hang", action="store_true", help="take connections and say nothing")
     parser.add_argument("--refuse", action="store_true", help="status 400 for completions")
@@ -85,6 +86,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.server.options.hang:
             time.sleep(3600)
+        if self.path.startswith("/v1/") and not self._may():
+            return
         if self.path == "/v1/models":
             self._json({"data": [{"id": self.server.options.model, "max_model_len": 4096}]})
         elif self.path == "/version":
@@ -97,6 +100,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         options = self.server.options
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if not self._may():
+            return
         if options.refuse:
             self._json({"error": f"no such model with token {os.environ.get('HF_TOKEN')}"}, 400)
             return
@@ -111,6 +116,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if options.stall_at and in_flight >= options.stall_at:
             time.sleep(3600)
         self._complete(body)
+
+    def _may(self) -> bool:
+        """Whether who asks has the key; otherwise this answers."""
+        variable = self.server.options.key
+        if variable is None or self.headers["Authorization"] == f"Bearer {os.environ[variable]}":
+            return True
+        self._json({"error": "Unauthorized"}, 401)
+        return False
 
     def _complete(self, body: dict[str, Any]) -> None:
         options = self.server.options

@@ -160,7 +160,10 @@ class _Server:
             case "exit":
                 os._exit(how.get("status", 1))
             case "malformed":
-                return web.Response(body=b"data: {nothing\n\n", content_type="text/event-stream")
+                event = how.get("event", "{nothing") * how.get("times", 1)
+                return web.Response(body=f"data: {event}\n\n".encode(), content_type="text/event-stream")
+            case "shorter prompt":
+                body["prompt"] = body["prompt"][: len(body["prompt"]) // 2]
             case "key":
                 return web.json_response(
                     {"error": {"message": request.headers.get("Authorization", "no key")}}, status=401
@@ -192,7 +195,9 @@ class _Server:
 
         if self.options.key and request.headers.get("Authorization") != f"Bearer {os.environ[self.options.key]}":
             return web.json_response({"error": {"message": "no such key"}}, status=401)
-        return web.json_response({"object": "list", "data": [{"id": self.options.model, "object": "model"}]})
+        names = [f"other-{number}" for number in range(self.behaviour.get("other_models", 0))]
+        listed = [{"id": name, "object": "model"} for name in (*names, self.options.model)]
+        return web.json_response({"object": "list", "data": listed})
 
     async def version(self, request: Any) -> Any:
         from aiohttp import web

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
 # What makes an answer exactly as long as asked; a server may refuse them.
 EXTRAS: Mapping[str, object] = {"ignore_eos": True}
 _CONNECT_S = 30.0
+_TOLERATED = 0.02
 _LONGEST_LINE = 1 << 20
 _REFUSALS = (401, 403, 404)
 _LONGEST_WORDS = 300
+# What comes of an answer that is no JSON, or not that of the protocol.
+_MALFORMED = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ def api_key(variable: str | None) -> str | None:
     key = os.environ.get(variable, "").strip()
     if not key:
         raise RefusedError(f"the environment variable {variable} is not set, which was to hold the API key")
+    if not (key.isascii() and key.isprintable()):
+        raise RefusedError(f"the environment variable {variable} holds characters that no API key has")
     return key
 
 
@@ -125,7 +131,7 @@ class Client:
                 if response.status != 200:
                     await self._refused(reply, response)
                 else:
-                    await self._read(reply, response, request.output_len)
+                    await self._read(reply, response)
         except TimeoutError:
             reply.failure = "timeout"
             reply.words = f"no complete answer within {self._timeout_s:g} s"
@@ -133,8 +139,10 @@ class Client:
             reply.failure, reply.words = "refused", words_of(error)
         except (aiohttp.ClientError, OSError) as error:
             reply.failure, reply.words = "reset", words_of(error)
-        except (ValueError, TypeError, AttributeError, LookupError) as error:  # no JSON, or not that of the protocol
+        except _MALFORMED as error:
             reply.failure, reply.words = "malformed", words_of(error)
+        except aiohttp.http_exceptions.HttpProcessingError:
+            reply.failure, reply.words = "malformed", "an event without an end"
         reply.words = self._without_key(reply.words)
         return reply, bool(reply.failure == "reset" and connection.reused and not answering)
 
@@ -152,7 +160,7 @@ class Client:
         return body
 
     async def _refused(self, reply: Reply, response: aiohttp.ClientResponse) -> None:
-        words = printable((await response.content.read(_LONGEST_WORDS * 4)).decode(errors="replace"))
+        words = (await beginning(response.content, _LONGEST_WORDS * 4)).decode(errors="replace")
         reply.failure, reply.words = f"status {response.status}", _message(words)[:_LONGEST_WORDS]
         if response.status in _REFUSALS:
             raise RefusedError(self._without_key(f"the server answers {response.status}: {reply.words}"))
@@ -161,7 +169,8 @@ class Client:
         """A server may quote the key that it refuses."""
         return words.replace(self._key, "***") if self._key else words
 
-    async def _read(self, reply: Reply, response: aiohttp.ClientResponse, output_len: int) -> None:
+    async def _read(self, reply: Reply, response: aiohttp.ClientResponse) -> None:
+        asked, output_len = len(reply.request.prompt), reply.request.output_len
         events, usage, closing, done = 0, None, False, False
         before_last = 0.0
         async for line in response.content:
@@ -199,6 +208,9 @@ class Client:
         if reply.output_tokens != output_len:
             reply.failure = "wrong length"
             reply.words = f"{reply.output_tokens:,} tokens instead of {output_len:,}"
+        elif reply.input_tokens and abs(reply.input_tokens - asked) > max(_TOLERATED * asked, 1):
+            reply.failure = "wrong length"
+            reply.words = f"the prompt counts {reply.input_tokens:,} tokens there instead of {asked:,}"
 
 
 @asynccontextmanager
@@ -235,17 +247,25 @@ async def session(key: str | None, timeout_s: float) -> AsyncIterator[aiohttp.Cl
         yield opened
 
 
+async def beginning(content: aiohttp.StreamReader, most: int) -> bytes:
+    """The first bytes of an answer, however many pieces it comes in."""
+    try:
+        return await content.readexactly(most)
+    except asyncio.IncompleteReadError as error:
+        return error.partial
+
+
 def _message(words: str) -> str:
     """The message of an error in the form of the protocol, or all of it."""
     try:
         found = json.loads(words)
-    except ValueError:
-        return words
+    except (ValueError, RecursionError):
+        return printable(words)
     if isinstance(found, dict):
         found = found.get("error", found)
     if isinstance(found, dict):
         found = found.get("message", found)
-    return str(found)
+    return printable(str(found))
 
 
 def words_of(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import yaml
 
 from gpuscout.runner.engines.benchmark.options import ServedOptions
+from gpuscout.runner.engines.benchmark.secret import secret_in
 from gpuscout.sweeps.cases import Case
 from gpuscout.sweeps.errors import InputError, nearest, quoted
 from gpuscout.sweeps.servers import REGISTRY, Deployment, Launch
@@ -23,7 +24,6 @@ _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
 # vLLM starts its workers itself: inside Ray it would otherwise look for GPUs among those of the cluster that are free.
 # https://docs.vllm.ai/en/stable/serving/parallelism_scaling/
 _OWN_WORKERS = ("--distributed-executor-backend", "mp")
-_SECRET_FLAG = re.compile(r"^--?[\w-]*(api[-_]?key|token|secret|password)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ def check_command(command: Sequence[str]) -> None:
     if not any("{port}" in part for part in command):
         raise InputError("invalid command: {port} is missing", hint="the server has to listen at the port it is given")
     for part in command:
-        if _SECRET_FLAG.search(part):
+        if secret := secret_in(part):
             raise InputError(
-                f"invalid command: {quoted(part.partition('=')[0])} would be stored with the results",
+                f"invalid command: {quoted(secret)} would be stored with the results",
                 hint="servers read keys and tokens from environment variables (VLLM_API_KEY, HF_TOKEN)",
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,11 +12,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
-from gpuscout.runner.engines.benchmark.client import api_key, session, words_of
+from gpuscout.runner.engines.benchmark.client import api_key, beginning, session, words_of
 from gpuscout.runner.engines.benchmark.errors import BenchmarkError, RefusedError
 from gpuscout.sweeps.cases import Case
 from gpuscout.sweeps.errors import InputError, quoted
-from gpuscout.sweeps.text import printable, said
+from gpuscout.sweeps.text import printable
 
 if TYPE_CHECKING:
     import aiohttp
@@ -63,17 +64,24 @@ def checked_url(url: str) -> str:
         parts = urlsplit(url.strip())
         port = parts.port
     except ValueError as error:
-        raise InputError(f"invalid endpoint {quoted(url)}: {said(error)}") from error
-    if parts.username or parts.password:
+        raise _invalid(url) from error
+    if "@" in parts.netloc:
         raise InputError(
             "invalid endpoint: it holds a user or a password, which would be stored with the results",
             hint="put the key into an environment variable, and its name into `api_key_env`",
         )
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or port == 0:
-        raise InputError(
-            f"invalid endpoint {quoted(url)}: expected an address such as http://localhost:8000/v1 (OpenAI's API)"
-        )
+        raise _invalid(url)
     return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") or "/v1", "", ""))
+
+
+def _invalid(url: str) -> InputError:
+    """Quotes neither what stands before an @ nor a query, in which keys are given."""
+    _, at, shown = re.split(r"[?#]", url, maxsplit=1)[0].rpartition("@")
+    return InputError(
+        f"invalid endpoint {quoted('***@' + shown if at else shown)}: expected an address such as "
+        "http://localhost:8000/v1 (OpenAI's API), without a query"
+    )
 
 
 def probe(url: str, model: str, *, api_key_env: str | None = None) -> Endpoint:
@@ -118,19 +126,22 @@ async def _asked(opened: aiohttp.ClientSession, url: str) -> Any:
 
     try:
         async with opened.get(url, allow_redirects=False) as response:
-            text = await response.content.read(_MOST_BYTES)
+            text = await beginning(response.content, _MOST_BYTES)
     except TimeoutError as error:
         raise BenchmarkError(f"{url} did not answer within {_ASK_S:g} s") from error
     except (aiohttp.ClientError, OSError) as error:
         raise BenchmarkError(f"{url} does not answer: {words_of(error)}") from error
     if response.status in (401, 403, 404):
-        hint = "; `api_key_env` names the environment variable with the key" if response.status != 404 else ""
+        hint = ""
+        if response.status != 404:
+            given = "Authorization" in opened.headers
+            hint = ": it refuses the key" if given else "; `api_key_env` names the environment variable with the key"
         raise RefusedError(f"{url} answers {response.status}{hint}")
     if response.status != 200:
         raise BenchmarkError(f"{url} answers {response.status}")
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BenchmarkError(f"{url} does not answer in JSON") from error
 
 

@@ -13,6 +13,7 @@ from gpuscout.runner.engines.benchmark.endpoint import Endpoint, checked_url, pr
 from gpuscout.runner.engines.benchmark.errors import BenchmarkError
 from gpuscout.runner.engines.benchmark.measure import measure
 from gpuscout.runner.engines.benchmark.options import LABELS, OPTIONS, SERVER, LoadOptions, ServedOptions
+from gpuscout.runner.engines.benchmark.secret import check_variable
 from gpuscout.store.measured import MeasuredRun
 from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.curves import Curves, IntArray
@@ -58,6 +59,7 @@ class BenchmarkEngine:
             **{name: given[name] for name in ("path", "model_path", "draft", "health_timeout_s") if name in given},  # type: ignore[arg-type]
             command=tuple(_texts(given.get("command"))) or None,
         )
+        check_variable(self._load.api_key_env)
         if self._server.command is not None:
             check_command(self._server.command)
         self._limits = tuple(parse_slo(text) for text in _texts(given.get("adaptive")))
@@ -126,7 +128,9 @@ class BenchmarkEngine:
         if "endpoint" not in self.options:
             from gpuscout.runner.engines.benchmark.served import Served
 
-            yield from Served(self._server, self._measured, self._load.request_timeout_s).measure(cases, ladders)
+            load = self._load
+            served = Served(self._server, self._measured, load.request_timeout_s, load.api_key_env)
+            yield from served.measure(cases, ladders)
             return
         for row, ladder in enumerate(ladders):
             case = cases.case(row)

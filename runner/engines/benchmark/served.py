@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from gpuscout.runner.engines.base import Ended, Measurement
+from gpuscout.runner.engines.benchmark.client import api_key
 from gpuscout.runner.engines.benchmark.command import Command, command_for
 from gpuscout.runner.engines.benchmark.endpoint import Endpoint, probe
 from gpuscout.runner.engines.benchmark.errors import BenchmarkError
@@ -40,12 +41,14 @@ Measure = Callable[[Endpoint, Case, Sequence[int]], Iterator[MeasuredRun]]
 class Served:
     """Measures cases on servers of its own. `measure_on` measures one case on a running server.
 
-    A request that takes longer than `request_timeout_s` has failed.
+    A request that takes longer than `request_timeout_s` has failed; `api_key_env` names the environment variable with
+    the key that the servers want.
     """
 
     options: ServedOptions
     measure_on: Measure
     request_timeout_s: float
+    api_key_env: str | None = None
 
     def measure(self, cases: CaseColumns, ladders: Sequence[tuple[int, ...]]) -> Iterator[Measurement | Ended]:
         """Every point as soon as it is measured, and how each case ended, one configuration after the other."""
@@ -90,9 +93,10 @@ class Served:
         about = " ".join(command.arguments)
         try:
             server = RunningServer(
-                command.arguments, port, about=about, files=command.files, environment=self._environment()
-            )
-        except ServerFailed as failure:
+                command.arguments, port, about=about, files=command.files, environment=self._environment(),
+                key=api_key(self.api_key_env),
+            )  # fmt: skip
+        except BenchmarkError as failure:
             yield from self._all_ended(waiting, failure)
             return
         try:
@@ -103,7 +107,7 @@ class Served:
                 "visible_devices": visible_devices(),
                 "gpu_memory_checked": memory_is_known(),
             }
-            endpoint = probe(f"{server.url}/v1", server.model)
+            endpoint = probe(f"{server.url}/v1", server.model, api_key_env=self.api_key_env)
             for row, case in list(waiting.items()):
                 try:
                     for run in self.measure_on(endpoint, case, ladders[row]):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -22,6 +21,7 @@ import psutil
 from gpuscout.runner.engines.benchmark.errors import BenchmarkError
 from gpuscout.runner.engines.benchmark.guardian import Guardian
 from gpuscout.runner.engines.benchmark.processes import MARK, end, identity, new_note
+from gpuscout.runner.engines.benchmark.secret import redacted
 from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.text import said
 
@@ -30,11 +30,6 @@ LAST_LINES = 50
 _LAST_BYTES = 64_000
 _ANSWER_S = 10.0
 _LOOK_S = 0.2
-_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.IGNORECASE)
-# Of Hugging Face, of OpenAI and those that copy it, and of any HTTP header.
-_SECRET = re.compile(r"\bhf_[A-Za-z0-9]{8,}|\bsk-[A-Za-z0-9_-]{8,}|(?i:\bbearer )[A-Za-z0-9._~+/=-]{8,}")
-_HIDDEN = "***"
-_SHORTEST_SECRET = 6
 
 
 class ServerFailed(BenchmarkError):
@@ -52,12 +47,15 @@ class RunningServer:
         about: str,
         files: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
+        key: str | None = None,
     ) -> None:
         """Start `command` in a folder of its own that has `files`. Raises ServerFailed when it cannot be started.
 
-        `about` is what the note on this node says of it; `environment` is that of this process unless given.
+        `about` is what the note on this node says of it; `environment` is that of this process unless given; `key` is
+        what the server wants from its clients.
         """
         self.port = port
+        self._key = key
         self._environment = dict(os.environ if environment is None else environment)
         self._note = new_note(about)
         for name, content in (files or {}).items():
@@ -170,6 +168,9 @@ class RunningServer:
 
     def _served_model(self, timeout_s: float) -> str | None:
         status, answer = self._ask("GET", "/v1/models", timeout_s)
+        if status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
+            wants = "refuses the key of `api_key_env`" if self._key else "wants a key: `api_key_env` names its variable"
+            raise self.failed(f"the server answers {status}, it {wants}", Outcome.ERROR)
         if status != http.client.OK:
             return None
         with suppress(ValueError, KeyError, IndexError, TypeError):
@@ -183,6 +184,8 @@ class RunningServer:
         connection = http.client.HTTPConnection(HOST, self.port, timeout=timeout_s)
         try:
             headers = {"Content-Type": "application/json"}
+            if self._key:
+                headers["Authorization"] = f"Bearer {self._key}"
             connection.request(method, path, None if body is None else json.dumps(body), headers)
             response = connection.getresponse()
             return response.status, response.read(_LAST_BYTES)
@@ -193,14 +196,6 @@ class RunningServer:
 
     def _redacted(self, line: str) -> str:
         return redacted(line, self._environment)
-
-
-def redacted(text: str, environment: Mapping[str, str]) -> str:
-    """The text without the values of environment variables that are named like secrets, and without known tokens."""
-    for name, value in environment.items():
-        if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET:
-            text = text.replace(value, _HIDDEN)
-    return _SECRET.sub(_HIDDEN, text)
 
 
 def free_port() -> int:

@@ -1,0 +1,41 @@
+"""Keys and tokens: how they are recognised, so that none of them is stored with results or shown in a message."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from gpuscout.sweeps.errors import InputError
+
+_NAME = "TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY"
+_SECRET_NAME = re.compile(_NAME, re.IGNORECASE)
+# Of Hugging Face, of OpenAI and those that copy it, and of any HTTP header.
+_SECRET = re.compile(r"\bhf_[A-Za-z0-9]{8,}|\bsk-[A-Za-z0-9_-]{8,}|(?i:\bbearer )[A-Za-z0-9._~+/=-]{8,}")
+_FLAG = re.compile(r"(?:^|\s)(--?[\w-]*(?:api[-_]?key|token|secret|password)\b[\w-]*)", re.IGNORECASE)
+# A reference to another variable holds nothing.
+_ASSIGNMENT = re.compile(rf"""(?<![\w-])(\w*(?:{_NAME}))=["']?(?=[^\s"'$])""", re.IGNORECASE)
+_HIDDEN = "***"
+_SHORTEST_SECRET = 6
+
+
+def check_variable(name: str | None) -> None:
+    """Raises InputError for what is no name of an environment variable but, as it seems, the key itself."""
+    if name is not None and (not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) or _SECRET.search(name)):
+        raise InputError(
+            "invalid api_key_env: expected the name of an environment variable, such as LLM_KEY, not the key itself"
+        )
+
+
+def redacted(text: str, environment: Mapping[str, str]) -> str:
+    """The text without the values of environment variables that are named like secrets, and without known tokens."""
+    for name, value in environment.items():
+        if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET:
+            text = text.replace(value, _HIDDEN)
+    return _SECRET.sub(_HIDDEN, text)
+
+
+def secret_in(argument: str) -> str | None:
+    """What of a command's argument holds a secret or wants one, without it; None: nothing."""
+    if found := _FLAG.search(argument) or _ASSIGNMENT.search(argument):
+        return found[1]
+    return "a token" if _SECRET.search(argument) else None
