@@ -398,7 +398,13 @@ class _Filling:
             if run.digest().hex() != row.text("run_digest"):
                 raise row.error("run_digest", "not that of the run in this row: something was changed")
             runs.append(run)
-        store_runs(self.connection, runs, imported_at=[row.moment("stored_at") for row in rows])
+        store_runs(
+            self.connection,
+            runs,
+            imported_at=[row.moment("stored_at") for row in rows],
+            # What measured it is not in the row, so that this alone is taken as it is.
+            task_keys=[row.known("task_key", row.digest) for row in rows],
+        )
 
     def _run(self, row: Placed) -> MeasuredRun:
         details = row.json("details") if row.has("details") else {}

@@ -86,6 +86,14 @@ def test_a_ladder_is_measured_stored_and_ranked_as_measured(server: Served, tmp_
         best = ranked["groups"][0]["configurations"][0]
         assert (best["engine"], best["gpu"]) == ("measured", "H100-SXM-80GB")
 
+    # An export takes along which sweep measured them: the store that it comes to has nothing to measure.
+    gpuscout("export", "-o", "all.jsonl", *EVERY, cwd=tmp_path)
+    elsewhere = ("--db", f"sqlite:///{tmp_path}/elsewhere.db")
+    assert gpuscout("import", "all.jsonl", *elsewhere, cwd=tmp_path).returncode == 0
+    done = gpuscout("run", "bench.yaml", *elsewhere, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert server.record() == []
+
 
 def test_a_longer_ladder_measures_what_is_missing(server: Served, tmp_path: Path) -> None:
     write_spec(tmp_path, server, "[2]")
