@@ -88,6 +88,7 @@ def capacity(
     if moving.load is not None:
         if rates or batch.batch:
             raise InputError("--load replaces --rate, --tokens-rate, --users and --batch: leave them out")
+        batch.check()
         print_load(db, question, moving, demand, prices, output)
         return
     batch.check()

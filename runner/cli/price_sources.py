@@ -167,7 +167,7 @@ def own_hardware(
     usd_per_kwh: Annotated[float, typer.Option("--usd-per-kwh", help="USD per kWh.")],
     pue: Annotated[float, typer.Option("--pue", help="Power of the building per power of the servers.")] = 1.0,
     utilisation: Annotated[float, typer.Option("--utilisation", help="Share of all hours that are used.")] = 1.0,
-    servers_of: Annotated[int, typer.Option("--servers-of", help="GPUs of a server.")] = 1,
+    servers_of: Annotated[int | None, typer.Option("--servers-of", help="GPUs of a server.")] = None,
     server_capex: Annotated[float, typer.Option("--server-capex", help="USD for a server without its GPUs.")] = 0.0,
     opex: Annotated[float, typer.Option("--opex-per-year", help="USD a year and GPU: space, staff, support.")] = 0.0,
     book: Book = "own",
@@ -192,15 +192,18 @@ def own_hardware(
 
     check_book_name(book)
     day = parse_day("--date", date) or datetime.now(UTC).date()
-    costs = OwnHardware(capex, years, kw, usd_per_kwh, pue, utilisation, servers_of, server_capex, opex)
+    if server_capex and servers_of is None:
+        raise InputError("--server-capex is shared by the GPUs of a server", hint="--servers-of 8 says how many")
+    size = 1 if servers_of is None else servers_of
+    costs = OwnHardware(capex, years, kw, usd_per_kwh, pue, utilisation, size, server_capex, opex)
     with open_store(db, create=True) as store:
         with store.reading() as connection:
             name = gpu_name(gpu, stored_names(connection, gpus).ids)
         quote = Quote(
             *(book, name, provider, costs.usd_per_gpu_hour, day),
             region="*",
-            instance_type=f"server of {servers_of}" if servers_of > 1 else "",
-            gpus_per_instance=servers_of,
+            instance_type=f"server of {size}" if size > 1 else "",
+            gpus_per_instance=size,
             source=costs.arithmetic,
         )
         with store.writing() as connection:
@@ -211,6 +214,11 @@ def own_hardware(
         return
     print_wrapped(costs.arithmetic)
     print_saved(book, [quote], gone, json=False)
+    if utilisation < 1:
+        print_wrapped(
+            "idle hours are in this price: `capacity` and `compare api:…`, which pay around the clock, count them "
+            "twice; --utilisation 1 makes a price for them"
+        )
 
 
 def export_prices(

@@ -26,6 +26,7 @@ from gpuscout.sweeps.text import printable
 
 FORM = "write GPU=NUMBER, such as A100-40GB=16 (or H100=4x8 for nodes), or a file with one a line"
 _NUMBER = re.compile(r"(?:(?P<nodes>\d{1,6})\s*[x×*]\s*)?(?P<gpus>\d{1,6})")
+_LARGEST_NODE = 1_024  # the largest that are sold as one hold 72 to 576
 _TIMEOUT_S = 30
 _LONGEST_FILE = 10_000_000
 _COLUMNS = ("node", "gpu", "gpus")
@@ -87,10 +88,13 @@ def read_fleet(texts: Iterable[str], gpu_file: Path | None = None) -> Fleet:
         form = _NUMBER.fullmatch(number.strip())
         nodes = int(form["nodes"] or 1) if form else 0
         gpus = int(form["gpus"]) if form else 0
-        if not 0 < nodes * gpus < 10**6:
+        if form is None or not 0 < nodes * gpus < 10**6:
             raise InputError(f'{place}: invalid inventory "{printable(f"{name}={number}")[:60]}"', hint=FORM)
+        whole_nodes = node is not None or form["nodes"] is not None
+        if whole_nodes and gpus > _LARGEST_NODE:
+            raise InputError(f"{place}: a node of {gpus:,} GPUs: expected at most {_LARGEST_NODE:,}", hint=FORM)
         gpu = catalogue.resolve(name.strip())
-        if node is not None or (form and form["nodes"]):
+        if whole_nodes:
             found.append(Nodes(gpu.name, gpus, nodes, () if node is None else (node,)))
             continue
         whole, rest = divmod(gpus, gpu.gpus_per_node)

@@ -53,7 +53,7 @@ class Batch:
             raise InputError(f"invalid batch of {self.amount:g}: expected a number above 0")
         if not 0 <= self.startup_s < self.within_s < math.inf:
             raise InputError(
-                f"a batch within {self.within_s:g} s of machines that take {self.startup_s:g} s to start",
+                f"a batch cannot be done within {self.within_s:g} s: machines take {self.startup_s:g} s to start",
                 hint="--within names the time, --startup what a replica takes to start",
             )
         if self.interruptions_per_h is not None and not 0 <= self.interruptions_per_h <= 1000:

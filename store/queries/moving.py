@@ -31,6 +31,7 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 POLICIES = ("fixed", "reserved", "autoscaled", "mixed")
 _EXACT = 1e-9  # as in `capacity`: floating point must not ask for one more replica
+_LONGEST_S = 1e8
 _MOST_RESERVED = 300
 """Of so many numbers of reserved replicas the best is searched one by one; beyond, among the numbers that are used."""
 
@@ -51,8 +52,8 @@ class Scaling:
 
     def __post_init__(self) -> None:
         for name in ("startup_s", "scale_up_s", "scale_down_s"):
-            if not 0 <= getattr(self, name) <= 1e8:
-                raise InputError(f"invalid {name} {getattr(self, name):g}: expected seconds from 0")
+            if not 0 <= getattr(self, name) <= _LONGEST_S:
+                raise InputError(f"invalid {name} {getattr(self, name):g}: expected seconds from 0 to {_LONGEST_S:g}")
         if not 0 <= self.most_missed < 1:
             raise InputError(f"invalid most_missed {self.most_missed:g}: expected a share from 0 to below 1")
 

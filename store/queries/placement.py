@@ -313,10 +313,13 @@ def _pack(
             if start in reached:
                 arcs[start, size] = programme.column(0.0, pool.nodes * (pool.gpus_per_node // size))
                 reached.add(start + size)
-    for position in sorted(reached - {0}):
-        into = {column: 1.0 for (start, size), column in arcs.items() if start + size == position}
-        out = {column: -1.0 for (start, _), column in arcs.items() if start == position}
-        programme.at_least(0.0, into | out)
+    at: dict[int, dict[int, float]] = {position: {} for position in sorted(reached - {0})}
+    for (start, size), column in arcs.items():
+        at[start + size][column] = 1.0
+        if start:
+            at[start][column] = -1.0
+    for balance in at.values():
+        programme.at_least(0.0, balance)
     begun = {column: -1.0 for (start, _), column in arcs.items() if start == 0}
     if begun or whole:
         programme.at_least(-pool.nodes, begun | {column: -float(spans) for column, spans in whole.items()})
@@ -465,12 +468,10 @@ def _most_nodes(need: Need, gpu: str, size: int, headroom: float, min_replicas: 
 
 def merged(pools: Iterable[Nodes]) -> list[Nodes]:
     """Nodes of one GPU type and size together, in the order of their first."""
-    found: dict[tuple[str, int], Nodes] = {}
+    found: dict[tuple[str, int], list[Nodes]] = {}
     for pool in pools:
-        key = pool.gpu, pool.gpus_per_node
-        if key not in found:
-            found[key] = pool
-        else:
-            same = found[key]
-            found[key] = replace(same, nodes=same.nodes + pool.nodes, names=(*same.names, *pool.names))
-    return list(found.values())
+        found.setdefault((pool.gpu, pool.gpus_per_node), []).append(pool)
+    return [
+        replace(same[0], nodes=sum(one.nodes for one in same), names=tuple(name for one in same for name in one.names))
+        for same in found.values()
+    ]

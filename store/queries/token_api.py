@@ -148,13 +148,15 @@ def against_api(
         for price in chosen
         if price in for_all or matches(price.model, group.model)
     ]
-    if not answers and ranking.groups:
-        sold = ", ".join(sorted({price.model for price in chosen}))
-        asked = ", ".join(sorted({group.model for group in ranking.groups})[:5])
-        raise InputError(
-            f"{' and '.join(names)} has no price of {asked}, but of {sold}",
-            hint=f"api:{chosen[0].name} holds that price against any model",
-        )
+    answered = {answer.price for answer in answers}
+    for name, prices in found.items():
+        if ranking.groups and answered.isdisjoint(prices):
+            sold = ", ".join(sorted({price.model for price in prices}))
+            asked = ", ".join(sorted({group.model for group in ranking.groups})[:5])
+            raise InputError(
+                f"{name} has no price of {asked}, but of {sold}",
+                hint=f"api:{prices[0].name} holds that price against any model",
+            )
     return ApiComparison(demand, ranking, tuple(answers))
 
 

@@ -254,6 +254,10 @@ def _rated(path: Path, names: list[str], stream: IO[str], step_s: float | None, 
     low, high = min(gap[0] for gap in gaps) / 1000, max(gap[1] for gap in gaps) / 1000
     if high > low * 1.001:
         notes.append(f"rows are {low:g} to {high:g} s apart: a rate holds until the next row")
+    first = min(steps.first for steps in found.values() if steps.first is not None)
+    if parse is _time_of_day and first > 0:
+        clock = f"{first // 3_600_000}:{first // 60_000 % 60:02}"
+        notes.append(f"the load begins at {clock}: a row at 0:00 says what comes before")
     return _load(path, found, begins, notes)
 
 
@@ -370,7 +374,8 @@ def _rate(path: Path, line: int, column: str, text: str) -> float:
     except ValueError:
         rate = math.nan
     if not 0 <= rate <= _HIGHEST_RATE:
-        raise InputError(f"{path}:{line}: {column}: expected a number from 0, got {text!r:.40}")
+        most = f"{_HIGHEST_RATE / _PER_SECOND[column]:,.0f}"
+        raise InputError(f"{path}:{line}: {column}: expected a number from 0 to {most}, got {text!r:.40}")
     return rate
 
 

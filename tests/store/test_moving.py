@@ -168,6 +168,9 @@ def test_a_day_as_people_write_it(tmp_path: Path) -> None:
     assert list(chat.rates) == [2, 40, 10]
     assert (rag.peak, rag.requests) == (3, 12 * 3600 + 36 * 3600)
     assert load.notes == ("rows are 21600 to 43200 s apart: a rate holds until the next row",)
+    late = read_load("8:30=40, 18:00=10")
+    assert late.notes[-1] == "the load begins at 8:30: a row at 0:00 says what comes before"
+    assert (late.seconds, late.series[0].requests) == (15.5 * 3600, 9.5 * 3600 * 40 + 6 * 3600 * 10)
     inline = read_load("0:00=2, 8:00=40, 18:00=10").series[0]
     assert (list(inline.rates), inline.requests) == ([2, 40, 10], chat.requests)
     called = "Timestamp,RPS\n0:00,2\n8:00,40\n18:00,10\n"
@@ -220,10 +223,11 @@ def test_a_trace_is_counted_in_steps(tmp_path: Path) -> None:
         ("time,rate\n0,0\n1,0\n", "no rate above 0"),
         ("time,rate\n0,5\n20,6\n10,7\n", ":4: time: '10': an earlier time"),
         ("time,rate\n0,5\n\n0,6\n", ":4: time: '0': the same time"),
-        ("time,rate\n0,-5\n1,2\n", ":2: rate: expected a number from 0, got '-5'"),
+        ("time,rate\n0,-5\n1,2\n", ":2: rate: expected a number from 0 to 1,000,000,000, got '-5'"),
         ("time,rate\n0,nan\n1,2\n", ":2: rate: expected"),
         ("time,rate\n0,inf\n1,2\n", ":2: rate: expected"),
-        ("time,rate\n0,1e30\n1,2\n", ":2: rate: expected"),
+        ("time,rate\n0,1e30\n1,2\n", ":2: rate: expected a number from 0 to 1,000,000,000, got"),
+        ("time,requests_per_min\n0,1e12\n1,2\n", ":2: requests_per_min: expected a number from 0 to 60,000,000,000,"),
         ("time,rate\n0,5\n1,\n2,3\n", ":4: the load has ended"),
         ("time,rate\n0,\n1,3\n", ":2: rate: empty"),
         ("time,rate\n0,5\n8:00,3\n", ":3: time: expected seconds as in the first row, got '8:00'"),
@@ -383,6 +387,12 @@ def test_what_people_and_python_get(
         (["--load", "TWICE"], "are both Qwen/Qwen3-8B, chat"),
         (["--load", "HALF"], "workload: either all rows name one"),
         (["--step", "5min", "--rate", "5"], "--step is about --load"),
+        (["--load", "0=1,10=2", "--within", "8h"], "--within is about --batch"),
+        (["--load", "0=1,10=2", "--interruptions", "1/d"], "--interruptions is about --batch"),
+        (
+            ["--load", "0=1,10=2", "--startup", "9999d"],
+            "invalid startup_s 8.63914e+08: expected seconds from 0 to 1e+08",
+        ),
     ],
 )
 def test_questions_that_cannot_be(
@@ -483,7 +493,7 @@ def test_a_batch_on_the_command_line(
     [
         (["--batch", "5M"], "--batch needs the time it may take"),
         (["--within", "8h"], "--within is about --batch"),
-        (["--batch", "5M", "--within", "2min"], "within 120 s of machines that take 180 s to start"),
+        (["--batch", "5M", "--within", "2min"], "cannot be done within 120 s: machines take 180 s"),
         (["--batch", "many", "--within", "8h"], 'invalid amount "many"'),
         (["--batch", "0", "--within", "8h"], "invalid amount"),
         (["--batch", "-5M", "--within", "8h"], "invalid amount"),

@@ -112,6 +112,9 @@ def test_the_command_stores_a_row_whose_source_is_the_arithmetic(
     assert (quote.gpu, quote.provider, quote.date) == ("H100-SXM-80GB", "own hardware", date(2026, 11, 1))
     assert (quote.gpus_per_instance, quote.instance_type) == (8, "server of 8")
     assert quote.source in told
+    assert "idle hours are in this price: `capacity` and `compare api:…`, which pay around the clock" in told
+    assert "idle hours" not in run(*OWN, "--book", "busy")
+    assert "--servers-of 8 says how many" in run(*OWN, "--server-capex", "80000", status=2)
     assert quote.usd_per_gpu_hour == pytest.approx(2.0935, abs=1e-4)
     # It ranks as every other price does, wherever it is asked for.
     ranked = json.loads(run("prices", "list", "--prices", "own", "--json"))

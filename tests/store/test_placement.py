@@ -235,6 +235,10 @@ def test_inventories_as_people_write_them(tmp_path: Path) -> None:
     fleet = read_fleet([str(tmp_path / "ours.csv")]).nodes
     assert fleet == (Nodes("H100-SXM-80GB", 8, 2, ("n1", "n2")), Nodes("L4", 2, 1, ("n3",)))
     assert nodes_of(str(tmp_path / "ours.txt")) == [("H100-SXM-80GB", 4, 2), ("L4", 8, 1)]
+    rows = "".join(f"n{place},{('H100', 'L4')[place % 2]},8\n" for place in range(20_000))
+    (tmp_path / "many.csv").write_text("node,gpu,gpus\n" + rows)
+    h100, l4 = read_fleet([str(tmp_path / "many.csv")]).nodes
+    assert (h100.nodes, l4.nodes, h100.names[:2], l4.names[-1]) == (10_000, 10_000, ("n0", "n2"), "n19999")
 
 
 @pytest.mark.parametrize(
@@ -247,6 +251,8 @@ def test_inventories_as_people_write_them(tmp_path: Path) -> None:
         ("H100=0x8\n", ":1: invalid inventory"),
         ("H100=nan\n", ":1: invalid inventory"),
         ("H100=99999x999999\n", ":1: invalid inventory"),
+        ("H100=1x100000\n", ":1: a node of 100,000 GPUs: expected at most 1,024"),
+        ("node,gpu,gpus\nn1,H100,100000\n", ":2: a node of 100,000 GPUs"),
         ("node,gpu\nn1,H100\n", ":1: expected the columns gpu and gpus"),
         ("node,gpu,gpus,rack\nn1,H100,8,7\n", ":1: expected the columns"),
         ("node,gpu,gpus\nn1,H100\n", ":2: expected 3 values"),

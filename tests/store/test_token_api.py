@@ -170,6 +170,8 @@ def test_what_cannot_be_compared(url: str, run: Callable[..., str]) -> None:
     assert "Acme has no price of a/One, but of b/Other\n    api:Acme/Other holds that price" in run(
         "api:Acme", status=2
     )
+    stored_price(url, "Beta", "a/One", 1.0, 2.0)
+    assert "Acme has no price of a/One, but of b/Other" in run("api:Beta", "api:Acme", status=2)
     assert "did you mean Acme" in run("api:Acmee", status=2)
     assert "a comparison has two sides" in run("now", status=2)
     assert "are for a side that is an API" in run("now", "price:L4=1", "--tokens-per-day", "1M", status=2)
