@@ -42,6 +42,7 @@ PAGES = (
     *("/place?have=L4=1&rate=9&itl=0.001", "/prices", "/sweeps", "/sweeps/small", "/accuracy"),
     "/api",
 )
+RANGES = "Ranges are expected with a probability of 80 %; to be safe: sized to hold with a probability of 90 %."
 HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>\x1b[31m\u202e' + "x" * 10_000
 
 
@@ -83,6 +84,29 @@ def test_prices_and_token_apis(client: TestClient, folder: Path) -> None:
     answer = client.get("/api/v1/compare", params={"a": "api:Alibaba", "tokens_per_day": "20M"})
     assert answer.json()["comparisons"][0]["at_load"] == one["at_load"]
     assert client.get("/api/v1/compare", params={"a": "now"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("/load?rate=50", ("Within itl<=50ms. 20 %", RANGES, "Prices: on-demand, USD per GPU hour, median of sellers")),
+        (
+            "/load?load=0:00=2,8:00=40&itl=80&usd.H100=1.5",
+            (
+                *("Within itl<=80ms. 20 %", RANGES, "H100-SXM-80GB 1.50 (yours)"),
+                "ordered 60.0 s after a rise, ready 180 s later and end when fewer do for 300 s",
+            ),
+        ),
+        (
+            "/load?batch=5M&within=8h&interruptions=1/d",
+            ("No limit on latencies. Nothing is kept free.", RANGES, "interrupted 0.042 times an hour", "Prices: "),
+        ),
+        ("/place?have=H100=16&rate=5", ("Within itl<=50ms. 20 %", "expected with a probability of 80 %")),
+    ],
+)
+def test_answers_about_loads_say_what_they_assume(address: str, told: tuple[str, ...], client: TestClient) -> None:
+    shown = text_of(client.get(address).text)
+    assert [words for words in told if words not in shown] == [], shown
 
 
 def test_ask_says_what_recommend_says(client: TestClient, folder: Path) -> None:
