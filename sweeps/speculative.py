@@ -31,7 +31,7 @@ class Speculative:
         if not (0 <= self.acceptance <= 1 and 0 <= self.draft_cost <= 1):
             raise ValueError("acceptance and draft_cost: expected shares from 0 to 1")
         if not self.draft_tokens and (self.acceptance or self.draft_cost):
-            raise ValueError("without draft tokens there is nothing to accept, and nothing that costs")
+            raise ValueError("without draft_tokens, acceptance and draft_cost must be 0")
 
     @property
     def is_plain(self) -> bool:
@@ -100,8 +100,8 @@ def speculative_from(text: str) -> Speculative:
         return NO_DRAFTS
     words = dict(word.partition("=")[::2] for word in text.split())
     if set(words) != {"draft_tokens", "acceptance", "draft_cost"}:
-        raise ValueError(f"not speculative decoding: {text!r:.200}")
+        raise ValueError(f"invalid speculative decoding: {text!r:.200}")
     found = Speculative(int(words["draft_tokens"]), float(words["acceptance"]), float(words["draft_cost"]))
     if found.text != text:
-        raise ValueError(f"not speculative decoding: {text!r:.200}")
+        raise ValueError(f"invalid speculative decoding: {text!r:.200}")
     return found

@@ -36,7 +36,7 @@ def _load_band(run: MeasuredRun) -> str | None:
 
 
 def _and_band(name: str) -> Callable[[MeasuredRun], object]:
-    """Another grouping and the band of load together."""
+    """A grouping combined with the band of load."""
 
     def value(run: MeasuredRun) -> str | None:
         group, band = GROUPINGS[name](run), _load_band(run)

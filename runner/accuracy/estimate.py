@@ -143,9 +143,9 @@ class RunCases:
 
 
 def estimate(engine: Engine, runs: Iterable[MeasuredRun], names: RunNames | None = None) -> Estimates:
-    """What this engine says to each run, in the order of the runs. `names` None: of the catalogues and the Hub.
+    """Estimate each run with this engine, in the order of the runs. `names` None: of the catalogues and the Hub.
 
-    Runs that tell medians are asked of the engine's estimate of medians where it has one.
+    Runs that report medians are asked of the engine's estimate of medians where it has one.
     """
     runs = tuple(runs)
     asked = RunCases(runs, names)
@@ -171,7 +171,7 @@ def estimate(engine: Engine, runs: Iterable[MeasuredRun], names: RunNames | None
 
 
 def engine_of_medians(engine: Engine) -> Engine:
-    """The engine for runs that tell medians; the same where it knows no difference."""
+    """The engine for runs that report medians; the same one where it makes no difference."""
     of_medians = getattr(engine, "of_medians", None)
     found: Engine = engine if of_medians is None else of_medians()
     return found

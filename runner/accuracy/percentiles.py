@@ -21,7 +21,7 @@ Errors = Mapping[tuple[str, float], MetricError]
 
 
 def that_tell_percentiles(runs: Iterable[MeasuredRun]) -> tuple[MeasuredRun, ...]:
-    """The closed-loop runs whose source tells a tail: a 99th percentile of TTFT."""
+    """The closed-loop runs whose source reports a 99th percentile of TTFT."""
     return tuple(run for run in runs if run.load is LoadKind.CLOSED_LOOP and ("ttft_ms", 99.0) in run.percentiles)
 
 

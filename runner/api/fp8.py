@@ -1,4 +1,4 @@
-"""What a 16-bit checkpoint would come to in FP8: asked beside a run that named no precision."""
+"""The cost of a 16-bit checkpoint in FP8, beside the answer of a run that named no precision."""
 
 from __future__ import annotations
 

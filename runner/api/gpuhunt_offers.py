@@ -78,7 +78,7 @@ def fetch_offers(providers: Sequence[str] = ()) -> Fetched:
 
 
 def _offer(item: Any, source: str) -> Offer:
-    """An item of the catalogue. Of RunPod's the instance is what nvidia-smi calls the GPU."""
+    """An offer from an item of the catalogue. RunPod's instance types are GPU names of nvidia-smi."""
     where = item.location or ""
     booked = item.provider_data.get("is_dws_calendar_mode") is True
     cluster = "runpod-cluster" in item.flags
@@ -127,7 +127,7 @@ def _version() -> str:
 
 
 class _Log(logging.Handler):
-    """What the library logs instead of raising it: catalogues it could not load, rows it could not read."""
+    """Failures that the library only logs: catalogues it could not load, rows it could not read."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

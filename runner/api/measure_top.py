@@ -31,7 +31,7 @@ _BEYOND = 2
 
 
 def to_measure(group: Group, top: int) -> list[RankedConfig]:
-    """The estimates of a group that are worth measuring: the best `top`, and those that the best may be wrong about."""
+    """The estimates of a group that are worth measuring: the best `top`, and those that may turn out better."""
     doubtful = [tie.config for tie in group.ties] + ([group.unproven] if group.unproven is not None else [])
     wanted = [config for config in (*group.configs[:top], *doubtful) if config.kind is Kind.ESTIMATED]
     return list({config.task_id: config for config in wanted}.values())

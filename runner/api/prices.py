@@ -19,7 +19,7 @@ from gpuscout.sweeps.names import has_wildcard
 
 @dataclass(frozen=True)
 class SavedPrices:
-    """What was stored in a book: `chosen` holds its quotes and what was left out; `replaced` were there before."""
+    """The prices stored in a book: `chosen` holds its quotes and what was left out; `replaced` were there before."""
 
     book: str
     chosen: Chosen

@@ -121,7 +121,7 @@ def run(
 
 
 def notes_of_engines(sweep: Sweep) -> list[str]:
-    """What has to be said of the estimates, in a sentence each: which engines cannot run, why, what installs them."""
+    """Notes on the estimates, a sentence each: which engines cannot run, why, what installs them."""
     engines = (cached_engine(part.name, part.options) for part in sweep.engines if part.fingerprint != MISSING)
     drafted = [UNCHECKED] if any(not drafts.is_plain for drafts in sweep.speculative) else []
     notes = (note for engine in engines if (note := note_of(engine)) is not None)

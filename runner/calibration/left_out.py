@@ -1,4 +1,4 @@
-"""What an engine says with constants that were fitted without the GPU family it is asked about."""
+"""Estimates with constants that were fitted without the GPU family of each run."""
 
 from __future__ import annotations
 

@@ -54,13 +54,11 @@ def accuracy(
         typer.Option("--worst", min=1, help="List so many runs furthest from their estimates (of --measured stored)."),
     ] = None,
     percentiles: Annotated[
-        bool, typer.Option("--percentiles", help="Compare percentiles instead, of the engine simulator.")
+        bool, typer.Option("--percentiles", help="Compare simulated with measured percentiles instead.")
     ] = False,
     family_left_out: Annotated[
         bool,
-        typer.Option(
-            "--family-left-out", help="With --percentiles: constants fitted without the family of the GPU they are for."
-        ),
+        typer.Option("--family-left-out", help="With --percentiles: fit the constants without each GPU family first."),
     ] = False,
     predictions: Annotated[
         Path | None, typer.Option("--predictions", help="Write every estimate to this CSV file.")
@@ -105,9 +103,9 @@ def accuracy(
         from gpuscout.runner.cli.accuracy_percentiles import print_percentiles
 
         if predictions or plot or worst or store:
-            raise InputError("--percentiles has no --predictions, --plot, --worst and --store")
+            raise InputError("--percentiles cannot be combined with --predictions, --plot, --worst or --store")
         if len(engine or ()) > 1 or (constants and family_left_out):
-            raise InputError("--percentiles takes one --engine, and --constants or --family-left-out")
+            raise InputError("--percentiles takes one --engine, and either --constants or --family-left-out")
         answered = print_percentiles(
             (engine or ["simulator"])[0],
             found.runs,
@@ -122,7 +120,7 @@ def accuracy(
         return
     if family_left_out:
         raise InputError(
-            "--family-left-out is about --percentiles", hint="`gpuscout calibrate` has the errors of means"
+            "--family-left-out needs --percentiles", hint="`gpuscout calibrate` prints the errors of means"
         )
     err().print(f"estimating {count(len(found.runs), 'measured run')} with {', '.join(engines)}")
     tell_left_out(found)

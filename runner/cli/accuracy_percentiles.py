@@ -30,7 +30,7 @@ def print_percentiles(
     constants: Path | None,
     output: Output,
 ) -> bool:
-    """Errors of percentiles, of all runs that tell them and by group; returns whether any was answered.
+    """Errors of percentiles, of all runs that have them and by group; returns whether any was answered.
 
     `left_out`: each GPU family is estimated with constants that were fitted without its runs. Raises InputError.
     """
@@ -48,8 +48,8 @@ def print_percentiles(
     told = that_tell_percentiles(runs)
     if not told:
         raise InputError(
-            "none of these runs tells a 99th percentile of TTFT in a closed loop",
-            hint="the public ones that do: --measured public:serving_runs_2026_11",
+            "none of these runs has a 99th percentile of TTFT in a closed loop",
+            hint="public runs that have one: --measured public:serving_runs_2026_11",
         )
     for name in by:
         if name not in GROUPINGS:

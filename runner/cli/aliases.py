@@ -31,7 +31,7 @@ _MEANT = {
 
 
 class Suggesting(TyperGroup):
-    """A group of commands whose unknown options are answered with what they are called here."""
+    """A group of commands that answers options of other tools with their names here."""
 
     def invoke(self, ctx: Any) -> Any:
         try:

@@ -42,19 +42,17 @@ class BatchOptions:
     batch: Annotated[
         Many, _option("--batch", help="Requests, or output tokens: 5M, 2B tokens, chat=5M; repeat. Needs --within.")
     ] = None
-    within: Annotated[str | None, _option("--within", help="Until when, start-up included: 8h.")] = None
+    within: Annotated[str | None, _option("--within", help="Time until it is done, start-up included: 8h.")] = None
     interruptions: Annotated[
-        str | None, _option("--interruptions", help="Allow spot machines, each interrupted so often: 0.05/h.")
+        str | None, _option("--interruptions", help="Allow spot machines that are interrupted at this rate: 0.05/h.")
     ] = None
-    lost_work: Annotated[
-        str, _option("--lost-work", help="With --interruptions: how much work is done again after one.")
-    ] = "5min"
+    lost_work: Annotated[str, _option("--lost-work", help="With --interruptions: work that each one undoes.")] = "5min"
     spot_price: Annotated[
-        Many, _option("--spot-price", metavar="GPU=USD", help="Spot, before that of the price books; repeat.")
+        Many, _option("--spot-price", metavar="GPU=USD", help="Spot price, instead of the price books'; repeat.")
     ] = None
 
     def check(self) -> None:
-        """Raises InputError where an option is given without the one that it is about."""
+        """Raises InputError where an option lacks the one that it depends on."""
         if self.batch and self.within is None:
             raise InputError("--batch needs the time it may take", hint="for example --batch 5M --within 8h")
         lacking = "--batch" if not self.batch else None if self.interruptions is not None else "--interruptions"
@@ -65,7 +63,7 @@ class BatchOptions:
             ("--spot-price", bool(self.spot_price), "--interruptions"),
         ):
             if given and lacking in (about, "--batch"):
-                raise InputError(f"{flag} is about {lacking}, which is not given")
+                raise InputError(f"{flag} needs {lacking}")
 
     def batches(self, startup: str) -> list[Batch]:
         from gpuscout.store.queries.batch import Batch

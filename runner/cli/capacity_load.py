@@ -1,4 +1,4 @@
-"""`gpuscout capacity --load` and `--batch`: their options, and what they print for machines."""
+"""`gpuscout capacity --load`: its options, and its output for machines."""
 
 from __future__ import annotations
 
@@ -47,12 +47,15 @@ class MovingOptions:
     step: Annotated[str | None, _option("--step", help="Average the load over steps: 5min. Traces: 1min.")] = None
     startup: Annotated[str, _option("--startup", help="From the order of a replica to its first request.")] = "3min"
     scale_up: Annotated[str, _option("--scale-up", help="From a rise of the rate to the order of replicas.")] = "1min"
-    scale_down: Annotated[str, _option("--scale-down", help="How long fewer must do before replicas end.")] = "5min"
+    scale_down: Annotated[str, _option("--scale-down", help="How long fewer must suffice before replicas end.")] = (
+        "5min"
+    )
     most_missed: Annotated[
         float, _option("--most-missed", help="Share of requests that may miss the limits while replicas start.")
     ] = 0.01
     reserved_price: Annotated[
-        Many, _option("--reserved-price", metavar="GPU=USD", help="Reserved, before that of the price books; repeat.")
+        Many,
+        _option("--reserved-price", metavar="GPU=USD", help="Reserved price, instead of the price books'; repeat."),
     ] = None
     over_time: Annotated[
         bool, _option("--over-time", help="Print the replicas over time of the cheapest (--csv, --md).")
@@ -62,7 +65,7 @@ class MovingOptions:
         """Raises InputError where an option about a load is given without one."""
         for one in fields(self):
             if one.name not in but and getattr(self, one.name) != one.default:
-                raise InputError(f"--{one.name.replace('_', '-')} is about --load, which is not given")
+                raise InputError(f"--{one.name.replace('_', '-')} needs --load")
 
     def scaling(self) -> Scaling:
         from gpuscout.store.queries.moving import Scaling
@@ -95,7 +98,7 @@ def print_load(
     from gpuscout.sweeps.traffic.moving import read_load
 
     if moving.over_time and output.json:
-        raise InputError("--over-time is for people, --csv and --md", hint="--json has replicas over time as it is")
+        raise InputError("--over-time cannot be combined with --json", hint="--json always has the replicas over time")
     step = None if moving.step is None else parse_duration("--step", moving.step)
     scaling = moving.scaling()
     with open_store(db) as store, store.reading() as connection:

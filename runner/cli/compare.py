@@ -42,10 +42,10 @@ def compare(
         typer.Argument(metavar="B", help="… gpu:H100, precision:fp8, version:0.19, now, price:H100=1.8, api:Groq …"),
     ] = None,
     tokens_per_day: Annotated[
-        str | None, typer.Option("--tokens-per-day", help="With api:NAME: your load, input and output: 20M.")
+        str | None, typer.Option("--tokens-per-day", help="With api:NAME: your load, input and output together: 20M.")
     ] = None,
     cached: Annotated[
-        float, typer.Option("--cached", help="With api:NAME: the share of the input that it bills as cached.")
+        float, typer.Option("--cached", help="With api:NAME: share of the input billed as cached.")
     ] = 0.0,
     top: Annotated[int, typer.Option("--top", min=0, help="Of the largest changes, how many to list.")] = 5,
     rate: DeploymentRate = None,
@@ -72,9 +72,9 @@ def compare(
     question = replace(aim.asked(filters.question()), request_rate=rate)
     apis = [text.removeprefix(_API) for text in (a, b or "") if text.startswith(_API)]
     if not apis and (tokens_per_day is not None or cached):
-        raise InputError("--tokens-per-day and --cached are for a side that is an API", hint="for example api:Groq")
+        raise InputError("--tokens-per-day and --cached need a token API on one side", hint="for example api:Groq")
     if not apis and b is None:
-        raise InputError("a comparison has two sides", hint="for example: now price:H100=1.8")
+        raise InputError("expected two sides to compare, got one", hint="for example: now price:H100=1.8")
     with open_store(db) as store, store.reading() as connection:
         question = replace(question, prices=prices.rules(stored_names(connection, gpus).ids))
         if apis:

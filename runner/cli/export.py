@@ -36,7 +36,7 @@ def export(
     form: Annotated[
         str | None, typer.Option("--format", help="csv, jsonl or parquet; else what the name of the file says.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     db: Db = DEFAULT_STORE,
 ) -> None:
     """Write every stored figure with what identifies it: an archive, a table for other tools, a way to a store."""

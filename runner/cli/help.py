@@ -39,7 +39,7 @@ class Grouped(TyperCommand):
 
 
 def group_options(app: Typer) -> None:
-    """Let all commands of an app, and of its groups of commands, help so."""
+    """Group the options in the help of all commands of an app and of its groups."""
     commands: Iterable[Any] = app.registered_commands
     for command in commands:
         command.cls = Grouped

@@ -102,7 +102,7 @@ def import_results(
         typer.Option(
             "--name",
             metavar="PATTERN",
-            help="What names of files say: '{model}_{gpu}_tp{tp}_*', any of the above.",
+            help="Fields in the names of files: '{model}_{gpu}_tp{tp}_*'; any of the above.",
         ),
     ] = None,
     gpu_file: Annotated[Path | None, typer.Option("--gpu-file", help="A YAML file with GPUs of your own.")] = None,
@@ -215,7 +215,7 @@ def _import(
         print(f'note: {mapping}: "{pattern}" matches nothing that was imported', file=sys.stderr)
     if completer.names is not None and (others := completer.names.unmatched):
         such = "" if len(others) == 1 else f" and {len(others) - 1} more"
-        print(f"note: {others[0]}{such}: named otherwise than --name {completer.names.text}", file=sys.stderr)
+        print(f"note: {others[0]}{such}: does not match --name {completer.names.text}", file=sys.stderr)
     far = _far_off([file for file in files if not file.error and not is_public(file.name)], db, gpu_file)
     if json:
         print_json(import_document(files, dry_run=dry_run) | {"over_2x_off": [outlier_row(one) for one in far]})

@@ -75,10 +75,15 @@ def place(
         float, typer.Option("--headroom", help="Share of the capacity that is kept free.", rich_help_panel=_LOAD)
     ] = 0.2,
     min_replicas: Annotated[
-        int, typer.Option("--min-replicas", min=1, help="Of every model and workload.", rich_help_panel=_LOAD)
+        int,
+        typer.Option(
+            "--min-replicas", min=1, help="Replicas of each model and workload at least.", rich_help_panel=_LOAD
+        ),
     ] = 1,
-    least: Annotated[str, typer.Option("--least", help="What is least used: gpus, or usd (per hour).")] = "gpus",
-    time_limit: Annotated[str, typer.Option("--time-limit", help="Of each search; then the best so far.")] = "60s",
+    least: Annotated[str, typer.Option("--least", help="What to use least of: gpus, or usd (per hour).")] = "gpus",
+    time_limit: Annotated[
+        str, typer.Option("--time-limit", help="Time of each search; the best so far counts.")
+    ] = "60s",
     db: Db = DEFAULT_STORE,
 ) -> None:
     """Place models on GPUs that are there so that all limits hold and the least is used. Computes no estimate.

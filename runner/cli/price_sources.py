@@ -60,9 +60,9 @@ def import_prices(
     ] = None,
     rate: Rates = None,
     date: Date = None,
-    provider: Annotated[str | None, typer.Option("--provider", help="Whose catalogue it is (skypilot).")] = None,
+    provider: Annotated[str | None, typer.Option("--provider", help="Provider of a catalogue (skypilot).")] = None,
     part: Parts = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Keep nothing else of the book.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Remove all other prices of the book.")] = False,
     db: Db = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
@@ -86,11 +86,13 @@ def import_prices(
     check_book_name(book)
     rates, day = _rates(rate), parse_day("--date", date)
     if form is not Form.SKYPILOT and (part or provider):
-        raise InputError("--part and --provider are for --format skypilot: the columns of other files say both")
+        raise InputError("--part and --provider need --format skypilot: other formats have columns for both")
     if form is Form.SKYPILOT and rates:
-        raise InputError("--rate is for other formats: catalogues of SkyPilot are in USD")
+        raise InputError("--rate cannot be combined with --format skypilot: its catalogues are in USD")
     if form is Form.SKYPILOT and day is None:
-        raise InputError("a catalogue of SkyPilot holds no date", hint="--as-of YYYY-MM-DD says when it was read")
+        raise InputError(
+            "missing date: a SkyPilot catalogue holds none", hint="give the day it was read: --as-of YYYY-MM-DD"
+        )
     with open_store(db, create=True) as store:
         with store.reading() as connection:
             known = tuple(stored_names(connection, gpus).ids)
@@ -115,17 +117,17 @@ def import_prices(
             currencies = {quote.currency for quote in quotes}
     for currency in sorted({*rates} - currencies):
         names = ", ".join(map(str, files))
-        print(f"--rate {currency} changes nothing here: no price of {names} is in {currency}", file=sys.stderr)
+        print(f"--rate {currency} is unused: no price in {names} is in {currency}", file=sys.stderr)
 
 
 def fetch_prices(
     gpu: Annotated[list[str] | None, typer.Option("--gpu", help="H100, 'H100*', datacenter …; repeat.")] = None,
     provider: Annotated[list[str] | None, typer.Option("--provider", help="AWS, Lambda, Vast.ai …; repeat.")] = None,
     region: Annotated[list[str] | None, typer.Option("--region", help="us-east-1, 'us-*' …; repeat.")] = None,
-    spot: Annotated[bool | None, typer.Option("--spot/--no-spot", help="Only the spot market, or all but it.")] = None,
+    spot: Annotated[bool | None, typer.Option("--spot/--no-spot", help="Only spot prices, or none.")] = None,
     part: Parts = None,
     book: Book = "fetched",
-    replace: Annotated[bool, typer.Option("--replace", help="Keep nothing else of the book.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Remove all other prices of the book.")] = False,
     db: Db = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
@@ -171,7 +173,7 @@ def own_hardware(
     server_capex: Annotated[float, typer.Option("--server-capex", help="USD for a server without its GPUs.")] = 0.0,
     opex: Annotated[float, typer.Option("--opex-per-year", help="USD a year and GPU: space, staff, support.")] = 0.0,
     book: Book = "own",
-    provider: Annotated[str, typer.Option("--provider", help="What it is called beside providers.")] = "own hardware",
+    provider: Annotated[str, typer.Option("--provider", help="Its name among providers.")] = "own hardware",
     date: Date = None,
     db: Db = DEFAULT_STORE,
     json: Json = False,
@@ -225,7 +227,7 @@ def export_prices(
     book: Annotated[str, typer.Argument(help="A price book; default is the one that ships.")],
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="A file; -: standard output.")],
     tokens: Annotated[bool, typer.Option("--tokens", help="Its token prices instead of those of GPUs.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     db: Db = DEFAULT_STORE,
 ) -> None:
     """Write a price book as a CSV file that comes back in.

@@ -46,7 +46,7 @@ def recommend(
     ] = None,
     measure_top: Annotated[
         int | None,
-        typer.Option("--measure-top", min=1, metavar="N", help="Write the sweep that measures the best N and rivals."),
+        typer.Option("--measure-top", min=1, metavar="N", help="Write a sweep that measures the best N and rivals."),
     ] = None,
     measure_spec: Annotated[
         Path, typer.Option("--measure-spec", metavar="FILE", help="With --measure-top: the file it is written to.")
@@ -81,7 +81,7 @@ def recommend(
     if sql and not output.for_people:
         raise InputError("--sql prints a statement, not rows: leave out --json, --csv and --md")
     if adaptive and measure_top is None:
-        raise InputError("--adaptive says how --measure-top measures", hint="add --measure-top 5")
+        raise InputError("--adaptive needs --measure-top", hint="add --measure-top 5")
     question = replace(aim.asked(filters.question()), request_rate=rate)
     if have:
         inventory = read_inventory(have)

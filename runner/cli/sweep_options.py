@@ -70,7 +70,7 @@ class SweepFlags:
         _sweep("--endpoint", metavar="URL", help="Measure the server running there, such as http://localhost:8000/v1."),
     ] = None
     engine_option: Annotated[
-        Many, _sweep("--engine-option", metavar="NAME=VALUE", help="api_key_env=MY_KEY: of the one engine; repeat.")
+        Many, _sweep("--engine-option", metavar="NAME=VALUE", help="Option of the engine: api_key_env=MY_KEY; repeat.")
     ] = None
     max_gpus: Annotated[int | None, _sweep("--max-gpus", help="At most this many GPUs.")] = None
     name: Annotated[str | None, _sweep("--name", help="What to call the sweep.")] = None
@@ -160,7 +160,7 @@ class SweepFlags:
                 raise InputError(f"invalid --engine-option {quoted(text)}: expected NAME=VALUE, such as repeat=2")
             options[name.strip()] = _scalar(value.strip())
         if options and len(names) != 1:
-            raise InputError("--endpoint and --engine-option need one --engine whose they are")
+            raise InputError("--endpoint and --engine-option need exactly one --engine")
         if options:
             known = about(names[0]).options or {}
             options |= {
@@ -263,7 +263,7 @@ class ExecutionOptions:
     executor: Annotated[str, typer.Option("--executor", help="auto, in-process or ray.")] = "auto"
     ray_address: Annotated[str | None, typer.Option("--ray-address", help="A running Ray cluster.")] = None
     max_servers: Annotated[
-        int | None, typer.Option("--max-servers", min=1, help="Servers that run at once, of engine benchmark.")
+        int | None, typer.Option("--max-servers", min=1, help="Most servers at once, of engine benchmark.")
     ] = None
     task_timeout: Annotated[
         float | None,

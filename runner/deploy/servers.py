@@ -18,7 +18,7 @@ def launch_of(deployment: Deployment, server: str) -> Launch:
         able = [name for name, about in REGISTRY.items() if about.launch is not None]
         raise UnknownNameError("server", server, nearest(server, able), hint=f"allowed: {', '.join(able)}")
     if (lacking := unknown_to(known.name, tuple(deployment.server_options.items()))) is not None:
-        raise InputError(lacking, hint="--run-with the server that the configuration is of")
+        raise InputError(lacking, hint="choose its own server with --run-with")
     return known.launch(deployment)
 
 

@@ -203,7 +203,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Ended:
-    """What became of the case at `row` once all was measured that can be; with a failure it is tried again later."""
+    """The outcome of the case at `row`, after its last point; with a failure it is tried again later."""
 
     row: int
     outcome: Outcome = Outcome.OK
@@ -213,7 +213,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Expected:
-    """What measuring will take: so many server starts, and seconds if all is measured one after the other."""
+    """The effort of measuring: server starts, and seconds if all is measured one after the other."""
 
     starts: int = 0
     seconds: float = 0.0

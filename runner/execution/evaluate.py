@@ -37,7 +37,7 @@ Emit = Callable[[int, MeasuredRun], None]
 
 @dataclass(frozen=True)
 class Job:
-    """What an executor evaluates in one go: the tasks at `positions` of a block, for the concurrencies of `ladder`.
+    """A unit of work of an executor: the tasks at `positions` of a block, for the concurrencies of `ladder`.
 
     `attempt` counts from 1 how often exactly these tasks were tried together in this run. `known` are the steps of the
     ladder that are measured already, by position; in an open loop any will do.
@@ -148,7 +148,7 @@ def evaluate(engine: Engine, cases: CaseColumns, ladder: IntArray) -> Curves:
 
 
 def measured_parts(expansion: Expansion, job: Job) -> Iterator[tuple[int, MeasuredRun] | Curves]:
-    """What an engine measures for a job, each with the position of its task, and last the outcomes of all its tasks.
+    """Measure a job: each point with the position of its task, and last the outcomes of all its tasks.
 
     What the engine raises fails the tasks that had not ended. Raises EngineMissing as `evaluate_job` does.
     """
@@ -156,7 +156,7 @@ def measured_parts(expansion: Expansion, job: Job) -> Iterator[tuple[int, Measur
     cases = block_cases(expansion, job.block).take(job.positions)
     positions = job.positions.tolist()
     ended: dict[int, Ended] = {}
-    fault = "the engine left open what became of it"
+    fault = "the engine gave no outcome"
     try:
         with guarded(foreign=is_foreign(engine)):
             measuring = iter(engine.measure(cases, [_left_of(cases, row, job) for row in range(len(cases))]))

@@ -99,7 +99,7 @@ def choose_executor(
     if any(measures(engine) and is_exclusive(engine) for engine in engines):
         if ray_address or executor == "ray":
             raise InputError("a running server is measured without Ray", hint="leave --executor out")
-        return Choice("in-process", "one operating point after the other, for it measures", expansion)
+        return Choice("in-process", "one operating point after the other, because it measures", expansion)
     if ray_address and executor == "in-process":
         raise InputError("--ray-address needs the executor ray", hint="leave --executor out")
     if ray_address:

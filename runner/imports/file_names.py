@@ -1,4 +1,4 @@
-"""What the names of result files say of their runs, by a pattern: `{model}_{gpu}_tp{tp}_*`."""
+"""Settings of runs from the names of result files, by a pattern: `{model}_{gpu}_tp{tp}_*`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class NamePattern:
         form, names = "", set[str]()
         for part in _PART.finditer(text):
             if part["brace"] is not None:
-                raise InputError(f'{FLAG}: "{text}": a brace without its other half', hint=f"for example {_EXAMPLE}")
+                raise InputError(f'{FLAG}: "{text}": unmatched brace', hint=f"for example {_EXAMPLE}")
             if part["field"] is None:
                 form += ".*" if part["many"] else "." if part["one"] else re.escape(part["text"])
                 continue
@@ -52,7 +52,7 @@ class NamePattern:
         return cls(text, re.compile(form, re.IGNORECASE | re.DOTALL))
 
     def values(self, file: str) -> dict[str, Value]:
-        """What the name of this file says; nothing where it is another kind of name."""
+        """The fields of this file's name; empty where the pattern does not match."""
         path = PurePath(file)
         found = self.form.fullmatch(path.stem) or self.form.fullmatch(path.name)
         if found is None:

@@ -72,7 +72,7 @@ class _Counted:
 
     def fleet(self, source: str, notes: Sequence[str] = ()) -> Fleet:
         unknown = [
-            f'{source}: {number:,} of "{printable(name)}" not counted: no whole GPU of the catalogue'
+            f'{source}: {number:,} of "{printable(name)}" not counted: not a whole GPU of the catalogue'
             for name, number in self.unknown.items()
         ]
         if not self.found:
@@ -101,7 +101,7 @@ def read_fleet(texts: Iterable[str], gpu_file: Path | None = None) -> Fleet:
         found += [Nodes(gpu.name, gpu.gpus_per_node, whole)] if whole else []
         found += [Nodes(gpu.name, rest, 1)] if rest else []
     if not found:
-        raise InputError("--have: no GPUs in it", hint=FORM)
+        raise InputError("--have: no GPUs given", hint=FORM)
     return Fleet(tuple(merged(found)))
 
 
@@ -165,9 +165,9 @@ def _rows(file: str, lines: list[str]) -> Iterator[tuple[str, str, str, str | No
 
 
 def fleet_from(source: str, *, ray_address: str = "auto", gpu_file: Path | None = None) -> Fleet:
-    """The GPUs that Ray, Kubernetes or the NVIDIA driver tells of: "ray", "kubectl" or "nvidia-smi".
+    """The GPUs that Ray, Kubernetes or the NVIDIA driver reports: "ray", "kubectl" or "nvidia-smi".
 
-    Raises InputError where the tool is missing, fails, takes longer than half a minute, or tells of no GPUs.
+    Raises InputError where the tool is missing, fails, takes longer than half a minute, or reports no GPUs.
     """
     word = squeeze(source)
     asking: Mapping[str, Callable[[_Counted], Fleet]] = {
@@ -233,7 +233,7 @@ def _of_ray(counted: _Counted, address: str) -> Fleet:
 
 
 def _run(command: list[str], tool: str) -> str:
-    """What a command prints. Raises InputError where it is missing, fails, or takes too long."""
+    """The output of a command. Raises InputError where it is missing, fails, or takes too long."""
     if shutil.which(command[0]) is None:
         raise InputError(f"--gpus-from {tool}: {tool} is not installed here", hint=f"--have names GPUs: {FORM}")
     try:

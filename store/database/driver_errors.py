@@ -83,7 +83,7 @@ def _from_sqlite(kind: int, where: str, error: sqlite3.Error) -> GpuscoutError |
             f"{where} is locked by another process", hint="try again when it is done; Postgres takes several writers"
         )
     texts: dict[int, tuple[str, str | None]] = {
-        sqlite3.SQLITE_INTERRUPT: ("the answer was no longer waited for", None),
+        sqlite3.SQLITE_INTERRUPT: ("the query was cancelled", None),
         sqlite3.SQLITE_FULL: ("the disk is full", "everything stored so far is kept; make room and run again"),
         sqlite3.SQLITE_READONLY: ("it is read-only", "choose another place with --db"),
         sqlite3.SQLITE_CANTOPEN: (

@@ -31,7 +31,7 @@ COLUMNS: dict[str, str] = {
     "gpus_per_instance": "a whole number",
     "date_kind": "read (unless given), or upper-bound: the price may be older",
     "exact": "yes (unless given), or no: of a near variant, never ranked",
-    "source": "where it was read",
+    "source": "where the price was read",
     "note": "anything else",
 }
 _PRICES = ("usd_per_gpu_hour", "price_per_gpu_hour", "price_per_instance_hour")

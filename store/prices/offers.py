@@ -113,12 +113,12 @@ class Chosen:
     unused: list[str] = field(default_factory=list)
 
     def notes(self, most: int = 10) -> list[str]:
-        """Which offers are left out, and why: what the user can decide first."""
+        """Notes on offers left out, with the reasons; those that the user can decide first."""
         notes = [
             f"{name} may be {' or '.join(parts)}, {_offers(number)} left out: --part '{name}={parts[0]}' decides"
             for (name, parts), number in self.asked.most_common()
         ]
-        notes += [f"--part {name} changes nothing here: no offer is called that" for name in self.unused]
+        notes += [f"--part {name} is unused: no offer has that name" for name in self.unused]
         reasons = self.left_out.most_common()
         notes += [f"{_offers(number)} left out: {reason}" for reason, number in reasons[:most]]
         if rest := sum(number for _, number in reasons[most:]):
@@ -134,7 +134,7 @@ def quotes_of_offers(
     known: Iterable[Quote],
     gpus: Set[str] = frozenset(),
 ) -> Chosen:
-    """What a book holds of these offers: of several of one identity (zones of a region) the cheapest.
+    """The quotes of these offers for a book: of several of one identity (zones of a region) the cheapest.
 
     `day`: of all, or by provider. `parts`: GPU by name, as the user says. `known`: quotes that tell which GPU an
     instance type has. `gpus`: no others; none: all.
@@ -167,7 +167,7 @@ def quotes_of_offers(
             chosen.asked[offer.named, tuple(found)] += 1
             continue
         if not found:
-            chosen.left_out[f"{offer.named[:_LONGEST_NAME]} is no GPU of the catalogue"] += 1
+            chosen.left_out[f"{offer.named[:_LONGEST_NAME]} is not a GPU of the catalogue"] += 1
             continue
         usd = offer.usd_per_hour / offer.num_gpus
         if wrong := check_price(usd):
@@ -231,7 +231,7 @@ def _of_memory(family: list[GPUSpec], texts: Iterable[str], stated: Iterable[flo
 
 
 def _base(name: str) -> str:
-    """What is left of a name without vendor, form and memory: "NVIDIA A100-SXM4-80GB" -> "a100"."""
+    """The rest of a name without vendor, form and memory: "NVIDIA A100-SXM4-80GB" -> "a100"."""
     return squeeze(_BESIDES.sub(" ", name))
 
 
@@ -262,6 +262,8 @@ def parse_parts(given: Iterable[str], stored_gpus: Iterable[str]) -> dict[str, s
     for text in given:
         name, equals, gpu = text.partition("=")
         if not equals or not name.strip():
-            raise InputError(f'--part: "{text}" is not NAME=GPU', hint="for example --part 'A100-80GB=A100-PCIe-80GB'")
+            raise InputError(
+                f'invalid --part "{text}": expected NAME=GPU', hint="for example --part 'A100-80GB=A100-PCIe-80GB'"
+            )
         found[name.strip()] = gpu_name(gpu.strip(), known)
     return found

@@ -1,4 +1,4 @@
-"""What an hour of a GPU costs its owner: purchase, power and upkeep, spread over the hours in which it is used."""
+"""The hourly cost of a GPU to its owner: purchase, power and upkeep, spread over the hours in which it is used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HOURS_PER_YEAR = 8_760
 
 @dataclass(frozen=True)
 class OwnHardware:
-    """GPUs in servers of one's own. Raises InputError for figures that cannot be.
+    """GPUs in servers of one's own. Raises InputError for impossible figures.
 
     capex_usd          of one GPU
     years              over which it is written off

@@ -49,7 +49,7 @@ class SkyPilotFile:
             missing = [name for name in _REQUIRED if name not in columns]
             if missing:
                 raise InputError(
-                    f"{self.path}:1  no column {' and '.join(missing)}: no catalogue of SkyPilot",
+                    f"{self.path}:1  no column {' and '.join(missing)}: not a SkyPilot catalogue",
                     hint=f"expected a first line with {', '.join(COLUMNS)}",
                 )
             found = list(self._offers(reader, columns, provider))
@@ -68,7 +68,7 @@ class SkyPilotFile:
         for name in (self.path.stem, self.path.absolute().parent.name):
             if name.casefold() in PROVIDERS:
                 return PROVIDERS[name.casefold()]
-        raise InputError(f"{self.path} does not say which provider it is of", hint="--provider NAME says it")
+        raise InputError(f"{self.path} does not name its provider", hint="give it with --provider NAME")
 
     def _offers(self, reader: csv.DictReader[str], columns: Mapping[str, str], provider: str) -> Iterator[Offer]:
         for number, row in enumerate(reader):
@@ -108,7 +108,7 @@ class SkyPilotFile:
                     memory_gb=_memory(info, whole),
                     texts=(named[1],) if named else (),
                     source=f"SkyPilot catalogue {printable(self.path.name)} of {provider}",
-                    note="" if instance else "accelerator alone: its host is paid besides",
+                    note="" if instance else "accelerator without its host, which is billed separately",
                     exact=bool(instance),
                 )
 

@@ -117,6 +117,6 @@ def named(text: str, prices: Sequence[TokenPrice]) -> list[TokenPrice]:
 
 
 def check_cached_share(share: float) -> None:
-    """Raises InputError for what is no share."""
+    """Raises InputError unless it is a share from 0 to 1."""
     if not 0 <= share <= 1:
         raise InputError(f"invalid share of cached input {share:g}: expected a number from 0 to 1")

@@ -1,4 +1,4 @@
-"""What APIs ask for tokens: prices per million, and a book of them as a CSV file."""
+"""Token prices of APIs in USD per million, and a book of them as a CSV file."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from gpuscout.sweeps.names import bare, meant
 from gpuscout.sweeps.text import printable
 
 COLUMNS: dict[str, str] = {
-    "provider": "who sells it (the name of the book unless given)",
-    "model": "what it is called; as in the catalogue where it is one of its models (required)",
+    "provider": "the seller (default: the name of the book)",
+    "model": "the model, under its name in the catalogue if it is there (required)",
     "input_per_mtok": "the price of a million tokens of input in `currency` (required)",
-    "cached_input_per_mtok": "of input that is read from the API's cache, where it is less",
+    "cached_input_per_mtok": "the price of a million cached tokens of input, where it is less",
     "output_per_mtok": "the price of a million tokens of output in `currency` (required)",
     "currency": "USD unless given; others need --rate",
     "date": "when the price was read, YYYY-MM-DD (required unless --date)",
-    "source": "where it was read",
+    "source": "where the price was read",
     "note": "anything else",
 }
 # Only catch what cannot be a price of a million tokens: a price of one token, or of a thousand million.
@@ -31,7 +31,7 @@ _LEAST_OUTPUT_USD = 0.0001
 
 @dataclass(frozen=True)
 class TokenPrice:
-    """What a provider asks for a million tokens of a model, in USD; `usd_rate` for one unit of `currency` were used.
+    """The price of a million tokens of a model at a provider, in USD; `usd_rate` for one unit of `currency` were used.
 
     `cached_input_usd_per_mtok` None: cached input costs what other input does.
     """
@@ -54,7 +54,7 @@ class TokenPrice:
         return f"{self.provider}/{bare(self.model)}"
 
     def usd(self, input_tokens: float, output_tokens: float, cached_share: float = 0.0) -> float:
-        """What so many tokens cost; `cached_share` of the input is read from the API's cache."""
+        """The price of so many tokens in USD; `cached_share` of the input is read from the API's cache."""
         cached = self.input_usd_per_mtok if self.cached_input_usd_per_mtok is None else self.cached_input_usd_per_mtok
         read = input_tokens * ((1 - cached_share) * self.input_usd_per_mtok + cached_share * cached)
         return (read + output_tokens * self.output_usd_per_mtok) / 1e6
@@ -117,8 +117,6 @@ def _price(row: Row, column: str, rate: float | None, *, least: float = 0.0) -> 
         return None
     usd = value * rate
     if not least <= usd <= _MOST_USD:
-        row.report(
-            column, f"{usd:,.6g} USD per million tokens cannot be right: {least:g} to {_MOST_USD:,.0f} is expected"
-        )
+        row.report(column, f"{usd:,.6g} USD per million tokens cannot be right: expected {least:g} to {_MOST_USD:,.0f}")
         return None
     return usd

@@ -54,7 +54,7 @@ class Batch:
         if not 0 <= self.startup_s < self.within_s < math.inf:
             raise InputError(
                 f"a batch cannot be done within {self.within_s:g} s: machines take {self.startup_s:g} s to start",
-                hint="--within names the time, --startup what a replica takes to start",
+                hint="--within sets the time, --startup how long a replica takes to start",
             )
         if self.interruptions_per_h is not None and not 0 <= self.interruptions_per_h <= 1000:
             raise InputError(f"invalid rate of {self.interruptions_per_h:g} interruptions an hour: expected 0 to 1000")
@@ -131,7 +131,7 @@ class BatchCapacity:
 def offer_of(
     batch: Batch, requests: float, each: float, config: RankedConfig, node: int, price: Hourly | None, purchase: str
 ) -> BatchOffer | None:
-    """What finishes so many requests in time at `each` requests/s a replica; None: no number of replicas does."""
+    """The offer that finishes the requests in time at `each` requests/s a replica; None: no number of replicas does."""
     lasting = batch.lasting(-(-config.num_gpus // node)) if purchase == "spot" else 1.0
     each *= lasting
     if not each * (batch.within_s - batch.startup_s) * _MOST_REPLICAS >= requests:

@@ -1,4 +1,4 @@
-"""What a load that moves costs: replicas over time, fixed, autoscaled, reserved and mixed. Pure arithmetic.
+"""The cost of a load that moves: replicas over time, fixed, autoscaled, reserved and mixed. Pure arithmetic.
 
 *Needed.* At every moment the replicas that `capacity` would size for that rate, headroom and spare ones included.
 *Autoscaling* follows what is needed: `scale_up_s` after the rate rises replicas are ordered, and they take requests
@@ -38,7 +38,7 @@ _MOST_RESERVED = 300
 
 @dataclass(frozen=True)
 class Scaling:
-    """How an autoscaler follows. Raises InputError for invalid values.
+    """The delays of an autoscaler. Raises InputError for invalid values.
 
     startup_s    from the order of a replica to its first request: machine, image, weights
     scale_up_s   from a rise of the rate to the order        scale_down_s   how long fewer must have been needed

@@ -1,4 +1,4 @@
-"""Asks the store what a load that moves costs on each GPU type: ranks, reads prices, and sizes (`capacity --load`)."""
+"""The cost of a moving load on each GPU type, from the store: ranks, reads prices, and sizes (`capacity --load`)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gpuscout.sweeps.traffic.moving import MovingLoad, Series
 
 @dataclass(frozen=True)
 class MovingGroup:
-    """How a model under one workload can be served as its load moves; `plans` as `moving_plans` has them.
+    """The plans for a model under one workload whose load moves; `plans` as `moving_plans` has them.
 
     `course`: the replicas of the first plan over time, as its cheapest fleet has them; None: there is no plan.
     """

@@ -49,7 +49,7 @@ class Nodes:
 
 @dataclass(frozen=True)
 class Need:
-    """What has to be carried: a model under one workload, with its configurations, at `rate` requests/s."""
+    """A load to carry: a model under one workload, with its configurations, at `rate` requests/s."""
 
     group: Group
     rate: float
@@ -269,7 +269,7 @@ def place(
         if impossible:
             return None
         raise OutOfTimeError(
-            f"no placement was found within {time_limit_s:g} s, and none is proved impossible",
+            f"no placement was found within {time_limit_s:g} s, nor proved impossible",
             hint="--time-limit 5min searches longer; fewer models at a time are quicker",
         )
     counts = {place: found[column] for place, column in enumerate(columns) if found[column]}
@@ -425,7 +425,7 @@ def missing(
     min_replicas: int = 1,
     time_limit_s: float = 60.0,
 ) -> list[Missing]:
-    """What would have to be added: of each of these GPU types the fewest that do, the fewest first.
+    """The GPUs to add: of each of these types the fewest that do, the fewest first.
 
     Where no type alone does, the fewest GPUs of several; empty: some need has no configuration on any of them, or
     nothing was found in time: a search has half of what is left of `time_limit_s`, and a second at least.

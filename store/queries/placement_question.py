@@ -24,7 +24,7 @@ LEAST = ("gpus", "usd")
 
 @dataclass(frozen=True)
 class Rules:
-    """How to place. Raises InputError for invalid values.
+    """The rules of a placement. Raises InputError for invalid values.
 
     headroom  as in `Demand`      min_replicas  of every model and workload     least  what is least: "gpus" or "usd"
     time_limit_s  of one search; the answer says how far from the least it may be

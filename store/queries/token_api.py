@@ -67,7 +67,7 @@ class OwnGpus:
 
 @dataclass(frozen=True)
 class AtLoad:
-    """What a load costs a day: by the API, and by the cheapest plan of each GPU type, cheapest first."""
+    """The daily cost of a load: by the API, and by the cheapest plan of each GPU type, cheapest first."""
 
     tokens_per_day: float
     requests_per_s: float
@@ -294,7 +294,7 @@ def _cheaper(one: Plan, other: Plan | None, backed_first: bool) -> bool:
 
 
 def usd_per_day(found: Plan) -> tuple[float, tuple[float, float] | None]:
-    """What a plan costs a day, and where that is expected with a probability of 80 % (None: not known)."""
+    """The daily cost of a plan in USD, and its 80 % range (None: not known)."""
     assert found.usd_per_hour is not None  # GPUs without a price have no plan here
     low_high = found.usd_per_hour_range
     ends = None if low_high is None else (low_high[0] * HOURS_PER_DAY, low_high[1] * HOURS_PER_DAY)

@@ -1,4 +1,4 @@
-"""What of an answer is set aside: models and lengths that only measured runs have, which nobody asked about."""
+"""Results set aside in an answer: models and lengths that only measured runs have, which the question does not name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CaseKey = tuple[str, int, int, str | None]
 
 
 class HasCase(Protocol):
-    """What is about a model, lengths in tokens and traffic (as in `Group`)."""
+    """Anything about a model, lengths in tokens and traffic (as in `Group`)."""
 
     @property
     def model(self) -> str: ...

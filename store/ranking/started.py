@@ -1,4 +1,4 @@
-"""Which cases a question is about by what their servers are started with: server options, and what is drafted."""
+"""The conditions of a question on server options and speculative decoding."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Condition = sa.ColumnElement[bool]
 
 
 def started_as(connection: sa.Connection, question: Question) -> list[Condition]:
-    """The conditions on cases. Raises InputError for what no option is, and for what no stored case has."""
+    """The conditions on cases. Raises InputError for an unknown option, and for values that no stored case has."""
     found: list[Condition] = []
     if question.server_options:
         found.append(_with_options(connection, question.server_options))
@@ -30,7 +30,7 @@ def started_as(connection: sa.Connection, question: Question) -> list[Condition]
 
 
 def _with_options(connection: sa.Connection, asked: Sequence[str]) -> Condition:
-    """Cases whose options have these values, by being told so or by their server's defaults on their GPU."""
+    """Cases whose options have these values, as given or by their server's defaults on their GPU."""
     wanted = options_asked(asked)
     columns = (cases.c.server, cases.c.gpu_id, cases.c.server_options)
     rows = connection.execute(sa.select(*columns).distinct()).all()

@@ -461,7 +461,7 @@ class _Engine:
 
 
 def _started(row: Placed, name: str, read: Callable[[str], _T], unless_given: _T) -> _T:
-    """With what a case's server is started; exports of versions that did not know it have no such column."""
+    """The server options and drafts of a case; exports of versions that did not know it have no such column."""
     if not row.has(name):
         return unless_given
     try:

@@ -150,25 +150,25 @@ MTP, NGRAM = "mtp", "ngram"
 
 
 def draft_of(deployment: Deployment) -> str | None:
-    """What drafts tokens; None: nothing is drafted. Raises InputError where that has to be said, or cannot be."""
+    """The draft of a deployment; None: nothing is drafted. Raises InputError where it is missing or impossible."""
     if deployment.speculative.is_plain:
         if deployment.draft is not None:
             raise InputError("this configuration drafts no tokens: leave --draft out")
         return None
     if deployment.draft is None:
         raise InputError(
-            f"it drafts {deployment.speculative.draft_tokens} tokens a step: what drafts them is not said",
+            f"it drafts {deployment.speculative.draft_tokens} tokens a step, but no draft is named",
             hint="--draft mtp (heads of the checkpoint), --draft ngram, or --draft MODEL",
         )
     if deployment.draft.casefold() in (MTP, NGRAM):
         return deployment.draft.casefold()
     if deployment.draft.startswith("-") or not deployment.draft.strip() or not deployment.draft.isprintable():
-        raise InputError("this draft model's name cannot be handed to a server")
+        raise InputError("invalid name of a draft model: expected printable text that does not begin with a dash")
     return deployment.draft
 
 
 def option_flags(deployment: Deployment, flags: Mapping[str, str]) -> list[str]:
-    """The flags of the server options that are told, by the server's names of them."""
+    """The flags of the given server options, by the server's names of them."""
     told = deployment.server_options
     return [part for name, flag in flags.items() if name in told for part in (flag, str(told[name]))]
 

@@ -81,7 +81,7 @@ def options_from(text: str) -> ServerOptions:
     found = tuple((name, int(value)) for name, _, value in (word.partition("=") for word in text.split()))
     sound = all(name in OPTIONS and 1 <= value < 2**31 for name, value in found)
     if not sound or options_text(found) != text or list(found) != sorted(dict(found).items()):
-        raise ValueError(f"not server options: {text!r:.200}")
+        raise ValueError(f"invalid server options: {text!r:.200}")
     return found
 
 

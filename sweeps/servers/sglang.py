@@ -129,7 +129,7 @@ def _drafts(d: Deployment, draft: str, *, with_attention: bool) -> list[str]:
     if draft == NGRAM:
         if with_attention or d.vendor.casefold() != "nvidia":
             raise InputError(
-                "SGLang drafts n-grams on NVIDIA alone, and without data-parallel attention",
+                "SGLang drafts n-grams on NVIDIA only, and without data-parallel attention",
                 hint="--draft mtp, or a model",
             )
         return ["--speculative-algorithm", "NGRAM", *verified]

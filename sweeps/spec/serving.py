@@ -1,4 +1,4 @@
-"""How a spec's servers are started: axes of server options and of speculative decoding, each a list of mappings."""
+"""Axes of server options and of speculative decoding in a spec, each a list of mappings."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def parse_speculative(value: object) -> tuple[Speculative, ...]:
 
 
 def _called(spelled: str) -> str:
-    """What an option is called here that a server calls so."""
+    """The name here of an option that a server calls otherwise."""
     return spelled if spelled in OPTIONS else SYNONYMS.get(spelled, "")
 
 

@@ -154,8 +154,8 @@ def test_how_deployments_are_asked_about(replayed: Any) -> None:
     mxfp4 = case("openai/gpt-oss-120b", "B200", precision=Precision.FP4)
     assert replayed("no_system", mxfp4)[1]["engine"]["moe_quant_mode"] == "w4a8_mxfp4_mxfp8"
     for traffic, text in (
-        (Traffic(input_len=Uniform(10, 100), cached_input=0.5), "cached input of fixed lengths alone"),
-        (arriving(1.0, Arrivals(2.0), cached_input=0.5), "Poisson and constant arrivals alone"),
+        (Traffic(input_len=Uniform(10, 100), cached_input=0.5), "cached input of fixed lengths only"),
+        (arriving(1.0, Arrivals(2.0), cached_input=0.5), "Poisson and constant arrivals only"),
     ):
         assert text in replayed("no_system", case(traffic=traffic))[0].details[0]
     assert "has no MI300X" in replayed("no_system", case(gpu="MI300X"))[0].details[0]

@@ -172,7 +172,7 @@ def test_an_endpoint_is_one_deployment(server: Served, tmp_path: Path) -> None:
     write_spec(tmp_path, server, gpus="[H100, L4]", tensor_parallel="[1, 2]")
     refused = gpuscout("run", "bench.yaml", cwd=tmp_path)
     assert refused.returncode == 2
-    assert "an endpoint is one deployment, and this sweep has several: `gpu`, `tp`" in refused.stderr
+    assert "an endpoint is one deployment, and this sweep has several: say which by `gpu`, `tp`" in refused.stderr
     write_spec(tmp_path, server, "[1]", ", gpu: h100, tp: 1", gpus="[H100, L4]", tensor_parallel="[1, 2]")
     text = (tmp_path / "bench.yaml").read_text()
     (tmp_path / "bench.yaml").write_text(text.replace("engine: {", "engines:\n- {") + "- roofline\n")
@@ -226,7 +226,7 @@ def test_from_the_command_line(server: Served, tmp_path: Path) -> None:
     assert len(server.record()) == 1 + 8
     refused = gpuscout("run", *flags, *more, "--engine", "roofline,benchmark", cwd=tmp_path)
     assert refused.returncode == 2
-    assert "need one --engine" in refused.stderr
+    assert "need exactly one --engine" in refused.stderr
     write_spec(tmp_path, server, "[1]", engine="roofline")
     replaced = gpuscout("run", "bench.yaml", *more[:4], "--json", cwd=tmp_path)
     assert replaced.returncode == 0, replaced.stderr

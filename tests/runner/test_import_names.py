@@ -40,8 +40,8 @@ def test_what_a_name_says(pattern: str, file: str, said: dict[str, str] | None) 
         ("*.json", "has no field"),
         ("{modle}_*", r'unknown field "\{modle\}"'),
         ("{tp}_{tp}", "twice"),
-        ("{tp", "without its other half"),
-        ("tp}", "without its other half"),
+        ("{tp", "unmatched brace"),
+        ("tp}", "unmatched brace"),
     ],
 )
 def test_what_is_no_pattern(pattern: str, message: str) -> None:
@@ -68,7 +68,7 @@ def test_files_are_completed_by_their_names(
     # What the file itself says is not contradicted, and what nobody says is asked for.
     assert 'the file says "L4", gpt-oss-20b_H200_tp1_c.csv (--name) says "H200"' in said
     assert "other.csv: does not say the model, the GPU" in said
-    assert "note: other.csv: named otherwise than --name {model}_{gpu}_tp{tp}_*" in said
+    assert "note: other.csv: does not match --name {model}_{gpu}_tp{tp}_*" in said
     assert execute(["query", "--json", "--columns", "model,gpu,num_gpus,kind"]) == 0
     assert json.loads(capsys.readouterr().out)["points"] == [
         {"model": "Qwen/Qwen3-32B", "gpu": "H100-SXM-80GB", "num_gpus": 2, "kind": "measured"},

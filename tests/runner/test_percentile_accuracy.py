@@ -80,10 +80,10 @@ def test_the_command_prints_them_with_the_family_left_out(tmp_path: Path) -> Non
         "a,bf16,Qwen/Qwen3-8B,H100,1,vllm,1024,512,8,60,8\n"
     )
     for wrong, message in (
-        (("--percentiles", "--measured", "means.csv"), "none of these runs tells a 99th percentile"),
+        (("--percentiles", "--measured", "means.csv"), "none of these runs has a 99th percentile"),
         (("--percentiles", "--measured", "runs.csv", "--by", "famly"), "family"),
-        (("--family-left-out", "--measured", "runs.csv"), "is about --percentiles"),
-        (("--percentiles", "--plot", "x.svg"), "has no --predictions, --plot"),
+        (("--family-left-out", "--measured", "runs.csv"), "needs --percentiles"),
+        (("--percentiles", "--plot", "x.svg"), "cannot be combined with --predictions, --plot"),
     ):
         done = gpuscout("accuracy", *wrong, cwd=tmp_path)
         assert (done.returncode, message in done.stderr) == (2, True), done.stderr

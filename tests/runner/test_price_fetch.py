@@ -170,7 +170,7 @@ def test_a_book_holds_what_is_offered_of_every_part(
         ("H100-SXM-80GB", 8): ("only in clusters of several machines", False),
     }
     assert "H100-80GB may be H100-SXM-80GB or H100-PCIe-80GB, 1 offer left out" in told
-    assert "1 offer left out: V100-16GB is no GPU of the catalogue" in told
+    assert "1 offer left out: V100-16GB is not a GPU of the catalogue" in told
     assert "1 offer left out: Verda 1L4: invalid price nan: expected a number above 0" in told
     assert "1 offer left out: Verda 2L4: invalid price -2" in told
     assert "2.5e+11 USD per GPU hour cannot be right" in told

@@ -178,7 +178,7 @@ def test_engines_that_know_nothing_of_traffic_are_not_asked_about_it() -> None:
     plain, varied = Case(MODEL, H100, 1200, 288), Case(MODEL, H100, 1200, 288, traffic=traffic(3.0))
     found = evaluate(RooflineEngine(), CaseColumns.of([varied, plain, varied]), np.array([1, 2]))
     assert [OUTCOMES[code] for code in found.outcome] == [Outcome.NOT_SUPPORTED, Outcome.OK, Outcome.NOT_SUPPORTED]
-    assert found.details[0].startswith("roofline answers for closed loops alone")
+    assert found.details[0].startswith("roofline answers for closed loops only")
     assert found.points.task.tolist() == [1, 1]
 
     class Plain(RooflineEngine):
@@ -298,7 +298,7 @@ def test_capacity_for_a_rate_takes_simulated_points_whatever_else_is_stored(tmp_
     assert [one["replicas"] for one in need["placed"]] == [sized["H100-SXM-80GB"]["replicas"]]
     shown = gpuscout("capacity", "--rate", "30", *limit, cwd=tmp_path).stdout
     assert "queueing is simulated" in shown
-    assert "nobody knows how surely" in shown
+    assert "how likely it meets the limits is not known" in shown
     # So many users at all times are a closed loop, whose percentiles nobody simulated here.
     [group] = asked("capacity", "--users", "100", *limit, code=6)["groups"]
     assert group["traffic"] is None

@@ -135,7 +135,7 @@ def test_exports_bring_them_back(folder: Path, form: str, tmp_path: Path) -> Non
         assert (refused.returncode, "case_digest: not that of the case" in refused.stderr) == (2, True)
         changed.write_text(file.read_text().replace("max_num_seqs=64", "max_num_sequences=64"))
         refused = gpuscout("import", str(changed), "--db", "other.db", cwd=tmp_path)
-        assert (refused.returncode, "server_options: not server options" in refused.stderr) == (2, True)
+        assert (refused.returncode, "server_options: invalid server options" in refused.stderr) == (2, True)
 
 
 def test_copies_hold_them_and_the_sweep_is_not_computed_again(folder: Path, tmp_path: Path) -> None:

@@ -244,7 +244,7 @@ def test_inventories_as_people_write_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "no GPUs in it"),
+        ("", "no GPUs given"),
         ("H100=8\nH200\n", ":2: invalid inventory"),
         ("H100=0\n", ":1: invalid inventory"),
         ("H100=-8\n", ":1: invalid inventory"),
@@ -260,7 +260,7 @@ def test_inventories_as_people_write_them(tmp_path: Path) -> None:
         ("node,gpu,gpus\n,H100,8\n", ":2: node: empty"),
         ("node,gpu,gpus\nn1,H100,eight\n", ":2: invalid inventory"),
         ("node,gpu,gpus\nn1,H100,\n", ":2: invalid inventory"),
-        ("gpu,gpus\n", "no GPUs in it"),
+        ("gpu,gpus\n", "no GPUs given"),
     ],
 )
 def test_files_that_are_no_inventory(tmp_path: Path, text: str, told: str) -> None:
@@ -305,7 +305,7 @@ def test_the_gpus_of_this_machine(tool) -> None:  # type: ignore[no-untyped-def]
     assert (tool.folder / "nvidia-smi.args").read_text().split() == ["--query-gpu=name", "--format=csv,noheader"]
     tool("nvidia-smi", "NVIDIA Riva 128\nNVIDIA L4\n")
     fleet = fleet_from("nvidia-smi")
-    assert fleet.notes == ('nvidia-smi: 1 of "NVIDIA Riva 128" not counted: no whole GPU of the catalogue',)
+    assert fleet.notes == ('nvidia-smi: 1 of "NVIDIA Riva 128" not counted: not a whole GPU of the catalogue',)
     tool("nvidia-smi", "", 9, "NVIDIA-SMI has failed")
     with pytest.raises(InputError, match="it failed: NVIDIA-SMI has failed"):
         fleet_from("nvidia-smi")

@@ -166,7 +166,7 @@ def test_a_catalogue_is_read_by_the_names_of_its_columns(
     told = run("import", "--format", "skypilot", path, "--as-of", "2026-11-20")
     assert "A100-80GB may be A100-SXM-80GB or A100-SXM-40GB, 1 offer left out" in told
     assert "H100 may be H100-SXM-80GB or H100-PCIe-80GB, 1 offer left out: --part 'H100=H100-SXM-80GB' decides" in told
-    assert "1 offer left out: V100-16GB is no GPU of the catalogue" in told
+    assert "1 offer left out: V100-16GB is not a GPU of the catalogue" in told
     assert "2 offers left out: shares of a GPU" in told
     assert "8 prices stored in skypilot" in told
     found = stored(tmp_path, "skypilot")
@@ -186,10 +186,10 @@ def test_a_catalogue_is_read_by_the_names_of_its_columns(
     assert all(quote.date == date(2026, 11, 20) and "SkyPilot" in quote.source for quote in found.values())
     # An accelerator without its host is no price that could rank.
     assert not found["L4", "spot", "r1"].exact
-    assert "host is paid besides" in found["L4", "spot", "r1"].note
+    assert "billed separately" in found["L4", "spot", "r1"].note
     again = ("import", "--format", "skypilot", path, "--as-of", "2026-11-20", "--part", "H100=H100-PCIe")
     told = run(*again, "--part", "H1OO=H100-SXM")
-    assert "--part H1OO changes nothing here: no offer is called that" in told
+    assert "--part H1OO is unused: no offer has that name" in told
     assert "9 prices stored in skypilot, 8 replaced" in told
     # The book knows the instance type now: what was decided once needs no second word.
     document = json.loads(run(*again[:-2], "--json"))
@@ -208,7 +208,7 @@ def test_the_folder_of_a_vms_file_names_the_provider_and_marketplaces_are_marked
     assert (quote.provider, quote.note, quote.region) == ("Vast.ai", "marketplace", "Texas US NA")
     elsewhere = catalogue(row, name="vms.csv")
     told = run("import", "--format", "skypilot", elsewhere, "--as-of", "2026-11-20", status=2)
-    assert "does not say which provider it is of\n    --provider NAME" in told
+    assert "does not name its provider\n    give it with --provider NAME" in told
     told = run("import", "--format", "skypilot", elsewhere, "--as-of", "2026-11-20", "--provider", "Acme")
     assert "L4 0.30 USD per hour, 2026-11-20, Acme" in told
 
@@ -245,15 +245,17 @@ def test_what_is_no_catalogue_or_lacks_what_it_cannot_hold(
     catalogue: Callable[..., Path], run: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = catalogue(GOOD)
-    assert "holds no date\n    --as-of YYYY-MM-DD" in run("import", "--format", "skypilot", path, status=2)
+    assert "holds none\n    give the day it was read: --as-of YYYY-MM-DD" in run(
+        "import", "--format", "skypilot", path, status=2
+    )
     on = ("--format", "skypilot", "--as-of", "2026-11-20")
     book = catalogue("L4,1,2026-01-01", name="book.csv", head="gpu,usd_per_gpu_hour,date")
     told = run("import", *on, book, "--provider", "Acme", status=2)
     assert "no column InstanceType and AcceleratorName and" in told
-    assert "is not NAME=GPU" in run("import", *on, path, "--part", "L4", status=2)
+    assert "expected NAME=GPU" in run("import", *on, path, "--part", "L4", status=2)
     assert "did you mean" in run("import", *on, path, "--part", "L4=H10O", status=2)
-    assert "--part and --provider are for" in run("import", book, "--part", "L4=L4", status=2)
-    assert "none of 1 offers is stored\n    1 offer left out: K80 is no" in run(
+    assert "--part and --provider need --format skypilot" in run("import", book, "--part", "L4=L4", status=2)
+    assert "none of 1 offers is stored\n    1 offer left out: K80 is not a GPU" in run(
         "import", *on, catalogue("x,K80,1,8,16,,0.3,,r,"), status=2
     )
     assert "none of 0 offers is stored" in run("import", *on, catalogue("x,,,8,16,,0.3,,r,"), status=2)

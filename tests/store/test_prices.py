@@ -292,7 +292,7 @@ def test_what_an_import_may_have_missed_is_told(tmp_path: Path, capsys: pytest.C
     assert execute([*command, "--rate", "EUR=1.1"]) == 0
     told = capsys.readouterr().err
     assert "prices dated in the future (9999-01-02)" in told
-    assert f"--rate EUR changes nothing here: no price of {path} is in EUR" in told
+    assert f"--rate EUR is unused: no price in {path} is in EUR" in told
     path.write_text("gpu,price_per_gpu_hour,date,currency\nL4,1.5,2001-01-02,eur\n")
     assert execute([*command, "--rate", "EUR=1.1"]) == 0
     assert capsys.readouterr().err == ""

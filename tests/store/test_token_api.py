@@ -173,8 +173,8 @@ def test_what_cannot_be_compared(url: str, run: Callable[..., str]) -> None:
     stored_price(url, "Beta", "a/One", 1.0, 2.0)
     assert "Acme has no price of a/One, but of b/Other" in run("api:Beta", "api:Acme", status=2)
     assert "did you mean Acme" in run("api:Acmee", status=2)
-    assert "a comparison has two sides" in run("now", status=2)
-    assert "are for a side that is an API" in run("now", "price:L4=1", "--tokens-per-day", "1M", status=2)
+    assert "expected two sides to compare, got one" in run("now", status=2)
+    assert "need a token API on one side" in run("now", "price:L4=1", "--tokens-per-day", "1M", status=2)
     for load in ("-1", "0", "nan", "inf", "1e99", "many", "1 000"):
         assert "invalid load" in run("api:b/Other", "--tokens-per-day", load, status=2)
     assert "at most 1e+15" in run("api:b/Other", "--tokens-per-day", "1e16", status=2)

@@ -142,7 +142,7 @@ def test_texts_are_read_back_and_nothing_else_is() -> None:
     assert speculative_from("") == NO_DRAFTS
     assert options_from("max_num_seqs=8 stream_interval=2") == (("max_num_seqs", 8), ("stream_interval", 2))
     for text in ("max_num_seqs", "max_num_seqs=0", "max_num_seqs=08", "x=1", "stream_interval=2 max_num_seqs=8", " "):
-        with pytest.raises(ValueError, match=r"not server options|invalid literal"):
+        with pytest.raises(ValueError, match=r"invalid server options|invalid literal"):
             options_from(text)
     for text in ("draft_tokens=3", "draft_tokens=3 acceptance=2 draft_cost=0", "draft_tokens=3.0 x=1", "none"):
         with pytest.raises(ValueError):

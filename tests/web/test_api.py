@@ -130,7 +130,7 @@ def test_errors_are_those_of_the_command(
         ("recommend?cautious=perhaps", "neither true nor false"),
         ("points?limit=0", "from 1 to 1000"),
         ("points?limit=1001", "from 1 to 1000"),
-        ("compare?a=now", "a comparison has two sides"),
+        ("compare?a=now", "expected two sides to compare, got one"),
         ("recommend?model=" + "x" * 501, "500 characters"),
         ("recommend?model=a%00b", "not text"),
     ],

@@ -170,7 +170,7 @@ def _notes(found: Capacity, group: GroupCapacity) -> Iterator[str]:
     if any(is_known(plan.config) for plan in unsafe):
         yield "-: it does not meet the limits with a probability of 90 % at any load"
     elif unsafe:
-        yield "-: nobody knows how surely it meets the limits"
+        yield "-: how likely it meets the limits is not known"
     if group.cut:
         gpus = ", ".join(short_gpu(plan.config.gpu) for plan in group.cut)
         yield (
@@ -180,7 +180,7 @@ def _notes(found: Capacity, group: GroupCapacity) -> Iterator[str]:
 
 
 def _simulated(plan: Plan, at_load: Load) -> str:
-    """Up to which rate the first plan's replicas were found within the limits, and what they see at their share."""
+    """The rate up to which the first plan's replicas meet the limits, and their figures at their share."""
     told = [f"TTFT {_milliseconds(at_load.ttft_ms)}", f"ITL {_milliseconds(at_load.itl_ms)}"]
     for name, value in at_load.percentiles.items():
         metric, _, percentile = name.partition(":")

@@ -1,4 +1,4 @@
-"""How the cost of a load that moves is shown to people: every way to pay for the cheapest, and the best of others."""
+"""The cost of a load that moves as a table: every way to pay for the cheapest, and the best of others."""
 
 from __future__ import annotations
 

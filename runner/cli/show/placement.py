@@ -1,4 +1,4 @@
-"""How a placement is shown to people: a line for each configuration, the nodes, and what is proved or missing."""
+"""A placement as text: a line for each configuration, the nodes, and what is proved or missing."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def _takes(measuring: Expected) -> str:
 
 
 def _loads(sweep: Sweep, ladder: Sequence[int]) -> str:
-    """At which loads each task is asked about."""
+    """The loads of each task."""
     rates = sorted({w.traffic.request_rate for w in sweep.workloads if w.traffic.request_rate is not None})
     if rates:
         return f"{count(len(rates), 'request rate')}, {rates[0]:g} to {rates[-1]:g} requests/s"

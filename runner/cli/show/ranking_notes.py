@@ -48,7 +48,7 @@ _MARKS = {
 
 
 def marks(ranking: Ranking, group: Group, config: RankedConfig) -> str:
-    """What must be known of a row, in a sign each."""
+    """The marks of a row."""
     found = "" if config.backed else "?"
     if config is group.best:
         found += "=" if group.ties else ""
@@ -140,7 +140,7 @@ def after(ranking: Ranking, groups: Sequence[Group]) -> Iterator[str]:
 
 
 def in_8_bit(ranking: Ranking, others: Iterable[Group]) -> Iterator[str]:
-    """What FP8 weights would come to, of answers in 16 bit."""
+    """The cost with FP8 weights, beside answers in 16 bit."""
     best_of = {case_of(group): group.best for group in ranking.groups}
     for group in others:
         best, plain = group.best, best_of.get(case_of(group))

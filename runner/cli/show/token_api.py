@@ -1,4 +1,4 @@
-"""How GPUs of one's own against a token API are shown, and as a document."""
+"""Own GPUs against a token API, as tables and as a document."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class AIConfiguratorEngine:
         return None
 
     def note(self) -> str:
-        """What a run with it says."""
+        """The notes of every run with it."""
         return "engine aiconfigurator: NVIDIA's AISimulate supersedes it (--engine aisimulate)"
 
     def fingerprint(self) -> str:

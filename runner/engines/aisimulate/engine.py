@@ -102,7 +102,7 @@ class AISimulateEngine:
     def unsupported_traffic(self, traffic: Traffic) -> str | None:
         """A trace that is not at hand, and cached input of requests that vary."""
         if isinstance(traffic.trace, NamedTrace):
-            return "the trace of this case is not at hand"
+            return "the trace of this case is not available"
         return unsupported(traffic)
 
     def evaluate(self, cases: CaseColumns, ladder: IntArray) -> Curves:

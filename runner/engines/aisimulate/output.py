@@ -1,4 +1,4 @@
-"""What `aisimulate predict` answers: operating points from its requests, and the meaning of its messages."""
+"""The answers of `aisimulate predict`: operating points from its requests, and the meaning of its messages."""
 
 from __future__ import annotations
 

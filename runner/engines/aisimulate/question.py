@@ -1,4 +1,4 @@
-"""What `aisimulate predict` is asked: one operating point of a case as the file that it reads, and its requests."""
+"""The questions to `aisimulate predict`: one operating point of a case as the file that it reads, and its requests."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def question(
 
 
 def unsupported(traffic: Traffic) -> str | None:
-    """Why it cannot be asked about requests like these: its shared prefixes have one length, and no bursts."""
+    """Why it cannot answer for requests like these: its shared prefixes have one length, and no bursts."""
     if not traffic.cached_input:
         return None
     if traffic.varies:
-        return "AISimulate has cached input of fixed lengths alone"
+        return "AISimulate supports cached input of fixed lengths only"
     if traffic.arrivals is not None and traffic.arrivals.cv not in (0.0, 1.0):
-        return "AISimulate has cached input with Poisson and constant arrivals alone"
+        return "AISimulate supports cached input with Poisson and constant arrivals only"
     return None
 
 

@@ -32,7 +32,7 @@ _MALFORMED = (ValueError, TypeError, AttributeError, LookupError, ArithmeticErro
 
 @dataclass(frozen=True)
 class Request:
-    """What is sent: the ids of the prompt's tokens, and how many tokens are wanted."""
+    """A request: token ids of the prompt, and the number of tokens to generate."""
 
     prompt: Sequence[int]
     output_len: int
@@ -40,7 +40,7 @@ class Request:
 
 @dataclass
 class Reply:
-    """What came of a request, by the client's clock in seconds (`time.perf_counter`).
+    """The reply to a request, timed by the client's clock in seconds (`time.perf_counter`).
 
     `gaps_s` are the times between events that carry tokens. `failure` is the kind of it, None: it succeeded; `words`
     what the server, or the connection, had to say.
@@ -76,9 +76,9 @@ def api_key(variable: str | None) -> str | None:
         return None
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise RefusedError(f"the environment variable {variable} is not set, which was to hold the API key")
+        raise RefusedError(f"the environment variable {variable} is not set: expected the API key in it")
     if not (key.isascii() and key.isprintable()):
-        raise RefusedError(f"the environment variable {variable} holds characters that no API key has")
+        raise RefusedError(f"invalid API key in the environment variable {variable}: expected printable ASCII")
     return key
 
 
@@ -227,7 +227,7 @@ async def session(key: str | None, timeout_s: float) -> AsyncIterator[aiohttp.Cl
         import aiohttp
     except ImportError as error:
         raise BenchmarkError(
-            "aiohttp is not installed, which sends the load: pip install 'gpuscout[bench]'", Outcome.ENGINE_MISSING
+            "sending load needs aiohttp: pip install 'gpuscout[bench]'", Outcome.ENGINE_MISSING
         ) from error
 
     async def reused(_: object, context: Any, __: object) -> None:
@@ -269,7 +269,7 @@ def _message(words: str) -> str:
 
 
 def words_of(error: BaseException) -> str:
-    """What an error of a connection says, in a few words."""
+    """The message of a connection error, in a few words."""
     import aiohttp
 
     if isinstance(error, aiohttp.ClientConnectorCertificateError):

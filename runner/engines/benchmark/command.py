@@ -91,7 +91,9 @@ def command_for(case: Case, port: int, max_model_len: int, options: ServedOption
 def _launch(case: Case, model: str, max_model_len: int, max_num_seqs: int, draft: str | None) -> Launch:
     server = REGISTRY.get(case.server)
     if server is None or server.launch is None:
-        raise InputError(f"no command is known that starts {case.server}", hint="`command` of the engine gives one")
+        raise InputError(
+            f"no command to start {case.server} is known", hint="give it as the option `command` of the engine"
+        )
     about = case.model
     return server.launch(
         Deployment(

@@ -41,12 +41,12 @@ class Endpoint:
     owner: str | None = None
 
     def is_other_than(self, server: str) -> bool:
-        """Whether what serves says to be another server than this."""
+        """Whether the endpoint names itself as another server than this."""
         owner = _OWNERS.get((self.owner or "").casefold())
         return owner is not None and owner != server
 
     def details(self, case: Case, started: datetime, tool_version: str | None) -> dict[str, object]:
-        """What a run of a case on this server tells beside its figures, from where and when; JSON-able."""
+        """The metadata of a run on this server, as JSON values."""
         told = {
             "tool_version": tool_version,
             "host": socket.gethostname(),
@@ -107,7 +107,7 @@ async def _probe(url: str, model: str, key: str | None) -> Endpoint:
 
 
 async def _version(opened: aiohttp.ClientSession, url: str) -> str | None:
-    """vLLM, SGLang and TensorRT-LLM answer /version, llama.cpp says it in its properties; None: nobody says."""
+    """vLLM, SGLang and TensorRT-LLM answer /version, llama.cpp says it in its properties; None: unknown."""
     root = url.removesuffix("/v1")
     for path, name in (("version", "version"), ("get_server_info", "version"), ("props", "build_info")):
         try:

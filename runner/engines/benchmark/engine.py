@@ -87,7 +87,8 @@ class BenchmarkEngine:
         if "endpoint" not in self.options:
             return self._refuses_to_serve(sweep)
         if own := [name for name in SERVER if name in self.options]:
-            return f"{', '.join(f'`{name}`' for name in own)} starts servers, and `endpoint` is one that runs already"
+            named = ", ".join(f"`{name}`" for name in own)
+            return f"{named}: only for servers that gpuscout starts, not for a running `endpoint`"
         varied = {
             "model": len(sweep.models) > 1,
             "gpu": len(sweep.gpus) > 1,
@@ -105,8 +106,8 @@ class BenchmarkEngine:
         if open_ends:
             labels = ", ".join(f"`{name}`" for name in open_ends)
             return (
-                f"an endpoint is one deployment, and this sweep has several: {labels} of the engine says which it is, "
-                "or a sweep of a single one"
+                f"an endpoint is one deployment, and this sweep has several: say which by {labels} of the engine, "
+                "or sweep a single one"
             )
         most = self._load.max_in_flight
         ladder = next(part.ladder for part in sweep.engines if part.name == self.name and part.options == self.options)
@@ -115,7 +116,7 @@ class BenchmarkEngine:
         return None
 
     def expected(self, cases: CaseColumns, ladders: Sequence[tuple[int, ...]]) -> Expected:
-        """What measuring the cases of one block will take."""
+        """The effort of measuring the cases of one block."""
         from gpuscout.runner.engines.benchmark.expected import expected
 
         return expected(cases, ladders, self._load, starts=not self.exclusive)
@@ -155,16 +156,16 @@ class BenchmarkEngine:
 
     def _refuses_to_serve(self, sweep: Sweep) -> str | None:
         if labels := [name for name in (*LABELS, "served_model_name") if name in self.options]:
-            return f"{', '.join(f'`{name}`' for name in labels)} says what an `endpoint` is, and none is given"
+            return f"{', '.join(f'`{name}`' for name in labels)} describes an `endpoint`, but none is given"
         if "model_path" in self.options and len(sweep.models) > 1:
-            return "`model_path` is of one model, and this sweep has several"
+            return "`model_path` names one model, but this sweep has several"
         part = next(part for part in sweep.engines if part.name == self.name and part.options == self.options)
         if part.placement.memory_limit_gb is not None:
             return "`memory_limit_gb` would limit the servers, too: leave it out"
         return None
 
     def _other_than(self, case: Case) -> str | None:
-        """How a case differs from what the labels say of the endpoint; None: in nothing."""
+        """The difference between a case and the labels of the endpoint; None: they agree."""
         of_case = {
             "model": case.model.name,
             "gpu": case.gpu.name,

@@ -1,4 +1,4 @@
-"""How long measuring will take: from estimated latencies and assumed starts of servers. To plan with, no promise."""
+"""How long measuring will take: from estimated latencies and assumed starts of servers. For planning, not a promise."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WEIGHTS_BYTES_PER_S = 1e9
 
 
 def expected(cases: CaseColumns, ladders: Sequence[tuple[int, ...]], load: LoadOptions, *, starts: bool) -> Expected:
-    """What measuring the cases of one configuration takes. `starts`: a server is started for them."""
+    """The effort of measuring the cases of one configuration. `starts`: a server is started for them."""
     asked = [row for row, ladder in enumerate(ladders) if ladder]
     if not asked:
         return Expected(0, 0.0)

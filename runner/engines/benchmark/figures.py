@@ -75,7 +75,7 @@ def run_of(
 
 
 def deployed(case: Case) -> dict[str, Any]:
-    """What a run says of its case, by the names of `MeasuredRun`."""
+    """The settings of a case, by the names of `MeasuredRun`."""
     return {
         "id": "",
         "model": case.model.name,

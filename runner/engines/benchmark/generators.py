@@ -195,7 +195,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _measured(reported: Reported, case: Case, endpoint: Endpoint, job: Job, started: datetime) -> MeasuredRun:
-    """What a tool reports as a run of the case. Raises BenchmarkError where too many requests failed."""
+    """The result of a tool as a run of the case. Raises BenchmarkError where too many requests failed."""
     details = dict(reported.details)
     completed, failed = details.get("completed"), details.get("failed") or 0
     if isinstance(completed, int) and isinstance(failed, int) and failed > MOST_FAILED * (completed + failed):

@@ -40,7 +40,7 @@ class NodeGpu:
 
 
 def driver_names() -> list[str]:
-    """What the drivers call the GPUs of this node, whoever may use them."""
+    """The names of all GPUs of this node, as their drivers print them."""
     return [gpu.name for gpu in _all_gpus()]
 
 
@@ -68,7 +68,7 @@ def accelerator_types(resources: Iterable[str]) -> list[str]:
 
 
 def names_here() -> list[str]:
-    """What the GPUs of this node are called by their drivers, or where these show nothing by Ray; none: unknown."""
+    """The names of the GPUs of this node, by their drivers or else by Ray; empty: unknown."""
     return [gpu.name for gpu in node_gpus()] or ray_names()
 
 
@@ -93,7 +93,7 @@ def is_one_of(gpu: GPUSpec, names: Sequence[str], catalogue: GPUCatalogue | None
 
 
 def wait_for_memory(until_s: float = _RETURNED_WITHIN_S) -> str | None:
-    """Wait until the memory of the visible GPUs is free; what is wrong then. None: it is free, or nobody can say."""
+    """Wait until the memory of the visible GPUs is free; the fault otherwise. None: it is free, or not known."""
     until = time.monotonic() + until_s
     while busy := [gpu for gpu in node_gpus() if _is_busy(gpu)]:
         if time.monotonic() >= until:
@@ -185,7 +185,7 @@ def _number(text: object, convert: Callable[[float], float]) -> float | None:
 
 
 def _said(program: str, *arguments: str) -> str:
-    """What a program prints; nothing where it is not installed, fails or hangs."""
+    """The output of a program; empty where it is not installed, fails or hangs."""
     if (path := shutil.which(program)) is None:
         return ""
     with suppress(OSError, subprocess.SubprocessError):

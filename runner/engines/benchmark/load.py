@@ -24,7 +24,7 @@ Send = Callable[[Request], Awaitable[Reply]]
 
 @dataclass(frozen=True)
 class Observed:
-    """What came of the requests of one operating point.
+    """The replies to the requests of one operating point.
 
     `duration_s` is the time from the first request to the last token, `mean_concurrency` the requests in
     flight on average until the last one was sent (where no other was sent after the first ones: of all the time).
@@ -50,10 +50,10 @@ class Observed:
 
     @property
     def client_bound(self) -> str | None:
-        """Why the client, and not the server, may have decided the figures; None: it did not."""
+        """Why the client, not the server, may have limited the figures; None: it did not."""
         if self.cpu > MOST_BUSY:
             return f"the client used {self.cpu:.0%} of a core"
-        return f"the client kept up {self.kept_up:.0%} of the load" if self.kept_up < LEAST_ACHIEVED else None
+        return f"the client achieved {self.kept_up:.0%} of the load" if self.kept_up < LEAST_ACHIEVED else None
 
 
 async def warm_up(client: Client, requests: Sequence[Request]) -> None:
@@ -115,7 +115,7 @@ async def open_loop(client: Client, requests: Sequence[Request], at_s: FloatArra
 
 
 def told(failed: Sequence[Reply]) -> str:
-    """What went wrong, by kind, each with the words of its first."""
+    """The failures by kind, each with the words of the first."""
     first = {reply.failure: reply.words for reply in reversed(failed)}
     counts = Counter(reply.failure for reply in failed)
     return "; ".join(f"{count:,} x {kind} ({first[kind]})" for kind, count in counts.most_common())

@@ -46,7 +46,7 @@ def _point(endpoint: Endpoint, case: Case, concurrency: int | None, load: LoadOp
 async def _observed(
     endpoint: Endpoint, case: Case, concurrency: int | None, load: LoadOptions
 ) -> tuple[datetime, Observed]:
-    """What one operating point gave, and when it began. Prompts are made before, so that they cost no time in it."""
+    """The replies of one operating point, and its start. Prompts are made before, so that they cost no time in it."""
     rate = case.traffic.request_rate or 0.0
     requests = Requests(case, f"{concurrency} in flight" if concurrency else f"{rate}/s", load.seed)
     warming = requests.draw(concurrency or _WARM_UP_AT_RATE)

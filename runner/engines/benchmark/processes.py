@@ -88,7 +88,7 @@ def _runs(process: psutil.Process) -> bool:
 
 @dataclass(frozen=True)
 class Note:
-    """What is known on this node of one server: who owns it, which processes it has, what it serves.
+    """The note of one server on its node: who owns it, which processes it has, what it serves.
 
     Its folder, which has its log, lies beside the note.
     """
@@ -109,11 +109,11 @@ class Note:
 
     @property
     def mark(self) -> str:
-        """What processes of this server have in their environment as `MARK`."""
+        """The value of `MARK` in the environment of this server's processes."""
         return self.path.stem
 
     def processes(self) -> list[psutil.Process]:
-        """What runs of the server: the noted processes, which the guardian keeps up to date, and those marked."""
+        """The running processes of the server: those noted, which the guardian keeps up to date, and those marked."""
         noted: list[psutil.Process] = []
         with suppress(OSError, ValueError, KeyError, TypeError):
             noted = found(json.loads(self.path.read_text())["processes"])
@@ -143,7 +143,7 @@ def _marked(mark: str) -> list[psutil.Process]:
 
 
 def notes_folder() -> Path:
-    """Where the notes of this user are on this node. Raises OSError where somebody else could write them."""
+    """The folder of this user's notes on this node. Raises OSError where somebody else could write them."""
     folder = Path(tempfile.gettempdir()) / f"gpuscout-servers-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
@@ -153,7 +153,7 @@ def notes_folder() -> Path:
 
 
 def end_orphans() -> list[str]:
-    """End the servers on this node whose owners are gone; what they were."""
+    """End the servers on this node whose owners are gone; return what they were."""
     ended = []
     for path in notes_folder().glob("*.json"):
         try:

@@ -59,9 +59,9 @@ class RooflineEngine:
     def unsupported_traffic(self, traffic: Traffic) -> str | None:
         """Queueing and the order of requests have no closed form."""
         if traffic.open_loop:
-            return "roofline answers for closed loops alone; the engine simulator for requests that arrive"
+            return "roofline answers for closed loops only; the engine simulator answers for requests that arrive"
         if isinstance(traffic.trace, NamedTrace):
-            return "the trace of this case is not at hand"
+            return "the trace of this case is not available"
         if traffic.trace is not None and traffic.trace.hash_ids is not None and not traffic.cached_input:
             return "what a prefix cache finds of a trace depends on its order, which the engine simulator follows"
         return None

@@ -81,7 +81,7 @@ class Simulator:
 
     def unsupported_traffic(self, traffic: Traffic) -> str | None:
         """A trace of which only the digest is known cannot be replayed."""
-        return "the trace of this case is not at hand" if isinstance(traffic.trace, NamedTrace) else None
+        return "the trace of this case is not available" if isinstance(traffic.trace, NamedTrace) else None
 
     def evaluate(self, cases: CaseColumns, ladder: IntArray) -> Curves:
         return answered([self._answer(cases.take(np.array([row])), ladder) for row in range(len(cases))])

@@ -126,7 +126,7 @@ class RayExecutor:
         return given
 
     def _given(self, job: Job, reference: Any) -> Any:
-        """What a task has given for a job, or why it has not."""
+        """The result of a task for a job, or its failure."""
         errors = self._ray.exceptions
         try:
             return self._ray.get(reference)

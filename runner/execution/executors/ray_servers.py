@@ -142,7 +142,7 @@ def _key(job: Job) -> tuple[int, int]:
 
 
 def _names_of(nodes: list[str]) -> dict[str, tuple[str, ...]]:
-    """What drivers call the GPUs of these nodes; without those that went away meanwhile."""
+    """The names of the GPUs of these nodes; nodes that have left are missing."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
