@@ -493,7 +493,7 @@ class Expansion:
             case "kv_precision":
                 return PRECISIONS, self._kv_codes[positions["models"], positions["kv_precision"]]
             case "workload":
-                return [workload.name for workload in sweep.workloads], positions["workloads"]
+                return [workload.name_at_any_rate for workload in sweep.workloads], positions["workloads"]
             case "input_len":
                 return [workload.input_len for workload in sweep.workloads], positions["workloads"]
             case "output_len":

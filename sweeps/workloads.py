@@ -40,6 +40,11 @@ class Workload:
         return replace(self, name=f"{self.name}{RATE_MARK}{request_rate:g}", traffic=traffic)
 
     @property
+    def name_at_any_rate(self) -> str:
+        """The name without the rate, as specs and their rules have it."""
+        return self.name.rpartition(RATE_MARK)[0] if self.traffic.open_loop else self.name
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest request with its answer."""
         return self.traffic.longest(self.input_len, self.output_len)

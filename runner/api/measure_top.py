@@ -51,6 +51,8 @@ def spec_to_measure(ranking: Ranking, top: int, *, name: str, adaptive: bool = F
         )
     workloads = _workloads([group for group, _ in chosen])
     slos = [str(slo) for slo in ranking.question.slos]
+    load = _load([config for _, config in chosen], CHEAP_LADDER if adaptive else EXPENSIVE_LADDER)
+    adaptive = adaptive and "concurrency" in load  # at a rate, every point is a question of its own
     spec: dict[str, object] = {
         "name": name,
         "description": f"Measures the best {top} configurations of a recommendation, and those that may be better.",
@@ -60,7 +62,7 @@ def spec_to_measure(ranking: Ranking, top: int, *, name: str, adaptive: bool = F
         "server_options": _unique(dict(options_from(config.server_options)) for _, config in chosen),
         "speculative": _unique(dict(speculative_from(config.speculative).given) or "none" for _, config in chosen),
         "workloads": [workload_as_given(workload) for workload in workloads.values()],
-        "concurrency": _ladder([config for _, config in chosen], CHEAP_LADDER if adaptive else EXPENSIVE_LADDER),
+        **load,
         "only": [_rule(group, config, workloads[_key(group)]) for group, config in chosen],
         "objective": ranking.question.objective,
         "slo": slos,
@@ -102,6 +104,19 @@ def _key(group: Group) -> tuple[object, ...]:
 
 def _max_model_len(workload: Workload, config: RankedConfig) -> object:
     return "workload" if config.max_model_len == workload.longest else config.max_model_len
+
+
+def _load(configs: Sequence[RankedConfig], steps: Sequence[int]) -> dict[str, object]:
+    """The ladder, or the request rates for which the configurations are recommended. Raises InputError for both."""
+    rates = sorted({config.request_rate for config in configs if config.request_rate is not None})
+    if not rates:
+        return {"concurrency": _ladder(configs, steps)}
+    if any(config.request_rate is None for config in configs):
+        raise InputError(
+            "--measure-top: some configurations are recommended at a request rate, others at a concurrency",
+            hint="--sweep or --workload asks for one of these",
+        )
+    return {"load": "request_rate", "request_rate": rates}
 
 
 def _ladder(configs: Sequence[RankedConfig], steps: Sequence[int]) -> list[int]:

@@ -63,6 +63,28 @@ def test_the_best_of_a_recommendation_as_a_sweep_that_measures_them(tmp_path: Pa
     assert (useless.returncode, "add --measure-top 5" in useless.stderr) == (2, True)
 
 
+def test_what_is_recommended_at_a_rate_is_measured_at_it(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text(
+        "{name: rates, models: Qwen/Qwen3-0.6B, gpus: [L40S, L4], tensor_parallel: 1, engine: simulator,"
+        " workloads: {varied: {input_len: {uniform: [10, 60]}, output_len: 16}}, load: request_rate,"
+        " request_rate: [1, 4], server_options: [{max_num_seqs: 64}]}"
+    )
+    assert gpuscout("run", "spec.yaml", cwd=tmp_path).returncode == 0
+    ask = ("recommend", "--slo", "itl<=100ms", "--measure-top", "2", "--adaptive", "--measure-spec", "best.yaml")
+    assert gpuscout(*ask, cwd=tmp_path).returncode == 0
+    spec = load_spec(tmp_path / "best.yaml")
+    assert (spec.load, spec.engines[0].options) == ("request_rate", {})
+    plan = json.loads(gpuscout("plan", "best.yaml", "--json", cwd=tmp_path).stdout)
+    assert plan["tasks"] == len(spec.only) * len(spec.request_rate)
+    assert plan["expected_server_starts"] == len(spec.only) == 2
+    # A question with answers of both kinds makes no single sweep.
+    closed = "{name: closed, models: Qwen/Qwen3-0.6B, gpus: L4, tensor_parallel: 1, concurrency: [1], workloads: chat}"
+    (tmp_path / "closed.yaml").write_text(closed)
+    assert gpuscout("run", "closed.yaml", cwd=tmp_path).returncode == 0
+    refused = gpuscout(*ask[:-1], "both.yaml", cwd=tmp_path)
+    assert (refused.returncode, "--sweep or --workload" in refused.stderr) == (2, True)
+
+
 @pytest.mark.parametrize(("limit_ms", "highest"), [(0.5, None), (1, 1), (24, 24), (25, 24), (1000, 64)])
 def test_few_points_find_the_load_that_meets_a_limit(limit_ms: float, highest: int | None) -> None:
     ladder = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
