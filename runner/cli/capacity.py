@@ -72,7 +72,7 @@ def capacity(
     were simulated (load: request_rate) the highest within the limits. All its GPUs are paid, busy or not. A month has
     730 hours. Exit status 6: nothing can carry the load.
     """
-    from gpuscout.runner.cli.show.capacity_table import print_capacity
+    from gpuscout.runner.cli.show.capacity_table import print_capacity, print_capacity_aside
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.capacity import Demand
     from gpuscout.store.queries.capacity_question import capacity as sized
@@ -111,6 +111,7 @@ def capacity(
         print_capacity(found)
     else:
         print_rows(_columns(output), [_row(group, plan) for group in found.groups for plan in _all(group)], output)
+        print_capacity_aside(found)
     leave_if_nothing(any(group.plans for group in found.groups))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -110,7 +110,7 @@ def print_batch(
     """Answer `capacity --batch`."""
     from dataclasses import replace
 
-    from gpuscout.runner.cli.show.wording import GLUE
+    from gpuscout.runner.cli.show.wording import GLUE, print_aside
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.batch import batch_capacity
     from gpuscout.store.ranking.lookup import stored_names
@@ -136,6 +136,7 @@ def print_batch(
         ]
         for_machines = [Column(name, name) for name in (*CASE, *_ABOUT, *_OFFER)]
         print_rows(_FOR_READERS if output.md else for_machines, rows, output)
+        print_aside([*_premises(found), *_remarks(found, found.groups)])
     leave_if_nothing(any(group.plans for group in found.groups))
 
 
@@ -218,15 +219,11 @@ def batch_document(found: BatchCapacity) -> dict[str, object]:
 def batch_lines(found: BatchCapacity, width: int) -> list[str]:
     """For people: of the cheapest configuration every way to pay, of other GPU types the cheapest."""
     from gpuscout.runner.cli.show.certainty import trust
-    from gpuscout.runner.cli.show.fitted import short_gpu
-    from gpuscout.runner.cli.show.moving import gpus_out, spell_time
-    from gpuscout.runner.cli.show.prices import prices_by_gpu
-    from gpuscout.runner.cli.show.wording import case_of, limit, measured_aside, not_shown, workload, wrapped
+    from gpuscout.runner.cli.show.moving import gpus_out
+    from gpuscout.runner.cli.show.wording import case_of, measured_aside, not_shown, workload, wrapped
 
-    question, batch = found.rankings[0].question, found.batches[0]
-    limits = ", ".join(map(limit, question.slos)) or "no limit on latencies"
-    lines = wrapped(f"within {spell_time(batch.within_s)}; {limits}; nothing is kept free", width, indent=0)
-    aside = measured_aside(question, (group.group for group in found.groups))
+    lines = [line for told in _premises(found) for line in wrapped(told, width, indent=0)]
+    aside = measured_aside(found.rankings[0].question, (group.group for group in found.groups))
     groups = [group for group in found.groups if case_of(group.group) not in aside]
     for group in groups:
         heading = f"{number(group.requests)} requests ({number(group.requests * group.group.output_len)} output tokens)"
@@ -240,8 +237,31 @@ def batch_lines(found: BatchCapacity, width: int) -> list[str]:
                 notes.append("? unmeasured")
         notes += gpus_out(group.out)
         lines += [line for note in notes for line in wrapped(note, width, indent=2)]
+    notes = [*([not_shown(aside)] if aside else []), *_remarks(found, groups)]
+    return [*lines, "", *(line for note in notes for line in wrapped(note, width, indent=0))]
+
+
+def _premises(found: BatchCapacity) -> list[str]:
+    from gpuscout.runner.cli.show.moving import spell_time
+    from gpuscout.runner.cli.show.wording import premises
+
+    first, *others = premises(found.rankings[0].question, "nothing is kept free")
+    return [f"within {spell_time(found.batches[0].within_s)}; {first}", *others]
+
+
+def _remarks(found: BatchCapacity, groups: Sequence[BatchGroup]) -> list[str]:
+    """The sum of several batches, prices, and what spot machines and start-up are taken for."""
+    from gpuscout.runner.cli.show.fitted import short_gpu
+    from gpuscout.runner.cli.show.moving import spell_time
+    from gpuscout.runner.cli.show.prices import prices_by_gpu
+
+    batch = found.batches[0]
+    notes = []
+    best = [group.plans[0].best for group in groups if group.plans]
+    if 1 < len(groups) == len(best) and all(offer.usd is not None for offer in best):
+        usd = sum(offer.usd or 0.0 for offer in best)
+        notes.append(f"the first of all {len(best)} together: {sum(o.gpus for o in best):,} GPUs, {usd:,.0f} USD")
     gpus = list(dict.fromkeys(plan.config.gpu for group in groups for plan in group.plans[:2]))
-    notes = [not_shown(aside)] if aside else []
     notes += prices_by_gpu(found.prices, gpus)
     if found.spot is not None:
         unknown = [short_gpu(gpu) for gpu in gpus if gpu not in found.spot.known]
@@ -258,7 +278,7 @@ def batch_lines(found: BatchCapacity, width: int) -> list[str]:
         f"replicas are paid from their order to the end of the work, and start in {spell_time(batch.startup_s)}. safe: "
         "sized to be done in time with a probability of 90 %."
     )
-    return [*lines, "", *(line for note in notes for line in wrapped(note, width, indent=0))]
+    return notes
 
 
 def _table(group: BatchGroup, width: int) -> list[str]:

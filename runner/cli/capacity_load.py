@@ -90,7 +90,7 @@ def print_load(
     db: str, question: Question, moving: MovingOptions, demand: Demand, prices: PriceOptions, output: Output
 ) -> None:
     """Answer `capacity --load`."""
-    from gpuscout.runner.cli.show.moving import print_moving
+    from gpuscout.runner.cli.show.moving import print_moving, print_moving_aside
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.moving_question import capacity_over_time
     from gpuscout.store.ranking.lookup import stored_names
@@ -116,6 +116,7 @@ def print_load(
     else:
         rows = [_row(found, group, plan, fleet) for group, plan, fleet in _all(found)]
         print_rows(_FOR_READERS if output.md else [Column(name, name) for name in _NAMES], rows, output)
+        print_moving_aside(found)
     leave_if_nothing(any(group.plans for group in found.groups))
 
 

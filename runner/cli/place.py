@@ -91,7 +91,7 @@ def place(
     Solved exactly (gpuscout[placement]), with the bound that was proved. A replica stays within a node if it fits one.
     Where not everything fits, it says how many of which GPU are missing. Exit status 6: not everything fits.
     """
-    from gpuscout.runner.cli.show.placement import print_placing
+    from gpuscout.runner.cli.show.placement import print_placing, print_placing_aside
     from gpuscout.runner.resolve.fleet import FORM, fleet_from, read_fleet
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.placement_question import Rules, place_on
@@ -113,6 +113,7 @@ def place(
         print_placing(found, fleet.notes)
     else:
         print_rows(_FOR_READERS if output.md else [Column(name, name) for name in _NAMES], _rows(found), output)
+        print_placing_aside(found, fleet.notes)
     leave_if_nothing(found.fit.placement is not None)
 
 

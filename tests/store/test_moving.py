@@ -407,6 +407,42 @@ def test_questions_that_cannot_be(
     assert told in ask(capsys, database, *given, status=2)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--rate", "5"], ["ITL <= 50 ms (unless", "20 % of the capacity kept free", "prices: on-demand", "safe: "]),
+        (
+            ["--load", "8:00=1,10:00=2", "--slo", "itl<=80ms"],
+            ["--load: ITL <= 80 ms; 20 %", "the load begins at 8:00", "prices: on-demand", "ready 3 min later"],
+        ),
+        (
+            ["--batch", "chat=5M", "--batch", "rag=1M", "--within", "8h", "--interruptions", "1/d"],
+            [
+                "within 8 h; no limit on latencies; nothing is kept free",
+                "the first of all 2 together: ",
+                "interrupted 0.042 times",
+            ],
+        ),
+    ],
+)
+@pytest.mark.parametrize("form", ["--md", "--csv"])
+def test_what_rows_cannot_tell_is_on_standard_error(
+    database: str, capsys: pytest.CaptureFixture[str], arguments: list[str], told: list[str], form: str
+) -> None:
+    capsys.readouterr()
+    assert execute(["capacity", "--db", database, *arguments, form]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert [words for words in told if words not in said] == [], said
+
+
+def test_assumed_percentiles_and_confidence_are_said(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("--slo", "itl_p95<=80ms", "--assume-tail", "1.3", "--confidence", "0.8")
+    for question in (("--load", "0:00=1"), ("--batch", "5M", "--within", "8h"), ("--rate", "5")):
+        said = " ".join(ask(capsys, database, *question, "--workload", "chat", *asked).split())
+        assert "assumed to be 1.3 x the mean (--assume-tail)" in said
+        assert "limits and rates hold with a probability of 80 %" in said
+
+
 # --- batches -----------------------------------------------------------------------------------------------------
 
 works = st.builds(

@@ -425,6 +425,11 @@ def test_what_people_and_python_get(
     assert "of 20 GPUs are used: proved to be the least" in said
     assert "(rack1)" in said
     assert "the store has nothing about A10G" in said
+    ask(capsys, database, *asked)
+    assert execute(["place", "--db", database, *asked, "--md"]) == 0
+    aside = " ".join(capsys.readouterr().err.split())
+    assert "(1 node of 4); ITL <= 50 ms (unless" in aside
+    assert "proved to be the least safe: " in aside
     short = " ".join(ask(capsys, database, "--have", "H100=1", "--rate", "100", "--workload", "chat", status=6).split())
     assert "not everything fits: " in short
     assert "more H100 (" in short

@@ -156,7 +156,10 @@ def test_the_command(url: str, run: Callable[..., str], monkeypatch: pytest.Monk
     assert document["comparisons"][1]["gpus"][0]["break_even_tokens_per_day"] is None
     assert document["comparisons"][0]["at_load"]["own"][0]["usd_per_day"] == 48.0
     assert run("api:Acme", "--csv").splitlines()[1].startswith("a/One,chat,1024,512,Acme/One,")
-    assert "| a/One | chat | Acme/One | L4 x1 fp8 kv-fp8 |" in run("api:Acme", "--md")
+    rows = run("api:Acme", "--md")
+    assert "| a/One | chat | Acme/One | L4 x1 fp8 kv-fp8 |" in rows
+    assert "GPUs are paid around the clock" in rows
+    assert "prices: on-demand USD per GPU hour" in rows
     run("api:Acme", "--slo", "itl<=1ms", status=6)
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1798848000")  # 2027-01-02
     assert "over 180 days old" not in run("api:Acme")

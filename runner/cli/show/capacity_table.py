@@ -15,22 +15,21 @@ from gpuscout.runner.cli.show.prices import prices_by_gpu
 from gpuscout.runner.cli.show.site import site, site_of
 from gpuscout.runner.cli.show.wording import (
     GLUE,
-    assumed,
     case_of,
     cause,
     configuration,
     describe,
-    limit,
     load,
     measured_aside,
     not_shown,
+    premises,
+    print_aside,
     share,
     workload,
     wrapped,
 )
 from gpuscout.store.queries.capacity import MOST_TIMES_THE_BEST, GroupCapacity, Load, Out, Plan, is_known
 from gpuscout.store.queries.capacity_question import Capacity
-from gpuscout.store.ranking.confidence import EXPECTED
 
 _LEAST = 16
 # Beyond this an unmeasured one looks too good to buy another without measuring it, as `Group.measure_first`.
@@ -51,16 +50,8 @@ def print_capacity(found: Capacity) -> None:
 
 def capacity_lines(found: Capacity, width: int) -> list[str]:
     """What `print_capacity` prints in a terminal of this width."""
-    question, demand = found.rankings[0].question, found.demand
-    limits = ", ".join(map(limit, question.slos)) or "no limit on latencies"
-    limits += " (unless --slo names others; --no-slo lifts it)" if question.default_slo else ""
-    lines = wrapped(f"{limits}; {share(demand.headroom)} of the capacity kept free{_extras(found)}", width, indent=0)
-    if (told := assumed(question)) is not None:
-        lines += wrapped(told, width, indent=0)
-    if question.confidence > EXPECTED:
-        told = f"limits and rates hold with a probability of {question.confidence:.0%}"
-        lines += wrapped(told.replace("%", f"{GLUE}%"), width, indent=0)
-    aside = measured_aside(question, (group.group for group in found.groups))
+    lines = [line for told in _premises(found) for line in wrapped(told, width, indent=0)]
+    aside = measured_aside(found.rankings[0].question, (group.group for group in found.groups))
     found = replace(found, groups=tuple(group for group in found.groups if case_of(group.group) not in aside))
     for group in found.groups:
         asked = f"{number(group.rate)} requests/s ({number(group.rate * group.group.output_len)} output tokens/s)"
@@ -71,15 +62,31 @@ def capacity_lines(found: Capacity, width: int) -> list[str]:
         for told in (*_notes(found, group), *_why_out(group), *group.group.caveats):
             lines += wrapped(told, width, indent=2)
     lines.append("")
-    notes = [not_shown(aside)] if aside else []
-    notes += _totals(found)
+    notes = [*([not_shown(aside)] if aside else []), *_remarks(found)]
+    return lines + [line for note in notes for line in wrapped(note, width, indent=0)]
+
+
+def print_capacity_aside(found: Capacity) -> None:
+    """What rows of CSV and Markdown cannot tell."""
+    print_aside([*_premises(found), *_remarks(found)])
+
+
+def _premises(found: Capacity) -> list[str]:
+    return premises(
+        found.rankings[0].question, f"{share(found.demand.headroom)} of the capacity kept free{_extras(found)}"
+    )
+
+
+def _remarks(found: Capacity) -> list[str]:
+    """Totals, prices and how to read the rest."""
+    notes = [*_totals(found)]
     sized = [plan.config.gpu for group in found.groups for plan in group.plans[:2]]
     notes += prices_by_gpu(found.prices, sized)
     notes.append(
         "safe: the same sized so that the limits and the rate hold with a probability of 90 %; a purchase lies between "
         "the two. TTFT and ITL are those of a replica at full load (--json also has them at the asked rate)."
     )
-    return lines + [line for note in notes for line in wrapped(note, width, indent=0)]
+    return notes
 
 
 def _table(found: Capacity, group: GroupCapacity, width: int) -> list[str]:

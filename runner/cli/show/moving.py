@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -16,9 +16,10 @@ from gpuscout.runner.cli.show.wording import (
     case_of,
     cause,
     describe,
-    limit,
     measured_aside,
     not_shown,
+    premises,
+    print_aside,
     share,
     workload,
     wrapped,
@@ -40,14 +41,8 @@ def print_moving(found: CapacityOverTime) -> None:
 
 
 def moving_lines(found: CapacityOverTime, width: int) -> list[str]:
-    question, demand, scaling = found.rankings[0].question, found.demand, found.scaling
-    limits = ", ".join(map(limit, question.slos)) or "no limit on latencies"
-    limits += " (unless --slo names others; --no-slo lifts it)" if question.default_slo else ""
-    told = f"{found.load.file}: {limits}; {share(demand.headroom)} of the capacity kept free"
-    told += f"; {demand.spare} to spare" if demand.spare else ""
-    told += "; whole nodes are paid" if demand.whole_nodes else ""
-    lines = wrapped(told, width, indent=0)
-    aside = measured_aside(question, (group.group for group in found.groups))
+    lines = [line for told in _premises(found) for line in wrapped(told, width, indent=0)]
+    aside = measured_aside(found.rankings[0].question, (group.group for group in found.groups))
     groups = [group for group in found.groups if case_of(group.group) not in aside]
     for group in groups:
         series = group.series
@@ -62,8 +57,28 @@ def moving_lines(found: CapacityOverTime, width: int) -> list[str]:
         for note in _notes(found, group):
             lines += wrapped(note, width, indent=2)
     lines.append("")
-    notes = [not_shown(aside)] if aside else []
-    notes += [*_totals(found, groups), *found.load.notes]
+    notes = [*([not_shown(aside)] if aside else []), *_remarks(found, groups)]
+    return lines + [line for note in notes for line in wrapped(note, width, indent=0)]
+
+
+def print_moving_aside(found: CapacityOverTime) -> None:
+    """What rows of CSV and Markdown cannot tell."""
+    print_aside([*_premises(found), *_remarks(found, found.groups)])
+
+
+def _premises(found: CapacityOverTime) -> list[str]:
+    demand = found.demand
+    more = [f"{share(demand.headroom)} of the capacity kept free"]
+    more += [f"{demand.spare} to spare"] if demand.spare else []
+    more += ["whole nodes are paid"] if demand.whole_nodes else []
+    first, *others = premises(found.rankings[0].question, *more)
+    return [f"{found.load.file}: {first}", *others]
+
+
+def _remarks(found: CapacityOverTime, groups: Sequence[MovingGroup]) -> list[str]:
+    """Totals, what was assumed, prices, and how replicas follow the load."""
+    scaling = found.scaling
+    notes = [*_totals(found, groups), *found.load.notes]
     gpus = list(dict.fromkeys(plan.config.gpu for group in groups for plan in group.plans[:2]))
     notes += prices_by_gpu(found.prices, gpus)
     unreserved = [gpu for gpu in gpus if gpu not in found.reserved.known]
@@ -79,7 +94,7 @@ def moving_lines(found: CapacityOverTime, width: int) -> list[str]:
         f"{share(scaling.most_missed)} of the requests come while too few are ready (missed). A month is this load "
         f"over and over for {HOURS_PER_MONTH} h. safe: sized to hold with a probability of 90 %."
     )
-    return lines + [line for note in notes for line in wrapped(note, width, indent=0)]
+    return notes
 
 
 def _table(found: CapacityOverTime, group: MovingGroup, width: int) -> list[str]:
@@ -186,7 +201,7 @@ def spell_time(seconds: float) -> str:
     return f"{seconds:.3g} s"
 
 
-def _totals(found: CapacityOverTime, groups: list[MovingGroup]) -> Iterator[str]:
+def _totals(found: CapacityOverTime, groups: Sequence[MovingGroup]) -> Iterator[str]:
     """What the cheapest of all groups cost together, each with replicas of its own."""
     best: list[MovingPlan] = [group.plans[0] for group in groups if group.plans]
     if len(groups) < 2 or len(best) < len(groups) or any(plan.best.usd is None for plan in best):

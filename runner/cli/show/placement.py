@@ -8,7 +8,7 @@ from gpuscout.runner.cli.common import count, out
 from gpuscout.runner.cli.show.fitted import FittedColumn, bare_names, fitted, short_gpu
 from gpuscout.runner.cli.show.moving import gpus_out
 from gpuscout.runner.cli.show.output import number
-from gpuscout.runner.cli.show.wording import GLUE, describe, limit, share, workload, wrapped
+from gpuscout.runner.cli.show.wording import GLUE, describe, premises, print_aside, share, workload, wrapped
 from gpuscout.store.queries.placement import Missing, Nodes, Placement
 from gpuscout.store.queries.placement_question import Fit, Placing, sustained
 
@@ -23,20 +23,34 @@ def print_placing(found: Placing, notes: Sequence[str]) -> None:
 
 
 def placing_lines(found: Placing, notes: Sequence[str], width: int) -> list[str]:
-    question, placement = found.rankings[0].question, found.fit.placement
-    limits = ", ".join(map(limit, question.slos)) or "no limit on latencies"
-    limits += " (unless --slo names others; --no-slo lifts it)" if question.default_slo else ""
-    there = ", ".join(map(_pool, found.pools))
-    lines = wrapped(f"{there}; {limits}; {share(found.rules.headroom)} of the capacity kept free", width, indent=0)
+    placement = found.fit.placement
+    lines = [line for told in _premises(found) for line in wrapped(told, width, indent=0)]
     lines.append("")
-    said: list[str] = []
     if placement is not None:
         lines += _table(found, placement, width)
         lines += [line for told in _nodes(found, placement) for line in wrapped(told, width, indent=2)]
         if any(not one.config.backed for one in placement.placed):
             lines += wrapped("? unmeasured", width, indent=2)
         lines.append("")
-        said.append(_used(found, placement))
+    return lines + [line for told in _remarks(found, notes) for line in wrapped(told, width, indent=0)]
+
+
+def print_placing_aside(found: Placing, notes: Sequence[str]) -> None:
+    """What rows of CSV and Markdown cannot tell."""
+    print_aside([*_premises(found), *_remarks(found, notes)])
+
+
+def _premises(found: Placing) -> list[str]:
+    there = ", ".join(map(_pool, found.pools))
+    first, *others = premises(found.rankings[0].question, f"{share(found.rules.headroom)} of the capacity kept free")
+    return [f"{there}; {first}", *others]
+
+
+def _remarks(found: Placing, notes: Sequence[str]) -> list[str]:
+    """How many GPUs are used or missing, how surely, and what was not counted."""
+    said: list[str] = []
+    if found.fit.placement is not None:
+        said.append(_used(found, found.fit.placement))
     elif found.impossible:
         for need, outs in found.impossible:
             told = "; ".join(gpus_out(outs))
@@ -46,7 +60,7 @@ def placing_lines(found: Placing, notes: Sequence[str], width: int) -> list[str]
     said += [caveat for need in found.needs for caveat in need.group.caveats]
     said += [_safe(found), *notes]
     said += [f"the store has nothing about {gpu}: gpuscout run --gpu '{gpu}' …" for gpu in found.unknown]
-    return lines + [line for told in dict.fromkeys(said) if told for line in wrapped(told, width, indent=0)]
+    return [told for told in dict.fromkeys(said) if told]
 
 
 def _pool(pool: Nodes) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from gpuscout.runner.cli.common import count, err
+from gpuscout.runner.cli.common import count
 from gpuscout.runner.cli.show.certainty import MEASURE_FIRST, benchmark, chances, ranged, tie, trust, unproven
 from gpuscout.runner.cli.show.fitted import bare_names, short_gpu
 from gpuscout.runner.cli.show.prices import decisions, price_notes, prices_in_short
@@ -20,9 +19,9 @@ from gpuscout.runner.cli.show.wording import (
     glued,
     guessed,
     measured_aside,
+    print_aside,
     share,
     workload,
-    wrapped,
 )
 from gpuscout.store.ranking.confidence import EXPECTED
 from gpuscout.store.ranking.rows import listed
@@ -217,10 +216,7 @@ def imported(groups: Iterable[Group]) -> Iterator[str]:
 
 def print_notes(ranking: Ranking, *, top: int | None) -> None:
     """What rows of CSV and Markdown cannot tell, on standard error: who is not among them, why, and prices."""
-    width = err().width
-    for note in notes_in_full(ranking, top=top):
-        for line in wrapped(note, width, indent=0):
-            print(line.replace(GLUE, " ").rstrip(), file=sys.stderr)
+    print_aside(notes_in_full(ranking, top=top))
 
 
 def notes_in_full(ranking: Ranking, *, top: int | None) -> Iterable[str]:

@@ -38,6 +38,8 @@ def number_of_tokens_per_day(text: str) -> float:
 
 def show_api_comparison(found: ApiComparison, output: Output, top: int) -> None:
     """Print it in the form asked for."""
+    from gpuscout.runner.cli.show.wording import print_aside
+
     if output.json:
         print_json(api_document(found))
     elif output.for_people:
@@ -54,17 +56,16 @@ def show_api_comparison(found: ApiComparison, output: Output, top: int) -> None:
             ]
             columns = [Column(name, name) for name in rows[0]] if rows else []
         print_rows(columns, rows, output)
+        print_aside([*_premises(found), *_remarks(found, None)])
     leave_if_nothing(any(one.own for one in found.answers))
 
 
 def print_api_comparison(found: ApiComparison, top: int) -> None:
     """Every model and workload against every price, with the `top` GPU types of each."""
-    from gpuscout.runner.cli.show.wording import limit, share, workload
+    from gpuscout.runner.cli.show.wording import workload
 
-    question = found.ranking.question
-    limits = ", ".join(map(limit, question.slos)) or "no limit on latencies"
-    limits += " (unless --slo names others; --no-slo lifts it)" if question.default_slo else ""
-    _say(f"{limits}; {share(found.demand.headroom)} of the capacity kept free; GPUs are paid around the clock")
+    for told in _premises(found):
+        _say(told)
     for one in found.answers:
         print()
         _say(f"{one.group.model}, {workload(one.group)}, against {one.price.name}: {_price(one, found.prices.day)}")
@@ -75,14 +76,26 @@ def print_api_comparison(found: ApiComparison, top: int) -> None:
         for line in _notes(one):
             _say(line, indent=2)
     print()
-    shown = [own.config.gpu for one in found.answers for own in one.own[:top]]
-    for note in prices_told(found.prices, shown):
+    for note in _remarks(found, top):
         _say(note)
-    _say(
+
+
+def _premises(found: ApiComparison) -> list[str]:
+    from gpuscout.runner.cli.show.wording import premises, share
+
+    kept_free = f"{share(found.demand.headroom)} of the capacity kept free"
+    return premises(found.ranking.question, kept_free, "GPUs are paid around the clock")
+
+
+def _remarks(found: ApiComparison, top: int | None) -> list[str]:
+    """Prices of the GPUs shown, and how to read the columns."""
+    shown = [own.config.gpu for one in found.answers for own in one.own[:top]]
+    return [
+        *prices_told(found.prices, shown),
         "break-even: tokens a day, input and output together, from which GPUs cost no more than the API. range: from "
         "the cheapest seller and the upper end of the 80 % interval of a replica's rate to the dearest and the lower "
-        "end. lasting: from there on no further replica makes them dearer again."
-    )
+        "end. lasting: from there on no further replica makes them dearer again.",
+    ]
 
 
 def api_document(found: ApiComparison) -> dict[str, object]:

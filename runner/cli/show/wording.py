@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import textwrap
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
-from gpuscout.runner.cli.common import count, out
+from gpuscout.runner.cli.common import count, err, out
 from gpuscout.runner.cli.show.fitted import short_gpu
 from gpuscout.runner.cli.show.output import number
 from gpuscout.store.ranking.aside import CaseKey
 from gpuscout.store.ranking.aside import case_of as case_of
 from gpuscout.store.ranking.aside import measured_aside as measured_aside
+from gpuscout.store.ranking.confidence import EXPECTED
 from gpuscout.store.ranking.types import (
     Cause,
     Configuration,
@@ -117,6 +119,18 @@ def assumed(question: Question) -> str | None:
     return f"percentiles of estimates that were not simulated: assumed to be {tail} (--assume-tail)"
 
 
+def premises(question: Question, *more: str) -> list[str]:
+    """What an answer about money or GPUs holds for: limits and `more`, percentiles that are assumed, confidence."""
+    limits = ", ".join(map(limit, question.slos)) or "no limit on latencies"
+    limits += " (unless --slo names others; --no-slo lifts it)" if question.default_slo else ""
+    told = ["; ".join([limits, *more])]
+    if (tails := assumed(question)) is not None:
+        told.append(tails)
+    if question.confidence > EXPECTED:
+        told.append(f"limits and rates hold with a probability of {100 * question.confidence:.0f}{GLUE}%")
+    return told
+
+
 def none_meets(question: Question) -> str:
     """What is said where no stored point is within the limits."""
     told = f"no stored point meets {', '.join(map(str, question.slos))}"
@@ -138,6 +152,13 @@ def print_wrapped(text: str, *, indent: int = 0) -> None:
     """A line for people, folded to the terminal; what continues it is indented by two more."""
     for line in _folded(text, out().width, indent):
         print(line)
+
+
+def print_aside(notes: Iterable[str]) -> None:
+    """What rows of CSV and Markdown cannot tell, on standard error."""
+    for note in notes:
+        for line in wrapped(note, err().width, indent=0):
+            print(line.replace(GLUE, " ").rstrip(), file=sys.stderr)
 
 
 def print_field(name: str, value: object, width: int, *, indent: int = 0) -> None:
