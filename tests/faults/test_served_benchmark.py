@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -112,6 +113,8 @@ def test_a_server_for_each_configuration_where_its_gpus_are(tmp_path: Path, clus
     assert "RuntimeError: the engine died" in told
     [(engines,)] = rows(tmp_path / "gpuscout.db", "SELECT count(*) FROM operating_points")
     assert engines == 0
+    [(source,)] = rows(tmp_path / "gpuscout.db", "SELECT DISTINCT source FROM measured_runs")
+    assert source == f"servers of gpuscout on {socket.gethostname()}"
     details = json.loads(str(rows(tmp_path / "gpuscout.db", RUNS)[0][4]))
     assert details["server_command"][0] == sys.executable
     assert details["visible_devices"].startswith("CUDA_VISIBLE_DEVICES=")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -101,6 +102,8 @@ class Served:
             return
         try:
             server.wait_until_healthy(self.options.health_timeout_s)
+            # Its address says nothing, for it is gone soon.
+            source = f"servers of gpuscout on {socket.gethostname()}"
             details = {
                 "server_command": list(command.arguments),
                 "server_start_s": round(time.monotonic() - started, 1),
@@ -111,7 +114,7 @@ class Served:
             for row, case in list(waiting.items()):
                 try:
                     for run in self.measure_on(endpoint, case, ladders[row]):
-                        yield Measurement(row, replace(run, details={**run.details, **details}))
+                        yield Measurement(row, replace(run, source=source, details={**run.details, **details}))
                     ended.append(Ended(row))
                 except BenchmarkError as error:
                     lost = _lost(server, case, self.request_timeout_s)
