@@ -1,4 +1,4 @@
-"""Pictures of the pages over the quickstart: `python -m tests.assets.make_screenshots [FOLDER]`.
+"""Pictures of the quickstart, its pages and a frontier: `python -m tests.assets.make_screenshots [FOLDER]`.
 
 Into docs/images those that are shown; into a folder that is named all, light and dark and as on a phone, to look at.
 """
@@ -19,6 +19,7 @@ from tests.support.served import serving
 
 ROOT = Path(__file__).parents[2]
 CASE = "model=Qwen/Qwen3-32B&workload=chat"
+FRONTIER = ("--model", "Qwen3-32B", "--workload", "chat", "--slo", "itl<=50ms", "--gpu", "B200,H200,H100,L40S")
 # Name -> address and width.
 SHOWN = {"page-ask": (f"?{CASE}&itl=40", 1000), "page-trade-offs": (f"trade-offs?{CASE}", 1000)}
 LOOKED_AT = {
@@ -34,6 +35,10 @@ LOOKED_AT = {
 def main(into: Path, pictures: Mapping[str, tuple[str, int]], colours: Sequence[Literal["light", "dark"]]) -> None:
     with tempfile.TemporaryDirectory() as directory, sync_playwright() as playwright:
         done = gpuscout("run", ROOT / "sweeps/examples/quickstart.yaml", cwd=Path(directory))
+        assert done.returncode == 0, done.stderr
+        frontier = into / "frontier.svg"
+        frontier.unlink(missing_ok=True)
+        done = gpuscout("pareto", *FRONTIER, "--plot", frontier, cwd=Path(directory))
         assert done.returncode == 0, done.stderr
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         with serving(Path(directory)) as address:

@@ -48,7 +48,7 @@ def site_of(prices: Prices, config: Configuration, *, gpus: int | None = None, n
 
 
 def site(found: Site) -> str:
-    """ "1 node, NVLink 4 (450 GB/s a GPU); 1.4 kW TDP; sold by AWS, GCP: how soon they have it, ask them" """
+    """ "1 node, NVLink 4 (450 GB/s a GPU); 1.4 kW TDP; sold by AWS, GCP (availability not known)" """
     told = [count(found.nodes, "node")]
     if found.link is not None:
         told[0] += f", {found.link} ({number(found.link_gb_per_s or 0.0)}{GLUE}GB/s a GPU)"
@@ -57,5 +57,5 @@ def site(found: Site) -> str:
     if found.sellers:
         others = len(found.sellers) - _MOST_SELLERS
         named = ", ".join(found.sellers[:_MOST_SELLERS]) + (f" and {others} more" if others > 0 else "")
-        told.append(f"sold by {named} (ask them how soon)")
+        told.append(f"sold by {named} (availability not known)")
     return "; ".join(told)
