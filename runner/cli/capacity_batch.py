@@ -192,6 +192,7 @@ def batch_document(found: BatchCapacity) -> dict[str, object]:
     return {
         **picked(batch, "within_s", "startup_s", "interruptions_per_h", "lost_work_s"),
         "slos": [str(slo) for slo in question.slos],
+        "assumed_tail": question.assume_tail,
         "trust": str(question.trust),
         "confidence": question.confidence,
         "safe_confidence": max(CAUTIOUS, question.confidence),

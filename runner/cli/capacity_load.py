@@ -228,6 +228,7 @@ def moving_document(found: CapacityOverTime) -> dict[str, object]:
         **picked(found.scaling, "startup_s", "scale_up_s", "scale_down_s", "most_missed"),
         "hours_per_month": HOURS_PER_MONTH,
         "slos": [str(slo) for slo in question.slos],
+        "assumed_tail": question.assume_tail,
         "trust": str(question.trust),
         "confidence": question.confidence,
         "safe_confidence": max(CAUTIOUS, question.confidence),

@@ -339,10 +339,9 @@ def _sizes(text: str | None) -> tuple[int, ...]:
 
 def parse_prices(given: Iterable[str], stored_gpus: Iterable[str]) -> dict[str, float]:
     """ "H100=2.10" -> USD per GPU hour by canonical name. Raises InputError, UnknownNameError."""
-    from gpuscout.store.prices.csv_file import check_price, gpu_name, other_names
+    from gpuscout.store.prices.csv_file import prices_by_name
 
-    found: dict[str, float] = {}
-    known = tuple(stored_gpus)
+    found: list[tuple[str, float]] = []
     for text in given:
         name, equals, figure = text.rpartition("=")
         try:
@@ -351,13 +350,8 @@ def parse_prices(given: Iterable[str], stored_gpus: Iterable[str]) -> dict[str, 
             usd = None
         if usd is None or not name.strip():
             raise InputError(f'"{text}" is not a price of a GPU', hint="write GPU=USD, such as H100=2.10")
-        gpu = gpu_name(name.strip(), known)
-        if wrong := check_price(usd):
-            raise InputError(f"{gpu}: {wrong}")
-        if found.setdefault(gpu, usd) != usd:
-            raise InputError(f"{gpu} has two prices: {found[gpu]:g} and {usd:g}")
-        found |= dict.fromkeys(other_names(gpu, known), usd)
-    return found
+        found.append((name.strip(), usd))
+    return prices_by_name(found, stored_gpus)
 
 
 def check_purchase(text: str) -> str:

@@ -191,6 +191,7 @@ def placing_document(found: Placing, fleet: Fleet) -> dict[str, object]:
         "unknown_gpus": found.unknown,
         **picked(found.rules, "headroom", "min_replicas", "least", "time_limit_s"),
         "slos": [str(slo) for slo in question.slos],
+        "assumed_tail": question.assume_tail,
         "trust": str(question.trust),
         "confidence": question.confidence,
         "safe_confidence": max(CAUTIOUS, question.confidence),

@@ -290,6 +290,20 @@ def gpu_name(text: str, stored: Iterable[str]) -> str:
         return same[0]
 
 
+def prices_by_name(given: Iterable[tuple[str, float]], stored: Iterable[str]) -> dict[str, float]:
+    """USD per GPU hour by every name that the store has for each GPU. Raises InputError, UnknownNameError."""
+    found: dict[str, float] = {}
+    known = tuple(stored)
+    for name, usd in given:
+        gpu = gpu_name(name, known)
+        if wrong := check_price(usd):
+            raise InputError(f"{gpu}: {wrong}")
+        if found.setdefault(gpu, usd) != usd:
+            raise InputError(f"{gpu} has two prices: {found[gpu]:g} and {usd:g}")
+        found |= dict.fromkeys(other_names(gpu, known), usd)
+    return found
+
+
 def other_names(gpu: str, stored: Iterable[str]) -> list[str]:
     """The names of the store that mean this GPU and are not its own: a run may be stored under an alias."""
     catalogue = GPUCatalogue.load()

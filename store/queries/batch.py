@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import sqlalchemy as sa
 
 from gpuscout.store.prices.books import prices_for
+from gpuscout.store.prices.csv_file import prices_by_name
 from gpuscout.store.prices.prices import Prices
 from gpuscout.store.queries.capacity import Out, expected_rates, is_known, out_of, rate_of
 from gpuscout.store.queries.capacity_question import both_rankings, node_sizes
@@ -160,7 +161,7 @@ def batch_capacity(
     _check(batches, question)
     nodes = node_sizes(connection)
     with_spot = any(batch.interruptions_per_h is not None for batch in batches)
-    rules = replace(question.prices, purchase="spot", overrides=spot_prices)
+    rules = replace(question.prices, purchase="spot", overrides=prices_by_name((spot_prices or {}).items(), nodes))
     spot = prices_for(connection, nodes, rules) if with_spot else None
     rankings, groups = [], []
     for batch in batches:

@@ -9,6 +9,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from gpuscout.store.prices.books import prices_for
+from gpuscout.store.prices.csv_file import prices_by_name
 from gpuscout.store.prices.prices import Prices
 from gpuscout.store.queries.capacity import Demand, Out, out_of
 from gpuscout.store.queries.capacity_question import both_rankings, node_sizes
@@ -71,7 +72,9 @@ def capacity_over_time(
     demand, scaling = demand or Demand(), scaling or Scaling()
     check_names(question, load)
     nodes = node_sizes(connection)
-    rules = replace(question.prices, purchase="reserved", overrides=reserved_prices)
+    rules = replace(
+        question.prices, purchase="reserved", overrides=prices_by_name((reserved_prices or {}).items(), nodes)
+    )
     rankings: list[Ranking] = []
     groups: list[MovingGroup] = []
     reserved = prices_for(connection, nodes, rules)

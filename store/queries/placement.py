@@ -35,12 +35,21 @@ _MOST_NODES = 100_000
 
 @dataclass(frozen=True)
 class Nodes:
-    """So many nodes with so many GPUs of a type each. `names`: of the nodes, where they are known."""
+    """So many nodes with so many GPUs of a type each. `names`: of the nodes, where they are known.
+
+    Raises InputError for fewer than one of either.
+    """
 
     gpu: str
     gpus_per_node: int
     nodes: int
     names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.nodes < 1 or self.gpus_per_node < 1:
+            raise InputError(
+                f"invalid nodes: {self.nodes} with {self.gpus_per_node} {self.gpu} each: expected at least 1 of both"
+            )
 
     @property
     def gpus(self) -> int:

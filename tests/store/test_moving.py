@@ -438,9 +438,27 @@ def test_what_rows_cannot_tell_is_on_standard_error(
 def test_assumed_percentiles_and_confidence_are_said(database: str, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ("--slo", "itl_p95<=80ms", "--assume-tail", "1.3", "--confidence", "0.8")
     for question in (("--load", "0:00=1"), ("--batch", "5M", "--within", "8h"), ("--rate", "5")):
+        told = ask(capsys, database, *question, "--workload", "chat", *asked, "--json")
+        assert (json.loads(told)["assumed_tail"], json.loads(told)["confidence"]) == (1.3, 0.8)
         said = " ".join(ask(capsys, database, *question, "--workload", "chat", *asked).split())
         assert "assumed to be 1.3 x the mean (--assume-tail)" in said
         assert "limits and rates hold with a probability of 80 %" in said
+
+
+def test_prices_that_python_gives_by_any_name_are_checked(database: str) -> None:
+    load, work = gpuscout.read_load("0:00=5"), [Batch(5e6, 8 * 3600, interruptions_per_h=0.1)]
+    question = gpuscout.Question(models=("Qwen3-8B",), workload="chat")
+    with open_store(database) as store, store.reading() as connection:
+        over_time = gpuscout.capacity_over_time(connection, question, load, reserved_prices={"H100": 1.5})
+        batches = gpuscout.batch_capacity(connection, question, work, spot_prices={"H100": 1.25})
+        assert batches.spot is not None
+        for prices, usd in ((over_time.reserved, 1.5), (batches.spot, 1.25)):
+            assert prices.known["H100-SXM-80GB"].per_hour(1).usd == usd
+        for name, usd in (("H100", math.nan), ("H100", -1.0), ("H1000", 2.0)):
+            with pytest.raises(InputError):
+                gpuscout.capacity_over_time(connection, question, load, reserved_prices={name: usd})
+            with pytest.raises(InputError):
+                gpuscout.batch_capacity(connection, question, work, spot_prices={name: usd})
 
 
 # --- batches -----------------------------------------------------------------------------------------------------

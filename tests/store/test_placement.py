@@ -271,6 +271,9 @@ def test_files_that_are_no_inventory(tmp_path: Path, text: str, told: str) -> No
 
 
 def test_inventories_that_name_nothing(tmp_path: Path) -> None:
+    for gpus, nodes in ((8, 0), (0, 1), (-8, 1), (8, -1)):
+        with pytest.raises(InputError, match="invalid nodes: "):
+            Nodes("L4", gpus, nodes)
     with pytest.raises(UnknownNameError, match="H1000"):
         read_fleet(["H1000=8"])
     with pytest.raises(InputError, match="--have: invalid inventory"):

@@ -102,6 +102,7 @@ def api_document(found: ApiComparison) -> dict[str, object]:
     question, day = found.ranking.question, found.prices.day
     return {
         "slos": [str(slo) for slo in question.slos],
+        "assumed_tail": question.assume_tail,
         "trust": str(question.trust),
         "headroom": found.demand.headroom,
         "prices": prices_document(found.prices),
