@@ -50,7 +50,8 @@ def fetch_offers(providers: Sequence[str] = ()) -> Fetched:
         raise InputError("prices fetch needs the package gpuhunt", hint="pip install 'gpuscout[prices]'") from error
     if os.environ.get("GPUHUNT_CATALOG_DIR"):
         raise InputError(
-            "GPUHUNT_CATALOG_DIR is set, whose files hold no date", hint="unset it; GPUHUNT_CATALOG_URL names a mirror"
+            "GPUHUNT_CATALOG_DIR is set, but its files hold no date",
+            hint="unset it; GPUHUNT_CATALOG_URL names a mirror",
         )
     with _log() as log, _timeout():
         try:

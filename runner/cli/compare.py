@@ -47,11 +47,11 @@ def compare(
     cached: Annotated[
         float, typer.Option("--cached", help="With api:NAME: share of the input billed as cached.")
     ] = 0.0,
-    top: Annotated[int, typer.Option("--top", min=0, help="Of the largest changes, how many to list.")] = 5,
+    top: Annotated[int, typer.Option("--top", min=0, help="How many of the largest changes to list.")] = 5,
     rate: DeploymentRate = None,
     db: Db = DEFAULT_STORE,
 ) -> None:
-    """Compare two answers to one question: what was added, vanished and changed, and whether the winner did.
+    """Compare two answers to one question: what was added, removed and changed, and whether the winner changed.
 
     A and B are sweeps (nightly, nightly@1, an id), engines (engine:roofline), kinds (kind:estimated kind:measured),
     settings (server:vllm, gpu:H100, precision:fp8, option:max_num_seqs=64, drafts:none), server versions of measured

@@ -97,9 +97,7 @@ class Filters:
     server_option: Annotated[
         Many, _filter("--server-option", metavar="NAME=VALUE", help="max_num_seqs=256, or 128,256; repeat.")
     ] = None
-    speculative: Annotated[
-        Many, _filter("--speculative", help="none, draft_tokens=3 …: drafted so; repeat for either.")
-    ] = None
+    speculative: Annotated[Many, _filter("--speculative", help="none, or draft_tokens=3 …; repeat for several.")] = None
     precision: Annotated[Many, _filter("--precision", help="Of the weights: fp8 …; repeat.")] = None
     tp: Annotated[str | None, _filter("--tp", help="Tensor parallelism: 1,2,4.")] = None
     max_gpus: Annotated[int | None, _filter("--max-gpus", min=1, help="GPUs of one deployment.")] = None
@@ -224,7 +222,7 @@ class LimitOptions(SloOptions):
         _aim(
             "--trust",
             help="Which estimates count: prefer (unless given): with measured runs near them before all else; backed: "
-            "no others; any: all alike; measured: none, but what they are of decides which runs answer.",
+            "no others; any: all alike; measured: none, only runs in their precisions and with their servers.",
         ),
     ] = "prefer"
     confidence: Annotated[

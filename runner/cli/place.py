@@ -86,7 +86,7 @@ def place(
     ] = "60s",
     db: Db = DEFAULT_STORE,
 ) -> None:
-    """Place models on GPUs that are there so that all limits hold and the least is used. Computes no estimate.
+    """Place models on the GPUs you have: all limits hold, and the fewest are used. Computes no estimate.
 
     Solved exactly (gpuscout[placement]), with the bound that was proved. A replica stays within a node if it fits one.
     Where not everything fits, it says how many of which GPU are missing. Exit status 6: not everything fits.

@@ -68,9 +68,9 @@ def import_prices(
 ) -> None:
     """Put the prices of CSV files into a book of the store.
 
-    Those of all files are stored or none; a newer date adds to what is there. A catalogue of SkyPilot holds no date
-    (--as-of gives it) and may not say which part it means: what neither SXM, PCIe or NVL in a name nor the memory
-    decides is left out and asked for (--part).
+    All files are stored or none; a newer date adds to the history. A SkyPilot catalogue holds no date (give --as-of)
+    and may leave open which part it means: where neither SXM, PCIe or NVL in a name nor the memory decides, offers are
+    left out until --part names it.
     """
     from gpuscout.runner.api.prices import import_skypilot
     from gpuscout.store.database.connect import open_store
@@ -134,9 +134,8 @@ def fetch_prices(
     """Fetch today's prices of clouds into a book of the store.
 
     On-demand, spot and reserved offers by provider and region, from the catalogues that gpuhunt publishes
-    (GPUHUNT_CATALOG_URL names another place); no other command fetches prices. Providers whose API is asked at
-    once, such as Vast.ai, are asked only where --provider names them. When anything asked for cannot be had,
-    nothing is stored.
+    (GPUHUNT_CATALOG_URL names another place); no other command fetches prices. Providers whose own API
+    is asked, such as Vast.ai, only where --provider names them. Nothing is stored if anything asked for is missing.
     """
     from gpuscout.runner.api.prices import fetch_prices as fetch
     from gpuscout.store.database.connect import open_store
@@ -178,10 +177,10 @@ def own_hardware(
     db: Db = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
-    """Put the price of hardware of one's own into a book of the store.
+    """Put the price of your own hardware into a book of the store.
 
-    The row's source is the whole calculation. Purchase and power of all hours are paid by those that are used.
-    `capacity` pays for the GPUs of a load all day: give it prices with --utilisation 1 (unless given).
+    The row's source is the whole calculation. The cost of all hours is spread over those that are used.
+    `capacity` pays for the GPUs of a load all day: give it prices with --utilisation 1 (the default).
     """
     from gpuscout.runner.cli.show.wording import print_wrapped
     from gpuscout.store.database.connect import open_store
@@ -230,9 +229,9 @@ def export_prices(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     db: Db = DEFAULT_STORE,
 ) -> None:
-    """Write a price book as a CSV file that comes back in.
+    """Write a price book as a CSV file.
 
-    `prices import` takes it, with `--format tokens` where it is of token prices.
+    `prices import` reads it back, token prices with `--format tokens`.
     """
     from io import StringIO
 

@@ -121,7 +121,7 @@ def read_rates(file: str | Path) -> MovingLoad:
         for line, row in _csv_rows(path, names, stream):
             key = _key(row)
             if key in found:
-                raise InputError(f"{path}:{line}: a second rate of {found[key].name}")
+                raise InputError(f"{path}:{line}: a second rate for {found[key].name}")
             rate = np.array([_rate(path, line, column, row[column])])
             found[key] = Series(np.zeros(1, dtype=np.int64), 1000, rate, *key)
             if len(found) > MOST_SERIES:
@@ -227,7 +227,9 @@ def _rated(path: Path, names: list[str], stream: IO[str], step_s: float | None, 
             )
         rate = _rate(path, line, column, row[column]) if row[column].strip() else None
         if rate is None and steps.first is None:
-            raise InputError(f"{path}:{line}: {column}: empty: expected a number; only the last row may lack it")
+            raise InputError(
+                f"{path}:{line}: {column}: expected a number, got an empty field; only the last row may lack it"
+            )
         begins = begins or row["time"].strip()
         before = steps.size
         try:
@@ -242,7 +244,7 @@ def _rated(path: Path, names: list[str], stream: IO[str], step_s: float | None, 
         end = _DAY_MS if parse is _time_of_day else steps.last + steps.gaps[2] if steps.gaps else None
         if steps.rate is not None and end is None:
             raise InputError(
-                f"{path}: a model and workload with one row: how long its rate holds is not known",
+                f"{path}: only one row for a model and workload: the end of its rate is missing",
                 hint="add a row with the time when the load ends and no rate; --rate sizes for one rate",
             )
         if steps.rate is not None and end is not None:

@@ -226,7 +226,7 @@ def test_what_cannot_be_asked(
     assert catalogue.asked
     with monkeypatch.context() as elsewhere:
         elsewhere.setenv("GPUHUNT_CATALOG_DIR", str(tmp_path))
-        assert "GPUHUNT_CATALOG_DIR is set, whose files hold no date" in run("fetch", status=2)
+        assert "GPUHUNT_CATALOG_DIR is set, but its files hold no date" in run("fetch", status=2)
     # Nobody listens there: the reason, and no traceback.
     with socket.socket() as bound:  # and not listening
         bound.bind(("127.0.0.1", 0))

@@ -274,7 +274,7 @@ def test_more_steps_than_are_kept(tmp_path: Path) -> None:
 def test_rates_that_never_change(tmp_path: Path) -> None:
     load = read_rates(a_file(tmp_path, "model,workload,requests_per_min\nQwen3-8B,chat,600\nQwen3-8B,rag,60\n"))
     assert [(one.name, one.peak) for one in load.series] == [("Qwen3-8B, chat", 10), ("Qwen3-8B, rag", 1)]
-    with pytest.raises(InputError, match=":3: a second rate of Qwen3-8B, chat"):
+    with pytest.raises(InputError, match=":3: a second rate for Qwen3-8B, chat"):
         read_rates(a_file(tmp_path, "model,workload,rate\nQwen3-8B,chat,600\nQwen3-8B,chat,60\n"))
     assert read_rates(a_file(tmp_path, DAY)).series[0].peak == 40
 
