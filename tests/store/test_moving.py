@@ -219,7 +219,7 @@ def test_a_trace_is_counted_in_steps(tmp_path: Path) -> None:
     [
         ("", "expected the columns time and one of rate"),
         ("time,rate\n", "no rates"),
-        ("time,rate\n0,5\n", "how long its rate holds is not known"),
+        ("time,rate\n0,5\n", "the end of its rate is missing"),
         ("time,rate\n0,0\n1,0\n", "no rate above 0"),
         ("time,rate\n0,5\n20,6\n10,7\n", ":4: time: '10': an earlier time"),
         ("time,rate\n0,5\n\n0,6\n", ":4: time: '0': the same time"),
@@ -229,7 +229,7 @@ def test_a_trace_is_counted_in_steps(tmp_path: Path) -> None:
         ("time,rate\n0,1e30\n1,2\n", ":2: rate: expected a number from 0 to 1,000,000,000, got"),
         ("time,requests_per_min\n0,1e12\n1,2\n", ":2: requests_per_min: expected a number from 0 to 60,000,000,000,"),
         ("time,rate\n0,5\n1,\n2,3\n", ":4: the load has ended"),
-        ("time,rate\n0,\n1,3\n", ":2: rate: empty"),
+        ("time,rate\n0,\n1,3\n", ":2: rate: expected a number, got an empty field"),
         ("time,rate\n0,5\n8:00,3\n", ":3: time: expected seconds as in the first row, got '8:00'"),
         ("time,rate\nnoon,5\n", ":2: time: expected seconds, 08:30 or"),
         ("time,rate\n25:00,5\n", ":2: time: expected"),
