@@ -7,6 +7,7 @@ from dataclasses import replace
 from gpuscout.runner.api.cases import opened
 from gpuscout.runner.api.run import run
 from gpuscout.runner.engines.base import Cost
+from gpuscout.runner.engines.guard import is_foreign
 from gpuscout.runner.engines.registry import cached_engine
 from gpuscout.store.prices.prices import PriceRules
 from gpuscout.store.ranking.rank import rank
@@ -23,13 +24,13 @@ def in_fp8(spec: SweepSpec, expansion: Expansion, question: Question, ranking: R
     """For each group of a sweep in the models' own 16-bit precision the same question of FP8 weights.
 
     Nothing is kept: it is computed in a store of its own, at the prices of the ranking. Empty where precisions were
-    named, or an engine is too dear to be asked beside.
+    named, or an engine is too dear to be asked beside, or somebody else's.
     """
     sweep = expansion.sweep
     models = {swept.architecture.name: swept for swept in sweep.models if _is_16_bit(swept)}
     asked = tuple(models[name] for name in dict.fromkeys(group.model for group in ranking.groups) if name in models)
     engines = [cached_engine(part.name, part.options) for part in sweep.engines]
-    cheap = all(engine.cost is Cost.CHEAP and engine.in_process for engine in engines)
+    cheap = all(engine.cost is Cost.CHEAP and engine.in_process and not is_foreign(engine) for engine in engines)
     if not asked or not cheap or sweep.precision != (None,) or any("precision" in group for group in sweep.zipped):
         return ()
     in_8_bit = Expansion(replace(sweep, models=asked, precision=(Precision.FP8,)))

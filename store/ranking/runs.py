@@ -146,15 +146,18 @@ def estimated_cases(
     ]
     conditions += [cases.c[n].in_(sorted({one[n] for one in configurations})) for n in (*LENGTHS, *_SETTINGS)]
     if scope.sweep is not None:
-        members = sa.select(tasks.c.case_id).join(membership, membership.c.task_id == tasks.c.id)
-        # A task that failed on the way is no member, but it has measured some points.
-        begun = sa.select(failures.c.case_id).join(measured_runs, measured_runs.c.task_key == failures.c.task_key)
-        conditions.append(
-            sa.or_(
-                cases.c.id.in_(members.where(membership.c.sweep_id == scope.sweep.id)),
-                cases.c.id.in_(begun.where(failures.c.sweep_id == scope.sweep.id)),
-            )
+        member = sa.exists().where(
+            tasks.c.case_id == cases.c.id,
+            membership.c.task_id == tasks.c.id,
+            membership.c.sweep_id == scope.sweep.id,
         )
+        # A task that failed on the way is no member, but it has measured some points.
+        begun = sa.exists().where(
+            failures.c.case_id == cases.c.id,
+            failures.c.sweep_id == scope.sweep.id,
+            measured_runs.c.task_key == failures.c.task_key,
+        )
+        conditions.append(sa.or_(member, begun))
     else:
         conditions.append(sa.exists().where(tasks.c.case_id == cases.c.id))
     query = sa.select(

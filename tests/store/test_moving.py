@@ -352,7 +352,8 @@ def test_the_document_adds_up(database: str, capsys: pytest.CaptureFixture[str],
 def test_what_people_and_python_get(
     database: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = a_file(tmp_path, DAY)
+    monkeypatch.chdir(tmp_path)
+    file = Path(a_file(tmp_path, DAY)).name
     for width in (80, 100):
         monkeypatch.setenv("COLUMNS", str(width))
         shown = ask(capsys, database, "--load", file, "--reserved-price", "H100=1.5")
