@@ -278,8 +278,10 @@ class _Run:
                 self._executor.close()
             self._give_back()
         if self._interrupt.requested:
+            points = sum(len(steps) for flight in self._in_flight.values() for steps in flight.measured.values())
+            kept = f", and {points:,} measured point{'' if points == 1 else 's'} of others" if points else ""
             raise SweepInterrupted(
-                f"stopped: {self._progress.done_tasks:,} of {self._progress.total_tasks:,} tasks are stored",
+                f"stopped: {self._progress.done_tasks:,} of {self._progress.total_tasks:,} tasks are stored{kept}",
                 hint="run the same command to go on",
             )
 

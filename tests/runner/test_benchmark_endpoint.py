@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -133,7 +134,8 @@ def test_points_before_a_failure_are_kept_and_the_rest_is_measured_later(server:
     assert rows(tmp_path, "SELECT concurrency FROM measured_runs ORDER BY 1") == [(1,), (2,), (4,)]
 
 
-def test_kill_9_loses_no_finished_point(server: Served, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_the_end_of_a_run_loses_no_finished_point(server: Served, tmp_path: Path, how: signal.Signals) -> None:
     write_spec(tmp_path, server, "[1, 2]")
     server.behave(after=1 + 8, answer="stall")
     process = started("run", "bench.yaml", cwd=tmp_path)
@@ -142,8 +144,9 @@ def test_kill_9_loses_no_finished_point(server: Served, tmp_path: Path) -> None:
         return (tmp_path / "gpuscout.db").exists() and bool(_stored(tmp_path))
 
     wait_for(first_is_stored, process, timeout_s=120)
-    process.kill()
-    process.communicate()
+    process.send_signal(how)
+    messages = process.communicate()[1]
+    assert how is signal.SIGKILL or "stopped: 0 of 1 tasks are stored, and 1 measured point of others" in messages
     server.behave()
     server.record()
     done = gpuscout("run", "bench.yaml", cwd=tmp_path)
@@ -202,8 +205,9 @@ def test_an_endpoint_is_one_deployment(server: Served, tmp_path: Path) -> None:
         ("max_in_flight: 2", "a concurrency of 4 is above `max_in_flight` (2)"),
         ("served_model_name: other", f'the endpoint serves "{MODEL}", not "other"'),
         ("api_key_env: NO_SUCH_VARIABLE", "NO_SUCH_VARIABLE is not set"),
+        ("generator: aiperf, generator_command: aiperf --api-key pw", '"--api-key" would be stored'),
         ("api_key_env: sk-pwpwpwpw", "not the key itself"),
-        ("api_key_env: hf_pwpwpwpw", "not the key itself"),
+        (f"api_key_env: hf_{'pw' * 17}", "not the key itself"),
     ],
 )
 def test_says_what_is_wrong(server: Served, tmp_path: Path, spec: str, told: str) -> None:

@@ -164,9 +164,10 @@ def test_commands() -> None:
         (["env", "HF_TOKEN=secret", "vllm", "{port}"], '"HF_TOKEN" would be stored'),
         (["sh", "-c", "VLLM_API_KEY='secret' vllm --port {port}"], '"VLLM_API_KEY" would be stored'),
         (["sh", "-c", "vllm --api-key secret --port {port}"], '"--api-key" would be stored'),
-        (["vllm", "{port}", "hf_secretsecret"], '"a token" would be stored'),
+        (["vllm", "{port}", "hf_secretsecretsecretsec"], '"a token" would be stored'),
     ):
         with pytest.raises(InputError, match=message) as raised:
             check_command(wrong)
         assert "secret" not in raised.value.message
+    check_command(("vllm", "/data/hf_checkpoints/llama", "{port}"))
     check_command(("sh", "-c", 'TOKENIZERS_PARALLELISM=false VLLM_API_KEY="$KEY" vllm --port {port}'))

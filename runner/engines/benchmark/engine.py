@@ -13,10 +13,11 @@ from gpuscout.runner.engines.benchmark.endpoint import Endpoint, checked_url, pr
 from gpuscout.runner.engines.benchmark.errors import BenchmarkError
 from gpuscout.runner.engines.benchmark.measure import measure
 from gpuscout.runner.engines.benchmark.options import LABELS, OPTIONS, SERVER, LoadOptions, ServedOptions
-from gpuscout.runner.engines.benchmark.secret import check_variable
+from gpuscout.runner.engines.benchmark.secret import check_variable, secret_in
 from gpuscout.store.measured import MeasuredRun
 from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.curves import Curves, IntArray
+from gpuscout.sweeps.errors import InputError, quoted
 from gpuscout.sweeps.gpus.library import gpus_with
 from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.settings import SHORT_SIZES, STARTED
@@ -60,6 +61,8 @@ class BenchmarkEngine:
             command=tuple(_texts(given.get("command"))) or None,
         )
         check_variable(self._load.api_key_env)
+        if secret := secret_in(self._load.generator_command or ""):
+            raise InputError(f"invalid generator_command: {quoted(secret)} would be stored with the results")
         if self._server.command is not None:
             check_command(self._server.command)
         self._limits = tuple(parse_slo(text) for text in _texts(given.get("adaptive")))

@@ -11,6 +11,8 @@ _NAME = "TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?K
 _SECRET_NAME = re.compile(_NAME, re.IGNORECASE)
 # Of Hugging Face, of OpenAI and those that copy it, and of any HTTP header.
 _SECRET = re.compile(r"\bhf_[A-Za-z0-9]{8,}|\bsk-[A-Za-z0-9_-]{8,}|(?i:\bbearer )[A-Za-z0-9._~+/=-]{8,}")
+# Long enough to be no name of a folder.
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}|(?i:\bbearer )[A-Za-z0-9._~+/=-]{8,}")
 _FLAG = re.compile(r"(?:^|\s)(--?[\w-]*(?:api[-_]?key|token|secret|password)\b[\w-]*)", re.IGNORECASE)
 # A reference to another variable holds nothing.
 _ASSIGNMENT = re.compile(rf"""(?<![\w-])(\w*(?:{_NAME}))=["']?(?=[^\s"'$])""", re.IGNORECASE)
@@ -20,7 +22,7 @@ _SHORTEST_SECRET = 6
 
 def check_variable(name: str | None) -> None:
     """Raises InputError for what is no name of an environment variable but, as it seems, the key itself."""
-    if name is not None and (not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) or _SECRET.search(name)):
+    if name is not None and (not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) or _TOKEN.search(name)):
         raise InputError(
             "invalid api_key_env: expected the name of an environment variable, such as LLM_KEY, not the key itself"
         )
@@ -38,4 +40,4 @@ def secret_in(argument: str) -> str | None:
     """What of a command's argument holds a secret or wants one, without it; None: nothing."""
     if found := _FLAG.search(argument) or _ASSIGNMENT.search(argument):
         return found[1]
-    return "a token" if _SECRET.search(argument) else None
+    return "a token" if _TOKEN.search(argument) else None
