@@ -72,7 +72,11 @@ def import_skypilot(
     parts: Mapping[str, str] | None = None,
     replace_book: bool = False,
 ) -> SavedPrices:
-    """Store the offers of SkyPilot's catalogues, read on `day`. Raises InputError, and stores nothing of any file."""
+    """Store the offers of SkyPilot's catalogues (`vms.csv` files), read on `day`.
+
+    `provider` None: the name of each file or of its folder. `parts`: the GPU that a name of the catalogues means.
+    Raises InputError, and stores nothing, where one file cannot be read.
+    """
     check_book_name(book)
     offers = [offer for file in files for offer in SkyPilotFile(file, provider).read()]
     return _saved(store, offers, book, day, parts or {}, frozenset(), {}, replace_book)

@@ -81,7 +81,10 @@ class _Counted:
 
 
 def read_fleet(texts: Iterable[str], gpu_file: Path | None = None) -> Fleet:
-    """GPUs as people write them; those of several texts add up. Raises InputError, UnknownNameError."""
+    """Read an inventory: "H100=16", "H100=4x8" (nodes x GPUs), or the name of a file with such lines or with columns.
+
+    Several texts add up. Raises InputError for invalid text and UnknownNameError for an unknown GPU.
+    """
     catalogue = gpus_with(gpu_file)
     found: list[Nodes] = []
     for place, name, number, node in _entries(texts):

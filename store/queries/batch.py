@@ -37,8 +37,9 @@ _MOST_REPLICAS = 10**7
 class Batch:
     """Work to finish. Raises InputError for invalid values.
 
-    amount    requests or, with `tokens`, output tokens; of `workload`, None: of each workload asked about
-    within_s  until when, start-up included     interruptions_per_h   of a spot machine; None: no spot machines
+    amount               requests or, with `tokens`, output tokens; of `workload`, None: of each workload asked about
+    within_s             seconds until it is done, start-up of `startup_s` seconds included
+    interruptions_per_h  of a spot machine, each of which undoes `lost_work_s` seconds; None: no spot machines
     """
 
     amount: float
@@ -152,10 +153,10 @@ def batch_capacity(
     whole_nodes: bool = False,
     spot_prices: Mapping[str, float] | None = None,
 ) -> BatchCapacity:
-    """The cheapest way to finish each batch, of each GPU type. Computes no estimate.
+    """Find the cheapest way to finish each batch, for each GPU type. Computes no estimate.
 
-    `spot_prices`: USD per GPU hour by GPU, before those of the price books. Raises what `rank` raises, and InputError
-    for batches that name a workload twice or that the question names already.
+    `spot_prices`: USD per GPU hour by GPU, instead of those of the price books. Raises what `rank` raises, and
+    InputError for batches that name a workload twice or one that the question names.
     """
     batches = tuple(batches)
     _check(batches, question)

@@ -33,7 +33,7 @@ _EXACT = 1e-9
 
 @dataclass(frozen=True)
 class Demand:
-    """What has to be carried. Raises InputError for invalid values.
+    """The rules of sizing for a load. Raises InputError for invalid values.
 
     headroom      the share of the replicas' capacity that is kept free, 0 to less than 1
     min_replicas  never fewer than these          spare   replicas beyond those that the load needs

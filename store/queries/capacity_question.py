@@ -42,7 +42,7 @@ class Capacity:
 
 @dataclass(frozen=True)
 class Rate:
-    """What has to be carried of a workload: requests per second or, with `tokens`, output tokens per second, or users.
+    """The load of a workload: requests per second or, with `tokens`, output tokens per second, or users.
 
     `workload` None: of each workload asked about.
     """

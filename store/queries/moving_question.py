@@ -66,8 +66,8 @@ def capacity_over_time(
 ) -> CapacityOverTime:
     """Size every GPU type for a load that moves, for each model and workload. Computes no estimate.
 
-    `reserved_prices`: USD per GPU hour by GPU, before those of the price books. Raises what `rank` raises, and
-    InputError for a load that names what the question names, or one thing twice.
+    `reserved_prices`: USD per GPU hour by GPU, instead of those of the price books. Raises what `rank` raises, and
+    InputError for a load that names models or workloads the question names too, or one of them twice.
     """
     demand, scaling = demand or Demand(), scaling or Scaling()
     check_names(question, load)

@@ -80,9 +80,10 @@ def place_on(
     load: MovingLoad | Sequence[Rate],
     rules: Rules | None = None,
 ) -> Placing:
-    """Place models and workloads with their rates on nodes that are there; of a load that moves, its highest rates.
+    """Place models and workloads with their rates on nodes you have; of a load that moves, its highest rates.
 
-    Computes no estimate. Raises what `rank` raises, and InputError for a load that cannot be placed so.
+    Computes no estimate. Raises what `rank` raises, InputError for a load that cannot be placed (users, rates of 0, one
+    workload twice), and OutOfTimeError where nothing was found within the time limit.
     """
     rules = rules or Rules()
     pools = merged(nodes)

@@ -125,11 +125,11 @@ def against_api(
     cached_share: float = 0.0,
     demand: Demand | None = None,
 ) -> ApiComparison:
-    """Compare what the question asks about with token prices by their names ("Groq", "Groq/gpt-oss-120b").
+    """Compare GPUs for the models of the question with token prices by their names ("Groq", "Groq/gpt-oss-120b").
 
-    The name of a provider alone means its price of the very model; one that names a model is held against every model
-    asked about. `tokens_per_day`: the load, input and output. `cached_share` of the input is billed as cached.
-    Raises what `rank` raises, UnknownNameError for names, InputError for loads and shares that cannot be.
+    The name of a provider alone means its price of the same model; a name with a model is compared with every model of
+    the question. `tokens_per_day`: the load, input and output together. `cached_share` (0 to 1) of the input is billed
+    as cached. Raises what `rank` raises, UnknownNameError for unknown names, InputError for invalid loads and shares.
     """
     if tokens_per_day is not None and not 0 < tokens_per_day <= MOST_TOKENS_PER_DAY:
         raise InputError(

@@ -81,10 +81,11 @@ class MovingLoad:
 
 
 def read_load(file: str | Path, step_s: float | None = None) -> MovingLoad:
-    """The load of a file. `step_s`: average over steps of so many seconds; None: as a CSV file has them.
+    """Read request rates over time: a CSV file, a trace of requests, or a text such as "0:00=2, 8:00=40" (requests/s).
 
-    Raises InputError with the line and the column for anything else than described above, and for more than
-    `MOST_STEPS` steps or `MOST_SERIES` series.
+    `step_s`: average over steps of so many seconds; None: the steps of the CSV file, a minute for a trace.
+    Raises InputError with the line and the column of what is wrong, for more than `MOST_STEPS` steps, and for more than
+    `MOST_SERIES` pairs of model and workload.
     """
     if step_s is not None and not 0.001 <= step_s <= _LATEST_S:
         raise InputError(f"invalid step of {step_s:g} s: expected at least a millisecond")
