@@ -281,6 +281,9 @@ def _check(question: Question) -> None:
             f"invalid discount {discount:g}: expected a share from 0 to below 1",
             hint="0.3 takes 30 % off the prices of the books",
         )
+    for gpu, usd in (question.prices.overrides or {}).items():
+        if not 0 <= usd < math.inf:
+            raise InputError(f"{gpu}: invalid price {usd:g}: expected USD per GPU hour from 0")
 
 
 def _provide_logarithms(connection: sa.Connection) -> None:

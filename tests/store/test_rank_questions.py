@@ -163,6 +163,13 @@ def test_an_estimate_meets_no_percentile_unless_a_tail_is_assumed(answered: Call
         ask("ttft:p95<=200ms", assume_tail=0.9)
 
 
+@pytest.mark.parametrize("usd", [-1.0, float("nan"), float("inf")])
+def test_a_price_that_cannot_be_is_refused(answered: Callable[..., Ask], usd: float) -> None:
+    ask = answered(an_answer())
+    with pytest.raises(InputError, match="L4: invalid price"):
+        ask(prices=PriceRules(overrides={"L4": usd}))
+
+
 def test_weights_are_a_geometric_mean(answered: Callable[..., Ask]) -> None:
     ask = answered(
         an_answer(points={1: {"itl_ms": 10.0, "output_tokens_per_s": 100.0}}),
