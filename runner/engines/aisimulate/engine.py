@@ -100,7 +100,7 @@ class AISimulateEngine:
         return f"{VERSION}-{_version(self._program)}"
 
     def unsupported_traffic(self, traffic: Traffic) -> str | None:
-        """A trace that is not at hand, and cached input of requests that vary."""
+        """A trace that is not available, and cached input of requests that vary."""
         if isinstance(traffic.trace, NamedTrace):
             return "the trace of this case is not available"
         return unsupported(traffic)
