@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from gpuscout.sweeps.errors import InputError
 
-_NAME = "TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY"
+_NAME = "TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|_KEY(?![A-Z])"
 _SECRET_NAME = re.compile(_NAME, re.IGNORECASE)
 # Of Hugging Face, of OpenAI and those that copy it, and of any HTTP header.
 _SECRET = re.compile(r"\bhf_[A-Za-z0-9]{8,}|\bsk-[A-Za-z0-9_-]{8,}|(?i:\bbearer )[A-Za-z0-9._~+/=-]{8,}")

@@ -195,7 +195,7 @@ class RunningServer:
             connection.close()
 
     def _redacted(self, line: str) -> str:
-        return redacted(line, self._environment)
+        return redacted(line, self._environment | ({"API_KEY": self._key} if self._key else {}))
 
 
 def free_port() -> int:
