@@ -253,7 +253,7 @@ def _premises(found: BatchCapacity) -> list[str]:
 def _remarks(found: BatchCapacity, groups: Sequence[BatchGroup]) -> list[str]:
     """The sum of several batches, prices, and what spot machines and start-up are taken for."""
     from gpuscout.runner.cli.show.fitted import short_gpu
-    from gpuscout.runner.cli.show.moving import spell_time
+    from gpuscout.runner.cli.show.moving import spell_time, summed_range
     from gpuscout.runner.cli.show.prices import prices_by_gpu
 
     batch = found.batches[0]
@@ -261,7 +261,10 @@ def _remarks(found: BatchCapacity, groups: Sequence[BatchGroup]) -> list[str]:
     best = [group.plans[0].best for group in groups if group.plans]
     if 1 < len(groups) == len(best) and all(offer.usd is not None for offer in best):
         usd = sum(offer.usd or 0.0 for offer in best)
-        notes.append(f"the first of all {len(best)} together: {sum(o.gpus for o in best):,} GPUs, {usd:,.0f} USD")
+        summed = summed_range([offer.usd_range for offer in best])
+        notes.append(
+            f"the first of all {len(best)} together: {sum(o.gpus for o in best):,} GPUs, {usd:,.0f} USD{summed}"
+        )
     gpus = list(dict.fromkeys(plan.config.gpu for group in groups for plan in group.plans[:2]))
     notes += prices_by_gpu(found.prices, gpus)
     if found.spot is not None:

@@ -209,4 +209,15 @@ def _totals(found: CapacityOverTime, groups: Sequence[MovingGroup]) -> Iterator[
     monthly = HOURS_PER_MONTH * 3600 / found.load.seconds
     usd = sum(plan.best.usd or 0.0 for plan in best) * monthly
     hours = sum(plan.best.gpu_hours for plan in best)
-    yield f"the first of all {len(best)} together: {number(hours)} GPU hours, {usd:,.0f} USD/month"
+    ranges = [plan.best.usd_range for plan in best]
+    summed = summed_range([None if usd is None else (usd[0] * monthly, usd[1] * monthly) for usd in ranges])
+    yield f"the first of all {len(best)} together: {number(hours)} GPU hours, {usd:,.0f} USD/month{summed}"
+
+
+def summed_range(ranges: Sequence[tuple[float, float] | None]) -> str:
+    """ " (120–180, as if all estimates erred alike)"; empty where one has no range."""
+    known = [one for one in ranges if one is not None]
+    if len(known) < len(ranges):
+        return ""
+    low, high = (sum(end) for end in zip(*known, strict=True))
+    return f" ({low:,.0f}–{high:,.0f}, as if all estimates erred alike)"
