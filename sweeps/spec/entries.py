@@ -12,6 +12,7 @@ from pydantic.json_schema import WithJsonSchema
 from gpuscout.sweeps.errors import quoted
 from gpuscout.sweeps.models.catalogue import is_path
 from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS, Precision, precision_called, spellings_of
+from gpuscout.sweeps.secret import secret_in
 from gpuscout.sweeps.spec.axes import NumericAxis, names_json_schema, parse_names
 from gpuscout.sweeps.spec.faults import Fault, Faults, InvalidValue, as_list, faults_of, unexpected
 from gpuscout.sweeps.text import fault_in
@@ -108,6 +109,11 @@ def _parse_resources(value: object) -> dict[str, float]:
 def _parse_runtime_env(value: object) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise InvalidValue(unexpected("a mapping, such as {pip: [llm-optimizer]}", value))
+    variables = value.get("env_vars")
+    for name, content in variables.items() if isinstance(variables, Mapping) else ():
+        if secret_in(f"{name}={content}"):
+            hint = "set it where Ray is started on the nodes: what runs there inherits it"
+            raise InvalidValue(Fault("would be stored with the results", ("env_vars", str(name)), hint))
     return dict(value)
 
 

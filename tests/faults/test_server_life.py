@@ -15,10 +15,10 @@ import psutil
 import pytest
 
 from gpuscout.runner.engines.benchmark import gpus, processes
-from gpuscout.runner.engines.benchmark.secret import redacted
 from gpuscout.runner.engines.benchmark.server import RunningServer, ServerFailed, free_port
 from gpuscout.sweeps.gpus.library import gpus_with
 from gpuscout.sweeps.outcomes import Outcome
+from gpuscout.sweeps.secret import redacted
 from tests.support.commands import wait_for
 
 SERVER = Path(__file__).parents[1] / "support" / "fake_server.py"

@@ -206,6 +206,7 @@ def test_an_endpoint_is_one_deployment(server: Served, tmp_path: Path) -> None:
         ("served_model_name: other", f'the endpoint serves "{MODEL}", not "other"'),
         ("api_key_env: NO_SUCH_VARIABLE", "NO_SUCH_VARIABLE is not set"),
         ("generator: aiperf, generator_command: aiperf --api-key pw", '"--api-key" would be stored'),
+        ("run: {runtime_env: {env_vars: {HF_TOKEN: pwpwpwpw}}}", "env_vars.HF_TOKEN: would be stored"),
         ("api_key_env: sk-pwpwpwpw", "not the key itself"),
         (f"api_key_env: hf_{'pw' * 17}", "not the key itself"),
     ],

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import yaml
 
 from gpuscout.runner.engines.benchmark.options import ServedOptions
-from gpuscout.runner.engines.benchmark.secret import secret_in
 from gpuscout.sweeps.cases import Case
 from gpuscout.sweeps.errors import InputError, nearest, quoted
+from gpuscout.sweeps.secret import secret_in
 from gpuscout.sweeps.servers import REGISTRY, Deployment, Launch
 from gpuscout.sweeps.servers.options import default_options
 

@@ -13,13 +13,13 @@ from gpuscout.runner.engines.benchmark.endpoint import Endpoint, checked_url, pr
 from gpuscout.runner.engines.benchmark.errors import BenchmarkError
 from gpuscout.runner.engines.benchmark.measure import measure
 from gpuscout.runner.engines.benchmark.options import LABELS, OPTIONS, SERVER, LoadOptions, ServedOptions
-from gpuscout.runner.engines.benchmark.secret import check_variable, secret_in
 from gpuscout.store.measured import MeasuredRun
 from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.curves import Curves, IntArray
 from gpuscout.sweeps.errors import InputError, quoted
 from gpuscout.sweeps.gpus.library import gpus_with
 from gpuscout.sweeps.outcomes import Outcome
+from gpuscout.sweeps.secret import check_variable, secret_in
 from gpuscout.sweeps.settings import SHORT_SIZES, STARTED
 from gpuscout.sweeps.slo import parse_slo
 from gpuscout.sweeps.sweep import Sweep

@@ -21,8 +21,8 @@ import psutil
 from gpuscout.runner.engines.benchmark.errors import BenchmarkError
 from gpuscout.runner.engines.benchmark.guardian import Guardian
 from gpuscout.runner.engines.benchmark.processes import MARK, end, identity, new_note
-from gpuscout.runner.engines.benchmark.secret import redacted
 from gpuscout.sweeps.outcomes import Outcome
+from gpuscout.sweeps.secret import redacted
 from gpuscout.sweeps.text import said
 
 HOST = "127.0.0.1"
