@@ -157,6 +157,10 @@ class HubUnreachableError(HubError):
     """There is no connection to the Hub."""
 
 
+class OutOfTimeError(InputError):
+    """No placement was found in time, and none was proved impossible."""
+
+
 class NothingQualifiesError(GpuscoutError):
     exit_code = 6
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from gpuscout.store.queries.capacity import rate_of
 from gpuscout.store.ranking.types import Group, RankedConfig
-from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.errors import InputError, OutOfTimeError
 
 _EXACT = 1e-6  # what the solver may be off by, relative to each rate
 _MOST_NODES = 100_000
@@ -180,10 +180,6 @@ class _Choice:
     pool: int
     spans: int
     rate: float
-
-
-class OutOfTimeError(InputError):
-    """No placement was found in time, and none was proved impossible."""
 
 
 class _Programme:
