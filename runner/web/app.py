@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastapi import FastAPI
-from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.staticfiles import StaticFiles
 
@@ -13,7 +12,7 @@ from gpuscout import __version__
 from gpuscout.runner.web.api import api
 from gpuscout.runner.web.pages import pages
 from gpuscout.runner.web.patience import LONGEST_ANSWER_S
-from gpuscout.runner.web.safety import Guard
+from gpuscout.runner.web.safety import Guard, Guarded
 
 _HERE = Path(__file__).parent
 
@@ -31,7 +30,7 @@ def make_app(db: str, guard: Guard | None = None, *, longest_s: float = LONGEST_
         docs_url=None,
         redoc_url=None,
     )
-    app.add_middleware(BaseHTTPMiddleware, dispatch=guard or Guard())
+    app.add_middleware(Guarded, guard=guard or Guard())
     app.include_router(api(db, longest_s))
     app.include_router(pages(db, longest_s))
     app.add_api_route("/healthz", _healthy, methods=["GET"], include_in_schema=False)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode
 
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _COOKIE = "gpuscout_token"
@@ -25,19 +26,13 @@ _HEADERS = {
 
 @dataclass(frozen=True)
 class Guard:
-    """A middleware. `hosts`: the names that requests may be for, None: any. `token`: what callers must show, if any."""
+    """`hosts`: the names that requests may be for, None: any. `token`: what callers must show, if any."""
 
     hosts: tuple[str, ...] | None = LOOPBACK
     token: str | None = None
 
-    async def __call__(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        refused = self._refused(request)
-        response = await call_next(request) if refused is None else refused
-        for name, value in _HEADERS.items():
-            response.headers.setdefault(name, value)
-        return response
-
-    def _refused(self, request: Request) -> Response | None:
+    def refusal(self, request: Request) -> Response | None:
+        """The answer to a request that may not be asked; None for all others."""
         if self.hosts is not None and _host(request) not in self.hosts:
             return _plain(
                 421, "this server answers for other host names only: gpuscout serve --allow-host NAME adds one"
@@ -62,6 +57,31 @@ class Guard:
         refusal = _plain(401, "a token is needed: Authorization: Bearer TOKEN, or ?token=TOKEN once in a browser")
         refusal.headers["WWW-Authenticate"] = "Bearer"
         return refusal
+
+
+class Guarded:
+    """An application behind a guard, and the headers that every answer has.
+
+    Plain ASGI: behind Starlette's BaseHTTPMiddleware nobody sees that a client has left.
+    """
+
+    def __init__(self, app: ASGIApp, guard: Guard) -> None:
+        self._app, self._guard = app, guard
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        refusal = self._guard.refusal(Request(scope))
+        await (self._app if refusal is None else refusal)(scope, receive, sending)
 
 
 def _host(request: Request) -> str:
