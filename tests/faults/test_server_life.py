@@ -101,16 +101,17 @@ def test_a_server_that_does_not_come_up(start: Start, options: tuple[str, ...], 
     assert TOKEN not in failed.value.message
 
 
-def test_a_server_that_wants_a_key(start: Start) -> None:
+@pytest.mark.parametrize("guard", [(), ("--guard-health",)])
+def test_a_server_that_wants_a_key(start: Start, guard: tuple[str, ...]) -> None:
     """It is not waited for in vain: no other answer will come. What it says of the key is not repeated."""
     wants = "it wants a key: `api_key_env` names its variable"
     for key, told in ((None, wants), ("serving", "it refuses the key of `api_key_env`")):
         with pytest.raises(ServerFailed) as raised:
-            start("--key", "HF_TOKEN", key=key).wait_until_healthy(600)
+            start("--key", "HF_TOKEN", *guard, key=key).wait_until_healthy(600)
         assert f"the server answers 401, {told}" in raised.value.message
         assert TOKEN not in raised.value.message
         assert ("serving tiny" in raised.value.message) is (key is None)
-    server = start("--key", "HF_TOKEN", key=TOKEN)
+    server = start("--key", "HF_TOKEN", *guard, key=TOKEN)
     server.wait_until_healthy(600)
     assert server.answers(60)
 

@@ -44,7 +44,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--exit", type=int, help="with this status, before anything answers")
     parser.add_argument("--wait-for", help="answer only once this file is there")
     parser.add_argument("--key", help="environment variable with the key that its API wants")
-    parser.add_argument("--no-health", action="store_true", help="404 at /health")
+    parser.add_argument("--guard-health", action="store_true", help="want the key at /health, too")
+    parser.add_argument("--no-health", action="store_true", help="405 at /health")
     parser.add_argument("--hang", action="store_true", help="take connections and say nothing")
     parser.add_argument("--refuse", action="store_true", help="status 400 for completions")
     parser.add_argument("--stubborn", action="store_true", help="ignore SIGTERM")
@@ -86,7 +87,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.server.options.hang:
             time.sleep(3600)
-        if self.path.startswith("/v1/") and not self._may():
+        guarded = "/" if self.server.options.guard_health else "/v1/"
+        if self.path.startswith(guarded) and not self._may():
             return
         if self.path == "/v1/models":
             self._json({"data": [{"id": self.server.options.model, "max_model_len": 4096}]})
@@ -95,7 +97,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif self.path == "/health" and not self.server.options.no_health:
             self._json({})
         else:
-            self.send_error(404)
+            self.send_error(405 if self.server.options.no_health else 404)
 
     def do_POST(self) -> None:
         options = self.server.options

@@ -10,14 +10,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
 import os
+import random
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +47,26 @@ class Served:
     def _ask(self, path: str, data: bytes | None = None) -> Any:
         with urllib.request.urlopen(self.url.removesuffix("/v1") + path, data, timeout=60) as answer:
             return json.loads(answer.read())
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What a server did by its own record, in the units of measured runs: every value of a metric, and tokens/s."""
+
+    values: Mapping[str, Sequence[float]]
+    output_tokens_per_s: float
+
+    @classmethod
+    def of(cls, records: Sequence[Mapping[str, Any]]) -> Truth:
+        timed = [(record["arrived"], record["writes"]) for record in records]
+        values = {
+            "ttft_ms": [1e3 * (writes[0] - arrived) for arrived, writes in timed],
+            "itl_ms": [1e3 * (writes[-1] - writes[0]) / (len(writes) - 1) for _, writes in timed],
+            "e2e_s": [writes[-1] - arrived for arrived, writes in timed],
+            "token_gap_ms": [1e3 * (b - a) for _, writes in timed for a, b in itertools.pairwise(writes)],
+        }
+        seconds = max(writes[-1] for _, writes in timed) - min(arrived for arrived, _ in timed)
+        return cls(values, sum(len(writes) for _, writes in timed) / seconds)
 
 
 @contextmanager
@@ -75,6 +97,7 @@ class _Server:
         self.behaviour: dict[str, Any] = {}
         self.asked = 0
         self.slots = asyncio.Semaphore(options.slots)
+        self.random = random.Random(0)
 
     async def completions(self, request: Any) -> Any:
         from aiohttp import web
@@ -110,9 +133,9 @@ class _Server:
         return response
 
     async def write(self, response: Any, body: Mapping[str, Any], count: int) -> list[float]:
-        start, writes = time.monotonic(), []
+        due, writes = time.monotonic(), []
         for number in range(count):
-            due = start + (self.options.ttft_ms + number * self.options.itl_ms) / 1e3
+            due += self.delay_s(self.options.itl_ms if number else self.options.ttft_ms)
             await asyncio.sleep(max(due - time.monotonic(), 0))
             if body.get("cut_after") == number:
                 response._req.transport.abort()
@@ -121,6 +144,10 @@ class _Server:
             writes.append(time.monotonic())
             await self.send(response, choices=[{"index": 0, "text": "w", "finish_reason": "length" if last else None}])
         return writes
+
+    def delay_s(self, mean_ms: float) -> float:
+        """The next delay: varied ones keep requests that were sent together from ending together."""
+        return mean_ms / 1e3 * (1 + self.options.varied * self.random.uniform(-1, 1))
 
     async def send(self, response: Any, **event: object) -> None:
         await response.write(
@@ -239,6 +266,7 @@ def main() -> None:
     parser.add_argument("--version", default="0.32.0")
     parser.add_argument("--ttft-ms", type=float, default=20.0)
     parser.add_argument("--itl-ms", type=float, default=2.0)
+    parser.add_argument("--varied", type=float, default=0.0, help="0.5: every delay is half to one and a half of these")
     parser.add_argument("--slots", type=int, default=1024, help="requests that are worked on at once")
     parser.add_argument(
         "--own-end", type=int, default=0, help="1: an event of its own for the end, as llama.cpp has it"

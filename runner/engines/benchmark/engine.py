@@ -57,7 +57,7 @@ class BenchmarkEngine:
         }
         self._load = LoadOptions(**{f.name: given[f.name] for f in fields(LoadOptions) if f.name in given})  # type: ignore[arg-type]
         self._server = ServedOptions(
-            **{name: given[name] for name in ("path", "model_path", "draft", "health_timeout_s") if name in given},  # type: ignore[arg-type]
+            **{name: given[name] for name in SERVER if name in given and name != "command"},  # type: ignore[arg-type]
             command=tuple(_texts(given.get("command"))) or None,
         )
         check_variable(self._load.api_key_env)
@@ -122,7 +122,7 @@ class BenchmarkEngine:
         """The effort of measuring the cases of one block."""
         from gpuscout.runner.engines.benchmark.expected import expected
 
-        return expected(cases, ladders, self._load, starts=not self.exclusive)
+        return expected(cases, ladders, self._load, None if self.exclusive else self._server)
 
     def evaluate(self, cases: CaseColumns, ladder: IntArray) -> Curves:
         raise NotImplementedError("this engine measures")

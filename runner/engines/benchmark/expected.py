@@ -1,4 +1,4 @@
-"""How long measuring will take: from estimated latencies and assumed starts of servers. For planning, not a promise."""
+"""What to expect of measuring: which servers cannot hold their case, and how long it takes, to plan with."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from gpuscout.runner.engines.base import Expected
-from gpuscout.runner.engines.benchmark.options import LoadOptions
+from gpuscout.runner.engines.benchmark.options import LoadOptions, ServedOptions
 from gpuscout.runner.engines.roofline import RooflineEngine
+from gpuscout.runner.engines.roofline.features import features
+from gpuscout.runner.engines.roofline.memory import memory, why_it_does_not_fit
 from gpuscout.sweeps.cases import CaseColumns
 from gpuscout.sweeps.traffic.traffic import PLAIN
 
@@ -19,14 +21,25 @@ _START_S = 60.0
 _WEIGHTS_BYTES_PER_S = 1e9
 
 
-def expected(cases: CaseColumns, ladders: Sequence[tuple[int, ...]], load: LoadOptions, *, starts: bool) -> Expected:
-    """The effort of measuring the cases of one configuration. `starts`: a server is started for them."""
-    asked = [row for row, ladder in enumerate(ladders) if ladder]
+def expected(
+    cases: CaseColumns, ladders: Sequence[tuple[int, ...]], load: LoadOptions, server: ServedOptions | None
+) -> Expected:
+    """The effort of measuring the cases of one configuration. `server` None: it runs, and is not started for them."""
+    unfit = unfit_cases(cases) if server is not None and server.fit_check else {}
+    asked = [row for row, ladder in enumerate(ladders) if ladder and row not in unfit]
     if not asked:
         return Expected(0, 0.0)
+    starts = server is not None
     case = cases.case(asked[0])
     seconds = _START_S + case.model.weight_bytes(case.precision) / _WEIGHTS_BYTES_PER_S if starts else 0.0
     return Expected(int(starts), seconds + sum(_load_s(cases, row, ladders[row], load) for row in asked))
+
+
+def unfit_cases(cases: CaseColumns) -> dict[int, str]:
+    """Why no server can hold a case, by position: of those whose weights and cache alone exceed memory."""
+    found = features(cases)
+    needs = memory(found)
+    return {row: why_it_does_not_fit(needs, found, row) for row in np.flatnonzero(needs.cannot_fit).tolist()}
 
 
 def _load_s(cases: CaseColumns, row: int, ladder: Sequence[int], load: LoadOptions) -> float:

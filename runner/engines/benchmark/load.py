@@ -128,6 +128,7 @@ class _Watch:
         self._client = client
         self._count = count
         self._replies: list[Reply] = []
+        self._failed: list[Reply] = []
         self._ended_s: list[float] = []
         self.in_flight = 0
         self._cpu_s = time.process_time()
@@ -141,9 +142,10 @@ class _Watch:
             self.in_flight -= 1
         self._replies.append(reply)
         self._ended_s.append(reply.last_s if reply.failure is None else time.perf_counter())
-        failed = [reply for reply in self._replies if reply.failure is not None]
-        if len(failed) > MOST_FAILED * self._count:
-            raise BenchmarkError(f"{len(failed):,} of {len(self._replies):,} requests failed: {told(failed)}")
+        if reply.failure is not None:
+            self._failed.append(reply)
+        if len(self._failed) > MOST_FAILED * self._count:
+            raise BenchmarkError(f"{len(self._failed):,} of {len(self._replies):,} requests failed: {told(self._failed)}")
 
     @staticmethod
     async def all_of(jobs: Sequence[Awaitable[None]]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from gpuscout.runner.engines.benchmark.client import api_key, connected
@@ -55,8 +57,21 @@ async def _observed(
         if concurrency is not None:
             counted = requests.draw(load.requests_at(concurrency))
             await warm_up(client, warming)
-            return datetime.now(UTC), await closed_loop(client, counted, concurrency)
+            with _uncollected():
+                return datetime.now(UTC), await closed_loop(client, counted, concurrency)
         counted = requests.draw(load.requests_at_rate(rate))
         at_s = requests.arrivals(len(counted), rate)
         await warm_up(client, warming)
-        return datetime.now(UTC), await open_loop(client, counted, at_s, load.max_in_flight)
+        with _uncollected():
+            return datetime.now(UTC), await open_loop(client, counted, at_s, load.max_in_flight)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection meanwhile: it stops this process for tens of milliseconds, which would be in the figures."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

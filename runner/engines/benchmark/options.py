@@ -49,7 +49,7 @@ class ServedOptions:
     """How servers are started. `command` None: as `gpuscout deploy` writes it; `path` is put before PATH.
 
     `model_path` is what a server loads instead of the model's name, `draft` what drafts tokens where a case has some
-    drafted, as of `gpuscout deploy`.
+    drafted, as of `gpuscout deploy`. With `fit_check` none is started for a model whose weights are larger than memory.
     """
 
     command: tuple[str, ...] | None = None
@@ -57,6 +57,7 @@ class ServedOptions:
     model_path: str | None = None
     draft: str | None = None
     health_timeout_s: float = 1800.0
+    fit_check: bool = True
 
 
 _LOAD = LoadOptions()
@@ -84,6 +85,9 @@ SERVER: Mapping[str, Option] = {
     "draft": Option("what drafts tokens where they are drafted: mtp, ngram or a model"),
     "health_timeout_s": Option(
         "seconds from a server's start to its first answer", float, _SERVED.health_timeout_s, above=0
+    ),
+    "fit_check": Option(
+        "false: start servers also where weights and the cache of one request exceed memory", bool, _SERVED.fit_check
     ),
 }
 """How servers are started, where there is no endpoint."""

@@ -13,6 +13,7 @@ from gpuscout.runner.engines.benchmark.client import api_key
 from gpuscout.runner.engines.benchmark.command import Command, command_for
 from gpuscout.runner.engines.benchmark.endpoint import Endpoint, probe
 from gpuscout.runner.engines.benchmark.errors import BenchmarkError
+from gpuscout.runner.engines.benchmark.expected import unfit_cases
 from gpuscout.runner.engines.benchmark.gpus import (
     is_one_of,
     memory_is_known,
@@ -54,8 +55,11 @@ class Served:
     def measure(self, cases: CaseColumns, ladders: Sequence[tuple[int, ...]]) -> Iterator[Measurement | Ended]:
         """Every point as soon as it is measured, and how each case ended, one configuration after the other."""
         configurations: dict[object, list[int]] = {}
+        unfit = unfit_cases(cases) if self.options.fit_check else {}
         for row, ladder in enumerate(ladders):
-            if ladder:
+            if ladder and row in unfit:
+                yield Ended(row, Outcome.DOES_NOT_FIT, f"no server was started: {unfit[row]}; `fit_check: false` does")
+            elif ladder:
                 configurations.setdefault(_configuration(cases.case(row)), []).append(row)
             else:
                 yield Ended(row)

@@ -30,6 +30,8 @@ LAST_LINES = 50
 _LAST_BYTES = 64_000
 _ANSWER_S = 10.0
 _LOOK_S = 0.2
+# With which a server says that it is not ready yet, or broken; with less, that it has no such address.
+_BROKEN = 500
 
 
 class ServerFailed(BenchmarkError):
@@ -88,10 +90,11 @@ class RunningServer:
             left = max(0.1, until - time.monotonic())
             if model is None:
                 status, _ = self._ask("GET", asked, min(_ANSWER_S, left))
-                if status == http.client.NOT_FOUND:
-                    asked = "/v1/models"
-                elif status == http.client.OK:
+                self._check_key(status)
+                if status == http.client.OK:
                     model = self._served_model(min(_ANSWER_S, left))
+                elif status is not None and status < _BROKEN:
+                    asked = "/v1/models"
             if model is not None:
                 body = {"model": model, "prompt": "1 2 3", "max_tokens": 1}
                 # The first one may compile.
@@ -166,11 +169,15 @@ class RunningServer:
         if failure := self.crashed(when):
             raise failure
 
-    def _served_model(self, timeout_s: float) -> str | None:
-        status, answer = self._ask("GET", "/v1/models", timeout_s)
+    def _check_key(self, status: int | None) -> None:
+        """Raises ServerFailed for an answer that will be the same however long it is waited for."""
         if status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
             wants = "refuses the key of `api_key_env`" if self._key else "wants a key: `api_key_env` names its variable"
             raise self.failed(f"the server answers {status}, it {wants}", Outcome.ERROR)
+
+    def _served_model(self, timeout_s: float) -> str | None:
+        status, answer = self._ask("GET", "/v1/models", timeout_s)
+        self._check_key(status)
         if status != http.client.OK:
             return None
         with suppress(ValueError, KeyError, IndexError, TypeError):

@@ -40,6 +40,12 @@ class Memory:
         fits: npt.NDArray[np.bool_] = self.needed <= self.usable
         return fits
 
+    @property
+    def cannot_fit(self) -> npt.NDArray[np.bool_]:
+        """Where weights and cache alone are too large, whatever activations and the runtime take."""
+        too_large: npt.NDArray[np.bool_] = self.weights + self.one_request > self.usable
+        return too_large
+
 
 def memory(f: Features) -> Memory:
     """How the memory of the fullest GPU of every case is used.
