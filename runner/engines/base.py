@@ -94,6 +94,8 @@ class Engine(Protocol):
                 case, ascending; (0,) for one in an open loop. Points are stored as measured runs at once, and stay
                 whatever happens to the rest
     expected(cases, ladders)  an `Expected`: what measuring the cases of one block will take
+    left(ladder, runs)  the concurrencies of a case's ladder that are worth measuring beside its measured `runs`;
+                without it, all that those do not have
     exclusive   True when two of its tasks must not run at the same time
     """
 
@@ -151,6 +153,14 @@ def measures(engine: Engine) -> bool:
 def is_exclusive(engine: Engine) -> bool:
     """Whether two of its tasks must not run at the same time."""
     return bool(getattr(engine, "exclusive", False))
+
+
+def left_to_measure(engine: Engine, ladder: Sequence[int], runs: Sequence[MeasuredRun]) -> tuple[int, ...]:
+    """The concurrencies of a ladder that an engine is still to measure, beside what a case has been measured at."""
+    known = {run.concurrency for run in runs}
+    decide = getattr(engine, "left", None)
+    left: Sequence[int] = ladder if decide is None else decide(ladder, runs)
+    return tuple(step for step in left if step not in known)
 
 
 def info(engine: Engine) -> EngineInfo:

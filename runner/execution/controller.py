@@ -22,6 +22,7 @@ from gpuscout.runner.execution.shared_tasks import SharedTasks
 from gpuscout.runner.execution.work import BlockWork, block_work
 from gpuscout.store.database.connect import Store
 from gpuscout.store.database.locks import RunnerLock
+from gpuscout.store.measured import MeasuredRun
 from gpuscout.store.measured.stored import store_runs
 from gpuscout.store.results import durable
 from gpuscout.store.results.blocks import (
@@ -222,8 +223,8 @@ def _already_complete(store: Store, record: SweepRecord, started: float) -> RunR
 class _InFlight:
     """A claimed block until its commit has ended: what is known of its tasks, and how many of its jobs are unanswered.
 
-    `in_vain` counts tasks given up alone as long as none was answered; `measured` has the steps of the ladder that were
-    measured in this run, by position.
+    `in_vain` counts tasks given up alone as long as none was answered; `measured` has the points that were measured in
+    this run, by position.
     """
 
     claimed: ClaimedBlock
@@ -232,7 +233,7 @@ class _InFlight:
     answers: list[Answer] = field(default_factory=list)
     in_vain: int = 0
     answered: bool = False
-    measured: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    measured: dict[int, list[MeasuredRun]] = field(default_factory=dict)
 
 
 class _Run:
@@ -278,7 +279,7 @@ class _Run:
                 self._executor.close()
             self._give_back()
         if self._interrupt.requested:
-            points = sum(len(steps) for flight in self._in_flight.values() for steps in flight.measured.values())
+            points = sum(len(runs) for flight in self._in_flight.values() for runs in flight.measured.values())
             kept = f", and {points:,} measured point{'' if points == 1 else 's'} of others" if points else ""
             raise SweepInterrupted(
                 f"stopped: {self._progress.done_tasks:,} of {self._progress.total_tasks:,} tasks are stored{kept}",
@@ -378,7 +379,7 @@ class _Run:
             patience=self._patience,
         )
         flight.answered = True
-        flight.measured[part.position] = (*flight.measured.get(part.position, ()), part.run.concurrency or 0)
+        flight.measured.setdefault(part.position, []).append(part.run)
         self._progress.points += 1
         self._callbacks.progress(self._progress)
 

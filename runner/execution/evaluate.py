@@ -15,6 +15,7 @@ from gpuscout.runner.engines.base import (
     Engine,
     MissingEngine,
     answered,
+    left_to_measure,
     measures,
     understood_by,
 )
@@ -39,15 +40,15 @@ Emit = Callable[[int, MeasuredRun], None]
 class Job:
     """A unit of work of an executor: the tasks at `positions` of a block, for the concurrencies of `ladder`.
 
-    `attempt` counts from 1 how often exactly these tasks were tried together in this run. `known` are the steps of the
-    ladder that are measured already, by position; in an open loop any will do.
+    `attempt` counts from 1 how often exactly these tasks were tried together in this run. `known` are the points that
+    are measured already, by position.
     """
 
     block: int
     positions: IntArray
     ladder: IntArray
     attempt: int = 1
-    known: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    known: Mapping[int, Sequence[MeasuredRun]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -55,7 +56,7 @@ class Job:
     def again(self) -> Job:
         return replace(self, attempt=self.attempt + 1)
 
-    def knowing(self, measured: Mapping[int, tuple[int, ...]]) -> Job:
+    def knowing(self, measured: Mapping[int, Sequence[MeasuredRun]]) -> Job:
         """The same without what was measured meanwhile, by position."""
         new = {position: (*self.known.get(position, ()), *measured[position]) for position in measured}
         return replace(self, known={**self.known, **new})
@@ -159,7 +160,7 @@ def measured_parts(expansion: Expansion, job: Job) -> Iterator[tuple[int, Measur
     fault = "the engine gave no outcome"
     try:
         with guarded(foreign=is_foreign(engine)):
-            measuring = iter(engine.measure(cases, [_left_of(cases, row, job) for row in range(len(cases))]))
+            measuring = iter(engine.measure(cases, [_left_of(engine, cases, row, job) for row in range(len(cases))]))
         while True:
             # Only what the engine does itself: not what becomes of its points.
             with guarded(foreign=is_foreign(engine)):
@@ -180,12 +181,12 @@ def measured_parts(expansion: Expansion, job: Job) -> Iterator[tuple[int, Measur
     yield checked(answer, len(cases), job.ladder, sparse=True)
 
 
-def _left_of(cases: CaseColumns, row: int, job: Job) -> tuple[int, ...]:
+def _left_of(engine: Engine, cases: CaseColumns, row: int, job: Job) -> tuple[int, ...]:
     """The steps of a case that are still to be measured; in an open loop the one step is 0."""
     known = job.known.get(int(job.positions[row]), ())
     if cases.traffics[cases.traffic[row]].open_loop:
         return () if known else (0,)
-    return tuple(step for step in job.ladder.tolist() if step not in known)
+    return left_to_measure(engine, job.ladder.tolist(), known)
 
 
 def _unchangeable(cases: CaseColumns) -> CaseColumns:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from gpuscout.runner.engines.base import CaseAnswer, Cost, answered, is_exclusive, measures
+from gpuscout.runner.engines.base import CaseAnswer, Cost, Engine, answered, is_exclusive, left_to_measure, measures
 from gpuscout.runner.engines.registry import cached_engine
 from gpuscout.runner.execution.evaluate import Job, block_cases
 from gpuscout.store.database.connect import Connection
-from gpuscout.store.measured.stored import measured_steps
+from gpuscout.store.measured import MeasuredRun
+from gpuscout.store.measured.stored import runs_of_tasks
 from gpuscout.store.results.blocks import open_failures
 from gpuscout.store.results.tasks import Answer, StoredTask, stored_tasks
 from gpuscout.sweeps.cases import CaseColumns, task_keys
@@ -54,10 +55,10 @@ def block_work(
     engine = cached_engine(part.name, part.options)
     if measures(engine):
         tried = sorted(position for positions in lacking.values() for position in positions)
-        steps = measured_steps(connection, [keys[position] for position in tried])
-        known = {position: steps[keys[position]] for position in tried if keys[position] in steps}
+        runs = runs_of_tasks(connection, [keys[position] for position in tried])
+        known = {position: runs[keys[position]] for position in tried if keys[position] in runs}
         tried = [position for position in tried if keys[position] not in given_up]
-        return _to_measure(block, cases, keys, reused, part.ladder, tried, known, apart=is_exclusive(engine))
+        return _to_measure(block, cases, keys, reused, part.ladder, tried, known, engine)
     dear = engine.cost is Cost.EXPENSIVE
     jobs: list[Job] = []
     for concurrencies, positions in lacking.items():
@@ -75,16 +76,16 @@ def _to_measure(
     reused: dict[int, int],
     ladder: tuple[int, ...],
     tried: list[int],
-    known: Mapping[int, tuple[int, ...]],
-    *,
-    apart: bool,
+    known: Mapping[int, Sequence[MeasuredRun]],
+    engine: Engine,
 ) -> BlockWork:
-    """The tasks at the positions `tried` as one job, or `apart`; those of which all is `known` are answered."""
+    """The tasks at the positions `tried` as one job, or apart; those of which enough is `known` are answered."""
     asked = np.array(ladder, dtype=np.int64)
 
     def is_complete(position: int) -> bool:
-        steps = known.get(position, ())
-        return bool(steps) and (cases.traffics[cases.traffic[position]].open_loop or set(ladder) <= set(steps))
+        if not (runs := known.get(position, ())):
+            return False
+        return cases.traffics[cases.traffic[position]].open_loop or not left_to_measure(engine, ladder, runs)
 
     complete = [position for position in tried if is_complete(position)]
     rest = [position for position in tried if position not in complete]
@@ -94,7 +95,7 @@ def _to_measure(
     jobs = []
     if rest:
         whole = Job(block, np.array(rest, dtype=np.int64), asked, known={p: known[p] for p in rest if p in known})
-        jobs = whole.cut(1) if apart else [whole]
+        jobs = whole.cut(1) if is_exclusive(engine) else [whole]
     return BlockWork(cases, keys, reused, jobs, answers)
 
 

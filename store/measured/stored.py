@@ -127,13 +127,17 @@ def store_runs(
     return inserted
 
 
-def measured_steps(connection: sa.Connection, keys: Sequence[bytes]) -> dict[bytes, tuple[int, ...]]:
-    """The concurrencies at which tasks of sweeps were measured, ascending, by the keys of the tasks."""
-    query = sa.select(measured_runs.c.task_key, measured_runs.c.concurrency)
-    found: dict[bytes, set[int]] = defaultdict(set)
-    for key, concurrency in bulk.select_by_keys(connection, query, measured_runs.c.task_key, keys):
-        found[key].add(concurrency)
-    return {key: tuple(sorted(steps)) for key, steps in found.items()}
+def runs_of_tasks(connection: sa.Connection, keys: Sequence[bytes]) -> dict[bytes, list[MeasuredRun]]:
+    """The runs that tasks of sweeps have measured so far, by the keys of the tasks."""
+    query = sa.select(measured_runs.c.id, measured_runs.c.task_key)
+    task_of = {row[0]: row[1] for row in bulk.select_by_keys(connection, query, measured_runs.c.task_key, keys)}
+    found: dict[bytes, list[MeasuredRun]] = defaultdict(list)
+    for some in _portions(sorted(task_of)):
+        tails = _tails(connection, percentiles.c.run_id.in_(some))
+        for row in connection.execute(_AS_MEASURED.where(measured_runs.c.id.in_(some))):
+            details = json.loads(row.details) if row.details else {}
+            found[task_of[row.id]].append(_from_row(row, details, tails.get(row.id, {})))
+    return found
 
 
 def store_durably(store: Store, runs: Sequence[MeasuredRun]) -> tuple[dict[int, str], list[bool]]:
@@ -252,33 +256,41 @@ def stored_runs(
     With `rate_driven` also runs at a request rate whose mean concurrency is known, as closed loops of it.
     """
     details = {row.id: row.details for row in _matching(connection, patterns)}
-    query = (
-        sa.select(
-            measured_runs,
-            models.c.name.label("model"),
-            gpus.c.name.label("gpu"),
-            *cases.c[(*PARALLELISM, "precision", "kv_precision", "server", "server_options", *_ASKED)],
-        )
-        .select_from(measured_runs.join(cases).join(models).join(gpus))
-        .where(
-            sa.or_(
-                measured_runs.c.load != "request_rate",
-                sa.and_(sa.literal(rate_driven), measured_runs.c.concurrency.is_not(None)),
-            ),
-            sa.or_(sa.literal(implausible), measured_runs.c.implausible.is_(None)),
-            cases.c.traffic_id.is_(None),
-            cases.c.speculative == "",
-        )
-        .order_by(measured_runs.c.id)
+    query = _AS_MEASURED.where(
+        sa.or_(
+            measured_runs.c.load != "request_rate",
+            sa.and_(sa.literal(rate_driven), measured_runs.c.concurrency.is_not(None)),
+        ),
+        sa.or_(sa.literal(implausible), measured_runs.c.implausible.is_(None)),
+        cases.c.traffic_id.is_(None),
+        cases.c.speculative == "",
     )
-    tails: dict[int, dict[tuple[str, float], float]] = defaultdict(dict)
-    for tail in connection.execute(sa.select(percentiles)):
-        tails[tail.run_id][tail.metric, tail.percentile] = tail.value
+    tails = _tails(connection)
     return [
         _from_row(row, details[row.id], tails.get(row.id, {}))
         for row in connection.execute(query)
         if row.id in details and variant(details[row.id]) is None
     ]
+
+
+_AS_MEASURED = (
+    sa.select(
+        measured_runs,
+        models.c.name.label("model"),
+        gpus.c.name.label("gpu"),
+        *cases.c[(*PARALLELISM, "precision", "kv_precision", "server", "server_options", *_ASKED)],
+    )
+    .select_from(measured_runs.join(cases).join(models).join(gpus))
+    .order_by(measured_runs.c.id)
+)
+
+
+def _tails(connection: sa.Connection, *which: sa.ColumnElement[bool]) -> dict[int, dict[tuple[str, float], float]]:
+    """The percentiles of runs, by the ids of these."""
+    tails: dict[int, dict[tuple[str, float], float]] = defaultdict(dict)
+    for tail in connection.execute(sa.select(percentiles).where(*which)):
+        tails[tail.run_id][tail.metric, tail.percentile] = tail.value
+    return tails
 
 
 def _from_row(row: sa.Row[Any], details: Mapping[str, Any], tails: Mapping[tuple[str, float], float]) -> MeasuredRun:

@@ -1,4 +1,4 @@
-"""The load client beside a server with known delays, 64 in flight: by how much each figure is off the server's record."""
+"""The load client beside a server with known delays, 64 in flight: how far each figure is off its record."""
 
 from __future__ import annotations
 
@@ -38,6 +38,11 @@ def client(say: Callable[..., None]) -> None:
             if of == metric
         ]
     for name, measured, true in pairs:
-        say(f"load client, {_CLIENTS} in flight: {name} off the server's record", 100 * (measured / true - 1), "%", ".1f")
+        say(
+            f"load client, {_CLIENTS} in flight: {name} off the server's record",
+            100 * (measured / true - 1),
+            "%",
+            ".1f",
+        )
     say("  achieved of the requests in flight", 100 * run.details["kept_up"], "%", ".0f")
     say("  of a core, at 1,280 events/s", 100 * run.details["client_cpu"], "%", ".0f")

@@ -115,7 +115,10 @@ def test_figures_at_64_in_flight_are_within_5_percent_of_what_the_server_did() -
     for metric in ("ttft_ms", "itl_ms", "e2e_s"):
         assert run.figure(metric) == pytest.approx(np.mean(truth.values[metric]), rel=0.05), metric
     for (metric, percentile), measured in run.percentiles.items():
-        assert measured == pytest.approx(np.percentile(truth.values[metric], percentile), rel=0.05), (metric, percentile)
+        assert measured == pytest.approx(np.percentile(truth.values[metric], percentile), rel=0.05), (
+            metric,
+            percentile,
+        )
     assert len(run.percentiles) == len(truth.values) * len(PERCENTILES)
     assert run.output_tokens_per_s == pytest.approx(truth.output_tokens_per_s, rel=0.05)
     assert run.ttft_ms == pytest.approx(2_000, rel=0.25)

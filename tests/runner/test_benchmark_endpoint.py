@@ -134,6 +134,20 @@ def test_points_before_a_failure_are_kept_and_the_rest_is_measured_later(server:
     assert rows(tmp_path, "SELECT concurrency FROM measured_runs ORDER BY 1") == [(1,), (2,), (4,)]
 
 
+def test_few_points_around_a_limit_go_on_where_they_were_stopped(server: Served, tmp_path: Path) -> None:
+    """What was measured before tells where the limit is not."""
+    write_spec(tmp_path, server, "[1, 2, 4, 8, 16, 32]", ', adaptive: ["itl<=10s"]')
+    server.behave(after=8 + 16, answer=500)  # the middle of the ladder is measured
+    assert gpuscout("run", "bench.yaml", cwd=tmp_path).returncode == 5
+    assert rows(tmp_path, "SELECT concurrency FROM measured_runs") == [(8,)]
+    server.behave()
+    server.record()
+    done = gpuscout("run", "bench.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert rows(tmp_path, "SELECT concurrency FROM measured_runs ORDER BY 1") == [(8,), (32,)]
+    assert len(server.record()) == 32 + 64
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_the_end_of_a_run_loses_no_finished_point(server: Served, tmp_path: Path, how: signal.Signals) -> None:
     write_spec(tmp_path, server, "[1, 2]")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuscout.runner.engines.benchmark.adaptive import around_limits
+from gpuscout.runner.engines.benchmark.adaptive import around_limits, between
 from gpuscout.runner.engines.benchmark.command import check_command, command_for
 from gpuscout.runner.engines.benchmark.options import ServedOptions
 from gpuscout.runner.execution.executors.server_places import Node, NoSuchNode, ServerPlaces
@@ -103,6 +103,11 @@ def test_few_points_find_the_load_that_meets_a_limit(limit_ms: float, highest: i
         highest == 64
         or min(run.concurrency or 0 for run in missed) == ladder[ladder.index(highest) + 1 if highest else 0]
     )
+    # With any of these points known, the others are found with no more of them.
+    for known in range(len(runs) + 1):
+        left = between(ladder, [parse_slo(f"itl<={limit_ms}ms")], runs[:known])
+        again = list(around_limits(left, [parse_slo(f"itl<={limit_ms}ms")], measured_at))
+        assert [run.concurrency for run in again] == [run.concurrency for run in runs[known:]]
     # A percentile counts as it was measured, one that was not is not met.
     assert not list(around_limits((), [], measured_at))
     [run] = list(around_limits((4,), [parse_slo("ttft:p95<=9s")], measured_at))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 from gpuscout.store.measured import MeasuredRun
@@ -27,6 +28,13 @@ def around_limits(
             low = middle + 1
         else:
             high = middle
+
+
+def between(ladder: Sequence[int], limits: Sequence[Slo], runs: Sequence[MeasuredRun]) -> tuple[int, ...]:
+    """The steps of a ladder among which the limits are crossed, by what was measured of it before."""
+    met, missed = ([run.concurrency or 0 for run in runs if meets(run, limits) is is_met] for is_met in (True, False))
+    above, below = max(met, default=0), min(missed, default=math.inf)
+    return tuple(step for step in ladder if above < step < below)
 
 
 def meets(run: MeasuredRun, limits: Sequence[Slo]) -> bool:

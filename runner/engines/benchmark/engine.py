@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 
 from gpuscout.runner.engines.base import About, Cost, Ended, Expected, Measurement
-from gpuscout.runner.engines.benchmark.adaptive import around_limits
+from gpuscout.runner.engines.benchmark.adaptive import around_limits, between
 from gpuscout.runner.engines.benchmark.command import check_command
 from gpuscout.runner.engines.benchmark.endpoint import Endpoint, checked_url, probe
 from gpuscout.runner.engines.benchmark.errors import BenchmarkError
@@ -123,6 +123,10 @@ class BenchmarkEngine:
         from gpuscout.runner.engines.benchmark.expected import expected
 
         return expected(cases, ladders, self._load, None if self.exclusive else self._server)
+
+    def left(self, ladder: Sequence[int], runs: Sequence[MeasuredRun]) -> Sequence[int]:
+        """The steps that are worth measuring beside these runs: all, or those around the limits."""
+        return between(ladder, self._limits, runs) if self._limits else ladder
 
     def evaluate(self, cases: CaseColumns, ladder: IntArray) -> Curves:
         raise NotImplementedError("this engine measures")

@@ -145,7 +145,9 @@ class _Watch:
         if reply.failure is not None:
             self._failed.append(reply)
         if len(self._failed) > MOST_FAILED * self._count:
-            raise BenchmarkError(f"{len(self._failed):,} of {len(self._replies):,} requests failed: {told(self._failed)}")
+            raise BenchmarkError(
+                f"{len(self._failed):,} of {len(self._replies):,} requests failed: {told(self._failed)}"
+            )
 
     @staticmethod
     async def all_of(jobs: Sequence[Awaitable[None]]) -> None:

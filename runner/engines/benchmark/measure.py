@@ -68,7 +68,7 @@ async def _observed(
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """No garbage collection meanwhile: it stops this process for tens of milliseconds, which would be in the figures."""
+    """No garbage collection meanwhile: it stops this process for tens of milliseconds, which figures would have."""
     gc.collect()
     gc.disable()
     try:
