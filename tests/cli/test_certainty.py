@@ -277,7 +277,7 @@ def test_what_looks_twice_as_good_is_to_be_measured_first(made_up: str, capsys: 
     assert group["unproven"]["objective_value"] * 2 < group["configurations"][0]["objective_value"]
     shown = " ".join(said(capsys, "recommend", *one).split())
     assert "MEASURE BEFORE YOU BUY: H100 x1 fp8 kv-fp8 would be 87 % cheaper if" in shown
-    assert "to measure it: gpuscout deploy --model a/One --gpu H100" in shown
+    assert "to measure it: gpuscout recommend --model a/One --workload chat --no-slo --measure-top 1" in shown
     matrix = " ".join(said(capsys, "recommend", *cheap).split())
     assert "MEASURE BEFORE YOU BUY: less than half the cost if they hold for 2 of 4 (<<), most for One: gp" in matrix
     assert "< an unmeasured one looks cheaper << by more than half" in matrix

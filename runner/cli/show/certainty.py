@@ -89,16 +89,18 @@ def unproven(ranking: Ranking, group: Group) -> str | None:
     return f"{MEASURE_FIRST}: {told}" if group.measure_first else told
 
 
-def benchmark(ranking: Ranking, group: Group, config: RankedConfig) -> str:
-    """The command that writes what starts an unproven configuration, to be measured."""
-    words = ["gpuscout", "deploy", "--model", group.model, "--gpu", config.gpu, "--trust", "any"]
+def benchmark(ranking: Ranking, group: Group) -> str:
+    """The command that writes the sweep which measures an unproven configuration beside the best."""
+    words = ["gpuscout", "recommend", "--model", group.model]
     if group.workload:
         words += ["--workload", group.workload]
     else:
         words += ["--input-len", str(group.input_len), "--output-len", str(group.output_len)]
     for slo in ranking.question.slos:
         words += ["--slo", str(slo)]
-    return shlex.join(words)
+    if not ranking.question.slos:
+        words.append("--no-slo")
+    return shlex.join([*words, "--measure-top", "1"])
 
 
 def trust(config: RankedConfig) -> str:

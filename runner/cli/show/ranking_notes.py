@@ -168,7 +168,7 @@ def _measure_first(ranking: Ranking, groups: Sequence[Group]) -> Iterator[str]:
     word = "less than half the cost" if ranking.question.aim.needs("price") else "more than twice as good"
     yield (
         f"{MEASURE_FIRST}: {word} if they hold for {len(far)} of {len(groups)} (<<), most for "
-        f"{bare_names([worst.model])[worst.model]}: {benchmark(ranking, worst, worst.unproven)}"
+        f"{bare_names([worst.model])[worst.model]}: {benchmark(ranking, worst)}"
     )
 
 
@@ -183,7 +183,7 @@ def details(ranking: Ranking, group: Group) -> Iterator[str]:
     yield f"{best.told_kind}: {trust(best)}"
     if (told := unproven(ranking, group)) is not None and group.unproven is not None:
         yield told
-        yield f"to measure it: {benchmark(ranking, group, group.unproven)}"
+        yield f"to measure it: {benchmark(ranking, group)}"
     if group.ties:
         yield tie(group.ties[0], group)
         if others := [short_gpu(found.config.gpu) for found in group.ties[1:]]:
