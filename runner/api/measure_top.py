@@ -55,7 +55,7 @@ def spec_to_measure(ranking: Ranking, top: int, *, name: str, adaptive: bool = F
     adaptive = adaptive and "concurrency" in load  # at a rate, every point is a question of its own
     spec: dict[str, object] = {
         "name": name,
-        "description": f"Measures the best {top} configurations of a recommendation, and those that may be better.",
+        "description": f"Measures what is best by a recommendation (of each the first {top}), and what may be better.",
         "models": _several(group.model for group, _ in chosen),
         **{axis: _several(_plain(getattr(config, field)) for _, config in chosen) for axis, field in _AXES.items()},
         "max_model_len": _several(_max_model_len(workloads[_key(group)], config) for group, config in chosen),

@@ -96,7 +96,7 @@ class Engine(Protocol):
     expected(cases, ladders)  an `Expected`: what measuring the cases of one block will take
     left(ladder, runs)  the concurrencies of a case's ladder that are worth measuring beside its measured `runs`;
                 without it, all that those do not have
-    exclusive   True when two of its tasks must not run at the same time
+    exclusive   what only one of its tasks at a time may use, such as an address; empty or without it: nothing
     """
 
     name: str
@@ -150,9 +150,14 @@ def measures(engine: Engine) -> bool:
     return bool(getattr(engine, "measures", False))
 
 
+def used_alone(engine: Engine) -> str:
+    """What only one task at a time may use, whoever runs it; empty: nothing."""
+    return str(getattr(engine, "exclusive", "") or "")
+
+
 def is_exclusive(engine: Engine) -> bool:
     """Whether two of its tasks must not run at the same time."""
-    return bool(getattr(engine, "exclusive", False))
+    return bool(used_alone(engine))
 
 
 def left_to_measure(engine: Engine, ladder: Sequence[int], runs: Sequence[MeasuredRun]) -> tuple[int, ...]:

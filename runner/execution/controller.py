@@ -263,7 +263,7 @@ class _Run:
         self._in_flight: dict[int, _InFlight] = {}
         self._waiting: DelayQueue[Job] = DelayQueue()
         self._elsewhere: DelayQueue[Job] = DelayQueue()  # evaluated by other runners now
-        self._shared = SharedTasks(runner, expansion, patience)
+        self._shared = SharedTasks(runner, expansion, patience, callbacks.notice)
         self._running = 0
         self._executor: Executor | None = None
         self._committer = Committer(runner, patience=patience)
@@ -346,6 +346,7 @@ class _Run:
             if self._shared.is_elsewhere(flight.work, job):
                 self._elsewhere.add(job, now, _LOOK_UP_S)
             elif self._shared.found(flight.work, job):
+                self._shared.ended(job)
                 flight.open_jobs -= 1
                 if not flight.open_jobs:
                     self._commit(flight)
@@ -363,6 +364,7 @@ class _Run:
             self._keep(flight, ended)
             return
         self._running -= 1
+        self._shared.ended(ended.job)
         if isinstance(ended, Done):
             flight.answered = True
             self._answer(flight, ended)

@@ -169,6 +169,32 @@ def test_the_end_of_a_run_loses_no_finished_point(server: Served, tmp_path: Path
     assert rows(tmp_path, "SELECT concurrency FROM measured_runs ORDER BY 1") == [(1,), (2,)]
 
 
+def test_one_run_at_a_time_measures_an_endpoint(server: Served, tmp_path: Path, postgres_url: str) -> None:
+    """Of two sweeps in one store: the second waits, until the first is killed in the middle of a load."""
+    write_spec(tmp_path, server, "[1]")
+    (tmp_path / "bench.yaml").rename(tmp_path / "first.yaml")
+    write_spec(tmp_path, server, "[1, 2]", ", request_timeout_s: 20", name="second")
+    server.behave(after=2, answer="stall")
+    first = started("run", "first.yaml", "--db", postgres_url, cwd=tmp_path)
+    asked: list[object] = []
+    wait_for(lambda: asked.extend(server.record()) or len(asked) > 2, first)
+    second = started("run", "bench.yaml", "--db", postgres_url, cwd=tmp_path)
+    assert second.stderr is not None
+    told = next((line for line in second.stderr if "another run is measuring" in line), None)
+    assert told is not None
+    assert server.url in told
+    assert server.record() == []
+    server.behave()
+    first.kill()
+    first.communicate()
+    messages = second.communicate(timeout=300)[1]
+    assert second.returncode == 0, messages
+    assert len(server.record()) == (1 + 8) + (2 + 8)
+    # What the dead one held is free.
+    again = gpuscout("run", "first.yaml", "--db", postgres_url, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+
+
 def test_request_rates_are_measured(server: Served, tmp_path: Path) -> None:
     write_spec(tmp_path, server, more=", seconds_at_rate: 0.2")
     text = (

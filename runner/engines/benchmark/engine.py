@@ -69,9 +69,9 @@ class BenchmarkEngine:
         self._labels = {name: given[name] for name in LABELS if name in given}
 
     @property
-    def exclusive(self) -> bool:
-        """Two loads on one server would disturb each other; those on servers of their own do not."""
-        return "endpoint" in self.options
+    def exclusive(self) -> str:
+        """The endpoint: two loads on one server would disturb each other; those on servers of their own do not."""
+        return str(self.options.get("endpoint", ""))
 
     def missing(self) -> str | None:
         """Why it cannot run here; None: it can."""
@@ -122,7 +122,8 @@ class BenchmarkEngine:
         """The effort of measuring the cases of one block."""
         from gpuscout.runner.engines.benchmark.expected import expected
 
-        return expected(cases, ladders, self._load, None if self.exclusive else self._server)
+        server = None if self.exclusive else self._server
+        return expected(cases, ladders, self._load, server, adaptive=bool(self._limits))
 
     def left(self, ladder: Sequence[int], runs: Sequence[MeasuredRun]) -> Sequence[int]:
         """The steps that are worth measuring beside these runs: all, or those around the limits."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -22,9 +23,17 @@ _WEIGHTS_BYTES_PER_S = 1e9
 
 
 def expected(
-    cases: CaseColumns, ladders: Sequence[tuple[int, ...]], load: LoadOptions, server: ServedOptions | None
+    cases: CaseColumns,
+    ladders: Sequence[tuple[int, ...]],
+    load: LoadOptions,
+    server: ServedOptions | None,
+    *,
+    adaptive: bool = False,
 ) -> Expected:
-    """The effort of measuring the cases of one configuration. `server` None: it runs, and is not started for them."""
+    """The effort of measuring the cases of one configuration. `server` None: it runs, and is not started for them.
+
+    `adaptive`: not the whole ladder is measured, but as many of its steps as halving it takes.
+    """
     unfit = unfit_cases(cases) if server is not None and server.fit_check else {}
     asked = [row for row, ladder in enumerate(ladders) if ladder and row not in unfit]
     if not asked:
@@ -32,7 +41,7 @@ def expected(
     starts = server is not None
     case = cases.case(asked[0])
     seconds = _START_S + case.model.weight_bytes(case.precision) / _WEIGHTS_BYTES_PER_S if starts else 0.0
-    return Expected(int(starts), seconds + sum(_load_s(cases, row, ladders[row], load) for row in asked))
+    return Expected(int(starts), seconds + sum(_load_s(cases, row, ladders[row], load, adaptive) for row in asked))
 
 
 def unfit_cases(cases: CaseColumns) -> dict[int, str]:
@@ -42,7 +51,7 @@ def unfit_cases(cases: CaseColumns) -> dict[int, str]:
     return {row: why_it_does_not_fit(needs, found, row) for row in np.flatnonzero(needs.cannot_fit).tolist()}
 
 
-def _load_s(cases: CaseColumns, row: int, ladder: Sequence[int], load: LoadOptions) -> float:
+def _load_s(cases: CaseColumns, row: int, ladder: Sequence[int], load: LoadOptions, adaptive: bool) -> float:
     """Warming up takes one round of requests, counting as many rounds as there are requests for each in flight."""
     case = cases.case(row)
     if case.traffic.open_loop:
@@ -50,4 +59,5 @@ def _load_s(cases: CaseColumns, row: int, ladder: Sequence[int], load: LoadOptio
     plain = CaseColumns.of([replace(case, traffic=PLAIN)])
     points = RooflineEngine().evaluate(plain, np.array(ladder, dtype=np.int64)).points
     rounds = np.array([load.requests_at(step) / step + 1 for step in points.concurrency.tolist()])
-    return float((rounds * points.e2e_s).sum())
+    share = min(1.0, (math.log2(len(ladder)) + 1) / len(ladder)) if adaptive else 1.0
+    return share * float((rounds * points.e2e_s).sum())
