@@ -117,7 +117,10 @@ def _entries(texts: Iterable[str]) -> Iterator[tuple[str, str, str, str | None]]
         lines = _text_of(Path(text)).splitlines()
         first = next((line for line in lines if line.partition("#")[0].strip()), "")
         if "=" not in first and "gpu" in {name.strip() for name in first.split(",")}:
-            yield from _rows(text, lines)
+            try:
+                yield from _rows(text, lines)
+            except csv.Error as error:
+                raise InputError(f"{text}: not CSV: {error}") from error
             continue
         for number_of_line, line in enumerate(lines, start=1):
             if entry := line.partition("#")[0].strip():

@@ -24,7 +24,16 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuscout.sweeps.errors import InputError, nearest
-from gpuscout.sweeps.traffic.trace import INPUT_NAMES, OUTPUT_NAMES, opened, rows, time_of, tokens_of
+from gpuscout.sweeps.traffic.trace import (
+    INPUT_NAMES,
+    LONGEST_LINE,
+    OUTPUT_NAMES,
+    lines,
+    opened,
+    rows,
+    time_of,
+    tokens_of,
+)
 
 MOST_STEPS = 200_000
 MOST_SERIES = 1_000
@@ -32,7 +41,6 @@ STEP_OF_TRACES_S = 60.0
 _HIGHEST_RATE = 1e9
 _DAY_MS = 86_400_000
 _LATEST_S = 1e11
-_LONGEST_LINE = 1 << 20
 _PER_SECOND = {"rate": 1.0, "requests_per_s": 1.0, "requests_per_min": 1 / 60, "requests_per_h": 1 / 3600}
 _CALLED = {"timestamp": "time", "rps": "rate", "qps": "rate", "requests_per_second": "rate"}
 _NAMES = ("model", "workload")
@@ -94,7 +102,7 @@ def read_load(file: str | Path, step_s: float | None = None) -> MovingLoad:
         return _rated(Path("--load"), ["time", "rate"], io.StringIO(text), step_s, header=0)
     path = Path(file)
     with opened(path) as stream:
-        head = stream.readline(_LONGEST_LINE)
+        head = stream.readline(LONGEST_LINE)
         stream.seek(0)
         names = _header(head)
         if head.lstrip().startswith("{") or set(names) & set(INPUT_NAMES):
@@ -113,7 +121,7 @@ def read_rates(file: str | Path) -> MovingLoad:
         return read_load(file)
     path = Path(file)
     with opened(path) as stream:
-        names = _header(stream.readline(_LONGEST_LINE))
+        names = _header(stream.readline(LONGEST_LINE))
         names = [_CALLED.get(name.lower(), name.lower()) for name in names]
         if "time" in names or not set(names) & _PER_SECOND.keys():
             return read_load(path)
@@ -346,7 +354,7 @@ def _csv_rows(
     path: Path, names: list[str], stream: IO[str], header: int = 1
 ) -> Iterator[tuple[int, Mapping[str, str]]]:
     """The rows below the header, which was read already, with their line numbers."""
-    reader = csv.reader(_lines(path, stream))
+    reader = csv.reader(lines(path, stream))
     try:
         for values in reader:
             if not any(value.strip() for value in values):
@@ -357,13 +365,6 @@ def _csv_rows(
             yield line, dict(zip(names, values, strict=True))
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num + header}: not CSV: {error}") from error
-
-
-def _lines(path: Path, stream: IO[str]) -> Iterator[str]:
-    while line := stream.readline(_LONGEST_LINE):
-        if len(line) >= _LONGEST_LINE:
-            raise InputError(f"{path}: a line is longer than {_LONGEST_LINE:,} characters")
-        yield line
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str | None, str | None]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
-import io
 import json
 import math
+import zlib
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,10 +24,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.reading import TooLarge, most_values, streamed_mb
 
 BLOCK_TOKENS = 512
 MOST_REQUESTS = 1_000_000
-_LONGEST_LINE = 1 << 20
+LONGEST_LINE = 1 << 20
 _LONGEST_TOKENS = 10_000_000
 
 # The names that tools give the columns; times without "_ms" or "_s" are Mooncake's milliseconds.
@@ -146,13 +148,14 @@ def read_trace(file: str | Path) -> Trace:
     """The requests of a trace file (.jsonl or .csv, either also .gz), read line by line.
 
     Raises InputError with the line for lengths that are not whole numbers above 0, times that go back or are not
-    finite, a missing column, an empty file, and more than `MOST_REQUESTS` requests.
+    finite, a missing column, an empty file, more than `MOST_REQUESTS` requests, and more blocks than memory is for.
     """
     path = Path(file)
     times: list[float] = []
     inputs: list[int] = []
     outputs: list[int] = []
     blocks: list[tuple[int, ...]] = []
+    ids_left = most_values()
     with opened(path) as stream:
         for number, row in rows(path, stream):
             if len(inputs) == MOST_REQUESTS:
@@ -170,6 +173,9 @@ def read_trace(file: str | Path) -> Trace:
             times.append(at if at is not None else (times[-1] if times else 0.0))
             if (ids := row.get("hash_ids")) is not None:
                 blocks.append(_hash_ids(path, number, ids))
+                ids_left -= len(blocks[-1])
+                if ids_left < 0:
+                    raise TooLarge(f"{path}:{number}", f"{most_values():,} hash_ids")
     if not inputs:
         raise InputError(f"{path}: no requests", hint=f"a line a request, such as {_EXAMPLE}")
     at_s = np.array(times, dtype=np.float64)
@@ -196,15 +202,28 @@ def opened(path: Path) -> Iterator[IO[str]]:
         else:
             with path.open(encoding="utf-8") as stream:
                 yield stream
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as text: {error}") from error
+
+
+def lines(path: Path, stream: IO[str]) -> Iterator[str]:
+    """The lines that are left. Raises TooLarge, by the line and by the whole."""
+    left = streamed_mb() * 1_000_000
+    while line := stream.readline(LONGEST_LINE + 1):
+        left -= len(line)
+        if len(line) > LONGEST_LINE:
+            raise InputError(f"{path}: a line is longer than {LONGEST_LINE:,} characters")
+        if left < 0:
+            raise TooLarge(str(path), f"{streamed_mb():,} MB unpacked")
+        yield line
 
 
 def rows(path: Path, stream: IO[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """The requests with their line numbers."""
-    first = stream.readline(_LONGEST_LINE)
+    left = lines(path, stream)
+    first = next(left, "")
     if first.lstrip().startswith("{"):
-        yield from _json_rows(path, first, stream)
+        yield from _json_rows(path, chain([first], left))
         return
     header = next(csv.reader([first]), [])
     names = [name.strip() for name in header]
@@ -213,15 +232,15 @@ def rows(path: Path, stream: IO[str]) -> Iterator[tuple[int, Mapping[str, Any]]]
             f"{path}:1: expected a JSON object or the header of a CSV file with one of {', '.join(INPUT_NAMES[:3])}",
             hint=f"for example {_EXAMPLE}",
         )
-    for number, values in enumerate(csv.reader(_short_lines(path, stream)), start=2):
+    for number, values in enumerate(csv.reader(left), start=2):
         if values:
             if len(values) != len(names):
                 raise InputError(f"{path}:{number}: expected {len(names)} values, got {len(values)}")
             yield number, dict(zip(names, values, strict=True))
 
 
-def _json_rows(path: Path, first: str, stream: IO[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, line in enumerate(_short_lines(path, _chained(first, stream)), start=1):
+def _json_rows(path: Path, left: Iterator[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for number, line in enumerate(left, start=1):
         if not line.strip():
             continue
         try:
@@ -231,20 +250,6 @@ def _json_rows(path: Path, first: str, stream: IO[str]) -> Iterator[tuple[int, M
         if not isinstance(row, dict):
             raise InputError(f"{path}:{number}: expected a JSON object, such as {_EXAMPLE}")
         yield number, row
-
-
-def _chained(first: str, stream: IO[str]) -> Iterator[str]:
-    yield first
-    while line := stream.readline(_LONGEST_LINE):
-        yield line
-
-
-def _short_lines(path: Path, lines: Iterable[str]) -> Iterator[str]:
-    read = lines if not isinstance(lines, io.TextIOBase) else iter(lambda: lines.readline(_LONGEST_LINE), "")
-    for line in read:
-        if len(line) >= _LONGEST_LINE:
-            raise InputError(f"{path}: a line is longer than {_LONGEST_LINE:,} characters")
-        yield line
 
 
 def tokens_of(path: Path, number: int, row: Mapping[str, Any], names: tuple[str, ...]) -> int:

@@ -39,6 +39,7 @@ from gpuscout.sweeps.errors import GpuscoutError
 from gpuscout.sweeps.models.config import architecture_from_config
 from gpuscout.sweeps.spec.spec import load_spec
 from gpuscout.sweeps.traffic.moving import read_load, read_rates
+from gpuscout.sweeps.traffic.trace import read_trace
 from tests.fuzz.damage import damaged
 from tests.support.result_files import FILES, completed, store_file
 
@@ -111,7 +112,7 @@ def loads(folder: Path) -> tuple[list[bytes], Callable[[Path], object]]:
     """Loads that move: rates over time, in steps of their own and averaged, and traces."""
 
     def read(file: Path) -> None:
-        for reading in (read_load, read_rates, lambda path: read_load(path, 10)):
+        for reading in (read_rates, read_trace, lambda path: read_load(path, 10)):
             with suppress(GpuscoutError):
                 reading(file)
         read_load(file)

@@ -19,15 +19,19 @@ _PIECES = [
     b"{" * 50,
     b"!!python/object:os.system ",
     b"x" * 10_000,
+    b"x" * 140_000,  # more than the csv module takes
 ]
 
 
 def damaged(corpus: Sequence[bytes], chance: random.Random) -> bytes:
-    """One of the files with some damage; some as it is, some packed with gzip."""
+    """One of the files with some damage; some as it is, some packed with gzip, and the archive damaged."""
     content = chance.choice(corpus)
     for _ in range(chance.choice((0, 1, 1, 1, 2, 3, 8))):
         content = chance.choice(_WAYS)(content, corpus, chance)
-    return gzip.compress(content) if chance.random() < 0.03 else content
+    if chance.random() < 0.06:
+        content = gzip.compress(content)
+        content = _flip(content, corpus, chance) if chance.random() < 0.5 else content
+    return content
 
 
 def _flip(content: bytes, corpus: Sequence[bytes], chance: random.Random) -> bytes:

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from gpuscout.runner.resolve.fleet import read_fleet
 from gpuscout.store.measured.formats.source_file import SourceFile
 from gpuscout.store.transfer.columns import COLUMNS, LONGEST_VALUE
 from gpuscout.store.transfer.files import read_rows
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.reading import TooLarge, read_settings
+from gpuscout.sweeps.traffic.moving import read_load, read_rates
+from gpuscout.sweeps.traffic.trace import read_trace
 from tests.support.forked import gpuscout
 
 MB = 1_000_000
@@ -107,3 +110,29 @@ def test_parquet_that_repeats_a_text(tmp_path: Path) -> None:
     table["detail"] = pyarrow.array([[["x"]]] * rows)
     with pytest.raises(InputError, match="detail: expected one value a row"):
         next(read_rows(written("nested.parquet")))
+
+
+@pytest.mark.slow
+def test_a_trace_with_more_blocks_than_memory_is_for(tmp_path: Path) -> None:
+    bomb = tmp_path / "trace.jsonl.gz"  # of some kB
+    row = b'{"timestamp": 0, "input_length": 1, "output_length": 1, "hash_ids": [' + b"1," * 500_000 + b"1]}\n"
+    with gzip.open(bomb, "wb") as file:
+        for _ in range(25):
+            file.write(row)
+    with pytest.raises(TooLarge, match=r"trace\.jsonl\.gz:21: more than 10,240,000 hash_ids"):
+        read_trace(bomb)
+
+
+def test_loads_traces_and_inventories_that_are_damaged(tmp_path: Path) -> None:
+    packed = bytearray(gzip.compress(b"time,rate\n" + b"".join(b"%d,%d\n" % (i, i % 7 + 1) for i in range(5000))))
+    packed[50:90] = bytes(byte ^ 0xFF for byte in packed[50:90])
+    (tmp_path / "packed.csv.gz").write_bytes(packed)
+    (tmp_path / "field.csv").write_text("x" * 200_000)
+    (tmp_path / "row.csv").write_text("input_length,output_length\n1," + "x" * 200_000 + "\n")
+    (tmp_path / "fleet.csv").write_text("gpu,gpus\n" + "x" * 200_000 + ",8\n")
+    for name in ("packed.csv.gz", "field.csv", "row.csv"):
+        for read in (read_load, read_rates, read_trace):
+            with pytest.raises(InputError, match=f"{name}: cannot be read as text"):
+                read(tmp_path / name)
+    with pytest.raises(InputError, match=r"fleet\.csv: not CSV: field larger"):
+        read_fleet([str(tmp_path / "fleet.csv")])
