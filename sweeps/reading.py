@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
 import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from gpuscout.sweeps.errors import InputError
 
@@ -30,27 +33,27 @@ class TooLarge(InputError):
 
 
 def results_mb() -> int:
-    """How large a file of results may be, unpacked."""
+    """Return how large a file of results may be, unpacked."""
     return max(_RESULTS_MB, _raised_mb())
 
 
 def streamed_mb() -> int:
-    """How large a file may be that is read row by row, unpacked."""
+    """Return how large a file may be that is read row by row, unpacked."""
     return max(_STREAMED_MB, 64 * _raised_mb())
 
 
 def most_rows() -> int:
-    """How many rows a table may have that is in memory as a whole."""
+    """Return how many rows a table may have that is in memory as a whole."""
     return results_mb() * _ROWS_PER_MB
 
 
 def most_values() -> int:
-    """How many values a document may have."""
+    """Return how many values a document may have."""
     return results_mb() * _VALUES_PER_MB
 
 
 def read_settings(file: Path, encoding: str = "utf-8-sig") -> str:
-    """The text of a file that people write, a few MB at most.
+    """Return the text of a file that people write, a few MB at most.
 
     Raises TooLarge, OSError and UnicodeDecodeError.
     """
@@ -58,13 +61,13 @@ def read_settings(file: Path, encoding: str = "utf-8-sig") -> str:
 
 
 def read_bounded(file: Path, mb: int) -> bytes:
-    """The bytes of a file, also of a pipe or a device. Raises TooLarge and OSError."""
+    """Return the bytes of a file, also of a pipe or a device. Raises TooLarge and OSError."""
     with file.open("rb") as stream:
         return bounded(stream, str(file), mb)
 
 
 def unpacked(data: bytes, name: str, mb: int) -> bytes:
-    """What was packed with gzip. Raises TooLarge, and InputError for what is damaged."""
+    """Return what was packed with gzip. Raises TooLarge, and InputError for what is damaged."""
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
             return bounded(stream, name, mb, "unpacked")
@@ -73,11 +76,25 @@ def unpacked(data: bytes, name: str, mb: int) -> bytes:
 
 
 def bounded(stream: io.BufferedIOBase, name: str, mb: int, what: str = "") -> bytes:
-    """Everything that is left in a stream. Raises TooLarge."""
+    """Return everything that is left in a stream. Raises TooLarge."""
     data = stream.read(mb * 1_000_000 + 1)
     if len(data) > mb * 1_000_000:
         raise TooLarge(name, f"{mb:,} MB {what}".rstrip())
     return data
+
+
+def json_lines(name: str, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the object of each line with the number of the line. Blank lines hold none. Raises InputError."""
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{name}:{number}: not valid JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{name}:{number}: expected one JSON object a line")
+        yield number, row
 
 
 def _raised_mb() -> int:

@@ -24,17 +24,17 @@ _PASSWORD = re.compile(r"(://[^\s/:@]*):[^\s]*@")
 
 
 def printable(text: str) -> str:
-    r"""One line, whatever the text: characters without a shape are written as in Python, a line break as \n."""
+    r"""Return one line, whatever the text: characters without a shape are written as in Python, a line break as \n."""
     return _UNPRINTABLE.sub(_escape, text)
 
 
 def printable_lines(text: str) -> str:
-    """The same for text of several lines: line ends and tabs stay."""
+    """Return the same for text of several lines: line ends and tabs stay."""
     return _IN_LINES.sub(_escape, text)
 
 
 def fault_in(text: str) -> str | None:
-    """Why a name or another line of text is refused; None: nothing is wrong with it."""
+    """Return why a name or another line of text is refused; None: nothing is wrong with it."""
     found = _UNPRINTABLE.search(text)
     if found is None:
         return None
@@ -50,12 +50,12 @@ def fault_in(text: str) -> str | None:
 
 
 def without_exponents(text: str) -> str:
-    """The same with numbers such as 9e-1 or 1.5E3 in digits: 0.9, 1500."""
+    """Return the same with numbers such as 9e-1 or 1.5E3 in digits: 0.9, 1500."""
     return _EXPONENT.sub(lambda match: f"{Decimal(match[0]):f}", text)
 
 
 def said(error: BaseException) -> str:
-    """What an error says, in one line and shortened; nothing of one that cannot say it."""
+    """Return what an error says, in one line and shortened; nothing of one that cannot say it."""
     try:
         text = " ".join(str(error).split())
     except Exception:
@@ -63,8 +63,13 @@ def said(error: BaseException) -> str:
     return printable(text if len(text) <= _LONGEST_SAID else f"{text[:_LONGEST_SAID]}…")
 
 
+def percent(share: float, places: int = 0) -> str:
+    """Return a share in percent, as it is printed: "44 %"."""
+    return f"{100 * share:,.{places}f} %"
+
+
 def without_passwords(text: str) -> str:
-    """Passwords in URLs as ***: what stands between the first ":" after "//" and the last "@"."""
+    """Return passwords in URLs as ***: what stands between the first ":" after "//" and the last "@"."""
     return _PASSWORD.sub(r"\1:***@", text)
 
 

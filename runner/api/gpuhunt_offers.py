@@ -16,10 +16,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Any
 from urllib.error import HTTPError
 
+from gpuscout.store.clock import today
 from gpuscout.store.prices.offers import PROVIDERS, Offer
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 from gpuscout.sweeps.text import said
@@ -39,7 +40,7 @@ class Fetched:
 
 
 def fetch_offers(providers: Sequence[str] = ()) -> Fetched:
-    """All offers of GPUs of these providers; unless given, of all whose catalogues are published.
+    """Return all offers of GPUs of these providers; unless given, of all whose catalogues are published.
 
     Raises InputError where the library is missing, UnknownNameError for a provider that it does not have, and
     InputError when anything that was asked for cannot be had: then nothing is returned.
@@ -68,18 +69,17 @@ def fetch_offers(providers: Sequence[str] = ()) -> Fetched:
             items = catalog.query(provider=wanted, min_gpu_count=1)
         except Exception as error:  # the providers' own APIs, and whatever their answers hold
             raise InputError(f"no prices fetched: {type(error).__name__}: {said(error)}", hint=_HINT) from error
-    today = datetime.now(UTC).date()
     versions = {name: published[name].version if name in published else "" for name in wanted}
     source = f"gpuhunt {_version()}, catalogue "
     return Fetched(
         tuple(_offer(item, source + (versions[item.provider] or "asked at once")) for item in items),
-        {PROVIDERS.get(name, name): _day(version) or today for name, version in versions.items()},
+        {PROVIDERS.get(name, name): _day(version) or today() for name, version in versions.items()},
         {PROVIDERS.get(name, name): log.unreadable[name] for name in wanted if name in log.unreadable},
     )
 
 
 def _offer(item: Any, source: str) -> Offer:
-    """An offer from an item of the catalogue. RunPod's instance types are GPU names of nvidia-smi."""
+    """Return an offer from an item of the catalogue. RunPod's instance types are GPU names of nvidia-smi."""
     where = item.location or ""
     booked = item.provider_data.get("is_dws_calendar_mode") is True
     cluster = "runpod-cluster" in item.flags
@@ -102,7 +102,7 @@ def _offer(item: Any, source: str) -> Offer:
 
 
 def _named(providers: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The library's names of providers, typed as it or as price books call them."""
+    """Return the library's names of providers, typed as it or as price books call them."""
     spelled = {spelling.casefold(): name for name in known for spelling in (PROVIDERS.get(name, name), name)}
     found = []
     for text in providers:
@@ -165,7 +165,7 @@ def _log() -> Iterator[_Log]:
 
 @contextmanager
 def _timeout() -> Iterator[None]:
-    """The library opens its connections without one."""
+    """Yield the library opens its connections without one."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT_S)
     try:

@@ -12,6 +12,7 @@ from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, err, out, print
 from gpuscout.runner.cli.options import PriceOptions, grouped
 from gpuscout.runner.cli.show.output import Column, Output, Row, a_figure, print_rows, whole_number
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.text import percent
 
 if TYPE_CHECKING:
     from gpuscout.runner.accuracy.errors import GroupErrors
@@ -154,7 +155,7 @@ def accuracy(
 
 
 def _gpu_prices(options: PriceOptions, db: str, gpus: Iterable[str]) -> Mapping[str, float]:
-    """USD per GPU hour: the reference prices, or those that the options name. Says which GPUs have none."""
+    """Return USD per GPU hour: the reference prices, or those that the options name. Says which GPUs have none."""
     from gpuscout.runner.accuracy.choice import REFERENCE_PRICES
     from gpuscout.runner.cli.prices import quotes_at
     from gpuscout.store.prices.prices import price_gpus
@@ -195,7 +196,7 @@ def _keep(engine: Engine, one: AccuracyReport, db: str, names: RunNames) -> str:
     with open_store(db) as store, store.writing() as connection:
         note_errors(connection, register_engine(connection, info(engine)), OVER_STORED, errors)
     fitted = len(one.estimates) - len(rows)
-    apart = f"; {count(fitted, 'public run')} apart, whose errors the calibration tells" if fitted else ""
+    apart = f"; {count(fitted, 'public run')} excluded, whose errors the calibration holds" if fitted else ""
     return f"{engine.name}: errors over {count(len(rows), 'run')} of this store kept{apart}"
 
 
@@ -204,15 +205,15 @@ _COLUMNS = (
     Column("by", "by", lambda by: by.replace("_", " ")),
     Column("group", "group"),
     a_figure("runs", "runs", whole_number),
-    a_figure("answered", "answered", "{:.1%}".format),
+    a_figure("answered", "answered", lambda share: percent(share, 1)),
     *(
         a_figure(f"{metric}_{part}", f"{label} {heading}", show, unknown="")
         for metric, label in _METRICS.items()
         for part, heading, show in (
-            ("median_error", "err", "{:.1%}".format),
-            ("p90_error", "p90", "{:.0%}".format),
-            ("bias", "bias", "{:+.1%}".format),
-            ("inside", "in 80%", "{:.0%}".format),
+            ("median_error", "err", lambda error: percent(error, 1)),
+            ("p90_error", "p90", percent),
+            ("bias", "bias", lambda bias: f"{100 * bias:+,.1f} %"),
+            ("inside", "in 80 %", percent),
         )
     ),
 )
@@ -224,7 +225,7 @@ _LESS = tuple(
 
 
 def _rows(one: AccuracyReport, load: str) -> list[Row]:
-    """The errors under one kind of load, of all runs and of every group: fractions of what was measured."""
+    """Return the errors under one kind of load, of all runs and of every group: fractions of what was measured."""
     part = one.loads[load]
     groups: list[tuple[str, str | None, GroupErrors]] = [("all runs", None, part.total)]
     groups += [(by, name, group) for by, named in part.groups.items() for name, group in named.items()]
@@ -257,10 +258,13 @@ def _print_report(one: AccuracyReport, output: Output) -> None:
     if choice := one.choice:
         out().print(
             f"choice of GPU by cost per token under ITL limits: {count(choice.questions, 'question')}, "
-            f"right {choice.right:.0%}, within 5 % of the cheapest {choice.near:.0%}, mean regret {choice.regret:.1%}"
+            f"right {percent(choice.right)}, within 5 % of the cheapest {percent(choice.near)}, "
+            f"mean regret {percent(choice.regret, 1)}"
         )
     if order := one.order:
-        out().print(f"order of GPU types by offline maximum: {order.right:.1%} of {count(order.pairs, 'pair')} right")
+        out().print(
+            f"order of GPU types by offline maximum: {percent(order.right, 1)} of {count(order.pairs, 'pair')} right"
+        )
     for fraction, runs in one.memory_assumed.items():
         if float(fraction) > 1:
             out().print(f"{count(runs, 'run')} measured where the engine says the model does not fit: as if it did")
@@ -268,4 +272,4 @@ def _print_report(one: AccuracyReport, output: Output) -> None:
         out().print(f"not answered: {count(runs, 'run')}: {reason}")
     out().print("err: median of |estimate / measured - 1|; p90: its 90th percentile; bias: median of the signed error")
     if one.trust.intervals:
-        out().print("in 80%: the share of measured figures within the engine's 80 % interval around the estimate")
+        out().print("in 80 %: the share of measured figures within the engine's 80 % interval around the estimate")

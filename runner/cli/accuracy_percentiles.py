@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gpuscout.runner.cli.common import count, err, out, print_json
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.text import percent
 
 if TYPE_CHECKING:
     from gpuscout.runner.accuracy.names import RunNames
@@ -95,6 +96,6 @@ def _columns() -> list[Column]:
     columns.append(a_figure("runs", "runs", whole_number))
     for metric, percentile in COMPARED:
         key, heading = f"{metric}_p{percentile:g}", f"{_HEADINGS[metric]} p{percentile:g}"
-        columns.append(a_figure(f"{key}_error", f"{heading} err", "{:.0%}".format, unknown=""))
-        columns.append(a_figure(f"{key}_bias", "bias", "{:+.0%}".format, unknown=""))
+        columns.append(a_figure(f"{key}_error", f"{heading} err", percent, unknown=""))
+        columns.append(a_figure(f"{key}_bias", "bias", lambda bias: f"{100 * bias:+,.0f} %", unknown=""))
     return columns

@@ -10,6 +10,7 @@ import typer
 from gpuscout.runner.cli.accuracy import tell_left_out
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, err, out, print_json, print_table
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.text import percent
 
 
 def register(app: typer.Typer) -> None:
@@ -33,11 +34,10 @@ def calibrate(
     json: Json = False,
 ) -> None:
     """Fit the constants of `roofline` to measured runs and say how well they carry to what was left out."""
-    import datetime
-
     from gpuscout.runner.accuracy.names import RunNames
     from gpuscout.runner.accuracy.sources import PUBLIC, measured_runs
     from gpuscout.runner.calibration.document import calibrate, write_constants
+    from gpuscout.store.clock import today
 
     sources = measured or [PUBLIC]
     if not output.parent.is_dir() or output.is_dir():
@@ -49,7 +49,7 @@ def calibrate(
         found.runs,
         others=measured_runs((PUBLIC,), db, names).runs,
         names=names,
-        today=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        today=today().isoformat(),
         validate=validate,
         tell=lambda text: err().print(text),
     )
@@ -69,7 +69,7 @@ def _print_errors(errors: Any) -> None:
     print_table(
         ["runs of", "load", *(name.replace("_", " ") for name in names)],
         [
-            [of.replace("_", " "), load, *(f"{values[name]:.1%}" if name in values else "" for name in names)]
+            [of.replace("_", " "), load, *(percent(values[name], 1) if name in values else "" for name in names)]
             for of, loads in errors.items()
             for load, values in loads.items()
         ],

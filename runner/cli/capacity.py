@@ -16,6 +16,7 @@ from gpuscout.runner.cli.options import Filters, LimitOptions, PriceOptions, gro
 from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.text import percent
 
 if TYPE_CHECKING:
     from gpuscout.store.queries.capacity import GroupCapacity, Plan
@@ -180,7 +181,7 @@ def _row(group: GroupCapacity, plan: Plan) -> dict[str, Any]:
 
 
 def _columns(output: Output) -> list[Column]:
-    """What every row has: all of it as CSV, what a reader wants as Markdown."""
+    """Return what every row has: all of it as CSV, what a reader wants as Markdown."""
     if output.md:
         return list(_FOR_READERS)
     names = [*CASE, "gpu", "configuration", "usd_per_hour", "usd_per_hour_lowest_price", "usd_per_hour_highest_price"]
@@ -192,10 +193,6 @@ def _columns(output: Output) -> list[Column]:
 
 def _dollars(value: float) -> str:
     return f"{value:,.0f}"
-
-
-def _share(value: float) -> str:
-    return f"{value:.0%}".replace("%", " %")
 
 
 _FOR_READERS = (
@@ -213,7 +210,7 @@ _FOR_READERS = (
     a_figure("concurrency", "requests in flight", whole_number),
     a_figure("ttft_ms", "TTFT ms"),
     a_figure("itl_ms", "ITL ms"),
-    a_figure("limits_met", "limits met", _share),
+    a_figure("limits_met", "limits met", percent),
     Column("kind", "kind"),
     Column("backed", "measured near", lambda backed: "yes" if backed else "no"),
     Column("caveats", "caveats"),
@@ -262,7 +259,7 @@ def capacity_document(found: Capacity) -> dict[str, object]:
 
 
 def _plans(group: GroupCapacity, plans: Iterable[Plan]) -> list[dict[str, Any]]:
-    """The rows with the settings of their configurations, less what the group says already."""
+    """Return the rows with the settings of their configurations, less what the group says already."""
     from gpuscout.runner.cli.show.ranking_document import percentiles_document
     from gpuscout.sweeps.settings import PARALLELISM, STARTED
 

@@ -6,7 +6,6 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -183,6 +182,7 @@ def own_hardware(
     `capacity` pays for the GPUs of a load all day: give it prices with --utilisation 1 (the default).
     """
     from gpuscout.runner.cli.show.wording import print_wrapped
+    from gpuscout.store.clock import today
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.prices.books import check_book_name, save_quotes
     from gpuscout.store.prices.csv_file import gpu_name
@@ -192,7 +192,7 @@ def own_hardware(
     from gpuscout.store.schema import gpus
 
     check_book_name(book)
-    day = parse_day("--date", date) or datetime.now(UTC).date()
+    day = parse_day("--date", date) or today()
     if server_capex and servers_of is None:
         raise InputError("--server-capex is shared by the GPUs of a server", hint="--servers-of 8 says how many")
     size = 1 if servers_of is None else servers_of
@@ -265,7 +265,7 @@ def export_prices(
 
 
 def check_unique(identities: Sequence[tuple[object, ...]], files: Sequence[Path]) -> None:
-    """Raises InputError where two files hold the same price: one would replace the other."""
+    """Raise InputError where two files hold the same price: one would replace the other."""
     same = next((identity for identity, times in Counter(identities).items() if times > 1), None)
     if same is not None:
         told = " ".join(str(part) for part in same if part)

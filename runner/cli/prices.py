@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -140,6 +139,7 @@ def set_prices(
     json: Json = False,
 ) -> None:
     """Set prices of GPUs in a book of the store, dated today unless told otherwise."""
+    from gpuscout.store.clock import today
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.prices.books import check_book_name, save_quotes
     from gpuscout.store.prices.prices import Quote
@@ -147,7 +147,7 @@ def set_prices(
     from gpuscout.store.schema import gpus
 
     check_book_name(book)
-    day = parse_day("--date", date) or datetime.now(UTC).date()
+    day = parse_day("--date", date) or today()
     kind = check_purchase(purchase)
     with open_store(db, create=True) as store:
         with store.reading() as connection:
@@ -183,7 +183,7 @@ def remove_prices(
 
 
 def quotes_at(db: str, books: tuple[str, ...]) -> list[Quote]:
-    """All prices of these books, or of all; without a store those that ship."""
+    """Return all prices of these books, or of all; without a store those that ship."""
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.prices.books import book_names, quotes_of, shipped_quotes
     from gpuscout.store.prices.prices import DEFAULT_BOOK
@@ -199,7 +199,7 @@ def quotes_at(db: str, books: tuple[str, ...]) -> list[Quote]:
 
 
 def token_prices_at(db: str, books: tuple[str, ...]) -> list[TokenPrice]:
-    """All token prices of these books, or of all; without a store those that ship."""
+    """Return all token prices of these books, or of all; without a store those that ship."""
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.prices.token_books import shipped_token_prices, token_prices_of
     from gpuscout.sweeps.errors import StoreUnreachableError
@@ -229,10 +229,11 @@ def _remarks(quote: Quote) -> str:
 
 
 def print_saved(book: str, quotes: Sequence[Quote], gone: int, *, json: bool, chosen: Chosen | None = None) -> None:
-    """What was stored, and of offers those that were left out."""
-    today = datetime.now(UTC).date()
+    """Print what was stored, and of offers those that were left out."""
+    from gpuscout.store.clock import today
+
     # Somewhere on Earth it is tomorrow already.
-    if early := sorted({quote.date for quote in quotes if (quote.date - today).days > 1}):
+    if early := sorted({quote.date for quote in quotes if (quote.date - today()).days > 1}):
         days = " to ".join(dict.fromkeys(map(str, (early[0], early[-1]))))
         print(f"warning: prices dated in the future ({days}) take effect immediately", file=sys.stderr)
     if json:

@@ -10,6 +10,7 @@ import typer
 from gpuscout.runner.cli.common import list_by_default, print_json
 from gpuscout.runner.cli.options import grouped
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number
+from gpuscout.sweeps.text import percent
 
 if TYPE_CHECKING:
     from gpuscout.sweeps.traffic.trace import Trace
@@ -163,7 +164,7 @@ def _arrival_lines(workload: Workload) -> list[str]:
     shape = workload.traffic.shape
     lines = []
     if workload.traffic.cached_input:
-        lines.append(f"cached: {workload.traffic.cached_input:.0%} of every prompt")
+        lines.append(f"cached: {percent(workload.traffic.cached_input)} of every prompt")
     if "arrivals" in shape:
         lines.append(f"arrivals: {shape['arrivals']}")
     if "trace" in shape:
@@ -196,12 +197,12 @@ def _trace_lines(found: dict[str, Any], cache_tokens: int | None) -> list[str]:
     if found["cached_input"] is None:
         lines.append("cached: the file has no hash_ids, so what a prefix cache would find is not known")
     else:
-        lines.append(f"cached: {found['cached_input']:.0%} of all prompt tokens would be in {cache}")
+        lines.append(f"cached: {percent(found['cached_input'])} of all prompt tokens would be in {cache}")
     return lines
 
 
 def _binned(trace: Trace, name: str, cached: float | None, bins: int) -> dict[str, Any]:
-    """A workload of a spec with the same lengths in bins of equally many requests, each at its mean."""
+    """Return a workload of a spec with the same lengths in bins of equally many requests, each at its mean."""
     import numpy as np
 
     entry: dict[str, Any] = {"name": name}

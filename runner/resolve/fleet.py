@@ -111,7 +111,7 @@ def read_fleet(texts: Iterable[str], gpu_file: Path | None = None) -> Fleet:
 def _entries(texts: Iterable[str]) -> Iterator[tuple[str, str, str, str | None]]:
     """Where it stands, the GPU, the number, and the node's name (None: none is stated)."""
     for text in texts:
-        if "=" in text or not Path(text).is_file():
+        if "=" in text or not Path(text).exists():
             yield from (("--have", *_parted("--have", part), None) for part in parted([text]))
             continue
         lines = _text_of(Path(text)).splitlines()
@@ -134,7 +134,7 @@ def _text_of(path: Path) -> str:
             raise InputError(f"{path}: longer than {_LONGEST_FILE:,} bytes")
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as text: {error}") from error
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _parted(place: str, entry: str) -> tuple[str, str]:

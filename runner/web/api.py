@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -106,6 +105,7 @@ def etag(question: Question, db: str) -> str | None:
     None where the store cannot say whether it has changed. Raises GpuscoutError.
     """
     from gpuscout import __version__
+    from gpuscout.store.clock import today
     from gpuscout.store.database.connect import reach
     from gpuscout.store.database.state import state_of
 
@@ -115,7 +115,7 @@ def etag(question: Question, db: str) -> str | None:
             state = state_of(store)
         if not state:
             return None
-    parts = [__version__, state, datetime.now(UTC).date().isoformat(), question.name, *question.arguments()]
+    parts = [__version__, state, today().isoformat(), question.name, *question.arguments()]
     return f'W/"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}"'
 
 

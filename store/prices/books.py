@@ -11,7 +11,6 @@ import csv
 import functools
 import io
 import json
-import os
 import pkgutil
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
@@ -19,6 +18,7 @@ from datetime import UTC, date, datetime
 
 import sqlalchemy as sa
 
+from gpuscout.store.clock import today
 from gpuscout.store.prices.prices import (
     DEFAULT_BOOK,
     OWN_BOOK,
@@ -41,7 +41,7 @@ _FIELDS = tuple(field.name for field in fields(Quote))
 
 @functools.cache
 def shipped_quotes() -> tuple[Quote, ...]:
-    """The book "default": list prices with their dates and sources, read once per process."""
+    """Return the book "default": list prices with their dates and sources, read once per process."""
     data = pkgutil.get_data("gpuscout.store", "data/prices.csv")
     assert data is not None  # it raises if the file is missing
     return tuple(
@@ -65,13 +65,15 @@ def shipped_quotes() -> tuple[Quote, ...]:
 
 
 def book_names(connection: sa.Connection) -> list[str]:
-    """The books there are, of GPUs and of tokens: those of the store in the order of their names, then what ships."""
+    """Return the books there are, of GPUs and of tokens: those of the store
+    in the order of their names, then what ships.
+    """
     stored = connection.execute(sa.union(sa.select(table.c.book), sa.select(token_prices.c.book))).scalars()
     return [*sorted(stored), DEFAULT_BOOK]
 
 
 def quotes_of(connection: sa.Connection, books: Sequence[str]) -> list[Quote]:
-    """All quotes of these books, by book, GPU, provider, the newest first.
+    """Return all quotes of these books, by book, GPU, provider, the newest first.
 
     Raises UnknownNameError for a book there is not.
     """
@@ -89,7 +91,7 @@ def quotes_of(connection: sa.Connection, books: Sequence[str]) -> list[Quote]:
 
 
 def prices_for(connection: sa.Connection, gpus: Iterable[str], rules: PriceRules) -> Prices:
-    """One price per GPU. Raises UnknownNameError for a book, provider or region that does not exist."""
+    """Return one price per GPU. Raises UnknownNameError for a book, provider or region that does not exist."""
     known_books = book_names(connection)
     books = [book for book in rules.precedence if book in known_books or book in rules.books]
     quotes = quotes_of(connection, books)
@@ -103,19 +105,7 @@ def prices_for(connection: sa.Connection, gpus: Iterable[str], rules: PriceRules
     if rules.region is not None and rules.region.casefold() not in map(str.casefold, regions):
         hint = f"these books have {', '.join(regions)}" if regions else "these books name no regions"
         raise UnknownNameError("region", rules.region, nearest(rules.region, regions), hint=hint)
-    return price_gpus(gpus, quotes, rules, today=_today())
-
-
-def _today() -> date:
-    """The day to which prices age: today, or that of `SOURCE_DATE_EPOCH` where output has to be reproducible."""
-    seconds = os.environ.get("SOURCE_DATE_EPOCH")
-    if seconds is None:
-        return datetime.now(UTC).date()
-    try:
-        return datetime.fromtimestamp(int(seconds), UTC).date()
-    except (ValueError, OverflowError, OSError):
-        expected = "expected seconds since 1970"
-        raise InputError(f'invalid SOURCE_DATE_EPOCH "{printable(seconds)}": {expected}') from None
+    return price_gpus(gpus, quotes, rules, today=today())
 
 
 def save_quotes(connection: sa.Connection, quotes: Sequence[Quote], *, replace_book: str | None = None) -> int:
@@ -160,7 +150,7 @@ def remove_quotes(connection: sa.Connection, book: str, gpu: str | None = None) 
 
 
 def check_book_name(book: str) -> None:
-    """Raises InputError for a name that cannot be given to a book of the store."""
+    """Raise InputError for a name that cannot be given to a book of the store."""
     if book == DEFAULT_BOOK:
         raise InputError(
             f'the book "{DEFAULT_BOOK}" ships with gpuscout and cannot be changed', hint=f"--book {OWN_BOOK}"
@@ -170,7 +160,7 @@ def check_book_name(book: str) -> None:
 
 
 def tdp_w(connection: sa.Connection) -> dict[str, float]:
-    """W per GPU, by the newest figures of every name; without those that are not known."""
+    """Return W per GPU, by the newest figures of every name; without those that are not known."""
     rows = connection.execute(sa.select(gpus.c.name, gpus.c.figures).order_by(gpus.c.created_at, gpus.c.id))
     figures = {row.name: json.loads(row.figures).get("tdp_w") for row in rows}
     return {name: float(tdp) for name, tdp in figures.items() if tdp is not None}

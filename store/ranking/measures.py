@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
+from gpuscout.sweeps.text import percent
 
 DEFAULT_OBJECTIVE = "cost"
 WEIGHTED = "weighted"
@@ -67,14 +68,14 @@ MEASURES: dict[str, Measure] = {
 
 
 def measure_of(objective: str) -> Measure:
-    """The measure of an objective. Raises UnknownNameError."""
+    """Return the measure of an objective. Raises UnknownNameError."""
     if objective in MEASURES:
         return MEASURES[objective]
     raise UnknownNameError("objective", objective, nearest(objective, MEASURES), hint=f"allowed: {', '.join(MEASURES)}")
 
 
 def value_of(name: str, figures: Mapping[str, Any], num_gpus: Any, usd_per_hour: Any, tdp_w: Any) -> Any:
-    """An objective's value, of one operating point or of arrays of them. NaN in, NaN out."""
+    """Return an objective's value, of one operating point or of arrays of them. NaN in, NaN out."""
     tokens: Any = figures["output_tokens_per_s"] if MEASURES[name].highest_column else None
     if name == "cost":
         return usd_per_hour / (tokens * _MTOK_PER_HOUR)
@@ -121,7 +122,7 @@ class Aim:
     def label(self) -> str:
         if not self.is_weighted:
             return self.single.label
-        parts = ", ".join(f"{name} {weight:.0%}" for name, weight in self.weights)
+        parts = ", ".join(f"{name} {percent(weight)}" for name, weight in self.weights)
         return f"weighted ({parts}; geometric mean, 1.00 is the best)"
 
     @property
@@ -138,7 +139,7 @@ class Aim:
         return any(measure.needs == what for measure, _ in self.measures)
 
     def exponents(self) -> dict[str, float]:
-        """How much each column counts between the points of one configuration, less being better."""
+        """Return how much each column counts between the points of one configuration, less being better."""
         found: dict[str, float] = {}
         for name, weight in self.weights:
             measure = MEASURES[name]
@@ -148,12 +149,12 @@ class Aim:
         return found
 
     def known(self, figures: Mapping[str, Array]) -> npt.NDArray[np.bool_]:
-        """Where all figures that it needs of a point are known."""
+        """Return where all figures that it needs of a point are known."""
         flags = [figures[name] > 0 if self.positive else ~np.isnan(figures[name]) for name in self.columns]
         return np.asarray(np.logical_and.reduce(flags))
 
     def point_score(self, figures: Mapping[str, Array]) -> Array:
-        """What sorts the points of one configuration from the best to the worst; the statements sort alike."""
+        """Return what sorts the points of one configuration from the best to the worst; the statements sort alike."""
         if not self.is_weighted:
             sign = -1 if self.single.highest_column else 1
             return np.rint(figures[self.columns[0]] * sign * DECIMALS)
@@ -162,7 +163,7 @@ class Aim:
         return np.asarray(np.rint(np.add.reduce(terms) * DECIMALS))
 
     def values(self, figures: Mapping[str, Array], num_gpus: Array, usd_per_hour: Array, tdp_w: Array) -> Array:
-        """The value of every configuration; NaN where one needs a price or a TDP that is not known."""
+        """Return the value of every configuration; NaN where one needs a price or a TDP that is not known."""
         if not self.is_weighted:
             return np.asarray(value_of(self.name, figures, num_gpus, usd_per_hour, tdp_w), dtype=np.float64)
         total = np.zeros(len(num_gpus))
@@ -174,7 +175,7 @@ class Aim:
 
 
 def aim_of(objective: str, weights: Sequence[tuple[str, float]]) -> Aim:
-    """What to rank by; weights count more than the objective and need not sum up to 1.
+    """Return what to rank by; weights count more than the objective and need not sum up to 1.
 
     Raises UnknownNameError for an unknown objective, InputError for invalid weights.
     """

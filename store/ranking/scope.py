@@ -32,6 +32,7 @@ from gpuscout.sweeps.errors import InputError, NothingMatchesError, UnknownNameE
 from gpuscout.sweeps.precision import PRECISIONS, precision_called
 from gpuscout.sweeps.servers import SERVERS
 from gpuscout.sweeps.settings import SETTINGS
+from gpuscout.sweeps.text import percent
 
 ABOUT: tuple[sa.ColumnElement[Any], ...] = (
     tasks.c.id.label("task_id"),
@@ -100,7 +101,8 @@ class Scope:
         return self.source.join(models, models.c.id == cases.c.model_id).join(gpus, gpus.c.id == cases.c.gpu_id)
 
     def standing(self) -> list[Condition]:
-        """Of each engine's answers to one configuration the newest: by engine, then the model's figures, the GPU's.
+        """Return for each engine's answers to one configuration the newest: by
+        engine, then the model's figures, the GPU's.
 
         The same rule as `ranking/placing.py` has for rows.
         """
@@ -123,7 +125,7 @@ class Scope:
         return [tasks.c.id.in_(sa.select(aged.c.id).where(aged.c.age == 1))]
 
     def on_ladder(self, points: sa.FromClause) -> list[Condition]:
-        """Only the concurrencies that the sweep asked of the task's engine; in an open loop it asked for none."""
+        """Select only the concurrencies that the sweep asked of the engine; in an open loop it asked for none."""
         if self.sweep is None:
             return []
         open_loop = [cases.c.request_rate.is_not(None)] if self.has_traffic else []
@@ -143,7 +145,7 @@ class Scope:
 
 
 def scopes_of(connection: sa.Connection, question: Question) -> list[Scope]:
-    """The scopes of a question, one for each kind of traffic it is about. Raises what `scope_of` raises."""
+    """Return the scopes of a question, one for each kind of traffic it is about. Raises what `scope_of` raises."""
     return [scope_of(connection, question, traffic=(traffic,)) for traffic in traffics_asked(connection, question)]
 
 
@@ -213,12 +215,12 @@ def scope_of(connection: sa.Connection, question: Question, *, traffic: tuple[in
 
 
 def _maybe_missing(connection: sa.Connection, error: UnknownNameError) -> UnknownNameError:
-    """The same error; where a sweep is not finished, it says so: the model may be among what is missing."""
+    """Return the same error; where a sweep is not finished, it says so: the model may be among what is missing."""
     done = sa.select(sa.func.count()).where(membership.c.sweep_id == sweeps.c.id).scalar_subquery()
     rows = connection.execute(
         sa.select(sweeps.c.name, sweeps.c.task_count, done.label("done")).where(sweeps.c.finished_at.is_(None))
     ).all()
-    told = [f"sweep {row.name} is at {row.done / max(row.task_count, 1):.0%}" for row in rows]
+    told = [f"sweep {row.name} is at {percent(row.done / max(row.task_count, 1))}" for row in rows]
     if not told:
         return error
     found = UnknownNameError(error.kind, error.name, error.suggestions)
@@ -227,7 +229,7 @@ def _maybe_missing(connection: sa.Connection, error: UnknownNameError) -> Unknow
 
 
 def _has_traffic(connection: sa.Connection) -> bool:
-    """Whether any case has requests that vary or arrive."""
+    """Return whether any case has requests that vary or arrive."""
     return connection.execute(sa.select(traffics.c.id).limit(1)).first() is not None
 
 
@@ -238,7 +240,7 @@ def _of_traffic(kinds: Sequence[int | None]) -> Condition:
 
 
 def _at_rate(connection: sa.Connection, request_rate: float, sweep: SweepParts | None) -> Condition:
-    """At the lowest stored rate of each configuration that is enough. Raises InputError where none is."""
+    """Select the lowest stored rate of each configuration that is enough. Raises InputError where none is."""
     if not (math.isfinite(request_rate) and request_rate > 0):
         raise InputError(
             f"invalid rate {request_rate:g}: expected a number of requests per second above 0",
@@ -268,7 +270,7 @@ def _at_rate(connection: sa.Connection, request_rate: float, sweep: SweepParts |
 
 
 def _shape(connection: sa.Connection, traffic: tuple[int | None, ...] | None) -> str | None:
-    """What a single kind of traffic is; None: plain, or several."""
+    """Return what a single kind of traffic is; None: plain, or several."""
     if traffic is None or len(traffic) != 1 or traffic[0] is None:
         return None
     shape: str = connection.execute(sa.select(traffics.c.shape).where(traffics.c.id == traffic[0])).scalar_one()
@@ -276,7 +278,7 @@ def _shape(connection: sa.Connection, traffic: tuple[int | None, ...] | None) ->
 
 
 def _check(question: Question) -> None:
-    """Raises InputError for what no result can meet, or no database compare."""
+    """Raise InputError for what no result can meet, or no database compare."""
     for name in ("input_len", "output_len", "max_gpus", "min_context", "tensor_parallel", "num_gpus"):
         given = getattr(question, name)
         for number in given if isinstance(given, tuple) else () if given is None else (given,):
@@ -290,7 +292,7 @@ def _check(question: Question) -> None:
 
 
 def _on_cases(question: Question, chosen: Sequence[NamedWorkload] | None) -> list[Condition]:
-    """What does not depend on names of the store."""
+    """Return what does not depend on names of the store."""
     found: list[Condition] = []
     if chosen is not None:
         lengths = dict.fromkeys((workload.input_len, workload.output_len) for workload in chosen)
@@ -317,7 +319,7 @@ def _on_cases(question: Question, chosen: Sequence[NamedWorkload] | None) -> lis
 
 
 def _on_tasks(question: Question) -> list[Condition]:
-    """What is another thing for an estimate than for a measured run."""
+    """Return what is another thing for an estimate than for a measured run."""
     found: list[Condition] = []
     if question.min_context is not None:
         found.append(cases.c.max_model_len >= question.min_context)
@@ -329,7 +331,7 @@ def _on_tasks(question: Question) -> list[Condition]:
 
 
 def nothing_matches(connection: sa.Connection, scope: Scope) -> NothingMatchesError:
-    """Why there is no answer at all, and what the store, or the sweep that was asked for, does have."""
+    """Return why there is no answer at all, and what the store, or the sweep that was asked for, does have."""
     within: sa.FromClause = cases.outerjoin(tasks, cases.c.id == tasks.c.case_id)
     measured = sa.exists().where(measured_runs.c.case_id == cases.c.id)
     answered = sa.or_(tasks.c.id.is_not(None), measured)
@@ -384,7 +386,7 @@ def nothing_matches(connection: sa.Connection, scope: Scope) -> NothingMatchesEr
 
 
 def _in_order_of(sweep: SweepParts, known: NameIndex, *, chosen: bool) -> NameIndex:
-    """The engines of a sweep in its order, or those of them that the user chose in theirs."""
+    """Return the engines of a sweep in its order, or those of them that the user chose in theirs."""
     position = {engine: place for place, engine in enumerate(sweep.ladders)}
     ids = {
         name: tuple(sorted((engine for engine in versions if engine in position), key=position.__getitem__))

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from gpuscout.store.transfer.columns import COLUMNS, LONGEST_VALUE, NAMES, Value
 from gpuscout.sweeps.errors import InputError
-from gpuscout.sweeps.reading import GZIP_MAGIC, TooLarge, results_mb, streamed_mb
+from gpuscout.sweeps.reading import GZIP_MAGIC, TooLarge, json_lines, results_mb, streamed_mb
 
 _AT_ONCE = 20_000
 _PARQUET_MAGIC = b"PAR1"
@@ -35,7 +35,7 @@ class Format(StrEnum):
 
 
 def format_of(file: Path) -> Format:
-    """The format that a file name asks for. Raises InputError."""
+    """Return the format that a file name asks for. Raises InputError."""
     try:
         return Format(file.suffix.removeprefix(".").lower())
     except ValueError:
@@ -43,7 +43,7 @@ def format_of(file: Path) -> Format:
 
 
 def is_export(file: Path) -> bool:
-    """Whether a file looks like an export, by its beginning. Raises OSError."""
+    """Return whether a file looks like an export, by its beginning. Raises OSError."""
     try:
         with _unpacked(file) as stream:
             line = stream.readline(_LONGEST_START)
@@ -100,7 +100,8 @@ def write_parquet(rows: Iterable[Sequence[Value]], file: IO[bytes]) -> int:
 
 
 def read_rows(file: Path) -> Iterator[tuple[str, dict[str, Value]]]:
-    """The place ("results.csv:17") and the values of every row, None where it has none; text may be packed with gzip.
+    """Yield the place ("results.csv:17") and the values of every row, None
+    where it has none; text may be packed with gzip.
 
     Raises InputError.
     """
@@ -121,14 +122,14 @@ def read_rows(file: Path) -> Iterator[tuple[str, dict[str, Value]]]:
 
 
 def _unpacked(file: Path) -> gzip.GzipFile | io.BufferedReader:
-    """The bytes of a file, or of what was packed with gzip into it. Raises OSError."""
+    """Return the bytes of a file, or of what was packed with gzip into it. Raises OSError."""
     with file.open("rb") as stream:
         packed = stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC
     return gzip.open(file) if packed else file.open("rb")
 
 
 def _lines(file: Path) -> Generator[str, None, None]:
-    """The lines of a text file, read one by one. Raises TooLarge, by the line and by the whole."""
+    """Yield the lines of a text file, read one by one. Raises TooLarge, by the line and by the whole."""
     read = 0
     with io.TextIOWrapper(_unpacked(file), encoding="utf-8-sig", newline="") as stream:
         while line := stream.readline(_LONGEST_LINE + 1):
@@ -145,14 +146,8 @@ _CSV_BOOLEANS = {True: "true", False: "false"}
 
 def _read_json_lines(file: Path) -> Iterator[tuple[str, dict[str, Value]]]:
     with closing(_lines(file)) as stream:
-        for number, line in enumerate(stream, 1):
+        for number, document in json_lines(str(file), stream):
             place = f"{file}:{number}"
-            try:
-                document = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{place}: not JSON ({error})") from error
-            if not isinstance(document, dict):
-                raise InputError(f"{place}: expected one object a line")
             _check_names(place, document)
             yield place, _checked(place, document)
 
@@ -181,7 +176,7 @@ def _read_parquet(file: Path) -> Iterator[tuple[str, dict[str, Value]]]:
 
 
 def _values(column: Any) -> list[Any]:
-    """The values of a column of Parquet; equal texts are one object."""
+    """Return the values of a column of Parquet; equal texts are one object."""
     if not hasattr(column, "dictionary"):
         return list(column.to_pylist())
     words = column.dictionary.to_pylist()

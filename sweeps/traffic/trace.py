@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
-import json
 import math
 import zlib
 from collections import OrderedDict
@@ -24,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuscout.sweeps.errors import InputError
-from gpuscout.sweeps.reading import TooLarge, most_values, streamed_mb
+from gpuscout.sweeps.reading import TooLarge, json_lines, most_values, streamed_mb
 
 BLOCK_TOKENS = 512
 MOST_REQUESTS = 1_000_000
@@ -194,8 +193,9 @@ _EXAMPLE = '{"timestamp": 0, "input_length": 1200, "output_length": 150}'
 @contextmanager
 def opened(path: Path) -> Iterator[IO[str]]:
     try:
-        if not path.is_file():
-            raise InputError(f"{path}: not a file", hint="expected a file in JSON Lines or CSV")
+        if path.exists() and not path.is_file():
+            kind = "a directory" if path.is_dir() else "not a regular file"
+            raise InputError(f"cannot read {path}: it is {kind}", hint="expected a file in JSON Lines or CSV")
         if path.suffix == ".gz":
             with gzip.open(path, "rt", encoding="utf-8") as stream:
                 yield stream
@@ -203,7 +203,7 @@ def opened(path: Path) -> Iterator[IO[str]]:
             with path.open(encoding="utf-8") as stream:
                 yield stream
     except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as text: {error}") from error
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def lines(path: Path, stream: IO[str]) -> Iterator[str]:
@@ -223,7 +223,7 @@ def rows(path: Path, stream: IO[str]) -> Iterator[tuple[int, Mapping[str, Any]]]
     left = lines(path, stream)
     first = next(left, "")
     if first.lstrip().startswith("{"):
-        yield from _json_rows(path, chain([first], left))
+        yield from json_lines(str(path), chain([first], left))
         return
     header = next(csv.reader([first]), [])
     names = [name.strip() for name in header]
@@ -237,19 +237,6 @@ def rows(path: Path, stream: IO[str]) -> Iterator[tuple[int, Mapping[str, Any]]]
             if len(values) != len(names):
                 raise InputError(f"{path}:{number}: expected {len(names)} values, got {len(values)}")
             yield number, dict(zip(names, values, strict=True))
-
-
-def _json_rows(path: Path, left: Iterator[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, line in enumerate(left, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}:{number}: not valid JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise InputError(f"{path}:{number}: expected a JSON object, such as {_EXAMPLE}")
-        yield number, row
 
 
 def tokens_of(path: Path, number: int, row: Mapping[str, Any], names: tuple[str, ...]) -> int:

@@ -314,8 +314,8 @@ def test_a_client_that_is_busy_says_so() -> None:
     """Not by making this machine busy, for it may be slower than that already: of what was observed."""
     idle = Observed([], 1.0, 64.0, 1.0, 0.2)
     assert idle.client_bound is None
-    assert Observed([], 1.0, 28.0, 0.44, 0.2).client_bound == "the client achieved 44% of the load"
-    assert Observed([], 1.0, 64.0, 1.0, 0.97).client_bound == "the client used 97% of a core"
+    assert Observed([], 1.0, 28.0, 0.44, 0.2).client_bound == "the client achieved 44 % of the load"
+    assert Observed([], 1.0, 64.0, 1.0, 0.97).client_bound == "the client used 97 % of a core"
 
 
 def test_a_warm_up_that_fails_in_part_is_no_failure(server: Served) -> None:

@@ -384,14 +384,14 @@ def test_workloads_from_a_trace(tmp_path: Path) -> None:
     found = gpuscout("workloads", "from-trace", "t.jsonl", "--name", "ours", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     assert "rate: 7,200 requests/hour" in found.stdout
-    assert "cached: 78% of all prompt tokens would be in an unbounded cache" in found.stdout
+    assert "cached: 78 % of all prompt tokens would be in an unbounded cache" in found.stdout
     document = json.loads(gpuscout("workloads", "from-trace", "t.jsonl", "--json", cwd=tmp_path).stdout)
     workload = json.dumps(document["workload"])
     rest = "name: s\nmodels: Qwen3-8B\ngpus: H100\nload: request_rate\nrequest_rate: 2\n"
     (tmp_path / "s.yaml").write_text(f"{rest}workloads: [{workload}]\n")
     shown = gpuscout("workloads", "show", "trace", "--spec", "s.yaml", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
-    assert "cached: 78% of every prompt" in shown.stdout
+    assert "cached: 78 % of every prompt" in shown.stdout
     assert gpuscout("workloads", "show", "chat", cwd=tmp_path).returncode == 0
     wrong = gpuscout("workloads", "from-trace", "nowhere.jsonl", cwd=tmp_path)
-    assert (wrong.returncode, "not a file" in wrong.stderr) == (2, True)
+    assert (wrong.returncode, "nowhere.jsonl: No such file or directory" in wrong.stderr) == (2, True)

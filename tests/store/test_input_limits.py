@@ -132,7 +132,7 @@ def test_loads_traces_and_inventories_that_are_damaged(tmp_path: Path) -> None:
     (tmp_path / "fleet.csv").write_text("gpu,gpus\n" + "x" * 200_000 + ",8\n")
     for name in ("packed.csv.gz", "field.csv", "row.csv"):
         for read in (read_load, read_rates, read_trace):
-            with pytest.raises(InputError, match=f"{name}: cannot be read as text"):
+            with pytest.raises(InputError, match=f"cannot read .*{name}: "):
                 read(tmp_path / name)
     with pytest.raises(InputError, match=r"fleet\.csv: not CSV: field larger"):
         read_fleet([str(tmp_path / "fleet.csv")])

@@ -267,9 +267,9 @@ def test_more_steps_than_are_kept(tmp_path: Path) -> None:
     assert len(read_load(file, 60).series[0].rates) == math.ceil((MOST_STEPS + 2) / 60)
     with pytest.raises(InputError, match="more than 200,000 steps"):
         read_load("0=1, 1000000000=2", 1)
-    for missing in (tmp_path / "nothing.csv", tmp_path):
-        with pytest.raises(InputError, match="not a file"):
-            read_load(missing)
+    for wrong, told in ((tmp_path / "nothing.csv", "No such file or directory"), (tmp_path, "it is a directory")):
+        with pytest.raises(InputError, match=f"cannot read {wrong}: {told}"):
+            read_load(wrong)
 
 
 def test_rates_that_never_change(tmp_path: Path) -> None:

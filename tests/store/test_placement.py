@@ -279,8 +279,10 @@ def test_inventories_that_name_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--have: invalid inventory"):
         read_fleet([str(tmp_path / "nothing")])
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="cannot be read as text"):
+    with pytest.raises(InputError, match=r"cannot read .*binary: 'utf-8' codec"):
         read_fleet([str(tmp_path / "binary")])
+    with pytest.raises(InputError, match=r"cannot read .*: Is a directory"):
+        read_fleet([str(tmp_path)])
 
 
 @pytest.fixture

@@ -364,7 +364,7 @@ def test_a_winner_that_hangs_on_a_price_is_flagged(
     assert "no price: 1\n    H100 x1 fp8 kv-fp8: no price in default" in explained
     shown = recommend(capsys, database, "--price", "H100-SXM-80GB=2", "--price", "l40s=0.5", "--discount", "0.5")
     assert "L40S 0.50 (--price)" in shown
-    assert "50% off" in shown
+    assert "50 % off" in shown
     assert "the price decides" not in shown
 
 

@@ -164,7 +164,7 @@ def test_a_workload_of_a_spec_says_its_traffic_and_is_asked_at_every_rate() -> N
         (SUPPORT, {"request_rate": [-1]}, "out of range"),
         (SUPPORT, {"concurrency": [1]}, "the rate decides"),
         ("chat", {"load": "concurrency", "request_rate": [1]}, "needs `load: request_rate`"),
-        ({"name": "t", "trace": "nowhere.jsonl"}, {}, "not a file"),
+        ({"name": "t", "trace": "nowhere.jsonl"}, {}, "No such file or directory"),
     ],
 )
 def test_wrong_traffic_is_told_with_its_place(workload: object, more: dict[str, object], message: str) -> None:
@@ -221,7 +221,7 @@ def test_the_prefix_cache_forgets_the_least_recently_used_block(tmp_path: Path) 
         ('{"input_length": 5, "output_length": NaN}\n', "output_length: expected a whole number"),
         ('{"input_length": 5, "output_length": 5, "timestamp": "x"}\n', "timestamp: expected a time"),
         ("timestamp,input_length,output_length\n2,5,5\n1,5,5\n", "3: arrives before"),
-        ('{"input_length": 5, "output_length": 5}\n[1]\n', "2: expected a JSON object"),
+        ('{"input_length": 5, "output_length": 5}\n[1]\n', "2: expected one JSON object a line"),
         ('{"input_length": 5, "output_length": 5}\n{"in', "2: not valid JSON"),
         ('{"input_length": 5, "output_length": 5, "hash_ids": "x"}\n', "hash_ids: expected a list"),
         ("input_length,output_length\n5\n", "2: expected 2 values"),

@@ -11,6 +11,7 @@ from gpuscout.runner.accuracy.errors import metric_error, ratios
 from gpuscout.runner.accuracy.report import AccuracyReport
 from gpuscout.runner.cli.plots.files import Drawing
 from gpuscout.runner.cli.plots.panels import scale, styles
+from gpuscout.sweeps.text import percent
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -23,7 +24,7 @@ _SIZE_INCHES = 4.5
 
 
 def accuracy_plot(reports: Sequence[AccuracyReport]) -> Drawing:
-    """Estimated against measured, with a band of 25 % around what would be exact."""
+    """Return estimated against measured, with a band of 25 % around what would be exact."""
     return Drawing(_figure(reports), f"Estimated against measured: {', '.join(one.engine for one in reports)}")
 
 
@@ -72,4 +73,4 @@ def _draw(panel: Axes, one: AccuracyReport, metric: str) -> None:
     scale(panel, ends.tolist(), ends.tolist())
     error = metric_error(ratio)
     assert error is not None
-    panel.set_title(f"{one.engine}: median error {error.median:.1%}, {error.runs:,} runs")
+    panel.set_title(f"{one.engine}: median error {percent(error.median, 1)}, {error.runs:,} runs")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gpuscout.runner.cli.common import count
 from gpuscout.runner.cli.show.document import picked
 from gpuscout.runner.cli.show.fitted import short_gpu
+from gpuscout.sweeps.text import percent
 
 if TYPE_CHECKING:
     from gpuscout.store.prices.prices import GpuPrice, Prices
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def price_notes(ranking: Ranking, *, top: int = 1) -> list[str]:
-    """Where the prices of the `top` rows of each group, or else of the best two, come from, and where they decide."""
+    """Return where the prices of the `top` rows of each group, or else of
+    the best two, come from, and where they decide.
+    """
     from gpuscout.store.ranking.rows import listed
 
     question = ranking.question
@@ -29,7 +32,7 @@ def price_notes(ranking: Ranking, *, top: int = 1) -> list[str]:
 
 
 def _sellers(ranking: Ranking) -> list[str]:
-    """What wins at each provider's own prices, where there is one answer only."""
+    """Return what wins at each provider's own prices, where there is one answer only."""
     if len(ranking.groups) != 1 or not ranking.groups[0].sellers:
         return []
     unit = ranking.question.aim.unit
@@ -38,7 +41,7 @@ def _sellers(ranking: Ranking) -> list[str]:
 
 
 def prices_in_short(ranking: Ranking, gpus: Iterable[str], *, by_gpu: bool) -> list[str]:
-    """One line on the prices of these GPUs: what each costs, or else from when they are; and what has none.
+    """Return one line on the prices of these GPUs: what each costs, or else from when they are; and what has none.
 
     Where they come from, and which of them decide, `price_notes` says in full.
     """
@@ -54,7 +57,7 @@ def prices_in_short(ranking: Ranking, gpus: Iterable[str], *, by_gpu: bool) -> l
 
 
 def prices_by_gpu(found: Prices, gpus: Iterable[str]) -> list[str]:
-    """One line with what each of these GPUs costs; with whole instances that depends on the deployment."""
+    """Return one line with what each of these GPUs costs; with whole instances that depends on the deployment."""
     priced = [gpu for gpu in dict.fromkeys(gpus) if gpu in found.known]
     if not priced:
         return _unused(found)
@@ -65,7 +68,9 @@ def prices_by_gpu(found: Prices, gpus: Iterable[str]) -> list[str]:
 
 def _kind(found: Prices) -> str:
     rules = found.rules
-    return f"prices: {rules.purchase}, median of sellers" + (f", {rules.discount:.0%} off" if rules.discount else "")
+    return f"prices: {rules.purchase}, median of sellers" + (
+        f", {percent(rules.discount)} off" if rules.discount else ""
+    )
 
 
 def _unused(found: Prices) -> list[str]:
@@ -75,7 +80,7 @@ def _unused(found: Prices) -> list[str]:
 
 
 def _in_short(prices: Prices, gpu: str) -> str:
-    """ "L40S 2.06 (0.79-3.50, 5 sellers)" """
+    """Return text such as "L40S 2.06 (0.79-3.50, 5 sellers)" """
     price = prices.known[gpu]
     hourly = price.per_hour(1)
     if price.dates is None:
@@ -86,7 +91,7 @@ def _in_short(prices: Prices, gpu: str) -> str:
 
 
 def _unpriced(ranking: Ranking, shown: Iterable[str]) -> list[str]:
-    """Which GPUs have no price, and why."""
+    """Return which GPUs have no price, and why."""
     ranked_by_price = ranking.question.aim.needs("price")
     lacking: dict[str, list[str]] = defaultdict(list)
     unranked = (one.gpu for group in ranking.groups for one in group.unranked)
@@ -100,18 +105,18 @@ def _unpriced(ranking: Ranking, shown: Iterable[str]) -> list[str]:
 
 
 def prices_told(prices: Prices, gpus: Iterable[str]) -> list[str]:
-    """Where the prices of these GPUs come from, in one note, and which --price changed nothing."""
+    """Return where the prices of these GPUs come from, in one note, and which --price changed nothing."""
     rules = prices.rules
     # What one GPU costs then depends on how many of an instance's a deployment takes.
     hour = "hour of a single GPU, its whole instance paid" if rules.whole_instances else "GPU hour"
     kind = f"{rules.purchase} USD per {hour}, median of providers (lowest to highest)"
-    kind += f", {rules.discount:.0%} off" if rules.discount else ""
+    kind += f", {percent(rules.discount)} off" if rules.discount else ""
     told = [text for gpu in dict.fromkeys(gpus) if (text := _told(prices, gpu))]
     return [*([f"prices: {kind}: {'; '.join(told)}"] if told else []), *_unused(prices)]
 
 
 def _unused_overrides(prices: Prices) -> list[str]:
-    """The GPUs that were given a price without being asked about, whatever they are called in the store."""
+    """Return the GPUs that were given a price without being asked about, whatever they are called in the store."""
     from gpuscout.store.prices.csv_file import gpu_name
 
     if not prices.rules.overrides:
@@ -121,7 +126,7 @@ def _unused_overrides(prices: Prices) -> list[str]:
 
 
 def _told(prices: Prices, gpu: str) -> str | None:
-    """ "L40S 2.06 (0.79 to 3.50: AWS, OCI, RunPod; 2026-01-05 to 2026-09-24)" """
+    """Return text such as "L40S 2.06 (0.79 to 3.50: AWS, OCI, RunPod; 2026-01-05 to 2026-09-24)" """
     price = prices.known.get(gpu)
     if price is None:
         return None
@@ -134,7 +139,7 @@ def _told(prices: Prices, gpu: str) -> str | None:
 
 
 def decisions(ranking: Ranking) -> list[str]:
-    """One note for each price at which another GPU type would win, with the models it would win."""
+    """Return one note for each price at which another GPU type would win, with the models it would win."""
     won: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)
     for group in ranking.groups:
         for flip in group.flips:
@@ -153,7 +158,7 @@ _DECISIONS = 4
 
 
 def _range(prices: Prices, gpu: str) -> str:
-    """ " 0.79 to 3.50"; nothing with whole instances, where it depends on the deployment."""
+    """Return text such as " 0.79 to 3.50"; nothing with whole instances, where it depends on the deployment."""
     if prices.rules.whole_instances:
         return ""
     hourly = prices.known[gpu].per_hour(1)
@@ -161,13 +166,13 @@ def _range(prices: Prices, gpu: str) -> str:
 
 
 def price_row(price: GpuPrice) -> dict[str, Any]:
-    """What a GPU costs by the hour, and the book that says so."""
+    """Return what a GPU costs by the hour, and the book that says so."""
     figures = {"usd_per_gpu_hour": "usd", "lowest_usd_per_gpu_hour": "low", "highest_usd_per_gpu_hour": "high"}
     return {**picked(price, "gpu", "book"), **picked(price.per_hour(1), **figures)}
 
 
 def prices_document(found: Prices) -> dict[str, object]:
-    """Prices as JSON types: USD per GPU hour, or why there is none."""
+    """Return prices as JSON types: USD per GPU hour, or why there is none."""
     from gpuscout.store.prices.prices import OLD_AFTER_DAYS
 
     rules = found.rules

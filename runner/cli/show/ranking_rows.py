@@ -9,6 +9,7 @@ from gpuscout.runner.cli.show.output import Column, Output, Row, a_figure, print
 from gpuscout.runner.cli.show.points import column_of
 from gpuscout.runner.cli.show.wording import configuration, limit, workload
 from gpuscout.sweeps.curves import METRICS
+from gpuscout.sweeps.text import percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,7 @@ _VALUES = {"cost": "usd_per_mtok", "energy": "kwh_per_mtok"}
 
 
 def print_ranking_rows(ranking: Ranking, output: Output, *, top: int | None) -> None:
-    """One row a configuration: everything as CSV, what a reader wants as Markdown."""
+    """Print one row a configuration: everything as CSV, what a reader wants as Markdown."""
     from gpuscout.store.ranking.rows import columns_of, ranking_rows, shown
 
     rows = ranking_rows(ranking, top=top)
@@ -32,7 +33,7 @@ def print_ranking_rows(ranking: Ranking, output: Output, *, top: int | None) -> 
 
 
 def _columns(ranking: Ranking, rows: Sequence[Row]) -> list[Column]:
-    """What a reader wants: the objective with its range first, a column for each figure that was asked for."""
+    """Return what a reader wants: the objective with its range first, a column for each figure that was asked for."""
     from gpuscout.store.ranking.rows import COLUMNS, columns_of
     from gpuscout.store.ranking.types import MEASURES
 
@@ -54,17 +55,13 @@ def _columns(ranking: Ranking, rows: Sequence[Row]) -> list[Column]:
     found += [a_figure(name, name.replace("_", " ")) if "opinion" in name else column_of(name) for name in figures]
     found += map(column_of, ("output_tokens_per_s", "output_tokens_per_s_per_gpu"))
     if question.slos:
-        found.append(a_figure("limits_met", f"limits met ({', '.join(map(limit, question.slos))})", _share))
+        found.append(a_figure("limits_met", f"limits met ({', '.join(map(limit, question.slos))})", percent))
     found += [a_figure("usd_per_gpu_hour", "USD/h per GPU"), Column("kind", "kind"), Column("trust", "trust")]
     return found + ([Column("remarks", "remarks")] if any(row["remarks"] for row in rows) else [])
 
 
-def _share(value: float) -> str:
-    return f"{value:.0%}".replace("%", " %")
-
-
 def _for_readers(row: Row, group: Group, config: RankedConfig) -> dict[str, object]:
-    """Figures as they count, what the row rests on, and what must be known of it."""
+    """Return figures as they count, what the row rests on, and what must be known of it."""
     figures: dict[str, object] = {name: config.counted(name) for name in METRICS}
     tokens = config.counted("output_tokens_per_s")
     figures["output_tokens_per_s_per_gpu"] = None if tokens is None else tokens / config.num_gpus

@@ -23,7 +23,7 @@ from gpuscout.runner.cli.show.wording import (
 from gpuscout.store.prices.prices import OLD_AFTER_DAYS
 from gpuscout.store.ranking.rows import listed
 from gpuscout.store.ranking.types import Group, RankedConfig, Ranking
-from gpuscout.sweeps.text import printable_lines
+from gpuscout.sweeps.text import percent, printable_lines
 
 if TYPE_CHECKING:
     from gpuscout.runner.api.fit import MemoryFit
@@ -40,7 +40,9 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.answer{font-size:1
 
 
 def report_page(ranking: Ranking, fits: Sequence[MemoryFit | None], *, store: str) -> str:
-    """One page about all groups of a ranking; `fits` has the memory of each group's best, None where none is known."""
+    """Return one page about all groups of a ranking; `fits` has the memory of
+    each group's best, None where none is known.
+    """
     from gpuscout import __version__
 
     now = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
@@ -59,7 +61,7 @@ def report_page(ranking: Ranking, fits: Sequence[MemoryFit | None], *, store: st
 
 
 def report_body(ranking: Ranking, fits: Sequence[MemoryFit | None]) -> str:
-    """The answers and what they rest on, with the prices, as HTML in which every text is escaped."""
+    """Return the answers and what they rest on, with the prices, as HTML in which every text is escaped."""
     body: list[str] = []
     for group, fit in zip(ranking.groups, fits, strict=True):
         body += _group(ranking, group, fit)
@@ -74,7 +76,7 @@ def _question(ranking: Ranking) -> Iterator[str]:
         ("ranked by", question.aim.label),
         ("limits", limits + (" (the default: none was given)" if question.default_slo else "")),
         ("percentiles", assumed(question)),
-        ("confidence", f"{question.confidence:.0%}" if question.confidence > 0.5 else None),
+        ("confidence", percent(question.confidence) if question.confidence > 0.5 else None),
         ("trust", question.trust),
         ("prices", f"{question.prices.purchase}, median of sellers" if question.aim.needs("price") else None),
     ]
@@ -179,7 +181,7 @@ def _losers(group: Group) -> Iterator[str]:
 
 
 def _prices(ranking: Ranking) -> Iterator[str]:
-    """Every price of the GPUs that are shown, with its seller, day and source."""
+    """Yield every price of the GPUs that are shown, with its seller, day and source."""
     shown = dict.fromkeys(config.gpu for group in ranking.groups for config in listed(group)[:_MOST_ROWS])
     rows = []
     for gpu in shown:

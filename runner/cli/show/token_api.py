@@ -12,7 +12,7 @@ from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, print_rows
 from gpuscout.runner.cli.show.prices import prices_document, prices_told, usd
 from gpuscout.sweeps.errors import InputError
-from gpuscout.sweeps.text import printable
+from gpuscout.sweeps.text import percent, printable
 
 if TYPE_CHECKING:
     from datetime import date
@@ -25,7 +25,7 @@ _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
 
 def number_of_tokens_per_day(text: str) -> float:
-    """ "20M" -> 20,000,000. Raises InputError."""
+    """Read "20M" -> 20,000,000. Raises InputError."""
     form = _LOAD.fullmatch(text.strip())
     value = float(form["value"]) * _UNITS[form["unit"].casefold()] if form else 0.0
     if not value > 0:
@@ -61,7 +61,7 @@ def show_api_comparison(found: ApiComparison, output: Output, top: int) -> None:
 
 
 def print_api_comparison(found: ApiComparison, top: int) -> None:
-    """Every model and workload against every price, with the `top` GPU types of each."""
+    """Print every model and workload against every price, with the `top` GPU types of each."""
     from gpuscout.runner.cli.show.wording import workload
 
     for told in _premises(found):
@@ -88,7 +88,7 @@ def _premises(found: ApiComparison) -> list[str]:
 
 
 def _remarks(found: ApiComparison, top: int | None) -> list[str]:
-    """Prices of the GPUs shown, and how to read the columns."""
+    """Return prices of the GPUs shown, and how to read the columns."""
     shown = [own.config.gpu for one in found.answers for own in one.own[:top]]
     return [
         *prices_told(found.prices, shown),
@@ -122,7 +122,7 @@ def api_document(found: ApiComparison) -> dict[str, object]:
 
 
 def _row(own: OwnGpus) -> dict[str, Any]:
-    """One GPU type, in tokens a day and USD of one replica."""
+    """Return one GPU type, in tokens a day and USD of one replica."""
 
     def figures(name: str, at: BreakEven | None) -> dict[str, Any]:
         return {f"{name}_tokens_per_day": at and at.tokens_per_day}
@@ -184,7 +184,9 @@ def _say(text: str, indent: int = 0) -> None:
 
 
 def _price(one: AgainstApi, day: date | None) -> str:
-    """ "0.15 in, 0.6 out USD per million tokens (2026-06-04, book default): 0.000461 USD a request" """
+    """Return text such as "0.15 in, 0.6 out USD per million tokens
+    (2026-06-04, book default): 0.000461 USD a request"
+    """
     from gpuscout.store.prices.prices import OLD_AFTER_DAYS
 
     price = one.price
@@ -192,7 +194,7 @@ def _price(one: AgainstApi, day: date | None) -> str:
     if one.cached_share:
         cached = price.cached_input_usd_per_mtok
         rate = "no price of its own" if cached is None else f"{cached:g}"
-        read += f" ({one.cached_share:.0%} of it cached: {rate})".replace("%", " %")
+        read += f" ({percent(one.cached_share)} of it cached: {rate})"
     old = f", over {OLD_AFTER_DAYS} days old" if day is not None and one.is_old(day) else ""
     told = f"{read}, {price.output_usd_per_mtok:g} out USD per million tokens ({price.date}{old}, book {price.book})"
     same = "" if one.same_model else f"; it is of another model, {price.model}"
@@ -222,7 +224,7 @@ _PLANS = 2
 
 
 def tokens(value: float | None) -> str:
-    """ "3.2 M" """
+    """Return text such as "3.2 M" """
     if value is None:
         return "never"
     for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):

@@ -30,6 +30,7 @@ from gpuscout.store.ranking.types import (
 )
 from gpuscout.sweeps.slo import Slo
 from gpuscout.sweeps.speculative import speculative_from
+from gpuscout.sweeps.text import percent
 
 CAUSES = {
     Cause.DOES_NOT_FIT: "does not fit",
@@ -47,7 +48,10 @@ _METRICS = {"ttft": "TTFT", "itl": "ITL", "e2e": "E2E", "rate": "rate"}
 
 
 def configuration(config: Configuration, input_len: int, output_len: int, *, gpu: bool = True) -> str:
-    """ "H100-SXM-80GB x8 tp4 pp2 bf16 sglang": what differs from the defaults. Without the GPU type: "x8 …"."""
+    """Return text such as "H100-SXM-80GB x8 tp4 pp2 bf16 sglang": what differs from the defaults.
+
+    Without the GPU type: "x8 …".
+    """
     parts = [f"{config.gpu} x{config.num_gpus}" if gpu else f"x{config.num_gpus}"]
     if config.tensor_parallel != config.num_gpus or config.expert_parallel > 1:
         sizes = {
@@ -73,7 +77,7 @@ def configuration(config: Configuration, input_len: int, output_len: int, *, gpu
 
 
 def workload(group: Group) -> str:
-    """ "chat (1,024 in / 512 out)" """
+    """Return text such as "chat (1,024 in / 512 out)" """
     lengths = f"{group.input_len:,} in / {group.output_len:,} out"
     if group.traffic is not None:
         lengths = ", ".join([lengths, *traffic_words(group.traffic)])
@@ -81,11 +85,11 @@ def workload(group: Group) -> str:
 
 
 def traffic_words(text: str) -> list[str]:
-    """How requests vary and arrive: "lengths vary", "40 % cached", "poisson arrivals"."""
+    """Return how requests vary and arrive: "lengths vary", "40 % cached", "poisson arrivals"."""
     shape = json.loads(text)
     told = ["lengths vary"] if {"input_len", "output_len", "trace"} & set(shape) else []
     if "cached_input" in shape:
-        told.append(f"{shape['cached_input']:.0%} cached")
+        told.append(f"{percent(shape['cached_input'])} cached")
     if "arrivals" in shape:
         arrivals = shape["arrivals"]
         told.append(f"{arrivals if isinstance(arrivals, str) else 'gamma'} arrivals")
@@ -93,26 +97,26 @@ def traffic_words(text: str) -> list[str]:
 
 
 def not_shown(aside: Collection[CaseKey]) -> str:
-    """What is said of them instead."""
+    """Return what is said of them instead."""
     pairs = count(len(aside), "pair")
     return f"not shown: {pairs} of model and lengths that only measured runs have (--kind measured shows them)"
 
 
 def limit(slo: Slo) -> str:
-    """ "TTFT p95 <= 800 ms" """
+    """Return text such as "TTFT p95 <= 800 ms" """
     name = _METRICS[slo.metric] + ("" if slo.percentile is None else f" p{slo.percentile:g}")
     bound = round(slo.limit, 2) if slo.limit >= 1 else slo.limit
     return f"{name} {'>=' if slo.at_least else '<='} {bound:,.6g}{'' if slo.at_least else ' '}{slo.unit}"
 
 
 def default_limit(question: Question) -> str:
-    """What is said of a limit that nobody asked for."""
+    """Return what is said of a limit that nobody asked for."""
     limits = ", ".join(limit(slo) for slo in question.slos)
     return f"{limits}: the limit that counts unless --slo names others; --no-slo lifts it"
 
 
 def assumed(question: Question) -> str | None:
-    """What stands in for the percentiles of estimates, where the question lets anything."""
+    """Return what stands in for the percentiles of estimates, where the question lets anything."""
     if question.assume_tail is None:
         return None
     tail = f"{question.assume_tail:g} x the mean"
@@ -120,7 +124,9 @@ def assumed(question: Question) -> str | None:
 
 
 def premises(question: Question, *more: str) -> list[str]:
-    """What an answer about money or GPUs holds for: limits and `more`, percentiles that are assumed, confidence."""
+    """Return what an answer about money or GPUs holds for: limits and
+    `more`, percentiles that are assumed, confidence.
+    """
     limits = ", ".join(map(limit, question.slos)) or "no limit on latencies"
     limits += " (unless --slo names others; --no-slo lifts it)" if question.default_slo else ""
     told = ["; ".join([limits, *more])]
@@ -132,7 +138,7 @@ def premises(question: Question, *more: str) -> list[str]:
 
 
 def none_meets(question: Question) -> str:
-    """What is said where no stored point is within the limits."""
+    """Return what is said where no stored point is within the limits."""
     told = f"no stored point meets {', '.join(map(str, question.slos))}"
     untold = question.assume_tail is None and any(slo.percentile is not None for slo in question.slos)
     if not untold:
@@ -144,25 +150,25 @@ def none_meets(question: Question) -> str:
 
 
 def cause(why: Cause, slo: Slo | None) -> str:
-    """Why a configuration is not ranked: "misses ITL <= 40 ms"."""
+    """Return why a configuration is not ranked: "misses ITL <= 40 ms"."""
     return f"misses {limit(slo)}" if slo else CAUSES.get(why, why.value.replace("_", " "))
 
 
 def print_wrapped(text: str, *, indent: int = 0) -> None:
-    """A line for people, folded to the terminal; what continues it is indented by two more."""
+    """Print a line for people, folded to the terminal; what continues it is indented by two more."""
     for line in _folded(text, out().width, indent):
         print(line)
 
 
 def print_aside(notes: Iterable[str]) -> None:
-    """What rows of CSV and Markdown cannot tell, on standard error."""
+    """Print what rows of CSV and Markdown cannot tell, on standard error."""
     for note in notes:
         for line in wrapped(note, err().width, indent=0):
             print(line.replace(GLUE, " ").rstrip(), file=sys.stderr)
 
 
 def print_field(name: str, value: object, width: int, *, indent: int = 0) -> None:
-    """A name and its value, folded to the terminal below the beginning of the value."""
+    """Print a name and its value, folded to the terminal below the beginning of the value."""
     start = " " * indent + f"{name:{width}}  "
     room = max(out().width, 40)
     fold = textwrap.TextWrapper(
@@ -197,13 +203,13 @@ def glued(text: str) -> str:
 
 
 def describe(config: Configuration, group: Group) -> str:
-    """ "H200 x8 tp4 dp2 fp8" """
+    """Return text such as "H200 x8 tp4 dp2 fp8" """
     told = configuration(config, group.input_len, group.output_len, gpu=False)
     return glued(f"{short_gpu(config.gpu)} {told}")
 
 
 def guessed(config: Configuration, group: Group) -> bool:
-    """Whether a row is an estimate for a model of which something was guessed or assumed."""
+    """Return whether a row is an estimate for a model of which something was guessed or assumed."""
     return bool(group.caveats) and config.kind is not Kind.MEASURED
 
 
@@ -212,13 +218,13 @@ def glued_limit(slo: Slo) -> str:
 
 
 def name_of(slo: Slo) -> str:
-    """ "TTFT p95" """
+    """Return text such as "TTFT p95" """
     name = LATENCIES.get(slo.column, "rate")
     return name if slo.percentile is None else f"{name}{GLUE}p{slo.percentile:g}"
 
 
 def behind(ranking: Ranking, config: RankedConfig) -> str:
-    """ "+18 %" """
+    """Return text such as "+18 %" """
     if config.behind_best == 0:
         return "same"
     worse = "-" if ranking.question.aim.more_is_better else "+"
@@ -227,7 +233,7 @@ def behind(ranking: Ranking, config: RankedConfig) -> str:
 
 
 def share(fraction: float) -> str:
-    """ "18 %" """
+    """Return text such as "18 %" """
     percent = 100 * fraction
     shown = f"{percent:,.0f}" if percent >= 1 else f"{percent:.1g}" if percent >= 0.05 else "<0.1"
     return f"{shown}{GLUE}%"
@@ -238,7 +244,7 @@ def figure(value: float | None) -> str:
 
 
 def quantity(value: float | None, column: str, *, exact: bool = False) -> str:
-    """A latency or a rate with its unit; "-": not known."""
+    """Return a latency or a rate with its unit; "-": not known."""
     if value is None:
         return figure(value)
     unit = "/s" if column == "requests_per_s" else f"{GLUE}{column.rpartition('_')[2]}"
@@ -246,7 +252,7 @@ def quantity(value: float | None, column: str, *, exact: bool = False) -> str:
 
 
 def load(config: Operating) -> str:
-    """The concurrency, or the request rate or "max" where it is not known: "57~"."""
+    """Return the concurrency, or the request rate or "max" where it is not known: "57~"."""
     if config.request_rate is not None:
         return f"{config.request_rate:,.3g}/s"
     if config.concurrency is not None:
@@ -258,7 +264,7 @@ def load(config: Operating) -> str:
 
 
 def at_load(config: Operating) -> str:
-    """ "at concurrency 8" """
+    """Return text such as "at concurrency 8" """
     if config.request_rate is not None:
         return f"at {config.request_rate:,.3g}/s"
     if config.concurrency is not None:

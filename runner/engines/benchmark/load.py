@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from gpuscout.runner.engines.benchmark.client import Client, Reply, Request
 from gpuscout.runner.engines.benchmark.errors import BenchmarkError
 from gpuscout.sweeps.curves import FloatArray
+from gpuscout.sweeps.text import percent
 
 MOST_FAILED = 0.05
 """The share of requests that may fail; with more, the figures of the others are those of another load."""
@@ -52,8 +53,8 @@ class Observed:
     def client_bound(self) -> str | None:
         """Why the client, not the server, may have limited the figures; None: it did not."""
         if self.cpu > MOST_BUSY:
-            return f"the client used {self.cpu:.0%} of a core"
-        return f"the client achieved {self.kept_up:.0%} of the load" if self.kept_up < LEAST_ACHIEVED else None
+            return f"the client used {percent(self.cpu)} of a core"
+        return f"the client achieved {percent(self.kept_up)} of the load" if self.kept_up < LEAST_ACHIEVED else None
 
 
 async def warm_up(client: Client, requests: Sequence[Request]) -> None:
