@@ -123,13 +123,13 @@ class CaseColumns:
         return self.tensor_parallel * self.pipeline_parallel * self.data_parallel
 
     def take(self, rows: npt.NDArray[Any]) -> CaseColumns:
-        """The cases at these positions (or under this boolean mask), in that order."""
+        """Return the cases at these positions (or under this boolean mask), in that order."""
         columns = {name: getattr(self, name)[rows] for name in COLUMN_NAMES}
         tuples = {name: getattr(self, name) for name in _TUPLES}
         return CaseColumns(**tuples, **columns)
 
     def option(self, name: str) -> npt.NDArray[np.int64]:
-        """The value of one server option in every case: as given, or the default of its server on its GPU."""
+        """Return the value of one server option in every case: as given, or the default of its server on its GPU."""
         if not len(self):
             return np.zeros(0, dtype=np.int64)
         defaults = np.array(
@@ -141,7 +141,7 @@ class CaseColumns:
         return values
 
     def case(self, row: int) -> Case:
-        """Case number `row` as an object, for engines that answer one case at a time."""
+        """Return case number `row` as an object, for engines that answer one case at a time."""
         return Case(
             model=self.models[self.model[row]],
             gpu=self.gpus[self.gpu[row]],
@@ -163,7 +163,7 @@ class CaseColumns:
 
     @classmethod
     def of(cls, cases: Iterable[Case]) -> CaseColumns:
-        """Columns of these cases, in their order."""
+        """Return columns of these cases, in their order."""
         cases = list(cases)
         models = tuple(dict.fromkeys(case.model for case in cases))
         gpus = _unique_by_identity(case.gpu for case in cases)
@@ -203,7 +203,7 @@ class CaseColumns:
         )
 
     def digests(self) -> list[bytes]:
-        """The case digest of every row, 16 bytes each."""
+        """Return the case digest of every row, 16 bytes each."""
         if self._digests or not len(self):
             return self._digests
         model_digests = [model.digest() for model in self.models]
@@ -246,7 +246,7 @@ COLUMN_NAMES: tuple[str, ...] = tuple(f.name for f in fields(CaseColumns) if f.n
 
 
 def task_keys(case_digests: Sequence[bytes], *, engine: str, fingerprint: str, options_digest: bytes) -> list[bytes]:
-    """The task key of every case for one engine, 16 bytes each."""
+    """Return the task key of every case for one engine, 16 bytes each."""
     prefix = hashlib.sha256(_TASK_SCHEMA + f"{engine}\0{fingerprint}\0".encode() + options_digest)
     keys = []
     for case_digest in case_digests:
@@ -257,12 +257,12 @@ def task_keys(case_digests: Sequence[bytes], *, engine: str, fingerprint: str, o
 
 
 def canonical_json(value: object) -> bytes:
-    """JSON with sorted keys and no spaces: equal values give equal bytes. NaN and infinities are refused."""
+    """Return JSON with sorted keys and no spaces: equal values give equal bytes. NaN and infinities are refused."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
 
 
 def content_digest(value: object) -> bytes:
-    """The 16-byte digest of a JSON-able value."""
+    """Return the 16-byte digest of a JSON-able value."""
     return hashlib.sha256(canonical_json(value)).digest()[:DIGEST_BYTES]
 
 

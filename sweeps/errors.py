@@ -194,7 +194,7 @@ _MUCH_LESS_ALIKE = 0.25
 
 
 def nearest(name: str, candidates: Iterable[str], *, limit: int = 3) -> list[str]:
-    """The candidates most like `name`, best first, ignoring case; empty when none is close."""
+    """Return the candidates most like `name`, best first, ignoring case; empty when none is close."""
     by_folded = {candidate.casefold(): candidate for candidate in candidates}
     folded = name.casefold()
     found = difflib.get_close_matches(folded, by_folded, n=limit, cutoff=0.6)
@@ -208,6 +208,6 @@ _LONGEST_QUOTE = 60
 
 
 def quoted(text: str) -> str:
-    """In double quotes, escaped (no control characters reach a terminal), shortened when long."""
+    """Return text in double quotes, escaped (no control characters reach a terminal), shortened when long."""
     shown = text if len(text) <= _LONGEST_QUOTE else text[: _LONGEST_QUOTE - 1] + "…"
     return json.dumps(shown, ensure_ascii=not shown.isprintable())

@@ -121,17 +121,17 @@ class Expansion:
         return self._first_blocks[-1]
 
     def first_block(self, engine: int) -> int:
-        """The number of the first block of the engine at this position; its blocks follow one another."""
+        """Return the number of the first block of the engine at this position; its blocks follow one another."""
         return self._first_blocks[engine]
 
     def engine_of(self, block: int) -> int:
-        """The position in `sweep.engines` of the engine that answers this block."""
+        """Return the position in `sweep.engines` of the engine that answers this block."""
         if not 0 <= block < self.block_count:
             raise IndexError(f"block {block} of {self.block_count}")
         return next(i for i, start in enumerate(self._first_blocks[1:]) if block < start)
 
     def block(self, block: int) -> CaseColumns:
-        """The cases of one block, in the order of the product."""
+        """Return the cases of one block, in the order of the product."""
         engine = self.engine_of(block)
         part = self.sweep.engines[engine]
         start = (block - self._first_blocks[engine]) * part.block_size
@@ -181,7 +181,7 @@ class Expansion:
     # Combinations
 
     def _positions(self, start: int, stop: int, part: EnginePart) -> tuple[dict[str, Ints], Ints]:
-        """Positions on every axis of the combinations [start, stop), and whether each one runs.
+        """Return positions on every axis of the combinations [start, stop), and whether each one runs.
 
         The status is `_RUNS`, `_NOT_ASKED`, or 1 + the position in `_reasons` of the first reason against it.
         """
@@ -211,7 +211,7 @@ class Expansion:
         return asked
 
     def _obstacles(self, positions: dict[str, Ints], part: EnginePart) -> Iterator[Bools]:
-        """One mask for each of `_reasons`, in their order."""
+        """Yield one mask for each of `_reasons`, in their order."""
         model = positions["models"]
         for rule in self.sweep.exclude:
             yield self._matches(rule, positions, part)
@@ -304,7 +304,7 @@ class Expansion:
     # Tables: what depends on the values of few axes, worked out once
 
     def _automatic_sizes(self) -> tuple[int, ...]:
-        """Every tensor parallel size that `auto` may pick for some GPU."""
+        """Return every tensor parallel size that `auto` may pick for some GPU."""
         largest = max((gpu.fast_link_gpus for gpu in self.sweep.gpus), default=1)
         return tuple(1 << power for power in range(largest.bit_length()))
 
@@ -393,7 +393,7 @@ class Expansion:
         return tuple(numbers), np.array(codes, dtype=np.int64).reshape(shape)
 
     def _option_in_force(self, name: str) -> Ints:
-        """(GPU, server, options): the value of an option, as given or by default."""
+        """Return (GPU, server, options): the value of an option, as given or by default."""
         options, codes = self._option_values
         given = np.array([dict(one).get(name, 0) for one in options], dtype=np.int64)[codes]
         defaults = [
@@ -464,7 +464,7 @@ class Expansion:
         return gpus * self._value("data_parallel", positions)
 
     def _matches(self, rule: Rule, positions: dict[str, Ints], part: EnginePart) -> Bools:
-        """Which combinations a rule matches; a condition is asked once for each distinct value."""
+        """Return which combinations a rule matches; a condition is asked once for each distinct value."""
         matched = np.ones(len(positions["models"]), dtype=bool)
         for name, condition in rule.conditions.items():
             values, codes = self._rule_field(name, positions, part)
@@ -472,7 +472,7 @@ class Expansion:
         return matched
 
     def _rule_field(self, name: str, positions: dict[str, Ints], part: EnginePart) -> tuple[Sequence[object], Ints]:
-        """The distinct values of a field that rules may name, and which of them every combination has."""
+        """Return the distinct values of a field that rules may name, and which of them every combination has."""
         sweep = self.sweep
         zeros = np.zeros(len(positions["models"]), dtype=np.int64)
         match name:
@@ -555,7 +555,7 @@ def _excluded_by(rule: str) -> _Reason:
 
 
 def _dimensions(zipped: tuple[tuple[str, ...], ...]) -> list[tuple[str, ...]]:
-    """The axes in their order; axes in lockstep stand together, where the first of them stands."""
+    """Return the axes in their order; axes in lockstep stand together, where the first of them stands."""
     group_of = {axis: group for group in zipped for axis in group}
     ordered = dict.fromkeys(
         tuple(a for a in AXES if a in group_of[axis]) if axis in group_of else (axis,) for axis in AXES
@@ -566,7 +566,7 @@ def _dimensions(zipped: tuple[tuple[str, ...], ...]) -> list[tuple[str, ...]]:
 def _axis_values(
     shared: tuple[Precision | None, ...], own: Sequence[tuple[Precision | None, ...] | None]
 ) -> tuple[Precision | None, ...]:
-    """The sweep's precisions as given, then those that only single models name."""
+    """Return the sweep's precisions as given, then those that only single models name."""
     extra = dict.fromkeys(p for values in own for p in values or () if p not in shared)
     return (*shared, *extra)
 

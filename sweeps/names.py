@@ -28,23 +28,23 @@ def has_wildcard(text: str) -> bool:
 
 
 def bare(name: str) -> str:
-    """The part after the slash."""
+    """Return the part after the slash."""
     return name.rpartition("/")[2]
 
 
 @functools.lru_cache(maxsize=10_000)
 def fold(text: str) -> str:
-    """Lower case, with one kind of separator."""
+    """Return lower case, with one kind of separator."""
     return _SEPARATORS.sub("-", text.casefold().strip())
 
 
 def squeeze(text: str) -> str:
-    """Lower case, without separators: what all spellings of a name share."""
+    """Return lower case, without separators: what all spellings of a name share."""
     return _SEPARATORS.sub("", text.casefold())
 
 
 def matches(text: str, name: str) -> bool:
-    """Whether a name or glob, as people type it, means this very name."""
+    """Return whether a name or glob, as people type it, means this very name."""
     spellings = (name,) if "/" in text else (name, bare(name))
     if has_wildcard(text):
         return any(fnmatchcase(fold(spelling), fold(text)) for spelling in spellings)
@@ -56,7 +56,7 @@ def _no_others(name: str) -> Iterable[str]:
 
 
 def meant(text: str, known: Iterable[str], others: Callable[[str], Iterable[str]] = _no_others) -> list[str]:
-    """The known names that `text` stands for, in their order; none when it stands for none.
+    """Return the known names that `text` stands for, in their order; none when it stands for none.
 
     The closest spelling decides: the very name, or else another of its spellings (`others`), then the same in another
     case or with other separators, then without separators, then the only name that begins with these words. A glob is
@@ -77,7 +77,7 @@ def meant(text: str, known: Iterable[str], others: Callable[[str], Iterable[str]
 
 
 def _beginning_with(text: str, known: Iterable[str], others: Callable[[str], Iterable[str]]) -> list[str]:
-    """The only name that begins with these whole words; none if there are several.
+    """Return the only name that begins with these whole words; none if there are several.
 
     Of models with an organisation every word counts: they may be others of the Hub.
     """
@@ -89,18 +89,18 @@ def _beginning_with(text: str, known: Iterable[str], others: Callable[[str], Ite
 
 
 def near(text: str, known: Iterable[str], others: Callable[[str], Iterable[str]] = _no_others) -> list[str]:
-    """Up to three known names that are spelled most like `text`, or have another spelling that is."""
+    """Return up to three known names that are spelled most like `text`, or have another spelling that is."""
     spelled = {spelling: name for name in known for spelling in (*others(name), name)}
     return list(dict.fromkeys(spelled[spelling] for spelling in nearest(text, spelled)))
 
 
 def parted(texts: Iterable[str] | None) -> list[str]:
-    """Names that are given several times, or several at once with commas between them: one by one."""
+    """Return names that are given several times, or several at once with commas between them: one by one."""
     return [part.strip() for text in texts or () for part in text.split(",") if part.strip()]
 
 
 def counted(text: str) -> tuple[int | None, str]:
-    """ "2xH200", "H200:2" and "H200 x2" as a number and a name; None: no number is given. Raises InputError."""
+    """Read "2xH200", "H200:2" and "H200 x2" as a number and a name; None: no number is given. Raises InputError."""
     form = _COUNTED.fullmatch(text.strip())
     numbers = [form[part] for part in ("before", "after", "x") if form[part]] if form else []
     if form is None or len(numbers) > 1 or any(int(number) == 0 for number in numbers):
@@ -109,7 +109,7 @@ def counted(text: str) -> tuple[int | None, str]:
 
 
 def tokens(text: str) -> int:
-    """ "32k" (32 x 1,024) or "32768" as a number of tokens. Raises InputError."""
+    """Read "32k" (32 x 1,024) or "32768" as a number of tokens. Raises InputError."""
     form = _TOKENS.fullmatch(str(text).strip().replace(",", ""))
     found = float(form["number"]) * _UNITS[form["unit"].lower()] if form else 0
     if found < 1 or found != int(found):

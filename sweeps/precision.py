@@ -78,18 +78,20 @@ _PLAIN = frozenset(("float32", "float", "float16", "half", "bfloat16", "float8")
 
 
 def spellings_of(precisions: Iterable[Precision]) -> tuple[str, ...]:
-    """The other spellings of these precisions."""
+    """Return the other spellings of these precisions."""
     return tuple(spelling for precision in precisions for spelling in _SPELLINGS.get(precision, ()))
 
 
 def precision_called(name: str) -> Precision | None:
-    """The precision that has this name or spelling (w4a16, awq, nvfp4, fp8_e4m3 ...), in any case; None: none has."""
+    """Return the precision that has this name or spelling (w4a16, awq,
+    nvfp4, fp8_e4m3 ...), in any case; None: none has.
+    """
     folded = _fold(name)
     return PRECISION_ALIASES.get(folded) or (Precision(folded) if folded in PRECISIONS else None)
 
 
 def precision_detail(name: str) -> str | None:
-    """What a spelling says beyond its precision, such as "mxfp4" or "awq"; None: nothing."""
+    """Return what a spelling says beyond its precision, such as "mxfp4" or "awq"; None: nothing."""
     folded = _fold(name)
     return folded if folded in PRECISION_ALIASES and folded not in _PLAIN else None
 
@@ -118,5 +120,5 @@ _KV_BYTES: dict[Precision, float] = {
 
 
 def kv_element_bytes(precision: Precision) -> float:
-    """Bytes of one element of the KV cache, scales included."""
+    """Return bytes of one element of the KV cache, scales included."""
     return _KV_BYTES[precision]

@@ -21,7 +21,7 @@ _SHORTEST_SECRET = 6
 
 
 def check_variable(name: str | None) -> None:
-    """Raises InputError for what is no name of an environment variable but, as it seems, the key itself."""
+    """Raise InputError for what is no name of an environment variable but, as it seems, the key itself."""
     if name is not None and (not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) or _TOKEN.search(name)):
         raise InputError(
             "invalid api_key_env: expected the name of an environment variable, such as LLM_KEY, not the key itself"
@@ -29,7 +29,9 @@ def check_variable(name: str | None) -> None:
 
 
 def redacted(text: str, environment: Mapping[str, str]) -> str:
-    """The text without the values of environment variables that are named like secrets, and without known tokens."""
+    """Return the text without the values of environment variables that are
+    named like secrets, and without known tokens.
+    """
     for name, value in environment.items():
         if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET:
             text = text.replace(value, _HIDDEN)
@@ -37,7 +39,7 @@ def redacted(text: str, environment: Mapping[str, str]) -> str:
 
 
 def secret_in(argument: str) -> str | None:
-    """What of a command's argument holds a secret or wants one, without it; None: nothing."""
+    """Return what of a command's argument holds a secret or wants one, without it; None: nothing."""
     if found := _FLAG.search(argument) or _ASSIGNMENT.search(argument):
         return found[1]
     return "a token" if _TOKEN.search(argument) else None

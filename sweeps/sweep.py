@@ -124,7 +124,7 @@ class Sweep:
     max_gpus: int | None = None
 
     def identity(self) -> dict[str, object]:
-        """Everything that decides which tasks this sweep has and how they are cut into blocks, JSON-able.
+        """Return everything that decides which tasks this sweep has and how they are cut into blocks, JSON-able.
 
         The name is part of it: two sweeps of one content under two names are two sweeps that share their tasks.
         """
@@ -179,5 +179,5 @@ class Sweep:
         }
 
     def digest(self) -> bytes:
-        """Identifies the sweep: 16 bytes."""
+        """Return the 16 bytes that identify the sweep."""
         return content_digest(self.identity())

@@ -35,7 +35,7 @@ class Workload:
                 raise InputError(f'workload "{self.name}": {what} must be at least 1 token, not {tokens}')
 
     def at_rate(self, request_rate: float) -> Workload:
-        """The same requests in an open loop of so many a second; the name says the rate: "chat@2.5"."""
+        """Return the same requests in an open loop of so many a second; the name says the rate: "chat@2.5"."""
         traffic = replace(self.traffic, request_rate=request_rate)
         return replace(self, name=f"{self.name}{RATE_MARK}{request_rate:g}", traffic=traffic)
 
@@ -99,7 +99,7 @@ PRESETS: Mapping[str, Workload] = MappingProxyType(
 
 
 def resolve_workload(name: str) -> Workload:
-    """The preset of this name, whatever its case and separators ("Code completion"). Raises UnknownNameError."""
+    """Return the preset of this name, whatever its case and separators ("Code completion"). Raises UnknownNameError."""
     if preset := PRESETS.get(re.sub(r"[\s_-]+", "-", name.strip().casefold())):
         return preset
     raise UnknownNameError(

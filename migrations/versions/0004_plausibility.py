@@ -23,7 +23,7 @@ def upgrade() -> None:
 
 
 def _fill_counts() -> None:
-    """Runs that were imported before have the counts among their details."""
+    """Fill in the counts that runs imported before have among their details."""
     runs = sa.table("measured_runs", sa.column("id"), sa.column("details"), *(sa.column(name) for name in _COUNTS))
     connection = op.get_bind()
     for row in connection.execute(sa.select(runs.c.id, runs.c.details).where(runs.c.details.is_not(None))).all():

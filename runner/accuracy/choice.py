@@ -53,7 +53,7 @@ class MaximaOrder:
 
 
 def gpu_choice(estimates: Estimates, prices: Mapping[str, float] = REFERENCE_PRICES) -> GpuChoice | None:
-    """The quality of the choice among closed-loop runs on GPUs that have a price. None without a question."""
+    """Return the quality of the choice among closed-loop runs on GPUs that have a price. None without a question."""
     throughput = closed_loop_throughput(estimates)
     questions: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for position, run in enumerate(estimates.runs):
@@ -93,7 +93,10 @@ def _regret(
 
 
 def maxima_order(estimates: Estimates) -> MaximaOrder | None:
-    """The order of GPU types by offline maxima of equal deployments, repeats by their median. None without a pair."""
+    """Return the order of GPU types by offline maxima of equal deployments, repeats by their median.
+
+    None without a pair.
+    """
     deployments: dict[tuple[object, ...], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for position, run in enumerate(estimates.runs):
         if run.load is LoadKind.OFFLINE_MAXIMUM and run.throughput:

@@ -27,7 +27,7 @@ class RunNames:
 
     @classmethod
     def at(cls, db: str, gpu_file: Path | None = None) -> RunNames:
-        """Those of the catalogues, of a file with GPUs, and of the store at a URL, if there is one.
+        """Return those of the catalogues, of a file with GPUs, and of the store at a URL, if there is one.
 
         Raises GpuFileError, InputError, and what `open_store` raises for a store that cannot be used.
         """
@@ -42,7 +42,7 @@ class RunNames:
         return cls(ModelsAt(db), GPUCatalogue([*known, *own]) if own else known)
 
     def model(self, name: str) -> ModelSpec:
-        """Raises what `resolve_model` raises. What the store calls exactly so comes before a guess at a bare name."""
+        """Raise what `resolve_model` raises. What the store calls exactly so comes before a guess at a bare name."""
         if self.models is not None and name not in ModelCatalogue.load():
             stored = self.models.find([name])
             if name in stored:
@@ -50,7 +50,7 @@ class RunNames:
         return resolve_model(name, known=self.models)
 
     def called(self, runs: Iterable[MeasuredRun]) -> list[MeasuredRun]:
-        """Runs under the full names of their models and GPUs, as a store has them: files may use short ones.
+        """Return runs under the full names of their models and GPUs, as a store has them: files may use short ones.
 
         A name that is not known stays.
         """
@@ -74,5 +74,5 @@ class RunNames:
         return names[0] if len(names) == 1 else model
 
     def gpu(self, name: str) -> GPUSpec:
-        """Raises UnknownNameError."""
+        """Raise UnknownNameError."""
         return self.gpus.resolve(name)

@@ -15,7 +15,7 @@ _MOST_MONTHS = 12
 
 
 def fit_for_fitting(runs: Iterable[MeasuredRun]) -> tuple[MeasuredRun, ...]:
-    """The runs that constants are fitted to, in their order."""
+    """Return the runs that constants are fitted to, in their order."""
     plain = [
         run
         for run in runs
@@ -32,13 +32,13 @@ def fit_for_fitting(runs: Iterable[MeasuredRun]) -> tuple[MeasuredRun, ...]:
 
 
 def _month(run: MeasuredRun) -> int | None:
-    """Months since the year 0; None where a run has no date, or a year only."""
+    """Return months since the year 0; None where a run has no date, or a year only."""
     parts = (run.measured_on or "").split("-")
     return int(parts[0]) * 12 + int(parts[1]) if len(parts) > 1 else None
 
 
 def _is_tuned_less(run: MeasuredRun, best: float) -> bool:
-    """Of maxima of one deployment with different settings only the best says what the GPU can do."""
+    """Return for maxima of one deployment with different settings only the best says what the GPU can do."""
     return run.load is LoadKind.OFFLINE_MAXIMUM and run.trust is not None and (run.throughput or 0.0) < 0.999 * best
 
 

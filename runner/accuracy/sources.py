@@ -35,7 +35,7 @@ class Measured:
 def measured_runs(
     sources: Sequence[str], db: str, names: RunNames | None = None, *, implausible: bool = False
 ) -> Measured:
-    """The runs of all sources, at least one; a run that two of them hold counts once.
+    """Return the runs of all sources, at least one; a run that two of them hold counts once.
 
     `names` says what models and GPUs are called in full; None: the catalogues. `implausible`: also stored runs that
     beat their hardware.
@@ -80,7 +80,7 @@ def measured_runs(
 
 
 def not_fitted(runs: Sequence[MeasuredRun]) -> list[int]:
-    """The positions of runs that are not among the public ones that engines are fitted to."""
+    """Return the positions of runs that are not among the public ones that engines are fitted to."""
     fitted = {_content(run) for run in fit_for_fitting(public_runs())}
     return [position for position, run in enumerate(runs) if _content(run) not in fitted]
 
@@ -96,5 +96,5 @@ def _stored(db: str, patterns: Sequence[str], *, implausible: bool) -> Measured:
 
 
 def _content(run: MeasuredRun) -> tuple[object, ...]:
-    """What was measured, without what a store or a file calls it."""
+    """Return what was measured, without what a store or a file calls it."""
     return tuple(getattr(run, name) for name in _CONTENT)

@@ -38,7 +38,7 @@ class Outlier:
 
 
 def outliers(estimates: Estimates, trust: Trust, *, at_least: float = 1.0) -> list[Outlier]:
-    """Runs by how far they are from their estimates, the furthest first; those off by at least this factor."""
+    """Return runs by how far they are from their estimates, the furthest first; those off by at least this factor."""
     by_metric = ratios(estimates)
     inside = inside_interval(estimates, trust)
     table = np.array([by_metric[metric] for metric in METRICS])

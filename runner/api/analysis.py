@@ -74,7 +74,7 @@ class PerformanceAnalysis:
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return it as JSON types."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -133,7 +133,7 @@ def analyses_of(analysed: Sequence[Analysed]) -> tuple[PerformanceAnalysis, ...]
 
 
 def _best(curve: Sequence[StoredAnswer]) -> StoredAnswer:
-    """The point of the highest throughput at which no request waits, as a ranking has it; else of all points."""
+    """Return the point of the highest throughput at which no request waits, as a ranking has it; else of all points."""
     running = [point for point in curve if not point.queued] or curve
     return max(running, key=lambda point: point.output_tokens_per_s or 0.0)
 
@@ -180,7 +180,7 @@ _NAMES = frozenset(field.name for field in fields(AnalysisMetrics))
 
 
 def _derived(case: Case, alone: StoredAnswer, roofline: Roofline) -> dict[str, Any]:
-    """The roofline and the limits of an engine that reports none."""
+    """Return the roofline and the limits of an engine that reports none."""
     hardware = roofline.hardware_ops_per_byte
     found = {name: value for name, value in asdict(roofline).items() if name in _NAMES}
     for phase in ("prefill", "decode"):
@@ -193,7 +193,7 @@ def _derived(case: Case, alone: StoredAnswer, roofline: Roofline) -> dict[str, A
 
 
 def _reported(extras: Mapping[str, Any]) -> dict[str, Any]:
-    """The roofline and the limits that llm-optimizer keeps with its answers; empty for any other engine."""
+    """Return the roofline and the limits that llm-optimizer keeps with its answers; empty for any other engine."""
     sections = [section for name in ("roofline", "concurrency") if isinstance(section := extras.get(name), Mapping)]
     found = {name: value for section in sections for name, value in section.items() if name in _NAMES}
     optimum = extras.get("concurrency", {}).get("empirical_optimum") if sections else None

@@ -47,7 +47,9 @@ _LOCKSTEP = (
 
 @contextmanager
 def opened(store: StoreLike | None) -> Iterator[Store]:
-    """The store to work with: an open one as it is; a place, created if need be; None: one in memory for the block."""
+    """Yield the store to work with: an open one as it is; a place, created
+    if need be; None: one in memory for the block.
+    """
     if isinstance(store, Store):
         yield store
         return
@@ -68,7 +70,7 @@ class _Wanted:
 def answer_cases(
     store: Store, engine: EnginePart, asked: Sequence[tuple[Case, int]], *, sweep: str
 ) -> list[StoredAnswer]:
-    """The engine's answer to every case at a concurrency, in their order.
+    """Return the engine's answer to every case at a concurrency, in their order.
 
     What the store has is only read. The rest is computed, vectorised, and stored as revisions of the sweep of this
     name; the ladder of `engine` is ignored. What no engine could run is answered as INVALID with the reason.
@@ -112,13 +114,13 @@ def _known(store: Store, wanted: Mapping[bytes, _Wanted]) -> dict[bytes, StoredT
 
 
 def _missing(key: bytes, concurrencies: set[int], known: dict[bytes, StoredTask]) -> set[int]:
-    """Those for which the engine has to be asked."""
+    """Return those for which the engine has to be asked."""
     _, lacking = split(tuple(sorted(concurrencies)), [key], known)
     return {concurrency for ladder in lacking for concurrency in ladder}
 
 
 def _chunks(lacking: Mapping[bytes, _Wanted], engine: EnginePart) -> Iterator[list[bytes]]:
-    """The cases cut into sweeps. A dear engine is asked for nothing that is not wanted."""
+    """Yield the cases cut into sweeps. A dear engine is asked for nothing that is not wanted."""
     spare = _SPARE_POINTS if cached_engine(engine.name, engine.options).cost is Cost.CHEAP else 0
     chunk: list[bytes] = []
     ladder: set[int] = set()
@@ -160,7 +162,9 @@ def _computed(
 
 
 def _in_lockstep(name: str, engine: EnginePart, cases: Sequence[Case]) -> Sweep:
-    """The sweep of exactly these cases. (In lockstep, too, precisions would be looked up for all pairs of cases.)"""
+    """Return the sweep of exactly these cases. (In lockstep, too, precisions
+    would be looked up for all pairs of cases.)
+    """
     return Sweep(
         name=name,
         models=tuple(SweptModel(case.model, (case.precision,), (case.kv_precision,)) for case in cases),
@@ -181,7 +185,7 @@ def _in_lockstep(name: str, engine: EnginePart, cases: Sequence[Case]) -> Sweep:
 
 
 def _left_out(engine: EnginePart, case: Case) -> StoredAnswer:
-    """The answer for a case that was not computed: expansion says why no engine could run it."""
+    """Return the answer for a case that was not computed: expansion says why no engine could run it."""
     exclusions = Expansion(_in_lockstep("one", engine, [case])).census().exclusions
     if exclusions:
         return StoredAnswer(Outcome.INVALID, exclusions[0].detail)

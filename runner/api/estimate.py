@@ -255,7 +255,7 @@ def estimate_many(
 
 
 def price_rules(prices: PricesLike | None, gpus: GPUCatalogue) -> PriceRules:
-    """The rules for what people give as prices. Raises UnknownNameError for a GPU, InputError for no price."""
+    """Return the rules for what people give as prices. Raises UnknownNameError for a GPU, InputError for no price."""
     if prices is None or isinstance(prices, PriceRules):
         return prices or PriceRules()
     if not isinstance(prices, Mapping):
@@ -269,7 +269,7 @@ def price_rules(prices: PricesLike | None, gpus: GPUCatalogue) -> PriceRules:
 
 
 def in_one_line(error: InputError) -> str:
-    """What is wrong and what to do about it."""
+    """Return what is wrong and what to do about it."""
     told = f"{error.message}; {error.hint}" if error.hint else error.message
     return " ".join(told.split())
 
@@ -282,7 +282,7 @@ def _with_default(request: object, engine: object) -> dict[str, object] | InputE
 
 
 def _plain(value: object) -> object:
-    """NumPy's scalars, which tables hold, as Python's."""
+    """Return NumPy's scalars, which tables hold, as Python's."""
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -308,7 +308,7 @@ _Row = tuple[int, Prepared]
 
 
 def _by_engine(ready: Sequence[_Row]) -> list[tuple[EnginePart, list[_Row]]]:
-    """The requests of each engine; equal ones are one object."""
+    """Return the requests of each engine; equal ones are one object."""
     groups: dict[int, tuple[EnginePart, list[_Row]]] = {}
     for row, found in ready:
         groups.setdefault(id(found.engine), (found.engine, []))[1].append((row, found))
@@ -363,7 +363,9 @@ def _error(asked: Prepared, answer: StoredAnswer) -> str | None:
 
 
 def _refused(given: dict[str, object] | InputError, error: Prepared | InputError) -> PerformanceEstimate:
-    """The estimate of a request that no engine was asked about; what is said of itself, as far as it makes sense."""
+    """Return the estimate of a request that no engine was asked about; what
+    is said of itself, as far as it makes sense.
+    """
     assert isinstance(error, InputError)
     echoed: dict[str, Any] = {"model_id": "", "gpu_name": ""}
     if isinstance(given, dict):

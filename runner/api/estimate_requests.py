@@ -73,7 +73,7 @@ class EstimateRequest(Part):
 
 
 def parse_request(given: Mapping[str, object]) -> EstimateRequest:
-    """The request as given. Raises InputError with everything that is wrong with its form."""
+    """Return the request as given. Raises InputError with everything that is wrong with its form."""
     try:
         request = one_part(EstimateRequest)(given)
     except InvalidValue as invalid:
@@ -113,7 +113,10 @@ class Lookup:
         self._finder.prepare(_hub_models(request.model_id for request in requests))
 
     def prepared(self, request: EstimateRequest) -> Prepared:
-        """The request as a case. Raises InputError for a name that is not known and for numbers that contradict."""
+        """Return the request as a case.
+
+        Raises InputError for a name that is not known and for numbers that contradict.
+        """
         tp = request.tensor_parallel_size or request.num_gpus or 1
         num_gpus = request.num_gpus or tp
         if num_gpus % tp:

@@ -82,7 +82,7 @@ class MemoryFit:
         return self.weights_gib + self.activations_gib + self.runtime_gib + self.kv_request_gib
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return it as JSON types."""
         document = asdict(self)
         changes = document.pop("changes")
         caveats = list(document.pop("caveats"))
@@ -107,7 +107,8 @@ def fit_memory(
     hf_token: str | None = None,
     known: KnownModels | None = None,
 ) -> MemoryFit:
-    """Whether one replica fits on `num_gpus` GPUs, with how much room, or what would make it fit. Needs no store.
+    """Return whether one replica fits on `num_gpus` GPUs, with how much
+    room, or what would make it fit. Needs no store.
 
     `context_length` None: the model's own. Without sizes, the largest tensor parallel size within a node that fits,
     pipeline stages for the rest. Raises InputError for numbers that contradict, UnknownNameError for names, and what
@@ -162,7 +163,7 @@ def _precision(what: str, name: str | None, native: Precision) -> Precision:
 
 
 def _layouts(case: Case, num_gpus: int, fixed: _Sizes) -> list[Case]:
-    """The ways to split one replica over the GPUs, the largest tensor parallel size first. Raises InputError."""
+    """Return the ways to split one replica over the GPUs, the largest tensor parallel size first. Raises InputError."""
     tp, pp, dp = fixed.tensor_parallel, fixed.pipeline_parallel, case.data_parallel
     if num_gpus % dp or (tp and (num_gpus // dp) % tp) or (pp and (num_gpus // dp) % pp):
         told = ", ".join(f"{name} {size}" for name, size in (("TP", tp), ("PP", pp), ("DP", dp)) if size and size > 1)
@@ -181,7 +182,7 @@ def _layouts(case: Case, num_gpus: int, fixed: _Sizes) -> list[Case]:
 
 
 def _obstacle(case: Case) -> str | None:
-    """Why no server could run this, whatever the memory."""
+    """Return why no server could run this, whatever the memory."""
     from gpuscout.runner.engines.roofline.support import refusal
 
     model, tp = case.model, case.tensor_parallel
@@ -234,7 +235,9 @@ def _fit(case: Case) -> MemoryFit:
 
 
 def _changes(asked: Case, num_gpus: int, fixed: _Sizes) -> Iterator[FitChange]:
-    """What makes it fit, one change at a time: first what costs nothing, then what costs tokens, GPUs, quality."""
+    """Yield what makes it fit, one change at a time: first what costs
+    nothing, then what costs tokens, GPUs, quality.
+    """
     for told, case, gpus, sizes in _candidates(asked, num_gpus, fixed):
         if (found := _first_fit(case, gpus, sizes)) is not None:
             yield FitChange(told, *(getattr(found, field.name) for field in fields(FitChange)[1:]))
@@ -276,7 +279,7 @@ def _first_fit(case: Case, num_gpus: int, fixed: _Sizes) -> MemoryFit | None:
 
 
 def _longest_context(case: Case, num_gpus: int, fixed: _Sizes) -> int | None:
-    """The longest context that fits, in steps of 1,024 tokens; None: not even 1,024 tokens do."""
+    """Return the longest context that fits, in steps of 1,024 tokens; None: not even 1,024 tokens do."""
     low, high = 0, case.context_len // _CONTEXT_STEP
     if case.model.max_context is not None:
         high = min(high, case.model.max_context // _CONTEXT_STEP)

@@ -77,7 +77,7 @@ class KVCacheDetail:
         return self.total_gb
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return it as JSON types."""
         return asdict(self) | {"groups": [asdict(group) for group in self.groups]}
 
 
@@ -203,11 +203,11 @@ class ModelArchitecture:
         return self.architecture.attention_kind
 
     def max_context_length(self) -> int | None:
-        """The longest sequence, in tokens; None where the configuration does not say."""
+        """Return the longest sequence, in tokens; None where the configuration does not say."""
         return self.architecture.max_context
 
     def possible_tensor_parallel_sizes(self) -> list[int]:
-        """All sizes that a server accepts (`ModelSpec.tensor_parallel_sizes`), ascending.
+        """Return all sizes that a server accepts (`ModelSpec.tensor_parallel_sizes`), ascending.
 
         Most nodes have 8 GPUs: larger sizes span nodes.
         """
@@ -215,7 +215,8 @@ class ModelArchitecture:
         return list(self.architecture.tensor_parallel_sizes(heads))
 
     def model_memory_gb(self, precision: str | None = None) -> float:
-        """GB of the weights, over all GPUs; None: as the checkpoint is. Raises UnknownNameError for no precision.
+        """Return GB of the weights, over all GPUs; None: as the checkpoint is.
+        Raises UnknownNameError for no precision.
 
         >>> model = ModelArchitecture("Qwen/Qwen3-8B")
         >>> round(model.model_memory_gb(), 1), round(model.model_memory_gb("fp8"), 1)
@@ -226,7 +227,8 @@ class ModelArchitecture:
     def kv_cache_memory_gb(
         self, context_length: int | None = None, batch_size: int = 1, *, kv_precision: str | None = None
     ) -> float:
-        """GB that `batch_size` sequences of `context_length` tokens keep, over all GPUs. None: the longest context.
+        """Return GB that `batch_size` sequences of `context_length` tokens
+        keep, over all GPUs. None: the longest context.
 
         Windows and constant states count as what they are. Raises InputError for a length, batch or precision that
         cannot be, and where no length is given and the model has no longest one.
@@ -239,7 +241,7 @@ class ModelArchitecture:
     def get_kv_cache_detail(
         self, context_length: int | None = None, batch_size: int = 1, *, kv_precision: str | None = None
     ) -> KVCacheDetail:
-        """The KV cache by kinds of attention; arguments and errors are those of `kv_cache_memory_gb`.
+        """Return the KV cache by kinds of attention; arguments and errors are those of `kv_cache_memory_gb`.
 
         >>> detail = ModelArchitecture("gpt-oss-120b").get_kv_cache_detail(8192)
         >>> detail.attention_kind, detail.bytes_per_token
@@ -285,7 +287,7 @@ class ModelArchitecture:
         kv_precision: str | None = None,
         tensor_parallel_size: int = 1,
     ) -> float:
-        """GB that *each* GPU needs: its part of weights and caches, activations and the runtime.
+        """Return GB that *each* GPU needs: its part of weights and caches, activations and the runtime.
 
         The memory model of the built-in engine, which also decides there what fits. Compare it with the memory that
         the server may use (`gpu_memory_utilization` of the GPU's). Raises InputError as `kv_cache_memory_gb` does,

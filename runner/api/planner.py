@@ -11,7 +11,7 @@ GIB = 2.0**30
 
 
 def model_total_params(model: ModelLike, *, hf_token: str | None = None) -> int:
-    """How many weights the checkpoint holds, vision towers included. Raises what `ModelArchitecture` raises.
+    """Return how many weights the checkpoint holds, vision towers included. Raises what `ModelArchitecture` raises.
 
     >>> model_total_params("Qwen/Qwen3-32B")
     32762123264
@@ -20,7 +20,7 @@ def model_total_params(model: ModelLike, *, hf_token: str | None = None) -> int:
 
 
 def model_memory_req(model: ModelLike, precision: str | None = None, *, hf_token: str | None = None) -> float:
-    """GiB of the weights, over all GPUs; None: as the checkpoint is. Raises UnknownNameError for a precision.
+    """Return GiB of the weights, over all GPUs; None: as the checkpoint is. Raises UnknownNameError for a precision.
 
     >>> round(model_memory_req("Qwen/Qwen3-32B"), 1), round(model_memory_req("Qwen/Qwen3-32B", "fp8"), 1)
     (61.0, 32.1)
@@ -36,7 +36,7 @@ def kv_cache_req(
     kv_precision: str | None = None,
     hf_token: str | None = None,
 ) -> float:
-    """GiB that `batch_size` sequences of `context_len` tokens keep, over all GPUs.
+    """Return GiB that `batch_size` sequences of `context_len` tokens keep, over all GPUs.
 
     Raises InputError for a length, batch or precision that cannot be.
 
@@ -48,7 +48,7 @@ def kv_cache_req(
 
 
 def find_possible_tp(model: ModelLike, *, hf_token: str | None = None) -> list[int]:
-    """All tensor parallel sizes that a server accepts, ascending.
+    """Return all tensor parallel sizes that a server accepts, ascending.
 
     >>> find_possible_tp("Qwen/Qwen3-32B")
     [1, 2, 4, 8, 16, 32, 64]
@@ -57,7 +57,7 @@ def find_possible_tp(model: ModelLike, *, hf_token: str | None = None) -> list[i
 
 
 def max_context_len(model: ModelLike, *, hf_token: str | None = None) -> int | None:
-    """The longest sequence in tokens; None where the configuration does not say.
+    """Return the longest sequence in tokens; None where the configuration does not say.
 
     >>> max_context_len("Qwen/Qwen3-32B")
     40960

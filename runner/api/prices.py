@@ -83,7 +83,10 @@ def import_skypilot(
 
 
 def chosen_gpus(texts: Sequence[str]) -> frozenset[str]:
-    """The GPUs of the catalogue that names, globs and groups mean; none: all. Raises UnknownNameError, InputError."""
+    """Return the GPUs of the catalogue that names, globs and groups mean; none: all.
+
+    Raises UnknownNameError, InputError.
+    """
     catalogue, found = GPUCatalogue.load(), set[str]()
     for text in texts:
         group = catalogue.group(text) or (catalogue.select(glob=text) if has_wildcard(text) else ())

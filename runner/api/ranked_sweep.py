@@ -112,7 +112,7 @@ def recommended(
 
 
 def _spec(models: Sequence[ModelLike], arguments: Mapping[str, object]) -> SweepSpec:
-    """The spec that asks the same. Raises SpecError in the words of the arguments."""
+    """Return the spec that asks the same. Raises SpecError in the words of the arguments."""
     given = {key: value for key, value in arguments.items() if value is not None}
     objective = str(given.get("objective", DEFAULT_OBJECTIVE))
     return spec_from_mapping(
@@ -134,7 +134,7 @@ def _name(model: ModelLike) -> str:
 
 
 def _known(models: Iterable[ModelLike], store: Store, token: str | None) -> _KnownHere:
-    """The models that need no network: those of the store, and those that were looked up before."""
+    """Return the models that need no network: those of the store, and those that were looked up before."""
     stored = StoredModels(store)
     given = {}
     for model in models:
@@ -154,7 +154,7 @@ class _KnownHere:
     given: Mapping[str, ModelSpec]
 
     def find(self, names: Sequence[str]) -> dict[str, ModelSpec]:
-        """Those that are known."""
+        """Return those that are known."""
         return {**self.stored.find(names), **{name: self.given[name] for name in names if name in self.given}}
 
     def remember(self, architectures: Sequence[ModelSpec]) -> None:
@@ -218,7 +218,7 @@ class _Answers:
         )
 
     def about(self, model: ModelSpec) -> RecommendationResult:
-        """The result of one model of the sweep."""
+        """Return the result of one model of the sweep."""
         placed = sorted(self._placed(model.name), key=lambda one: (not one.fits, one.reason is not None))
         cases = [self._case(model, one.config) for one in placed]
         asked, workload = self.asked, self.asked.spec.workloads[0]
@@ -360,7 +360,7 @@ class _Answers:
 
 
 def _curves(connection: Connection, tasks: Iterable[int], ladder: Sequence[int]) -> dict[int, list[StoredAnswer]]:
-    """The operating points of each task, by concurrency."""
+    """Return the operating points of each task, by concurrency."""
     curves: dict[int, list[StoredAnswer]] = {}
     found = answers_at(connection, [(task, concurrency) for task in tasks for concurrency in sorted(ladder)])
     for (task, _), answer in sorted(found.items()):
@@ -370,7 +370,7 @@ def _curves(connection: Connection, tasks: Iterable[int], ladder: Sequence[int])
 
 
 def _task(config: Configuration) -> int:
-    """The id of an estimate's task."""
+    """Return the id of an estimate's task."""
     assert config.task_id is not None
     return config.task_id
 

@@ -246,7 +246,7 @@ class GPURecommender:
 
 
 def _gpu_names(gpus: GPUs | None, gpu_file: str | Path | None) -> list[object] | None:
-    """The names of GPUs, groups such as "datacenter" or "Hopper" by their members' names.
+    """Return the names of GPUs, groups such as "datacenter" or "Hopper" by their members' names.
 
     Raises InputError for a specification that is not the one known by its name.
     """

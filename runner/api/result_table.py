@@ -23,19 +23,19 @@ _FIGURES = ("c", "TTFT ms", "ITL ms", "tok/s", "USD/Mtok", "Backed")
 
 
 def text(result: RecommendationResult, limit: int = _ROWS) -> str:
-    """Lines for a terminal, nothing of a stranger in them as a control character."""
+    """Return lines for a terminal, nothing of a stranger in them as a control character."""
     shown, more = _shown(result, limit)
     lines = [_title(result), *_aligned(_cells(result, shown)), *more, *_remarks(result)]
     return "\n".join(map(printable, lines))
 
 
 def escape(text: str) -> str:
-    """Text for HTML, as harmless as that for a terminal."""
+    """Return text for HTML, as harmless as that for a terminal."""
     return html_text.escape(printable(text))
 
 
 def html(result: RecommendationResult) -> str:
-    """A table for notebooks."""
+    """Return a table for notebooks."""
     shown, more = _shown(result, _ROWS)
     heading, *rows = _cells(result, shown)
     head = "".join(f"<th>{escape(cell)}</th>" for cell in heading)
@@ -48,7 +48,7 @@ def html(result: RecommendationResult) -> str:
 
 
 def fitting(result: RecommendationResult) -> str:
-    """ "7 of 8 configurations fit" """
+    """Return text such as "7 of 8 configurations fit" """
     fit = [item for item in result if item.fits]
     told = f"{len(fit):,} of {len(result):,} configurations fit"
     recommended = sum(item.reason is None for item in fit)
@@ -61,7 +61,9 @@ def _title(result: RecommendationResult) -> str:
 
 
 def _shown(result: RecommendationResult, limit: int) -> tuple[Sequence[GPURecommendation], list[str]]:
-    """The rows of a table, and a line about the rest: all rows if they are few, else the best of each GPU type."""
+    """Return the rows of a table, and a line about the rest: all rows if
+    they are few, else the best of each GPU type.
+    """
     limit = max(limit, 0)
     everything: Sequence[GPURecommendation] = result.recommendations
     best = result.best_per_gpu
@@ -70,7 +72,7 @@ def _shown(result: RecommendationResult, limit: int) -> tuple[Sequence[GPURecomm
 
 
 def _cells(result: RecommendationResult, shown: Sequence[GPURecommendation]) -> list[tuple[str, ...]]:
-    """The cells of a table, its heading first."""
+    """Return the cells of a table, its heading first."""
     if any(item.estimate for item in result):
         return [(*_MEMORY, *_FIGURES), *((*_memory(item), *_figures(item)) for item in shown)]
     return [(*_MEMORY, "USD/h"), *((*_memory(item), _figure(item.usd_per_hour)) for item in shown)]
@@ -116,7 +118,7 @@ def _remarks(result: RecommendationResult) -> list[str]:
 
 
 def _figure(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    """A figure, with the ends of its interval where they are known: "24.1 (18.3-30.9)"."""
+    """Return a figure, with the ends of its interval where they are known: "24.1 (18.3-30.9)"."""
     if value is None:
         return "-"
     return _number(value) if low is None or high is None else f"{_number(value)} ({_number(low)}-{_number(high)})"
@@ -127,7 +129,7 @@ def _number(value: float) -> str:
 
 
 def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
-    """Columns: the first one to the left, figures to the right."""
+    """Return columns: the first one to the left, figures to the right."""
     from rich.console import Console
     from rich.table import Table
 

@@ -101,12 +101,12 @@ class GPURecommendation:
         return self.concurrent_requests
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as JSON types, the GPU by its name; `estimate` is an object or None."""
+        """Return all fields as JSON types, the GPU by its name; `estimate` is an object or None."""
         estimate = None if self.estimate is None else self.estimate.to_dict()
         return {name: getattr(self, name) for name in _COLUMNS} | {"estimate": estimate}
 
     def to_row(self) -> dict[str, Any]:
-        """One flat row of a table: the fields, and the figures of the estimate beside them."""
+        """Return one flat row of a table: the fields, and the figures of the estimate beside them."""
         figures = {} if self.estimate is None else self.estimate.to_dict()
         return {name: getattr(self, name) for name in _COLUMNS} | {name: figures.get(name) for name in _FIGURES}
 
@@ -226,7 +226,7 @@ class RecommendationResult(Sequence[GPURecommendation]):
         self.recommendations.append(recommendation)
 
     def filter_fitting_only(self) -> RecommendationResult:
-        """Those that fit into memory.
+        """Return those that fit into memory.
 
         >>> found = recommend_gpus("Llama-3.3-70B-Instruct", 2000, 256, gpus=["L40"])
         >>> [str(item) for item in found.filter_fitting_only()]
@@ -235,7 +235,7 @@ class RecommendationResult(Sequence[GPURecommendation]):
         return self._with(item for item in self if item.fits)
 
     def filter_by_gpu_name(self, *names: str) -> RecommendationResult:
-        """Those of these GPUs, by name, alias or glob. Raises UnknownNameError with the nearest names.
+        """Return those of these GPUs, by name, alias or glob. Raises UnknownNameError with the nearest names.
 
         >>> found = recommend_gpus("gpt-oss-120b", 2000, 256, gpus=["H200", "L40"])
         >>> {item.gpu for item in found.filter_by_gpu_name("h200", "B*")}
@@ -281,7 +281,7 @@ class RecommendationResult(Sequence[GPURecommendation]):
         return self._sort(name)
 
     def summary(self, limit: int = 10) -> str:
-        """A table for people: the best configuration of each GPU type (at most `limit`), and why others are out.
+        """Return a table for people: the best configuration of each GPU type (at most `limit`), and why others are out.
 
         Below figures stand the ends of the interval in which a measured value is expected with a probability of 80 %.
 
@@ -294,11 +294,11 @@ class RecommendationResult(Sequence[GPURecommendation]):
         return result_table.text(self, limit)
 
     def _repr_html_(self) -> str:
-        """The same as an HTML table, for notebooks."""
+        """Return the same as an HTML table, for notebooks."""
         return result_table.html(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """One document for machines: its keys carry units and never change meaning.
+        """Return one document for machines: its keys carry units and never change meaning.
 
         >>> document = recommend_gpus("gpt-oss-120b", 2000, 256, gpus=["H200"]).to_dict()
         >>> document["schema_version"], document["model"], document["configurations"][0]["gpu"]
@@ -320,7 +320,7 @@ class RecommendationResult(Sequence[GPURecommendation]):
         }
 
     def to_dataframe(self) -> Any:
-        """A pandas DataFrame, one row a configuration. Raises InputError when pandas is not installed.
+        """Return a pandas DataFrame, one row a configuration. Raises InputError when pandas is not installed.
 
         >>> table = recommend_gpus("gpt-oss-120b", 2000, 256, gpus=["H200", "L40"]).to_dataframe()
         >>> table.loc[table.fits, ["gpu", "num_gpus", "cost_usd_per_mtok"]].shape
@@ -348,7 +348,7 @@ class RecommendationResult(Sequence[GPURecommendation]):
 
 
 def _key(metric: str) -> Callable[[GPURecommendation], float]:
-    """What sorts ascending from the best to the worst."""
+    """Return what sorts ascending from the best to the worst."""
 
     def key(item: GPURecommendation) -> float:
         known = asdict(item.estimate) if item.estimate else {}

@@ -30,7 +30,7 @@ from gpuscout.sweeps.sweep import Sweep
 
 
 def expand(spec: SweepSpec, *, gpu_file: Path | None = None, known: KnownModels | None = None) -> Expansion:
-    """The tasks of a spec, with all names looked up. Raises SpecError with every name that is not known.
+    """Return the tasks of a spec, with all names looked up. Raises SpecError with every name that is not known.
 
     `known` are models that need no network: `StoredModels` of an open store, `ModelsAt` of one there may be.
     """
@@ -40,7 +40,7 @@ def expand(spec: SweepSpec, *, gpu_file: Path | None = None, known: KnownModels 
 def read_and_expand(
     read: Callable[[], SweepSpec], *, gpu_file: Path | None = None, known: KnownModels | None = None
 ) -> tuple[SweepSpec, Expansion]:
-    """A spec and its tasks. Raises SpecError with all that is wrong, with its form and with its names, at once.
+    """Return a spec and its tasks. Raises SpecError with all that is wrong, with its form and with its names, at once.
 
     >>> spec, expansion = read_and_expand(lambda: load_spec("sweep.yaml"))
     """
@@ -52,14 +52,14 @@ def read_and_expand(
 
 
 def check_run(spec: SweepSpec, expansion: Expansion, *, executor: str = "auto", ray_address: str | None = None) -> None:
-    """Whether `run` would start at all: raises InputError for what it refuses, before anything is written."""
+    """Check whether `run` would start at all: raises InputError for what it refuses, before anything is written."""
     choose_executor(expansion, executor=executor, ray_address=ray_address, work=Work())
     check_limits(spec, expansion)
     check_any(expansion)
 
 
 def check_any(expansion: Expansion) -> None:
-    """Raises InputError where no combination can run, with every reason."""
+    """Raise InputError where no combination can run, with every reason."""
     census = expansion.census()
     if census.tasks:
         return
@@ -121,7 +121,7 @@ def run(
 
 
 def notes_of_engines(sweep: Sweep) -> list[str]:
-    """Notes on the estimates, a sentence each: which engines cannot run, why, what installs them."""
+    """Return notes on the estimates, a sentence each: which engines cannot run, why, what installs them."""
     engines = (cached_engine(part.name, part.options) for part in sweep.engines if part.fingerprint != MISSING)
     drafted = [UNCHECKED] if any(not drafts.is_plain for drafts in sweep.speculative) else []
     notes = (note for engine in engines if (note := note_of(engine)) is not None)
@@ -142,7 +142,7 @@ def _missing_engines(sweep: Sweep) -> list[str]:
 
 
 def _as_on_workers(expansion: Expansion, *, executor: str, ray_address: str | None) -> Expansion:
-    """The same with engines that only Ray's workers have, by their `runtime_env`, as they are there."""
+    """Return the same with engines that only Ray's workers have, by their `runtime_env`, as they are there."""
     sweep = expansion.sweep
     elsewhere = [part for part in sweep.engines if part.fingerprint == MISSING and part.placement.runtime_env]
     if not elsewhere or executor == "in-process":
@@ -168,7 +168,10 @@ class RunOptions(TypedDict, total=False):
 
 
 def stored_spec(store: Store, name: str) -> tuple[SweepSpec, SweepRecord]:
-    """The spec of a sweep of the store, as it was run last. Raises UnknownNameError, InputError where there is none."""
+    """Return the spec of a sweep of the store, as it was run last.
+
+    Raises UnknownNameError, InputError where there is none.
+    """
     with store.reading() as connection:
         record = named_sweep(connection, name)
         text = spec_text(connection, record.id)
@@ -204,7 +207,9 @@ def resume(store: Store, name: str, **options: Unpack[RunOptions]) -> RunReport:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two sweeps, by their identities: keys of a spec, with the entries where they have names."""
+    """Return what differs between two sweeps, by their identities: keys of a
+    spec, with the entries where they have names.
+    """
     now = json.loads(canonical_json(dict(now)))
     told = []
     for key in {**before, **now}:
@@ -222,7 +227,7 @@ def _named(entries: Any, name: str) -> object:
 
 
 def self_contained(spec: SweepSpec, *, gpu_file: Path | None = None) -> str:
-    """The text of a spec as it can be read anywhere on this machine: what it extends merged, its paths absolute.
+    """Return the text of a spec as it can be read anywhere on this machine: what it extends merged, its paths absolute.
 
     A spec without either is kept as it was written, comments included. `gpu_file` counts as named by the spec.
     """
@@ -260,7 +265,7 @@ _COUNTED_AT_ONCE = 1 << 17
 
 
 def check_limits(spec: SweepSpec, expansion: Expansion) -> None:
-    """Raises SpecError when a sweep is larger than it may be; counts its tasks only as far as that takes."""
+    """Raise SpecError when a sweep is larger than it may be; counts its tasks only as far as that takes."""
     limit = spec.limits.max_tasks
     asked = expansion.raw_combinations * len(expansion.sweep.engines)
     if limit is None:
@@ -284,7 +289,7 @@ def check_limits(spec: SweepSpec, expansion: Expansion) -> None:
 
 
 def _tasks_up_to(limit: int, expansion: Expansion) -> tuple[int, bool]:
-    """How many tasks there are, and whether all were counted: counting ends once they are more than `limit`."""
+    """Return how many tasks there are, and whether all were counted: counting ends once they are more than `limit`."""
     sweep = expansion.sweep
     # In blocks as large as counting likes them; of whom they are asked makes no difference to their number.
     engines = tuple(replace(part, block_size=_COUNTED_AT_ONCE) for part in sweep.engines)

@@ -42,7 +42,7 @@ def calibrate(
     validate: bool = True,
     tell: Callable[[str], None] = lambda text: None,
 ) -> dict[str, object]:
-    """The document of a constants file fitted to these runs, with the date `today` in it.
+    """Return the document of a constants file fitted to these runs, with the date `today` in it.
 
     `others` are not fitted. Those on GPU families that no run of the fit has are estimated with the constants: what is
     seen there is told with the errors on models left out.
@@ -117,7 +117,7 @@ def calibrate(
 
 
 def placed_by_kernels(constants: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """The factors of generations with few runs or none, but whose kernels were measured.
+    """Return the factors of generations with few runs or none, but whose kernels were measured.
 
     A fit counted with them for those that it has. The others stand in relation to the reference vendor's kernels, also
     those of another vendor: its own factors are of other generations' kernels. None of them is placed above what the
@@ -144,7 +144,7 @@ def placed_by_kernels(constants: Mapping[str, Mapping[str, Any]]) -> dict[str, d
 def _on_other_families(
     runs: Iterable[MeasuredRun], names: RunNames | None, fitted: Sequence[FitRows]
 ) -> FitRows | None:
-    """The closed-loop runs on GPU families that no fitted row has; None: there are none."""
+    """Return the closed-loop runs on GPU families that no fitted row has; None: there are none."""
     known = np.unique(np.concatenate([rows.family for rows in fitted]))
     for rows in fit_rows(fit_for_fitting(runs), names):
         others = rows.take(~np.isin(rows.family, known))
@@ -156,7 +156,7 @@ def _on_other_families(
 def figures_document(
     kinds: Sequence[FitRows], figures: Sequence[Figures], *, apart: bool = False
 ) -> dict[str, dict[str, float]]:
-    """Errors by kind of load, as fractions: medians of absolute errors, and the quality of choices.
+    """Return errors by kind of load, as fractions: medians of absolute errors, and the quality of choices.
 
     `apart` adds those of a closed loop for each server, vendor, GPU family and band of load.
     """
@@ -173,7 +173,7 @@ def figures_document(
 
 
 def _without_levels(rows: FitRows, held_out: Figures) -> dict[str, dict[str, float]]:
-    """Errors that are left when the level of every campaign is known: of shape, over loads and lengths."""
+    """Return errors that are left when the level of every campaign is known: of shape, over loads and lengths."""
     document = figures_document([rows], [levelled(rows, held_out)], apart=True)
     return {load: {m: v for m, v in values.items() if m in METRICS} for load, values in document.items()}
 
@@ -191,7 +191,7 @@ def _figures(rows: FitRows, predicted: Figures) -> dict[str, float]:
 def errors_document(
     estimates: Estimates, names: RunNames | None = None, *, family_left_out: Estimates | None = None
 ) -> list[dict[str, object]]:
-    """The part `errors_seen` of a constants file; fractions to four digits."""
+    """Return the part `errors_seen` of a constants file; fractions to four digits."""
     rows = map(asdict, errors_seen(estimates, names, family_left_out=family_left_out))
     return [{name: round(v, 4) if isinstance(v, float) else v for name, v in row.items()} for row in rows]
 

@@ -28,7 +28,7 @@ _ROUGHLY = 1e-4  # the same where only its predictions count
 
 
 def parameters_of(kinds: Sequence[FitRows]) -> Parameters:
-    """What a fit to these rows may change: the factors of their vendors and families among it."""
+    """Return what a fit to these rows may change: the factors of their vendors and families among it."""
     return Parameters(
         np.unique(np.concatenate([rows.vendor for rows in kinds])).tolist(),
         np.unique(np.concatenate([rows.family for rows in kinds])).tolist(),
@@ -36,7 +36,7 @@ def parameters_of(kinds: Sequence[FitRows]) -> Parameters:
 
 
 def predict(rows: FitRows, parameters: Parameters, vector: FloatArray) -> Figures:
-    """What the formulas say to rows with the constants of a vector."""
+    """Return what the formulas say to rows with the constants of a vector."""
     masks = parameters.masks(rows.vendor, rows.family, rows.server)
     return rows.predict(parameters.logs(vector, masks, parameters.before(rows.family)))
 
@@ -53,7 +53,7 @@ class Fit:
 def fit(
     kinds: Sequence[FitRows], parameters: Parameters, start: FloatArray | None = None, *, roughly: bool = False
 ) -> Fit:
-    """The vector that minimises robust squared log errors plus the distance from the priors.
+    """Return the vector that minimises robust squared log errors plus the distance from the priors.
 
     It begins with the priors, or at `start`, which is then near the end. A rough fit ends sooner: its predictions are
     the same to a fraction of a percent, its constants are not.
@@ -129,7 +129,7 @@ class _Problem:
         return float((self._weight * freedom * np.log1p(z**2 / freedom)).sum())
 
     def normal(self, vector: FloatArray, freedom: float) -> tuple[FloatArray, FloatArray]:
-        """Gradient and curvature of the weighted squares of residuals, by slot.
+        """Return gradient and curvature of the weighted squares of residuals, by slot.
 
         The derivative of a factor is that of its constant where the factor applies, so rows to which the same factors
         apply are summed by constant first.

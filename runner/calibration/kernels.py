@@ -59,7 +59,7 @@ Found = dict[str, float]
 
 
 def derive(folder: Path, systems: Mapping[str, str] = SYSTEMS) -> dict[str, dict[str, float]]:
-    """The constants of every generation: of each the geometric mean over its GPUs and over servers."""
+    """Return the constants of every generation: of each the geometric mean over its GPUs and over servers."""
     of_family: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for system, name in systems.items():
         gpu = GPUCatalogue.load().get(name)
@@ -72,7 +72,7 @@ def derive(folder: Path, systems: Mapping[str, str] = SYSTEMS) -> dict[str, dict
 
 
 def of_system(folder: Path, gpu: GPUSpec) -> Found:
-    """The constants of one GPU type."""
+    """Return the constants of one GPU type."""
     found: dict[str, list[float]] = defaultdict(list)
     for measure, kind, name in (
         (_matrices, "gemm", "gemm_perf"),
@@ -98,7 +98,7 @@ def of_system(folder: Path, gpu: GPUSpec) -> Found:
 
 
 def kernel_factors() -> dict[str, dict[str, float]]:
-    """Those of `family_factors` that place generations outside `REFERENCE`, of which there are few runs or none.
+    """Return those of `family_factors` that place generations outside `REFERENCE`, of which there are few runs or none.
 
     Those inside have serving runs enough to say it better, kernels and all. Exchanges over PCIe are left out: what
     servers send over it is not what the tables measure.
@@ -111,7 +111,9 @@ def kernel_factors() -> dict[str, dict[str, float]]:
 
 
 def family_factors(document: Mapping[str, Any] | None = None) -> dict[str, dict[str, float]]:
-    """How the kernels of every generation compare with those of `REFERENCE` in the mean; None: of the shipped file."""
+    """Return how the kernels of every generation compare with those of
+    `REFERENCE` in the mean; None: of the shipped file.
+    """
     families: Mapping[str, Mapping[str, float]] = (document or shipped())["families"]
     found: dict[str, dict[str, float]] = {}
     for family, constants in families.items():
@@ -121,7 +123,7 @@ def family_factors(document: Mapping[str, Any] | None = None) -> dict[str, dict[
 
 
 def shipped() -> Mapping[str, Any]:
-    """The derived constants that ship with the built-in engine: `source` and `families`."""
+    """Return the derived constants that ship with the built-in engine: `source` and `families`."""
     text = importlib.resources.files("gpuscout.runner.engines.roofline").joinpath("kernels.json").read_text()
     document: Mapping[str, Any] = json.loads(text)
     return document
@@ -131,7 +133,7 @@ def shipped() -> Mapping[str, Any]:
 
 
 def _matrices(t: Table, gpu: GPUSpec) -> Found:
-    """Few tokens read the weights, many multiply with them."""
+    """Fit matrices: few tokens read the weights, many multiply with them."""
     found: Found = {}
     seconds = t["latency"] * 1e-3
     weights, work = t["n"] * t["k"], 2.0 * t["m"] * t["n"] * t["k"]
@@ -174,7 +176,7 @@ def _prefill_attention(t: Table, gpu: GPUSpec) -> Found:
 
 
 def _experts(t: Table, gpu: GPUSpec) -> Found:
-    """Grouped products of all experts on one GPU: gate, up and down."""
+    """Return grouped products of all experts on one GPU: gate, up and down."""
     found: Found = {}
     seconds = t["latency"] * 1e-3
     one_expert = 3.0 * t["hidden_size"] * t["inter_size"] / t["moe_tp_size"]
@@ -190,7 +192,9 @@ def _experts(t: Table, gpu: GPUSpec) -> Found:
 
 
 def _exchanges(t: Table, gpu: GPUSpec) -> Found:
-    """Latency per doubling of GPUs from small messages, share of the link and its contention from the largest."""
+    """Return latency per doubling of GPUs from small messages, share of
+    the link and its contention from the largest.
+    """
     graph = np.array([str(name).endswith("_graph") for name in t.get("backend", [])])
     usable = graph if graph.any() else np.ones(len(t["latency"]), dtype=bool)
     seconds, sent = t["latency"] * 1e-3, t["message_size"] * float(_ALLREDUCE_BYTES)
@@ -224,7 +228,7 @@ def _exchanges(t: Table, gpu: GPUSpec) -> Found:
 
 
 def _newest(folder: Path, name: str) -> Iterator[Table]:
-    """A table of each server, of its newest version that has one."""
+    """Yield a table of each server, of its newest version that has one."""
     import pyarrow.parquet as parquet
 
     for server in sorted(folder.glob("*")):

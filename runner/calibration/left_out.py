@@ -20,7 +20,7 @@ _MOST = 24  # runs of one deployment in a fit, as in cross-validation
 
 
 def constants_without(kinds: Sequence[FitRows], family: str) -> dict[str, object]:
-    """The constants file of a fit to all rows but those of a GPU family."""
+    """Return the constants file of a fit to all rows but those of a GPU family."""
     others = [rows.take(rows.family != family).thinned(_MOST) for rows in kinds]
     parameters = parameters_of(others)
     constants = parameters.document(fit(others, parameters, roughly=True).vector)
@@ -40,7 +40,7 @@ def estimates_left_out(
     names: RunNames,
     tell: Callable[[str], None],
 ) -> Estimates:
-    """Estimates of `runs`, each family by an engine whose constants are fitted to `fitted` without it.
+    """Return estimates of `runs`, each family by an engine whose constants are fitted to `fitted` without it.
 
     `make` makes an engine with the constants of a file. Runs on GPUs that nobody knows are left out.
     """

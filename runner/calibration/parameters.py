@@ -138,7 +138,10 @@ class Parameters:
     def masks(
         self, vendors: npt.NDArray[np.str_], families: npt.NDArray[np.str_], servers: npt.NDArray[np.str_]
     ) -> FloatArray:
-        """1 where a slot applies to a row, else 0: slots x rows. A vendor that was not fitted is the mean of all."""
+        """Return 1 where a slot applies to a row, else 0: slots x rows.
+
+        A vendor that was not fitted is the mean of all.
+        """
         of = {"vendor": vendors, "family": families, "server": servers}
         pool = ~np.isin(vendors, self.vendors) / len(self.vendors)
         masks = []
@@ -148,20 +151,26 @@ class Parameters:
         return np.array(masks)
 
     def before(self, families: npt.NDArray[np.str_]) -> FloatArray:
-        """Logarithms of all constants before a fit: priors, and what measured kernels say of a family; as `logs`."""
+        """Return logarithms of all constants before a fit: priors, and what
+        measured kernels say of a family; as `logs`.
+        """
         nothing = np.zeros(len(NAMES))
         names, of = np.unique(families, return_inverse=True)
         table: FloatArray = np.array([self.base + self._kernels.get(name, nothing) for name in names.tolist()])
         return np.ascontiguousarray(table[of].T)
 
     def logs(self, vector: FloatArray, masks: FloatArray, before: FloatArray) -> FloatArray:
-        """Logarithms of all constants of all rows: constants x rows. `masks` and `before` are those of the rows."""
+        """Return logarithms of all constants of all rows: constants x rows.
+
+        `masks` and `before` are those of the rows.
+        """
         table = before.copy()
         np.add.at(table, [slot.constant for slot in self.slots], vector[:, None] * masks)
         return table
 
     def document(self, vector: FloatArray) -> dict[str, dict[str, object]]:
-        """The vector in the form of a constants file: `pooled`, `vendors`, `families` and `servers`, to 4 digits.
+        """Return the vector in the form of a constants file: `pooled`,
+        `vendors`, `families` and `servers`, to 4 digits.
 
         There, pooled constants are the geometric mean of the vendors: those of a vendor that has no factor.
         """
@@ -194,7 +203,7 @@ class Parameters:
         }
 
     def vector(self, document: Mapping[str, Mapping[str, object]]) -> FloatArray:
-        """The inverse of `document`, up to rounding."""
+        """Return the inverse of `document`, up to rounding."""
         tables = {"vendor": document["vendors"], "family": document["families"], "server": document["servers"]}
         reference, pooled = document["vendors"].get(REFERENCE, {}), document["pooled"]
         assert isinstance(reference, Mapping)

@@ -33,7 +33,7 @@ class Figures:
     throughput: FloatArray
 
     def take(self, mask: npt.NDArray[np.bool_]) -> Figures:
-        """The rows under a mask."""
+        """Return the rows under a mask."""
         return Figures(*(values[mask] for values in vars(self).values()))
 
 
@@ -80,7 +80,7 @@ class FitRows:
         return np.where(alone[of], self.deployment, self.model)
 
     def take(self, mask: npt.NDArray[np.bool_]) -> FitRows:
-        """The rows under a mask."""
+        """Return the rows under a mask."""
         columns = {f.name: getattr(self, f.name) for f in fields(self)}
         for name, values in columns.items():
             if isinstance(values, np.ndarray):
@@ -91,7 +91,9 @@ class FitRows:
         return FitRows(**columns)
 
     def thinned(self, most: int) -> FitRows:
-        """At most about so many runs of every deployment, spread evenly, each with the weight of those left out."""
+        """Return at most about so many runs of every deployment, spread
+        evenly, each with the weight of those left out.
+        """
         keep, weight = np.zeros(len(self), dtype=np.bool_), self.weight.copy()
         keys = self.deployment
         for key in np.unique(keys):
@@ -102,7 +104,7 @@ class FitRows:
         return replace(self, weight=weight).take(keep)
 
     def predict(self, logs: FloatArray) -> Figures:
-        """What the formulas say with these logarithms of constants (constants x rows)."""
+        """Return what the formulas say with these logarithms of constants (constants x rows)."""
         columns = Features(**{name: values[:, None] for name, values in vars(self.features).items()})
         constants = Physical(*np.exp(logs)[:, :, None])
         operation = operate(columns, constants, self.running[:, None], self.ladder, self.median[:, None])
@@ -112,14 +114,14 @@ class FitRows:
         return Figures(*(np.take_along_axis(values, best, axis=1)[:, 0] for values in chosen))
 
     def estimates(self, figures: Figures) -> Estimates:
-        """The same figures as answers to the runs."""
+        """Return the same figures as answers to the runs."""
         nothing = np.full(len(self), np.nan)
         concurrency = self.ladder[:, 0].astype(np.int64)
         return Estimates(self.runs, figures.ttft, figures.itl, figures.throughput, concurrency, nothing, {})
 
 
 def fit_rows(runs: Iterable[MeasuredRun], names: RunNames | None = None) -> list[FitRows]:
-    """Rows of the runs that the engine can answer, by kind of load. Kinds without a run are left out."""
+    """Return rows of the runs that the engine can answer, by kind of load. Kinds without a run are left out."""
     answered = estimate(RooflineEngine(), runs, names)
     cases = RunCases(answered.runs, names).cases
     kinds = []
@@ -168,5 +170,5 @@ def _weight(runs: tuple[MeasuredRun, ...], deployments: npt.NDArray[np.str_]) ->
 
 
 def _deployments(*parts: Iterable[str]) -> npt.NDArray[np.str_]:
-    """Equal where all of server, GPU type, architecture and precision are."""
+    """Return a key for each row, equal where all of server, GPU type, architecture and precision are."""
     return np.array(["|".join(key) for key in zip(*parts, strict=True)], dtype=np.str_)

@@ -52,7 +52,7 @@ class BatchOptions:
     ] = None
 
     def check(self) -> None:
-        """Raises InputError where an option lacks the one that it depends on."""
+        """Raise InputError where an option lacks the one that it depends on."""
         if self.batch and self.within is None:
             raise InputError("--batch needs the time it may take", hint="for example --batch 5M --within 8h")
         lacking = "--batch" if not self.batch else None if self.interruptions is not None else "--interruptions"
@@ -218,7 +218,7 @@ def batch_document(found: BatchCapacity) -> dict[str, object]:
 
 
 def batch_lines(found: BatchCapacity, width: int) -> list[str]:
-    """For people: of the cheapest configuration every way to pay, of other GPU types the cheapest."""
+    """Yield what people read: of the cheapest configuration every way to pay, of other GPU types the cheapest."""
     from gpuscout.runner.cli.show.certainty import trust
     from gpuscout.runner.cli.show.moving import gpus_out
     from gpuscout.runner.cli.show.wording import case_of, measured_aside, not_shown, workload, wrapped
@@ -251,7 +251,7 @@ def _premises(found: BatchCapacity) -> list[str]:
 
 
 def _remarks(found: BatchCapacity, groups: Sequence[BatchGroup]) -> list[str]:
-    """The sum of several batches, prices, and what spot machines and start-up are taken for."""
+    """Return the sum of several batches, prices, and what spot machines and start-up are taken for."""
     from gpuscout.runner.cli.show.fitted import short_gpu
     from gpuscout.runner.cli.show.moving import spell_time, summed_range
     from gpuscout.runner.cli.show.prices import prices_by_gpu

@@ -62,7 +62,7 @@ class MovingOptions:
     ] = False
 
     def check_unused(self, but: Iterable[str] = ()) -> None:
-        """Raises InputError where an option about a load is given without one."""
+        """Raise InputError where an option about a load is given without one."""
         for one in fields(self):
             if one.name not in but and getattr(self, one.name) != one.default:
                 raise InputError(f"--{one.name.replace('_', '-')} needs --load")
@@ -79,7 +79,7 @@ class MovingOptions:
 
 
 def parse_duration(flag: str, text: str) -> float:
-    """ "5min" in seconds. Raises InputError."""
+    """Return text such as "5min" in seconds. Raises InputError."""
     form = _DURATION.fullmatch(text)
     if form is None:
         raise InputError(f'{flag}: invalid time "{text}"', hint="a number with ms, s, min, h or d, such as 5min")
@@ -182,7 +182,7 @@ def _about(group: MovingGroup, plan: MovingPlan) -> dict[str, Any]:
 
 
 def _paid(found: CapacityOverTime, fleet: Fleet) -> dict[str, Any]:
-    """A month is the load over and over again, for 730 hours."""
+    """Return the cost of a month: the load over and over again, for 730 hours."""
     from gpuscout.store.queries.capacity import HOURS_PER_MONTH
 
     monthly = HOURS_PER_MONTH * 3600 / found.load.seconds
@@ -216,7 +216,7 @@ def _course_rows(found: CapacityOverTime) -> Iterator[dict[str, Any]]:
 
 
 def moving_document(found: CapacityOverTime) -> dict[str, object]:
-    """Of replicas over time at most a thousand rows: `--over-time --csv` has all."""
+    """Return for replicas over time at most a thousand rows: `--over-time --csv` has all."""
     from gpuscout.runner.cli.show.prices import prices_document
     from gpuscout.store.queries.capacity import HOURS_PER_MONTH
     from gpuscout.store.ranking.confidence import CAUTIOUS

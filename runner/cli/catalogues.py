@@ -235,7 +235,7 @@ def show_engine(
 
 
 def _engine(name: str) -> dict[str, Any]:
-    """What there is to tell about one engine, as a document."""
+    """Return what there is to tell about one engine, as a document."""
     from gpuscout.runner.engines.base import MissingEngine
     from gpuscout.runner.engines.registry import about, create_engine
 
@@ -272,7 +272,7 @@ def _gpu_catalogue(gpu_file: Path | None) -> GPUCatalogue:
 
 
 def _gpu_document(gpu: GPUSpec) -> dict[str, object]:
-    """A GPU for machines: null TFLOPS where the hardware lacks a format."""
+    """Return a GPU for machines: null TFLOPS where the hardware lacks a format."""
     return gpu.to_dict() | {"dense_tflops": {name: gpu.dense_tflops.get(name) for name in ARITHMETIC}}
 
 

@@ -43,12 +43,12 @@ Json = Annotated[
 
 
 def out() -> Console:
-    """Where data goes."""
+    """Return where data goes."""
     return _console(sys.stdout)
 
 
 def err() -> Console:
-    """Where messages and progress go."""
+    """Return where messages and progress go."""
     return _console(messages())
 
 
@@ -62,7 +62,7 @@ def _console(stream: Any) -> Console:
 
 
 def document_head() -> dict[str, object]:
-    """What every document begins with: the meaning of its keys, and who wrote it when."""
+    """Return what every document begins with: the meaning of its keys, and who wrote it when."""
     from datetime import UTC, datetime
 
     from gpuscout import __version__
@@ -72,7 +72,7 @@ def document_head() -> dict[str, object]:
 
 
 def json_text(document: Mapping[str, object]) -> str:
-    """One document for machines; keys carry units and never change meaning within a `schema_version`."""
+    """Return one document for machines; keys carry units and never change meaning within a `schema_version`."""
     return json.dumps({**document_head(), **document}, indent=2, default=str, allow_nan=False)
 
 
@@ -96,7 +96,7 @@ def print_table(
     whole: Iterable[str] = (),
     drop: Sequence[str] = (),
 ) -> None:
-    """A plain table on standard output.
+    """Print a plain table on standard output.
 
     `right` names the columns that are figures: they never wrap; nor do those of `whole`, which are names. `drop` names
     columns that are left out, the first one first, until the table fits the terminal.
@@ -135,7 +135,7 @@ def list_by_default(group: typer.Typer, command: Callable[..., None]) -> None:
 
 
 def count(number: int, singular: str, plural: str | None = None) -> str:
-    """ "1 task", "2 tasks" """
+    """Return text such as "1 task", "2 tasks" """
     return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
 
 

@@ -131,7 +131,7 @@ def _print(found: Comparison, top: int) -> None:
 
 
 def _sided(found: Comparison) -> tuple[list[Winner], list[Winner]]:
-    """The winners of the models and workloads that both sides have an answer about, and of the others."""
+    """Return the winners of the models and workloads that both sides have an answer about, and of the others."""
     from gpuscout.runner.cli.show.wording import case_of
     from gpuscout.store.queries.compare import Status
 
@@ -211,7 +211,7 @@ def _told(metric: MetricChange) -> str:
 
 
 def _from_to(before: float | None, after: float | None) -> str:
-    """ "6.16 -> 2.40"; in more digits where cents do not tell them apart."""
+    """Read "6.16 -> 2.40"; in more digits where cents do not tell them apart."""
     for digits in (2, 4):
         told = ["no price" if usd is None else f"{usd:,.{digits}f}" for usd in (before, after)]
         if told[0] != told[1]:

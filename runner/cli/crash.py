@@ -23,7 +23,7 @@ _SHORTEST_SECRET = 6
 
 
 def write_report(error: BaseException, arguments: Sequence[str]) -> str | None:
-    """The path of a new file, readable by its owner only; None when none can be written."""
+    """Return the path of a new file, readable by its owner only; None when none can be written."""
     told = [
         f"gpuscout {version_of('gpuscout')} ended with an unexpected error, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         f"command: gpuscout {shlex.join(arguments)}",
@@ -42,7 +42,7 @@ def write_report(error: BaseException, arguments: Sequence[str]) -> str | None:
 
 
 def traced(error: BaseException) -> str:
-    """The traceback of an error, also of one that cannot say what it is."""
+    """Return the traceback of an error, also of one that cannot say what it is."""
     try:
         return "".join(traceback.format_exception(error))
     except Exception as failed:
@@ -50,7 +50,9 @@ def traced(error: BaseException) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """The text without passwords of URLs, what looks like a token, and the values of variables that hold secrets."""
+    """Return the text without passwords of URLs, what looks like a token,
+    and the values of variables that hold secrets.
+    """
     values = {
         value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET
     }
@@ -61,7 +63,7 @@ def without_secrets(text: str) -> str:
 
 
 def version_of(package: str) -> str:
-    """The version of a package that is installed, or that it is not."""
+    """Return the version of a package that is installed, or that it is not."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

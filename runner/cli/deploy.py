@@ -125,7 +125,10 @@ def deploy(
 def launched(
     connection: Connection, group: Group, chosen: RankedConfig, run_with: str | None = None, draft: str | None = None
 ) -> tuple[Deployment, Launch]:
-    """What is deployed of a ranked configuration, and what starts it, with what must be known. Raises InputError."""
+    """Return what is deployed of a ranked configuration, and what starts it, with what must be known.
+
+    Raises InputError.
+    """
     from gpuscout.runner.deploy.servers import launch_of
     from gpuscout.store.ranking.launches import Launches
     from gpuscout.store.ranking.types import Kind
@@ -143,7 +146,7 @@ def launched(
 
 
 def _only(ranking: Ranking) -> Group:
-    """The one group there is. Raises InputError."""
+    """Return the one group there is. Raises InputError."""
     from gpuscout.runner.cli.show.wording import workload
 
     if len(ranking.groups) == 1:
@@ -158,7 +161,7 @@ def _only(ranking: Ranking) -> Group:
 
 
 def _chosen(group: Group, rank: int, config: int | None) -> RankedConfig:
-    """Raises InputError, UnknownNameError."""
+    """Raise InputError, UnknownNameError."""
     if not group.configs:
         raise NothingQualifiesError(
             f"no configuration of {group.model} can be recommended",
@@ -177,7 +180,7 @@ def _chosen(group: Group, rank: int, config: int | None) -> RankedConfig:
 
 
 def _replicas(group: Group, chosen: RankedConfig, rate: float | None, headroom: float | None) -> int:
-    """Raises InputError."""
+    """Raise InputError."""
     from gpuscout.store.queries.capacity import Demand, rate_of, replicas_for
 
     if rate is None:
@@ -263,7 +266,7 @@ def _document(
 def _about(
     aim: Aim, group: Group, chosen: RankedConfig, launch: Launch, replicas: int, rate: float | None
 ) -> list[str]:
-    """What was chosen, and what to know of it: on standard error."""
+    """Return what was chosen, and what to know of it: on standard error."""
     from gpuscout.runner.cli.show.certainty import chances, ranged, trust
     from gpuscout.runner.cli.show.output import number
     from gpuscout.runner.cli.show.wording import configuration, workload

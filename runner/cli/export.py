@@ -61,7 +61,7 @@ def export(
 
 
 def _to_file(rows: Iterable[Row], file: Path, form: Format, *, like: Path | None) -> int:
-    """Written beside the file and moved there when it is whole. Raises InputError."""
+    """Write beside the file and move it there when it is whole. Raises InputError."""
     from gpuscout.store.transfer.files import write_file
     from gpuscout.store.transfer.whole_file import whole_file
 

@@ -229,7 +229,7 @@ def _import(
 
 
 def _online(flags: dict[str, str | None], since: str | None, url: str | None) -> Question:
-    """What to ask InferenceX for. Raises InputError."""
+    """Return what to ask InferenceX for. Raises InputError."""
     from gpuscout.runner.cli.options import parse_day
     from gpuscout.runner.imports.inferencex import DEFAULT_URL, Question
     from gpuscout.store.measured.formats.inferencex import MODELS
@@ -246,7 +246,7 @@ def _online(flags: dict[str, str | None], since: str | None, url: str | None) ->
 
 
 def _far_off(files: Sequence[ImportedFile], db: str, gpu_file: Path | None) -> list[Outlier]:
-    """Runs of these files that are more than twice, or less than half, what the built-in engine says of them."""
+    """Return runs of these files that are more than twice, or less than half, what the built-in engine says of them."""
     from gpuscout.runner.accuracy.estimate import estimate
     from gpuscout.runner.accuracy.names import RunNames
     from gpuscout.runner.accuracy.worst import outliers
@@ -312,7 +312,7 @@ def _remove(patterns: list[str], db: str, *, yes: bool, json: bool) -> None:
 
 
 def _confirm(groups: Sequence[ImportedGroup], runs: int) -> None:
-    """Raises InputError without a terminal to ask at, Abort when the answer is no."""
+    """Raise InputError without a terminal to ask at, Abort when the answer is no."""
     places = dict.fromkeys(group.file or group.source for group in groups)
     what = f"remove {count(runs, 'measured run')} of {', '.join(places)}?"
     if not sys.stdin.isatty():

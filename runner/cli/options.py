@@ -118,7 +118,7 @@ class Filters:
     until: Annotated[str | None, _filter("--until", help="Stored (or measured) on this day or before.")] = None
 
     def question(self) -> Question:
-        """The question about these results, by the default objective. Raises InputError."""
+        """Return the question about these results, by the default objective. Raises InputError."""
 
         from gpuscout.store.ranking.types import Question
 
@@ -173,7 +173,7 @@ class PriceOptions:
     whole_instances: Annotated[bool, _price("--whole-instances", help="Pay for all GPUs of an instance.")] = False
 
     def rules(self, stored_gpus: Iterable[str]) -> PriceRules:
-        """Raises InputError, UnknownNameError. `stored_gpus` are names of GPUs besides those of the catalogue."""
+        """Raise InputError, UnknownNameError. `stored_gpus` are names of GPUs besides those of the catalogue."""
 
         from gpuscout.store.prices.prices import PriceRules
 
@@ -201,7 +201,7 @@ class SloOptions:
     ] = None
 
     def limited(self, question: Question) -> Question:
-        """The question within these limits. Raises InputError."""
+        """Return the question within these limits. Raises InputError."""
         slos = tuple(dict.fromkeys(map(parse_slo, self.slo or ())))
         if self.assume_tail is not None and all(slo.percentile is None for slo in slos):
             raise InputError(
@@ -235,7 +235,10 @@ class LimitOptions(SloOptions):
     ] = False
 
     def limited(self, question: Question, *, by_default: bool = True) -> Question:
-        """The question with these limits, `by_default` the one that counts where none is given. Raises InputError."""
+        """Return the question with these limits, `by_default` the one that counts where none is given.
+
+        Raises InputError.
+        """
         from gpuscout.store.ranking.confidence import CAUTIOUS, EXPECTED
 
         if self.cautious and self.confidence is not None:
@@ -269,7 +272,7 @@ class AimOptions(LimitOptions):
     weight: Annotated[Many, _aim("--weight", help="Rank by several: cost=0.7; repeat for more.")] = None
 
     def asked(self, question: Question) -> Question:
-        """The question with this aim. Raises InputError."""
+        """Return the question with this aim. Raises InputError."""
         from gpuscout.store.ranking.types import DEFAULT_OBJECTIVE
 
         if self.objective and self.weight:
@@ -293,26 +296,26 @@ Sort = Annotated[
 
 
 def owned(question: Question, inventory: Mapping[str, int]) -> Question:
-    """The question about all that these GPUs can run."""
+    """Return the question about all that these GPUs can run."""
     return dataclasses.replace(
         question, objective="throughput", also=(), weights=(), top=None, gpus=tuple(inventory), trust="any"
     )
 
 
 def with_default_limit(question: Question, *, no_slo: bool) -> Question:
-    """The question with the limit that counts where none is given."""
+    """Return the question with the limit that counts where none is given."""
     if question.slos or no_slo:
         return question
     return dataclasses.replace(question, slos=(Slo("itl", DEFAULT_ITL_MS),), default_slo=True)
 
 
 def number_of_tokens(text: str | None) -> int | None:
-    """ "32k" as a number of tokens; None stays None. Raises InputError."""
+    """Read "32k" as a number of tokens; None stays None. Raises InputError."""
     return None if text is None else tokens(text)
 
 
 def counted_gpus(texts: Iterable[str] | None) -> list[tuple[int | None, str]]:
-    """ "2xH200,2xH100" as numbers and names; all have the same number, or none has one. Raises InputError."""
+    """Read "2xH200,2xH100" as numbers and names; all have the same number, or none has one. Raises InputError."""
     found = [counted(text) for text in parted(texts)]
     if len({number for number, _ in found}) > 1:
         told = ", ".join(f"{number or 'any number'} x {name}" for number, name in found)
@@ -336,7 +339,7 @@ def _sizes(text: str | None) -> tuple[int, ...]:
 
 
 def parse_prices(given: Iterable[str], stored_gpus: Iterable[str]) -> dict[str, float]:
-    """ "H100=2.10" -> USD per GPU hour by canonical name. Raises InputError, UnknownNameError."""
+    """Read "H100=2.10" -> USD per GPU hour by canonical name. Raises InputError, UnknownNameError."""
     from gpuscout.store.prices.csv_file import prices_by_name
 
     found: list[tuple[str, float]] = []
@@ -353,7 +356,7 @@ def parse_prices(given: Iterable[str], stored_gpus: Iterable[str]) -> dict[str, 
 
 
 def check_purchase(text: str) -> str:
-    """A purchase model, whatever its case. Raises UnknownNameError."""
+    """Return a purchase model, whatever its case. Raises UnknownNameError."""
     from gpuscout.store.prices.prices import PURCHASES
     from gpuscout.sweeps.errors import UnknownNameError, nearest
 
@@ -365,7 +368,7 @@ def check_purchase(text: str) -> str:
 
 
 def parse_day(flag: str, text: str | None) -> date | None:
-    """A date; None stays None. Raises InputError."""
+    """Return a date; None stays None. Raises InputError."""
     try:
         return None if text is None else date.fromisoformat(text)
     except ValueError as error:
@@ -373,7 +376,7 @@ def parse_day(flag: str, text: str | None) -> date | None:
 
 
 def split_books(books: str | None) -> tuple[str, ...]:
-    """Names parted by commas; None: none. Raises InputError where a text names none."""
+    """Return names parted by commas; None: none. Raises InputError where a text names none."""
     names = tuple(part.strip() for part in (books or "").split(",") if part.strip())
     if books is not None and not names:
         raise InputError(f'--prices: "{books}" names no price book', hint="gpuscout prices list names them")

@@ -134,7 +134,7 @@ def pareto(
 
 
 def _caption(found: Pareto, question: Question) -> list[str]:
-    """The question, the prices and who drew it when, for below a plot."""
+    """Return the question, the prices and who drew it when, for below a plot."""
     from datetime import UTC, datetime
 
     from gpuscout import __version__
@@ -170,7 +170,7 @@ def _metric(axis: Any) -> dict[str, object]:
 
 
 def _print(found: Pareto, front: Front, names: list[str], *, dominated: bool, across: bool, whole: bool) -> None:
-    """One group: its name, its frontier, and what was left out."""
+    """Print one group: its name, its frontier, and what was left out."""
     from gpuscout.runner.cli.show.points import DROP, ranged_row, telling, with_range
     from gpuscout.runner.cli.show.wording import print_wrapped
 

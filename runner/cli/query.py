@@ -179,7 +179,7 @@ def _print_points(reader: PointReader, given: str | None, sort: list[str], page:
 
 
 def _some(reader: PointReader, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The rows. Raises InputError where there are none, and not because of a limit on latency or rate."""
+    """Return the rows. Raises InputError where there are none, and not because of a limit on latency or rate."""
     from gpuscout.runner.cli.show.wording import none_meets
 
     first = next(rows, None)
@@ -219,7 +219,7 @@ def _print_columns(output: Output) -> None:
 
 
 def _print_tuning(everything: list[dict[str, Any]], limit: int | None, output: Output) -> None:
-    """A table of what limits each configuration, then its commands, one a line to copy."""
+    """Print a table of what limits each configuration, then its commands, one a line to copy."""
     found = everything[:limit]
     if output.json:
         print_json({Show.TUNING.value: found, "tasks": len(everything)})

@@ -123,7 +123,9 @@ def recommend(
 
 
 def for_report(question: Question) -> Question:
-    """The question in the detail of a report: the alternatives, and an example of each reason why others are out."""
+    """Return the question in the detail of a report: the alternatives, and
+    an example of each reason why others are out.
+    """
     return replace(question, top=_REPORTED, examples=1)
 
 
@@ -149,7 +151,9 @@ def _write_measurements(ranking: Ranking, top: int, file: Path, *, adaptive: boo
 
 
 def memory_of_bests(ranking: Ranking, db: str) -> list[MemoryFit | None]:
-    """What fills the memory of each group's best; None where there is none, or a file alone knows its model or GPU."""
+    """Return what fills the memory of each group's best; None where there is
+    none, or a file alone knows its model or GPU.
+    """
     from gpuscout.runner.api.fit import fit_memory
     from gpuscout.store.results.catalogues import ModelsAt
     from gpuscout.sweeps.errors import GpuscoutError
@@ -183,7 +187,7 @@ def memory_of_bests(ranking: Ranking, db: str) -> list[MemoryFit | None]:
 
 
 def _check_one(ranking: Ranking) -> None:
-    """Raises InputError where several models would be explained: hundreds of lines that nobody reads."""
+    """Raise InputError where several models would be explained: hundreds of lines that nobody reads."""
     from gpuscout.store.ranking.lookup import listed
 
     models = sorted({group.model for group in ranking.groups})

@@ -219,7 +219,7 @@ def plan(
 
 
 def _asking(spec: SweepSpec, asked: Question, gpu_file: Path | None) -> SweepSpec:
-    """The spec with what the flags say of the GPUs and the question, so that it alone gives the same answer."""
+    """Return the spec with what the flags say of the GPUs and the question, so that it alone gives the same answer."""
     update: dict[str, object] = {"objective": asked.objective, "slo": asked.slos}
     if gpu_file is not None:
         if spec.gpu_file is not None:
@@ -251,7 +251,7 @@ _MOST_REASONS = 5
 
 
 def _print_reasons(store: Store, report: RunReport) -> None:
-    """The last lines of a run with failures: every reason once, the most frequent first."""
+    """Print the last lines of a run with failures: every reason once, the most frequent first."""
     from gpuscout.store.results.sweeps import failure_groups
 
     if not report.open_failures:

@@ -78,7 +78,7 @@ def _as_ours() -> Iterator[None]:
 
 
 def use_printable_streams() -> None:
-    """From now on all that is printed is escaped. A closed stream is one that cannot be written to."""
+    """Escape all that is printed from now on. A closed stream is one that cannot be written to."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -88,7 +88,7 @@ def use_printable_streams() -> None:
 
 
 def exact(stream: IO[str]) -> IO[str]:
-    """The stream for what must get out as it is."""
+    """Return the stream for what must get out as it is."""
     return stream.exact if isinstance(stream, PrintableStream) else stream
 
 
@@ -101,7 +101,7 @@ def give_up(stream: Any) -> None:
 
 
 def _closed() -> IO[str]:
-    """Every write fails, as it does on the descriptor that is not there."""
+    """Return every write fails, as it does on the descriptor that is not there."""
     return open(os.open(os.devnull, os.O_RDONLY), "w", closefd=True, encoding="utf-8")
 
 
@@ -117,12 +117,12 @@ def captured() -> Iterator[Captured]:
 
 
 def documents() -> IO[str]:
-    """Where documents go: standard output, unless it is captured."""
+    """Return where documents go: standard output, unless it is captured."""
     taken = _CAPTURED.get()
     return sys.stdout if taken is None else taken.documents
 
 
 def messages() -> IO[str]:
-    """Where messages go: standard error, unless it is captured."""
+    """Return where messages go: standard error, unless it is captured."""
     taken = _CAPTURED.get()
     return sys.stderr if taken is None else taken.messages

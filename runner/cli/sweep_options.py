@@ -76,7 +76,9 @@ class SweepFlags:
     name: Annotated[str | None, _sweep("--name", help="What to call the sweep.")] = None
 
     def spec(self, file: Path | None) -> SweepSpec:
-        """The spec in a file, with the engines of the flags if there are any, or the one that the flags describe."""
+        """Return the spec in a file, with the engines of the flags if there
+        are any, or the one that the flags describe.
+        """
         from gpuscout.runner.engines.registry import about
         from gpuscout.sweeps.spec.entries import EngineEntry
         from gpuscout.sweeps.spec.spec import load_spec, spec_from_mapping
@@ -99,7 +101,7 @@ class SweepFlags:
         return spec_from_mapping(self._mapping(), flags=_FLAGS)
 
     def on(self, inventory: Mapping[str, int]) -> SweepFlags:
-        """The sweep over these GPUs, as many as there are; of all models unless some are named."""
+        """Return the sweep over these GPUs, as many as there are; of all models unless some are named."""
         if self.gpu:
             raise InputError("--have names the GPUs: leave --gpu out")
         largest = max(inventory.values())
@@ -114,7 +116,7 @@ class SweepFlags:
         )
 
     def _mapping(self) -> dict[str, object]:
-        """What a spec file would say. Raises InputError."""
+        """Return what a spec file would say. Raises InputError."""
         from gpuscout.sweeps.spec.serving import drafts_in_flags, options_in_flags
 
         lengths = [number_of_tokens(text) for text in (self.input_len, self.output_len)]
@@ -149,7 +151,7 @@ class SweepFlags:
         return {key: value for key, value in data.items() if value is not None and value != []}
 
     def _engines(self) -> list[dict[str, object]]:
-        """The engines of the flags, as entries of a spec. Raises InputError, UnknownNameError."""
+        """Return the engines of the flags, as entries of a spec. Raises InputError, UnknownNameError."""
         from gpuscout.runner.engines.registry import about
 
         names = parted(self.engine) or (["benchmark"] if self.endpoint is not None else [])
@@ -195,7 +197,7 @@ _FLAGS = {
 
 
 def _scalar(text: str) -> object:
-    """The value of an option as a spec would have it: a number, true or false, or text."""
+    """Return the value of an option as a spec would have it: a number, true or false, or text."""
     if text in ("true", "false"):
         return text == "true"
     for kind in (int, float):
@@ -205,7 +207,7 @@ def _scalar(text: str) -> object:
 
 
 def _named(models: Sequence[str], workloads: Sequence[object]) -> str:
-    """What a sweep is called when --name does not say: "Qwen3-8B-chat"."""
+    """Return what a sweep is called when --name does not say: "Qwen3-8B-chat"."""
     model = bare(models[0]) if len(models) == 1 else f"{len(models)}-models"
     first = workloads[0] if workloads else "chat"
     load = f"{first['input_len']}-{first['output_len']}" if isinstance(first, dict) else str(first)
@@ -214,7 +216,7 @@ def _named(models: Sequence[str], workloads: Sequence[object]) -> str:
 
 
 def priced_datacenter_gpus() -> list[str]:
-    """The data-centre GPUs that somebody sells by the hour, by the prices that ship."""
+    """Return the data-centre GPUs that somebody sells by the hour, by the prices that ship."""
     from gpuscout.store.prices.books import shipped_quotes
     from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 
@@ -223,7 +225,7 @@ def priced_datacenter_gpus() -> list[str]:
 
 
 def _excluding(text: str) -> dict[str, str]:
-    """The rule that leaves out a GPU, or the GPUs of a vendor or family."""
+    """Return the rule that leaves out a GPU, or the GPUs of a vendor or family."""
     from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 
     for field in ("vendor", "family"):
@@ -244,7 +246,7 @@ class AskOptions(AimOptions):
     ] = None
 
     def question(self, spec: SweepSpec, prices: PriceOptions, gpus: Iterable[str] = ()) -> Question:
-        """Raises InputError, UnknownNameError: better before the sweep than after it."""
+        """Raise InputError, UnknownNameError: better before the sweep than after it."""
         from gpuscout.store.ranking.types import Question, measure_of
 
         asked = self.asked(Question())
@@ -277,7 +279,7 @@ class ExecutionOptions:
     wait: Annotated[bool, typer.Option("--wait", help="Wait for another runner of this SQLite store.")] = False
 
     def arguments(self, gpu_file: Path | None) -> RunOptions:
-        """The same as arguments of `run`."""
+        """Return the same as arguments of `run`."""
         return {
             "executor": self.executor,
             "ray_address": self.ray_address,
@@ -290,7 +292,7 @@ class ExecutionOptions:
 
 
 def _rates(text: str | None) -> list[float] | None:
-    """The numbers in "0.5,1,2". Raises InputError."""
+    """Return the numbers in "0.5,1,2". Raises InputError."""
     try:
         return None if text is None else [float(part) for part in text.split(",")]
     except ValueError as error:
@@ -300,7 +302,7 @@ def _rates(text: str | None) -> list[float] | None:
 
 
 def _numbers(flag: str, text: str | None) -> list[int] | None:
-    """The numbers in "1,2,4"; None for nothing and for "auto". Raises InputError."""
+    """Return the numbers in "1,2,4"; None for nothing and for "auto". Raises InputError."""
     if text is None or text == "auto":
         return None
     try:

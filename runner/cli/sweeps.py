@@ -180,7 +180,7 @@ def delete_sweep(
 
 
 def _confirm(what: str) -> None:
-    """Raises InputError without a terminal to ask at, Abort when the answer is no."""
+    """Raise InputError without a terminal to ask at, Abort when the answer is no."""
     if not sys.stdin.isatty():
         raise InputError(f"cannot ask without a terminal: {what}", hint="--yes deletes without asking")
     typer.confirm(what, abort=True, err=True)

@@ -36,7 +36,7 @@ def manifest(
     image: str | None = None,
     node_selector: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """The objects of one deployment. Raises InputError where no image is known for its GPUs."""
+    """Return the objects of one deployment. Raises InputError where no image is known for its GPUs."""
     image = image or launch.image
     if image is None:
         raise InputError(f"no image of {launch.server} is known for {deployment.vendor}", hint="name one with --image")
@@ -90,7 +90,7 @@ def manifest(
 
 
 def as_yaml(objects: list[dict[str, Any]], deployment: Deployment, notes: tuple[str, ...] = ()) -> str:
-    """The objects as one file, with comments on what the cluster has to have."""
+    """Return the objects as one file, with comments on what the cluster has to have."""
     label = _LABELS.get(deployment.vendor.casefold(), "LABEL")
     comments = [f"needs nodes with {deployment.num_gpus} x {json.dumps(deployment.gpu)} for each replica"]
     if "nodeSelector" not in objects[0]["spec"]["template"]["spec"]:
@@ -104,6 +104,6 @@ def as_yaml(objects: list[dict[str, Any]], deployment: Deployment, notes: tuple[
 
 
 def name_of(launch: Launch, deployment: Deployment) -> str:
-    """A name that Kubernetes takes (RFC 1123 label): "vllm-qwen3-32b"."""
+    """Return a name that Kubernetes takes (RFC 1123 label): "vllm-qwen3-32b"."""
     plain = re.sub(r"[^a-z0-9]+", "-", deployment.model.rpartition("/")[2].casefold())
     return f"{launch.server}-{plain[:_NAME_LENGTH].strip('-') or 'model'}"

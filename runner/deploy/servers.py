@@ -12,7 +12,7 @@ from gpuscout.sweeps.servers.options import unknown_to
 
 
 def launch_of(deployment: Deployment, server: str) -> Launch:
-    """How this server starts it. Raises UnknownNameError, and InputError for what it cannot do."""
+    """Return how this server starts it. Raises UnknownNameError, and InputError for what it cannot do."""
     known = REGISTRY.get(server_called(server))
     if known is None or known.launch is None:
         able = [name for name, about in REGISTRY.items() if about.launch is not None]
@@ -23,7 +23,7 @@ def launch_of(deployment: Deployment, server: str) -> Launch:
 
 
 def shell_script(launch: Launch) -> str:
-    """The command for a shell, quoted, after the files that it reads."""
+    """Return the command for a shell, quoted, after the files that it reads."""
     lines = [
         f"printf '%s\\n' {' '.join(map(shlex.quote, yaml.safe_dump(dict(content)).splitlines()))} > {shlex.quote(file)}"
         for file, content in launch.files.items()

@@ -39,20 +39,20 @@ def guarded(*, foreign: bool) -> Iterator[None]:
 
 
 def words_of(error: BaseException) -> str:
-    """The kind of an error and what it says, in one line."""
+    """Return the kind of an error and what it says, in one line."""
     text = said(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def is_foreign(thing: object) -> bool:
-    """Whether an engine or its class comes from another package."""
+    """Return whether an engine or its class comes from another package."""
     module = str(getattr(thing, "__module__", None) or type(thing).__module__)
     return module.partition(".")[0] != "gpuscout"
 
 
 @contextmanager
 def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Gives what tells whether Ctrl-C was pressed meanwhile. Only the main thread is ever interrupted."""
+    """Yield a check of whether Ctrl-C was pressed meanwhile. Only the main thread is ever interrupted."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return

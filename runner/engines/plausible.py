@@ -27,7 +27,7 @@ _SLACK = 0.98  # of a bound: figures are rounded
 
 
 def contradiction(run: MeasuredRun) -> str | None:
-    """How the figures of a run contradict each other; None: they do not."""
+    """Return how the figures of a run contradict each other; None: they do not."""
     return next(_contradictions(run), None)
 
 
@@ -63,14 +63,14 @@ def _contradictions(run: MeasuredRun) -> Iterator[str]:
 
 
 def _units(ratio: float) -> str:
-    """What to add where one figure is about a thousand times another."""
+    """Return what to add where one figure is about a thousand times another."""
     low, high = _SECONDS_FOR_MS
     thousandfold = low <= ratio <= high or low <= 1 / ratio <= high if ratio > 0 else False
     return ": are latencies in seconds where milliseconds are expected?" if thousandfold else ""
 
 
 def implausible(runs: Sequence[MeasuredRun]) -> list[str | None]:
-    """Of every run what it does that its hardware cannot, and what probably explains it; None: nothing."""
+    """Return for every run what it does that its hardware cannot, and what probably explains it; None: nothing."""
     if not runs:
         return []
     from gpuscout.runner.engines.roofline.features import features

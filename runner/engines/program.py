@@ -24,7 +24,7 @@ class Printed:
 
 
 def program_at(command: str) -> str | None:
-    """The absolute path of the program of this name or path; None when there is none."""
+    """Return the absolute path of the program of this name or path; None when there is none."""
     path = shutil.which(os.path.expanduser(command))
     return None if path is None else os.path.abspath(path)
 
@@ -59,7 +59,7 @@ def run(command: list[str], timeout_s: float, more: Mapping[str, str] | None = N
 
 
 def interpreter_of(path: str) -> str | None:
-    """The Python that a console script names in its first lines; None for any other kind of program."""
+    """Return the Python that a console script names in its first lines; None for any other kind of program."""
     try:
         with open(path, "rb") as file:
             first, second = (file.readline(4096).decode(errors="replace").rstrip("\r\n") for _ in range(2))

@@ -24,12 +24,12 @@ EngineFactory = Callable[..., Engine]
 
 
 def engine_names() -> list[str]:
-    """Every engine that can be named, built-in ones first."""
+    """Return every engine that can be named, built-in ones first."""
     return list(_factories())
 
 
 def create_engine(name: str, options: Mapping[str, object] | None = None) -> Engine:
-    """The engine of this name with these options; a `MissingEngine` when it is known but cannot run here.
+    """Return the engine of this name with these options; a `MissingEngine` when it is known but cannot run here.
 
     Raises UnknownNameError for a name nobody provides and InputError for options the engine does not take.
     """
@@ -66,7 +66,7 @@ def _made(name: str, factory: EngineFactory, options: dict[str, object]) -> Engi
 
 
 def interface_fault(engine: Engine) -> str | None:
-    """What an engine lacks that every engine has, by asking it for everything but an answer; None: nothing."""
+    """Return what an engine lacks that every engine has, by asking it for everything but an answer; None: nothing."""
     if not isinstance(engine.cost, Cost):
         return f"its cost is {engine.cost!r}, not one of {', '.join(map(str, Cost))}"
     if not isinstance(engine.in_process, bool):
@@ -85,7 +85,7 @@ def interface_fault(engine: Engine) -> str | None:
 
 
 def about(name: str) -> About:
-    """What the engine of this name tells about itself. Raises UnknownNameError."""
+    """Return what the engine of this name tells about itself. Raises UnknownNameError."""
     try:
         with guarded(foreign=name not in _BUILT_IN):
             factory = _factory(name)
@@ -104,7 +104,7 @@ _created: dict[tuple[str, bytes], Engine] = {}
 
 
 def cached_engine(name: str, options: Mapping[str, object]) -> Engine:
-    """Like `create_engine`, but one object a process: a worker answers many blocks with it."""
+    """Create an engine once a process: a worker answers many blocks with it."""
     key = (name, canonical_json(dict(options)))
     if key not in _created:
         _created[key] = create_engine(name, options)
@@ -112,7 +112,7 @@ def cached_engine(name: str, options: Mapping[str, object]) -> Engine:
 
 
 def checked_options(engine: str, given: Mapping[str, object], declared: Mapping[str, Option]) -> dict[str, object]:
-    """The options with their defaults filled in. Raises InputError with everything that is wrong with them."""
+    """Return the options with their defaults filled in. Raises InputError with everything that is wrong with them."""
     _check_names(engine, given, declared)
     problems = []
     checked = {name: option.default for name, option in declared.items()}
@@ -131,7 +131,7 @@ def checked_options(engine: str, given: Mapping[str, object], declared: Mapping[
 
 
 def _check_names(engine: str, given: Iterable[str], known: Mapping[str, Option] | None) -> None:
-    """Raises InputError for options nobody knows; None knows any."""
+    """Raise InputError for options nobody knows; None knows any."""
     if known is None:
         return
     problems = []
@@ -147,7 +147,7 @@ def _check_names(engine: str, given: Iterable[str], known: Mapping[str, Option] 
 
 
 def _accepted(value: object, option: Option) -> object | None:
-    """The value as the engine gets it; None when it is not allowed."""
+    """Return the value as the engine gets it; None when it is not allowed."""
     if option.kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not option.kind:
@@ -167,7 +167,7 @@ def _accepted(value: object, option: Option) -> object | None:
 
 
 def _parameters(factory: EngineFactory) -> Mapping[str, Option] | None:
-    """The options that a constructor's parameters name; None when it takes any."""
+    """Return the options that a constructor's parameters name; None when it takes any."""
     parameters = inspect.signature(factory).parameters.values()
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
         return None
@@ -228,7 +228,7 @@ def _benchmark() -> EngineFactory:
 
 @cache
 def _factories() -> dict[str, Callable[[], EngineFactory]]:
-    """What loads the engine class of each name; nothing is imported before it is called."""
+    """Return what loads the engine class of each name; nothing is imported before it is called."""
     factories: dict[str, Callable[[], EngineFactory]] = {
         "roofline": _roofline,
         "simulator": _simulator,

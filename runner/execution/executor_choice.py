@@ -61,7 +61,7 @@ class Work:
 
 
 def expected_work(expansion: Expansion, block_tasks: IntArray) -> Work:
-    """The work of evaluating and storing this many tasks of each block."""
+    """Return the work of evaluating and storing this many tasks of each block."""
     evaluating = storing = 0.0
     starts = [*map(expansion.first_block, range(len(expansion.sweep.engines))), expansion.block_count]
     for part, start, stop in zip(expansion.sweep.engines, starts, starts[1:], strict=False):
@@ -76,7 +76,7 @@ def expected_work(expansion: Expansion, block_tasks: IntArray) -> Work:
 
 
 def duration(seconds: float) -> str:
-    """ "less than 1 s", "about 40 s", "about 12 min" """
+    """Return text such as "less than 1 s", "about 40 s", "about 12 min" """
     if seconds < 1:
         return "less than 1 s"
     if seconds < 90:
@@ -92,7 +92,10 @@ def choose_executor(
     max_servers: int | None = None,
     work: Work,
 ) -> Choice:
-    """Decide where the work is done. `max_servers` run at once, of an engine that starts some; None: as many as fit."""
+    """Return decide where the work is done.
+
+    `max_servers` run at once, of an engine that starts some; None: as many as fit.
+    """
     if executor not in EXECUTORS:
         raise InputError(f'unknown executor "{executor}"', hint=f"one of {', '.join(EXECUTORS)}")
     engines = [cached_engine(part.name, part.options) for part in expansion.sweep.engines]

@@ -95,7 +95,7 @@ class Verdict:
 
 
 def why(expansion: Expansion, cheap_only: bool = True) -> list[Verdict]:
-    """A verdict on every combination of a (narrowed) sweep: exclusions first, then what the engines say."""
+    """Return a verdict on every combination of a (narrowed) sweep: exclusions first, then what the engines say."""
     verdicts = [
         Verdict(f"{exclusion.model or 'any model'} ({exclusion.combinations:,} combinations)", exclusion.detail)
         for exclusion in expansion.census().exclusions

@@ -62,7 +62,7 @@ ENOUGH_IN_VAIN = 5
 
 
 def decide(kind: FailureKind, attempt: int, tasks: int, *, in_vain: int = 0) -> Decision:
-    """What to do after attempt number `attempt` (from 1) of a job of `tasks` tasks failed.
+    """Return what to do after attempt number `attempt` (from 1) of a job of `tasks` tasks failed.
 
     `in_vain` counts the tasks of the same block that were given up alone, as long as no task of it was answered: an
     engine that hangs on everything must not cost one timeout a task.
@@ -96,7 +96,7 @@ class DelayQueue(Generic[_T]):
         return len(self._waiting)
 
     def add(self, work: _T, now: float, delay_s: float = 0.0) -> None:
-        """`now` is any clock that only goes forward, in seconds."""
+        """Add a step. `now` is any clock that only goes forward, in seconds."""
         due = 0.0
         if delay_s > 0:
             due = self._last_due = max(now + delay_s, self._last_due + self._spacing_s)
@@ -104,7 +104,7 @@ class DelayQueue(Generic[_T]):
         heapq.heappush(self._waiting, (due, -self._count, work))
 
     def take(self, now: float) -> _T | None:
-        """Something that is due; None when nothing is."""
+        """Return something that is due; None when nothing is."""
         if not self._waiting or self._waiting[0][0] > now:
             return None
         return heapq.heappop(self._waiting)[2]

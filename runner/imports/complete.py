@@ -55,7 +55,7 @@ class NotSaid(InputError):
 
 
 def _is_text(details: Mapping[str, object]) -> bool:
-    """Whether a store can hold all of it: JSON may escape halves of characters."""
+    """Return whether a store can hold all of it: JSON may escape halves of characters."""
     try:
         json.dumps(details, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError:
@@ -75,12 +75,12 @@ class Completer:
     _models: dict[str, ModelSpec | GpuscoutError] = field(default_factory=dict)
 
     def check_flags(self) -> None:
-        """Raises UnknownNameError for an unknown GPU, before any file is read."""
+        """Raise UnknownNameError for an unknown GPU, before any file is read."""
         if "gpu" in self.flags:
             self.gpus.resolve(counted(self.flags["gpu"].text).name)
 
     def complete(self, run: Reported, file: str, *, version_may_lack: bool = False) -> tuple[MeasuredRun, list[str]]:
-        """The run as it is stored, and what is worth telling of it.
+        """Return the run as it is stored, and what is worth telling of it.
 
         Raises NotSaid for what is missing, InputError for what is wrong or contradicts the file.
         """
@@ -132,7 +132,7 @@ class Completer:
         return new, list(_oddities(new, replaced, values))
 
     def _added(self, said: Values, mapped: Values, named: Values) -> tuple[Values, Values]:
-        """What people add to what a file says, and what of that they replace. Raises InputError.
+        """Return what people add to what a file says, and what of that they replace. Raises InputError.
 
         What the file's name says counts as what a flag says, and before flags.
         """
@@ -166,7 +166,7 @@ class Completer:
             raise error if given else _named_by_file(error, place, "gpu") from error
 
     def _differs(self, name: str, said: Values, added: Values) -> bool:
-        """Whether what somebody adds contradicts the file. Two names of one GPU do not."""
+        """Return whether what somebody adds contradicts the file. Two names of one GPU do not."""
         one, other = said[name], added[name]
         if name == "gpu":
             return self._canonical_gpu(one.text) != self._canonical_gpu(other.text)
@@ -176,7 +176,10 @@ class Completer:
             return True
 
     def _overruled(self, name: str, said: Value, flag_: Value) -> Value:
-        """What a file said and a flag may say otherwise: its model, and what nobody understands. Raises InputError."""
+        """Return what a file said and a flag may say otherwise: its model, and what nobody understands.
+
+        Raises InputError.
+        """
         try:
             understood = name != "model" and (name != "gpu" or self.gpus.resolve(counted(said.text).name) is not None)
             check(name, said)
@@ -191,7 +194,7 @@ class Completer:
 
     @staticmethod
     def _check_gpus(said: Value | None, added: Value | None, values: Mapping[str, str]) -> None:
-        """A file or flag that counts GPUs ("4xL40S") and sizes that give another number are about different runs."""
+        """Check that a file or flag that counts GPUs ("4xL40S") and the parallel sizes give the same number."""
         deployed = math.prod(int(values.get(size, 1)) for size in ("tp", "pp", "dp"))
         for value in filter(None, (said, added)):
             stated = counted(value.text).number
@@ -218,7 +221,7 @@ class Completer:
 
     @staticmethod
     def _check_load(run: Reported, added: Values) -> None:
-        """A load that the file states is not another one because somebody says so."""
+        """Check that no flag contradicts the load that the file states."""
         for name in ("concurrency", "request_rate"):
             stated = None if run.load is None else getattr(run.load, name)
             if run.load is not None and name in added and float(added[name].text) != stated:
@@ -234,7 +237,7 @@ def _measured(
     gpu: GPUSpec,
     load: Load,
 ) -> MeasuredRun:
-    """The run under the names of its model and GPU, with the defaults of estimates where nothing was said."""
+    """Return the run under the names of its model and GPU, with the defaults of estimates where nothing was said."""
     said = values.get
     fraction, longest, kv_precision = said("gpu_memory_utilization"), said("max_model_len"), said("kv_precision")
     version = values.get("server_version", UNKNOWN)
@@ -263,7 +266,7 @@ def _measured(
 
 
 def _checked(name: str, value: Value, *, said: bool) -> str:
-    """The value; where a file says what nobody understands, the error names the flag that replaces it."""
+    """Return the value; where a file says what nobody understands, the error names the flag that replaces it."""
     try:
         return check(name, value)
     except InputError as error:
@@ -277,14 +280,14 @@ def _named_by_file(error: GpuscoutError, place: str | None, name: str) -> InputE
 
 
 def _load_of(values: Mapping[str, str]) -> Load | None:
-    """What was said of the load of a run whose file does not tell."""
+    """Return what was said of the load of a run whose file does not tell."""
     if "request_rate" in values:
         return Load("request_rate", None, float(values["request_rate"]))
     return Load("closed_loop", int(values["concurrency"])) if "concurrency" in values else None
 
 
 def _with_mean_concurrency(load: Load, run: Reported) -> Load:
-    """At a request rate, the mean number of requests in flight: as measured, or by Little's law from the latencies."""
+    """Complete a run at a request rate by its mean concurrency: as measured, or by Little's law from the latencies."""
     if load.kind != "request_rate":
         return load
     mean = run.details.get("mean_concurrency")
@@ -306,7 +309,7 @@ def _near(meant: int, mean: float) -> bool:
 
 
 def _derived(run: Reported, load: Load, output_len: int) -> dict[str, float]:
-    """Figures that a file lacks and that follow from those it has.
+    """Return figures that a file lacks and that follow from those it has.
 
     The ITL by its definition, or the end-to-end latency that the same definition gives; in a closed loop also the
     throughput, since each of its places finishes a request every E2E seconds.

@@ -27,7 +27,7 @@ class ImportedExport:
 
 
 def split_exports(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The exports among `[FORMAT] FILE…`, and the arguments that are left. Raises InputError."""
+    """Return the exports among `[FORMAT] FILE…`, and the arguments that are left. Raises InputError."""
     if arguments[0] == FORMAT and not Path(FORMAT).exists():
         if len(arguments) == 1:
             raise InputError(f"no files given for the format {FORMAT}", hint=f"for a file of that name: ./{FORMAT}")
@@ -37,7 +37,10 @@ def split_exports(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def import_exports(names: Iterable[str], store: Store, *, dry_run: bool) -> list[ImportedExport]:
-    """Every file, in order; what is wrong with one is its `error`. Raises StoreBusyError, StoreUnreachableError."""
+    """Return every file, in order; what is wrong with one is its `error`.
+
+    Raises StoreBusyError, StoreUnreachableError.
+    """
     found = []
     for name in names:
         done = ImportedExport(name)

@@ -28,7 +28,7 @@ class NamePattern:
 
     @classmethod
     def of(cls, text: str) -> NamePattern:
-        """Raises InputError for a pattern without fields, with a field twice, or one that is not known."""
+        """Raise InputError for a pattern without fields, with a field twice, or one that is not known."""
         form, names = "", set[str]()
         for part in _PART.finditer(text):
             if part["brace"] is not None:
@@ -52,7 +52,7 @@ class NamePattern:
         return cls(text, re.compile(form, re.IGNORECASE | re.DOTALL))
 
     def values(self, file: str) -> dict[str, Value]:
-        """The fields of this file's name; empty where the pattern does not match."""
+        """Return the fields of this file's name; empty where the pattern does not match."""
         path = PurePath(file)
         found = self.form.fullmatch(path.stem) or self.form.fullmatch(path.name)
         if found is None:

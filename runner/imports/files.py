@@ -40,7 +40,7 @@ class ImportedFile:
 
 
 def split_format(arguments: Sequence[str]) -> tuple[Format | None, list[str]]:
-    """The format, when the first of `[FORMAT] FILE…` is one, and the files. Raises InputError."""
+    """Return the format, when the first of `[FORMAT] FILE…` is one, and the files. Raises InputError."""
     first, rest = arguments[0], list(arguments[1:])
     try:
         chosen = find_format(first)
@@ -56,13 +56,13 @@ def split_format(arguments: Sequence[str]) -> tuple[Format | None, list[str]]:
 
 
 def read_files(names: Iterable[str], chosen: Format | None, completer: Completer) -> Iterator[ImportedFile]:
-    """Every file, read and completed, in order; what is wrong with one is its `error`."""
+    """Yield every file, read and completed, in order; what is wrong with one is its `error`."""
     for name in _expanded(names):
         yield _sound_or_refused(name, lambda file: _read(file, _source(file.name), chosen, completer))
 
 
 def read_online(question: inferencex.Question, completer: Completer) -> ImportedFile:
-    """The runs that InferenceX answers a question with, as one file."""
+    """Return the runs that InferenceX answers a question with, as one file."""
 
     def ask(file: ImportedFile) -> None:
         _read(file, inferencex.ask(question), find_format(inferencex.NAME), completer, question.wants)
@@ -194,7 +194,7 @@ def _expanded(names: Iterable[str]) -> Iterator[str]:
 
 
 def is_public(name: str) -> bool:
-    """Whether this names runs that ship with the package."""
+    """Return whether this names runs that ship with the package."""
     return name == PUBLIC or name.startswith(f"{PUBLIC}:")
 
 

@@ -85,7 +85,7 @@ class Question:
         return next((short for short, of in MODELS.items() if full in (short, of, of.removesuffix("-FP8"))), self.model)
 
     def wants(self, run: Reported) -> bool:
-        """Whether a run of the answer is one of those asked for."""
+        """Return whether a run of the answer is one of those asked for."""
         model = run.deployment["model"]
         if model in MODELS.values() and model != MODELS.get(self.short_name, model):
             return False
@@ -98,7 +98,7 @@ class Question:
 
 
 def ask(question: Question) -> SourceFile:
-    """The answer as a file. Raises InputError for whatever keeps it from coming whole."""
+    """Return the answer as a file. Raises InputError for whatever keeps it from coming whole."""
     answer, refused = None, None
     for url in question.urls:
         try:
@@ -163,7 +163,7 @@ def _too_large(host: str) -> InputError:
 
 
 def _wait(error: HTTPError, attempt: int) -> float | None:
-    """How long to wait before the next try; None: another one is of no use."""
+    """Return how long to wait before the next try; None: another one is of no use."""
     if attempt == _TRIES or error.code not in (429, 500, 502, 503, 504):
         return None
     asked: str | None = error.headers.get("Retry-After")

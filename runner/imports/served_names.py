@@ -21,13 +21,15 @@ class CountedGPU(NamedTuple):
 
 
 def counted(text: str) -> CountedGPU:
-    """The GPU and the number of "8xH100", "4 x NVIDIA_L40S" or "H100 x8"."""
+    """Return the GPU and the number of "8xH100", "4 x NVIDIA_L40S" or "H100 x8"."""
     match = _COUNT_FIRST.fullmatch(text.strip()) or _COUNT_LAST.fullmatch(text.strip())
     return CountedGPU(match["name"], int(match["count"])) if match else CountedGPU(text)
 
 
 def model_at(path: str) -> str | None:
-    """The model of the catalogue that the end of a path names ("/srv/models/Qwen/Qwen3-8B"); None: it names none."""
+    """Return the model of the catalogue that the end of a path names
+    ("/srv/models/Qwen/Qwen3-8B"); None: it names none.
+    """
     if not is_path(path):
         return None
     parts = [part for part in PurePosixPath(path.replace("\\", "/")).parts if part.strip("/.~")]

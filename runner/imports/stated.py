@@ -63,7 +63,7 @@ def flag(name: str) -> str:
 
 
 def from_flags(flags: Mapping[str, object]) -> dict[str, Value]:
-    """Flags by the names of their fields; None: not given. Raises InputError for what a flag cannot be."""
+    """Return flags by the names of their fields; None: not given. Raises InputError for what a flag cannot be."""
     values = {name: Value(str(text), flag(name)) for name, text in flags.items() if text is not None}
     for name, value in values.items():
         check(name, value)
@@ -71,7 +71,7 @@ def from_flags(flags: Mapping[str, object]) -> dict[str, Value]:
 
 
 def check(name: str, value: Value) -> str:
-    """The value as it is stored, still as text. Raises InputError that says who said it."""
+    """Return the value as it is stored, still as text. Raises InputError that says who said it."""
     text = value.text.strip()
     match FIELDS[name].kind:
         case "size":
@@ -132,7 +132,7 @@ class Mappings:
 
     @classmethod
     def read(cls, path: Path) -> Mappings:
-        """Raises InputError with file, line, column and key of what is wrong."""
+        """Raise InputError with file, line, column and key of what is wrong."""
         import yaml
 
         try:
@@ -169,7 +169,7 @@ class Mappings:
         return cls(entries, {pattern for pattern, _ in entries})
 
     def of(self, file: str, label: str | None) -> dict[str, Value]:
-        """What the file says of runs with this label in this file."""
+        """Return what the file says of runs with this label in this file."""
         found: dict[str, Value] = {}
         for pattern, values in self.entries:
             if pattern.startswith(LABEL):

@@ -66,7 +66,7 @@ class _Contents:
 
 
 def fetch_all(models: Iterable[HubModel], *, token: str | None = None) -> dict[HubModel, Fetched | GpuscoutError]:
-    """Every model, or the error that says why not; several at a time, each once.
+    """Return every model, or the error that says why not; several at a time, each once.
 
     `token` replaces that of HF_TOKEN or of the login. Never waits for ever, whatever a server does.
     """
@@ -113,7 +113,8 @@ def _is_quantized(config: Mapping[str, Any]) -> bool:
 
 
 def _file(model: HubModel, filename: str, token: str | None) -> _File | None:
-    """A file of the repository in the local cache, fetched if need be; None when the repository does not hold it.
+    """Return a file of the repository in the local cache, fetched if need
+    be; None when the repository does not hold it.
 
     What is cached serves when the Hub cannot be asked or refuses, as everywhere in huggingface_hub.
     """
@@ -148,7 +149,7 @@ def _file(model: HubModel, filename: str, token: str | None) -> _File | None:
 
 
 def _cached_file(model: HubModel, filename: str, _: str | None) -> _File | None:
-    """A file of the local cache."""
+    """Return a file of the local cache."""
     from huggingface_hub import try_to_load_from_cache
 
     cached = try_to_load_from_cache(model.repo_id, filename, revision=model.revision)
@@ -156,7 +157,7 @@ def _cached_file(model: HubModel, filename: str, _: str | None) -> _File | None:
 
 
 def _contents_at(model: HubModel, file: _File, token: str | None, *, quantised: bool) -> _Contents:
-    """What the repository holds at the commit of a file; nothing is known when only the cache could answer."""
+    """Return what the repository holds at the commit of a file; nothing is known when only the cache could answer."""
     nothing = _Contents(frozenset(), {})
     if file.commit is None:
         return nothing
@@ -169,7 +170,8 @@ def _contents_at(model: HubModel, file: _File, token: str | None, *, quantised: 
 
 
 def _contents(model: HubModel, commit: str | None, token: str | None, *, quantised: bool = False) -> _Contents:
-    """What the repository holds. An endpoint without this part of the API is no error: it only makes counts exact.
+    """Return what the repository holds. An endpoint without this part of the
+    API is no error: it only makes counts exact.
 
     A Hub that is busy or failing is: otherwise the same sweep could mean something else tomorrow.
     """
@@ -200,7 +202,9 @@ def _contents(model: HubModel, commit: str | None, token: str | None, *, quantis
 
 
 def _tensors(model: HubModel, commit: str | None, files: frozenset[str], api: Any) -> list[tuple[str, str, int]]:
-    """(name, dtype, elements) of all tensors, from the headers of weight files: a range request each, no weights."""
+    """Return (name, dtype, elements) of all tensors, from the headers of
+    weight files: a range request each, no weights.
+    """
     weights = sorted(file for file in files if WEIGHTS.fullmatch(file))
     found: list[tuple[str, str, int]] = []
     for file in weights if len(weights) <= _MOST_HEADERS else ():
@@ -210,7 +214,7 @@ def _tensors(model: HubModel, commit: str | None, files: frozenset[str], api: An
 
 
 def _counts(found: Mapping[Any, Any]) -> dict[str, int]:
-    """Counts as far as they are counts; none of them otherwise."""
+    """Return counts as far as they are counts; none of them otherwise."""
     if all(isinstance(count, int) and 0 <= count < 2**63 for count in found.values()):
         return {str(dtype): count for dtype, count in found.items() if count}
     return {}
@@ -230,7 +234,9 @@ def _patiently(model: HubModel, ask: Callable[[], Answer], pauses_s: Sequence[fl
 
 
 def _guard(place: str) -> type:
-    """In the place of a progress bar: shows nothing, and stops a download that is larger than was announced."""
+    """Return what replaces the progress bar: it shows nothing, and stops a
+    download that is larger than was announced.
+    """
 
     class Guard:
         def __init__(self, *_: object, initial: int = 0, **__: object) -> None:
@@ -252,7 +258,7 @@ def _guard(place: str) -> type:
 
 @contextmanager
 def _quiet_hub() -> Iterator[None]:
-    """No warnings of huggingface_hub about its retries, unless HF_HUB_VERBOSITY asks for some."""
+    """Silence warnings of huggingface_hub about its retries, unless HF_HUB_VERBOSITY asks for some."""
     logger = logging.getLogger("huggingface_hub")
     before = logger.level
     if "HF_HUB_VERBOSITY" not in os.environ:
@@ -266,7 +272,7 @@ def _quiet_hub() -> Iterator[None]:
 def _concurrently(
     ask: Callable[[HubModel], Fetched | GpuscoutError], wanted: Sequence[HubModel], patience_s: float
 ) -> dict[HubModel, Fetched | GpuscoutError]:
-    """The answers that came; nobody is waited for when none came for `patience_s`.
+    """Return the answers that came; nobody is waited for when none came for `patience_s`.
 
     Daemon threads, because those of an executor would keep Ctrl-C and the end of the program waiting for a dead server.
     """

@@ -55,7 +55,7 @@ class Explained:
 
 
 def explained(error: Exception, model: HubModel) -> Explained:
-    """Whatever huggingface_hub raised, for the user."""
+    """Return whatever huggingface_hub raised, for the user."""
     from huggingface_hub import errors as hub
 
     if isinstance(error, hub.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
@@ -89,7 +89,7 @@ def explained(error: Exception, model: HubModel) -> Explained:
 
 
 def _of_status(error: Exception, model: HubModel) -> Explained:
-    """An answer of the Hub that is an error."""
+    """Return an answer of the Hub that is an error."""
     from huggingface_hub import errors as hub
     from huggingface_hub import get_token
 
@@ -130,7 +130,9 @@ def _of_status(error: Exception, model: HubModel) -> Explained:
 
 
 def holds_no_config(model: HubModel, files: Collection[str]) -> GpuscoutError:
-    """Why a repository without a config.json cannot be estimated; `files` are its files, empty when not known."""
+    """Return why a repository without a config.json cannot be estimated;
+    `files` are its files, empty when not known.
+    """
     if "model_index.json" in files:
         return NotCausalError(
             f"{model.name} is a diffusion pipeline", hint="gpuscout estimates models that generate text token by token"
@@ -147,7 +149,7 @@ def holds_no_config(model: HubModel, files: Collection[str]) -> GpuscoutError:
 
 
 def endpoint() -> str:
-    """Where the Hub is, as it may be printed: without credentials."""
+    """Return where the Hub is, as it may be printed: without credentials."""
     from huggingface_hub import constants
 
     parts = urlsplit(constants.ENDPOINT)
@@ -155,7 +157,7 @@ def endpoint() -> str:
 
 
 def _near(name: str) -> tuple[str, ...]:
-    """Names of the catalogue that are like this one."""
+    """Return names of the catalogue that are like this one."""
     try:
         ModelCatalogue.load().resolve(name)
     except UnknownNameError as unknown:
@@ -166,7 +168,7 @@ def _near(name: str) -> tuple[str, ...]:
 
 
 def _retry_after_s(headers: object) -> int | None:
-    """Seconds the Hub asks to wait, from either of the headers it uses."""
+    """Return seconds the Hub asks to wait, from either of the headers it uses."""
     get = headers.get  # type: ignore[attr-defined]
     if str(get("retry-after") or "").isdigit():
         return int(get("retry-after"))

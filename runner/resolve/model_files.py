@@ -29,12 +29,12 @@ _importing = threading.Lock()
 
 
 def too_large(place: str) -> ModelConfigError:
-    """The error for a file that nobody should read."""
+    """Return the error for a file that nobody should read."""
     return ModelConfigError(f"{place} is too large for a model configuration", hint="at most 16 MiB")
 
 
 def read_config(file: Path, place: str) -> dict[str, Any]:
-    """The JSON object in a file; `place` is what errors call it. Raises ModelConfigError."""
+    """Return the JSON object in a file; `place` is what errors call it. Raises ModelConfigError."""
     try:
         with file.open("rb") as stream:  # whose size a device does not tell
             content = stream.read(LARGEST_CONFIG_BYTES + 1)
@@ -62,7 +62,8 @@ def understood(
     stored: StoredWeights = NOTHING_STORED,
     tensors: Sequence[tuple[str, str, int]] = (),
 ) -> ModelSpec:
-    """The architecture of a configuration; what the checkpoint holds by `stored` counts or, better, by its `tensors`.
+    """Return the architecture of a configuration; what the checkpoint holds by
+    `stored` counts or, better, by its `tensors`.
 
     What the file leaves out comes from `transformers`' class for its `model_type`, as it does in a server. Where the
     exact size of the checkpoint contradicts these defaults, or they name something unheard of, the file stands alone.
@@ -81,7 +82,7 @@ def understood(
 def _nearest(
     config: Mapping[str, Any], defaults: Mapping[str, Any], stored: StoredWeights, *, name: str, source: str
 ) -> ModelSpec:
-    """With the defaults, or without where the checkpoint is nearer to that."""
+    """Choose the defaults, or none where the checkpoint is nearer to that."""
     try:
         model = architecture_from_config(config, name=name, source=source, defaults=defaults)
     except ModelConfigError:
@@ -99,7 +100,8 @@ def _nearest(
 
 
 def _defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What transformers' class for a `model_type` has for fields that are left out; nothing without such a class.
+    """Return what transformers' class for a `model_type` has for fields that
+    are left out; nothing without such a class.
 
     Only classes that ship with transformers are used: `auto_map` and other code of the repository are not looked at.
     """
@@ -116,7 +118,10 @@ def _defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _transformers_classes() -> Any:
-    """The configuration classes by `model_type`. Imported by name: mypy would read all of transformers otherwise."""
+    """Return the configuration classes by `model_type`.
+
+    Imported by name: mypy would read all of transformers otherwise.
+    """
     with _importing:
         # Without PyTorch, importing transformers prints advice that does not apply.
         before = logging.root.manager.disable
@@ -128,7 +133,7 @@ def _transformers_classes() -> Any:
 
 
 def _is_harmless(config: Mapping[str, Any]) -> bool:
-    """Whether sizes are such that a class may make lists of them: some make one with an item for each layer."""
+    """Return whether sizes are such that a class may make lists of them: some make one with an item for each layer."""
     return all(
         number <= (MAX_LAYERS if "layer" in key or "depth" in key else MAX_SIZE)
         for key, number in _numbers(config)

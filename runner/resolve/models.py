@@ -40,7 +40,7 @@ class KnownModels(Protocol):
     """Models that were fetched before, by the names they are stored under: `gpuscout.store.results.catalogues`."""
 
     def find(self, names: Sequence[str]) -> Mapping[str, ModelSpec]:
-        """Those that are known."""
+        """Return those that are known."""
 
     def remember(self, architectures: Sequence[ModelSpec]) -> None:
         """Keep models that were fetched."""
@@ -88,7 +88,7 @@ class ModelFinder:
                 self._known.remember(fetched)
 
     def find(self, text: str, *, revision: str | None = None, directory: str | Path = ".") -> list[FoundModel]:
-        """The models that `text` means; several only for a pattern. Relative paths count from `directory`.
+        """Return the models that `text` means; several only for a pattern. Relative paths count from `directory`.
 
         Raises UnknownNameError, InputError when a name is not unique, ModelConfigError for a damaged configuration
         and HubError when the Hub is needed and does not help.
@@ -109,7 +109,7 @@ class ModelFinder:
         return [FoundModel(catalogue.get(name), "the model catalogue") for name in target]
 
     def find_one(self, text: str, *, revision: str | None = None, directory: str | Path = ".") -> FoundModel:
-        """The one model that `text` means. Raises InputError when there are several, and what `find` raises."""
+        """Return the one model that `text` means. Raises InputError when there are several, and what `find` raises."""
         found = self.find(text, revision=revision, directory=directory)
         if len(found) > 1:
             names = ", ".join(model.architecture.name for model in found)
@@ -127,14 +127,14 @@ class ModelFinder:
 
 
 def _by_its_name(model: HubModel) -> ModelSpec | None:
-    """A quantised repository of a well-known maker, as its name has it; None where that says nothing."""
+    """Return a quantised repository of a well-known maker, as its name has it; None where that says nothing."""
     from gpuscout.sweeps.models.quantised_names import model_by_its_name
 
     return model_by_its_name(model.repo_id) if model.revision is None else None
 
 
 def model_text(model: object) -> str:
-    """A model as people give it in Python, as text: a name, or the path that a `Path` is. Raises InputError."""
+    """Return a model as people give it in Python, as text: a name, or the path that a `Path` is. Raises InputError."""
     if isinstance(model, PurePath):
         return str(model) if is_path(str(model)) else f"./{model}"
     if not isinstance(model, str) or not model.strip():
@@ -143,7 +143,8 @@ def model_text(model: object) -> str:
 
 
 def target_of(text: str, revision: str | None = None) -> tuple[str, ...] | HubModel:
-    """Names of the catalogue, or the model of the Hub that is meant: everything with a revision, and unknown org/name.
+    """Return names of the catalogue, or the model of the Hub that is meant:
+    everything with a revision, and unknown org/name.
 
     `text` may hold the revision itself, as org/name@revision: so it is shown. Nothing is looked up anywhere else.
     Raises UnknownNameError with the nearest names, InputError for what can be no name.
@@ -169,7 +170,7 @@ def target_of(text: str, revision: str | None = None) -> tuple[str, ...] | HubMo
 
 
 def local_model(path: Path) -> FoundModel:
-    """The model of a folder or a config.json, with ModelOpt's file beside it. Raises ModelConfigError."""
+    """Return the model of a folder or a config.json, with ModelOpt's file beside it. Raises ModelConfigError."""
     file = path / "config.json" if path.is_dir() else path
     config = read_config(file, str(file))
     modelopt = file.with_name("hf_quant_config.json")
@@ -190,7 +191,8 @@ def resolve_model(
     known: KnownModels | None = None,
     token: str | None = None,
 ) -> ModelSpec:
-    """The architecture of one model: a catalogue name, a bare name that is unique, org/name, a folder, a config.json.
+    """Return the architecture of one model: a catalogue name, a bare name that
+    is unique, org/name, a folder, a config.json.
 
     `revision` is a branch, tag or commit on the Hugging Face Hub; `known` is asked before the Hub; `token` replaces
     that of HF_TOKEN or of the login. Raises what `ModelFinder.find` raises.

@@ -18,7 +18,8 @@ _LFS_POINTER = b"version "
 
 
 def tensors_of_folder(folder: Path) -> list[tuple[str, str, int]]:
-    """(name, dtype, elements) of every tensor of a folder's weights; none where it holds none, or pointers of Git LFS.
+    """Return (name, dtype, elements) of every tensor of a folder's weights;
+    none where it holds none, or pointers of Git LFS.
 
     Raises ModelConfigError for a file that is damaged or cannot be read.
     """

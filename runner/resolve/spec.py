@@ -42,7 +42,7 @@ Precisions = tuple[Precision | None, ...]
 
 
 def resolve(spec: SweepSpec, *, gpu_file: Path | None = None, known: KnownModels | None = None) -> Sweep:
-    """The sweep a spec describes. `gpu_file` adds to the one the spec may name.
+    """Return the sweep a spec describes. `gpu_file` adds to the one the spec may name.
 
     `known` are models fetched before (those of a store), asked before the Hugging Face Hub; None: there are none.
     Raises SpecError with every name that cannot be resolved, each with its place in the spec.
@@ -85,7 +85,7 @@ def resolve(spec: SweepSpec, *, gpu_file: Path | None = None, known: KnownModels
 
 
 def refusal(part: EnginePart, sweep: Sweep) -> str | None:
-    """Why an engine of a sweep cannot answer for it; None: it can."""
+    """Return why an engine of a sweep cannot answer for it; None: it can."""
     refuses = getattr(cached_engine(part.name, part.options), "refuses", None)
     why: str | None = None if refuses is None else refuses(sweep)
     return why
@@ -94,7 +94,7 @@ def refusal(part: EnginePart, sweep: Sweep) -> str | None:
 def all_problems(
     invalid: InvalidSpecError, *, gpu_file: Path | None = None, known: KnownModels | None = None
 ) -> SpecError:
-    """What is wrong with an invalid spec, and with the names in its sound part: all at once."""
+    """Return what is wrong with an invalid spec, and with the names in its sound part: all at once."""
     problems = Problems(invalid.sound, invalid.broken)
     # A store that cannot be asked is told about when the spec can be used.
     with suppress(GpuscoutError):
@@ -142,7 +142,7 @@ def _look_up(spec: SweepSpec, gpu_file: Path | None, known: KnownModels | None, 
 
 
 def _swept_models(spec: SweepSpec, known: KnownModels | None, problems: Problems) -> dict[str, SweptModel]:
-    """The models by their names. One that several entries ask for is asked for what any of them says."""
+    """Return the models by their names. One that several entries ask for is asked for what any of them says."""
     models: dict[str, SweptModel] = {}
     first: dict[str, int] = {}
     finder = ModelFinder(known)
@@ -164,7 +164,7 @@ def _swept_models(spec: SweepSpec, known: KnownModels | None, problems: Problems
 
 
 def _asked_twice(spec: SweepSpec, one: SweptModel, other: SweptModel) -> SweptModel:
-    """The union of what two entries ask of a model; an entry without precisions asks for those of the sweep."""
+    """Return the union of what two entries ask of a model; an entry without precisions asks for those of the sweep."""
 
     def union(axis: Precisions, *asked: Precisions | None) -> Precisions | None:
         if asked == (None, None):
@@ -179,7 +179,7 @@ def _asked_twice(spec: SweepSpec, one: SweptModel, other: SweptModel) -> SweptMo
 
 
 def explained_names(spec: SweepSpec, *, gpu_file: Path | None = None) -> list[str]:
-    """What short names and aliases of a spec were taken to mean, such as "A100 is A100-SXM-80GB"."""
+    """Return what short names and aliases of a spec were taken to mean, such as "A100 is A100-SXM-80GB"."""
     gpus = _Gpus(spec, gpu_file, Problems(spec)).known
     told = [
         gpus.explain(selector.name)
@@ -195,7 +195,10 @@ def explained_names(spec: SweepSpec, *, gpu_file: Path | None = None) -> list[st
 
 
 def _hub_models(spec: SweepSpec) -> Iterator[HubModel]:
-    """The models that only the Hub (or the store) can tell. What is wrong with an entry is told when it is its turn."""
+    """Yield the models that only the Hub (or the store) can tell.
+
+    What is wrong with an entry is told when it is its turn.
+    """
     for entry in spec.models:
         with suppress(GpuscoutError):
             target = () if entry.is_path else target_of(entry.model, entry.revision)
@@ -249,7 +252,7 @@ class _Gpus:
             self._lost = self._lost | names if self._lost is not None and names else None
 
     def resolve(self, name: str) -> str:
-        """The canonical name; the name itself when it may be that of a GPU that could not be read."""
+        """Return the canonical name; the name itself when it may be that of a GPU that could not be read."""
         try:
             return self.known.resolve(name).name
         except UnknownNameError:
@@ -278,7 +281,9 @@ class _Gpus:
 
 
 def engine_entries(spec: SweepSpec) -> tuple[EngineEntry, ...]:
-    """The engines of a spec; files that their options name (the options end in `_file`) count from its own folder."""
+    """Return the engines of a spec; files that their options name (the
+    options end in `_file`) count from its own folder.
+    """
     return tuple(
         entry.model_copy(
             update={
@@ -295,7 +300,7 @@ def engine_entries(spec: SweepSpec) -> tuple[EngineEntry, ...]:
 
 
 def names_file(entry: EngineEntry) -> bool:
-    """Whether an option of the engine names a file."""
+    """Return whether an option of the engine names a file."""
     return any(_is_file(name, value) for name, value in entry.options.items())
 
 
@@ -304,7 +309,7 @@ def _is_file(option: str, value: object) -> TypeGuard[str]:
 
 
 def engine_part(entry: EngineEntry, concurrency: tuple[int, ...] | None = None) -> EnginePart:
-    """An engine of a sweep with its ladder; None: the one for its kind. Raises UnknownNameError, InputError."""
+    """Return an engine of a sweep with its ladder; None: the one for its kind. Raises UnknownNameError, InputError."""
     engine = settled(create_engine(entry.name, entry.options))
     ladder = concurrency or (CHEAP_LADDER if engine.cost is Cost.CHEAP else EXPENSIVE_LADDER)
     # How large blocks should be is only known once the whole sweep is.
@@ -333,7 +338,7 @@ def _precisions(names: tuple[Precision | Literal["native"], ...]) -> Precisions:
 
 
 def _check_tensor_parallel(spec: SweepSpec, models: list[ModelSpec], problems: Problems) -> None:
-    """A size that no model can use is a mistake; one that some cannot use is told beside the results."""
+    """Refuse sizes that no model can use; those that some cannot use are reported beside the results."""
     if spec.tensor_parallel == "auto":
         return
     usable = {size for model in models for size in model.tensor_parallel_sizes(max(spec.tensor_parallel))}
@@ -350,7 +355,7 @@ def _check_tensor_parallel(spec: SweepSpec, models: list[ModelSpec], problems: P
 
 
 def _runs(sizes: Iterable[int]) -> str:
-    """Whole numbers as text, neighbours drawn together: 3, 5 to 7, 9."""
+    """Return whole numbers as text, neighbours drawn together: 3, 5 to 7, 9."""
     runs: list[list[int]] = []
     for size in sorted(set(sizes)):
         if runs and size == runs[-1][-1] + 1:
@@ -361,7 +366,7 @@ def _runs(sizes: Iterable[int]) -> str:
 
 
 def _check_zip(spec: SweepSpec, models: int, gpus: int, problems: Problems) -> None:
-    """Globs give models and GPUs only now: axes in lockstep must still have equal lengths."""
+    """Check axes in lockstep again: globs give models and GPUs only now, and lengths must still be equal."""
     for number, group in enumerate(spec.zip):
         lengths = {axis: {"models": models, "gpus": gpus}.get(axis) or len(getattr(spec, axis)) for axis in group}
         if len(set(lengths.values())) > 1:

@@ -71,7 +71,7 @@ def insert_missing(
 
 
 def stored_ids(connection: sa.Connection, table: sa.Table, key: str, keys: Sequence[Any]) -> dict[Any, int]:
-    """The ids of those keys that are stored."""
+    """Return the ids of those keys that are stored."""
     rows = select_by_keys(connection, sa.select(table.c[key], table.c.id), table.c[key], keys)
     return dict(map(tuple, rows))
 
@@ -79,7 +79,7 @@ def stored_ids(connection: sa.Connection, table: sa.Table, key: str, keys: Seque
 def select_by_keys(
     connection: sa.Connection, statement: sa.Select[*tuple[Any, ...]], column: sa.Column[Any], keys: Sequence[Any]
 ) -> Iterator[Any]:
-    """The rows of `statement` whose `column` is one of `keys`, in no order; any number of keys.
+    """Yield the rows of `statement` whose `column` is one of `keys`, in no order; any number of keys.
 
     The statement must have no parameters of its own; values come as the driver gives them.
     """

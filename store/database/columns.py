@@ -32,13 +32,13 @@ def row_count(columns: Columns) -> int:
 
 
 def take(columns: Columns, rows: Sequence[int]) -> dict[str, Any]:
-    """These rows, in this order."""
+    """Return these rows, in this order."""
     chosen = np.asarray(rows, dtype=np.intp)
     return {name: _take(values, rows, chosen) for name, values in columns.items()}
 
 
 def plain(values: Any, count: int) -> Any:
-    """`count` Python values as SQLite's driver takes them."""
+    """Return `count` Python values as SQLite's driver takes them."""
     if isinstance(values, list):
         first = next((value for value in values if value is not None), None)
         return list(map(_stored, values)) if isinstance(first, date) else values
@@ -50,7 +50,7 @@ def plain(values: Any, count: int) -> Any:
 
 
 def _stored(value: Any) -> Any:
-    """A value as SQLAlchemy stores it in SQLite, which knows no times."""
+    """Return a value as SQLAlchemy stores it in SQLite, which knows no times."""
     if isinstance(value, datetime):
         return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
     return value.isoformat() if isinstance(value, date) else value

@@ -59,7 +59,7 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        """A transaction that sees one state of the store and cannot write: the database refuses."""
+        """Yield a transaction that sees one state of the store and cannot write: the database refuses."""
         with (
             while_asked(),
             driver_errors.translated(self.url_for_display, writes=False),
@@ -70,7 +70,7 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
-        """A transaction that writes: committed at the end of the block, rolled back when it raises.
+        """Yield a transaction that writes: committed at the end of the block, rolled back when it raises.
 
         On SQLite it excludes other writers from its first moment on; keep it short.
         """
@@ -100,7 +100,7 @@ _kept: dict[Hashable, Store] | None = None
 
 
 def keep_stores() -> None:
-    """From now on this process connects to each place once: for a server, which asks the same store again and again.
+    """Connect to each place once from now on: for a server, which asks the same store again and again.
 
     Whether a store is still there, and of this version, is looked at whenever it is opened, as before.
     """
@@ -150,7 +150,7 @@ def open_store(url: str, *, create: bool = False, like: Path | None = None) -> S
 
 
 def reach(url: str, *, create: bool = False, like: Path | None = None) -> Store:
-    """A store whose place has been looked at but whose revision has not: for upgrades and `db status`.
+    """Return a store whose place has been looked at but whose revision has not: for upgrades and `db status`.
 
     Raises StoreUnreachableError for a SQLite path that cannot hold a store, or that is missing without `create`.
     """
@@ -167,13 +167,15 @@ def reach(url: str, *, create: bool = False, like: Path | None = None) -> Store:
 
 
 def _has_wal(path: Path) -> bool:
-    """Whether what was written last stands beside the file: without it the store would be read as it was before."""
+    """Return whether what was written last stands beside the file: without
+    it the store would be read as it was before.
+    """
     beside = path.with_name(f"{path.name}-wal")
     return beside.exists() and beside.stat().st_size > 0
 
 
 def store_revision(store: Store) -> str | None:
-    """The revision of the schema; None for an empty database.
+    """Return the revision of the schema; None for an empty database.
 
     Raises StoreUnreachableError for a database that holds something else.
     """
@@ -198,7 +200,7 @@ def store_revision(store: Store) -> str | None:
 
 
 def _stored_revision(store: Store) -> str | None:
-    """What the table of revisions says; None: there is no such table, or it does not hold exactly one."""
+    """Return what the table of revisions says; None: there is no such table, or it does not hold exactly one."""
     try:
         with store.reading() as connection:
             revisions = connection.execute(REVISION_QUERY).scalars().all()
@@ -224,7 +226,7 @@ def _create_schema(store: Store) -> None:
 
 
 def require_known(revision: str, store: Store) -> None:
-    """Raises StoreOutdatedError for a revision of the future."""
+    """Raise StoreOutdatedError for a revision of the future."""
     if revision not in REVISIONS:
         raise StoreOutdatedError(
             f"{store.url_for_display} was written by a newer gpuscout: its revision is {revision}, "
@@ -234,7 +236,7 @@ def require_known(revision: str, store: Store) -> None:
 
 
 def no_store(place: str) -> NoStoreError:
-    """There is nothing at `place`."""
+    """Return the error for a place without a store."""
     return NoStoreError(f"no store at {place}: run a sweep first", hint="gpuscout run SPEC, or --db for another")
 
 
@@ -272,7 +274,7 @@ def _create_like(path: Path, like: Path) -> None:
 
 
 def _start_of(path: Path) -> bytes:
-    """The first bytes of a file on a local disk, none of a missing one."""
+    """Return the first bytes of a file on a local disk, none of a missing one."""
     if path.is_dir():
         raise StoreUnreachableError(
             f"{path} is a directory, not a store", hint=f"--db {shlex.quote(str(path / 'gpuscout.db'))}"

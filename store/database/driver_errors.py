@@ -35,7 +35,7 @@ def translated(where: str, *, writes: bool = True) -> Iterator[None]:
 
 
 def may_pass(error: GpuscoutError) -> bool:
-    """Whether what `translated` raised may be over when the transaction is run again.
+    """Return whether what `translated` raised may be over when the transaction is run again.
 
     So are lost and refused connections, a server that stops or starts, deadlocks and serialisation failures. On
     SQLite nothing is: the wait for its lock is over already.
@@ -50,13 +50,13 @@ def may_pass(error: GpuscoutError) -> bool:
 
 
 def is_missing_reference(error: DBAPIError) -> bool:
-    """Whether a row could not be stored because one it refers to has been deleted."""
+    """Return whether a row could not be stored because one it refers to has been deleted."""
     code = getattr(error.orig, "sqlite_errorcode", None)
     return code == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY or getattr(error.orig, "sqlstate", None) == "23503"
 
 
 def _of_driver(error: BaseException | None) -> BaseException | None:
-    """The driver's own error; None for any other. Drivers that are used directly raise theirs unwrapped."""
+    """Return the driver's own error; None for any other. Drivers that are used directly raise theirs unwrapped."""
     if isinstance(error, DBAPIError):
         return error.orig
     # Only psycopg's errors have a state; psycopg itself may not be installed.
@@ -69,7 +69,7 @@ def _refused_write(error: BaseException | None) -> bool:
 
 
 def translate(error: BaseException | None, where: str) -> GpuscoutError | None:
-    """The error of a driver as one of ours; None when it says nothing about the place."""
+    """Return the error of a driver as one of ours; None when it says nothing about the place."""
     if isinstance(error, sqlite3.Error):
         code = getattr(error, "sqlite_errorcode", None)
         # The low byte is the kind, the rest details it.
@@ -137,7 +137,7 @@ _OF_PLACE: dict[str, tuple[str | None, str]] = {
 
 
 def _is_lost(error: BaseException) -> bool:
-    """Whether an error of psycopg without a state means that there is no connection (any more)."""
+    """Return whether an error of psycopg without a state means that there is no connection (any more)."""
     import psycopg
 
     return isinstance(error, psycopg.OperationalError)

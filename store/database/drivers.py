@@ -34,7 +34,7 @@ _STEPS_BETWEEN_LOOKS = 20_000
 
 
 def make_engine(url: sa.URL, waits: Waits | None = None, *, immutable: bool = False) -> sa.Engine:
-    """An engine under the policy above, whose waits are `waits`. Connects to nothing yet.
+    """Return an engine under the policy above, whose waits are `waits`. Connects to nothing yet.
 
     `immutable`: a SQLite file that nobody can write, so that SQLite needs no files beside it.
     Raises StoreUnreachableError when the Postgres driver or a recent enough SQLite library is missing, InputError for
@@ -144,7 +144,7 @@ def use_wal(engine: sa.Engine, waits: Waits) -> None:
 
 
 def connect(engine: sa.Engine, *, writes: bool) -> sa.Connection:
-    """A connection whose transactions write, or cannot write at all.
+    """Return a connection whose transactions write, or cannot write at all.
 
     Raises StoreUnreachableError for a pooler that a runner cannot work through.
     """

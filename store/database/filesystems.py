@@ -18,7 +18,7 @@ _MOUNT_LINE = re.compile(r"^.+? on (?P<point>/.*) \((?P<type>[^,)]+)")
 
 
 def network_filesystem(path: Path) -> str | None:
-    """The type of the network file system that holds `path`, such as "nfs4"; None: local, or nobody can tell.
+    """Return the type of the network file system that holds `path`, such as "nfs4"; None: local, or nobody can tell.
 
     The file itself need not exist yet.
     """
@@ -34,12 +34,14 @@ def network_filesystem(path: Path) -> str | None:
 
 
 def is_network(kind: str) -> bool:
-    """Whether a file system type, as mount tables spell it, is one whose files are on another machine."""
+    """Return whether a file system type, as mount tables spell it, is one whose files are on another machine."""
     return _NETWORK.fullmatch(kind) is not None
 
 
 def filesystem_of(path: Path, mounts: list[tuple[str, str]]) -> str | None:
-    """The type of the deepest mount that holds `path`; of two on one point the later, which hides the earlier."""
+    """Return the type of the deepest mount that holds `path`; of two on
+    one point the later, which hides the earlier.
+    """
     found: tuple[int, str] | None = None
     for point, kind in mounts:
         depth = len(Path(point).parts)
@@ -49,7 +51,7 @@ def filesystem_of(path: Path, mounts: list[tuple[str, str]]) -> str | None:
 
 
 def parse_mountinfo(text: str) -> list[tuple[str, str]]:
-    """(mount point, type) of every line of Linux' /proc/self/mountinfo, in its order."""
+    """Return (mount point, type) of every line of Linux' /proc/self/mountinfo, in its order."""
     mounts = []
     for line in text.splitlines():
         mount, separator, rest = line.partition(" - ")
@@ -59,7 +61,7 @@ def parse_mountinfo(text: str) -> list[tuple[str, str]]:
 
 
 def parse_mount_output(text: str) -> list[tuple[str, str]]:
-    """(mount point, type) of every line that `mount` prints on macOS and the BSDs."""
+    """Return (mount point, type) of every line that `mount` prints on macOS and the BSDs."""
     return [(match["point"], match["type"].strip()) for match in map(_MOUNT_LINE.match, text.splitlines()) if match]
 
 

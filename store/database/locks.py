@@ -98,7 +98,7 @@ class RunnerLock:
             self._file = None
 
     def is_alive(self, runner_id: int) -> bool:
-        """Whether the process of this runner still holds its lock."""
+        """Return whether the process of this runner still holds its lock."""
         if runner_id == self.runner_id:
             return True
         if self._store.is_sqlite:
@@ -112,7 +112,7 @@ class RunnerLock:
             return not self._session.execute(sa.select(free)).scalar_one()
 
     def take_task(self, key: bytes) -> bool:
-        """Whether a task is this runner's to evaluate, until `leave_task` or its end: nobody else has taken it.
+        """Return whether a task is this runner's to evaluate, until `leave_task` or its end: nobody else has taken it.
 
         Never waits. Saves work and decides nothing: a task may be stored by whoever has computed it.
         """
@@ -129,7 +129,7 @@ class RunnerLock:
             return taken
 
     def leave_task(self, key: bytes) -> None:
-        """Nothing happens when it was not taken."""
+        """Give the lock of a task back. Nothing happens when it was not taken."""
         with self._session_use:
             if self._session is not None and key in self._tasks:
                 with suppress(DBAPIError):
@@ -182,25 +182,25 @@ class RunnerLock:
 
 
 def _discard(session: sa.Connection) -> None:
-    """Only a closed connection surely holds no lock; a pooled one would go on holding it."""
+    """Close the connection: only a closed one surely holds no lock; a pooled one would go on holding it."""
     if not session.invalidated:
         session.invalidate()
     session.close()
 
 
 def _advisory_key(runner_id: int) -> tuple[sa.ColumnElement[int], sa.ColumnElement[int]]:
-    """Advisory locks are shared by all schemas of a database, so the schema is part of the key."""
+    """Return the key of a lock: all schemas of a database share advisory locks, so the schema is part of it."""
     schema = sa.func.hashtext(sa.literal("gpuscout runner ") + sa.func.current_schema())
     return schema, sa.cast(sa.literal(runner_id), sa.Integer)
 
 
 def _task_lock(key: bytes) -> sa.ColumnElement[int]:
-    """Another space of advisory locks than that of runners; equal tasks of two schemas are never worth two locks."""
+    """Return a key of another space of advisory locks than the runners'; equal tasks of two schemas share a lock."""
     return sa.cast(sa.literal(int.from_bytes(key[:8], signed=True)), sa.BigInteger)
 
 
 def lock_file(path: Path) -> Path:
-    """The lock file of a SQLite store; the same by whichever name the store is reached."""
+    """Return the lock file of a SQLite store; the same by whichever name the store is reached."""
     return Path(f"{path.resolve()}.lock")
 
 
@@ -224,7 +224,7 @@ class FileLock:
         self.release()
 
     def acquire(self) -> None:
-        """Raises StoreBusyError, naming the holder, when the wait was in vain."""
+        """Raise StoreBusyError, naming the holder, when the wait was in vain."""
         deadline = None if self._wait_s is None else time.monotonic() + self._wait_s
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -252,7 +252,7 @@ class FileLock:
         _HELD.add(self)
 
     def release(self) -> None:
-        """Nothing happens when the lock is not held."""
+        """Release the lock. Nothing happens when it is not held."""
         _HELD.discard(self)
         if self._descriptor is not None:
             os.close(self._descriptor)

@@ -14,7 +14,7 @@ _migrating = threading.Lock()
 
 
 def alembic_config(connection: sa.Connection | None = None) -> Config:
-    """Alembic's configuration without an ini file: the scripts are found in the installed package."""
+    """Return Alembic's configuration without an ini file: the scripts are found in the installed package."""
     config = Config()
     config.set_main_option("script_location", SCRIPTS)
     config.attributes["connection"] = connection

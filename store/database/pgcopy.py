@@ -54,7 +54,7 @@ def copy_rows(connection: sa.Connection, target: str, table: sa.Table, columns: 
 
 
 def encoded(table: sa.Table, columns: Columns) -> Iterator[bytes]:
-    """The rows in some order, in parts of bounded size, without header and trailer."""
+    """Yield the rows in some order, in parts of bounded size, without header and trailer."""
     count = row_count(columns)
     fields = [_field(columns[column.name], column.type, count) for column in table.columns if column.name in columns]
     widest = np.max([field.lengths for field in fields if field.lengths is not None] or [np.zeros(count, int)], axis=0)

@@ -53,7 +53,7 @@ class Session(psycopg.Connection[Any]):
     pooled = False
 
     def wait(self, gen: Any, interval: float = 0.1, *more: Any, **others: Any) -> Any:
-        """What psycopg does while the server works on something, but looking up now and then.
+        """Return what psycopg does while the server works on something, but looking up now and then.
 
         Whoever stops waiting takes the request back, as far as the server still listens, and ends the connection.
         """
@@ -88,7 +88,10 @@ class StoppedWaiting(psycopg.OperationalError):
 
 
 def connect(waits: Waits, server: str, *args: Any, **options: Any) -> Session:
-    """A new session, set up. Raises the errors of psycopg, and StoreUnreachableError for a database it cannot use."""
+    """Return a new session, set up.
+
+    Raises the errors of psycopg, and StoreUnreachableError for a database it cannot use.
+    """
     options = {name: value for name, value in _GONE_CLIENT.items() if name not in options} | options
     # Looking an address up cannot be interrupted, so that is done beside this thread.
     session = waits.call(lambda: Session.connect(*args, **options), server, abandon=lambda late: late.close())
@@ -135,7 +138,7 @@ def _set(settings: dict[str, str]) -> str:
 
 
 def check_options(options: dict[str, Any]) -> None:
-    """Raises InputError for options of a URL that the driver does not know."""
+    """Raise InputError for options of a URL that the driver does not know."""
     for name, value in options.items():
         try:
             psycopg.conninfo.make_conninfo("", **{name: value})
@@ -149,7 +152,7 @@ def check_options(options: dict[str, Any]) -> None:
 
 
 def require_one_session(connection: sa.Connection, server: str) -> None:
-    """Raises StoreUnreachableError when a pooler lends sessions of the server out for single transactions.
+    """Raise StoreUnreachableError when a pooler lends sessions of the server out for single transactions.
 
     The lock of a runner belongs to a session. Two clients never have the same session at a time unless it is lent out:
     then a second client gets the one that this one just had, or this one has another one afterwards.
@@ -172,7 +175,7 @@ def require_one_session(connection: sa.Connection, server: str) -> None:
 
 
 def transaction_pooling(server: str) -> StoreUnreachableError:
-    """For a store that can be read but not written to."""
+    """Return the error for a store that can be read but not written to."""
     return StoreUnreachableError(
         f"cannot write to {server}: a pooler (such as PgBouncer in transaction mode) gives every transaction another "
         "session, and the lock of a runner would not hold",
@@ -181,5 +184,5 @@ def transaction_pooling(server: str) -> StoreUnreachableError:
 
 
 def _backend(session: Any) -> int:
-    """The process of the server that serves this session."""
+    """Return the process of the server that serves this session."""
     return int(session.execute("SELECT pg_backend_pid()").fetchone()[0])

@@ -8,7 +8,7 @@ from gpuscout.store.database.connect import Store
 
 
 def state_of(store: Store) -> str:
-    """A text that stays the same as long as nothing is written to the store.
+    """Return a text that stays the same as long as nothing is written to the store.
 
     On Postgres it is the snapshot of transactions, which writes to other databases of the server change as well; on
     SQLite what the file system says of the file and its write-ahead log. Empty for a store in memory: never the same.

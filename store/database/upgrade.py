@@ -67,7 +67,7 @@ class Upgrade:
 
 
 def store_status(url: str) -> StoreStatus:
-    """The revision of a store. Raises StoreUnreachableError or StoreBusyError when nobody can tell."""
+    """Return the revision of a store. Raises StoreUnreachableError or StoreBusyError when nobody can tell."""
     with reach(url) as store:
         return StoreStatus(store.url_for_display, store_revision(store), HEAD)
 
@@ -103,7 +103,7 @@ def _no_runner(store: Store) -> FileLock | nullcontext[None]:
 
 
 def _back_up(path: Path, revision: str) -> Path:
-    """A consistent copy of a SQLite file, even while others use it."""
+    """Return a consistent copy of a SQLite file, even while others use it."""
     time = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     target = path.with_name(f"{path.name}.backup-{revision}-{time}")
     mode = path.stat().st_mode & 0o666  # who may not read the store may not read its backup

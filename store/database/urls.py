@@ -20,7 +20,8 @@ _FORMS = "use sqlite:///FILE, a path, or postgresql://USER@HOST/NAME"
 
 
 def parse_url(text: str) -> sa.URL:
-    """A SQLite or Postgres URL; anything that does not look like the address of a database is the path of a file.
+    """Return a SQLite or Postgres URL; anything that does not look like the
+    address of a database is the path of a file.
 
     Raises InputError for other databases, and for a URL that is mistyped or not encoded: it is never taken for a path.
     No message repeats `text`, which may hold a password.
@@ -53,7 +54,9 @@ def parse_url(text: str) -> sa.URL:
 
 
 def display(url: sa.URL) -> str:
-    """The store for people, and what `--db` takes: the path of a SQLite file, else the URL without its password."""
+    """Return the store for people, and what `--db` takes: the path of a
+    SQLite file, else the URL without its password.
+    """
     path = sqlite_path(url)
     if path is not None:
         return str(path)
@@ -62,12 +65,12 @@ def display(url: sa.URL) -> str:
 
 
 def sqlite_path(url: sa.URL) -> Path | None:
-    """The file of a SQLite URL; None for a database in memory and for Postgres."""
+    """Return the file of a SQLite URL; None for a database in memory and for Postgres."""
     return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 
 
 def _refuse_address(path: str) -> None:
-    """Raises InputError for what is meant to be an address: as a path, its password would become a file's name."""
+    """Raise InputError for what is meant to be an address: as a path, its password would become a file's name."""
     named = path.startswith(("/", "./", "../"))
     if _SCHEME.match(path.removeprefix("./")) or _SETTING.search(path) or ("@" in path and not named):
         raise InputError(

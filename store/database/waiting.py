@@ -25,7 +25,7 @@ _until: ContextVar[Callable[[], float] | None] = ContextVar("until", default=Non
 
 @contextmanager
 def answer_by(until: Callable[[], float]) -> Iterator[None]:
-    """What this context reads from a store ends at the moment (`time.monotonic`) that `until` gives.
+    """End what this context reads from a store at the moment (`time.monotonic`) that `until` gives.
 
     `until` is asked several times a second, by whichever thread reads, so another may bring the moment forward.
     Reading then raises TookTooLongError.
@@ -38,19 +38,19 @@ def answer_by(until: Callable[[], float]) -> Iterator[None]:
 
 
 def is_limited() -> bool:
-    """Whether what this context reads ends at some moment."""
+    """Return whether what this context reads ends at some moment."""
     return _until.get() is not None
 
 
 def is_late() -> bool:
-    """Whether what this context reads should have ended by now."""
+    """Return whether what this context reads should have ended by now."""
     until = _until.get()
     return until is not None and time.monotonic() >= until()
 
 
 @contextmanager
 def while_asked() -> Iterator[None]:
-    """Raises TookTooLongError at the start when it is late, and for what fails because it got late."""
+    """Raise TookTooLongError at the start when it is late, and for what fails because it got late."""
     if is_late():
         raise _late()
     try:
@@ -79,7 +79,7 @@ class Waits:
 
     @contextmanager
     def changed(self, *, until: Callable[[], float], notice: Callable[[str], None]) -> Iterator[None]:
-        """Other rules for the `with` block, for waits that have begun already, too."""
+        """Yield other rules for the `with` block, for waits that have begun already, too."""
         before = self.until, self.notice
         self.until, self.notice = until, notice
         try:
@@ -88,11 +88,12 @@ class Waits:
             self.until, self.notice = before
 
     def begin(self, what: str) -> Wait:
-        """A wait that begins now; `what` is waited for, in words."""
+        """Return a wait that begins now; `what` is waited for, in words."""
         return Wait(self, what)
 
     def call(self, work: Callable[[], _T], what: str, *, abandon: Callable[[_T], None]) -> _T:
-        """What `work` returns or raises; it runs in a thread of its own, so that waiting for it can end before it does.
+        """Return what `work` returns or raises; it runs in a thread of its own,
+        so that waiting for it can end before it does.
 
         A result that comes too late is given to `abandon`.
         """
@@ -122,7 +123,7 @@ class Wait:
         self._told = False
 
     def look_up(self) -> None:
-        """Raises StoreUnreachableError once waiting is to end."""
+        """Raise StoreUnreachableError once waiting is to end."""
         now = time.monotonic()
         if now >= self._waits.until() or is_late():
             raise StoreUnreachableError(f"stopped waiting for {self._what}")

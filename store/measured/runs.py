@@ -192,17 +192,17 @@ class MeasuredRun:
         return self.details.get("notes")
 
     def requests(self, outcome: str) -> int | None:
-        """How many requests "completed" or "failed"; None: the file does not say."""
+        """Return how many requests "completed" or "failed"; None: the file does not say."""
         number = self.details.get(outcome)
         return number if isinstance(number, int) else None
 
     def figure(self, name: str) -> float | None:
-        """One of `METRICS`, as it is stored: measured, or derived."""
+        """Return one of `METRICS`, as it is stored: measured, or derived."""
         value: float | None = getattr(self, name)
         return self.derived.get(name) if value is None else value
 
     def digest(self) -> bytes:
-        """16 bytes that identify what was measured, on what, when and in which run; not the file or its format.
+        """Return 16 bytes that identify what was measured, on what, when and in which run; not the file or its format.
 
         Model and GPU count by their names: better figures of a GPU do not make another run of an old one.
         """
@@ -235,7 +235,7 @@ class MeasuredRun:
 
 
 def case_of(run: MeasuredRun, model: ModelSpec, gpu: GPUSpec, *, kv_precision: Precision | None = None) -> Case:
-    """The case of a run, with the defaults of estimates where nothing was said.
+    """Return the case of a run, with the defaults of estimates where nothing was said.
 
     `kv_precision` is what to assume where the run does not say it; None: the model's own.
     """
@@ -257,14 +257,17 @@ def case_of(run: MeasuredRun, model: ModelSpec, gpu: GPUSpec, *, kv_precision: P
 
 
 def public_runs(*files: str) -> tuple[MeasuredRun, ...]:
-    """The public runs that ship with gpuscout: all, or those of some of `PUBLIC_FILES`. Raises UnknownNameError."""
+    """Return the public runs that ship with gpuscout: all, or those of some of `PUBLIC_FILES`.
+
+    Raises UnknownNameError.
+    """
     if unknown := [file for file in files if file not in PUBLIC_FILES]:
         raise _unknown(unknown[0])
     return tuple(run for file in files or PUBLIC_FILES for run in _public(file))
 
 
 def public_file(name: str) -> SourceFile:
-    """One of `PUBLIC_FILES` as the CSV file it is. Raises UnknownNameError."""
+    """Return one of `PUBLIC_FILES` as the CSV file it is. Raises UnknownNameError."""
     if name not in PUBLIC_FILES:
         raise _unknown(name)
     data = importlib.resources.files(__package__).joinpath(f"{name}.csv.gz").read_bytes()
@@ -277,25 +280,27 @@ def _unknown(name: str) -> UnknownNameError:
 
 
 def read_runs(file: Path) -> tuple[MeasuredRun, ...]:
-    """The runs of a CSV file. Raises InputError with file, line and column of what is wrong."""
+    """Return the runs of a CSV file. Raises InputError with file, line and column of what is wrong."""
     return comparable_runs(file)[0]
 
 
 def comparable_runs(file: Path) -> tuple[tuple[MeasuredRun, ...], int]:
-    """The runs of a CSV file, and how many others are at a request rate. Raises what `read_runs` raises."""
+    """Return the runs of a CSV file, and how many others are at a request rate. Raises what `read_runs` raises."""
     rows = tuple(_rows(SourceFile.open(file).text, str(file)))
     runs = tuple(run for run in rows if run is not None)
     return runs, len(rows) - len(runs)
 
 
 def runs_digest(runs: Iterable[MeasuredRun]) -> str:
-    """16 hexadecimal digits that identify what was measured, whatever the order of the runs or the file's form."""
+    """Return 16 hexadecimal digits that identify what was measured,
+    whatever the order of the runs or the file's form.
+    """
     lines = sorted(canonical_json(_contents(run)) for run in runs)
     return hashlib.sha256(b"\n".join(lines)).hexdigest()[:16]
 
 
 def _contents(run: MeasuredRun) -> list[object]:
-    """What was measured; what only some runs tell is there only where they do."""
+    """Return what was measured; what only some runs tell is there only where they do."""
     plain = [getattr(run, name) for name in _IDENTITY]
     told = {name: value for name in _TOLD if (value := getattr(run, name)) not in (None, ())}
     if run.latency_stat != "mean":
@@ -309,7 +314,7 @@ def _public(file: str) -> tuple[MeasuredRun, ...]:
 
 
 def _rows(text: str, file: str) -> Iterator[MeasuredRun | None]:
-    """The runs of a CSV text, None for one at a request rate."""
+    """Yield the runs of a CSV text, None for one at a request rate."""
     for reported in table.rows(text, file, required=_REQUIRED):
         # Neither a closed loop nor a maximum: no estimate says what a request rate does.
         if reported.load is None:
@@ -322,7 +327,7 @@ def _rows(text: str, file: str) -> Iterator[MeasuredRun | None]:
 
 
 def _run(reported: Reported, file: str) -> MeasuredRun:
-    """The run of a line that has all of `_REQUIRED`; a GPU of the catalogue under its own name."""
+    """Return the run of a line that has all of `_REQUIRED`; a GPU of the catalogue under its own name."""
     says = reported.deployment
     gpu = GPUCatalogue.load().find(says["gpu"])
     server = server_called(says["server"])
@@ -356,10 +361,12 @@ def _run(reported: Reported, file: str) -> MeasuredRun:
 
 
 def day_or_month(day: date | None, details: Mapping[str, Any]) -> str | None:
-    """When a run was measured, as exactly as its source says: a day, a month or a year."""
+    """Return when a run was measured, as exactly as its source says: a day, a month or a year."""
     return None if day is None else details.get("measured_in") or day.isoformat()
 
 
 def figures_of(reported: Reported) -> dict[str, Any]:
-    """The fields of a `MeasuredRun` that a file has under the same names: figures, percentiles, the tool's own."""
+    """Return the fields of a `MeasuredRun` that a file has under the same
+    names: figures, percentiles, the tool's own.
+    """
     return {name: getattr(reported, name) for name in _FIGURES}

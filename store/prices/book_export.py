@@ -15,7 +15,7 @@ _QUOTES = [name for name in COLUMNS if name not in ("usd_per_gpu_hour", "price_p
 
 
 def write_quotes(quotes: Iterable[Quote], stream: IO[str]) -> None:
-    """Prices of GPUs, in the currency in which each was given."""
+    """Write prices of GPUs, in the currency in which each was given."""
     lines = csv.writer(stream, lineterminator="\n")
     lines.writerow(_QUOTES)
     for quote in quotes:
@@ -28,7 +28,7 @@ def write_quotes(quotes: Iterable[Quote], stream: IO[str]) -> None:
 
 
 def write_token_prices(prices: Iterable[TokenPrice], stream: IO[str]) -> None:
-    """Prices of tokens, in the currency in which each was given."""
+    """Write prices of tokens, in the currency in which each was given."""
     lines = csv.writer(stream, lineterminator="\n")
     lines.writerow(TOKEN_COLUMNS)
     for price in prices:

@@ -41,7 +41,7 @@ _YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": 
 
 
 def check_price(usd: float) -> str | None:
-    """What is wrong with a price per GPU hour in USD; None: nothing."""
+    """Return what is wrong with a price per GPU hour in USD; None: nothing."""
     if not math.isfinite(usd) or usd <= 0:
         return f"invalid price {usd:g}: expected a number above 0"
     if not LOWEST_USD <= usd <= HIGHEST_USD:
@@ -65,19 +65,19 @@ class BookFile(Generic[Quoted]):
     columns: ClassVar[Mapping[str, str]]
 
     def _lacking(self, names: list[str]) -> Iterable[SpecProblem]:
-        """What a header lacks."""
+        """Return what a header lacks."""
         raise NotImplementedError
 
     def _quote(self, row: Row) -> Quoted | None:
-        """What a row says; None where something is wrong with it, which it has reported."""
+        """Return what a row says; None where something is wrong with it, which it has reported."""
         raise NotImplementedError
 
     def _identity(self, quote: Quoted) -> tuple[object, ...]:
-        """What two rows of a file may not share."""
+        """Return what two rows of a file may not share."""
         raise NotImplementedError
 
     def read(self) -> list[Quoted]:
-        """The quotes in the order of the file.
+        """Return the quotes in the order of the file.
 
         Raises InputError with every problem of the file, or when it cannot be read.
         """
@@ -206,7 +206,7 @@ class Row:
             return None
 
     def rate(self) -> float | None:
-        """USD for one unit of the row's currency; None: not known."""
+        """Return USD for one unit of the row's currency; None: not known."""
         currency = self["currency"].upper() or "USD"
         rate = 1.0 if currency == "USD" else self.file.rates.get(currency)
         if rate is None:
@@ -216,7 +216,7 @@ class Row:
         return rate
 
     def price(self, rate: float | None, size: int | None) -> float | None:
-        """USD per GPU hour."""
+        """Return USD per GPU hour."""
         given = [column for column in _PRICES if self[column]]
         if len(given) != 1:
             self.report(None, "a row needs exactly one price" if not given else f"two prices: {', '.join(given)}")
@@ -280,7 +280,10 @@ class Row:
 
 
 def gpu_name(text: str, stored: Iterable[str]) -> str:
-    """The canonical name of a GPU of the catalogue, or of the store as it is spelled there. Raises UnknownNameError."""
+    """Return the canonical name of a GPU of the catalogue, or of the store as it is spelled there.
+
+    Raises UnknownNameError.
+    """
     try:
         return GPUCatalogue.load().resolve(text).name
     except UnknownNameError:
@@ -291,7 +294,7 @@ def gpu_name(text: str, stored: Iterable[str]) -> str:
 
 
 def prices_by_name(given: Iterable[tuple[str, float]], stored: Iterable[str]) -> dict[str, float]:
-    """USD per GPU hour by every name that the store has for each GPU. Raises InputError, UnknownNameError."""
+    """Return USD per GPU hour by every name that the store has for each GPU. Raises InputError, UnknownNameError."""
     found: dict[str, float] = {}
     known = tuple(stored)
     for name, usd in given:
@@ -305,7 +308,7 @@ def prices_by_name(given: Iterable[tuple[str, float]], stored: Iterable[str]) ->
 
 
 def other_names(gpu: str, stored: Iterable[str]) -> list[str]:
-    """The names of the store that mean this GPU and are not its own: a run may be stored under an alias."""
+    """Return the names of the store that mean this GPU and are not its own: a run may be stored under an alias."""
     catalogue = GPUCatalogue.load()
     meant = {name: catalogue.find(name) for name in stored if name != gpu}
     return [name for name, spec in meant.items() if spec is not None and spec.name == gpu]

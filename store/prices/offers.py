@@ -113,7 +113,7 @@ class Chosen:
     unused: list[str] = field(default_factory=list)
 
     def notes(self, most: int = 10) -> list[str]:
-        """Notes on offers left out, with the reasons; those that the user can decide first."""
+        """Return notes on offers left out, with the reasons; those that the user can decide first."""
         notes = [
             f"{name} may be {' or '.join(parts)}, {_offers(number)} left out: --part '{name}={parts[0]}' decides"
             for (name, parts), number in self.asked.most_common()
@@ -134,7 +134,7 @@ def quotes_of_offers(
     known: Iterable[Quote],
     gpus: Set[str] = frozenset(),
 ) -> Chosen:
-    """The quotes of these offers for a book: of several of one identity (zones of a region) the cheapest.
+    """Return the quotes of these offers for a book: of several of one identity (zones of a region) the cheapest.
 
     `day`: of all, or by provider. `parts`: GPU by name, as the user says. `known`: quotes that tell which GPU an
     instance type has. `gpus`: no others; none: all.
@@ -197,7 +197,7 @@ def _offers(number: int) -> str:
 
 
 def _parts(offer: Offer, by_instance: Mapping[tuple[str, str], str]) -> list[str]:
-    """The GPUs that an offer can mean."""
+    """Return the GPUs that an offer can mean."""
     texts = (offer.gpu, *offer.texts, offer.instance_type)
     family = _family(_base(offer.gpu))
     form = next((match[1].casefold() for text in texts if (match := _FORM.search(text))), None)
@@ -216,7 +216,7 @@ def _parts(offer: Offer, by_instance: Mapping[tuple[str, str], str]) -> list[str
 
 
 def _of_memory(family: list[GPUSpec], texts: Iterable[str], stated: Iterable[float]) -> list[GPUSpec]:
-    """Those with the memory that the name says, or else that is stated: all where neither is."""
+    """Return those with the memory that the name says, or else that is stated: all where neither is."""
     named = [float(match[1]) for text in texts if (match := _MEMORY.search(text))]
     for readings in (named, list(stated)):
         found: dict[str, GPUSpec] = {}
@@ -231,7 +231,7 @@ def _of_memory(family: list[GPUSpec], texts: Iterable[str], stated: Iterable[flo
 
 
 def _base(name: str) -> str:
-    """The rest of a name without vendor, form and memory: "NVIDIA A100-SXM4-80GB" -> "a100"."""
+    """Return the rest of a name without vendor, form and memory: "NVIDIA A100-SXM4-80GB" -> "a100"."""
     return squeeze(_BESIDES.sub(" ", name))
 
 
@@ -246,7 +246,7 @@ def _family(base: str) -> list[GPUSpec]:
 
 @functools.cache
 def _families() -> dict[str, list[GPUSpec]]:
-    """The GPUs by what their names and aliases have in common."""
+    """Return the GPUs by what their names and aliases have in common."""
     found: dict[str, list[GPUSpec]] = {}
     for gpu in GPUCatalogue.load():
         for base in dict.fromkeys(map(_base, (gpu.name, *gpu.aliases))):
@@ -255,7 +255,7 @@ def _families() -> dict[str, list[GPUSpec]]:
 
 
 def parse_parts(given: Iterable[str], stored_gpus: Iterable[str]) -> dict[str, str]:
-    """ "A100-80GB=A100-PCIe-80GB" -> the GPU by the name that a catalogue gives it. Raises InputError."""
+    """Read "A100-80GB=A100-PCIe-80GB" -> the GPU by the name that a catalogue gives it. Raises InputError."""
     from gpuscout.store.prices.csv_file import gpu_name
 
     known, found = tuple(stored_gpus), dict[str, str]()

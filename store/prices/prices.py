@@ -54,13 +54,15 @@ class Quote:
     note: str = ""
 
     def usd_per_hour(self, num_gpus: int, *, whole_instances: bool, replicas: int = 1) -> float:
-        """What so many deployments of `num_gpus` GPUs cost for an hour; with `whole_instances` idle GPUs as well."""
+        """Return what so many deployments of `num_gpus` GPUs cost for an hour;
+        with `whole_instances` idle GPUs as well.
+        """
         size = self.gpus_per_instance if whole_instances and self.gpus_per_instance else 1
         return self.usd_per_gpu_hour * size * packed(num_gpus, replicas, size)
 
 
 def packed(num_gpus: int, replicas: int, size: int) -> int:
-    """How many machines of `size` GPUs hold so many deployments of `num_gpus` GPUs.
+    """Return how many machines of `size` GPUs hold so many deployments of `num_gpus` GPUs.
 
     A deployment that fits a machine is never cut in two; one that does not has whole machines of its own.
     """
@@ -116,7 +118,7 @@ class GpuPrice:
     override: float | None = None
 
     def per_hour(self, num_gpus: int, replicas: int = 1) -> HourlyPrice:
-        """What a deployment of so many GPUs costs, or several of them side by side."""
+        """Return what a deployment of so many GPUs costs, or several of them side by side."""
         if self.override is not None:
             total = self.override * num_gpus * replicas
             return HourlyPrice(total, total, total)
@@ -146,7 +148,9 @@ class GpuPrice:
         return (min(found), max(found)) if found else None
 
     def is_old(self, day: date) -> bool:
-        """Whether at least half of its providers' prices were read more than `OLD_AFTER_DAYS` before this day."""
+        """Return whether at least half of its providers' prices were read
+        more than `OLD_AFTER_DAYS` before this day.
+        """
         newest = {quote.provider.casefold(): quote.date for quote in self.quotes}
         old = sum((day - read).days > OLD_AFTER_DAYS for read in newest.values())
         return old > 0 and 2 * old >= len(newest)
@@ -162,13 +166,13 @@ class Prices:
     day: date | None = None
 
     def is_old(self, gpu: str) -> bool:
-        """Whether the price of a GPU is old on that day; False: it has none."""
+        """Return whether the price of a GPU is old on that day; False: it has none."""
         price = self.known.get(gpu)
         return price is not None and self.day is not None and price.is_old(self.day)
 
 
 def price_gpus(gpus: Iterable[str], quotes: Sequence[Quote], rules: PriceRules, *, today: date | None = None) -> Prices:
-    """One price per GPU by the rules above. `quotes` may hold other books and GPUs.
+    """Return one price per GPU by the rules above. `quotes` may hold other books and GPUs.
 
     How old prices are counts from `PriceRules.as_of`, or else from `today`.
     """
@@ -199,7 +203,7 @@ def price_gpus(gpus: Iterable[str], quotes: Sequence[Quote], rules: PriceRules, 
 
 
 def _counting(quotes: list[Quote], rules: PriceRules) -> tuple[list[Quote], str | None]:
-    """The quotes that count; where none does, the condition that left none (None: there were none at all)."""
+    """Return the quotes that count; where none does, the condition that left none (None: there were none at all)."""
     if not quotes:
         return [], None
     providers = {name.casefold() for name in rules.providers}
@@ -230,7 +234,7 @@ def _in_region(quote: Quote, region: str) -> bool:
 
 
 def _newest(quotes: Iterable[Quote]) -> list[Quote]:
-    """The newest quotes of every provider, in the order of providers and prices."""
+    """Return the newest quotes of every provider, in the order of providers and prices."""
     by_provider: dict[str, list[Quote]] = defaultdict(list)
     for quote in quotes:
         by_provider[quote.provider.casefold()].append(quote)
@@ -246,10 +250,10 @@ def _by_price(quote: Quote) -> tuple[float, str, str]:
 
 
 def providers_of(quotes: Collection[Quote]) -> list[str]:
-    """The names of all providers, sorted."""
+    """Return the names of all providers, sorted."""
     return sorted({quote.provider for quote in quotes})
 
 
 def regions_of(quotes: Collection[Quote]) -> list[str]:
-    """The names of all regions, sorted."""
+    """Return the names of all regions, sorted."""
     return sorted({region for quote in quotes for region in quote.region.split() if region != EVERYWHERE})

@@ -39,7 +39,10 @@ class SkyPilotFile:
     problems: list[SpecProblem] = field(default_factory=list)
 
     def read(self) -> list[Offer]:
-        """The offers in the order of the file. Raises InputError with its problems, or when it cannot be read."""
+        """Return the offers in the order of the file.
+
+        Raises InputError with its problems, or when it cannot be read.
+        """
         provider = self.provider or self._provider()
         try:
             text = read_bounded(self.path, results_mb()).decode("utf-8-sig")
@@ -113,7 +116,7 @@ class SkyPilotFile:
                 )
 
     def _number(self, cells: Mapping[str, str], name: str, line: int, most: float) -> float | None:
-        """A number from 0 to `most`; None where the cell is empty, or holds none, which is reported."""
+        """Return a number from 0 to `most`; None where the cell is empty, or holds none, which is reported."""
         text = cells.get(name, "")
         if not text:
             return None
@@ -131,7 +134,7 @@ class SkyPilotFile:
 
 
 def _memory(info: str, count: int) -> tuple[float, ...]:
-    """GB of one GPU, in every way in which `GpuInfo` can be read."""
+    """Return GB of one GPU, in every way in which `GpuInfo` can be read."""
     stated = {name: int(value) for name, value in _SIZE.findall(info)}
     size, total = stated.get("SizeInMiB", 0), stated.get("TotalGpuMemoryInMiB", 0)
     if not size:

@@ -28,7 +28,7 @@ _FIELDS = tuple(field.name for field in fields(TokenPrice))
 
 @functools.cache
 def shipped_token_prices() -> tuple[TokenPrice, ...]:
-    """The book "default": public prices with their dates and sources, read once per process."""
+    """Return the book "default": public prices with their dates and sources, read once per process."""
     data = pkgutil.get_data("gpuscout.store", "data/token_prices.csv")
     assert data is not None  # it raises if the file is missing
     return tuple(
@@ -48,7 +48,7 @@ def shipped_token_prices() -> tuple[TokenPrice, ...]:
 
 
 def token_prices_of(connection: sa.Connection, books: Sequence[str] = ()) -> list[TokenPrice]:
-    """All token prices of these books, or of all, by book, provider and model, the newest first."""
+    """Return all token prices of these books, or of all, by book, provider and model, the newest first."""
     statement = sa.select(*(table.c[name] for name in _FIELDS))
     if books:
         statement = statement.where(table.c.book.in_(books))
@@ -81,7 +81,7 @@ def save_token_prices(
 
 
 def current(prices: Iterable[TokenPrice], as_of: date | None = None) -> list[TokenPrice]:
-    """Of each provider and model the newest price, none after `as_of`; those of the book "own" come first."""
+    """Return for each provider and model the newest price, none after `as_of`; those of the book "own" come first."""
     found: dict[tuple[str, str], TokenPrice] = {}
     for price in prices:
         if as_of is not None and price.date > as_of:
@@ -97,7 +97,7 @@ def _precedence(price: TokenPrice) -> tuple[bool, bool, int]:
 
 
 def named(text: str, prices: Sequence[TokenPrice]) -> list[TokenPrice]:
-    """The prices that a name means: a provider, a model, or "provider/model", each of them also as a glob.
+    """Return the prices that a name means: a provider, a model, or "provider/model", each of them also as a glob.
 
     Raises UnknownNameError, with the nearest names.
     """
@@ -117,6 +117,6 @@ def named(text: str, prices: Sequence[TokenPrice]) -> list[TokenPrice]:
 
 
 def check_cached_share(share: float) -> None:
-    """Raises InputError unless it is a share from 0 to 1."""
+    """Raise InputError unless it is a share from 0 to 1."""
     if not 0 <= share <= 1:
         raise InputError(f"invalid share of cached input {share:g}: expected a number from 0 to 1")

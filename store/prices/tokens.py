@@ -54,7 +54,7 @@ class TokenPrice:
         return f"{self.provider}/{bare(self.model)}"
 
     def usd(self, input_tokens: float, output_tokens: float, cached_share: float = 0.0) -> float:
-        """The price of so many tokens in USD; `cached_share` of the input is read from the API's cache."""
+        """Return the price of so many tokens in USD; `cached_share` of the input is read from the API's cache."""
         cached = self.input_usd_per_mtok if self.cached_input_usd_per_mtok is None else self.cached_input_usd_per_mtok
         read = input_tokens * ((1 - cached_share) * self.input_usd_per_mtok + cached_share * cached)
         return (read + output_tokens * self.output_usd_per_mtok) / 1e6
@@ -97,13 +97,13 @@ class TokenFile(BookFile[TokenPrice]):
 
 
 def model_name(text: str) -> str:
-    """The name of the catalogue for a model that it knows, whatever its spelling; any other as it is."""
+    """Return the name of the catalogue for a model that it knows, whatever its spelling; any other as it is."""
     found = meant(text, ModelCatalogue.load().names(), lambda name: (bare(name),))
     return found[0] if len(found) == 1 else text
 
 
 def _price(row: Row, column: str, rate: float | None, *, least: float = 0.0) -> float | None:
-    """USD per million tokens."""
+    """Return USD per million tokens."""
     text = row[column]
     try:
         value = float(text)

@@ -50,7 +50,7 @@ _FIELDS = tuple(name for name in StoredAnswer.__match_args__ if name not in ("in
 
 
 def answers_at(connection: sa.Connection, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, int], StoredAnswer]:
-    """The answers at pairs of a task's id and a concurrency; a concurrency of 0 asks for the task alone."""
+    """Return the answers at pairs of a task's id and a concurrency; a concurrency of 0 asks for the task alone."""
     rows = list(_rows(connection, wanted))
     intervals = intervals_of(connection, sorted({row.engine_id for row in rows}))
     return {(row.task_id, row.asked): _answer(row, intervals) for row in rows}

@@ -67,7 +67,7 @@ class Batch:
         return self.amount / output_len if self.tokens else self.amount
 
     def lasting(self, machines: int) -> float:
-        """The share of a spot replica's paid time that is work that lasts."""
+        """Return the share of a spot replica's paid time that is work that lasts."""
         rate = (self.interruptions_per_h or 0.0) * machines / 3600
         return math.exp(-rate * (self.startup_s + self.lost_work_s))
 
@@ -133,7 +133,9 @@ class BatchCapacity:
 def offer_of(
     batch: Batch, requests: float, each: float, config: RankedConfig, node: int, price: Hourly | None, purchase: str
 ) -> BatchOffer | None:
-    """The offer that finishes the requests in time at `each` requests/s a replica; None: no number of replicas does."""
+    """Return the offer that finishes the requests in time at `each`
+    requests/s a replica; None: no number of replicas does.
+    """
     lasting = batch.lasting(-(-config.num_gpus // node)) if purchase == "spot" else 1.0
     each *= lasting
     if not each * (batch.within_s - batch.startup_s) * _MOST_REPLICAS >= requests:

@@ -62,7 +62,7 @@ class Users:
     number: float
 
     def requests_per_s(self, config: RankedConfig, rate_per_replica: float) -> float | None:
-        """The rate that they make on replicas of this configuration at its operating point; None: not known."""
+        """Return the rate that they make on replicas of this configuration at its operating point; None: not known."""
         return None if not config.concurrency else self.number * rate_per_replica / config.concurrency
 
 
@@ -167,7 +167,7 @@ class GroupCapacity:
 
 
 def replicas_for(rate: float, rate_per_replica: float, demand: Demand) -> int:
-    """How many replicas carry the rate with the headroom, and those to spare."""
+    """Return how many replicas carry the rate with the headroom, and those to spare."""
     needed = max(1, math.ceil(rate / (rate_per_replica * (1 - demand.headroom)) * (1 - _EXACT)))
     return max(needed + demand.spare, demand.min_replicas)
 
@@ -180,7 +180,9 @@ def plan(
     gpus_per_node: int,
     price: GpuPrice | None,
 ) -> Plan | None:
-    """The deployments of one configuration for requests per second, or users; None: its request rate is not known."""
+    """Return the deployments of one configuration for requests per second,
+    or users; None: its request rate is not known.
+    """
     rate_per_replica = rate_of(config, output_len)
     if not rate_per_replica:
         return None
@@ -217,7 +219,7 @@ def plan(
 
 
 def expected_rates(config: RankedConfig, output_len: int) -> tuple[float, ...]:
-    """The ends of the interval of a replica's request rate; none: not known."""
+    """Return the ends of the interval of a replica's request rate; none: not known."""
     if (rates := config.intervals.get("requests_per_s")) is not None:
         return tuple(rate for rate in rates if rate > 0)
     tokens = config.intervals.get("output_tokens_per_s", ())
@@ -225,7 +227,9 @@ def expected_rates(config: RankedConfig, output_len: int) -> tuple[float, ...]:
 
 
 def rate_of(config: RankedConfig, output_len: int) -> float | None:
-    """Requests per second of one replica at its operating point, as it counts in the ranking; None: not known."""
+    """Return requests per second of one replica at its operating point, as
+    it counts in the ranking; None: not known.
+    """
     if config.request_rate is not None:
         return config.request_rate
     rate = config.counted("requests_per_s")
@@ -271,19 +275,19 @@ def capacity_of(
 
 
 def is_known(config: RankedConfig) -> bool:
-    """Whether it is known how surely its figures hold."""
+    """Return whether it is known how surely its figures hold."""
     return config.kind is Kind.MEASURED or bool(config.intervals)
 
 
 def _simulated(rates: Sequence[RankedConfig], found: Plan) -> Load:
-    """What a replica sees at its share of the load."""
+    """Return what a replica sees at its share of the load."""
     config = enough_for(rates, found.requests_per_s / found.replicas)
     latencies = config.ttft_ms, config.itl_ms, config.e2e_s
     return Load(config.concurrency or 0, *latencies, config.request_rate, config.percentiles)
 
 
 def _cut(plans: Sequence[Plan]) -> tuple[tuple[Plan, ...], tuple[Plan, ...]]:
-    """These, and apart from them those that cost so much more than the first that they are no option."""
+    """Return these, and apart from them those that cost so much more than the first that they are no option."""
     first = plans[0].usd_per_hour if plans else None
     if first is None:
         return tuple(plans), ()
@@ -315,7 +319,9 @@ _PROGRESS = (
 
 
 def out_of(group: Group, able: Iterable[str]) -> list[Out]:
-    """The GPU types without any plan, in the order of their names, each with the reason of its best configuration."""
+    """Return the GPU types without any plan, in the order of their names,
+    each with the reason of its best configuration.
+    """
     able = set(able)
     found: dict[str, list[tuple[tuple[int, float], Cause, Slo | None, Loser]]] = {}
     for losers in group.losers:
@@ -331,7 +337,7 @@ def out_of(group: Group, able: Iterable[str]) -> list[Out]:
 
 
 def load_at(curve: Sequence[tuple[float, float, float | None, float | None, float | None]], rate: float) -> Load | None:
-    """A replica's operating point at a rate, between stored ones; at or below the lowest, the lowest.
+    """Return a replica's operating point at a rate, between stored ones; at or below the lowest, the lowest.
 
     `curve`: (concurrency, requests/s, TTFT ms, ITL ms, E2E s), by concurrency. None: it never reaches the rate.
     """

@@ -88,7 +88,8 @@ def capacity(
 
 
 def both_rankings(connection: sa.Connection, question: Question) -> tuple[Ranking, dict[CaseKey, Group]]:
-    """Every configuration at the point that counts for a load, and the groups in which it counts by what is sure.
+    """Return every configuration at the point that counts for a load, and
+    the groups in which it counts by what is sure.
 
     The point of highest throughput is that of lowest cost, and GPUs without a price are ranked as well.
     """
@@ -98,7 +99,7 @@ def both_rankings(connection: sa.Connection, question: Question) -> tuple[Rankin
 
 
 def node_sizes(connection: sa.Connection) -> dict[str, int]:
-    """GPUs per node of every stored GPU type, by its newest figures."""
+    """Return GPUs per node of every stored GPU type, by its newest figures."""
     rows = connection.execute(sa.select(gpus.c.name, gpus.c.figures).order_by(gpus.c.created_at))
     return {row.name: int(json.loads(row.figures)["gpus_per_node"]) for row in rows}
 
@@ -122,7 +123,7 @@ def check_rates(rates: list[Rate], question: Question) -> None:
 
 
 def _with_load(connection: sa.Connection, groups: list[GroupCapacity]) -> list[GroupCapacity]:
-    """The same with the operating point of every plan at its share of the rate."""
+    """Return the same with the operating point of every plan at its share of the rate."""
     tasks = {p.config.task_id for group in groups for p in (*group.plans, *group.further) if p.config.task_id}
     curves = _curves(connection, sorted(tasks))
 
@@ -138,7 +139,7 @@ def _load(curves: Mapping[int, Curve], plan: Plan) -> Load | None:
 
 
 def _curves(connection: sa.Connection, tasks: list[int]) -> dict[int, Curve]:
-    """(concurrency, requests/s, TTFT ms, ITL ms, E2E s) of the stored points of tasks, by concurrency."""
+    """Return (concurrency, requests/s, TTFT ms, ITL ms, E2E s) of the stored points of tasks, by concurrency."""
     point = operating_points.c
     columns = (point.concurrency, point.requests_per_s, point.ttft_ms, point.itl_ms, point.e2e_s)
     found: dict[int, Curve] = {}

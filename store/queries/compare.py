@@ -141,7 +141,7 @@ class Comparison:
 
 
 def compare(connection: sa.Connection, one: Side, other: Side) -> Comparison:
-    """Raises what `rank` raises, and InputError for weighted objectives, whose figures have no unit."""
+    """Raise what `rank` raises, and InputError for weighted objectives, whose figures have no unit."""
     if one.question.aim.is_weighted:
         raise InputError("weighted objectives have no figure to compare", hint="--objective instead of --weight")
     by_prices = {one.form, other.form} <= PRICE_FORMS
@@ -188,7 +188,7 @@ class _Seen:
 
     @classmethod
     def of(cls, connection: sa.Connection, side: Side, answered: Mapping[Key, int] | None = None) -> _Seen:
-        """`answered`: that of the other side, where it cannot differ."""
+        """Build a side. `answered`: that of the other side, where it cannot differ."""
         question = side.question
         try:
             ranking = rank(connection, replace(question, top=None))
@@ -226,7 +226,7 @@ _SETTINGS_OF = {form: attrgetter(*names) for form, names in _TOLD_APART.items()}
 
 
 def _key(case: _Case, config: Configuration, form: Form) -> Key:
-    """What is the same on both sides. Between kinds it says nothing of the kind."""
+    """Return what is the same on both sides. Between kinds it says nothing of the kind."""
     settings = _SETTINGS_OF[form](config)
     rate = getattr(config, "request_rate", None)
     apart = form is not Form.KIND and config.kind is Kind.MEASURED
@@ -234,7 +234,7 @@ def _key(case: _Case, config: Configuration, form: Form) -> Key:
 
 
 def _answered(connection: sa.Connection, scope: Scope, groups: Mapping[_Case, Group], form: Form) -> dict[Key, int]:
-    """The newest task of every configuration that the engine of its group answered, by its `_key`."""
+    """Return the newest task of every configuration that the engine of its group answered, by its `_key`."""
     answers = scope.answers
     names = ("model", "input_len", "output_len", "traffic", "request_rate", *_TOLD_APART[form])
     cursor = connection.execute(
@@ -252,7 +252,8 @@ def _answered(connection: sa.Connection, scope: Scope, groups: Mapping[_Case, Gr
 
 
 def _changes(one: _Seen, other: _Seen, known: Set[Key], known_after: Set[Key]) -> Iterable[Change]:
-    """Every configuration that is ranked on one side at least: those of the second side in its order, then the rest.
+    """Yield every configuration that is ranked on one side at least: those of
+    the second side in its order, then the rest.
 
     `known` are the configurations that the sides have an answer about.
     """
@@ -314,7 +315,7 @@ def _lead(group: Group | None) -> float | None:
 
 
 def _of_books(connection: sa.Connection, one: Side, other: Side) -> Iterable[PriceChange]:
-    """Where the price of a GPU is another one, of all GPUs of the books of both sides."""
+    """Return where the price of a GPU is another one, of all GPUs of the books of both sides."""
     rules = [side.question.prices for side in (one, other)]
     known = book_names(connection)
     books = dict.fromkeys(book for rule in rules for book in rule.precedence if book in known or book in rule.books)
@@ -325,7 +326,7 @@ def _of_books(connection: sa.Connection, one: Side, other: Side) -> Iterable[Pri
 
 
 def _prices(one: Prices, other: Prices) -> Iterable[PriceChange]:
-    """Where the price of a GPU is another one."""
+    """Yield where the price of a GPU is another one."""
     left, right = one.known, other.known
     for gpu in sorted(left.keys() | right.keys()):
         before, after = (prices[gpu].per_hour(1).usd if gpu in prices else None for prices in (left, right))
@@ -372,7 +373,9 @@ _SHIFT = 1 << 31
 
 
 def _points(connection: sa.Connection, scope: Scope, of: Array) -> Array:
-    """Points of these tasks as columns: position in `of` and concurrency in one number, then `METRICS`; NaN: NULL."""
+    """Return points of these tasks as columns: position in `of` and
+    concurrency in one number, then `METRICS`; NaN: NULL.
+    """
     point = operating_points
     statement = (
         sa.select(tasks.c.id, point.c.concurrency, *(point.c[name] for name in METRICS))

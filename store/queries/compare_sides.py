@@ -59,7 +59,7 @@ class Side:
 
 
 def sides_of(connection: sa.Connection, one: str, other: str, question: Question) -> tuple[Side, Side]:
-    """The question as either side answers it.
+    """Return the question as either side answers it.
 
     Raises UnknownNameError for a reference to nothing, InputError for sides that cannot be compared, plain references
     that mean several things, and a question that restricts what the sides are.
@@ -87,7 +87,7 @@ def sides_of(connection: sa.Connection, one: str, other: str, question: Question
 
 
 def side_of(connection: sa.Connection, text: str, question: Question) -> Side:
-    """The question as one side alone answers it. Raises what `sides_of` raises."""
+    """Return the question as one side alone answers it. Raises what `sides_of` raises."""
     forms = _meant(connection, text)
     if len(forms) > 1:
         ways = ", ".join(f"{form}:{_bare(text)}" for form in forms)
@@ -103,7 +103,7 @@ def _different(first: Side, second: Side, one: str, other: str) -> tuple[Side, S
 
 
 def _meant(connection: sa.Connection, text: str) -> list[Form]:
-    """What a reference can be. Raises UnknownNameError."""
+    """Return what a reference can be. Raises UnknownNameError."""
     prefix, colon, name = text.partition(":")
     if colon and prefix in list(Form) and prefix != Form.NOW:
         if not name:
@@ -166,7 +166,7 @@ def _side(connection: sa.Connection, form: Form, name: str, question: Question) 
 
 
 def _priced(form: Form, name: str, question: Question) -> Side:
-    """The question at other prices. Raises InputError."""
+    """Return the question at other prices. Raises InputError."""
     prices = question.prices
     if form is Form.NOW:
         return Side(form, "now", question)
@@ -183,7 +183,10 @@ def _priced(form: Form, name: str, question: Question) -> Side:
 
 
 def _overrides(text: str) -> dict[str, float]:
-    """ "H100=1.8,H200=2.5" as USD per GPU hour by canonical name. Raises InputError, UnknownNameError."""
+    """Return text such as "H100=1.8,H200=2.5" as USD per GPU hour by canonical name.
+
+    Raises InputError, UnknownNameError.
+    """
     found: dict[str, float] = {}
     for part in text.split(","):
         name, equals, figure = part.partition("=")
@@ -198,7 +201,7 @@ def _overrides(text: str) -> dict[str, float]:
 
 
 def _check_versions(connection: sa.Connection, names: Sequence[str]) -> None:
-    """Raises UnknownNameError for a version that no measured run has."""
+    """Raise UnknownNameError for a version that no measured run has."""
     column = measured_runs.c.server_version
     known = list(connection.execute(sa.select(column).where(column.is_not(None)).distinct().order_by(column)).scalars())
     for name in names:
@@ -208,7 +211,7 @@ def _check_versions(connection: sa.Connection, names: Sequence[str]) -> None:
 
 
 def _check(form: Form, question: Question) -> None:
-    """Raises InputError for a filter on what the sides are."""
+    """Raise InputError for a filter on what the sides are."""
     taken = {
         Form.SWEEP: ("--sweep", question.sweep is not None),
         Form.ENGINE: ("--engine", bool(question.engines)),
@@ -232,7 +235,7 @@ def _sweep_names(connection: sa.Connection) -> list[str]:
 
 
 def _sweep_id(connection: sa.Connection, text: str) -> int | None:
-    """The sweep of this name (its newest revision), name@revision, or id."""
+    """Return the sweep of this name (its newest revision), name@revision, or id."""
     name, at, revision = text.rpartition("@")
     wanted: Sequence[sa.ColumnElement[bool]] = [sweeps.c.name == text]
     if at and revision.isdecimal():

@@ -18,7 +18,7 @@ _TYPES: dict[type, str] = {int: "Int64", float: "Float64", bool: "boolean", str:
 
 
 def to_dataframe(answer: Ranking | Pareto | Iterable[Mapping[str, Any]]) -> Any:
-    """A pandas DataFrame of a ranking (one row a configuration), a frontier, or the points of `query`.
+    """Return a pandas DataFrame of a ranking (one row a configuration), a frontier, or the points of `query`.
 
     Columns are called as in CSV, with units; what is not known is `pandas.NA`, so that a column has the same type
     whatever rows there are. Raises InputError when pandas is not installed.
@@ -45,7 +45,7 @@ def to_dataframe(answer: Ranking | Pareto | Iterable[Mapping[str, Any]]) -> Any:
 
 
 def _type_of(values: Iterable[Any]) -> type | None:
-    """The type of the values that are known; None: of several types, or none is."""
+    """Return the type of the values that are known; None: of several types, or none is."""
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, float} and kinds:
         return float if float in kinds else int

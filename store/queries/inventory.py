@@ -59,7 +59,7 @@ class Served:
 
 
 def replicas_on(count: int, num_gpus: int, gpus_per_node: int) -> int:
-    """How many deployments of `num_gpus` GPUs so many GPUs in nodes of this size hold."""
+    """Return how many deployments of `num_gpus` GPUs so many GPUs in nodes of this size hold."""
     if num_gpus > gpus_per_node:
         whole = -(-num_gpus // gpus_per_node) * gpus_per_node
         return count // whole if count >= whole else count // num_gpus
@@ -68,7 +68,7 @@ def replicas_on(count: int, num_gpus: int, gpus_per_node: int) -> int:
 
 
 def served(groups: Iterable[Group], inventory: Mapping[str, int], nodes: Mapping[str, int]) -> list[Served]:
-    """What the inventory (GPUs by type) serves of every group, the most output tokens per second first."""
+    """Return what the inventory (GPUs by type) serves of every group, the most output tokens per second first."""
     found = []
     for group in groups:
         best: dict[str, Share] = {}

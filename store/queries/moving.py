@@ -111,14 +111,16 @@ class OverTime:
 
 
 def needed(rates: Floats, rate_per_replica: float, demand: Demand) -> Ints:
-    """How many replicas carry each rate, as `replicas_for` has it."""
+    """Return how many replicas carry each rate, as `replicas_for` has it."""
     count = np.ceil(rates / (rate_per_replica * (1 - demand.headroom)) * (1 - _EXACT))
     found: Ints = np.maximum(np.maximum(count, 1) + demand.spare, demand.min_replicas).astype(np.int64)
     return found
 
 
 def over_time(series: Series, rate_per_replica: float, demand: Demand, scaling: Scaling) -> OverTime:
-    """What an autoscaler orders, and what takes requests, with nothing that is always on but what `demand` asks for."""
+    """Return what an autoscaler orders, and what takes requests, with nothing
+    that is always on but what `demand` asks for.
+    """
     begins, ends = int(series.starts_ms[0]), series.ends_ms
     wants = needed(series.rates, rate_per_replica, demand)
     up, down, startup = (round(s * 1000) for s in (scaling.scale_up_s, scaling.scale_down_s, scaling.startup_s))
@@ -137,7 +139,7 @@ def over_time(series: Series, rate_per_replica: float, demand: Demand, scaling: 
 
 
 def _place(starts: Ints, at: Ints) -> Ints:
-    """Which step each moment is in; before the first, the first."""
+    """Return which step each moment is in; before the first, the first."""
     found: Ints = np.maximum(np.searchsorted(starts, at, side="right") - 1, 0)
     return found
 
@@ -145,7 +147,7 @@ def _place(starts: Ints, at: Ints) -> Ints:
 def _extreme(
     starts: Ints, values: Ints, latest: int, earliest: int, begins: int, ends: int, extreme: Any
 ) -> tuple[Ints, Ints]:
-    """The extreme of a stepwise constant over [t - earliest, t - latest], as steps from `begins` to `ends`.
+    """Return the extreme of a stepwise constant over [t - earliest, t - latest], as steps from `begins` to `ends`.
 
     Ranges of steps are halved into powers of two, whose extremes are built level by level.
     """
@@ -165,7 +167,7 @@ def _extreme(
 
 
 def missed_share(course: OverTime, rate_per_replica: float, always_on: int) -> float:
-    """The share of requests that arrive while replicas have more to do than they sustain, or a queue waits."""
+    """Return the share of requests that arrive while replicas have more to do than they sustain, or a queue waits."""
     seconds = course.hours * 3600
     gain = course.rates - np.maximum(course.ready, always_on) * rate_per_replica * (1 + _EXACT)
     total = np.concatenate([[0.0], np.cumsum(gain * seconds)])
@@ -177,7 +179,9 @@ def missed_share(course: OverTime, rate_per_replica: float, always_on: int) -> f
 
 
 def always_on(course: OverTime, rate_per_replica: float, least: int, most: int, most_missed: float) -> int:
-    """The fewest replicas that never end with which no more requests miss the limits; `most` if that is never so."""
+    """Return the fewest replicas that never end with which no more requests
+    miss the limits; `most` if that is never so.
+    """
     while least < most:
         middle = (least + most) // 2
         if missed_share(course, rate_per_replica, middle) <= most_missed:
@@ -191,7 +195,7 @@ Hourly = Callable[[int], float]
 
 
 def hourly_of(price: GpuPrice | None, num_gpus: int, gpus_per_node: int, *, whole_nodes: bool) -> Hourly | None:
-    """USD per hour of so many replicas; None: there is no price."""
+    """Return USD per hour of so many replicas; None: there is no price."""
     if price is None:
         return None
     known: dict[int, float] = {0: 0.0}
@@ -217,7 +221,7 @@ def fleets_of(
     on_demand: Hourly | None,
     reserved: Hourly | None,
 ) -> dict[str, Fleet]:
-    """Every policy that can be paid for, and the fixed and autoscaled ones in any case."""
+    """Return every policy that can be paid for, and the fixed and autoscaled ones in any case."""
     course = over_time(series, rate_per_replica, demand, scaling)
     peak = int(needed(series.rates, rate_per_replica, demand).max())
     hours = course.hours
@@ -253,7 +257,7 @@ def fleets_of(
 
 
 def _numbers(levels: Ints, spent: npt.NDArray[Any]) -> Sequence[int]:
-    """Numbers of reserved replicas to try: all, or those at which the number in use changes."""
+    """Return numbers of reserved replicas to try: all, or those at which the number in use changes."""
     if levels[-1] <= _MOST_RESERVED:
         return range(int(levels[-1]) + 1)
     if len(levels) <= _MOST_RESERVED:
@@ -275,7 +279,8 @@ def moving_plans(
     *,
     backed_first: bool,
 ) -> list[MovingPlan]:
-    """The cheapest configuration of each GPU type, cheapest first, what measurements back before what nothing does.
+    """Return the cheapest configuration of each GPU type, cheapest first,
+    what measurements back before what nothing does.
 
     `surely`: the same configurations ranked with a confidence of 90 %, by `settings_of`.
     """
@@ -314,7 +319,7 @@ def moving_plans(
 
 
 def _cheapest_first(fleets: Iterable[Fleet], scaling: Scaling) -> list[Fleet]:
-    """Those with a price and few enough requests that miss first."""
+    """Return those with a price and few enough requests that miss first."""
     return sorted(
         fleets,
         key=lambda one: (

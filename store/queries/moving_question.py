@@ -104,13 +104,13 @@ def capacity_over_time(
 
 
 def about(question: Question, series: Series) -> Question:
-    """The question about the model and the workload of a series."""
+    """Return the question about the model and the workload of a series."""
     models = (series.model,) if series.model else question.models
     return replace(question, models=models, workload=series.workload or question.workload)
 
 
 def check_names(question: Question, load: MovingLoad) -> None:
-    """Raises InputError where a load names what the question names, or only some of its rows name it."""
+    """Raise InputError where a load names what the question names, or only some of its rows name it."""
     models = {series.model is not None for series in load.series}
     workloads = {series.workload is not None for series in load.series}
     for column, given in (("model", models), ("workload", workloads)):

@@ -69,7 +69,7 @@ _TAIL = re.compile(r"(?P<of>ttft|itl|e2e):p(?P<percentile>\d{1,2}(?:\.\d{1,3})?)
 
 
 def metric_of(name: str) -> Metric:
-    """One of `METRICS`, or a percentile such as "ttft:p95". Raises UnknownNameError."""
+    """Return one of `METRICS`, or a percentile such as "ttft:p95". Raises UnknownNameError."""
     plain = name.strip().casefold()
     if form := _TAIL.fullmatch(plain):
         mean, tail = METRICS[form["of"]], f"p{float(form['percentile']):g}"
@@ -125,7 +125,7 @@ def pareto(
     queued: bool = False,
     all_versions: bool = False,
 ) -> Pareto:
-    """The frontier of each model and workload, after the question's filters and SLOs. Computes no estimate.
+    """Return the frontier of each model and workload, after the question's filters and SLOs. Computes no estimate.
 
     `metrics` are two or three of `METRICS`. Rows hold `columns` of points and those of the metrics. With `dominated`
     also the points that are not on the frontier, with `queued` those that wait for memory.
@@ -225,13 +225,13 @@ class _Points:
         return Kind.ESTIMATED.value, int(self.task[point]), int(self.concurrency[point])
 
     def members(self) -> list[npt.NDArray[np.int64]]:
-        """For each group the positions of its points."""
+        """Return for each group the positions of its points."""
         order = np.argsort(self.group, kind="stable")
         return np.split(order, np.cumsum(np.bincount(self.group, minlength=len(self.groups)))[:-1])
 
 
 def _described(reader: PointReader, columns: Sequence[str], keys: Sequence[Key]) -> dict[Key, Row]:
-    """These points with all columns."""
+    """Return these points with all columns."""
     wanted = set(keys)
     found: dict[Key, Row] = {}
     names = list(dict.fromkeys([*columns, *_KEY]))
@@ -252,7 +252,7 @@ _BLOCK = 2_048
 
 
 def frontier(figures: Array) -> Flags:
-    """Which columns of `figures` no other dominates. Two or three rows, of which less is better; no NaN.
+    """Return which columns of `figures` no other dominates. Two or three rows, of which less is better; no NaN.
 
     Takes O(n log n) for two rows. For three it goes through the points from the best of the first row on, in blocks,
     and keeps the staircase of the other two: what it leaves of a block is compared pair by pair.
@@ -300,14 +300,14 @@ class _Staircase:
     second: Array
 
     def covers(self, first: Array, second: Array) -> Flags:
-        """Whether a step is at least as good as each of these pairs."""
+        """Return whether a step is at least as good as each of these pairs."""
         if not len(self.first):
             return np.zeros(len(first), dtype=bool)
         step = np.searchsorted(self.first, first, side="right") - 1
         return np.asarray((step >= 0) & (self.second[step] <= second))
 
     def plus(self, first: Array, second: Array) -> _Staircase:
-        """With these pairs."""
+        """Return it with these pairs."""
         firsts, seconds = np.concatenate([self.first, first]), np.concatenate([self.second, second])
         order = np.lexsort((seconds, firsts))
         kept = order[_two(seconds[order])]

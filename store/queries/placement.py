@@ -133,7 +133,8 @@ class Placement:
 
 
 def candidates(need: Need, sizes: Mapping[str, int], nodes: Nodes) -> list[tuple[RankedConfig, int]]:
-    """The configurations that may run on such nodes, the best of each number of GPUs, and the nodes that each spans.
+    """Return the configurations that may run on such nodes, the best of each
+    number of GPUs, and the nodes that each spans.
 
     `sizes`: GPUs per node that estimates assume, by GPU type.
     """
@@ -157,7 +158,7 @@ def candidates(need: Need, sizes: Mapping[str, int], nodes: Nodes) -> list[tuple
 
 
 def _stands_for(small: RankedConfig, large: RankedConfig, need: Need, size: int) -> bool:
-    """Whether replicas of `small` where one of `large` is always do as well, and are as much to be trusted."""
+    """Return whether replicas of `small` where one of `large` is always do as well, and are as much to be trusted."""
     (trusted, rate), (needed, asked) = _worth(small, need), _worth(large, need)
     nodes = -(-large.num_gpus // size)
     if nodes == 1:
@@ -199,7 +200,7 @@ class _Programme:
         self.rows.append((dict(coefficients), least))
 
     def solve(self, time_limit_s: float) -> tuple[list[int] | None, float, bool]:
-        """The columns (None: no solution is known), the bound, and whether there can be no solution."""
+        """Return the columns (None: no solution is known), the bound, and whether there can be no solution."""
         try:
             from scipy.optimize import Bounds, LinearConstraint, milp
             from scipy.sparse import csr_array
@@ -235,7 +236,7 @@ def place(
     added: Sequence[Nodes] = (),
     time_limit_s: float = 60.0,
 ) -> Placement | None:
-    """The placement that uses the least; None: not everything fits.
+    """Return the placement that uses the least; None: not everything fits.
 
     `weights`: what a GPU of each type counts, such as USD per hour; None: 1. With `added`, nodes that may be used
     besides, only their GPUs count. Raises OutOfTimeError where no solution was found in time, InputError without SciPy.
@@ -335,7 +336,7 @@ def _pack(
 
 
 def _filled(pool: Nodes, arcs: Mapping[tuple[int, int], int], counts: Mapping[_Choice, int]) -> list[Filled]:
-    """What is on which nodes, those that are filled alike together."""
+    """Return what is on which nodes, those that are filled alike together."""
     single = {choice: count for choice, count in counts.items() if choice.spans == 1}
     spanned = sum(choice.spans * count for choice, count in counts.items() if choice.spans > 1)
     bins = _first_fit(single, pool.gpus_per_node)
@@ -374,7 +375,9 @@ class _Alike:
 
 
 def _first_fit(counts: Mapping[_Choice, int], size: int) -> list[_Alike]:
-    """Replicas on nodes, the largest first, each on the first node with room: few nodes, most often the fewest."""
+    """Return replicas on nodes, the largest first, each on the first node
+    with room: few nodes, most often the fewest.
+    """
     bins: list[_Alike] = []
     for choice in sorted(counts, key=lambda choice: -choice.config.num_gpus):
         needs, left = choice.config.num_gpus, counts[choice]
@@ -401,7 +404,7 @@ def _first_fit(counts: Mapping[_Choice, int], size: int) -> list[_Alike]:
 
 
 def _along_arcs(counts: Mapping[_Choice, int], arcs: Mapping[tuple[int, int], int]) -> list[_Alike]:
-    """Replicas on nodes as the arcs of the solution have them."""
+    """Return replicas on nodes as the arcs of the solution have them."""
     by_size: dict[int, list[_Choice]] = {}
     for choice, count in counts.items():
         by_size.setdefault(choice.config.num_gpus, []).extend([choice] * count)
@@ -430,7 +433,7 @@ def missing(
     min_replicas: int = 1,
     time_limit_s: float = 60.0,
 ) -> list[Missing]:
-    """The GPUs to add: of each of these types the fewest that do, the fewest first.
+    """Return the GPUs to add: of each of these types the fewest that do, the fewest first.
 
     Where no type alone does, the fewest GPUs of several; empty: some need has no configuration on any of them, or
     nothing was found in time: a search has half of what is left of `time_limit_s`, and a second at least.
@@ -461,7 +464,7 @@ def missing(
 
 
 def _most_nodes(need: Need, gpu: str, size: int, headroom: float, min_replicas: int) -> int:
-    """So many nodes of a type carry the need alone, whatever the configuration."""
+    """Return how many nodes of a type carry the need alone, whatever the configuration."""
     best = 0
     for config in need.configs:
         rate = rate_of(config, need.group.output_len)
@@ -472,7 +475,7 @@ def _most_nodes(need: Need, gpu: str, size: int, headroom: float, min_replicas: 
 
 
 def merged(pools: Iterable[Nodes]) -> list[Nodes]:
-    """Nodes of one GPU type and size together, in the order of their first."""
+    """Return nodes of one GPU type and size together, in the order of their first."""
     found: dict[tuple[str, int], list[Nodes]] = {}
     for pool in pools:
         found.setdefault((pool.gpu, pool.gpus_per_node), []).append(pool)

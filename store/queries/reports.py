@@ -14,7 +14,7 @@ from gpuscout.sweeps.errors import InputError
 
 
 def reported(connection: sa.Connection, question: Question, part: str) -> list[dict[str, Any]]:
-    """The tasks of which an engine reports this part besides operating points, of the answers that stand.
+    """Return the tasks of which an engine reports this part besides operating points, of the answers that stand.
 
     Raises UnknownNameError, InputError when nothing matches.
     """

@@ -19,7 +19,7 @@ settings_of = attrgetter(*_SETTINGS)
 
 
 def highest_rates(configs: Iterable[RankedConfig]) -> list[tuple[RankedConfig, tuple[RankedConfig, ...]]]:
-    """Every configuration once, in the order given: at its highest rate, and at all its rates, ascending.
+    """Return every configuration once, in the order given: at its highest rate, and at all its rates, ascending.
 
     Those of closed loops stay as they are, without any rates.
     """
@@ -43,12 +43,14 @@ def highest_rates(configs: Iterable[RankedConfig]) -> list[tuple[RankedConfig, t
 
 
 def enough_for(rates: Sequence[RankedConfig], rate: float) -> RankedConfig:
-    """The lowest of the rates (ascending, the last one is enough) that is at least `rate`."""
+    """Return the lowest of the rates (ascending, the last one is enough) that is at least `rate`."""
     return next((config for config in rates if _rate(config) >= rate), rates[-1])
 
 
 def of_one_load(groups: Sequence[Group], *, arriving: bool) -> list[Group]:
-    """The groups, of requests that are there both in a closed loop and arriving only those of the load asked about."""
+    """Return the groups, of requests that are there both in a closed loop and
+    arriving only those of the load asked about.
+    """
     loads: dict[object, set[bool]] = {}
     for group in groups:
         loads.setdefault(_requests(group), set()).add(_arrives(group))

@@ -161,7 +161,10 @@ def against_api(
 
 
 def _current(connection: sa.Connection, name: str, as_of: date | None) -> list[TokenPrice]:
-    """The prices that a name means on a day. Raises UnknownNameError, and InputError where there were none yet."""
+    """Return the prices that a name means on a day.
+
+    Raises UnknownNameError, and InputError where there were none yet.
+    """
     prices = token_prices_of(connection)
     try:
         return named(name, current(prices, as_of))
@@ -244,7 +247,8 @@ def break_even(
     *,
     period: int = 1,
 ) -> BreakEven | None:
-    """Where n replicas, which cost `usd_per_hour(n)` and carry n times `requests_per_day`, cost no more than the API.
+    """Return where n replicas, which cost `usd_per_hour(n)` and carry n times
+    `requests_per_day`, cost no more than the API.
 
     `tokens`: of one request. `period`: after how many replicas the cost of one more repeats itself, those of a whole
     instance. None: nowhere below `MOST_REPLICAS`.
@@ -294,7 +298,7 @@ def _cheaper(one: Plan, other: Plan | None, backed_first: bool) -> bool:
 
 
 def usd_per_day(found: Plan) -> tuple[float, tuple[float, float] | None]:
-    """The daily cost of a plan in USD, and its 80 % range (None: not known)."""
+    """Return the daily cost of a plan in USD, and its 80 % range (None: not known)."""
     assert found.usd_per_hour is not None  # GPUs without a price have no plan here
     low_high = found.usd_per_hour_range
     ends = None if low_high is None else (low_high[0] * HOURS_PER_DAY, low_high[1] * HOURS_PER_DAY)

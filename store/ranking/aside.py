@@ -24,12 +24,12 @@ class HasCase(Protocol):
 
 
 def case_of(of: HasCase) -> CaseKey:
-    """The model, the lengths in tokens and how requests vary and arrive."""
+    """Return the model, the lengths in tokens and how requests vary and arrive."""
     return of.model, of.input_len, of.output_len, of.traffic
 
 
 def measured_aside(question: Question, groups: Iterable[Group]) -> set[CaseKey]:
-    """What only measured runs answer, at lengths that no sweep has, unless the question names them.
+    """Return what only measured runs answer, at lengths that no sweep has, unless the question names them.
 
     Imported public runs have so many lengths that they would bury the answer.
     """

@@ -29,7 +29,7 @@ _PROBABLE = _NORMAL.inv_cdf(0.75)
 
 
 def at_confidence(intervals: Intervals, confidence: float) -> Intervals:
-    """Factors whose pessimistic end holds with this probability; none for `EXPECTED`, which is the estimate."""
+    """Return factors whose pessimistic end holds with this probability; none for `EXPECTED`, which is the estimate."""
     if confidence <= EXPECTED:
         return {}
     power = _NORMAL.inv_cdf(confidence) / _END
@@ -43,7 +43,7 @@ def at_confidence(intervals: Intervals, confidence: float) -> Intervals:
 
 
 def chance(value: float, interval: tuple[float, float], limit: float, *, at_least: bool) -> float | None:
-    """The probability that a measured value is within a limit; None: nothing can be said of a value of 0."""
+    """Return the probability that a measured value is within a limit; None: nothing can be said of a value of 0."""
     if not (value > 0 and interval[0] > 0):
         return None
     side = width(value, interval[1]) if limit >= value else width(value, interval[0])
@@ -52,21 +52,23 @@ def chance(value: float, interval: tuple[float, float], limit: float, *, at_leas
 
 
 def width(value: float, end: float) -> float:
-    """The standard deviation of the logarithm of what is measured, on the side of this end of an 80 % interval."""
+    """Return the standard deviation of the logarithm of what is measured,
+    on the side of this end of an 80 % interval.
+    """
     return max(abs(math.log(end / value)), _NARROWEST) / _END
 
 
 def probability_ahead(lead: float, widths: Iterable[float]) -> float:
-    """How likely the better of two is the better one, where `lead` is the logarithm of their ratio."""
+    """Return how likely the better of two is the better one, where `lead` is the logarithm of their ratio."""
     joint = math.hypot(*widths)
     return _NORMAL.cdf(lead / joint) if joint else 1.0
 
 
 def joint_error(widths: Iterable[float]) -> float:
-    """What a ratio of two figures is wrong by in half of all cases, as a fraction."""
+    """Return what a ratio of two figures is wrong by in half of all cases, as a fraction."""
     return math.expm1(_PROBABLE * math.hypot(*widths))
 
 
 def width_of_median(error: float) -> float:
-    """The standard deviation of the logarithm where half of all errors (fractions) are below `error`."""
+    """Return the standard deviation of the logarithm where half of all errors (fractions) are below `error`."""
     return math.log1p(error) / _PROBABLE

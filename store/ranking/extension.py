@@ -27,7 +27,7 @@ _BATCH = 500
 def extended(
     connection: sa.Connection, scope: Scope, points: Points, estimated: Sequence[set[int]], standing: Mapping[int, int]
 ) -> Points:
-    """The points, and those that follow from estimates. `standing`: the task that stands for each case."""
+    """Return the points, and those that follow from estimates. `standing`: the task that stands for each case."""
     last: dict[int, int] = {}
     closed = np.flatnonzero((points.load == CLOSED_LOOP) & np.isfinite(points.figures["concurrency"]))
     for point in closed.tolist():
@@ -50,7 +50,7 @@ def extended(
 
 
 def _beyond(points: Points, point: int, curve: Array) -> list[Array]:
-    """Scaled rows of an estimated curve above a measured point. `curve`: concurrency, queued, then METRICS."""
+    """Return scaled rows of an estimated curve above a measured point. `curve`: concurrency, queued, then METRICS."""
     at = float(points.figures["concurrency"][point])
     steps = curve[:, 0]
     if not steps[0] <= at <= steps[-1]:
@@ -64,7 +64,7 @@ def _beyond(points: Points, point: int, curve: Array) -> list[Array]:
 
 
 def _with(points: Points, added: Sequence[tuple[int, Array]]) -> Points:
-    """The points with these behind them, each linked to the one before."""
+    """Return the points with these behind them, each linked to the one before."""
     count, more = len(points), len(added)
     anchors = np.array([point for point, _ in added], dtype=np.int64)
     rows = np.array([row for _, row in added])
@@ -96,7 +96,7 @@ def _with(points: Points, added: Sequence[tuple[int, Array]]) -> Points:
 
 
 def _curves(connection: sa.Connection, scope: Scope, tasks: Sequence[int]) -> dict[int, Array]:
-    """The points of these tasks by concurrency: concurrency, queued, then METRICS; NaN: not known."""
+    """Return the points of these tasks by concurrency: concurrency, queued, then METRICS; NaN: not known."""
     point = operating_points.c
     columns = (point.task_id, point.concurrency, point.queued, *(point[name] for name in METRICS))
     found: dict[int, list[list[float]]] = {}

@@ -223,7 +223,7 @@ class _Credentials:
 
 
 def _tie_break(config: RankedConfig) -> tuple[Any, ...]:
-    """Equal figures share a place; then names decide, compared here because databases sort text in different ways."""
+    """Order equal figures, which share a place, by name; compared here because databases sort text differently."""
     return (
         config.place,
         config.gpu,

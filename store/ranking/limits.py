@@ -35,11 +35,14 @@ class Limit:
     column: str
 
     def allows(self, figures: Any) -> Any:
-        """Where figures are within the limit: a column of them, or an expression of SQL. Unknown ones never are."""
+        """Return where figures are within the limit: a column of them, or an expression of SQL.
+
+        Unknown ones never are.
+        """
         return figures >= self.value if self.slo.at_least else figures <= self.value
 
     def ratio(self, figures: Figures) -> Array:
-        """How far a figure is from the limit: at most 1 where it holds, `UNKNOWN` where the figure is."""
+        """Return how far a figure is from the limit: at most 1 where it holds, `UNKNOWN` where the figure is."""
         found = figures[self.column]
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = self.value / np.where(found > 0, found, np.nan) if self.slo.at_least else found / self.value
@@ -47,7 +50,7 @@ class Limit:
 
 
 def limits_of(slos: Sequence[Slo], assume_tail: float | None, *, simulated: bool = False) -> list[Limit]:
-    """The limits on estimates.
+    """Return the limits on estimates.
 
     `simulated`: a percentile has a column of its own, as of what was measured. Else its limit is one on the mean,
     divided by the tail that is assumed; without a tail it is left out: see `need_percentiles`.
@@ -62,36 +65,38 @@ def limits_of(slos: Sequence[Slo], assume_tail: float | None, *, simulated: bool
 
 
 def limits_on_runs(slos: Sequence[Slo]) -> list[Limit]:
-    """The limits on what was measured: a percentile has a column of its own, called by the name of the SLO."""
+    """Return the limits on what was measured: a percentile has a column of its own, called by the name of the SLO."""
     return [Limit(slo, slo.limit, slo.column if slo.percentile is None else slo.name) for slo in slos]
 
 
 def need_percentiles(slos: Sequence[Slo], assume_tail: float | None) -> bool:
-    """Whether a limit is on a percentile, which estimates do not have."""
+    """Return whether a limit is on a percentile, which estimates do not have."""
     return assume_tail is None and any(slo.percentile is not None for slo in slos)
 
 
 def hold(limits: Sequence[Limit], figures: Figures) -> Flags:
-    """Where there is a point and all limits hold."""
+    """Return where there is a point and all limits hold."""
     known: Flags = ~np.isnan(figures["concurrency"])
     return np.asarray(np.logical_and.reduce([known, *(limit.allows(figures[limit.column]) for limit in limits)]))
 
 
 def worst_ratio(limits: Sequence[Limit], figures: Figures) -> Array:
-    """The largest ratio of a figure to its limit."""
+    """Return the largest ratio of a figure to its limit."""
     ratios = [limit.ratio(figures) for limit in limits]
     return np.maximum.reduce(ratios) if ratios else np.zeros(len(figures["concurrency"]))
 
 
 def at(below: Figures, above: Figures, concurrency: Array) -> dict[str, Array]:
-    """The figures at concurrencies between two points."""
+    """Return the figures at concurrencies between two points."""
     share = (concurrency - below["concurrency"]) / (above["concurrency"] - below["concurrency"])
     found = {name: below[name] + (above[name] - below[name]) * share for name in below}
     return found | {"concurrency": concurrency, "queued": above["queued"]}
 
 
 def between(below: Figures, above: Figures, limits: Sequence[Limit], *, highest: bool) -> dict[str, Array]:
-    """The highest (or lowest) concurrency strictly between two points at which all limits hold; NaN where none is."""
+    """Return the highest (or lowest) concurrency strictly between two points
+    at which all limits hold; NaN where none is.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         first, last = below["concurrency"] + 1, above["concurrency"] - 1
         wanted = np.where(np.isnan(first + last), np.nan, last if highest else first)

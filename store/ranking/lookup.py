@@ -33,7 +33,7 @@ class SweepParts:
 
 
 def find_sweep_parts(connection: sa.Connection, wanted: str | int) -> SweepParts:
-    """The newest revision of the sweep of this name (the one that was run last), or else the sweep of this id.
+    """Return the newest revision of the sweep of this name (the one that was run last), or else the sweep of this id.
 
     Raises UnknownNameError.
     """
@@ -76,7 +76,7 @@ class NameIndex:
 
 
 def stored_names(connection: sa.Connection, table: sa.Table) -> NameIndex:
-    """Every name of `models`, `gpus` or `engines`, the one stored last first."""
+    """Return every name of `models`, `gpus` or `engines`, the one stored last first."""
     found: dict[str, tuple[int, ...]] = {}
     for row in connection.execute(
         sa.select(table.c.id, table.c.name).order_by(table.c.created_at.desc(), table.c.id.desc())
@@ -86,7 +86,10 @@ def stored_names(connection: sa.Connection, table: sa.Table) -> NameIndex:
 
 
 def choose_models(connection: sa.Connection, wanted: Sequence[str]) -> NameIndex:
-    """The models of these names (see `gpuscout.sweeps.names`), earlier names included. Raises UnknownNameError."""
+    """Return the models of these names (see `gpuscout.sweeps.names`), earlier names included.
+
+    Raises UnknownNameError.
+    """
     from gpuscout.sweeps.models.catalogue import ModelCatalogue
 
     return _choose(stored_names(connection, models), "model", wanted, ModelCatalogue.load().spellings)
@@ -99,7 +102,7 @@ def choose_gpus(
     vendors: Sequence[str] = (),
     min_memory_gb: float | None = None,
 ) -> NameIndex:
-    """The GPUs of these names, aliases, globs, groups or vendors' spellings, whatever their case and separators.
+    """Return the GPUs of these names, aliases, globs, groups or vendors' spellings, whatever their case and separators.
 
     Of these the ones of a vendor and with so much memory (10^9 bytes). Raises UnknownNameError, InputError when the
     store has none.
@@ -122,7 +125,7 @@ def choose_gpus(
 def _having(
     connection: sa.Connection, known: NameIndex, vendors: Sequence[str], min_memory_gb: float | None
 ) -> NameIndex:
-    """The GPUs of these vendors with at least so much memory, by their newest figures."""
+    """Return the GPUs of these vendors with at least so much memory, by their newest figures."""
     if not vendors and min_memory_gb is None:
         return known
     rows = connection.execute(sa.select(gpus.c.name, gpus.c.vendor, gpus.c.memory_gb).order_by(gpus.c.created_at))
@@ -149,7 +152,7 @@ def _having(
 
 
 def choose_engines(connection: sa.Connection, wanted: Sequence[str]) -> NameIndex:
-    """The engines of these names or globs in the order of `wanted`; without any, the newest engine first.
+    """Return the engines of these names or globs in the order of `wanted`; without any, the newest engine first.
 
     "measured" and "benchmark" are names that are known and stand for none of them: see `means_measured`. Raises
     UnknownNameError.
@@ -162,19 +165,19 @@ def choose_engines(connection: sa.Connection, wanted: Sequence[str]) -> NameInde
 
 
 def means_measured(kinds: Sequence[str], wanted: Sequence[str]) -> bool:
-    """Whether measured runs count: unless other kinds or engines are named. Raises UnknownNameError."""
+    """Return whether measured runs count: unless other kinds or engines are named. Raises UnknownNameError."""
     if kinds and Kind.MEASURED not in choose_word("kind", kinds, list(Kind)):
         return False
     return not wanted or any(matches(text, name) for text in wanted for name in _NO_ESTIMATES)
 
 
 def means_estimated(kinds: Sequence[str]) -> bool:
-    """Whether estimates count. Raises UnknownNameError."""
+    """Return whether estimates count. Raises UnknownNameError."""
     return not kinds or Kind.ESTIMATED in choose_word("kind", kinds, list(Kind))
 
 
 def choose_word(kind: str, wanted: Sequence[str], words: Sequence[str]) -> list[str]:
-    """The words of a closed vocabulary that are meant, whatever their case. Raises UnknownNameError."""
+    """Return the words of a closed vocabulary that are meant, whatever their case. Raises UnknownNameError."""
     for text in wanted:
         if text.casefold() not in words:
             raise UnknownNameError(kind, text, nearest(text, words), hint=f"allowed: {', '.join(words)}")
@@ -192,7 +195,7 @@ class NamedWorkload:
 
 
 def workload_names(connection: sa.Connection, sweep_id: int | None) -> list[NamedWorkload]:
-    """The workloads of a sweep, or of all sweeps, those run last first; at whatever rate, one has one name."""
+    """Return the workloads of a sweep, or of all sweeps, those run last first; at whatever rate, one has one name."""
     columns = (sweep_workloads.c[name] for name in ("name", "input_len", "output_len", "traffic_id"))
     statement = (
         sa.select(*columns)
@@ -206,7 +209,7 @@ def workload_names(connection: sa.Connection, sweep_id: int | None) -> list[Name
 
 
 def workloads_called(workload: str, named: Sequence[NamedWorkload]) -> list[NamedWorkload]:
-    """What sweeps call by this name, whatever its case. Raises UnknownNameError."""
+    """Return what sweeps call by this name, whatever its case. Raises UnknownNameError."""
     names = list(dict.fromkeys(known.name for known in named))
     found = [known for known in named if matches(workload, known.name)]
     if not found:
@@ -217,7 +220,7 @@ def workloads_called(workload: str, named: Sequence[NamedWorkload]) -> list[Name
 
 
 def traffics_asked(connection: sa.Connection, question: Question) -> list[int | None]:
-    """The kinds of traffic that a question is about, each ranked by itself; None: plain traffic.
+    """Return the kinds of traffic that a question is about, each ranked by itself; None: plain traffic.
 
     Those of its workload or its sweep, else all that the store knows. Raises UnknownNameError.
     """
@@ -234,7 +237,7 @@ def traffics_asked(connection: sa.Connection, question: Question) -> list[int | 
 
 
 def listed(names: Sequence[str]) -> str:
-    """ "a, b, c and 4 more" """
+    """Return text such as "a, b, c and 4 more" """
     more = len(names) - _LISTED
     return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
 
@@ -242,7 +245,7 @@ def listed(names: Sequence[str]) -> str:
 def _choose(
     known: NameIndex, kind: str, wanted: Sequence[str], others: Callable[[str], Iterable[str]] = lambda name: ()
 ) -> NameIndex:
-    """The names that `wanted` stand for, in its order."""
+    """Return the names that `wanted` stand for, in its order."""
     if not wanted:
         return known
     chosen: dict[str, None] = {}
@@ -264,7 +267,7 @@ def _unknown(kind: str, text: str, known: NameIndex, others: Callable[[str], Ite
 
 
 def _catalogued(text: str, known: NameIndex) -> str:
-    """The stored name of a GPU that only the catalogue knows by this spelling (nvidia-smi's, Kubernetes')."""
+    """Return the stored name of a GPU that only the catalogue knows by this spelling (nvidia-smi's, Kubernetes')."""
     from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 
     gpu = GPUCatalogue.load().find(text)

@@ -39,7 +39,7 @@ class Lost:
 
 
 def losers_of(pool: Candidates, answered: Set[int]) -> list[Lost]:
-    """Every row of a group that is not ranked, by cause; of each cause the examples that were asked for.
+    """Return every row of a group that is not ranked, by cause; of each cause the examples that were asked for.
 
     `answered` are the groups of which something is ranked.
     """
@@ -62,7 +62,8 @@ def losers_of(pool: Candidates, answered: Set[int]) -> list[Lost]:
 
 
 def _nearest_of_causes(pool: Candidates, codes: Array, ratio: Array, groups: Sequence[int]) -> set[int]:
-    """Of each cause the place of what is nearest to being ranked; between equals, in the first group by its name.
+    """Return for each cause the place of what is nearest to being ranked;
+    between equals, in the first group by its name.
 
     Apart for groups that only measured runs answer, which may be set aside.
     """
@@ -87,7 +88,7 @@ _UNMEASURED_CODES = {cause: len(_OUTCOMES) + place for place, cause in enumerate
 
 
 def _causes(pool: Candidates, rows: Indices) -> tuple[Array, Array]:
-    """A number for the cause of each row, and how far it is from being ranked (infinite where nothing says)."""
+    """Return a number for the cause of each row, and how far it is from being ranked (infinite where nothing says)."""
     outcome = pool.about["outcome"][rows]
     refused = outcome != OUTCOME_CODES[Outcome.OK]
     codes = np.where(refused, outcome, _UNMEASURED_CODES[Cause.NO_POINT])
@@ -124,7 +125,7 @@ def _meaning(pool: Candidates, code: int) -> tuple[Cause, Slo | None]:
 
 
 def in_words(pool: Candidates, lost: Lost, described: Descriptions) -> Losers:
-    """The losers as the ranking tells them."""
+    """Return the losers as the ranking tells them."""
     examples = tuple(_loser(pool, lost, row, described[row]) for row in lost.rows)
     return Losers(lost.cause, lost.slo, lost.count, examples)
 
@@ -158,7 +159,7 @@ def _loser(pool: Candidates, lost: Lost, row: int, about: Description) -> Loser:
 
 
 def _missed(pool: Candidates, slo: Slo, row: int, value: float, about: Description) -> str:
-    """ "ITL 37.8 ms at concurrency 1" """
+    """Return text such as "ITL 37.8 ms at concurrency 1" """
     name = slo.metric.upper() if not slo.at_least else "rate"
     if math.isnan(value):
         return f"{name} is unknown"
@@ -178,7 +179,9 @@ def _missed(pool: Candidates, slo: Slo, row: int, value: float, about: Descripti
 def shortfalls_of(
     connection: sa.Connection, scope: Scope, pool: Candidates, groups: Sequence[int]
 ) -> dict[int, Shortfall]:
-    """For groups of which no configuration qualifies: the SLOs none meets even alone, or else the least violation."""
+    """Return for groups of which no configuration qualifies: the SLOs none
+    meets even alone, or else the least violation.
+    """
     if not pool.limits or not groups:
         return {}
     hopeless = np.flatnonzero(
@@ -204,7 +207,7 @@ def shortfalls_of(
         return Operating.of(pool.measured.described(-task - 1, point))
 
     def as_limited(value: float, slo: Slo, estimated: bool) -> float:
-        """What the limit is compared with: of an estimate's mean the percentile that is assumed."""
+        """Return what the limit is compared with: of an estimate's mean the percentile that is assumed."""
         means = estimated and slo.percentile is not None and not pool.choice.percentiles
         return value * (pool.question.assume_tail or 1.0) if means else value
 
@@ -241,7 +244,7 @@ class _Near:
 def _nearest_alone(
     connection: sa.Connection, scope: Scope, pool: Candidates, limit: Limit, rows: Indices
 ) -> dict[int, _Near]:
-    """Of each group the point of these rows that comes nearest to one limit, whatever the others."""
+    """Return for each group the point of these rows that comes nearest to one limit, whatever the others."""
     tasks = pool.about["task_id"][rows]
     group_of = dict(zip(tasks.astype(np.int64).tolist(), pool.codes.group[rows].tolist(), strict=True))
     models = {pool.codes.groups[group][0] for group in group_of.values()}
@@ -282,7 +285,7 @@ def _nearest_alone(
 
 
 def _nearest(pool: Candidates, rows: Indices, ratio: Array) -> dict[int, int]:
-    """For each group the row with the lowest ratio, then fewest GPUs. `ratio` is of these rows."""
+    """Return for each group the row with the lowest ratio, then fewest GPUs. `ratio` is of these rows."""
     group = pool.codes.group[rows]
     order = np.lexsort((pool.about["task_id"][rows], pool.num_gpus[rows], ratio, group))
     first = order[np.diff(group[order], prepend=-1) != 0]
@@ -293,7 +296,7 @@ def _nearest(pool: Candidates, rows: Indices, ratio: Array) -> dict[int, int]:
 
 
 def excluded(connection: sa.Connection, scope: Scope) -> tuple[SweepExclusion, ...]:
-    """What sweeps left out, the most frequent first; see `Ranking.exclusions`."""
+    """Return what sweeps left out, the most frequent first; see `Ranking.exclusions`."""
     asked = scope.asked
     if not means_estimated(asked.kinds):
         return ()

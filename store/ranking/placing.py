@@ -47,7 +47,7 @@ class Codes:
 
 
 def _numbered(names: NameIndex, ids: Array) -> tuple[list[str], Indices]:
-    """The names, and for each id the position of its name."""
+    """Return the names, and for each id the position of its name."""
     listed = list(names.ids)
     position = {row_id: place for place, name in enumerate(listed) for row_id in names.ids[name]}
     return listed, _looked_up(position, ids)
@@ -61,7 +61,7 @@ def _looked_up(of: Mapping[int, int], ids: Array) -> Indices:
 
 
 def versions(rows: Rows, models: NameIndex, gpus: NameIndex, engines: NameIndex) -> list[Indices]:
-    """How old the engine, the model and the GPU of each row are, 0: the newest of its name."""
+    """Return how old the engine, the model and the GPU of each row are, 0: the newest of its name."""
     return [
         _looked_up({row_id: age for ids in names.ids.values() for age, row_id in enumerate(ids)}, rows.about[column])
         for names, column in ((engines, "engine_id"), (models, "model_id"), (gpus, "gpu_id"))
@@ -69,7 +69,7 @@ def versions(rows: Rows, models: NameIndex, gpus: NameIndex, engines: NameIndex)
 
 
 def newest(rows: Rows, codes: Codes, configuration: Array, ages: Sequence[Indices]) -> Indices:
-    """The rows that stand among versions: of each engine's answers to one configuration the newest."""
+    """Return the rows that stand among versions: of each engine's answers to one configuration the newest."""
     task = -rows.about["task_id"]
     order = np.lexsort((task, *reversed(ages), codes.engine, configuration))
     same = (np.diff(configuration[order]) == 0) & (np.diff(codes.engine[order]) == 0)
@@ -77,7 +77,7 @@ def newest(rows: Rows, codes: Codes, configuration: Array, ages: Sequence[Indice
 
 
 def first_engines(codes: Codes) -> Indices:
-    """For each group the engine that is preferred of those that have an answer."""
+    """Return for each group the engine that is preferred of those that have an answer."""
     first = np.full(len(codes.groups), len(codes.engines), dtype=np.int64)
     np.minimum.at(first, codes.group, codes.engine)
     return first
@@ -94,7 +94,7 @@ class OperatingPoints:
     high: Array
 
     def followed_by(self, other: OperatingPoints) -> OperatingPoints:
-        """These rows and then those of another, which has the same figures or more."""
+        """Return these rows and then those of another, which has the same figures or more."""
         figures = {name: np.concatenate([column, other.figures[name]]) for name, column in self.figures.items()}
         return OperatingPoints(
             figures,
@@ -106,7 +106,7 @@ class OperatingPoints:
 
 
 def operating_points_of(rows: Rows, aim: Aim, limits: Sequence[Limit], straddling: Rows | None) -> OperatingPoints:
-    """The best point of every row within all limits; where none qualifies the stored one that comes nearest."""
+    """Return the best point of every row within all limits; where none qualifies the stored one that comes nearest."""
     figures = {name: column.copy() for name, column in rows.points["point"].items()}
     qualifies = hold(limits, figures) & aim.known(figures)
     low, high = figures["concurrency"].copy(), figures["concurrency"].copy()
@@ -144,7 +144,9 @@ def operating_points_of(rows: Rows, aim: Aim, limits: Sequence[Limit], straddlin
 
 
 def _precedes(aim: Aim, one: Mapping[str, Array], other: Mapping[str, Array]) -> Flags:
-    """Whether a point comes before another of its configuration: not queued, else better, else less in flight."""
+    """Return whether a point comes before another of its configuration:
+    not queued, else better, else less in flight.
+    """
     result = np.zeros(len(one["concurrency"]), dtype=bool)
     undecided = ~result
     for left, right in (
@@ -229,7 +231,7 @@ def placed(
 
 
 def _in_order(group: Indices, keys: Sequence[Array]) -> Indices:
-    """What sorts rows by group and these keys. The first two leave few undecided, which the others then sort."""
+    """Return what sorts rows by group and these keys. The first two leave few undecided, which the others then sort."""
     first = (group, *keys[:2])
     order = np.lexsort(first[::-1])
     same = np.logical_and.reduce([key[order[1:]] == key[order[:-1]] for key in first])
@@ -240,12 +242,12 @@ def _in_order(group: Indices, keys: Sequence[Array]) -> Indices:
 
 
 def _finite(keys: Sequence[Array]) -> list[Array]:
-    """The same keys with a number in place of infinity, which has no difference to itself."""
+    """Return the same keys with a number in place of infinity, which has no difference to itself."""
     return [np.nan_to_num(key, posinf=1e308, neginf=-1e308) for key in keys]
 
 
 def _places(group: Indices, changes: Flags) -> Indices:
-    """Ranks with gaps within runs of one group; `changes`: the row differs from the one before."""
+    """Return ranks with gaps within runs of one group; `changes`: the row differs from the one before."""
     if not len(group):
         return np.empty(0, dtype=np.int64)
     starts = np.diff(group, prepend=group[0] - 1) != 0

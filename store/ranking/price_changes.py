@@ -37,7 +37,9 @@ class _Types:
         self.group, self.gpu = kind // len(pool.codes.gpus), kind % len(pool.codes.gpus)
 
     def best(self, usd: Array) -> tuple[Array, Indices]:
-        """The best value of every GPU type of every group at these prices of rows, and the first row that has it."""
+        """Return the best value of every GPU type of every group at these
+        prices of rows, and the first row that has it.
+        """
         pool = self._pool
         values = pool.aim.values(
             self._figures, pool.num_gpus[self.rows], usd[self.rows], pool.unit_costs.tdp_w[self.rows]
@@ -49,7 +51,7 @@ class _Types:
 
 
 def flips_of(pool: Candidates, ranked: Placed) -> dict[int, list[Flip]]:
-    """Where another GPU type would be best if one GPU's price were the lowest or the highest of its range."""
+    """Return where another GPU type would be best if one GPU's price were the lowest or the highest of its range."""
     if not pool.aim.needs("price") or not len(ranked.rows):
         return {}
     types = _Types(pool, ranked)
@@ -84,7 +86,9 @@ def flips_of(pool: Candidates, ranked: Placed) -> dict[int, list[Flip]]:
 
 
 def sellers_of(pool: Candidates, ranked: Placed) -> dict[int, list[Seller]]:
-    """What is best of each group at the prices of each provider alone, where it sells at least two of the GPU types."""
+    """Return what is best of each group at the prices of each provider alone,
+    where it sells at least two of the GPU types.
+    """
     if not pool.aim.needs("price") or pool.aim.is_weighted or not len(ranked.rows):
         return {}
     types = _Types(pool, ranked)
@@ -106,7 +110,7 @@ def sellers_of(pool: Candidates, ranked: Placed) -> dict[int, list[Seller]]:
 
 
 def _by_provider(prices: Iterable[GpuPrice]) -> Mapping[str, Mapping[str, GpuPrice]]:
-    """What each provider alone asks for each GPU type; of several spellings of its name one."""
+    """Return what each provider alone asks for each GPU type; of several spellings of its name one."""
     names: dict[str, str] = {}
     found: dict[str, dict[str, GpuPrice]] = defaultdict(dict)
     for price in prices:

@@ -118,7 +118,7 @@ def rank(connection: sa.Connection, question: Question) -> Ranking:
 
 
 def _joined(rankings: Sequence[Ranking]) -> Ranking:
-    """Answers for several kinds of traffic as one."""
+    """Return answers for several kinds of traffic as one."""
     first = rankings[0]
     if len(rankings) == 1:
         return first
@@ -158,7 +158,7 @@ def _ranked(connection: sa.Connection, scope: Scope, question: Question) -> Rank
 
 
 def _missing_tasks(connection: sa.Connection, sweep_id: int) -> int:
-    """How many tasks of a sweep are not answered yet; a finished sweep lacks none."""
+    """Return how many tasks of a sweep are not answered yet; a finished sweep lacks none."""
     sweep = connection.execute(
         sa.select(sweeps.c.task_count, sweeps.c.finished_at).where(sweeps.c.id == sweep_id)
     ).one()
@@ -169,7 +169,7 @@ def _missing_tasks(connection: sa.Connection, sweep_id: int) -> int:
 
 
 def sql_of(connection: sa.Connection, question: Question) -> str:
-    """The statements that read the answers to a question, with their parameters written out, for reading.
+    """Return the statements that read the answers to a question, with their parameters written out, for reading.
 
     The first reads operating points, the second what could not run, a third the measured runs if there are any; empty
     lines stand between them. Raises what `rank` raises for names.
@@ -256,13 +256,13 @@ def _groups(connection: sa.Connection, scope: Scope, pool: Candidates) -> list[G
 
 
 def _unproven(configs: Sequence[RankedConfig]) -> RankedConfig | None:
-    """What would be better than the best if its estimate held, best first; see `Group.unproven`."""
+    """Return what would be better than the best if its estimate held, best first; see `Group.unproven`."""
     better = (config for config in configs if config.behind_best < 0 and not config.backed)
     return next(better, None) if configs and configs[0].backed else None
 
 
 def _check(question: Question) -> None:
-    """Raises InputError for numbers that mean nothing, UnknownNameError."""
+    """Raise InputError for numbers that mean nothing, UnknownNameError."""
     choose_word("trust", [question.trust], list(Trusted))
     tail = question.assume_tail
     if tail is not None and not (math.isfinite(tail) and tail >= 1):
@@ -287,7 +287,7 @@ def _check(question: Question) -> None:
 
 
 def _provide_logarithms(connection: sa.Connection) -> None:
-    """Weights need ln(), which SQLite has only if it was built with it."""
+    """Provide ln(), which weights need and SQLite has only if it was built with it."""
     if connection.dialect.name != "sqlite":
         return
     raw = connection.connection.dbapi_connection

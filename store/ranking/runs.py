@@ -67,18 +67,18 @@ class Points:
         return len(self.load)
 
     def figures_at(self, points: Indices) -> dict[str, Array]:
-        """Their figures; NaN for -1."""
+        """Return their figures; NaN for -1."""
         there = points >= 0
         return {name: np.where(there, column[points], np.nan) for name, column in self.figures.items()}
 
 
 def counts(connection: sa.Connection, question: Question) -> bool:
-    """Whether there are measured runs, and they are asked for. Raises UnknownNameError."""
+    """Return whether there are measured runs, and they are asked for. Raises UnknownNameError."""
     return means_measured(question.kinds, question.engines) and _are_there(connection)
 
 
 def check_there_are_any(connection: sa.Connection) -> None:
-    """Raises InputError if the store has no measured runs."""
+    """Raise InputError if the store has no measured runs."""
     if not _are_there(connection):
         raise InputError(
             "the store has no measured runs", hint="gpuscout import FILE adds yours, import public others'"
@@ -92,7 +92,9 @@ def _are_there(connection: sa.Connection) -> bool:
 def configurations_of(
     connection: sa.Connection, scope: Scope, question: Question
 ) -> tuple[dict[int, int], list[dict[str, Any]]]:
-    """The configurations of all cases in the scope that were measured, and of each case the number of its own."""
+    """Return the configurations of all cases in the scope that were
+    measured, and of each case the number of its own.
+    """
     names = (*LENGTHS, "num_gpus", *SETTINGS)
     query = (
         sa.select(
@@ -123,14 +125,14 @@ def _on_cases(scope: Scope, question: Question) -> list[Condition]:
 
 
 def _key(row: Mapping[Any, Any]) -> Key:
-    """What tells configurations apart, but for the KV precision."""
+    """Return what tells configurations apart, but for the KV precision."""
     return tuple(row[name] for name in ("model", "gpu", *LENGTHS, *_SETTINGS))
 
 
 def estimated_cases(
     connection: sa.Connection, scope: Scope, configurations: Sequence[Mapping[str, Any]]
 ) -> list[set[int]]:
-    """For each configuration the cases of estimates that it matches; with a sweep, those of its tasks."""
+    """Return for each configuration the cases of estimates that it matches; with a sweep, those of its tasks."""
     found: list[set[int]] = [set() for _ in configurations]
     numbers: dict[Key, list[int]] = {}
     for number, one in enumerate(configurations):
@@ -172,7 +174,7 @@ def estimated_cases(
 
 
 def on_runs(question: Question) -> list[Condition]:
-    """What a question asks of measured runs besides their cases."""
+    """Return what a question asks of measured runs besides their cases."""
     runs = measured_runs.c
     found: list[Condition] = []
     if not question.implausible:
@@ -191,7 +193,7 @@ def on_runs(question: Question) -> list[Condition]:
 
 
 def runs_statement(scope: Scope, question: Question) -> sa.Select[Any]:
-    """All measured runs that a question is about."""
+    """Return all measured runs that a question is about."""
     runs = measured_runs.c
     query = sa.select(
         runs.id, runs.case_id, runs.load, runs.concurrency, runs.request_rate, *(runs[name] for name in METRICS),
@@ -205,7 +207,9 @@ def runs_statement(scope: Scope, question: Question) -> sa.Select[Any]:
 
 
 def left_out_as_implausible(connection: sa.Connection, scope: Scope, question: Question) -> int:
-    """How many measured runs that a question is about beat their hardware, and do not count unless it asks for them."""
+    """Return how many measured runs that a question is about beat their
+    hardware, and do not count unless it asks for them.
+    """
     if question.implausible or not counts(connection, question):
         return 0
     asked = runs_statement(scope, dataclasses.replace(question, implausible=True)).order_by(None).subquery()
@@ -215,7 +219,9 @@ def left_out_as_implausible(connection: sa.Connection, scope: Scope, question: Q
 
 
 def left_out_as_set_aside(connection: sa.Connection, scope: Scope, question: Question) -> int:
-    """How many measured runs that a question is about do not stand for their configuration, and so do not count."""
+    """Return how many measured runs that a question is about do not stand
+    for their configuration, and so do not count.
+    """
     if question.set_aside or not counts(connection, question):
         return 0
     asked = runs_statement(scope, dataclasses.replace(question, set_aside=True)).order_by(None)
@@ -226,7 +232,7 @@ def left_out_as_set_aside(connection: sa.Connection, scope: Scope, question: Que
 def with_left_out(
     error: NothingMatchesError, connection: sa.Connection, scope: Scope, question: Question
 ) -> NothingMatchesError:
-    """The error of a question without an answer, that says which measured runs would be one if they counted."""
+    """Return the error of a question without an answer, that says which measured runs would be one if they counted."""
     hints = [
         f"measured runs that match but do not count: {runs:,} {why} ({flag} counts them)"
         for runs, why, flag in (
@@ -241,7 +247,7 @@ def with_left_out(
 def points_of(
     connection: sa.Connection, statement: sa.Select[Any], known: Mapping[int, int], limits: Sequence[Limit]
 ) -> Points | None:
-    """The runs of these cases as points; None: there are none."""
+    """Return the runs of these cases as points; None: there are none."""
     rows = [row for row in connection.execute(statement) if row.case_id in known]
     if not rows:
         return None
@@ -289,7 +295,7 @@ def points_of(
 
 
 def _percentiles(connection: sa.Connection, limit: Limit, run_ids: Sequence[int]) -> Array:
-    """The percentile that a limit is on, of each run; NaN where it is not stored."""
+    """Return the percentile that a limit is on, of each run; NaN where it is not stored."""
     query = sa.select(percentiles.c.run_id, percentiles.c.value).where(
         percentiles.c.metric == limit.slo.column, percentiles.c.percentile == limit.slo.percentile
     )
@@ -300,7 +306,7 @@ def _percentiles(connection: sa.Connection, limit: Limit, run_ids: Sequence[int]
 
 
 def _medians(values: Array, point: Indices, starts: Indices) -> Array:
-    """The median of each point's runs, which stand one after another; of those that know the value."""
+    """Return the median of each point's runs, which stand one after another; of those that know the value."""
     values = values[np.lexsort((values, point))]  # NaN goes last
     known = np.add.reduceat(~np.isnan(values), starts[:-1], dtype=np.int64)
     low, high = starts[:-1] + np.maximum(known - 1, 0) // 2, starts[:-1] + np.minimum(known // 2, np.diff(starts) - 1)

@@ -20,7 +20,10 @@ Condition = sa.ColumnElement[bool]
 
 
 def started_as(connection: sa.Connection, question: Question) -> list[Condition]:
-    """The conditions on cases. Raises InputError for an unknown option, and for values that no stored case has."""
+    """Return the conditions on cases.
+
+    Raises InputError for an unknown option, and for values that no stored case has.
+    """
     found: list[Condition] = []
     if question.server_options:
         found.append(_with_options(connection, question.server_options))
@@ -30,7 +33,7 @@ def started_as(connection: sa.Connection, question: Question) -> list[Condition]
 
 
 def _with_options(connection: sa.Connection, asked: Sequence[str]) -> Condition:
-    """Cases whose options have these values, as given or by their server's defaults on their GPU."""
+    """Return cases whose options have these values, as given or by their server's defaults on their GPU."""
     wanted = options_asked(asked)
     columns = (cases.c.server, cases.c.gpu_id, cases.c.server_options)
     rows = connection.execute(sa.select(*columns).distinct()).all()

@@ -119,7 +119,7 @@ def release_blocks(
 
 
 def claimed_by(sweep_id: int, block: int, runner_id: int, attempt: int) -> tuple[sa.ColumnElement[bool], ...]:
-    """The fence: true of a block only for the runner that has claimed it, in this attempt."""
+    """Return the fence: true of a block only for the runner that has claimed it, in this attempt."""
     return (
         blocks.c.sweep_id == sweep_id,
         blocks.c.block == block,
@@ -130,7 +130,7 @@ def claimed_by(sweep_id: int, block: int, runner_id: int, attempt: int) -> tuple
 
 
 def is_done_by(connection: sa.Connection, sweep_id: int, block: int, runner_id: int, attempt: int) -> bool:
-    """Whether a block was committed by this runner in this attempt.
+    """Return whether a block was committed by this runner in this attempt.
 
     Certain even while the server still works on that very commit, which is waited for (Postgres).
     """
@@ -163,7 +163,7 @@ def reopen_failed_blocks(connection: sa.Connection, sweep_id: int, *, include_cr
 
 
 def open_failures(connection: sa.Connection, sweep_id: int, block: int | None = None) -> list[OpenFailure]:
-    """The open failures of a sweep, or of one of its blocks, in the order in which they happened."""
+    """Return the open failures of a sweep, or of one of its blocks, in the order in which they happened."""
     query = _open_failures(sweep_id, block).order_by(failures.c.id)
     return [
         OpenFailure(row.block, row.task_key, row.case_id, row.engine_id, Outcome(row.outcome), row.message)
@@ -172,7 +172,7 @@ def open_failures(connection: sa.Connection, sweep_id: int, block: int | None = 
 
 
 def sweep_progress(connection: sa.Connection, sweep_id: int) -> SweepProgress:
-    """Where a sweep stands, whoever computes it."""
+    """Return where a sweep stands, whoever computes it."""
     states = {
         row.state: row
         for row in connection.execute(
@@ -202,7 +202,7 @@ def sweep_progress(connection: sa.Connection, sweep_id: int) -> SweepProgress:
 
 
 def count_open_failures(connection: sa.Connection, sweep_id: int, block: int | None = None) -> int:
-    """How many tasks of a sweep, or of one of its blocks, have failed and are still lacking."""
+    """Return how many tasks of a sweep, or of one of its blocks, have failed and are still lacking."""
     failed = _open_failures(sweep_id, block).subquery()
     return connection.execute(sa.select(sa.func.count()).select_from(failed)).scalar_one()
 
@@ -226,7 +226,7 @@ def finish_if_done(connection: sa.Connection, sweep_id: int) -> bool:
 
 
 def _open_failures(sweep_id: int, block: int | None = None) -> sa.Select[*tuple[Any, ...]]:
-    """The latest failure of every task of the sweep that is not in its membership."""
+    """Return the latest failure of every task of the sweep that is not in its membership."""
     latest = sa.select(sa.func.max(failures.c.id)).where(failures.c.sweep_id == sweep_id)
     if block is not None:
         latest = latest.where(failures.c.block == block)

@@ -50,7 +50,7 @@ class Committer:
         self._running[self._threads.submit(self._commit, result)] = result
 
     def finished(self, *, all_of_them: bool = False) -> list[tuple[BlockResult, bool]]:
-        """The blocks whose commits have ended since the last call, and whether this attempt stored them.
+        """Return the blocks whose commits have ended since the last call, and whether this attempt stored them.
 
         With `all_of_them`, every commit is waited for. Raises what `durable.commit` raises.
         """
@@ -61,7 +61,7 @@ class Committer:
         return done
 
     def __len__(self) -> int:
-        """How many blocks were submitted and are not among what `finished` has given."""
+        """Return how many blocks were submitted and are not among what `finished` has given."""
         return len(self._running) + len(self._done)
 
     def __enter__(self) -> Self:

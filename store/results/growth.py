@@ -62,7 +62,7 @@ def grow(connection: sa.Connection, offers: Sequence[Offer]) -> list[bool]:
 
 
 def _end(ladder: Sequence[int], fits_up_to: int | None, offer: Offer) -> int | None:
-    """Up to which concurrency the curve of both fits; None: it does not end early."""
+    """Return up to which concurrency the curve of both fits; None: it does not end early."""
     offered = 0 if offer.outcome == Outcome.DOES_NOT_FIT else offer.fits_up_to
     if fits_up_to is None and offered is None:
         return None

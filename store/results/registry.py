@@ -39,7 +39,10 @@ class RegisteredIds:
 def register_names(
     connection: sa.Connection, models: Sequence[ModelSpec], gpus: Sequence[GPUSpec], engine: EngineIdentity
 ) -> RegisteredIds:
-    """The ids of models, GPUs and an engine; those not known yet are stored. Idempotent, safe beside other writers."""
+    """Return the ids of models, GPUs and an engine; those not known yet are stored.
+
+    Idempotent, safe beside other writers.
+    """
     return RegisteredIds(
         tuple(register_models(connection, models)),
         tuple(register_gpus(connection, gpus)),
@@ -48,7 +51,7 @@ def register_names(
 
 
 def register_models(connection: sa.Connection, architectures: Sequence[ModelSpec]) -> list[int]:
-    """The ids of these models, in their order."""
+    """Return the ids of these models, in their order."""
 
     def row(position: int) -> dict[str, Any]:
         model = architectures[position]
@@ -66,7 +69,7 @@ def register_models(connection: sa.Connection, architectures: Sequence[ModelSpec
 
 
 def register_gpus(connection: sa.Connection, specs: Sequence[GPUSpec]) -> list[int]:
-    """The ids of these GPUs, in their order."""
+    """Return the ids of these GPUs, in their order."""
 
     def row(position: int) -> dict[str, Any]:
         gpu = specs[position]
@@ -83,7 +86,7 @@ def register_gpus(connection: sa.Connection, specs: Sequence[GPUSpec]) -> list[i
 
 
 def register_traffics(connection: sa.Connection, shapes: Sequence[str | None]) -> list[int | None]:
-    """The ids of these shapes of traffic, in their order; None, plain traffic, has none."""
+    """Return the ids of these shapes of traffic, in their order; None, plain traffic, has none."""
     named = sorted({shape for shape in shapes if shape is not None})
     ids = register_rows(connection, traffics, [{"shape": shape} for shape in named], lambda _: {})
     id_of = dict(zip(named, ids, strict=True))
@@ -91,7 +94,7 @@ def register_traffics(connection: sa.Connection, shapes: Sequence[str | None]) -
 
 
 def register_engine(connection: sa.Connection, engine: EngineIdentity) -> int:
-    """The id of an engine under its present fingerprint and options."""
+    """Return the id of an engine under its present fingerprint and options."""
     options = dict(engine.options)
     identity = {"name": engine.name, "fingerprint": engine.fingerprint, "options_digest": content_digest(options)}
     rest = {"options": canonical_json(options).decode(), "created_at": datetime.now(UTC)}
@@ -99,13 +102,13 @@ def register_engine(connection: sa.Connection, engine: EngineIdentity) -> int:
 
 
 def register_ladder(connection: sa.Connection, concurrencies: Iterable[int]) -> int:
-    """The id of a set of concurrencies, in whatever order they are given."""
+    """Return the id of a set of concurrencies, in whatever order they are given."""
     text = ",".join(str(concurrency) for concurrency in sorted({int(c) for c in concurrencies}))
     return register_rows(connection, ladders, [{"concurrencies": text}], lambda _: {})[0]
 
 
 def stored_ladders(connection: sa.Connection) -> dict[int, tuple[int, ...]]:
-    """Every ladder, ascending, by id; there are few."""
+    """Return every ladder, ascending, by id; there are few."""
     rows = connection.execute(sa.select(ladders.c.id, ladders.c.concurrencies))
     return {ladder_id: tuple(int(part) for part in text.split(",")) for ladder_id, text in rows}
 
@@ -116,7 +119,8 @@ def register_rows(
     identity: Sequence[Mapping[str, Any]],
     rest: Callable[[int], Mapping[str, Any]],
 ) -> list[int]:
-    """The ids of the rows with these identities, in their order; for one not stored yet `rest` gives its other columns.
+    """Return the ids of the rows with these identities, in their order; for one
+    not stored yet `rest` gives its other columns.
 
     Safe beside other writers.
     """

@@ -72,7 +72,7 @@ class NewSweep:
     def of(
         cls, expansion: Expansion, census: Census, *, description: str, spec_text: str, gpuscout_version: str
     ) -> NewSweep:
-        """The sweep of an expansion, as counted by its census."""
+        """Return the sweep of an expansion, as counted by its census."""
         sweep = expansion.sweep
         starts = [*(expansion.first_block(i) for i in range(len(sweep.engines))), expansion.block_count]
         counts: list[int] = census.block_tasks.tolist()
@@ -137,7 +137,7 @@ class SweepRecord:
     engines: tuple[SweepEngine, ...]
 
     def engine_of(self, block: int) -> SweepEngine:
-        """The engine that answers this block."""
+        """Return the engine that answers this block."""
         return next(e for e in self.engines if e.first_block <= block < e.first_block + e.block_count)
 
 
@@ -162,17 +162,17 @@ _RECORD = (
 
 
 def find_sweep(connection: sa.Connection, digest: bytes) -> SweepRecord | None:
-    """The sweep with this digest; None when it was never run on this store."""
+    """Return the sweep with this digest; None when it was never run on this store."""
     return _one(connection, _select().where(sweeps.c.digest == digest))
 
 
 def sweep_by_name(connection: sa.Connection, name: str) -> SweepRecord | None:
-    """The revision of a sweep that was run last; None when there is no sweep of this name."""
+    """Return the revision of a sweep that was run last; None when there is no sweep of this name."""
     return _one(connection, _select().where(sweeps.c.name == name).order_by(sweeps.c.latest_run.desc()).limit(1))
 
 
 def list_sweeps(connection: sa.Connection) -> list[SweepRecord]:
-    """All sweeps and revisions, the one that was run last first."""
+    """Return all sweeps and revisions, the one that was run last first."""
     rows = connection.execute(_select().order_by(sweeps.c.latest_run.desc())).all()
     return [_record(connection, row) for row in rows]
 
@@ -257,7 +257,8 @@ def delete_sweep(connection: sa.Connection, sweep_id: int) -> Deleted:
 
 
 def serialise_registration(connection: sa.Connection) -> None:
-    """One registration at a time: revisions and runs are counted up from the highest. SQLite has one writer anyway.
+    """Let one registration happen at a time: revisions and runs count up from the highest. SQLite has one writer
+    anyway.
 
     Not a lock on the table: a commit that finishes a sweep holds its row and would wait for us, as we for the row.
     """
@@ -410,7 +411,7 @@ class FailureGroup:
 
 
 def named_sweep(connection: sa.Connection, name: str, revision: int | None = None) -> SweepRecord:
-    """A revision of a sweep; None is the one that was run last. Raises UnknownNameError."""
+    """Return a revision of a sweep; None is the one that was run last. Raises UnknownNameError."""
     sweep = sweep_by_name(connection, name)
     if sweep is None:
         names = sorted({known.name for known in list_sweeps(connection)})
@@ -425,20 +426,20 @@ def named_sweep(connection: sa.Connection, name: str, revision: int | None = Non
 
 
 def spec_text(connection: sa.Connection, sweep_id: int) -> str:
-    """The spec a sweep was made from, with absolute paths."""
+    """Return the spec a sweep was made from, with absolute paths."""
     text: str = connection.execute(sa.select(sweeps.c.spec_text).where(sweeps.c.id == sweep_id)).scalar_one()
     return text
 
 
 def resolved_identity(connection: sa.Connection, sweep_id: int) -> dict[str, Any]:
-    """What the spec meant when it was first run: `Sweep.identity()`."""
+    """Return what the spec meant when it was first run: `Sweep.identity()`."""
     stored = connection.execute(sa.select(sweeps.c.resolved).where(sweeps.c.id == sweep_id)).scalar_one()
     resolved: dict[str, Any] = json.loads(stored)
     return resolved
 
 
 def failure_groups(connection: sa.Connection, sweep_id: int) -> list[FailureGroup]:
-    """The open failures of a sweep by engine and reason, the most frequent first."""
+    """Return the open failures of a sweep by engine and reason, the most frequent first."""
     failed = _open_failures(sweep_id).subquery()
     rows = connection.execute(
         sa.select(

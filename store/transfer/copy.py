@@ -149,7 +149,7 @@ class _Copy:
         return dict(zip((row["id"] for row in rows), ids, strict=True))
 
     def _cases(self, ids: Iterable[int]) -> CopyCases:
-        """Cases of the source, read now; called with a connection to the target it stores them and says where."""
+        """Read cases of the source; what is returned stores them in a target and gives their ids there."""
         rows = list(bulk.select_by_keys(self._read, sa.select(cases), cases.c.id, sorted(set(ids))))
         columns = columns_of(cases, rows)
         for name, table in (("model_id", models), ("gpu_id", gpus), ("traffic_id", traffics)):
@@ -274,7 +274,7 @@ def _store_prices(table: sa.Table, rows: Sequence[Any], connection: sa.Connectio
 
 
 def columns_of(table: sa.Table, rows: Sequence[Any]) -> dict[str, list[Any]]:
-    """Rows of a table as columns, without their ids, which are the source's own."""
+    """Return rows of a table as columns, without their ids, which are the source's own."""
     names = [column.name for column in table.columns]
     values = list(zip(*rows, strict=True)) or [()] * len(names)
     return {name: list(column) for name, column in zip(names, values, strict=True) if name != "id"}

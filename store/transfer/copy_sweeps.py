@@ -33,7 +33,8 @@ Ids = Mapping[sa.Table, Mapping[int, int]]
 
 
 def register_all(read: sa.Connection, target: Store, ids: Ids) -> tuple[dict[int, int], int]:
-    """Where each sweep of the source is in the target, in the order in which they were run last; how many are new.
+    """Return where each sweep of the source is in the target, in the order
+    in which they were run last; how many are new.
 
     New ones arrive with all their blocks pending and without having been run.
     """
@@ -80,7 +81,7 @@ def settle(
 
 
 def _registration(read: sa.Connection, row: Mapping[str, Any], ids: Ids) -> Callable[[sa.Connection], tuple[int, bool]]:
-    """Reads what belongs to a sweep; what is returned stores it and gives its id and whether it is new there."""
+    """Read what belongs to a sweep; what is returned stores it and gives its id and whether it is new there."""
     parts = {
         table: [
             {name: value for name, value in part.items() if name != "id"}
@@ -183,7 +184,7 @@ def _blocks(rows: Sequence[Any], target_id: int, connection: sa.Connection) -> N
 
 
 def _portions(read: sa.Connection, table: sa.Table, key: sa.Column[int], sweep_id: int) -> Iterator[Sequence[Any]]:
-    """The rows of a sweep in a table, in the order of `key`, some thousand at a time."""
+    """Yield the rows of a sweep in a table, in the order of `key`, some thousand at a time."""
     last = -1
     query = sa.select(table).where(table.c.sweep_id == sweep_id).order_by(key).limit(_ROWS_AT_ONCE)
     while rows := read.execute(query.where(key > last)).all():

@@ -31,7 +31,7 @@ class Placed:
         return self.values[name] is not None
 
     def known(self, name: str, fetch: Callable[[str], _T]) -> _T | None:
-        """The value as one of the functions below fetches it; None when it is missing."""
+        """Return the value as one of the functions below fetches it; None when it is missing."""
         return fetch(name) if self.has(name) else None
 
     def error(self, name: str, problem: str) -> InputError:
@@ -57,7 +57,7 @@ class Placed:
         return value
 
     def tokens(self, name: str) -> int:
-        """Lengths and capacities, which may be large."""
+        """Return lengths and capacities, which may be large."""
         return self.count(name, least=0, below=2**63)
 
     def figure(self, name: str) -> float:
@@ -82,12 +82,12 @@ class Placed:
         return found
 
     def json_text(self, name: str) -> str:
-        """The text of an object."""
+        """Return the text of an object."""
         self.json(name)
         return self.text(name)
 
     def ladder(self, name: str) -> list[int]:
-        """Concurrencies, ascending."""
+        """Return concurrencies, ascending."""
         parts = self.text(name).split(",")
         steps = [int(part) for part in parts if part.isascii() and part.isdecimal() and len(part) < 11]
         if len(steps) < len(parts) or steps != sorted(set(steps)) or not 0 < steps[0] <= steps[-1] < 2**31:
@@ -108,7 +108,7 @@ class Placed:
             raise self.error(name, "expected a date such as 2026-11-21") from error
 
     def percentiles(self) -> list[tuple[str, float, float]]:
-        """Metric, percentile and value of each."""
+        """Return metric, percentile and value of each."""
         error = self.error("percentiles", "expected a list of [metric, percentile, value]")
         try:
             found = [(metric, float(percent), float(value)) for metric, percent, value in self._json("percentiles")]

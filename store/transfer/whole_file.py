@@ -25,7 +25,7 @@ _SURELY_BEGUN_S = 60.0
 
 @contextmanager
 def whole_file(target: Path, *, like: Path | None = None) -> Iterator[IO[bytes]]:
-    """A new file, which takes the place of `target` when the `with` block ends and goes when it raises.
+    """Yield a new file, which takes the place of `target` when the `with` block ends and goes when it raises.
 
     It may be read by whom `target` could be read by, if it is there, and else by no more than `like`. Raises OSError.
     """
@@ -49,7 +49,7 @@ def whole_file(target: Path, *, like: Path | None = None) -> Iterator[IO[bytes]]
 
 @contextmanager
 def working_folder(prefix: str) -> Iterator[Path]:
-    """A folder for temporary files; those of killed processes are removed first."""
+    """Yield a folder for temporary files; those of killed processes are removed first."""
     for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
         with suppress(OSError):
             if folder.stat(follow_symlinks=False).st_uid == os.getuid() and _is_litter(folder / _LOCK, folder):
@@ -67,7 +67,7 @@ def _remove_parts(target: Path) -> None:
 
 
 def _is_litter(lock: Path, whole: Path) -> bool:
-    """Whether nobody holds the lock. What has just been made may be about to be locked."""
+    """Return whether nobody holds the lock. What has just been made may be about to be locked."""
     about = whole.stat(follow_symlinks=False)
     if stat.S_ISLNK(about.st_mode) or time.time() - about.st_mtime < _SURELY_BEGUN_S:
         return False

@@ -44,7 +44,7 @@ class GPUCatalogue:
     @classmethod
     @functools.cache
     def load(cls) -> GPUCatalogue:
-        """The GPUs that ship with gpuscout; read once per process."""
+        """Return the GPUs that ship with gpuscout; read once per process."""
         data = pkgutil.get_data("gpuscout.sweeps", "data/gpus.json")
         assert data is not None  # it raises if the file is missing
         document = json.loads(data)
@@ -65,21 +65,21 @@ class GPUCatalogue:
         return iter(self._by_name.values())
 
     def names(self) -> tuple[str, ...]:
-        """Canonical names, in the order of the catalogue (by vendor, then by generation)."""
+        """Return canonical names, in the order of the catalogue (by vendor, then by generation)."""
         return tuple(self._by_name)
 
     def get(self, name: str) -> GPUSpec:
-        """The GPU of exactly this canonical name. Raises UnknownNameError."""
+        """Return the GPU of exactly this canonical name. Raises UnknownNameError."""
         if gpu := self._by_name.get(name):
             return gpu
         raise self._unknown(name)
 
     def has_exactly(self, gpu: GPUSpec) -> bool:
-        """Whether a GPU has the figures that this catalogue has under its name, none of them replaced."""
+        """Return whether a GPU has the figures that this catalogue has under its name, none of them replaced."""
         return gpu.name in self._by_name and self._by_name[gpu.name].digest() == gpu.digest()
 
     def resolve(self, text: str) -> GPUSpec:
-        """The GPU a person, `nvidia-smi`, `rocm-smi` or a Kubernetes label calls `text`.
+        """Return the GPU a person, `nvidia-smi`, `rocm-smi` or a Kubernetes label calls `text`.
 
         Never a guess: raises UnknownNameError, with the nearest names, unless exactly one GPU is called that.
         """
@@ -88,16 +88,18 @@ class GPUCatalogue:
         raise self._unknown(text)
 
     def find(self, text: str) -> GPUSpec | None:
-        """The same; None when none is, or several are, called that."""
+        """Return the same; None when none is, or several are, called that."""
         return self._by_key.get(squeeze(_SHARED.sub("", text)))
 
     def explain(self, text: str) -> str | None:
-        """What a typed name stands for, such as "A100 -> A100-SXM-80GB"; None when it is the name itself."""
+        """Return what a typed name stands for, such as "A100 -> A100-SXM-80GB"; None when it is the name itself."""
         name = self.resolve(text).name
         return None if name == text else f"{text} -> {name}"
 
     def group(self, text: str) -> tuple[GPUSpec, ...]:
-        """The GPUs of the group that `text` names (`datacenter`, a vendor, a family); none where it names none."""
+        """Return the GPUs of the group that `text` names (`datacenter`, a
+        vendor, a family); none where it names none.
+        """
         belongs = member_of(text)
         return tuple(gpu for gpu in self if belongs(gpu.name, gpu.vendor, gpu.family))
 
@@ -109,7 +111,7 @@ class GPUCatalogue:
         glob: str | None = None,
         min_memory_gb: float | None = None,
     ) -> tuple[GPUSpec, ...]:
-        """The GPUs that meet all conditions, in the order of the catalogue; never none.
+        """Return the GPUs that meet all conditions, in the order of the catalogue; never none.
 
         `glob` is matched with the canonical names and, if no name matches, with the aliases, or names a group of GPUs
         (`datacenter`, a vendor, a family); case and the kind of separator do not matter. Raises UnknownNameError for a
@@ -137,7 +139,7 @@ class GPUCatalogue:
         raise InputError(f"no GPU {' and '.join(filter(None, conditions))}", hint=self._what_exists())
 
     def with_file(self, path: str | Path) -> GPUCatalogue:
-        """This catalogue and the GPUs of a YAML file, whose list `gpus` holds mappings with these keys:
+        """Return this catalogue and the GPUs of a YAML file, whose list `gpus` holds mappings with these keys:
 
         name, vendor, family, memory_gb, memory_bandwidth_gbs (GB/s), dense_tflops (a mapping of fp32, fp16, bf16,
         fp8, fp4, int8 to dense TFLOPS), pcie_gbs (GB/s in one direction) and gpus_per_node are required.
@@ -166,7 +168,7 @@ class GPUCatalogue:
         return GPUCatalogue({**self._by_name, **added}.values())
 
     def _replaced(self, own: OwnGpu, file: GpuFile) -> GPUSpec | None:
-        """The GPU of this catalogue whose figures `own` replaces; reports a name that replaces nothing."""
+        """Return the GPU of this catalogue whose figures `own` replaces; reports a name that replaces nothing."""
         if not own.replaces or own.name is None:
             return None
         holder = self._by_key.get(squeeze(own.name))
@@ -178,7 +180,7 @@ class GPUCatalogue:
         return None
 
     def _report_clashes(self, own: OwnGpu, replaced: GPUSpec | None, used: dict[str, str], file: GpuFile) -> None:
-        """Reports spellings that the catalogue or an earlier GPU of the file (in `used`) has taken."""
+        """Report spellings that the catalogue or an earlier GPU of the file (in `used`) has taken."""
         for place, spelling in own.spellings:
             key = squeeze(spelling)
             holder = self._by_key.get(key)
@@ -194,7 +196,7 @@ class GPUCatalogue:
                 file.report(place, f'"{spelling}" means {holder.name} already')
 
     def _having(self, attribute: str, wanted: str) -> set[str]:
-        """Names of the GPUs of this vendor or family."""
+        """Return names of the GPUs of this vendor or family."""
         values: dict[str, str] = {gpu.name: getattr(gpu, attribute) for gpu in self}
         found = {name for name, value in values.items() if squeeze(value) == squeeze(wanted)}
         if not found:
@@ -214,7 +216,7 @@ class GPUCatalogue:
         )
 
     def _nearest(self, text: str) -> tuple[list[str], str | None]:
-        """Names of the GPUs most likely meant, and the alias that came nearest if it was one."""
+        """Return names of the GPUs most likely meant, and the alias that came nearest if it was one."""
         key = squeeze(text)
         for brand in sorted({squeeze(gpu.vendor) for gpu in self}):
             key = key.removeprefix(brand)

@@ -120,7 +120,7 @@ class GPUSpec:
         return self.dense_tflops.get("fp32")
 
     def supports(self, arithmetic: str) -> bool:
-        """Whether the matrix units multiply this format (a key of `dense_tflops`)."""
+        """Return whether the matrix units multiply this format (a key of `dense_tflops`)."""
         return arithmetic in self.dense_tflops
 
     @property
@@ -129,7 +129,7 @@ class GPUSpec:
         return min(self.scale_up_gpus, self.gpus_per_node) if self.scale_up_gpus > 1 else self.gpus_per_node
 
     def digest(self) -> bytes:
-        """16 bytes that identify the name and every figure that can change an estimate.
+        """Return 16 bytes that identify the name and every figure that can change an estimate.
 
         Aliases, notes, sources, power and release year are left out. 80 and 80.0 are the same figure.
         """
@@ -144,14 +144,17 @@ class GPUSpec:
         return hashlib.sha256(canonical.encode()).digest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as JSON types; `from_dict` is the inverse."""
+        """Return all fields as JSON types; `from_dict` is the inverse."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values |= {name: list(values[name]) for name in TUPLES}
         return values | {name: dict(values[name]) for name in MAPPINGS}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GPUSpec:
-        """The GPU that `to_dict` gave, also after a trip through JSON. Raises TypeError on a key it does not know."""
+        """Return the GPU that `to_dict` gave, also after a trip through JSON.
+
+        Raises TypeError on a key it does not know.
+        """
         tuples = {name: tuple(values[name]) for name in TUPLES if name in values}
         mappings = {name: dict(values[name]) for name in MAPPINGS if name in values}
         return cls(**{**values, **tuples, **mappings})
@@ -173,7 +176,7 @@ MAPPINGS = ("dense_tflops", "sources")
 
 
 def usable_gib(memory_gb: float) -> float:
-    """What software sees of a nominal size where nobody has said so, in GiB; 0 of what is no size."""
+    """Return what software sees of a nominal size where nobody has said so, in GiB; 0 of what is no size."""
     if not isinstance(memory_gb, int | float):
         return 0.0
     return round(_USABLE_SHARE * memory_gb * 1e9 / 2**30, 2)

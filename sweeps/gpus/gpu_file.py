@@ -80,7 +80,10 @@ class GpuFile:
         self.problems.append(SpecProblem(message, str(self.path), place.line, place.column, place.key or None, hint))
 
     def read(self) -> list[OwnGpu]:
-        """The GPUs of the file in its order, those with problems included. Raises InputError if it cannot be read."""
+        """Return the GPUs of the file in its order, those with problems included.
+
+        Raises InputError if it cannot be read.
+        """
         root = self._parse()
         if root is None:
             return []
@@ -160,7 +163,7 @@ class GpuFile:
         return OwnGpu(item.place, values.get("name"), replaces, tuple(spellings), spec)
 
     def _value(self, key: str, item: _Item) -> Any:
-        """What the catalogue would hold under this key; None, and a problem, when it cannot be understood."""
+        """Return what the catalogue would hold under this key; None, and a problem, when it cannot be understood."""
         if key in NUMBERS:
             return self._number(item, NUMBERS[key])
         if key in _TEXTS:
@@ -250,7 +253,7 @@ def _place(mark: yaml.Mark, key: str) -> Place:
 
 
 def _with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a GPU file with what it may leave out."""
+    """Return the values of a GPU file with what it may leave out."""
     usable = {"memory_usable_gib": usable_gib(values["memory_gb"])}
     pcie = {"link_kind": "PCIe", "link_gbs": values["pcie_gbs"], "scale_up_gpus": 1}
     complete = {**usable, **pcie, **values}

@@ -16,13 +16,13 @@ Member = Callable[[str, str, str], bool]
 
 
 def is_datacenter(name: str, vendor: str, family: str) -> bool:
-    """Whether it is a GPU that is made for servers, not a card for desktops and workstations."""
+    """Return whether it is a GPU that is made for servers, not a card for desktops and workstations."""
     squeezed = squeeze(name)
     return vendor in _GPU_MAKERS and (not squeezed.startswith(_WORKSTATION) or squeezed.endswith("server"))
 
 
 def member_of(text: str) -> Member:
-    """Who belongs to the group that `text` names; nobody where it names none."""
+    """Return who belongs to the group that `text` names; nobody where it names none."""
     wanted = squeeze(text)
     if wanted in (DATACENTER, "datacentre"):
         return is_datacenter

@@ -27,11 +27,11 @@ class GPULibrary(MutableMapping[str, GPUSpec]):
         self._added: dict[str, GPUSpec] = {}
 
     def catalogue(self) -> GPUCatalogue:
-        """All of them as a catalogue."""
+        """Return all of them as a catalogue."""
         return _with(self._added) if self._added else GPUCatalogue.load()
 
     def __getitem__(self, name: str) -> GPUSpec:
-        """The GPU that is called so. Raises KeyError with the nearest names."""
+        """Return the GPU that is called so. Raises KeyError with the nearest names."""
         if not isinstance(name, str):
             raise KeyError(name)
         try:
@@ -40,7 +40,7 @@ class GPULibrary(MutableMapping[str, GPUSpec]):
             raise KeyError(f"{unknown.message}; {unknown.hint}") from None
 
     def __setitem__(self, name: str, spec: GPUSpec) -> None:
-        """Raises InputError for a spec of another name, with figures that cannot be, or whose name is an alias."""
+        """Raise InputError for a spec of another name, with figures that cannot be, or whose name is an alias."""
         if not isinstance(spec, GPUSpec):
             raise InputError(f"GPU_LIBRARY[{name!r}]: expected a GPUSpec, got {spec!r}")
         if name != spec.name:
@@ -56,7 +56,7 @@ class GPULibrary(MutableMapping[str, GPUSpec]):
         self._added[name] = spec
 
     def __delitem__(self, name: str) -> None:
-        """Raises KeyError for a GPU that was not added."""
+        """Raise KeyError for a GPU that was not added."""
         if name not in self._added:
             raise KeyError(f"{name!r} was not added to GPU_LIBRARY")
         del self._added[name]
@@ -69,7 +69,10 @@ class GPULibrary(MutableMapping[str, GPUSpec]):
 
 
 def _with(added: dict[str, GPUSpec]) -> GPUCatalogue:
-    """The GPUs that ship and these, of which some replace one that ships. Raises ValueError for a name used twice."""
+    """Return the GPUs that ship and these, of which some replace one that ships.
+
+    Raises ValueError for a name used twice.
+    """
     return GPUCatalogue(({gpu.name: gpu for gpu in GPUCatalogue.load()} | added).values())
 
 
@@ -78,6 +81,6 @@ GPU_LIBRARY = GPULibrary()
 
 
 def gpus_with(gpu_file: str | Path | None = None) -> GPUCatalogue:
-    """The GPUs of this process, with those of a user's file. Raises GpuFileError, InputError."""
+    """Return the GPUs of this process, with those of a user's file. Raises GpuFileError, InputError."""
     catalogue = GPU_LIBRARY.catalogue()
     return catalogue if gpu_file is None else catalogue.with_file(gpu_file)

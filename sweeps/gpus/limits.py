@@ -18,7 +18,7 @@ class Limits:
     whole: bool = False
 
     def fault(self, name: str, value: object) -> str | None:
-        """What is wrong with a figure of a `GPUSpec`; None: nothing, or it is not known."""
+        """Return what is wrong with a figure of a `GPUSpec`; None: nothing, or it is not known."""
         if value is None or (value == 0 and name in _UNKNOWN_AT_ZERO and not isinstance(value, bool)):
             return None
         number = isinstance(value, int if self.whole else int | float) and not isinstance(value, bool)
@@ -51,7 +51,9 @@ _UNKNOWN_AT_ZERO = ("memory_bandwidth_gbs", "link_gbs", "link_pair_gbs", "pcie_g
 
 
 def faults_of(spec: GPUSpec) -> list[str]:
-    """What cannot be in a specification that a program made: every fault in a line, empty where there is none."""
+    """Return what cannot be in a specification that a program made: every
+    fault in a line, empty where there is none.
+    """
     faults = [
         f"{key}: expected a text of letters, digits, spaces and . _ + - ( ), got {value!r}"
         for key, value in [("name", spec.name), *(("aliases", alias) for alias in spec.aliases)]

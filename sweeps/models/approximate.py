@@ -37,14 +37,16 @@ _OTHER_GROUPS = re.compile(
 
 
 def assumed_family(fields: Fields) -> Family:
-    """The rules of a decoder of no known family: a gate in its MLP where the activation is one of a gated MLP."""
+    """Return the rules of a decoder of no known family: a gate in its MLP
+    where the activation is one of a gated MLP.
+    """
     activation = fields.text("hidden_act", "hidden_activation", "activation_function", "activation", "mlp_hidden_act")
     plain = activation is not None and not _GATED.search(activation) and _PLAIN.search(activation) is not None
     return Family(gated_mlp=not plain)
 
 
 def assumptions(fields: Fields, model_type: str, layers: int, *, known: bool) -> tuple[str, ...]:
-    """What had to be assumed, in words; nothing for a known family that is described as usual.
+    """Return what had to be assumed, in words; nothing for a known family that is described as usual.
 
     Raises ModelConfigError for a model of no known family that describes more than was understood.
     """
@@ -75,7 +77,7 @@ def assumptions(fields: Fields, model_type: str, layers: int, *, known: bool) ->
 
 
 def _unread_groups(fields: Fields) -> Iterator[str]:
-    """Nested settings that by their names decide on weights or caches and that nobody asked for."""
+    """Yield nested settings that by their names decide on weights or caches and that nobody asked for."""
     for name, group in fields.config.items():
         if not isinstance(group, Mapping) or _OTHER_GROUPS.search(name) or _whole(fields, name):
             continue
@@ -85,19 +87,19 @@ def _unread_groups(fields: Fields) -> Iterator[str]:
 
 
 def _whole(fields: Fields, name: str) -> bool:
-    """Whether a group was read as a whole, by numbers of layers."""
+    """Return whether a group was read as a whole, by numbers of layers."""
     return name == "per_layer_config"
 
 
 def _unread_figures(fields: Fields) -> Iterator[str]:
-    """The same of settings that are not nested."""
+    """Yield the same of settings that are not nested."""
     for name, value in fields.config.items():
         if not isinstance(value, Mapping) and _structural(name, value) and name not in fields.seen:
             yield name
 
 
 def _structural(name: object, value: Any) -> bool:
-    """Whether a setting is a figure (or several) that could decide on weights or caches."""
+    """Return whether a setting is a figure (or several) that could decide on weights or caches."""
     if not isinstance(name, str) or not _STRUCTURE.search(name) or _NO_STRUCTURE.search(name):
         return False
     if isinstance(value, bool):

@@ -59,7 +59,7 @@ class AttentionGroup:
             object.__setattr__(self, field, float(getattr(self, field)))
 
     def stored_tokens(self, tokens: int) -> int:
-        """Of a sequence of this length, the tokens whose cache is kept."""
+        """Return for a sequence of this length, the tokens whose cache is kept."""
         return tokens if self.window is None else min(tokens, self.window)
 
 
@@ -130,7 +130,8 @@ class ModelSpec:
         return self.routed_expert_parameters // per_layer if per_layer else 0
 
     def part_of_a_block(self, width: int, ranks: int) -> int | None:
-        """What `ranks` ranks would each hold of a width, where that is no multiple of the checkpoint's FP8 blocks.
+        """Return what `ranks` ranks would each hold of a width, where that is
+        no multiple of the checkpoint's FP8 blocks.
 
         None: they hold whole blocks, or the weights do not share scales in blocks of 128 x 128.
         """
@@ -187,7 +188,7 @@ class ModelSpec:
         return " + ".join(parts) or "none"
 
     def weight_bytes(self, precision: Precision) -> float:
-        """Bytes of the whole checkpoint at this precision, vision towers included.
+        """Return bytes of the whole checkpoint at this precision, vision towers included.
 
         Its own precision means the checkpoint as it was published; 16 and 32 bits convert every weight; any other
         precision shrinks the matrices of the decoder layers and leaves the rest in 16 bits, as servers do.
@@ -201,7 +202,7 @@ class ModelSpec:
         return shrunk * bits / 8 + (self.total_parameters - shrunk) * 2.0
 
     def kv_bytes_per_token(self, kv_precision: Precision) -> float:
-        """Bytes by which the cache of a long sequence grows with each further token, over all layers.
+        """Return bytes by which the cache of a long sequence grows with each further token, over all layers.
 
         Only layers that keep every token count (full attention and MLA, with their indexers; compressed caches at
         their average). Sliding-window layers stop growing at their window, linear and Mamba layers never grow.
@@ -210,7 +211,9 @@ class ModelSpec:
         return elements * kv_element_bytes(kv_precision)
 
     def kv_bytes_per_sequence(self, kv_precision: Precision, tokens: int) -> float:
-        """Bytes that a sequence of `tokens` tokens keeps, over all layers: windows and constant states included."""
+        """Return bytes that a sequence of `tokens` tokens keeps, over all
+        layers: windows and constant states included.
+        """
         elements = sum(
             group.layers * group.kv_elements_per_token * group.stored_tokens(tokens) for group in self.attention
         )
@@ -218,7 +221,7 @@ class ModelSpec:
         return elements * kv_element_bytes(kv_precision) + states
 
     def tensor_parallel_sizes(self, limit: int) -> tuple[int, ...]:
-        """The tensor-parallel degrees up to `limit` that a server accepts, ascending.
+        """Return the tensor-parallel degrees up to `limit` that a server accepts, ascending.
 
         A degree must divide the heads of every attention layer, the width of every dense MLP, and the vocabulary,
         padded to a multiple of 64 as vLLM pads it. Key-value heads are divided among the ranks, or replicated when
@@ -227,7 +230,7 @@ class ModelSpec:
         return tuple(degree for degree in range(1, limit + 1) if self.indivisible(degree) is None)
 
     def indivisible(self, degree: int) -> str | None:
-        """What this tensor-parallel degree does not divide, in words; None: a server accepts it."""
+        """Return what this tensor-parallel degree does not divide, in words; None: a server accepts it."""
         if not all(_splits(group, degree) for group in self.attention):
             return f"{self.attention_heads} attention heads ({self.kv_heads} for keys and values)"
         if width := next((width for width in self.mlp_widths if width % degree), None):
@@ -236,12 +239,15 @@ class ModelSpec:
         return f"a vocabulary of {padded:,} (padded)" if padded % degree else None
 
     def to_dict(self) -> dict[str, Any]:
-        """A form that JSON can hold and `from_dict` reads. `assumed` and `notes` are there only if something is."""
+        """Return a form that JSON can hold and `from_dict` reads.
+
+        `assumed` and `notes` are there only if something is.
+        """
         return {name: value for name, value in asdict(self).items() if value or name not in ("assumed", "notes")}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:
-        """The inverse of `to_dict`, after JSON too."""
+        """Return the inverse of `to_dict`, after JSON too."""
         groups = (AttentionGroup(**{**group, "type": AttentionType(group["type"])}) for group in data["attention"])
         return cls(
             **{
@@ -255,7 +261,9 @@ class ModelSpec:
         )
 
     def digest(self) -> bytes:
-        """16 bytes that change with anything an estimate can depend on; the same in every process and release."""
+        """Return 16 bytes that change with anything an estimate can depend
+        on; the same in every process and release.
+        """
         return self._digest
 
     @cached_property
@@ -266,7 +274,7 @@ class ModelSpec:
 
 
 def _splits(group: AttentionGroup, size: int) -> bool:
-    """Whether `size` ranks can share one layer of the group."""
+    """Return whether `size` ranks can share one layer of the group."""
     if group.heads % size:
         return False
     if group.type in (AttentionType.MLA, AttentionType.MAMBA, AttentionType.CONVOLUTION):

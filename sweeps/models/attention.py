@@ -20,13 +20,13 @@ class MixerSize:
 
 
 def head_dim_of(fields: Fields) -> int:
-    """The width of one head."""
+    """Return the width of one head."""
     hidden, heads = fields.required(*HIDDEN), fields.required(*HEADS)
     return fields.integer(*HEAD_DIM, default=max(1, hidden // heads), high=2**16)
 
 
 def kv_heads_of(fields: Fields, heads: int) -> int:
-    """Key-value heads: one for each head unless the configuration says fewer."""
+    """Return key-value heads: one for each head unless the configuration says fewer."""
     alone = fields.flag("multi_query") and not fields.flag("new_decoder_architecture")
     if alone or not fields.has(*KV_HEADS):
         return 1 if alone else heads
@@ -48,7 +48,7 @@ class _Heads:
 
 
 def _heads_of(fields: Fields, layer: Layer) -> _Heads:
-    """The heads of a layer; those with a window may have their own figures."""
+    """Return the heads of a layer; those with a window may have their own figures."""
     heads = fields.required(*HEADS)
     if layer.mixer is Mixer.SLIDING and (other := fields.section("attention_other_setting")) is not None:
         heads = other.integer("num_attention_heads", default=heads)
@@ -70,7 +70,7 @@ def _heads_of(fields: Fields, layer: Layer) -> _Heads:
 
 
 def headed(fields: Fields, family: Family, layer: Layer) -> MixerSize:
-    """Multi-head, grouped-query and multi-query attention, over everything or over a window."""
+    """Return multi-head, grouped-query and multi-query attention, over everything or over a window."""
     hidden, shape = fields.required(*HIDDEN), _heads_of(fields, layer)
     heads, kv_heads = shape.queries, shape.keys
     if heads % kv_heads:
@@ -114,14 +114,14 @@ def headed(fields: Fields, family: Family, layer: Layer) -> MixerSize:
 
 
 def _window(fields: Fields) -> int | None:
-    """The tokens a sliding layer keeps; None when the longest sequence fits in."""
+    """Return the tokens a sliding layer keeps; None when the longest sequence fits in."""
     window = fields.required("sliding_window", "attention_chunk_size", "sliding_window_size", high=2**40)
     context = fields.integer(*CONTEXT, high=2**40)
     return None if context is not None and window >= context else window
 
 
 def _with_block_indexer(fields: Fields, size: MixerSize) -> MixerSize:
-    """Sparse attention over blocks of tokens (MiniMax M3): each query reads the best blocks."""
+    """Return sparse attention over blocks of tokens (MiniMax M3): each query reads the best blocks."""
     sparse = fields.section("sparse_attention_config") or fields
     heads = sparse.integer("sparse_num_index_heads", "index_n_heads", default=4)
     dim = sparse.integer("sparse_index_dim", "index_head_dim", default=128)
@@ -136,7 +136,7 @@ def _with_block_indexer(fields: Fields, size: MixerSize) -> MixerSize:
 
 
 def latent(fields: Fields) -> MixerSize:
-    """Multi-head latent attention, with or without the indexer that picks the tokens to read."""
+    """Return multi-head latent attention, with or without the indexer that picks the tokens to read."""
     hidden, heads = fields.required(*HIDDEN), fields.required(*HEADS)
     latent, rope = fields.required("kv_lora_rank"), fields.required("qk_rope_head_dim", low=0)
     nope, value = fields.required("qk_nope_head_dim"), fields.required("v_head_dim")
@@ -166,7 +166,7 @@ def latent(fields: Fields) -> MixerSize:
 
 
 def compressed(fields: Fields, layer: Layer) -> MixerSize:
-    """DeepSeek V4: one shared key-value head over a window, and compressed entries over everything before it."""
+    """Read DeepSeek V4's: one shared key-value head over a window, and compressed entries over everything before it."""
     hidden, heads, dim = fields.required(*HIDDEN), fields.required(*HEADS), head_dim_of(fields)
     rank, window = fields.required("q_lora_rank"), fields.required("sliding_window", high=2**40)
     groups, out_rank = fields.integer("o_groups", default=1), fields.required("o_lora_rank")
@@ -203,7 +203,7 @@ def compressed(fields: Fields, layer: Layer) -> MixerSize:
 
 
 def _with_indexer(group: AttentionGroup, *, index: int, read_topk: int) -> AttentionGroup:
-    """The same attention with an indexer that keeps `index` elements a token and picks `read_topk` tokens."""
+    """Return the same attention with an indexer that keeps `index` elements a token and picks `read_topk` tokens."""
     return replace(
         group,
         kv_elements_per_token=group.kv_elements_per_token + index,

@@ -17,7 +17,7 @@ _WORDS = re.compile(r"[a-z]+\d*|[\d.]+[a-z]*")
 
 
 def is_path(text: str) -> bool:
-    """Whether a local folder or configuration file is meant, not a name."""
+    """Return whether a local folder or configuration file is meant, not a name."""
     return text.startswith((".", "/", "~")) or text.endswith(".json")
 
 
@@ -44,11 +44,11 @@ class ModelCatalogue:
 
     @classmethod
     def load(cls) -> ModelCatalogue:
-        """The catalogue that ships with gpuscout; the same object on every call."""
+        """Return the catalogue that ships with gpuscout; the same object on every call."""
         return _shipped()
 
     def names(self) -> tuple[str, ...]:
-        """All names, sorted without regard to case."""
+        """Return all names, sorted without regard to case."""
         return tuple(sorted(self._entries, key=str.casefold))
 
     def __contains__(self, name: object) -> bool:
@@ -58,7 +58,7 @@ class ModelCatalogue:
         return len(self._entries)
 
     def current(self, name: str) -> str:
-        """The name that a repository has today; of one that was never renamed, the name itself.
+        """Return the name that a repository has today; of one that was never renamed, the name itself.
 
         >>> ModelCatalogue.load().current("neuralmagic/Meta-Llama-3.1-8B-Instruct-FP8")
         'RedHatAI/Meta-Llama-3.1-8B-Instruct-FP8'
@@ -68,7 +68,10 @@ class ModelCatalogue:
         return self._renamed.get(moved.casefold(), moved)
 
     def get(self, name: str) -> ModelSpec:
-        """The architecture of one model by its exact name, today's or an earlier one. Raises UnknownNameError."""
+        """Return the architecture of one model by its exact name, today's or an earlier one.
+
+        Raises UnknownNameError.
+        """
         name = self.current(name)
         if name not in self._architectures:
             # Only what is needed is imported: listing names must stay fast.
@@ -80,7 +83,7 @@ class ModelCatalogue:
         return self._architectures[name]
 
     def config(self, name: str) -> dict[str, Any]:
-        """The configuration of one model, written out. Raises UnknownNameError."""
+        """Return the configuration of one model, written out. Raises UnknownNameError."""
         name = self.current(name)
         if name not in self._entries:
             raise self._unknown(name)
@@ -95,7 +98,7 @@ class ModelCatalogue:
         return {key: value for key, value in fields.items() if value is not None}
 
     def resolve(self, text: str) -> list[str]:
-        """The names that `text` stands for: one for a name, one or more, in order, for a pattern.
+        """Return the names that `text` stands for: one for a name, one or more, in order, for a pattern.
 
         What is typed may be spelled as `gpuscout.sweeps.names` says, under today's or an earlier name.
         Raises UnknownNameError with the nearest names, InputError when several models share the name.
@@ -114,12 +117,14 @@ class ModelCatalogue:
         return found
 
     def spellings(self, name: str) -> list[str]:
-        """Other spellings of a model's name: the part after the slash, and its earlier names."""
+        """Return other spellings of a model's name: the part after the slash, and its earlier names."""
         earlier = [old for old, new in self._renamed.items() if new == name]
         return [bare(name), *earlier, *map(bare, earlier)]
 
     def _unknown(self, name: str) -> UnknownNameError:
-        """The error, with names that are near as a whole or after the slash, or say all that was typed and more."""
+        """Return the error, with names that are near as a whole or after the
+        slash, or say all that was typed and more.
+        """
         short = {bare(known): known for known in self.names()}
         wanted = set(_WORDS.findall(bare(name).casefold()))
         longer = [part for part in short if wanted and wanted <= set(_WORDS.findall(part.casefold()))]
@@ -130,7 +135,7 @@ class ModelCatalogue:
 
 
 def _expanded(value: Any) -> Any:
-    """The same value with every list written out."""
+    """Return the same value with every list written out."""
     if not isinstance(value, dict):
         return value
     if set(value) != {"runs"}:

@@ -62,12 +62,12 @@ class StoredWeights:
 
     @classmethod
     def of_counts(cls, elements: Mapping[str, int]) -> StoredWeights:
-        """From counts alone, as the Hub's API has them."""
+        """Build it from counts alone, as the Hub's API has them."""
         return cls(elements, sum(count for dtype, count in elements.items() if dtype in _PLAIN), whole=True)
 
     @classmethod
     def of_tensors(cls, tensors: Iterable[tuple[str, str, int]], layers: int) -> StoredWeights:
-        """From (name, dtype, elements) of every tensor; layers beyond `layers` predict further tokens."""
+        """Build it from (name, dtype, elements) of every tensor; layers beyond `layers` predict further tokens."""
         elements: dict[str, int] = {}
         plain = 0
         for name, dtype, count in tensors:
@@ -90,7 +90,8 @@ NOTHING_STORED = StoredWeights({}, 0, whole=True)
 
 
 def with_stored_bytes(model: ModelSpec, config: Mapping[str, Any], stored: StoredWeights) -> ModelSpec:
-    """The quantised model with the bytes that its files hold, and as many quantised weights as are not stored plainly.
+    """Return the quantised model with the bytes that its files hold, and as
+    many quantised weights as are not stored plainly.
 
     Files that hold less than half or more than twice what was derived change nothing but make the model `approximate`.
     """
@@ -111,7 +112,7 @@ def with_stored_bytes(model: ModelSpec, config: Mapping[str, Any], stored: Store
 
 
 def with_stated_dtype(config: Mapping[str, Any], elements: Mapping[str, int]) -> Mapping[str, Any]:
-    """The configuration, with the dtype of most elements where it states none: what servers then load it as."""
+    """Return the configuration, with the dtype of most elements where it states none: what servers then load it as."""
     sections = [config, *(value for value in config.values() if isinstance(value, Mapping))]
     if any(section.get(key) is not None for section in sections for key in ("torch_dtype", "dtype")):
         return config
@@ -120,7 +121,7 @@ def with_stated_dtype(config: Mapping[str, Any], elements: Mapping[str, int]) ->
 
 
 def missing_parameters(model: ModelSpec, config: Mapping[str, Any], stored: StoredWeights) -> int:
-    """How many more parameters the checkpoint holds than were derived; 0 when they agree or cannot be compared.
+    """Return how many more parameters the checkpoint holds than were derived; 0 when they agree or cannot be compared.
 
     They agree within 0.1 %. They cannot be compared for a quantised checkpoint, and a larger one may hold
     multi-token-prediction layers, which `ModelSpec` leaves out, or a copy of the tied output projection.
@@ -137,7 +138,7 @@ def missing_parameters(model: ModelSpec, config: Mapping[str, Any], stored: Stor
 
 
 def with_exact_size(model: ModelSpec, config: Mapping[str, Any], stored: StoredWeights) -> ModelSpec:
-    """The model with the number of parameters its checkpoint really holds.
+    """Return the model with the number of parameters its checkpoint really holds.
 
     A difference of one output projection means that it is tied; in a multimodal model a surplus belongs to its
     towers; any other difference is shared out over the decoder layers in proportion. A checkpoint less than half or
@@ -174,7 +175,7 @@ def with_exact_size(model: ModelSpec, config: Mapping[str, Any], stored: StoredW
 
 
 def _predicts_further(config: Mapping[str, Any]) -> bool:
-    """Whether the checkpoint holds multi-token-prediction layers."""
+    """Return whether the checkpoint holds multi-token-prediction layers."""
     sections = [config, *(value for value in config.values() if isinstance(value, Mapping))]
     return any(
         isinstance(value, int) and value > 0

@@ -102,7 +102,9 @@ def architecture_from_config(
 
 
 def _model_heads(fields: Fields, groups: tuple[AttentionGroup, ...]) -> tuple[int, int]:
-    """Heads for queries and for keys and values of the model as a whole: its own figures, else the most of a layer."""
+    """Return heads for queries and for keys and values of the model as a
+    whole: its own figures, else the most of a layer.
+    """
     attending = [g for g in groups if g.type in (AttentionType.FULL, AttentionType.SLIDING, AttentionType.MLA)]
     stated = fields.find(*HEADS)[1]
     heads = stated if attending and isinstance(stated, int) else max(g.heads for g in attending or groups)
@@ -114,7 +116,7 @@ def _model_heads(fields: Fields, groups: tuple[AttentionGroup, ...]) -> tuple[in
 
 
 def _flattened(config: Mapping[str, Any], source: str, defaults: Mapping[str, Any]) -> Fields:
-    """The language model's fields; of the outer ones, those that the inner configuration does not repeat."""
+    """Return the language model's fields; of the outer ones, those that the inner configuration does not repeat."""
     return Fields(_flat(config, source), source=source, defaults=_flat(defaults, source))
 
 
@@ -139,7 +141,7 @@ def _flat(config: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def _refuse_other_models(fields: Fields, model_type: str) -> None:
-    """Encoders, encoder-decoders and models with a head that generates no text."""
+    """Refuse encoders, encoder-decoders and models with a head that generates no text."""
     if model_type in NOT_CAUSAL:
         raise _not_causal(fields, "model_type", model_type)
     if fields.config.get("is_encoder_decoder") is True:

@@ -86,7 +86,7 @@ class Fields:
         self.seen = set() if seen is None else seen
 
     def error(self, field: str, found: object, allowed: str) -> ModelConfigError:
-        """The error for one field, to be raised."""
+        """Return the error for one field, to be raised."""
         kind = MissingFieldError if found is None else ModelConfigError
         return kind(
             f"{self.source}: {self.path}{field}: found {describe(found)}, expected {allowed}",
@@ -94,7 +94,7 @@ class Fields:
         )
 
     def find(self, *names: str) -> tuple[str, Any]:
-        """The first of these fields that is present, with its name; the first name and None when none is."""
+        """Return the first of these fields that is present, with its name; the first name and None when none is."""
         self.seen.update(self.path + name for name in names)
         for name in names:
             if (value := self.config.get(name)) is not None:
@@ -105,16 +105,16 @@ class Fields:
         return names[0], None
 
     def has(self, *names: str) -> bool:
-        """Whether one of these fields is present."""
+        """Return whether one of these fields is present."""
         return self.find(*names)[1] is not None
 
     def states(self, *names: str) -> bool:
-        """Whether the configuration itself, not a default, has one of these fields."""
+        """Return whether the configuration itself, not a default, has one of these fields."""
         self.seen.update(self.path + name for name in names)
         return any(self.config.get(name) is not None for name in names)
 
     def of_layers(self, count: int) -> list[Fields]:
-        """The fields as they are for each of `count` layers, of figures given per layer that layer's.
+        """Return the fields as they are for each of `count` layers, of figures given per layer that layer's.
 
         Equal layers share one object.
         """
@@ -139,7 +139,7 @@ class Fields:
         return layers
 
     def _with(self, own: Mapping[str, Any]) -> Fields:
-        """The same with some fields replaced."""
+        """Return the same with some fields replaced."""
         view = Fields(
             {**self.config, **own}, source=self.source, path=self.path, defaults=self.defaults, seen=self.seen
         )
@@ -147,7 +147,7 @@ class Fields:
         return view
 
     def _lists(self, count: int) -> list[tuple[str, list[Any]]]:
-        """The figures given per layer."""
+        """Return the figures given per layer."""
         found = {**{k: v for k, v in self.defaults.items() if k not in self.config}, **self.config}
         return [
             (name, list(value))
@@ -160,24 +160,24 @@ class Fields:
     @overload
     def integer(self, *names: str, low: int = ..., high: int = ...) -> int | None: ...
     def integer(self, *names: str, default: int | None = None, low: int = 1, high: int = MAX_SIZE) -> int | None:
-        """A whole number from `low` to `high`, or the default when absent."""
+        """Return a whole number from `low` to `high`, or the default when absent."""
         name, value = self.find(*names)
         return default if value is None else self.checked_integer(name, value, low=low, high=high)
 
     def required(self, *names: str, low: int = 1, high: int = MAX_SIZE) -> int:
-        """A whole number that must be present."""
+        """Return a whole number that must be present."""
         name, value = self.find(*names)
         return self.checked_integer(name, value, low=low, high=high)
 
     def checked_integer(self, name: str, value: object, *, low: int = 1, high: int = MAX_SIZE) -> int:
-        """`value` as the whole number that field `name` must be."""
+        """Return `value` as the whole number that field `name` must be."""
         whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         if not whole or isinstance(value, bool) or not low <= value <= high:  # type: ignore[operator]
             raise self.error(name, value, f"a whole number from {low:,} to {high:,}")
         return int(value)  # type: ignore[call-overload, no-any-return]
 
     def number(self, *names: str, default: float, low: float, high: float) -> float:
-        """A finite number from `low` to `high`."""
+        """Return a finite number from `low` to `high`."""
         name, value = self.find(*names)
         if value is None:
             return default
@@ -186,7 +186,7 @@ class Fields:
         return float(value)
 
     def flag(self, *names: str, default: bool = False) -> bool:
-        """true or false."""
+        """Return true or false."""
         name, value = self.find(*names)
         if value is None:
             return default
@@ -197,14 +197,14 @@ class Fields:
         return value
 
     def text(self, *names: str) -> str | None:
-        """A string."""
+        """Return a string."""
         name, value = self.find(*names)
         if value is not None and not isinstance(value, str):
             raise self.error(name, value, "a string")
         return value
 
     def items(self, name: str, *, count: int | None = None, limit: int = 4 * MAX_LAYERS) -> list[Any] | None:
-        """A list with at least `count` items, cut to them: what follows describes extra prediction layers."""
+        """Return a list with at least `count` items, cut to them: what follows describes extra prediction layers."""
         _, value = self.find(name)
         if value is None:
             return None
@@ -215,7 +215,7 @@ class Fields:
         return list(value if count is None else value[:count])
 
     def section(self, name: str) -> Fields | None:
-        """A nested object."""
+        """Return a nested object."""
         _, value = self.find(name)
         if value is None:
             return None
@@ -232,7 +232,7 @@ class Fields:
 
 
 def describe(value: object) -> str:
-    """A short form of anything a configuration may hold, safe for huge and strange values."""
+    """Return a short form of anything a configuration may hold, safe for huge and strange values."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):

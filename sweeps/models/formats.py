@@ -75,7 +75,7 @@ _FORMAT_NAMES = {"e4m3": "fp8", "float8_e4m3fn": "fp8", "float-quantized": "fp8"
 
 
 def algorithm_formats(section: Fields, algorithm: str) -> Formats:
-    """The formats of one of ModelOpt's algorithms."""
+    """Return the formats of one of ModelOpt's algorithms."""
     if algorithm.upper() not in _ALGORITHMS:
         raise section.error("quant_algo", algorithm, f"one of {', '.join(_ALGORITHMS)}")
     mixed = FP8 if algorithm.upper() == "MIXED_PRECISION" else None
@@ -83,7 +83,7 @@ def algorithm_formats(section: Fields, algorithm: str) -> Formats:
 
 
 def method_of(config: Fields) -> str | None:
-    """The method that the settings name or show by their other fields; None when they are empty.
+    """Return the method that the settings name or show by their other fields; None when they are empty.
 
     Raises ModelConfigError for settings that show none: weights are not taken to be unquantised then.
     """
@@ -101,7 +101,7 @@ def method_of(config: Fields) -> str | None:
 
 
 def method_formats(fields: Fields, config: Fields, method: str) -> Formats:
-    """The formats of the weights. Raises ModelConfigError for a method that is not known."""
+    """Return the formats of the weights. Raises ModelConfigError for a method that is not known."""
     match method.lower():
         case "fp8" | "fbgemm_fp8" | "deepseek_fp8" | "ptpc_fp8":
             block = config.items("weight_block_size", limit=2) or []
@@ -150,7 +150,7 @@ def method_formats(fields: Fields, config: Fields, method: str) -> Formats:
 
 
 def _compressed_tensors(config: Fields) -> Formats:
-    """One format, or the smallest (in the experts or MLPs) and the largest (elsewhere) of several groups."""
+    """Return one format, or the smallest (in the experts or MLPs) and the largest (elsewhere) of several groups."""
     groups = config.section("config_groups")
     formats: list[Format] = []
     for name in list(groups.config)[:100] if groups is not None else ():
@@ -173,7 +173,7 @@ def _compressed_tensors(config: Fields) -> Formats:
 
 
 def _quark(config: Fields) -> Formats:
-    """AMD Quark: one format for all layers and others for those that patterns name."""
+    """Read AMD Quark's: one format for all layers and others for those that patterns name."""
     whole = config.section("global_quant_config")
     main = None if whole is None else _quark_format(whole)
     named: list[tuple[str, Format | None]] = []
@@ -190,7 +190,7 @@ def _quark(config: Fields) -> Formats:
 
 
 def _quark_format(settings: Fields) -> Format | None:
-    """The format of `weight`; None: not quantised. Of formats in several steps, the last is the one stored."""
+    """Return the format of `weight`; None: not quantised. Of formats in several steps, the last is the one stored."""
     _, value = settings.find("weight")
     if isinstance(value, list | tuple) and value and isinstance(value[-1], dict):
         weight = Fields(value[-1], source=settings.source, path=f"{settings.path}weight.")
@@ -215,7 +215,7 @@ def _quark_format(settings: Fields) -> Format | None:
 
 
 def _torchao(config: Fields) -> Format:
-    """By the name of the type, which stands alone or in a nested object with its settings."""
+    """Read the format of torchao by the name of its type, alone or in a nested object with its settings."""
     _, kind = config.find("quant_type")
     size = None
     if isinstance(kind, dict):
@@ -240,7 +240,7 @@ def _torchao(config: Fields) -> Format:
 
 
 def _hqq(config: Fields) -> Format:
-    """HQQ: groups with a scale and a zero point of 16 bits each."""
+    """Read HQQ's: groups with a scale and a zero point of 16 bits each."""
     settings = config.section("quant_config") or config
     weights = settings.section("weight_quant_params") or settings
     bits, size = weights.integer("nbits", "bits", default=4, high=8), _group_size(weights, 64)
@@ -249,13 +249,13 @@ def _hqq(config: Fields) -> Format:
 
 
 def integer_format(bits: int, group: int | None, *, zero_points: bool) -> Format:
-    """Integers with one 16-bit scale (and one zero point) per group."""
+    """Return integers with one 16-bit scale (and one zero point) per group."""
     overhead = (16 + (bits if zero_points else 0)) / group if group else 0.0
     precision = Precision.INT8_WEIGHT_ONLY if bits > 4 else Precision.INT4_WEIGHT_ONLY
     return Format(precision, bits + overhead)
 
 
 def _group_size(config: Fields, default: int | None) -> int | None:
-    """Weights that share one scale; None for whole rows (written -1, 0 or null)."""
+    """Return weights that share one scale; None for whole rows (written -1, 0 or null)."""
     size = config.integer("group_size", "q_group_size", low=-1)
     return default if size is None else (size if size > 0 else None)

@@ -100,7 +100,7 @@ _SINGLE_BLOCK_NAMES = {
 
 
 def layers_of(fields: Fields, family: Family) -> tuple[Layer, ...]:
-    """The layers in order, multi-token-prediction layers left out."""
+    """Return the layers in order, multi-token-prediction layers left out."""
     if (blocks := _single_blocks(fields)) is not None:
         return blocks
     if (items := fields.items("block_configs", limit=MAX_LAYERS)) is not None:
@@ -116,7 +116,7 @@ def layers_of(fields: Fields, family: Family) -> tuple[Layer, ...]:
 
 
 def _sharing(fields: Fields, layers: list[Layer]) -> list[Layer]:
-    """The layers, with those marked that read the keys and values of an earlier one."""
+    """Return the layers, with those marked that read the keys and values of an earlier one."""
     count = len(layers)
     if fields.flag("use_cla"):  # Hunyuan: neighbours share
         factor = fields.integer("cla_share_factor", default=1, high=count)
@@ -132,7 +132,7 @@ def _sharing(fields: Fields, layers: list[Layer]) -> list[Layer]:
 
 
 def _single_blocks(fields: Fields) -> tuple[Layer, ...] | None:
-    """Nemotron-H: one letter or name a layer."""
+    """Read the layers of Nemotron-H: one letter or name a layer."""
     names = fields.items("layers_block_type", limit=MAX_LAYERS)
     letters: list[Any]
     if (pattern := fields.text("hybrid_override_pattern")) is not None:
@@ -148,7 +148,9 @@ def _single_blocks(fields: Fields) -> tuple[Layer, ...] | None:
 
 
 def _searched_blocks(fields: Fields, items: list[Any]) -> tuple[Layer, ...]:
-    """Nemotron-NAS: every layer has its own number of KV heads and its own MLP width, or lacks one of them."""
+    """Read the layers of Nemotron-NAS: each has its own number of KV heads
+    and its own MLP width, or lacks one of them.
+    """
     hidden, heads = fields.required(*HIDDEN), fields.required(*HEADS)
     layers = []
     for index, item in enumerate(items):
@@ -179,7 +181,7 @@ def _searched_blocks(fields: Fields, items: list[Any]) -> tuple[Layer, ...]:
 
 
 def _mixers(fields: Fields, family: Family, count: int) -> list[Mixer]:
-    """The mixer of every layer, from whichever of the published conventions the configuration follows."""
+    """Return the mixer of every layer, from whichever of the published conventions the configuration follows."""
     if family.mixers is Mixers.STATE_SPACE:
         return [Mixer.MAMBA] * count
     full = Mixer.SPARSE if fields.has("index_topk") else Mixer.FULL
@@ -197,7 +199,7 @@ def _mixers(fields: Fields, family: Family, count: int) -> list[Mixer]:
 
 
 def _named_mixers(fields: Fields, family: Family, types: list[Any], full: Mixer) -> list[Mixer]:
-    """By the name of each layer's type."""
+    """Read mixers by the name of each layer's type."""
     names = dict(_MIXER_NAMES)
     if family.mixers is Mixers.MAMBA_HYBRID:
         names["linear_attention"] = Mixer.MAMBA  # as transformers calls it
@@ -211,7 +213,9 @@ def _named_mixers(fields: Fields, family: Family, types: list[Any], full: Mixer)
 
 
 def _stated_mixers(fields: Fields, count: int) -> list[Mixer] | None:
-    """By one of the conventions older than `layer_types`; None when the configuration follows none of them."""
+    """Read mixers by one of the conventions older than `layer_types`; None
+    when the configuration follows none of them.
+    """
     if (ratios := fields.items("compress_ratios", count=count)) is not None:
         chosen = [_COMPRESS_RATIOS.get(ratio) if isinstance(ratio, int) else None for ratio in ratios]
         if None in chosen:
@@ -234,7 +238,7 @@ def _stated_mixers(fields: Fields, count: int) -> list[Mixer] | None:
 
 
 def _attending(fields: Fields, count: int, other: Mixer) -> list[Mixer]:
-    """Attention where the configuration says so, `other` elsewhere."""
+    """Return attention where the configuration says so, `other` elsewhere."""
     for name in ("attn_layer_indices", "full_attn_idxs"):
         if fields.has(name):
             chosen = _numbers(fields, name, fields.items(name) or [])
@@ -249,7 +253,7 @@ def _attending(fields: Fields, count: int, other: Mixer) -> list[Mixer]:
 
 
 def _windowed(fields: Fields, family: Family, count: int, full: Mixer) -> list[Mixer]:
-    """Full attention, or a sliding window on some or all layers."""
+    """Return full attention, or a sliding window on some or all layers."""
     if fields.has("attention_chunk_size"):
         if fields.items("no_rope_layers"):  # empty: by the interval
             no_rope = fields.items("no_rope_layers", count=count) or []
@@ -276,7 +280,7 @@ def _windowed(fields: Fields, family: Family, count: int, full: Mixer) -> list[M
 
 
 def _lettered(fields: Fields, pattern: str, count: int) -> list[Mixer]:
-    """EXAONE: L for a local layer, G for a global one, repeated; the last layer is global."""
+    """Read EXAONE's layers: L for a local layer, G for a global one, repeated; the last layer is global."""
     if not 0 < len(pattern) <= MAX_LAYERS or set(pattern) - {"L", "G"}:
         raise fields.error("sliding_window_pattern", pattern, "a whole number, or the letters L and G")
     mixers = [Mixer.SLIDING if pattern[index % len(pattern)] == "L" else Mixer.FULL for index in range(count)]
@@ -284,12 +288,12 @@ def _lettered(fields: Fields, pattern: str, count: int) -> list[Mixer]:
 
 
 def _periodic(count: int, period: int, other: Mixer) -> list[Mixer]:
-    """Full attention on every `period`-th layer, `other` before it."""
+    """Return full attention on every `period`-th layer, `other` before it."""
     return [Mixer.FULL if (index + 1) % period == 0 else other for index in range(count)]
 
 
 def _by_index(fields: Fields, name: str, count: int, listed: Mixer, other: Mixer) -> list[Mixer]:
-    """`listed` on the layers whose numbers (from 1) the field holds."""
+    """Return `listed` on the layers whose numbers (from 1) the field holds."""
     numbers = fields.items(name) or []
     fields.has("kda_layers")  # the others
     indices = {fields.checked_integer(name, number, high=MAX_LAYERS) for number in numbers}
@@ -297,7 +301,7 @@ def _by_index(fields: Fields, name: str, count: int, listed: Mixer, other: Mixer
 
 
 def _mlps(fields: Fields, count: int) -> list[Mlp]:
-    """Dense or mixture of experts, layer by layer."""
+    """Return dense or mixture of experts, layer by layer."""
     experts = max(view.integer(*EXPERTS, default=0, low=0) for view in set(fields.of_layers(count)))
     if experts < 1 or (experts == 1 and not fields.has(*EXPERT_WIDTH)):
         return [Mlp.DENSE] * count
@@ -332,7 +336,7 @@ def _mlps(fields: Fields, count: int) -> list[Mlp]:
 
 
 def _numbers(fields: Fields, name: str, value: Any) -> set[int]:
-    """Layer numbers (from 0), given as a list or as text with commas."""
+    """Return layer numbers (from 0), given as a list or as text with commas."""
     if isinstance(value, str) and len(value) <= 10 * MAX_LAYERS:
         value = [int(part) for part in re.findall(r"\b\d{1,6}\b", value, flags=re.ASCII)]
     if not isinstance(value, list | tuple) or len(value) > MAX_LAYERS:

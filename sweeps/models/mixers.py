@@ -10,7 +10,7 @@ from gpuscout.sweeps.models.recurrent import convolution, linear_attention, mamb
 
 
 def mixer_sizes(fields: Fields, family: Family, layer: Layer) -> list[MixerSize]:
-    """The mixers of one layer, none or one or two beside each other; the `layers` of each group are 1."""
+    """Return the mixers of one layer, none or one or two beside each other; the `layers` of each group are 1."""
     mixers = [mixer for mixer in (layer.mixer, layer.beside) if mixer not in (None, Mixer.NONE)]
     return [_mixer_size(fields, family, layer, mixer) for mixer in mixers if mixer is not None]
 

@@ -66,7 +66,7 @@ class DecoderSize:
     rest: int
 
     def component(self, component: Component) -> int:
-        """Weights of the matrices of one component in all layers."""
+        """Return weights of the matrices of one component in all layers."""
         return sum(layer.linear.get(component, 0) for layer in self.layers)
 
     @property
@@ -129,7 +129,7 @@ def decoder_size(fields: Fields, family: Family, layers: tuple[Layer, ...], *, t
 
 
 def _lookups(fields: Fields, family: Family, layers: int) -> int:
-    """Tables beside that of the tokens, which are only looked up."""
+    """Count the tables beside that of the tokens, which are only looked up."""
     lookups = 0
     if family.learned_positions:
         lookups += fields.required(*HIDDEN) * fields.integer(*CONTEXT, default=0, low=0)
@@ -140,7 +140,7 @@ def _lookups(fields: Fields, family: Family, layers: int) -> int:
 
 
 def _outside_the_layers(fields: Fields, family: Family, layers: int) -> int:
-    """Norms, biases and projections that belong to no layer."""
+    """Return norms, biases and projections that belong to no layer."""
     hidden = fields.required(*HIDDEN)
     rest = family.outer_norms * hidden * (2 if family.centred_norms else 1)
     rest += fields.required(*VOCABULARY) * family.head_bias
@@ -203,7 +203,7 @@ def _layer_size(fields: Fields, family: Family, layer: Layer) -> LayerSize:
 
 
 def _dense_width(fields: Fields, hidden: int) -> int:
-    """The width of a dense MLP; where some layers are mixtures, `intermediate_size` may mean their experts."""
+    """Return the width of a dense MLP; where some layers are mixtures, `intermediate_size` may mean their experts."""
     names: tuple[str, ...] = ("dense_intermediate_size", "intermediate_size_mlp", *INTERMEDIATE)
     match fields.text("model_type"):
         case "granitemoehybrid":
@@ -217,7 +217,7 @@ def _dense_width(fields: Fields, hidden: int) -> int:
 
 
 def _adjusted_width(fields: Fields) -> int:
-    """LFM2: two thirds of the figure, times a multiplier, rounded up, unless it says otherwise."""
+    """Return the width of LFM2: two thirds of the figure, times a multiplier, rounded up, unless it says otherwise."""
     width = fields.required("block_ff_dim", "intermediate_size")
     if not fields.flag("block_auto_adjust_ff_dim", default=True):
         return width
@@ -227,7 +227,7 @@ def _adjusted_width(fields: Fields) -> int:
 
 
 def _alternating(fields: Fields, hidden: int) -> int:
-    """Gemma 3n: predictions between several streams of the hidden state, and a low-rank residual."""
+    """Count Gemma 3n's predictions between several streams of the hidden state, and a low-rank residual."""
     streams = fields.required("altup_num_inputs", high=64)
     rank = fields.integer("laurel_rank", default=64)
     predicted = streams**3 + streams**2 + streams * hidden + 2 * hidden
@@ -235,7 +235,7 @@ def _alternating(fields: Fields, hidden: int) -> int:
 
 
 def _shared_width(fields: Fields, expert_width: int) -> int:
-    """The summed width of the experts every token passes through, 0 without any."""
+    """Return the summed width of the experts every token passes through, 0 without any."""
     if fields.has("zero_expert_num") or fields.flag("use_residual"):  # LongCat, Arctic: a dense MLP beside the experts
         return fields.required(*INTERMEDIATE)
     if fields.text("model_type") in SHARED_EXPERT_IN_EVERY_MOE_LAYER:
@@ -257,12 +257,12 @@ def _shared_width(fields: Fields, expert_width: int) -> int:
 
 
 def _streams(fields: Fields) -> int:
-    """Residual streams of DeepSeek V4's hyper-connections."""
+    """Return residual streams of DeepSeek V4's hyper-connections."""
     return fields.integer("hc_mult", default=4, high=64)
 
 
 def attention_groups(size: DecoderSize) -> tuple[AttentionGroup, ...]:
-    """The attention of all layers, equal layers in one group, in the order in which they first occur."""
+    """Return the attention of all layers, equal layers in one group, in the order in which they first occur."""
     counts: dict[AttentionGroup, int] = {}
     for layer in size.layers:
         for group in layer.groups:

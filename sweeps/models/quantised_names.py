@@ -19,7 +19,7 @@ _Settings = Mapping[str, Any]
 
 
 def _compressed(bits: int, kind: str, *, group: int | None = None, activations: bool = False) -> _Settings:
-    """The settings that llm-compressor writes (compressed-tensors)."""
+    """Return the settings that llm-compressor writes (compressed-tensors)."""
     weights = {"num_bits": bits, "type": kind, "group_size": group}
     settings: dict[str, Any] = {"weights": weights}
     if activations:
@@ -66,7 +66,7 @@ _MAKERS: dict[str, dict[str, _Settings | None]] = {
 
 
 def model_by_its_name(repo_id: str) -> ModelSpec | None:
-    """The model of a repository, as its name has it; None for a name that stands for nothing known.
+    """Return the model of a repository, as its name has it; None for a name that stands for nothing known.
 
     >>> model = model_by_its_name("RedHatAI/Qwen3-32B-quantized.w4a16")
     >>> model.precision.value, model.assumed
@@ -82,7 +82,7 @@ def model_by_its_name(repo_id: str) -> ModelSpec | None:
 
 
 def _base(name: str) -> str | None:
-    """The model of the catalogue whose name ends so."""
+    """Return the model of the catalogue whose name ends so."""
     try:
         (base,) = ModelCatalogue.load().resolve(name)
     except (InputError, ValueError):

@@ -28,7 +28,10 @@ class Quantization:
 
 
 def quantization_of(fields: Fields, size: DecoderSize) -> Quantization:
-    """How the checkpoint is stored. Without any list of spared modules, the usual practice of each method holds."""
+    """Return how the checkpoint is stored.
+
+    Without any list of spared modules, the usual practice of each method holds.
+    """
     stored = _dtype(fields)
     kv_default = Precision.BF16 if stored is Precision.FP32 else stored
     modelopt = fields.section("hf_quant_config")
@@ -64,7 +67,7 @@ def _dtype(fields: Fields) -> Precision:
 
 
 def _kv_precision(sections: Iterable[Fields], default: Precision) -> Precision:
-    """The cache precision the checkpoint carries scales for, else that of its activations."""
+    """Return the cache precision the checkpoint carries scales for, else that of its activations."""
     for section in sections:
         if (own := _quark_kv_precision(section)) is not None:
             return own
@@ -81,7 +84,7 @@ def _kv_precision(sections: Iterable[Fields], default: Precision) -> Precision:
 
 
 def _quark_kv_precision(section: Fields) -> Precision | None:
-    """Quark's: what the projections of keys and values put out, when it exports them as a group of the cache."""
+    """Return Quark's: what the projections of keys and values put out, when it exports them as a group of the cache."""
     layers = section.section("layer_quant_config")
     export = section.section("export")
     group = (export.items("kv_cache_group") if export is not None else None) or []
@@ -121,7 +124,7 @@ _NOT_THE_DECODER = re.compile(r"vision|visual|mtp|lm_head|embed")
 
 
 def _spared(sections: Iterable[Fields], size: DecoderSize) -> set[tuple[int, Component]] | None:
-    """Layers and components whose matrices stay in 16 bits; None without any list."""
+    """Return layers and components whose matrices stay in 16 bits; None without any list."""
     lists = [names for section in sections for key in _SPARED_LISTS if (names := section.items(key, limit=50_000))]
     named = {part for names in lists for name in names if isinstance(name, str) for part in _named(name[:200])}
     every = range(len(size.layers))
@@ -130,7 +133,7 @@ def _spared(sections: Iterable[Fields], size: DecoderSize) -> set[tuple[int, Com
 
 
 def _named(pattern: str) -> list[tuple[int | None, Component]]:
-    """What a name or pattern such as `model.layers.3.self_attn*` or `re:.*shared_experts.*` stands for.
+    """Return what a name or pattern such as `model.layers.3.self_attn*` or `re:.*shared_experts.*` stands for.
 
     Layer numbers (None: all) and components. Patterns are read for the words in them, never run.
     """
@@ -147,7 +150,9 @@ def _named(pattern: str) -> list[tuple[int | None, Component]]:
 
 
 def _usually_spared(fields: Fields, formats: Formats, method: str, size: DecoderSize) -> set[tuple[int, Component]]:
-    """Without a list: MXFP4 is for experts only, and NVFP4 leaves the latent attention of MoE models alone."""
+    """Return what is spared without a list: MXFP4 is for experts only, NVFP4
+    leaves latent attention of MoE models alone.
+    """
     every = range(len(size.layers))
     if not size.experts:
         return set()
@@ -159,7 +164,7 @@ def _usually_spared(fields: Fields, formats: Formats, method: str, size: Decoder
 
 
 def _quantized(size: DecoderSize, formats: Formats, spared: set[tuple[int, Component]]) -> tuple[int, float]:
-    """The quantised weights and their average bits. Of two formats, `main` is for experts (or dense MLPs)."""
+    """Return the quantised weights and their average bits. Of two formats, `main` is for experts (or dense MLPs)."""
     small = Component.ROUTED_EXPERTS if size.experts else Component.DENSE_MLP
     named = {part: found for pattern, found in formats.named for part in _named(pattern[:200])}
     parameters, bits = 0, 0.0

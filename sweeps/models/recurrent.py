@@ -16,7 +16,7 @@ _CONVOLUTION_BYTES = 2  # the last inputs of short convolutions are kept in 16 b
 
 
 def linear_attention(fields: Fields) -> MixerSize:
-    """Gated delta net, Kimi delta attention or lightning attention, by the fields that are present."""
+    """Return gated delta net, Kimi delta attention or lightning attention, by the fields that are present."""
     if (kimi := fields.section("linear_attn_config")) is not None:
         return _kimi_delta(fields, kimi)
     if fields.has("linear_num_heads"):
@@ -56,13 +56,13 @@ def _lightning(fields: Fields) -> MixerSize:
 
 
 def mamba(fields: Fields) -> MixerSize:
-    """Mamba 2 where there are heads, else Mamba 1."""
+    """Return Mamba 2 where there are heads, else Mamba 1."""
     second = fields.text("model_type") == "mamba2" or fields.has(*_MAMBA_HEADS, "mamba_d_head", "mamba_head_dim")
     return _mamba_2(fields) if second else _mamba_1(fields)
 
 
 def _mamba_2(fields: Fields) -> MixerSize:
-    """Mamba 2, under the names of Nemotron-H, of Granite 4 and of its own family."""
+    """Return Mamba 2, under the names of Nemotron-H, of Granite 4 and of its own family."""
     hidden = fields.required(*HIDDEN)
     expanded = fields.integer("mamba_d_ssm", default=hidden * fields.integer(*_EXPAND, default=2, high=64))
     own = fields.text("model_type") == "mamba2"
@@ -88,7 +88,7 @@ def _mamba_2(fields: Fields) -> MixerSize:
 
 
 def _mamba_1(fields: Fields) -> MixerSize:
-    """Mamba 1: a state of its own for each channel."""
+    """Read Mamba 1: a state of its own for each channel."""
     hidden, states = fields.required(*HIDDEN), fields.required(*_STATES, high=2**16)
     inner = hidden * fields.integer(*_EXPAND, default=2, high=64)
     rank = fields.find("time_step_rank", "mamba_dt_rank")[1]
@@ -106,7 +106,7 @@ def _mamba_1(fields: Fields) -> MixerSize:
 
 
 def convolution(fields: Fields) -> MixerSize:
-    """LFM2: a gated short convolution over the channels, which keeps its last inputs."""
+    """Read LFM2's gated short convolution over the channels, which keeps its last inputs."""
     hidden = fields.required(*HIDDEN)
     kernel = fields.integer("conv_L_cache", "conv_kernel", default=3, high=1024)
     bias = fields.flag("conv_bias")
@@ -116,7 +116,7 @@ def convolution(fields: Fields) -> MixerSize:
 
 
 def _state_bytes(fields: Fields) -> int:
-    """Bytes of one element of a recurrent state: 32 bits unless the configuration says 16."""
+    """Return bytes of one element of a recurrent state: 32 bits unless the configuration says 16."""
     dtype = fields.find("mamba_ssm_dtype", "mamba_ssm_cache_dtype")[1]
     return 2 if dtype in ("bfloat16", "float16") else 4
 

@@ -20,7 +20,7 @@ _NOTABLE = 0.01
 
 
 def vision_parameters(fields: Fields, model_type: str | None, text_hidden: int) -> int:
-    """Weights of everything that is not the decoder; `model_type` is that of the whole multimodal model.
+    """Return weights of everything that is not the decoder; `model_type` is that of the whole multimodal model.
 
     A `vision_parameters` figure in the configuration (the catalogue's own field) overrides the count.
     """
@@ -55,7 +55,7 @@ def vision_parameters(fields: Fields, model_type: str | None, text_hidden: int) 
 
 
 def tower_notes(fields: Fields, model_type: str | None, vision: int, total: int) -> Iterator[str]:
-    """What is not exact about the towers, in words. A hundredth of all weights is not worth one."""
+    """Yield what is not exact about the towers, in words. A hundredth of all weights is not worth one."""
     if fields.has("vision_parameters"):
         return
     if fields.has("audio_config", "speech_config", "audio_encoder_config"):
@@ -66,7 +66,7 @@ def tower_notes(fields: Fields, model_type: str | None, vision: int, total: int)
 
 
 def _gemma(vision: Fields, hidden: int, inner: int, depth: int, patch: int) -> int:
-    """Gemma 4: gated MLPs, no biases, positions in two directions."""
+    """Count Gemma 4's: gated MLPs, no biases, positions in two directions."""
     heads = vision.integer("num_attention_heads", default=16)
     layer = 4 * hidden * hidden + 3 * hidden * inner + 4 * hidden + 2 * max(1, hidden // heads)
     positions = 2 * vision.integer("position_embedding_size", default=10_240)
@@ -74,7 +74,9 @@ def _gemma(vision: Fields, hidden: int, inner: int, depth: int, patch: int) -> i
 
 
 def _qwen(vision: Fields, hidden: int, inner: int, depth: int, patch: int, *, deepstack: bool) -> int:
-    """Qwen3-VL and Qwen3.5: a merger of four patches, and in Qwen3-VL one more for each of three middle layers."""
+    """Count those of Qwen3-VL and Qwen3.5: a merger of four patches, in Qwen3-VL one more for each of three middle
+    layers.
+    """
     merged = hidden * vision.integer("spatial_merge_size", default=2, high=64) ** 2
     out = vision.required("out_hidden_size")
     frames = _side(vision, "temporal_patch_size", 2)
@@ -86,7 +88,7 @@ def _qwen(vision: Fields, hidden: int, inner: int, depth: int, patch: int, *, de
 
 
 def _side(vision: Fields, name: str, default: int) -> int:
-    """The length of one side of an image or patch, which may be given for both sides."""
+    """Return the length of one side of an image or patch, which may be given for both sides."""
     value = vision.config.get(name)
     if isinstance(value, list | tuple) and value:
         value = value[0]
@@ -94,32 +96,32 @@ def _side(vision: Fields, name: str, default: int) -> int:
 
 
 def _encoder(hidden: int, inner: int, depth: int, patch: int, positions: int) -> int:
-    """CLIP and SigLIP: attention and MLPs with biases, two LayerNorms a layer, learned positions."""
+    """Count those of CLIP and SigLIP: attention and MLPs with biases, two LayerNorms a layer, learned positions."""
     layer = 4 * hidden * (hidden + 1) + 2 * hidden * inner + inner + 5 * hidden
     return depth * layer + hidden * (3 * patch * patch + positions)
 
 
 def _patches(vision: Fields) -> tuple[int, int]:
-    """The side of a patch, and how many patches an image has."""
+    """Return the side of a patch, and how many patches an image has."""
     patch = _side(vision, "patch_size", 14)
     return patch, (_side(vision, "image_size", 336) // patch) ** 2
 
 
 def _clip(vision: Fields, hidden: int, inner: int, depth: int, text_hidden: int) -> int:
-    """LLaVA: CLIP with a class token and a projector of two layers."""
+    """Count LLaVA's: CLIP with a class token and a projector of two layers."""
     patch, positions = _patches(vision)
     projector = (hidden + 1) * text_hidden + (text_hidden + 1) * text_hidden
     return _encoder(hidden, inner, depth, patch, positions + 1) + 5 * hidden + projector
 
 
 def _siglip(vision: Fields, hidden: int, inner: int, depth: int, text_hidden: int) -> int:
-    """Gemma 3: SigLIP without its head, and one projection behind a norm."""
+    """Count Gemma 3's: SigLIP without its head, and one projection behind a norm."""
     patch, positions = _patches(vision)
     return _encoder(hidden, inner, depth, patch, positions) + 3 * hidden + hidden * text_hidden + hidden
 
 
 def _pixtral(vision: Fields, hidden: int, inner: int, depth: int, text_hidden: int) -> int:
-    """Mistral 3: gated MLPs, no biases, rotary positions; patches are merged before a projector of two layers."""
+    """Count Mistral 3's: gated MLPs, no biases, rotary positions; patches merge before a projector of two layers."""
     patch = _side(vision, "patch_size", 14)
     tower = depth * (4 * hidden * hidden + 3 * hidden * inner + 2 * hidden) + 3 * patch * patch * hidden + hidden
     merged = hidden * 2**2
@@ -127,7 +129,7 @@ def _pixtral(vision: Fields, hidden: int, inner: int, depth: int, text_hidden: i
 
 
 def _qwen2(vision: Fields, hidden: int, inner: int, depth: int, text_hidden: int) -> int:
-    """Qwen2-VL: `embed_dim` is the width of the tower, `hidden_size` that of what it puts out."""
+    """Count Qwen2-VL's: `embed_dim` is the width of the tower, `hidden_size` that of its output."""
     width = vision.integer("embed_dim", default=hidden)
     inner = int(width * vision.number("mlp_ratio", default=4.0, low=0.1, high=100))
     layer = 4 * width * (width + 1) + 2 * width * inner + inner + 5 * width
@@ -135,21 +137,21 @@ def _qwen2(vision: Fields, hidden: int, inner: int, depth: int, text_hidden: int
 
 
 def _qwen2_5(vision: Fields, hidden: int, inner: int, depth: int, text_hidden: int) -> int:
-    """Qwen2.5-VL: gated MLPs with biases."""
+    """Count Qwen2.5-VL's: gated MLPs with biases."""
     layer = 4 * hidden * (hidden + 1) + 3 * hidden * inner + 2 * inner + hidden + 2 * hidden
     out = vision.integer("out_hidden_size", default=text_hidden)
     return depth * layer + _patch_merger(vision, hidden, out, norm=hidden)
 
 
 def _patch_merger(vision: Fields, width: int, out: int, *, norm: int) -> int:
-    """The embedding of patches over several frames, and the merger of four patches."""
+    """Return the embedding of patches over several frames, and the merger of four patches."""
     patch, frames = _side(vision, "patch_size", 14), _side(vision, "temporal_patch_size", 2)
     merged = width * vision.integer("spatial_merge_size", default=2, high=64) ** 2
     return 3 * frames * patch * patch * width + norm + merged * (merged + 1) + (merged + 1) * out
 
 
 def _internvit(vision: Fields, hidden: int, inner: int, depth: int, text_hidden: int) -> int:
-    """InternVL: a class token, scales of layers, and a projector over four patches."""
+    """Count InternVL's: a class token, scales of layers, and a projector over four patches."""
     patch, positions = _patches(vision)
     bias = 3 * hidden * vision.flag("attention_bias", "qkv_bias")
     norms = 2 * hidden * vision.flag("use_qk_norm", "qk_normalization")

@@ -32,12 +32,12 @@ ONE_OF_SERVERS = f"{', '.join(SERVERS[:-1])} or {SERVERS[-1]}"
 
 
 def server_called(name: str) -> str:
-    """The server of this name or alias, in any case; another name as it is, in small letters."""
+    """Return the server of this name or alias, in any case; another name as it is, in small letters."""
     return SERVER_ALIASES.get(name.casefold(), name.casefold())
 
 
 def taken_for_engine(name: str) -> str | None:
-    """What to tell somebody who names a server where an engine is expected; None for another name."""
+    """Return what to tell somebody who names a server where an engine is expected; None for another name."""
     server = REGISTRY.get(server_called(name))
     return (
         None if server is None else f"{server.title} is a server, not an engine that estimates: --server {server.name}"
@@ -45,5 +45,5 @@ def taken_for_engine(name: str) -> str | None:
 
 
 def server_named(name: str) -> Server:
-    """The server of exactly this name; where there is none of it, one of which nothing is known."""
+    """Return the server of exactly this name; where there is none of it, one of which nothing is known."""
     return REGISTRY.get(name) or Server(name=name, title=name)

@@ -81,7 +81,9 @@ class Launch:
 
 
 def small_batches(gpu: str, memory_gib: float) -> tuple[int, int]:
-    """Sequences at once and prompt tokens a step where nothing is known of a server: those of vLLM on small GPUs."""
+    """Return sequences at once and prompt tokens a step where nothing is
+    known of a server: those of vLLM on small GPUs.
+    """
     return 256, 2048
 
 
@@ -124,7 +126,7 @@ class Server:
 
 
 def check(deployment: Deployment, server: str, vendors: tuple[str, ...], multi_node: str) -> None:
-    """What no server can be told. `multi_node` is the server's page on several nodes. Raises InputError."""
+    """Refuse what no server supports. `multi_node` is the server's page on several nodes. Raises InputError."""
     name = deployment.model
     if not name or name.startswith("-") or not name.isprintable():
         raise InputError(
@@ -150,7 +152,10 @@ MTP, NGRAM = "mtp", "ngram"
 
 
 def draft_of(deployment: Deployment) -> str | None:
-    """The draft of a deployment; None: nothing is drafted. Raises InputError where it is missing or impossible."""
+    """Return the draft of a deployment; None: nothing is drafted.
+
+    Raises InputError where it is missing or impossible.
+    """
     if deployment.speculative.is_plain:
         if deployment.draft is not None:
             raise InputError("this configuration drafts no tokens: leave --draft out")
@@ -168,13 +173,13 @@ def draft_of(deployment: Deployment) -> str | None:
 
 
 def option_flags(deployment: Deployment, flags: Mapping[str, str]) -> list[str]:
-    """The flags of the given server options, by the server's names of them."""
+    """Return the flags of the given server options, by the server's names of them."""
     told = deployment.server_options
     return [part for name, flag in flags.items() if name in told for part in (flag, str(told[name]))]
 
 
 def check_expert_blocks(deployment: Deployment, server: str, ranks: int, hint: str) -> None:
-    """Raises InputError where experts are cut inside the blocks that share a scale, as vLLM and SGLang do.
+    """Raise InputError where experts are cut inside the blocks that share a scale, as vLLM and SGLang do.
 
     https://github.com/vllm-project/vllm/issues/17569 . Without expert parallelism each expert is cut into `ranks`.
     """
@@ -190,18 +195,18 @@ def check_expert_blocks(deployment: Deployment, server: str, ranks: int, hint: s
 
 
 def dtype_of(deployment: Deployment) -> str | None:
-    """`--dtype` where the weights are not quantised; None: the checkpoint decides."""
+    """Return `--dtype` where the weights are not quantised; None: the checkpoint decides."""
     plain = deployment.checkpoint_precision in DTYPES and deployment.precision in DTYPES
     return DTYPES[deployment.precision] if plain else None
 
 
 def is_online(deployment: Deployment) -> bool:
-    """Whether a 16-bit checkpoint has to be quantised while it is loaded."""
+    """Return whether a 16-bit checkpoint has to be quantised while it is loaded."""
     return deployment.precision != deployment.checkpoint_precision and deployment.precision not in DTYPES
 
 
 def check_precision(deployment: Deployment, server: str, online: Mapping[str, str]) -> None:
-    """Raises InputError where the weights of the checkpoint cannot run so; `online`: what it quantises itself."""
+    """Raise InputError where the weights of the checkpoint cannot run so; `online`: what it quantises itself."""
     have, want = deployment.checkpoint_precision, deployment.precision
     if have == want or (have in DTYPES and want in DTYPES):
         return
@@ -219,7 +224,7 @@ def check_precision(deployment: Deployment, server: str, online: Mapping[str, st
 
 
 def kv_follows_model(deployment: Deployment) -> bool:
-    """Whether the KV cache has the format that the server picks by itself."""
+    """Return whether the KV cache has the format that the server picks by itself."""
     wanted = deployment.kv_precision
     if wanted is None:
         return True
@@ -229,7 +234,8 @@ def kv_follows_model(deployment: Deployment) -> bool:
 
 
 def precision_flags(deployment: Deployment, server: str, online: Mapping[str, str], kv: Mapping[str, str]) -> list[str]:
-    """`--dtype`, `--quantization` and `--kv-cache-dtype` where the checkpoint does not decide. Raises InputError.
+    """Return `--dtype`, `--quantization` and `--kv-cache-dtype` where the
+    checkpoint does not decide. Raises InputError.
 
     `online` and `kv` are the server's words for what it quantises itself, and for formats of the KV cache.
     """
@@ -244,7 +250,7 @@ def precision_flags(deployment: Deployment, server: str, online: Mapping[str, st
 
 
 def kv_word(deployment: Deployment, server: str, kv: Mapping[str, str]) -> str | None:
-    """The server's word for the format of the KV cache; None where the checkpoint decides. Raises InputError."""
+    """Return the server's word for the format of the KV cache; None where the checkpoint decides. Raises InputError."""
     if deployment.kv_precision is None or kv_follows_model(deployment):
         return None
     if deployment.kv_precision not in kv:

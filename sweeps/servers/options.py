@@ -44,7 +44,7 @@ SYNONYMS: Mapping[str, str] = {
 
 
 def default_options(server: str, gpu: str, memory_gib: float) -> dict[str, int]:
-    """Every option of a server as it is when nobody sets it, on a GPU of this name and usable memory."""
+    """Return every option of a server as it is when nobody sets it, on a GPU of this name and usable memory."""
     sequences, tokens = server_named(server).batch_defaults(gpu, memory_gib)
     return {
         "max_num_batched_tokens": tokens,
@@ -58,7 +58,7 @@ def default_options(server: str, gpu: str, memory_gib: float) -> dict[str, int]:
 def server_options(
     given: Mapping[str, int] | Iterable[tuple[str, int]], server: str, gpu: str, memory_gib: float
 ) -> ServerOptions:
-    """What was given as a case holds it: checked, without what is the default anyway. Raises InputError."""
+    """Return what was given as a case holds it: checked, without what is the default anyway. Raises InputError."""
     defaults = default_options(server, gpu, memory_gib)
     values = dict(given)
     for name, value in values.items():
@@ -72,12 +72,14 @@ def server_options(
 
 
 def options_text(options: ServerOptions) -> str:
-    """ "max_num_seqs=256 stream_interval=10", as stores, tables and CSV files have them; empty: all are defaults."""
+    """Read "max_num_seqs=256 stream_interval=10", as stores, tables and
+    CSV files have them; empty: all are defaults.
+    """
     return " ".join(f"{name}={value}" for name, value in options)
 
 
 def options_from(text: str) -> ServerOptions:
-    """What `options_text` wrote. Raises ValueError for anything else."""
+    """Return what `options_text` wrote. Raises ValueError for anything else."""
     found = tuple((name, int(value)) for name, _, value in (word.partition("=") for word in text.split()))
     sound = all(name in OPTIONS and 1 <= value < 2**31 for name, value in found)
     if not sound or options_text(found) != text or list(found) != sorted(dict(found).items()):
@@ -86,7 +88,7 @@ def options_from(text: str) -> ServerOptions:
 
 
 def unknown_to(server: str, options: ServerOptions) -> str | None:
-    """Why this server cannot be started with these options: it lacks one of them. None: it has them all."""
+    """Return why this server cannot be started with these options: it lacks one of them. None: it has them all."""
     for name, _ in options:
         if OPTIONS[name].servers and server not in OPTIONS[name].servers:
             return f"{server} has no {name}: it is an option of {', '.join(OPTIONS[name].servers)}"
@@ -98,7 +100,9 @@ _SIZES_GIB = (16.0, 24.0, 48.0, 80.0, 141.0, 192.0)
 
 
 def default_in_words(name: str, server: str) -> str:
-    """ "256 or 1,024 by the GPU", "2,048 to 16,384 by the GPU", "2,048"; empty where the server lacks the option."""
+    """Return text such as "256 or 1,024 by the GPU", "2,048 to 16,384 by the GPU",
+    "2,048"; empty where the server lacks the option.
+    """
     if unknown_to(server, ((name, 1),)) is not None:
         return ""
     values = sorted({default_options(server, "", size)[name] for size in _SIZES_GIB})
@@ -108,6 +112,8 @@ def default_in_words(name: str, server: str) -> str:
 
 
 def defaults_in_words(name: str) -> str:
-    """ "vllm 256 or 1,024 by the GPU, sglang 2,048 …": the defaults of the servers that have this option."""
+    """Return text such as "vllm 256 or 1,024 by the GPU, sglang 2,048 …": the
+    defaults of the servers that have this option.
+    """
     told = {server: default_in_words(name, server) for server in SERVERS}
     return ", ".join(f"{server} {words}" for server, words in told.items() if words)

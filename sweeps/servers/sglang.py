@@ -76,7 +76,7 @@ _PORT = 30000
 
 
 def launch(deployment: Deployment) -> Launch:
-    """Raises InputError for what SGLang cannot do."""
+    """Raise InputError for what SGLang cannot do."""
     d = deployment
     check(d, NAME, VENDORS, MULTI_NODE)
     check_precision(d, NAME, _ONLINE)
@@ -123,7 +123,7 @@ def launch(deployment: Deployment) -> Launch:
 
 
 def _drafts(d: Deployment, draft: str, *, with_attention: bool) -> list[str]:
-    """One chain of drafted tokens: the token that is certain counts among those that are verified."""
+    """Return one chain of drafted tokens: the token that is certain counts among those that are verified."""
     drafted = d.speculative.draft_tokens
     verified = ["--speculative-num-draft-tokens", str(drafted + 1)]
     if draft == NGRAM:
@@ -145,7 +145,7 @@ _CHUNKS = ((35, 2048), (60, 4096), (160, 8192))
 
 
 def batch_defaults(gpu: str, memory_gib: float) -> tuple[int, int]:
-    """As many sequences as the cache has room for, 2,048 at least; chunks of prompts by the GPU's memory."""
+    """Return it as many sequences as the cache has room for, 2,048 at least; chunks of prompts by the GPU's memory."""
     return 2048, next((tokens for limit, tokens in _CHUNKS if memory_gib < limit), 16384)
 
 

@@ -56,7 +56,7 @@ _PORT = 8000
 
 
 def launch(deployment: Deployment) -> Launch:
-    """Raises InputError for what TensorRT-LLM cannot do."""
+    """Raise InputError for what TensorRT-LLM cannot do."""
     d = deployment
     check(d, NAME, VENDORS, MULTI_NODE)
     check_precision(d, NAME, {})
@@ -109,7 +109,8 @@ def launch(deployment: Deployment) -> Launch:
 
 
 def _drafts(d: Deployment, draft: str) -> dict[str, object]:
-    """https://nvidia.github.io/TensorRT-LLM/1.0.0/features/speculative-decoding.html"""
+    """Return the configuration of drafting, as documented there:
+    https://nvidia.github.io/TensorRT-LLM/1.0.0/features/speculative-decoding.html"""
     drafted = d.speculative.draft_tokens
     if draft == MTP:
         return {"decoding_type": "MTP", "num_nextn_predict_layers": drafted}
@@ -120,7 +121,7 @@ def _drafts(d: Deployment, draft: str) -> dict[str, object]:
 
 
 def batch_defaults(gpu: str, memory_gib: float) -> tuple[int, int]:
-    """`max_batch_size` and `max_num_tokens` of `trtllm-serve` (1.0)."""
+    """Return `max_batch_size` and `max_num_tokens` of `trtllm-serve` (1.0)."""
     return 2048, 8192
 
 

@@ -62,7 +62,7 @@ _PORT = 8000
 
 
 def launch(deployment: Deployment) -> Launch:
-    """Raises InputError for what vLLM cannot do."""
+    """Raise InputError for what vLLM cannot do."""
     d = deployment
     check(d, NAME, VENDORS, MULTI_NODE)
     check_precision(d, NAME, _ONLINE)
@@ -93,7 +93,7 @@ def launch(deployment: Deployment) -> Launch:
 
 
 def _drafts(d: Deployment, draft: str) -> dict[str, object]:
-    """The speculative configuration: with a draft model, its own configuration says how it drafts."""
+    """Return the speculative configuration: with a draft model, its own configuration says how it drafts."""
     if d.pipeline_parallel > 1:
         raise InputError(
             "vLLM drafts no tokens with pipeline stages", hint="--speculative none, or fewer GPUs (--max-gpus)"
@@ -105,7 +105,7 @@ def _drafts(d: Deployment, draft: str) -> dict[str, object]:
 
 
 def batch_defaults(gpu: str, memory_gib: float) -> tuple[int, int]:
-    """`EngineArgs.get_batch_defaults` (0.9 and later): by the GPU's memory, with A100 among the small ones."""
+    """Return `EngineArgs.get_batch_defaults` (0.9 and later): by the GPU's memory, with A100 among the small ones."""
     return (1024, 8192) if memory_gib >= 70 and not gpu.startswith("A100") else (256, 2048)
 
 

@@ -50,7 +50,7 @@ class NumericAxis:
         return f"{self._noun}, a list of them, or a range {{from, to, step or factor}}{choice}"
 
     def parse(self, value: object) -> tuple[Any, ...]:
-        """The values in the order given. Raises InvalidValue with everything wrong."""
+        """Return the values in the order given. Raises InvalidValue with everything wrong."""
         if isinstance(value, Mapping):
             return self._range(value)
         entries = as_list(value)
@@ -72,7 +72,7 @@ class NumericAxis:
         return tuple(values)
 
     def number(self, value: object, *, expected: str | None = None) -> int | float:
-        """One value within the limits of the axis."""
+        """Return one value within the limits of the axis."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InvalidValue(unexpected(expected or self._noun, value))
         number: int | float = value
@@ -161,7 +161,7 @@ class NumericAxis:
         raise InvalidValue(_too_many())
 
     def json_schema(self) -> dict[str, object]:
-        """The same as a JSON Schema, as far as it can say it."""
+        """Return the same as a JSON Schema, as far as it can say it."""
         number: dict[str, object] = {"type": "integer" if self.whole else "number", "maximum": self.maximum}
         number["exclusiveMinimum" if self.above else "minimum"] = self.minimum
         entry = {"anyOf": [number, {"enum": [self.word, None]}]} if self.word else number
@@ -193,7 +193,8 @@ def parse_names(
     *,
     called: Callable[[str], str | None] = lambda name: None,
 ) -> tuple[str, ...]:
-    """One of `allowed`, or a list of them, as a tuple in the order given. Raises InvalidValue with everything wrong.
+    """Return one of `allowed`, or a list of them, as a tuple in the order
+    given. Raises InvalidValue with everything wrong.
 
     `called` knows other spellings of them; `synonyms` are only suggested.
     """
@@ -214,7 +215,7 @@ def parse_names(
 
 
 def names_json_schema(allowed: tuple[str, ...]) -> dict[str, object]:
-    """The JSON Schema of what `parse_names` takes."""
+    """Return the JSON Schema of what `parse_names` takes."""
     name = {"type": "string", "enum": list(allowed)}
     return {"anyOf": [name, {"type": "array", "items": name, "minItems": 1}]}
 
@@ -227,7 +228,7 @@ MEMORY_FRACTION = NumericAxis(0, 1, whole=False, above=True)
 
 
 def parse_auto_or_parallel(value: object) -> tuple[int, ...] | str:
-    """Tensor parallel sizes, or "auto"."""
+    """Return tensor parallel sizes, or "auto"."""
     if value == "auto":
         return "auto"
     if isinstance(value, list | tuple) and "auto" in value:
@@ -240,7 +241,7 @@ def parse_auto_or_parallel(value: object) -> tuple[int, ...] | str:
 
 
 def parse_ladder(value: object) -> tuple[int, ...] | None:
-    """Concurrencies in ascending order; None for the default ladder of each engine."""
+    """Return concurrencies in ascending order; None for the default ladder of each engine."""
     if value is None:
         return None
     ladder = CONCURRENCY.parse(value)

@@ -50,7 +50,7 @@ _SYNONYMS = {
 
 
 def parse_zip(value: object) -> tuple[tuple[str, ...], ...]:
-    """Groups of axes that run in lockstep: a list of lists of axis names, or one such list."""
+    """Return groups of axes that run in lockstep: a list of lists of axis names, or one such list."""
     entries = [((), value)] if _is_one_group(value) else as_list(value)
     faults = Faults()
     taken: dict[str, int] = {}
@@ -74,7 +74,7 @@ def parse_zip(value: object) -> tuple[tuple[str, ...], ...]:
 
 
 def _is_one_group(value: object) -> bool:
-    """Whether a list of axes stands where a list of groups could."""
+    """Return whether a list of axes stands where a list of groups could."""
     return isinstance(value, list | tuple) and bool(value) and all(isinstance(entry, str) for entry in value)
 
 
@@ -105,7 +105,7 @@ def zip_json_schema() -> dict[str, object]:
 
 
 def check(spec: SweepSpec, data: Mapping[str, object], broken: Set[str]) -> list[Fault]:
-    """Everything that does not agree; `data` is what `spec` was made of.
+    """Return everything that does not agree; `data` is what `spec` was made of.
 
     Keys in `broken` hold placeholders, because they are wrong by themselves.
     """
@@ -126,7 +126,7 @@ def check(spec: SweepSpec, data: Mapping[str, object], broken: Set[str]) -> list
 
 
 def _option_faults(spec: SweepSpec, data: Mapping[str, object]) -> Iterator[Fault]:
-    """Options that no server of the sweep has."""
+    """Yield options that no server of the sweep has."""
     entries = len(as_list(data.get("server_options")))
     for position, options in enumerate(spec.server_options):
         reasons = [unknown_to(server, options) for server in spec.servers]
@@ -136,7 +136,9 @@ def _option_faults(spec: SweepSpec, data: Mapping[str, object]) -> Iterator[Faul
 
 
 def _load_faults(spec: SweepSpec) -> Iterator[Fault]:
-    """Rates and arrivals belong to an open loop, concurrencies to a closed one."""
+    """Yield faults of rates and arrivals, which belong to an open loop, and
+    of concurrencies, which belong to a closed one.
+    """
     if spec.load == "concurrency":
         if spec.request_rate:
             yield Fault("needs `load: request_rate`", ("request_rate",), at_key=True)
@@ -181,7 +183,7 @@ def _zip_faults(spec: SweepSpec, data: Mapping[str, object], broken: Set[str]) -
 
 
 def _repetition_faults(spec: SweepSpec, data: Mapping[str, object], broken: Set[str]) -> Iterator[Fault]:
-    """Values listed twice. An axis in lockstep may repeat its values, as long as no combination comes twice."""
+    """Yield values listed twice. An axis in lockstep may repeat its values, as long as no combination comes twice."""
     zipped = {axis for group in spec.zip for axis in group}
     for axis in (*ZIP_AXES, "engines"):
         values = getattr(spec, axis)
@@ -204,7 +206,7 @@ def _repetition_faults(spec: SweepSpec, data: Mapping[str, object], broken: Set[
 
 
 def _repetitions(keys: Sequence[str]) -> Iterator[int]:
-    """The positions of what came before."""
+    """Yield the positions of what came before."""
     seen = set()
     for position, key in enumerate(keys):
         if key in seen:
@@ -213,7 +215,7 @@ def _repetitions(keys: Sequence[str]) -> Iterator[int]:
 
 
 def _key(value: object) -> str:
-    """A value of an axis as text, as written in a spec."""
+    """Return a value of an axis as text, as written in a spec."""
     match value:
         case Part():
             return json.dumps(value.given, ensure_ascii=False)
@@ -229,7 +231,7 @@ def _key(value: object) -> str:
 
 
 def _unlisted(spec: SweepSpec, axis: str) -> str | None:
-    """Why it is not known how many values an axis has, if so."""
+    """Return why it is not known how many values an axis has, if so."""
     match axis:
         case "tensor_parallel" if spec.tensor_parallel == "auto":
             return "its sizes are automatic, and differ from model to model"
@@ -245,7 +247,7 @@ def _unlisted(spec: SweepSpec, axis: str) -> str | None:
 
 
 def _rule_faults(spec: SweepSpec, rule: Rule, path: Path, broken: Set[str]) -> Iterator[Fault]:
-    """Names in rules that nothing in this sweep could have. A preset is let pass: the rule may be inherited."""
+    """Yield names in rules that nothing in this sweep could have. A preset is let pass: the rule may be inherited."""
     swept = {
         "workload": [workload.name for workload in spec.workloads],
         "engine": [engine.name for engine in spec.engines],

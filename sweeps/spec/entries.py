@@ -27,7 +27,7 @@ _PRECISION_SYNONYMS = {"auto": "native", "default": "native"}
 
 
 def parse_text(value: object) -> str:
-    """One line of text that is not empty."""
+    """Return one line of text that is not empty."""
     if not isinstance(value, str) or not value.strip():
         raise InvalidValue(unexpected("text", value))
     if fault := fault_in(value):
@@ -38,7 +38,7 @@ def parse_text(value: object) -> str:
 
 
 def parse_description(value: object) -> str:
-    """Text of any number of lines."""
+    """Return text of any number of lines."""
     if not isinstance(value, str):
         raise InvalidValue(unexpected("text", value))
     parse_text(re.sub(r"[\n\t]", " ", value) or "-")
@@ -46,7 +46,7 @@ def parse_description(value: object) -> str:
 
 
 def parse_name(value: object) -> str:
-    """A name that is safe in file names, URLs and shells."""
+    """Return a name that is safe in file names, URLs and shells."""
     text = parse_text(value)
     if not re.fullmatch(NAME_PATTERN, text) or len(text) > LONGEST_NAME:
         proposal = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-")[:LONGEST_NAME]
@@ -260,7 +260,7 @@ _Part = TypeVar("_Part", bound=Part)
 
 
 def one_part(kind: type[_Part]) -> Callable[[object], _Part]:
-    """A parser of one mapping that reports everything wrong with it."""
+    """Return a parser of one mapping that reports everything wrong with it."""
 
     def parse(value: object) -> _Part:
         try:
@@ -272,7 +272,7 @@ def one_part(kind: type[_Part]) -> Callable[[object], _Part]:
 
 
 def parts(kind: type[_Part]) -> Callable[[object], tuple[_Part, ...]]:
-    """A parser of an entry or a list of entries that reports everything wrong with any of them."""
+    """Return a parser of an entry or a list of entries that reports everything wrong with any of them."""
     parse_one = one_part(kind)
 
     def parse(value: object) -> tuple[_Part, ...]:

@@ -59,7 +59,7 @@ class Faults:
 
 
 def found(value: object) -> str:
-    """How to speak of a value that was not expected."""
+    """Return how to speak of a value that was not expected."""
     match value:
         case None:
             return "nothing"
@@ -77,7 +77,7 @@ def found(value: object) -> str:
 
 
 def unexpected(expected: str, value: object, path: Path = ()) -> Fault:
-    """A value of the wrong type. The hint explains how YAML came to read it so."""
+    """Return a value of the wrong type. The hint explains how YAML came to read it so."""
     return Fault(f"expected {expected}, found {found(value)}", path, _reading_hint(expected, value))
 
 
@@ -101,7 +101,7 @@ def _reading_hint(expected: str, value: object) -> str | None:
 def unknown(
     kind: str, name: str, allowed: Iterable[str], *, path: Path = (), synonyms: Mapping[str, str] | None = None
 ) -> Fault:
-    """A name that is not among `allowed`, with the nearest of them. `synonyms` maps what people type instead."""
+    """Return a name that is not among `allowed`, with the nearest of them. `synonyms` maps what people type instead."""
     allowed = tuple(allowed)
     near = _near(name, allowed, synonyms)
     meant = f"did you mean {' or '.join(near)}?   " if near else ""
@@ -111,7 +111,7 @@ def unknown(
 def unknown_key(
     name: str, allowed: Iterable[str], *, path: Path = (), synonyms: Mapping[str, str] | None = None
 ) -> UnknownKey:
-    """A key that a mapping does not have; `path` leads to the mapping."""
+    """Return a key that a mapping does not have; `path` leads to the mapping."""
     allowed = tuple(allowed)
     message = f"unknown key {quoted(name)}"
     if near := _near(name, allowed, synonyms):
@@ -125,7 +125,7 @@ def _near(name: str, allowed: Sequence[str], synonyms: Mapping[str, str] | None)
 
 
 def as_list(value: object) -> list[tuple[Path, Any]]:
-    """The entries of a list, or of a single value given in place of a list, with the path to each."""
+    """Return the entries of a list, or of a single value given in place of a list, with the path to each."""
     if isinstance(value, list | tuple):
         return [((position,), entry) for position, entry in enumerate(value)]
     return [((), value)]
@@ -144,7 +144,7 @@ def repeated(
 
 
 def faults_of(errors: Iterable[ErrorDetails], allowed_keys: Iterable[str]) -> list[Fault]:
-    """Pydantic's errors about one mapping in our words; `allowed_keys` are the keys that mapping may have."""
+    """Return Pydantic's errors about one mapping in our words; `allowed_keys` are the keys that mapping may have."""
     result: list[Fault] = []
     for error in errors:
         path: Path = tuple(error["loc"])

@@ -34,12 +34,12 @@ class Problems:
             self._keys.add(str(path[0]))
 
     def about(self, *keys: str) -> bool:
-        """Whether anything is wrong with one of these keys."""
+        """Return whether anything is wrong with one of these keys."""
         return not self._keys.isdisjoint(keys)
 
     @contextmanager
     def at(self, *path: str | int) -> Iterator[None]:
-        """Errors of the block belong to this place of the spec."""
+        """Attribute errors of the block to this place of the spec."""
         try:
             yield
         except GpuscoutError as error:
@@ -59,7 +59,7 @@ class RuleNames:
         self._gpu = gpu
 
     def resolved(self, key: str, rules: tuple[Rule, ...], problems: Problems) -> tuple[Rule, ...]:
-        """The rules under `key` of a spec with short names replaced by the names they stand for."""
+        """Return the rules under `key` of a spec with short names replaced by the names they stand for."""
         look_ups: Mapping[str, Callable[[str], str]] = {
             "model": self._model_named,
             "gpu": self._gpu_named,

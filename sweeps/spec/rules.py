@@ -91,7 +91,7 @@ class Condition:
     tests: tuple[Test, ...]
 
     def matches(self, value: object) -> bool:
-        """Whether this value of the field (a name or a number) satisfies the condition."""
+        """Return whether this value of the field (a name or a number) satisfies the condition."""
         if not isinstance(value, str | int | float):
             return False
         return any(test.holds(value) for test in self.tests)
@@ -102,7 +102,7 @@ class Condition:
         return tuple(t.operand for t in self.tests if isinstance(t.operand, str) and not has_wildcard(t.operand))
 
     def renamed(self, names: Mapping[str, str]) -> Condition:
-        """The same condition with names replaced, such as an alias by the name it stands for."""
+        """Return the same condition with names replaced, such as an alias by the name it stands for."""
         return Condition(tuple(replace(t, operand=names.get(t.operand, t.operand)) if isinstance(t.operand, str) else t
                                for t in self.tests))  # fmt: skip
 
@@ -122,11 +122,11 @@ class Rule:
     conditions: Mapping[str, Condition] = field(hash=False)
 
     def to_dict(self) -> dict[str, object]:
-        """As written in a spec."""
+        """Return it as written in a spec."""
         return {name: condition.given for name, condition in self.conditions.items()}
 
     def renamed(self, name: str, names: Mapping[str, str]) -> Rule:
-        """The same rule with names of one field replaced, such as {"H100": "H100-SXM-80GB"} of "gpu"."""
+        """Return the same rule with names of one field replaced, such as {"H100": "H100-SXM-80GB"} of "gpu"."""
         if name not in self.conditions:
             return self
         return Rule({**self.conditions, name: self.conditions[name].renamed(names)})
@@ -140,7 +140,7 @@ class Rule:
 
 
 def parse_rules(value: object) -> tuple[Rule, ...]:
-    """A rule, or a list of rules, compiled. Raises InvalidValue with everything wrong."""
+    """Return a rule, or a list of rules, compiled. Raises InvalidValue with everything wrong."""
     faults = Faults()
     rules = []
     for path, entry in as_list(value):
@@ -244,7 +244,7 @@ def _operator(sign: str | None) -> str:
 
 
 def rules_json_schema() -> dict[str, object]:
-    """The JSON Schema of a rule or a list of rules."""
+    """Return the JSON Schema of a rule or a list of rules."""
     name: dict[str, object] = {"type": "string", "minLength": 1}
     number: dict[str, object] = {"anyOf": [{"type": "number"}, {"type": "string", "pattern": "[0-9]"}]}
 

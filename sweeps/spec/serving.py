@@ -29,7 +29,7 @@ _EXAMPLE = "for example speculative: [none, {draft_tokens: 3, acceptance: 0.7, d
 
 
 def parse_server_options(value: object) -> tuple[ServerOptions, ...]:
-    """One mapping of options or a list of them; several values of an option stand for as many mappings.
+    """Return one mapping of options or a list of them; several values of an option stand for as many mappings.
 
     Raises InvalidValue with everything wrong.
     """
@@ -55,7 +55,7 @@ def parse_server_options(value: object) -> tuple[ServerOptions, ...]:
 
 
 def parse_speculative(value: object) -> tuple[Speculative, ...]:
-    """`none`, a mapping, or a list of them. Raises InvalidValue with everything wrong."""
+    """Return `none`, a mapping, or a list of them. Raises InvalidValue with everything wrong."""
     entries = as_list(value)
     _check_any(entries)
     faults = Faults()
@@ -82,7 +82,7 @@ def parse_speculative(value: object) -> tuple[Speculative, ...]:
 
 
 def _called(spelled: str) -> str:
-    """The name here of an option that a server calls otherwise."""
+    """Return the name here of an option that a server calls otherwise."""
     return spelled if spelled in OPTIONS else SYNONYMS.get(spelled, "")
 
 
@@ -106,7 +106,7 @@ def _collect(wrong: Faults, faults: Faults, path: tuple[str | int, ...]) -> None
 def _product(
     entry: Mapping[str, object], axes: Mapping[str, NumericAxis], faults: Faults, default: Any = None
 ) -> Iterator[dict[str, Any]]:
-    """The combinations of the values of a mapping; what is wrong with a value goes to `faults`."""
+    """Return the combinations of the values of a mapping; what is wrong with a value goes to `faults`."""
     columns: dict[str, tuple[Any, ...]] = {}
     for name, axis in axes.items():
         if name not in entry:
@@ -127,7 +127,7 @@ def _product(
 
 
 def options_in_flags(texts: Iterable[str]) -> dict[str, list[int | float | str]]:
-    """ "max_num_seqs=128,256" and more as a spec has it, with numbers where there are any. Raises InputError."""
+    """Read "max_num_seqs=128,256" and more as a spec has it, with numbers where there are any. Raises InputError."""
     found: dict[str, list[int | float | str]] = {}
     for text in texts:
         name, equals, values = (part.strip() for part in text.partition("="))
@@ -142,7 +142,10 @@ def options_in_flags(texts: Iterable[str]) -> dict[str, list[int | float | str]]
 
 
 def drafts_in_flags(texts: Iterable[str]) -> list[str | dict[str, int | float | str]]:
-    """ "none" and "draft_tokens=3,acceptance=0.7,draft_cost=0.05" as a spec has them. Raises InputError."""
+    """Return text such as "none" and "draft_tokens=3,acceptance=0.7,draft_cost=0.05" as a spec has them.
+
+    Raises InputError.
+    """
     found: list[str | dict[str, int | float | str]] = []
     for text in texts:
         if text.strip().casefold() == _NONE:
@@ -160,7 +163,7 @@ def drafts_in_flags(texts: Iterable[str]) -> list[str | dict[str, int | float | 
 
 
 def _plain(text: str) -> int | float | str:
-    """A number where it is one."""
+    """Return a number where it is one."""
     for kind in (int, float):
         with suppress(ValueError):
             return kind(text)
@@ -168,14 +171,17 @@ def _plain(text: str) -> int | float | str:
 
 
 def options_asked(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    """The values of server options that results are wanted of. Raises InputError."""
+    """Return the values of server options that results are wanted of. Raises InputError."""
     given = options_in_flags(texts)
     _sound("server option", lambda: parse_server_options(given) if given else ())
     return {name: tuple(int(value) for value in values) for name, values in given.items()}
 
 
 def drafts_asked(texts: Iterable[str]) -> list[dict[str, float]]:
-    """Figures of speculative decoding that results are wanted of, some or all; empty: without it. Raises InputError."""
+    """Return figures of speculative decoding that results are wanted of, some or all; empty: without it.
+
+    Raises InputError.
+    """
     found: list[dict[str, float]] = []
     for given in drafts_in_flags(texts):
         asked = {} if isinstance(given, str) else given
@@ -195,7 +201,7 @@ def _sound(what: str, parse: Callable[[], object]) -> None:
 
 
 def server_options_json_schema() -> dict[str, object]:
-    """The JSON Schema of what `parse_server_options` takes."""
+    """Return the JSON Schema of what `parse_server_options` takes."""
     described = {
         name: {**axis.json_schema(), "description": f"{OPTIONS[name].help}; default: {defaults_in_words(name)}"}
         for name, axis in _OPTIONS.items()
@@ -205,7 +211,7 @@ def server_options_json_schema() -> dict[str, object]:
 
 
 def speculative_json_schema() -> dict[str, object]:
-    """The JSON Schema of what `parse_speculative` takes."""
+    """Return the JSON Schema of what `parse_speculative` takes."""
     described = {name: {**axis.json_schema(), "description": _MEANING[name]} for name, axis in _SPECULATIVE.items()}
     mapping = {
         "type": "object",

@@ -40,11 +40,11 @@ class SpecSource:
     incomplete: bool = False
 
     def __eq__(self, other: object) -> bool:
-        """Two specs that say the same are equal, wherever they stand."""
+        """Return two specs that say the same are equal, wherever they stand."""
         return isinstance(other, SpecSource)
 
     def problem(self, path: Path, message: str, hint: str | None = None, *, at_key: bool = False) -> SpecProblem:
-        """A problem with the value at `path`, or with what holds it if it was left out or not given apart."""
+        """Return a problem with the value at `path`, or with what holds it if it was left out or not given apart."""
         if not self.values:
             return SpecProblem(message, self.file, key=self._flag(path) or path_text(path) or None, hint=hint)
         if at_key and path in self.keys:
@@ -63,12 +63,17 @@ class SpecSource:
         return problem
 
     def directory(self, path: Path) -> str:
-        """The directory that a relative path written at `path` counts from: that of its file, or the current one."""
+        """Return the directory that a relative path written at `path` counts
+        from: that of its file, or the current one.
+        """
         place = self.values[self._nearest(path)[0]] if self.values else None
         return os.path.dirname(place.file or "") if place else ""
 
     def _nearest(self, path: Path) -> tuple[Path, Path]:
-        """The longest part of `path` that was written, and the rest. A single value may stand for a list of one."""
+        """Return the longest part of `path` that was written, and the rest.
+
+        A single value may stand for a list of one.
+        """
         known: Path = ()
         for position, part in enumerate(path):
             if (*known, part) in self.values:
@@ -87,7 +92,7 @@ class SpecSource:
 
 
 def source_of_mapping(data: Mapping[str, Any], flags: Mapping[str, str]) -> SpecSource:
-    """Data that somebody built in Python, such as from flags; reduced to the types YAML has."""
+    """Return data that somebody built in Python, such as from flags; reduced to the types YAML has."""
     source = SpecSource(flags=flags)
     source.data = {key: _plain(value, (key,), source) for key, value in data.items()}
     if "extends" in data:
@@ -96,13 +101,13 @@ def source_of_mapping(data: Mapping[str, Any], flags: Mapping[str, str]) -> Spec
 
 
 def source_of_text(text: str, file: str | None) -> SpecSource:
-    """The spec in `text` merged over those it extends. What is wrong is in `problems`."""
+    """Return the spec in `text` merged over those it extends. What is wrong is in `problems`."""
     chain = (_identity(file),) if file is not None else ()
     return _read(text, file, chain)
 
 
 def read_text(file: str) -> str:
-    """The text of a spec file. Raises SpecError."""
+    """Return the text of a spec file. Raises SpecError."""
     try:
         with open(file, "rb") as stream:
             content = stream.read(MAX_BYTES + 1)
@@ -146,7 +151,9 @@ def _read(text: str, file: str | None, chain: tuple[str, ...]) -> SpecSource:
 
 
 def _extended(source: SpecSource, chain: tuple[str, ...]) -> SpecSource:
-    """`source` merged over the spec it extends: its keys replace the other's as a whole, only `limits` are merged."""
+    """Return `source` merged over the spec it extends: its keys replace the
+    other's as a whole, only `limits` are merged.
+    """
     if "extends" not in source.data:
         return source
     given = source.data.pop("extends")

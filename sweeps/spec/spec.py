@@ -109,7 +109,7 @@ def _entry_schema(kind: type[BaseModel]) -> dict[str, object]:
 
 
 def _parsed(parse: Callable[[Any], object], schema: dict[str, object]) -> tuple[PlainValidator, WithJsonSchema]:
-    """A type whose values `parse` makes of what is written, and the JSON Schema of that."""
+    """Return a type whose values `parse` makes of what is written, and the JSON Schema of that."""
     return PlainValidator(parse), WithJsonSchema(schema)
 
 
@@ -240,7 +240,9 @@ class SweepSpec(BaseModel):
         return self.to_yaml() if self._source.text is None else self._source.text
 
     def problem(self, path: Path, message: str, hint: str | None = None) -> SpecProblem:
-        """Something found wrong later with the value at `path`, such as ("gpus", 2), with its place in the file."""
+        """Return something found wrong later with the value at `path`, such
+        as ("gpus", 2), with its place in the file.
+        """
         return self._source.problem(path, message, hint)
 
     @property
@@ -255,11 +257,12 @@ class SweepSpec(BaseModel):
         )
 
     def resolve_path(self, path: Path, written: str) -> str:
-        """A file name written at `path` of this spec, relative to the file it was written in."""
+        """Return a file name written at `path` of this spec, relative to the file it was written in."""
         return os.path.normpath(os.path.join(self._source.directory(path), os.path.expanduser(written)))
 
     def to_dict(self, *, directory: str | None = None) -> dict[str, object]:
-        """The spec as plain data that `spec_from_mapping` takes; defaults are left out, what it extends is merged.
+        """Return the spec as plain data that `spec_from_mapping` takes;
+        defaults are left out, what it extends is merged.
 
         Relative paths count from `directory`, by default that of the spec's own file.
         """
@@ -293,7 +296,7 @@ class SweepSpec(BaseModel):
         return os.path.relpath(self.resolve_path(path, written), directory or ".")
 
     def to_yaml(self, *, directory: str | None = None) -> str:
-        """`to_dict` as YAML."""
+        """Return `to_dict` as YAML."""
         plain = self.to_dict(directory=directory)
         return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
 
@@ -320,18 +323,18 @@ def _as_given(key: str, value: Any) -> Any:
 
 
 def load_spec(file: str | os.PathLike[str]) -> SweepSpec:
-    """The spec in a YAML file. Raises SpecError."""
+    """Return the spec in a YAML file. Raises SpecError."""
     file = os.fspath(file)
     return parse_spec(read_text(file), file=file)
 
 
 def parse_spec(text: str, *, file: str | None = None) -> SweepSpec:
-    """The spec in YAML text; `file` is named in errors, and relative paths count from it. Raises SpecError."""
+    """Return the spec in YAML text; `file` is named in errors, and relative paths count from it. Raises SpecError."""
     return _validated(source_of_text(text, file))
 
 
 def spec_from_mapping(data: Mapping[str, Any], *, flags: Mapping[str, str] | None = None) -> SweepSpec:
-    """A spec from plain data. `flags` maps keys (gpus, workloads.input_len) to what errors call them (--gpu).
+    """Return a spec from plain data. `flags` maps keys (gpus, workloads.input_len) to what errors call them (--gpu).
 
     Raises SpecError.
     """
@@ -339,7 +342,7 @@ def spec_from_mapping(data: Mapping[str, Any], *, flags: Mapping[str, str] | Non
 
 
 def spec_json_schema() -> dict[str, Any]:
-    """The JSON Schema of a spec file."""
+    """Return the JSON Schema of a spec file."""
     return schema_of_files(SweepSpec.model_json_schema())
 
 
@@ -378,7 +381,7 @@ def _validated(source: SpecSource) -> SweepSpec:
 
 
 def _one_engine_key(source: SpecSource) -> tuple[dict[str, Any], list[Fault]]:
-    """The data with `engine` read as `engines`."""
+    """Return the data with `engine` read as `engines`."""
     data = dict(source.data)
     if "engine" not in data:
         return data, []
@@ -395,7 +398,9 @@ def _one_engine_key(source: SpecSource) -> tuple[dict[str, Any], list[Fault]]:
 
 
 def _worth_saying(faults: list[Fault], source: SpecSource) -> list[Fault]:
-    """Without keys that are missing only because they are misspelt or could not be read; that is reported already."""
+    """Return without keys that are missing only because they are misspelt or
+    could not be read; that is reported already.
+    """
     misspelt = [fault.message for fault in faults if isinstance(fault, UnknownKey) and len(fault.path) == 1]
 
     def explained_elsewhere(key: str) -> bool:
@@ -408,7 +413,7 @@ _EXAMPLES = {"models": "[Qwen/Qwen3-32B]", "gpus": "[H100, L40S]", "workloads": 
 
 
 def _explained(fault: Fault, source: SpecSource) -> Fault:
-    """A missing key with an example of it."""
+    """Return a missing key with an example of it."""
     if fault.message != "missing" or len(fault.path) != 1:
         return fault
     key = str(fault.path[0])
@@ -423,7 +428,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def schema_of_files(own: dict[str, Any]) -> dict[str, Any]:
-    """What a spec file may hold, made of pydantic's schema of the spec itself.
+    """Return what a spec file may hold, made of pydantic's schema of the spec itself.
 
     Names in catalogues and agreement between keys are beyond a schema. A spec that extends another may leave out
     what that one has, so only `name` is required.
@@ -452,7 +457,10 @@ def schema_of_files(own: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cleaned(node: Any, *, names: bool = False) -> Any:
-    """Without pydantic's titles and defaults, which editors would show. `names`: the keys of `node` are names."""
+    """Return without pydantic's titles and defaults, which editors would show.
+
+    `names`: the keys of `node` are names.
+    """
     if isinstance(node, list):
         return [_cleaned(entry) for entry in node]
     if not isinstance(node, dict):

@@ -9,17 +9,17 @@ _STARTER = "starter"
 
 
 def starter_spec() -> str:
-    """A small commented spec that runs as it is."""
+    """Return a small commented spec that runs as it is."""
     return example_spec(_STARTER)
 
 
 def example_names() -> tuple[str, ...]:
-    """The names of all specs that ship, the starter included."""
+    """Return the names of all specs that ship, the starter included."""
     return tuple(
         sorted(entry.name.removesuffix(".yaml") for entry in _FOLDER.iterdir() if entry.name.endswith(".yaml"))
     )
 
 
 def example_spec(name: str) -> str:
-    """The text of a spec that ships."""
+    """Return the text of a spec that ships."""
     return (_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")

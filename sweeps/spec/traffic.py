@@ -22,12 +22,12 @@ _DISTRIBUTION_HINT = "for example {mean: 1200, p95: 4000, max: 16000}, {uniform:
 
 
 def is_distribution(value: object) -> bool:
-    """Whether a length is a distribution, and not a number, a list or a range."""
+    """Return whether a length is a distribution, and not a number, a list or a range."""
     return isinstance(value, Mapping) and not set(value) & set(RANGE_KEYS)
 
 
 def parse_distribution(value: Mapping[Any, Any]) -> Lengths:
-    """A distribution of lengths. Raises InvalidValue."""
+    """Return a distribution of lengths. Raises InvalidValue."""
     keys = set(value)
     if keys == {"uniform"}:
         return _uniform(value["uniform"])
@@ -71,7 +71,7 @@ def _uniform(value: object) -> Lengths:
 
 
 def _histogram(value: object) -> Lengths:
-    """Pairs of tokens and counts, or the name of a CSV file with them."""
+    """Return pairs of tokens and counts, or the name of a CSV file with them."""
     pairs: list[tuple[object, object]]
     if isinstance(value, str):
         pairs = _pairs_of_file(value)
@@ -129,7 +129,7 @@ def _tokens(value: object, *, whole: bool) -> int | float:
 
 
 def parse_cached_input(value: object) -> float:
-    """The share of prompt tokens that are found in the prefix cache. Raises InvalidValue."""
+    """Return the share of prompt tokens that are found in the prefix cache. Raises InvalidValue."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidValue(unexpected("a share of the prompt's tokens, such as 0.4", value))
     if not 0 <= value < 1:
@@ -139,7 +139,7 @@ def parse_cached_input(value: object) -> float:
 
 
 def parse_arrivals(value: object) -> Arrivals:
-    """`poisson`, `constant` or {gamma: {cv: 2}}. Raises InvalidValue."""
+    """Return `poisson`, `constant` or {gamma: {cv: 2}}. Raises InvalidValue."""
     named = {"poisson": POISSON, "constant": CONSTANT}
     if isinstance(value, str):
         if value.casefold() in named:
@@ -158,7 +158,7 @@ def parse_arrivals(value: object) -> Arrivals:
 
 
 def parse_trace(value: object) -> Trace:
-    """The requests of a trace file. Raises InvalidValue."""
+    """Return the requests of a trace file. Raises InvalidValue."""
     if not isinstance(value, str) or not value.strip():
         raise InvalidValue(unexpected("the name of a file with requests (.jsonl or .csv)", value))
     try:
@@ -168,7 +168,7 @@ def parse_trace(value: object) -> Trace:
 
 
 def distribution_json_schema() -> dict[str, object]:
-    """The JSON Schema of what `parse_distribution` takes."""
+    """Return the JSON Schema of what `parse_distribution` takes."""
     tokens: dict[str, object] = {"type": "number", "minimum": 1}
     pair = {"type": "array", "minItems": 2, "maxItems": 2, "prefixItems": [tokens, {"type": "number", "minimum": 0}]}
     log_normal = {
@@ -188,7 +188,7 @@ def distribution_json_schema() -> dict[str, object]:
 
 
 def arrivals_json_schema() -> dict[str, object]:
-    """The JSON Schema of what `parse_arrivals` takes."""
+    """Return the JSON Schema of what `parse_arrivals` takes."""
     cv = _only("cv", {"type": "number", "minimum": 0, "maximum": 100})
     return {"anyOf": [{"enum": ["poisson", "constant"]}, _only("gamma", cv)]}
 

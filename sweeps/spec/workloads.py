@@ -39,7 +39,10 @@ _WORKLOAD_KEYS = ("name", *_LENGTHS, *_TRAFFIC_KEYS, "description")
 
 
 def parse_workloads(value: object) -> tuple[Workload, ...]:
-    """Presets, named lengths, or a mapping of names to lengths. Lengths may be lists or ranges: all pairs are taken."""
+    """Return presets, named lengths, or a mapping of names to lengths.
+
+    Lengths may be lists or ranges: all pairs are taken.
+    """
     entries: list[tuple[Path, str | None, object]]
     if isinstance(value, Mapping) and not _is_one_workload(value):
         entries = [((str(name),), str(name), entry) for name, entry in value.items()]
@@ -65,7 +68,9 @@ def parse_workloads(value: object) -> tuple[Workload, ...]:
 
 
 def with_absolute_files(value: object, directory: Callable[[Path], str]) -> object:
-    """The workloads with the files they name made absolute; `directory` is what relative names at a path count from."""
+    """Return the workloads with the files they name made absolute;
+    `directory` is what relative names at a path count from.
+    """
     if isinstance(value, list):
         return [_located(entry, directory((position,))) for position, entry in enumerate(value)]
     if isinstance(value, Mapping) and not _is_one_workload(value):
@@ -87,7 +92,7 @@ def _located(entry: object, directory: str) -> object:
 
 
 def _is_one_workload(value: Mapping[Any, Any]) -> bool:
-    """Whether this is a workload itself, given in place of a list, and not a mapping of names to workloads."""
+    """Return whether this is a workload itself, given in place of a list, and not a mapping of names to workloads."""
     return any(
         not isinstance(value[key], Mapping) or RANGE_KEYS[0] in value[key] or set(value[key]) & _DISTRIBUTION_KEYS
         for key in (*_LENGTHS, *_TRAFFIC_KEYS)
@@ -157,7 +162,7 @@ def _swept_workloads(name: str | None, entry: Mapping[Any, Any]) -> list[Workloa
 
 
 def _traffic(entry: Mapping[Any, Any], faults: Faults) -> dict[str, Any]:
-    """What the entry says besides lengths."""
+    """Return what the entry says besides lengths."""
     parsers: Mapping[str, Callable[[object], object]] = {
         "cached_input": parse_cached_input,
         "arrivals": parse_arrivals,
@@ -193,7 +198,7 @@ def _all_lengths(
 
 
 def workload_as_given(workload: Workload) -> object:
-    """As written in a spec."""
+    """Return it as written in a spec."""
     if PRESETS.get(workload.name) == workload:
         return workload.name
     plain: dict[str, object] = {"name": workload.name}
@@ -212,7 +217,7 @@ def workload_as_given(workload: Workload) -> object:
 
 
 def workloads_json_schema() -> dict[str, object]:
-    """The JSON Schema of what `parse_workloads` takes."""
+    """Return the JSON Schema of what `parse_workloads` takes."""
     preset = {"type": "string", "examples": list(PRESETS), "description": f"A preset: {', '.join(PRESETS)}."}
     length = {"anyOf": [TOKENS.json_schema(), distribution_json_schema()]}
     lengths: dict[str, Any] = {

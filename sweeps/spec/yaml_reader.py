@@ -46,7 +46,7 @@ class YamlDocument:
 
 
 def path_text(path: Path) -> str:
-    """As people write it: workloads.chat.input_len, gpus[2]."""
+    """Return it as people write it: workloads.chat.input_len, gpus[2]."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
@@ -54,7 +54,7 @@ def path_text(path: Path) -> str:
 
 
 def read_yaml(text: str, file: str | None) -> YamlDocument:
-    """The one document in `text`. Never raises for its content: what is wrong is in `problems`."""
+    """Return the one document in `text`. Never raises for its content: what is wrong is in `problems`."""
     document = YamlDocument()
     try:
         loader = _Loader(text)
@@ -157,7 +157,7 @@ class _Builder:
         return result
 
     def _merged(self, source: yaml.Node, path: Path, depth: int = 0) -> Iterator[tuple[yaml.Node, yaml.Node]]:
-        """The keys that `<<: *other` brings in; of several mappings the first has precedence."""
+        """Yield the keys that `<<: *other` brings in; of several mappings the first has precedence."""
         if depth > MAX_DEPTH:
             raise _Refused("this part contains itself", source.start_mark)
         if isinstance(source, yaml.SequenceNode):
@@ -251,7 +251,7 @@ def _line_at(text: str, mark: yaml.Mark | None) -> str:
 
 
 def _syntax(error: yaml.MarkedYAMLError, line: str) -> tuple[str, str | None]:
-    """What a YAML error means for somebody who writes a spec, and what to do."""
+    """Return what a YAML error means for somebody who writes a spec, and what to do."""
     problem, context = error.problem or "", error.context or ""
     indentation = line[: len(line) - len(line.lstrip())]
     if "\t" in indentation or "'\\t'" in problem:

@@ -34,15 +34,15 @@ class Lengths(Protocol):
         ...
 
     def sample(self, random: np.random.Generator, n: int) -> IntColumn:
-        """n lengths."""
+        """Return n lengths."""
         ...
 
     def quantiles(self, shares: FloatArray) -> IntColumn:
-        """The lengths below which these shares of all lengths are."""
+        """Return the lengths below which these shares of all lengths are."""
         ...
 
     def as_given(self) -> object:
-        """As written in a spec; JSON-able, and the same for equal distributions."""
+        """Return it as written in a spec; JSON-able, and the same for equal distributions."""
         ...
 
 
@@ -175,7 +175,7 @@ class Histogram:
 
 
 def lengths_from(value: Mapping[str, object]) -> Lengths:
-    """The distribution that `as_given` wrote. Raises ValueError, KeyError, TypeError for anything else."""
+    """Return the distribution that `as_given` wrote. Raises ValueError, KeyError, TypeError for anything else."""
     if "uniform" in value:
         ends: list[int] = list(value["uniform"])  # type: ignore[call-overload]
         return Uniform(*ends)

@@ -63,7 +63,7 @@ class Traffic:
             raise ValueError(f"request_rate: expected a number above 0, got {self.request_rate:g}")
 
     def longest(self, input_len: int, output_len: int) -> int:
-        """Tokens of the longest request with its answer, where the case says these lengths."""
+        """Return tokens of the longest request with its answer, where the case says these lengths."""
         if self.trace is not None:
             recorded = _recorded(self.trace)
             return int((recorded.input_len + recorded.output_len).max())
@@ -114,7 +114,7 @@ class Traffic:
         return self == PLAIN
 
     def identity(self) -> Mapping[str, object]:
-        """`shape` and the rate."""
+        """Return `shape` and the rate."""
         return dict(self.shape) | ({} if self.request_rate is None else {"request_rate": self.request_rate})
 
 
@@ -131,7 +131,7 @@ PLAIN = Traffic()
 
 
 def traffic_from(shape: Mapping[str, Any], request_rate: float | None) -> Traffic:
-    """The traffic that was stored as this shape and rate; of a trace only its identity is known.
+    """Return the traffic that was stored as this shape and rate; of a trace only its identity is known.
 
     Raises ValueError, KeyError, TypeError, AttributeError for what no traffic has.
     """

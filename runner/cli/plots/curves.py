@@ -79,19 +79,19 @@ def curves(rows: Iterable[Row], latency: Metric) -> Drawing:
 
 
 def title_of(row: Row) -> str:
-    """ "Qwen/Qwen3-32B, chat (1,024 in / 512 out)" """
+    """Return text such as "Qwen/Qwen3-32B, chat (1,024 in / 512 out)" """
     lengths = f"{row['input_len']:,} in / {row['output_len']:,} out"
     return f"{row['model']}, {row['workload']} ({lengths})" if row["workload"] else f"{row['model']}, {lengths}"
 
 
 def describe(row: Row) -> str:
-    """ "H200-SXM-141GB x2 fp8, vllm, concurrency 64" """
+    """Return text such as "H200-SXM-141GB x2 fp8, vllm, concurrency 64" """
     at = "" if row["concurrency"] is None else f", concurrency {row['concurrency']:,}"
     return f"{row['gpu']} x{row['num_gpus']} {row['precision']}, {row['server']}{at}"
 
 
 def _best(rows: list[Row], latency: Metric) -> list[Row]:
-    """The rows of the frontier, by latency."""
+    """Return the rows of the frontier, by latency."""
     sign = -1.0 if latency.more_is_better else 1.0
     figures = np.array([[sign * row[latency.column] for row in rows], [-row[_Y] for row in rows]], dtype=np.float64)
     kept = [rows[i] for i in np.flatnonzero(frontier(figures)).tolist()]

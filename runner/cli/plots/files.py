@@ -32,7 +32,7 @@ class Drawing:
 
 
 def check_plot(file: Path) -> None:
-    """Raises InputError for a name without an ending of `FORMATS`, for no such folder and without matplotlib."""
+    """Raise InputError for a name without an ending of `FORMATS`, for no such folder and without matplotlib."""
     if file.suffix.lower() not in FORMATS:
         raise InputError(f"--plot: {file} does not say its format", hint=f"end the name in {', '.join(FORMATS)}")
     if not file.parent.is_dir():
@@ -79,7 +79,7 @@ def _drawn(drawing: Drawing, form: str) -> bytes:
 
 
 def _svg(drawing: Drawing) -> bytes:
-    """The drawing with a tooltip on every marker."""
+    """Return the drawing with a tooltip on every marker."""
     ElementTree.register_namespace("", _SVG)
     ElementTree.register_namespace("xlink", _XLINK)
     root = ElementTree.fromstring(_drawn(drawing, "svg"))  # noqa: S314 - what was drawn just now

@@ -90,7 +90,7 @@ def frontier(found: Pareto, slos: Sequence[Slo] = (), caption: Sequence[str] = (
 
 
 def _own_curves(front: Front, metrics: Sequence[Metric]) -> dict[str, list[Any]]:
-    """Of every GPU type the points that no other of the type beats in all metrics, by the first metric."""
+    """Return for every GPU type the points that no other of the type beats in all metrics, by the first metric."""
     groups: dict[str, list[Any]] = {}
     for point in front.points:
         groups.setdefault(point["gpu"], []).append(point)
@@ -104,13 +104,13 @@ def _own_curves(front: Front, metrics: Sequence[Metric]) -> dict[str, list[Any]]
 
 
 def named_gpus(found: Pareto) -> list[str]:
-    """The GPU types that a drawing names, of all panels."""
+    """Return the GPU types that a drawing names, of all panels."""
     metrics = found.metrics
     return sorted({gpu for front in found.fronts for gpu in _named(front, _own_curves(front, metrics), metrics)})
 
 
 def _named(front: Front, curves: dict[str, list[Any]], metrics: Sequence[Metric]) -> list[str]:
-    """The GPU types that are worth a name: most points on the frontier of all, then the best first metric."""
+    """Return the GPU types that are worth a name: most points on the frontier of all, then the best first metric."""
     on_it = {gpu: sum(not p["dominated"] for p in front.points if p["gpu"] == gpu) for gpu in curves}
     sign = -1.0 if metrics[0].more_is_better else 1.0
     best = {gpu: min(sign * point[metrics[0].column] for point in points) for gpu, points in curves.items()}
@@ -132,7 +132,9 @@ def _draw(
     *,
     named: bool,
 ) -> dict[str, list[str]]:
-    """The curve of one GPU type with its band, and its markers with their tooltips: a line for each kind and size."""
+    """Return the curve of one GPU type with its band, and its markers with
+    their tooltips: a line for each kind and size.
+    """
     x, y = metrics[0].column, metrics[1].column
     order = 3 if named else 1
     across = [point[x] for point in points]
@@ -174,7 +176,7 @@ def _draw(
 
 
 def _draw_limits(axes: Any, slos: Sequence[Slo], metrics: Sequence[Metric]) -> None:
-    """A line at every limit that is on one of the two axes."""
+    """Draw a line at every limit that is on one of the two axes."""
     for slo in slos:
         for metric, line in zip(metrics, (axes.axvline, axes.axhline), strict=False):
             at = slo.limit if metric.column == slo.column else None
@@ -186,7 +188,7 @@ def _draw_limits(axes: Any, slos: Sequence[Slo], metrics: Sequence[Metric]) -> N
 
 
 def _sizes(points: Sequence[Any], third: Sequence[Metric]) -> dict[int, float]:
-    """Of each point (by its id) its marker's size, in steps of half a point."""
+    """Return for each point (by its id) its marker's size, in steps of half a point."""
     if not third:
         return {id(point): 4.5 for point in points}
     values = [point[third[0].column] for point in points]

@@ -37,7 +37,7 @@ class Style:
 
 
 def styles(names: Iterable[str]) -> dict[str, Style]:
-    """A style for each name: no two of 63 share colour and marker, and dashes tell more of them apart."""
+    """Return a style for each name: no two of 63 share colour and marker, and dashes tell more of them apart."""
     return {
         name: Style(
             _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)], _DASHES[i // len(_COLOURS) % len(_DASHES)]
@@ -47,7 +47,7 @@ def styles(names: Iterable[str]) -> dict[str, Style]:
 
 
 def check_panels(count: int) -> None:
-    """Raises InputError for more groups than a picture can hold."""
+    """Raise InputError for more groups than a picture can hold."""
     if count > MOST_PANELS:
         raise InputError(
             f"a plot holds {MOST_PANELS} pairs of model and workload at most, and these are more",
@@ -56,7 +56,7 @@ def check_panels(count: int) -> None:
 
 
 def panels(titles: Sequence[str], labels: Sequence[Sequence[str]]) -> tuple[Figure, list[Axes]]:
-    """A figure with one panel for each title, with room to its right for so many labels of that length."""
+    """Return a figure with one panel for each title, with room to its right for so many labels of that length."""
     from matplotlib.figure import Figure
 
     columns = 1 if len(titles) == 1 else 2
@@ -169,7 +169,7 @@ def add_labels(axes: Axes, labels: Sequence[Label]) -> None:
 
 
 def spread(wanted: Sequence[float], step: float, low: float, high: float) -> list[float]:
-    """Places at least `step` apart, within low and high if they fit, as near to the wanted ones as can be.
+    """Return places at least `step` apart, within low and high if they fit, as near to the wanted ones as can be.
 
     The sum of squared distances is least: isotonic regression of what is left when the steps are taken off.
     """

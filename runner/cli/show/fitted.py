@@ -30,7 +30,7 @@ class FittedColumn:
 
 
 def fitted(columns: Iterable[FittedColumn], width: int, *, indent: int = 0) -> list[str]:
-    """A line of headings and one a row, none longer than `width`.
+    """Return a line of headings and one a row, none longer than `width`.
 
     What may be left out goes first, then gaps get narrower and names shorter; at last lines end where the width does.
     """
@@ -67,13 +67,13 @@ def _total(columns: Sequence[FittedColumn], gap: int) -> int:
 
 
 def _spare(columns: Sequence[FittedColumn]) -> int:
-    """How much narrower the columns get if all names are cut as far as they may be."""
+    """Return how much narrower the columns get if all names are cut as far as they may be."""
     return sum(max(column.width - column.least, 0) for column in columns if column.least is not None)
 
 
 @functools.cache
 def short_gpu(name: str) -> str:
-    """The shortest beginning of a GPU's name that still means it: "H200" for "H200-SXM-141GB"."""
+    """Return the shortest beginning of a GPU's name that still means it: "H200" for "H200-SXM-141GB"."""
     from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 
     known = GPUCatalogue.load()
@@ -85,14 +85,14 @@ def short_gpu(name: str) -> str:
 
 
 def bare_names(names: Iterable[str]) -> dict[str, str]:
-    """Names of models without their owners, where that leaves no two of them alike."""
+    """Return names of models without their owners, where that leaves no two of them alike."""
     known = list(dict.fromkeys(names))
     bare = [name.rpartition("/")[2] for name in known]
     return {name: short if bare.count(short) == 1 else name for name, short in zip(known, bare, strict=True)}
 
 
 def shortened(names: Iterable[str], width: int) -> Mapping[str, str]:
-    """Names cut in the middle to at most `width` characters, different ones still different.
+    """Return names cut in the middle to at most `width` characters, different ones still different.
 
     The cut moves away from the middle until no two are alike; where every cut leaves some alike, they are numbered.
     """

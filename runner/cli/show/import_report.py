@@ -107,7 +107,7 @@ def _load(run: MeasuredRun) -> str:
 
 
 def print_refused(files: Iterable[ImportedFile]) -> None:
-    """Why files were refused; files with the same reason together."""
+    """Print why files were refused; files with the same reason together."""
     same: dict[tuple[str, str | None], list[str]] = defaultdict(list)
     for file in files:
         if file.error:

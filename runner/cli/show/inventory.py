@@ -17,7 +17,7 @@ _LISTED = 6
 
 
 def read_inventory(texts: Iterable[str], gpu_file: Path | None = None) -> dict[str, int]:
-    """ "A100-40GB=16" or files with such lines as GPUs by canonical name. Raises InputError, UnknownNameError."""
+    """Read "A100-40GB=16" or files with such lines as GPUs by canonical name. Raises InputError, UnknownNameError."""
     from gpuscout.runner.resolve.fleet import read_fleet
 
     found: dict[str, int] = {}
@@ -43,7 +43,7 @@ SORTS = tuple(column.name for column in _TABLE if column.name not in ("workload"
 
 
 def print_inventory(found: Sequence[Served], inventory: Mapping[str, int], output: Output, *, sort: str | None) -> None:
-    """What an inventory serves, sorted by a column (descending with "-"), the most tokens per second first."""
+    """Print what an inventory serves, sorted by a column (descending with "-"), the most tokens per second first."""
     short = output.for_people and len(inventory) == 1  # the heading names it
     rows = _sorted([_row(one, gpu=not short) for one in found if one.shares], sort)
     out = [one.group.model for one in found if not one.shares]

@@ -62,7 +62,7 @@ def moving_lines(found: CapacityOverTime, width: int) -> list[str]:
 
 
 def print_moving_aside(found: CapacityOverTime) -> None:
-    """What rows of CSV and Markdown cannot tell."""
+    """Print what rows of CSV and Markdown cannot tell."""
     print_aside([*_premises(found), *_remarks(found, found.groups)])
 
 
@@ -76,7 +76,7 @@ def _premises(found: CapacityOverTime) -> list[str]:
 
 
 def _remarks(found: CapacityOverTime, groups: Sequence[MovingGroup]) -> list[str]:
-    """Totals, what was assumed, prices, and how replicas follow the load."""
+    """Return totals, what was assumed, prices, and how replicas follow the load."""
     scaling = found.scaling
     notes = [*_totals(found, groups), *found.load.notes]
     gpus = list(dict.fromkeys(plan.config.gpu for group in groups for plan in group.plans[:2]))
@@ -117,7 +117,7 @@ def _table(found: CapacityOverTime, group: MovingGroup, width: int) -> list[str]
 
 
 def _paid(fleet: Fleet) -> str:
-    """ "4 reserved + on demand" """
+    """Return text such as "4 reserved + on demand" """
     return {
         "fixed": "all the time",
         "reserved": "all reserved",
@@ -175,7 +175,7 @@ def _notes(found: CapacityOverTime, group: MovingGroup) -> Iterator[str]:
 
 
 def gpus_out(outs: Iterable[Out]) -> Iterator[str]:
-    """The GPU types that cannot do it, those with the same reason together."""
+    """Yield the GPU types that cannot do it, those with the same reason together."""
     reasons: dict[str, list[str]] = {}
     for one in outs:
         reasons.setdefault(cause(one.cause, one.slo), []).append(short_gpu(one.gpu))
@@ -184,7 +184,7 @@ def gpus_out(outs: Iterable[Out]) -> Iterator[str]:
 
 
 def bars(course: OverTime, width: int = 48) -> str:
-    """The number of ready replicas over time, from its lowest to its highest, as a line of bars."""
+    """Return the number of ready replicas over time, from its lowest to its highest, as a line of bars."""
     edges = np.linspace(course.starts_ms[0], course.ends_ms, width + 1)[:-1]
     places = np.maximum(np.searchsorted(course.starts_ms, edges, side="right") - 1, 0)
     ready = course.ready[places]
@@ -194,7 +194,7 @@ def bars(course: OverTime, width: int = 48) -> str:
 
 
 def spell_time(seconds: float) -> str:
-    """ "45 s", "7.5 min", "12.3 h" """
+    """Return text such as "45 s", "7.5 min", "12.3 h" """
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= 2 * size or (seconds >= size and seconds % size == 0):
             return f"{seconds / size:.3g} {unit}"
@@ -202,7 +202,7 @@ def spell_time(seconds: float) -> str:
 
 
 def _totals(found: CapacityOverTime, groups: Sequence[MovingGroup]) -> Iterator[str]:
-    """What the cheapest of all groups cost together, each with replicas of its own."""
+    """Yield what the cheapest of all groups cost together, each with replicas of its own."""
     best: list[MovingPlan] = [group.plans[0] for group in groups if group.plans]
     if len(groups) < 2 or len(best) < len(groups) or any(plan.best.usd is None for plan in best):
         return
@@ -215,7 +215,7 @@ def _totals(found: CapacityOverTime, groups: Sequence[MovingGroup]) -> Iterator[
 
 
 def summed_range(ranges: Sequence[tuple[float, float] | None]) -> str:
-    """ " (120–180, as if all estimates erred alike)"; empty where one has no range."""
+    """Read " (120–180, as if all estimates erred alike)"; empty where one has no range."""
     known = [one for one in ranges if one is not None]
     if len(known) < len(ranges):
         return ""

@@ -34,7 +34,7 @@ _DROP = ("estimated", "outside_interval", "model", "concurrency")
 
 
 def print_worst(reports: Sequence[AccuracyReport], most: int, output: Output) -> None:
-    """The runs furthest from the estimates of every engine, so many of each."""
+    """Print the runs furthest from the estimates of every engine, so many of each."""
     from gpuscout.runner.accuracy.worst import outliers
     from gpuscout.runner.cli.show.wording import print_wrapped
 
@@ -57,7 +57,7 @@ def print_worst(reports: Sequence[AccuracyReport], most: int, output: Output) ->
 
 
 def far_off(found: Sequence[Outlier]) -> str:
-    """ "3 runs are over 2x off the estimate: a.json (TTFT ms 5.1x), …" """
+    """Return text such as "3 runs are over 2x off the estimate: a.json (TTFT ms 5.1x), …" """
     runs = "1 run is" if len(found) == 1 else f"{len(found):,} runs are"
     named = ", ".join(
         f"{outlier.file} ({_HEADINGS[outlier.metric]} {number(outlier.factor)}x)" for outlier in found[:_NAMED]
@@ -67,7 +67,7 @@ def far_off(found: Sequence[Outlier]) -> str:
 
 
 def outlier_row(outlier: Outlier) -> dict[str, Any]:
-    """One run for machines."""
+    """Return one run for machines."""
     run = outlier.run
     return {
         "file": outlier.file,

@@ -49,19 +49,19 @@ class Output:
 
 
 def number(value: float) -> str:
-    """A figure in at most three places that tell something: "0.069", "4.25", "18.3", "12,135"."""
+    """Return a figure in at most three places that tell something: "0.069", "4.25", "18.3", "12,135"."""
     if 0 < abs(value) < 0.1:
         return f"{value:.2g}"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def whole_number(value: float) -> str:
-    """ "12,135" """
+    """Return text such as "12,135" """
     return f"{value:,}"
 
 
 def a_share(value: float) -> str:
-    """ "18 %", "0.9 %" """
+    """Return text such as "18 %", "0.9 %" """
     return f"{100 * value:.2g} %"
 
 
@@ -89,7 +89,7 @@ class Column:
 
 
 def a_figure(name: str, heading: str, show: Callable[[Any], str] = number, *, unknown: str = "-") -> Column:
-    """A column of figures."""
+    """Return a column of figures."""
     return Column(name, heading, show, figure=True, unknown=unknown)
 
 
@@ -101,7 +101,7 @@ def print_rows(
     title: str | None = None,
     drop: Sequence[str] = (),
 ) -> None:
-    """Rows as a table, CSV or Markdown; CSV and Markdown are written as rows come, whatever their number.
+    """Print rows as a table, CSV or Markdown; CSV and Markdown are written as rows come, whatever their number.
 
     Rows map the names of columns to values, None where one is unknown. `drop` names columns that a table leaves out,
     the first one first, until it fits the terminal. JSON documents are each command's own.
@@ -123,7 +123,7 @@ def print_rows(
 
 
 def print_json_rows(document: Mapping[str, object], key: str, rows: Iterable[Row]) -> None:
-    """A JSON document that ends in a list of rows, written as they come, each on a line of its own."""
+    """Print a JSON document that ends in a list of rows, written as they come, each on a line of its own."""
     head = json.dumps({**document_head(), **document}, indent=2, default=_bare, allow_nan=False)
     write = documents().write
     write(f"{head.removesuffix('}').rstrip()},\n  {json.dumps(key)}: [")
@@ -135,13 +135,15 @@ def print_json_rows(document: Mapping[str, object], key: str, rows: Iterable[Row
 
 
 def print_line(text: str, output: Output) -> None:
-    """A note beside a table, on standard output; other forms hold rows and nothing else."""
+    """Print a note beside a table, on standard output; other forms hold rows and nothing else."""
     if output.for_people:
         print(text)
 
 
 def _print_csv(columns: Sequence[Column], rows: Iterable[Row]) -> None:
-    """RFC 4180: a header, lines that end in CR LF, quotes only where they are needed; unknown values are empty."""
+    """Print CSV by RFC 4180: a header, lines that end in CR LF, quotes only
+    where they are needed; unknown values are empty.
+    """
     writer = csv.writer(sys.stdout)
     writer.writerow([column.name for column in columns])
     names = [column.name for column in columns]
@@ -167,7 +169,7 @@ def _print_markdown(columns: Sequence[Column], rows: Iterable[Row]) -> None:
 
 
 def _escaped(text: str) -> str:
-    """Text for a cell: nothing in it ends the cell or the line, or is taken for markup."""
+    """Return text for a cell: nothing in it ends the cell or the line, or is taken for markup."""
     for mark in ("\\", "|", "*", "`", "<"):
         text = text.replace(mark, f"\\{mark}")
     return printable(" ".join(text.split()))

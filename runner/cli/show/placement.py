@@ -36,7 +36,7 @@ def placing_lines(found: Placing, notes: Sequence[str], width: int) -> list[str]
 
 
 def print_placing_aside(found: Placing, notes: Sequence[str]) -> None:
-    """What rows of CSV and Markdown cannot tell."""
+    """Print what rows of CSV and Markdown cannot tell."""
     print_aside([*_premises(found), *_remarks(found, notes)])
 
 
@@ -47,7 +47,7 @@ def _premises(found: Placing) -> list[str]:
 
 
 def _remarks(found: Placing, notes: Sequence[str]) -> list[str]:
-    """How many GPUs are used or missing, how surely, and what was not counted."""
+    """Return how many GPUs are used or missing, how surely, and what was not counted."""
     said: list[str] = []
     if found.fit.placement is not None:
         said.append(_used(found, found.fit.placement))
@@ -64,7 +64,7 @@ def _remarks(found: Placing, notes: Sequence[str]) -> list[str]:
 
 
 def _pool(pool: Nodes) -> str:
-    """ "16 x H100 (2 nodes of 8)" """
+    """Return text such as "16 x H100 (2 nodes of 8)" """
     return f"{pool.gpus:,} x {short_gpu(pool.gpu)} ({count(pool.nodes, 'node')} of {pool.gpus_per_node})"
 
 
@@ -91,7 +91,7 @@ def _sustained(found: Placing, need: int) -> str:
 
 
 def _nodes(found: Placing, placement: Placement) -> Iterator[str]:
-    """ "2 nodes of 8 H100: Qwen3-32B chat x2, Qwen3-8B chat x1 (4 times)" """
+    """Yield text such as "2 nodes of 8 H100: Qwen3-32B chat x2, Qwen3-8B chat x1 (4 times)" """
     names = bare_names(need.group.model for need in found.needs)
     for one in placement.filled[:_MOST_NODES]:
         held = []
@@ -123,7 +123,7 @@ def _used(found: Placing, placement: Placement) -> str:
 
 
 def _lacking(fit: Fit) -> str:
-    """ ": 4 more H100 (1 node of 8) would do, or 8 more L40S (1 node of 8)" """
+    """Return text such as ": 4 more H100 (1 node of 8) would do, or 8 more L40S (1 node of 8)" """
     if not fit.missing:
         return ", and no number of further GPUs of the stored types was found that would do"
     options = " or ".join(map(_more, fit.missing[:_MOST_MISSING]))

@@ -72,7 +72,7 @@ def _takes(measuring: Expected) -> str:
 
 
 def _loads(sweep: Sweep, ladder: Sequence[int]) -> str:
-    """The loads of each task."""
+    """Return the loads of each task."""
     rates = sorted({w.traffic.request_rate for w in sweep.workloads if w.traffic.request_rate is not None})
     if rates:
         return f"{count(len(rates), 'request rate')}, {rates[0]:g} to {rates[-1]:g} requests/s"
@@ -80,12 +80,12 @@ def _loads(sweep: Sweep, ladder: Sequence[int]) -> str:
 
 
 def _caveats(sweep: Sweep) -> list[str]:
-    """What was guessed or assumed of the models."""
+    """Return what was guessed or assumed of the models."""
     return [caveat for model in sweep.models for caveat in model.architecture.caveats]
 
 
 def _axes(sweep: Sweep) -> str:
-    """The other axes that have several values, such as " x TP 1,2,4 x 2 servers"."""
+    """Return the other axes that have several values, such as " x TP 1,2,4 x 2 servers"."""
     sizes = {
         "TP": sweep.tensor_parallel or ("auto",),
         "PP": sweep.pipeline_parallel,
@@ -143,7 +143,7 @@ def print_why(expansion: Expansion, text: str, *, json: bool) -> None:
 
 
 def _narrowed(expansion: Expansion, text: str) -> Expansion:
-    """The part of a sweep that `MODEL,GPU,tp=2` names."""
+    """Return the part of a sweep that `MODEL,GPU,tp=2` names."""
     sweep = expansion.sweep
     names = [part.strip() for part in text.split(",")]
     if len(names) < 2:

@@ -80,7 +80,7 @@ def print_ranking(ranking: Ranking, *, top: int = 1) -> None:
 
 
 def ranking_lines(ranking: Ranking, width: int, *, top: int = 1) -> list[str]:
-    """What `print_ranking` prints in a terminal of this width."""
+    """Return what `print_ranking` prints in a terminal of this width."""
     aside = measured_aside(ranking.question, ranking.groups)
     groups = [group for group in ranking.groups if case_of(group) not in aside]
     ranking = replace(ranking, groups=tuple(groups))
@@ -118,7 +118,7 @@ def ranking_lines(ranking: Ranking, width: int, *, top: int = 1) -> list[str]:
 
 
 def _why_none(groups: Sequence[Group]) -> str:
-    """What "none" means in a table of many answers: the reason itself where nothing has percentiles."""
+    """Return what "none" means in a table of many answers: the reason itself where nothing has percentiles."""
     causes = {losers.cause for group in groups if not group.configs for losers in group.losers}
     if Cause.NO_PERCENTILE in causes and Cause.MISSES_SLO not in causes:
         return f"{_NOTHING}: {CAUSES[Cause.NO_PERCENTILE]}"
@@ -126,7 +126,7 @@ def _why_none(groups: Sequence[Group]) -> str:
 
 
 def explanation(ranking: Ranking, width: int) -> list[str]:
-    """Everything there is to say of one model: every configuration, why others are out, prices and sellers."""
+    """Return everything there is to say of one model: every configuration, why others are out, prices and sellers."""
     backed = any(group.is_backed for group in ranking.groups)
     lines = [] if backed else _wrapped([UNBACKED], width)
     caveats = dict.fromkeys(caveat for group in ranking.groups for caveat in group.caveats)
@@ -157,7 +157,7 @@ def _objective(ranking: Ranking) -> str:
 
 
 def _block(ranking: Ranking, groups: Sequence[Group], top: int, width: int) -> list[str]:
-    """The configurations of all models of one workload."""
+    """Return the configurations of all models of one workload."""
     names = bare_names(group.model for group in groups)
     rows: list[tuple[str, Group, RankedConfig | None]] = []
     for group in groups:
@@ -202,7 +202,7 @@ def _behind(ranking: Ranking, group: Group, config: RankedConfig | None) -> str:
 
 
 def _columns(ranking: Ranking) -> dict[str, str]:
-    """The figures to show, with their headings: E2E and rate only where they were asked for."""
+    """Return the figures to show, with their headings: E2E and rate only where they were asked for."""
     question, aim = ranking.question, ranking.question.aim
     names = [*dict(aim.weights), *question.also]
     asked = {*(MEASURES[name].column for name in names), *(slo.column for slo in question.slos)}
@@ -221,7 +221,9 @@ def _columns(ranking: Ranking) -> dict[str, str]:
 
 
 def _droppable(ranking: Ranking) -> list[str]:
-    """Columns that a narrow terminal may do without, the first one first: none that ranks, or that says how surely."""
+    """Return columns that a narrow terminal may do without, the first one
+    first: none that ranks, or that says how surely.
+    """
     question = ranking.question
     names_asked = (*dict(question.aim.weights), *question.also)
     ranking_by = {MEASURES[name].column for name in names_asked}
@@ -270,7 +272,7 @@ def _percentile(config: RankedConfig, slo: Slo) -> str:
 
 
 def _matrix(ranking: Ranking, groups: Sequence[Group], width: int) -> list[str]:
-    """A row a model, a column a workload: what is best there, and its figure; empty: it does not fit the width.
+    """Return a row a model, a column a workload: what is best there, and its figure; empty: it does not fit the width.
 
     Where there is no room for both, the figure gives way to its range, then to a shorter one.
     """
@@ -294,19 +296,19 @@ def _short_workload(group: Group) -> str:
 
 
 def _full_cell(ranking: Ranking, group: Group) -> str:
-    """ "H200 x2 bf16 2.69 (2.12–3.41) <" """
+    """Return text such as "H200 x2 bf16 2.69 (2.12–3.41) <" """
     best = group.best
     value = "" if best is None else ranged(best.objective, best.objective_range, best.kind)
     return _matrix_cell(ranking, group, value, " ", precision=True)
 
 
 def _range_cell(ranking: Ranking, group: Group) -> str:
-    """ "H200 x2 2.12–3.41 <" """
+    """Return text such as "H200 x2 2.12–3.41 <" """
     return _matrix_cell(ranking, group, _range(group.best, figure), " ")
 
 
 def _tight_cell(ranking: Ranking, group: Group) -> str:
-    """ "H200 x2 2.1–3.4<" """
+    """Return text such as "H200 x2 2.1–3.4<" """
     return _matrix_cell(
         ranking,
         group,
@@ -324,7 +326,7 @@ def _range(best: RankedConfig | None, show: Callable[[float], str]) -> str:
 
 
 def _matrix_cell(ranking: Ranking, group: Group, value: str, gap: str, *, precision: bool = False) -> str:
-    """A configuration with its figure and marks; how old prices are is told once for all."""
+    """Return a configuration with its figure and marks; how old prices are is told once for all."""
     best = group.best
     if best is None:
         return _NOTHING

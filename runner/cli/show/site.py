@@ -30,7 +30,7 @@ class Site:
 
 
 def site_of(prices: Prices, config: Configuration, *, gpus: int | None = None, nodes: int | None = None) -> Site | None:
-    """That of one deployment, or of `gpus` GPUs on `nodes` nodes. None: no catalogue here has the GPU."""
+    """Return that of one deployment, or of `gpus` GPUs on `nodes` nodes. None: no catalogue here has the GPU."""
     gpu = GPUCatalogue.load().find(config.gpu)
     if gpu is None:
         return None
@@ -48,7 +48,9 @@ def site_of(prices: Prices, config: Configuration, *, gpus: int | None = None, n
 
 
 def site(found: Site) -> str:
-    """ "1 node, NVLink 4 (450 GB/s a GPU); 1.4 kW TDP; sold by AWS, GCP (availability not known)" """
+    """Return text such as "1 node, NVLink 4 (450 GB/s a GPU); 1.4 kW TDP;
+    sold by AWS, GCP (availability not known)"
+    """
     told = [count(found.nodes, "node")]
     if found.link is not None:
         told[0] += f", {found.link} ({number(found.link_gb_per_s or 0.0)}{GLUE}GB/s a GPU)"

@@ -69,7 +69,7 @@ class AIConfiguratorEngine:
         self.options: Mapping[str, object] = {"database_mode": database_mode}
 
     def missing(self) -> str | None:
-        """Why it cannot run here, with the command that installs it; None when it can. Imports nothing of it."""
+        """Return why it cannot run here, with the command that installs it; None when it can. Imports nothing of it."""
         versions = [_version(package) for package in _PACKAGES]
         if None in versions or importlib.util.find_spec("aiconfigurator") is None:
             return f"aiconfigurator is not installed: {INSTALL}"
@@ -81,11 +81,11 @@ class AIConfiguratorEngine:
         return None
 
     def note(self) -> str:
-        """The notes of every run with it."""
+        """Return the notes of every run with it."""
         return "engine aiconfigurator: NVIDIA's AISimulate supersedes it (--engine aisimulate)"
 
     def fingerprint(self) -> str:
-        """The versions of the package and of its database, which PyPI keeps unchanged."""
+        """Return the versions of the package and of its database, which PyPI keeps unchanged."""
         return f"{VERSION}-" + "-core-".join(str(_version(package)) for package in _PACKAGES)
 
     def evaluate(self, cases: CaseColumns, ladder: IntArray) -> Curves:
@@ -110,7 +110,10 @@ class AIConfiguratorEngine:
         return self._curve(case, path, ladder)
 
     def _curve(self, case: Case, path: str, ladder: list[int]) -> CaseAnswer:
-        """The ladder up to the first step without an answer. Without any, what becomes of one request decides."""
+        """Return the ladder up to the first step without an answer.
+
+        Without any, what becomes of one request decides.
+        """
         points: list[Point] = []
         answer = CaseAnswer()
         for concurrency in ladder:
@@ -131,7 +134,7 @@ class AIConfiguratorEngine:
         return replace(answer, points=points, fits_up_to=points[-1].concurrency)
 
     def _estimate(self, case: Case, path: str, concurrency: int) -> Any:
-        """Its result for one operating point, or a `CaseAnswer` that says why there is none."""
+        """Return its result for one operating point, or a `CaseAnswer` that says why there is none."""
         ranks = case.data_parallel * case.pipeline_parallel
         experts = {}
         if case.model.is_moe:
@@ -162,7 +165,7 @@ class AIConfiguratorEngine:
 
 
 def meaning(error: Exception) -> CaseAnswer:
-    """What an exception of the package says about a case."""
+    """Return what an exception of the package says about a case."""
     text = _shortened(" ".join(str(error).split()))
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, RuntimeError) and text.startswith("OOM"):
@@ -191,7 +194,9 @@ def _shortened(text: str) -> str:
 
 
 def _download_outcome(error: Exception) -> Outcome:
-    """The Hub answers 401 both for gated and for missing models, and says which in a header."""
+    """Return the outcome of a refused download: the Hub answers 401 for
+    gated and for missing models, and says which.
+    """
     status = getattr(error.__cause__, "code", None)
     headers = getattr(error.__cause__, "headers", None) or {}
     told = headers.get("X-Error-Code")
@@ -217,7 +222,7 @@ def _bundled_models() -> frozenset[str]:
 
 
 def _imported(module: str) -> Any:
-    """A module of the package, whose loggers report every table they read."""
+    """Return a module of the package, whose loggers report every table they read."""
     for package in ("aiconfigurator", "aiconfigurator_core"):
         logging.getLogger(package).setLevel(logging.CRITICAL)
     return importlib.import_module(module)

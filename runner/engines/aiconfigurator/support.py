@@ -73,17 +73,17 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def their_system(gpu: str) -> str | None:
-    """What it calls a GPU of the catalogue; None when it has none of these."""
+    """Return what it calls a GPU of the catalogue; None when it has none of these."""
     return _SYSTEMS.get(gpu)
 
 
 def our_gpu(system: str) -> str | None:
-    """The catalogue's name of one of its systems; None when the catalogue has none of these (b60)."""
+    """Return the catalogue's name of one of its systems; None when the catalogue has none of these (b60)."""
     return _GPUS.get(system.lower())
 
 
 def refusal(case: Case) -> str | None:
-    """Why it cannot be asked about a case; None when it can, which is not yet an answer."""
+    """Return why it cannot be asked about a case; None when it can, which is not yet an answer."""
     if case.gpu.name not in _SYSTEMS:
         return f"unknown system: AIConfigurator has no {case.gpu.name}"
     if not GPUCatalogue.load().has_exactly(case.gpu):
@@ -96,7 +96,10 @@ def refusal(case: Case) -> str | None:
 
 
 def number_formats(case: Case) -> dict[str, str]:
-    """The arguments that say how weights and cache are stored. It reads a checkpoint's own format from its config."""
+    """Return the arguments that say how weights and cache are stored.
+
+    It reads a checkpoint's own format from its config.
+    """
     formats = {"kvcache_quant_mode": _KV[case.kv_precision]}
     if not _is_native(case):
         formats["gemm_quant_mode"] = _GEMM[case.precision]
@@ -106,7 +109,7 @@ def number_formats(case: Case) -> dict[str, str]:
 
 
 def model_path(model: ModelSpec, bundled: frozenset[str]) -> str | None:
-    """What to give it as the model; None when it cannot find this one by its name.
+    """Return what to give it as the model; None when it cannot find this one by its name.
 
     In this order: the name of a model it comes with, a folder with the configuration from gpuscout's catalogue, a name
     on the Hugging Face Hub. A model of the user's own is none of these, whatever it is called.
@@ -129,7 +132,9 @@ def _is_native(case: Case) -> bool:
 
 @functools.cache
 def _folder(name: str) -> str | None:
-    """A folder with the `config.json` of a catalogue model; None for a type whose architecture is not known here."""
+    """Return a folder with the `config.json` of a catalogue model; None for
+    a type whose architecture is not known here.
+    """
     config = ModelCatalogue.load().config(name)
     architecture = _ARCHITECTURES.get(str(config.get("model_type")))
     if architecture is None:
@@ -144,7 +149,7 @@ def _folder(name: str) -> str | None:
 
 @functools.cache
 def _folders() -> Path:
-    """Where this process writes configurations, until it ends."""
+    """Return where this process writes configurations, until it ends."""
     folder = tempfile.TemporaryDirectory(prefix="gpuscout-models-")
     atexit.register(folder.cleanup)
     return Path(folder.name)

@@ -88,19 +88,19 @@ class AISimulateEngine:
         }
 
     def missing(self) -> str | None:
-        """Why it cannot run here, with the command that installs it; None when it can."""
+        """Return why it cannot run here, with the command that installs it; None when it can."""
         if self._program is None:
             told = "aisimulate is not installed" if self._command is None else f"program {self._command} not found"
             return f"{told}: {INSTALL}; then its path as the option command"
         return None
 
     def fingerprint(self) -> str:
-        """The version of the package behind the program; of a program that is no Python script its own bytes."""
+        """Return the version of the package behind the program; of a program that is no Python script its own bytes."""
         assert self._program is not None
         return f"{VERSION}-{_version(self._program)}"
 
     def unsupported_traffic(self, traffic: Traffic) -> str | None:
-        """A trace that is not available, and cached input of requests that vary."""
+        """Return a trace that is not available, and cached input of requests that vary."""
         if isinstance(traffic.trace, NamedTrace):
             return "the trace of this case is not available"
         return unsupported(traffic)
@@ -139,7 +139,7 @@ class AISimulateEngine:
     def _predict(
         self, case: Case, model: str, concurrency: int, seats: int, tokens: int
     ) -> tuple[Point | CaseAnswer, int | None]:
-        """One process: the operating point or why there is none, and the tokens that the KV cache holds."""
+        """Return one process: the operating point or why there is none, and the tokens that the KV cache holds."""
         assert self._program is not None
         with tempfile.TemporaryDirectory(prefix="gpuscout-aisimulate-") as folder:
             file, out, trace = (Path(folder) / name for name in ("question.yaml", "out", "trace.jsonl"))

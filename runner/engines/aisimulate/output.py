@@ -36,7 +36,7 @@ class Saturated(Exception):
 
 
 def failure(printed: Printed) -> CaseAnswer:
-    """The answer that says why there is no estimate."""
+    """Return the answer that says why there is no estimate."""
     lines = [line.strip() for line in printed.stderr.splitlines() if line.strip()]
     text = " ".join(" ".join(line for line in lines if "execution process exited" not in line).split())
     for words, outcome in _MEANINGS:
@@ -50,7 +50,7 @@ def failure(printed: Printed) -> CaseAnswer:
 
 
 def point(case: Case, concurrency: int, lines: Iterable[str]) -> Point:
-    """The operating point that its requests (`requests.jsonl`) make.
+    """Return the operating point that its requests (`requests.jsonl`) make.
 
     In a closed loop those that arrive at once at the beginning do not count, in an open loop the first fifth. ITL of a
     request is (E2E - TTFT) / (output tokens - 1). Raises Saturated, and ValueError for an output that is not its own.
@@ -91,7 +91,7 @@ def point(case: Case, concurrency: int, lines: Iterable[str]) -> Point:
 
 
 def kv_tokens(printed: Printed, case: Case) -> int | None:
-    """Tokens that the KV caches of the whole deployment hold, where it tells those of a rank."""
+    """Return tokens that the KV caches of the whole deployment hold, where it tells those of a rank."""
     try:
         role = json.loads(printed.stdout)["details"]["sections"]["memory"]["roles"]["aggregated"]
         return int(role["total_kv_size_tokens"]) * case.data_parallel

@@ -33,7 +33,7 @@ def question(
     seats: int,
     tokens: int,
 ) -> dict[str, Any]:
-    """The file for one load: `concurrency` requests in flight or, in an open loop, the case's own rate.
+    """Return the file for one load: `concurrency` requests in flight or, in an open loop, the case's own rate.
 
     `requests` is the file that `requests_of` makes. `seats` and `tokens` are sequences and prompt tokens that a step
     may hold; requests beyond wait.
@@ -60,7 +60,7 @@ def question(
 
 
 def unsupported(traffic: Traffic) -> str | None:
-    """Why it cannot answer for requests like these: its shared prefixes have one length, and no bursts."""
+    """Return why it cannot answer for requests like these: its shared prefixes have one length, and no bursts."""
     if not traffic.cached_input:
         return None
     if traffic.varies:
@@ -71,7 +71,9 @@ def unsupported(traffic: Traffic) -> str | None:
 
 
 def requests_of(case: Case, concurrency: int) -> str:
-    """The requests as a trace in Mooncake's form, one JSON object a line; those of one case and load are the same."""
+    """Return the requests as a trace in Mooncake's form, one JSON object a
+    line; those of one case and load are the same.
+    """
     traffic = case.traffic
     random = np.random.default_rng(int.from_bytes(CaseColumns.of([case]).digests()[0][:8], "little"))
     n = _OPEN_LOOP_REQUESTS if traffic.open_loop else concurrency * _rounds(case)
@@ -118,7 +120,7 @@ def _traffic(case: Case, concurrency: int, requests: str) -> dict[str, Any]:
 
 
 def _parallelism(case: Case) -> dict[str, int]:
-    """Data parallelism is whole replicas of dense models, attention ranks of mixtures of experts."""
+    """Return the sizes: data parallelism is whole replicas of dense models, attention ranks of mixtures of experts."""
     sizes = {"tensor": case.tensor_parallel, "pipeline": case.pipeline_parallel}
     if not case.model.is_moe:
         return {**sizes, "replicas": case.data_parallel}
@@ -128,7 +130,7 @@ def _parallelism(case: Case) -> dict[str, int]:
 
 
 def _formats(case: Case) -> dict[str, str]:
-    """Number formats that its reading of the checkpoint does not give: those asked for, and MXFP4's activations.
+    """Return number formats that its reading of the checkpoint does not give: those asked for, and MXFP4's activations.
 
     Servers multiply MXFP4 weights with 8-bit activations where the GPU has fp4 units; by itself it takes 16 bits.
     """

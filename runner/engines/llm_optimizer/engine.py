@@ -93,7 +93,9 @@ class LlmOptimizerEngine:
         self.options: Mapping[str, object] = {name: value for name, value in given.items() if value is not None}
 
     def settled(self) -> LlmOptimizerEngine:
-        """The engine with `offline` decided: other architectures are other results, whatever machine makes them."""
+        """Return the engine with `offline` decided: other architectures are
+        other results, whatever machine makes them.
+        """
         if self._offline is not None or hub_answers():
             return self
         return LlmOptimizerEngine(
@@ -101,13 +103,13 @@ class LlmOptimizerEngine:
         )
 
     def note(self) -> str | None:
-        """What has to be said of the results of this engine; None: nothing."""
+        """Return what has to be said of the results of this engine; None: nothing."""
         if not self._offline:
             return None
         return "engine llm-optimizer: the Hub is not asked, its models have the architectures that gpuscout knows"
 
     def missing(self) -> str | None:
-        """Why it cannot run here, with the command that installs it; None when it can."""
+        """Return why it cannot run here, with the command that installs it; None when it can."""
         if self._uses_package:
             try:
                 _package()
@@ -124,7 +126,7 @@ class LlmOptimizerEngine:
         return f"{self._program.path} lacks its package: {INSTALL}" if kind == "missing" else None
 
     def fingerprint(self) -> str:
-        """The installed code and its table of GPUs; never its version, which is always 0.0.1.
+        """Return the installed code and its table of GPUs; never its version, which is always 0.0.1.
 
         A program's figures are rounded: they are others than those of the package behind it.
         """
@@ -140,7 +142,9 @@ class LlmOptimizerEngine:
             return answered(self._answer(cases.case(row), concurrencies, unreachable) for row in range(len(cases)))
 
     def _answer(self, case: Case, ladder: list[int], unreachable: dict[str, CaseAnswer]) -> CaseAnswer:
-        """`unreachable` remembers the models of this block that could not be looked up: a time-out each is enough."""
+        """Return `unreachable` remembers the models of this block that could
+        not be looked up: a time-out each is enough.
+        """
         refused = self._refusal(case)
         if refused is not None:
             return refused
@@ -165,7 +169,7 @@ class LlmOptimizerEngine:
             return _failed(error, *Finding)
 
     def _asked(self, program: Program, case: Case, ladder: list[int]) -> CaseAnswer:
-        """The program's answer. It takes no architecture: offline it has those of the Hub's local cache."""
+        """Return the program's answer. It takes no architecture: offline it has those of the Hub's local cache."""
         name, failed = case.model.name, _unreached.get((program.path, case.model.name))
         if failed is not None and self._offline:
             return failed
@@ -183,7 +187,7 @@ class LlmOptimizerEngine:
         return answer
 
     def _curve(self, case: Case, model: object, ladder: list[int]) -> CaseAnswer:
-        """The whole ladder, until a latency is infinite. What one request needs is asked in any case."""
+        """Return the whole ladder, until a latency is infinite. What one request needs is asked in any case."""
         package = _package()
         one = package.estimate(case, model, 1)
         gpus = case.tensor_parallel
@@ -240,7 +244,7 @@ _unreached: dict[tuple[str, str], CaseAnswer] = {}
 
 @functools.cache
 def hub_answers() -> bool:
-    """Whether the Hugging Face Hub can be reached, found out once a process; not where HF_HUB_OFFLINE is set."""
+    """Return whether the Hugging Face Hub can be reached, found out once a process; not where HF_HUB_OFFLINE is set."""
     from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:
@@ -265,7 +269,7 @@ def _wrong_package(version: str | None = None) -> str:
 
 
 def _failed(error: Exception, *expected: Finding) -> CaseAnswer:
-    """What an exception of the package means; one that means nothing else is an error, tried again."""
+    """Return what an exception of the package means; one that means nothing else is an error, tried again."""
     message = told(error)
     finding = finding_in(message)
     if finding in expected:

@@ -126,7 +126,7 @@ class Report:
 
 
 def extras(told: Report) -> dict[str, object]:
-    """What is kept with a task, JSON-able: only what was said, and only finite figures."""
+    """Return what is kept with a task, JSON-able: only what was said, and only finite figures."""
 
     def said(section: Any) -> dict[str, object]:
         return {
@@ -146,7 +146,7 @@ def extras(told: Report) -> dict[str, object]:
 
 
 def parse_llm_optimizer_output(text: str) -> Report:
-    """The sections of what `llm-optimizer estimate` printed on standard output. Never raises."""
+    """Return the sections of what `llm-optimizer estimate` printed on standard output. Never raises."""
     sections = _sections(text)
     performance = sections.get("Performance Analysis")
     roofline = sections.get("Roofline Analysis")
@@ -164,7 +164,7 @@ def parse_llm_optimizer_output(text: str) -> Report:
 
 
 def _sections(text: str) -> dict[str, str]:
-    """The text of each section under its title; the first of two with one title."""
+    """Return the text of each section under its title; the first of two with one title."""
     parts = _SECTION.split(text.replace("\r\n", "\n"))
     found: dict[str, str] = {}
     for title, body in zip(parts[1::2], parts[2::2], strict=True):
@@ -275,12 +275,12 @@ def _tuning(body: str) -> Tuning:
 
 
 def _line(name: str, unit: str) -> str:
-    """The pattern of a line that holds one figure."""
+    """Return the pattern of a line that holds one figure."""
     return rf"^[ \t]*{re.escape(name)}: {_NUMBER}" + (rf" {re.escape(unit)}" if unit else "") + r"[ \t]*$"
 
 
 def _values(body: str, *patterns: str) -> list[float] | None:
-    """The figure of each pattern; None unless all are there and can be."""
+    """Return the figure of each pattern; None unless all are there and can be."""
     found = [re.search(pattern, body, re.MULTILINE) for pattern in patterns]
     numbers = [_number(match[1]) if match else None for match in found]
     known = [number for number in numbers if number is not None]
@@ -288,13 +288,13 @@ def _values(body: str, *patterns: str) -> list[float] | None:
 
 
 def _number(text: str) -> float | None:
-    """A figure; infinity is one, a negative or unreadable one is not."""
+    """Return a figure; infinity is one, a negative or unreadable one is not."""
     number = float(text.replace(",", ""))
     return number if number >= 0 else None
 
 
 def _whole(text: str) -> int | None:
-    """A count; None for what no computer could have meant."""
+    """Return a count; None for what no computer could have meant."""
     return int(text) if len(text) <= 18 else None
 
 
@@ -304,7 +304,7 @@ def _text(name: str, body: str) -> str | None:
 
 
 def _word(name: str, body: str) -> str | None:
-    """ "memory" or "compute" """
+    """Return text such as "memory" or "compute" """
     found = re.search(rf"^[ \t]*{name}: (Memory|Compute)(?: Bound)?[ \t]*$", body, re.MULTILINE)
     return found[1].lower() if found else None
 
@@ -328,7 +328,7 @@ class Finding(StrEnum):
         return _OUTCOMES[self]
 
     def answer(self, message: str) -> CaseAnswer:
-        """The answer to a case that met this. `message` says more."""
+        """Return the answer to a case that met this. `message` says more."""
         clear = self.outcome in (Outcome.DOES_NOT_FIT, Outcome.UNKNOWN_MODEL, Outcome.GATED)
         return CaseAnswer.failed(self.outcome, message if clear else f"{self.value}: {message}")
 
@@ -357,12 +357,12 @@ _PATTERNS: tuple[tuple[Finding, re.Pattern[str]], ...] = tuple(
 
 
 def finding_in(message: str) -> Finding | None:
-    """What an error message of the tool, or of the Hub through it, is about; None when it is something else."""
+    """Return what an error message of the tool, or of the Hub through it, is about; None when it is something else."""
     return next((finding for finding, pattern in _PATTERNS if pattern.search(message)), None)
 
 
 def told(error: BaseException) -> str:
-    """An exception and what caused it, as one line to search in and to show."""
+    """Return an exception and what caused it, as one line to search in and to show."""
     parts: list[str] = []
     seen: set[int] = set()
     current: BaseException | None = error

@@ -37,11 +37,12 @@ class Package:
         self._params: Any = performance.PerformanceEstimationParams
 
     def model(self, name: str) -> object:
-        """The package's own description of a model: from the Hub the first time, from memory afterwards."""
+        """Return the package's own description of a model: from the Hub the first time, from memory afterwards."""
         return self._look_up(name)
 
     def given(self, model: ModelSpec) -> object:
-        """The package's description of a model from gpuscout's own figures, without asking the Hub, for this process.
+        """Return the package's description of a model from gpuscout's own
+        figures, without asking the Hub, for this process.
 
         Parameters are those of the checkpoint: from the Hub the package counts them in its own way.
         """
@@ -58,7 +59,7 @@ class Package:
         return self._given[model.name]
 
     def estimate(self, case: Case, model: object, concurrency: int) -> Figures:
-        """One operating point. Raises ValueError for a GPU or a precision the package does not know."""
+        """Return one operating point. Raises ValueError for a GPU or a precision the package does not know."""
         result = self._estimate(
             num_gpus=case.tensor_parallel,
             gpu_name=their_gpu(case.gpu.name),
@@ -72,7 +73,7 @@ class Package:
         return figures(result, concurrency=concurrency, output_len=case.output_len)
 
     def report(self, case: Case, constraints: str | None) -> Report:
-        """What it reports beside operating points. Raises ValueError when the constraints cannot be met."""
+        """Return what it reports beside operating points. Raises ValueError when the constraints cannot be met."""
         params = self._params(
             model=case.model.name,
             input_len=case.input_len,
@@ -88,7 +89,8 @@ class Package:
 
 
 def _remembered(look_up: Any, given: Mapping[str, object]) -> Any:
-    """The package's function that asks the Hub for a model, remembering answers (not failures) for the whole package.
+    """Return the package's function that asks the Hub for a model, remembering
+    answers (not failures) for the whole package.
 
     `run_performance_estimation` calls it for every task: a download each, for a model that never changes. Models in
     `given` are not asked about.
@@ -185,7 +187,7 @@ def report(result: object) -> Report:
 
 
 def value(source: object, *names: str) -> Any:
-    """The first of these that is there, of a dict or an object; None when none is."""
+    """Return the first of these that is there, of a dict or an object; None when none is."""
     for name in names:
         found = source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
         if found is not None:
@@ -194,7 +196,7 @@ def value(source: object, *names: str) -> Any:
 
 
 def number(source: object, *names: str) -> float | None:
-    """Like `value`. Raises ValueError for anything but a number, NaN included."""
+    """Return the value as a number. Raises ValueError for anything else, NaN included."""
     found = value(source, *names)
     if found is None:
         return None
@@ -219,7 +221,7 @@ def _bound(is_memory: object) -> str | None:
 
 
 def _tuning(commands: object) -> Tuning:
-    """From level -> framework -> commands to framework -> level -> commands."""
+    """Turn level -> framework -> commands into framework -> level -> commands."""
     found: dict[str, dict[str, tuple[str, ...]]] = {}
     for level, frameworks in commands.items() if isinstance(commands, Mapping) else ():
         for framework, content in frameworks.items() if isinstance(frameworks, Mapping) else ():

@@ -19,7 +19,10 @@ DISTRIBUTION = "llm-optimizer"
 
 
 def kind() -> str:
-    """`bentoml`, `other` (the unrelated package of the same name on PyPI) or `missing`. Imports nothing of it."""
+    """Return `bentoml`, `other` (the unrelated package of the same name on PyPI) or `missing`.
+
+    Imports nothing of it.
+    """
     folder = _folder()
     if folder is None:
         return "missing"
@@ -29,7 +32,7 @@ def kind() -> str:
 
 
 def version() -> str:
-    """What the installed distribution calls itself; it says nothing about which code it is."""
+    """Return what the installed distribution calls itself; it says nothing about which code it is."""
     try:
         return importlib.metadata.version(DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
@@ -37,19 +40,19 @@ def version() -> str:
 
 
 def gpu_table() -> dict[str, str]:
-    """Its own table of GPUs: each row as text, under its upper-case name."""
+    """Return its own table of GPUs: each row as text, under its upper-case name."""
     specs: Any = importlib.import_module(PACKAGE + ".predefined.gpus").GPU_SPECS
     return {str(name).upper(): _text(row) for name, row in specs.items()}
 
 
 def fingerprint() -> str:
-    """The installed commit, or else a digest of the package's modules; and a digest of its table of GPUs."""
+    """Return the installed commit, or else a digest of the package's modules; and a digest of its table of GPUs."""
     table = hashlib.sha256(json.dumps(gpu_table(), sort_keys=True).encode()).hexdigest()
     return (_commit() or "modules-" + _modules()) + "-gpus-" + table[:8]
 
 
 def look() -> dict[str, Any]:
-    """Everything at once, JSON-able."""
+    """Return everything at once, JSON-able."""
     found: dict[str, Any] = {"kind": kind(), "version": version()}
     if found["kind"] == "bentoml":
         found["fingerprint"] = fingerprint()
@@ -68,7 +71,7 @@ def _folder() -> Path | None:
 
 
 def _commit() -> str | None:
-    """The commit that pip noted when it installed from git; an editable installation may have moved on since."""
+    """Return the commit that pip noted when it installed from git; an editable installation may have moved on since."""
     try:
         text = importlib.metadata.distribution(DISTRIBUTION).read_text("direct_url.json")
         noted = json.loads(text or "{}")
@@ -89,7 +92,7 @@ def _modules() -> str:
 
 
 def _text(row: Any) -> str:
-    """A row as text that is the same in every process: no addresses, keys in order."""
+    """Return a row as text that is the same in every process: no addresses, keys in order."""
     if dataclasses.is_dataclass(row) and not isinstance(row, type):
         row = dataclasses.asdict(row)
     elif not isinstance(row, (dict, list, tuple, str, int, float)) and hasattr(row, "__dict__"):

@@ -38,16 +38,18 @@ class Program:
 
     @classmethod
     def find(cls, command: str | None) -> Program | None:
-        """The program of this name or path, or the one on PATH; None when there is none."""
+        """Return the program of this name or path, or the one on PATH; None when there is none."""
         path = program_at(command or NAME)
         return None if path is None else cls(path)
 
     def look(self) -> dict[str, Any]:
-        """What `probe.look` says in the program's own environment; empty when its interpreter cannot be found out."""
+        """Return what `probe.look` says in the program's own environment;
+        empty when its interpreter cannot be found out.
+        """
         return _look(self.path)
 
     def fingerprint(self) -> str:
-        """That of the package behind it; of a program that is no Python script, its own bytes and its help."""
+        """Return that of the package behind it; of a program that is no Python script, its own bytes and its help."""
         return str(self.look().get("fingerprint") or _own_fingerprint(self.path))
 
     def answer(
@@ -67,7 +69,7 @@ class Program:
 
 
 def read(printed: Printed, case: Case, ladder: list[int]) -> CaseAnswer:
-    """The answer in an output, by its content: the exit status is 0 on most failures."""
+    """Return the answer in an output, by its content: the exit status is 0 on most failures."""
     told = parse_llm_optimizer_output(printed.stdout)
     if told.error is None and told.performance is not None:
         if not _is_about(told.configuration, case):
@@ -101,7 +103,7 @@ def _arguments(case: Case, constraints: str | None) -> list[str]:
 
 
 def _is_about(told: Configuration | None, case: Case) -> bool:
-    """Whether nothing the output says of its question contradicts the case."""
+    """Return whether nothing the output says of its question contradicts the case."""
     if told is None:
         return False
     pairs = (
@@ -116,7 +118,7 @@ def _is_about(told: Configuration | None, case: Case) -> bool:
 
 
 def _points(told: Report, case: Case, ladder: list[int]) -> list[Point]:
-    """The operating points it printed, of those on the ladder.
+    """Return the operating points it printed, of those on the ladder.
 
     What is not printed follows from what is, as the tool computes it: input tokens/s = concurrency x input / TTFT,
     output tokens/s = concurrency / ITL, E2E = TTFT + output x ITL, requests/s = concurrency / E2E.

@@ -33,22 +33,22 @@ FIXED_MEMORY_UTILIZATION = 0.9
 
 
 def their_gpu(name: str) -> str | None:
-    """What the tool calls a GPU of the catalogue; None when it has none of these."""
+    """Return what the tool calls a GPU of the catalogue; None when it has none of these."""
     return _THEIR_GPUS.get(name)
 
 
 def our_gpu(name: str) -> str | None:
-    """The catalogue's name of a GPU of the tool; None when the catalogue has none of these."""
+    """Return the catalogue's name of a GPU of the tool; None when the catalogue has none of these."""
     return _OUR_GPUS.get(name.upper())
 
 
 def their_precision(precision: Precision) -> str | None:
-    """What the tool calls a precision of weights; None when it has none of this kind."""
+    """Return what the tool calls a precision of weights; None when it has none of this kind."""
     return _PRECISIONS.get(precision)
 
 
 def refusal(case: Case, known_gpus: Collection[str] | None) -> tuple[Finding | None, str] | None:
-    """Why the tool cannot be asked about a case, None when it can.
+    """Return why the tool cannot be asked about a case, None when it can.
 
     `known_gpus` are the GPUs of the installed copy; None: not known, it will say so itself. The finding is None for
     what is not supported in another way than a GPU or a precision.

@@ -32,11 +32,11 @@ class Bins:
     cached: FloatArray
 
     def by_request(self, values: FloatArray) -> FloatArray:
-        """The mean over the requests of every case: from a value a bin to one a case."""
+        """Return the mean over the requests of every case: from a value a bin to one a case."""
         return self._mean(values, self.share)
 
     def by_step(self, values: FloatArray) -> FloatArray:
-        """The mean over the sequences of a decode step of every case."""
+        """Return the mean over the sequences of a decode step of every case."""
         return self._mean(values, self.share * self.output_len)
 
     def _mean(self, values: FloatArray, weights: FloatArray) -> FloatArray:
@@ -48,7 +48,7 @@ class Bins:
 
 
 def bins_of(cases: CaseColumns) -> Bins:
-    """The requests of every case. A case of plain traffic is one bin."""
+    """Return the requests of every case. A case of plain traffic is one bin."""
     input_len, output_len = cases.input_len.astype(np.float64), cases.output_len.astype(np.float64)
     n = len(cases)
     if all(traffic.is_plain for traffic in cases.traffics):
@@ -65,7 +65,7 @@ def bins_of(cases: CaseColumns) -> Bins:
 
 
 def _cut(traffic: Traffic) -> tuple[FloatArray, FloatArray | None, FloatArray | None]:
-    """Shares of the requests, and their mean prompts and answers; None: as long as the case says."""
+    """Return shares of the requests, and their mean prompts and answers; None: as long as the case says."""
     if isinstance(traffic.trace, Trace):
         return _cut_trace(traffic.trace)
     prompts, answers = (
@@ -89,7 +89,7 @@ def _means(varied: Lengths) -> FloatArray:
 
 
 def _cut_trace(trace: Trace) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Requests with alike prompts, and of those the ones with alike answers."""
+    """Return requests with alike prompts, and of those the ones with alike answers."""
     order = np.lexsort((trace.output_len, trace.input_len))
     parts = [
         part[np.argsort(trace.output_len[part], kind="stable")]

@@ -115,7 +115,7 @@ class Constants:
         gpu: npt.NDArray[np.int64],
         server: npt.NDArray[np.int64],
     ) -> Physical:
-        """The constants of every row; `gpu` and `server` index the two sequences."""
+        """Return the constants of every row; `gpu` and `server` index the two sequences."""
         of_vendor = self.vendor_factors[[_position(gpu.vendor, self.vendors) for gpu in gpus]]
         of_family = of_vendor * self.family_factors[[_position(gpu.family, self.families) for gpu in gpus]]
         of_family = of_family * self.kernel_factors[[_position(gpu.family, self.kernels) for gpu in gpus]]
@@ -124,13 +124,18 @@ class Constants:
         return Physical(*np.ascontiguousarray(table[gpu, server].T))
 
     def interval_group(self, gpu: GPUSpec) -> int:
-        """The position in `interval_groups` of a GPU: its vendor if runs of its family were fitted, else the last."""
+        """Return the position in `interval_groups` of a GPU: its vendor if
+        runs of its family were fitted, else the last.
+        """
         fitted = gpu.family in self.families and gpu.vendor in self.interval_groups
         return self.interval_groups.index(gpu.vendor) if fitted else len(self.interval_groups) - 1
 
     @classmethod
     def from_dict(cls, document: Mapping[str, object]) -> Constants:
-        """Constants from the form that `constants.json` has. Raises ValueError when something is missing or odd."""
+        """Return constants from the form that `constants.json` has.
+
+        Raises ValueError when something is missing or odd.
+        """
         if document.get("format") != FORMAT:
             raise ValueError(f"format {document.get('format')!r}, expected {FORMAT}")
         pooled = _values(document.get("pooled"), "pooled")
@@ -171,7 +176,7 @@ class Constants:
         )
 
     def to_dict(self) -> dict[str, Mapping[str, object]]:
-        """What decides the numbers, in the form that `from_dict` reads: `pooled`, `vendors`, `families` …"""
+        """Return what decides the numbers, in the form that `from_dict` reads: `pooled`, `vendors`, `families` …"""
 
         def factors(names: tuple[str, ...], rows: FloatArray) -> dict[str, object]:
             return {name: dict(zip(NAMES, row.tolist(), strict=True)) for name, row in zip(names, rows, strict=False)}
@@ -186,7 +191,7 @@ class Constants:
 
     @classmethod
     def load(cls, file: Path | str | None = None) -> Constants:
-        """The constants of this file, or those that ship with gpuscout. Raises InputError."""
+        """Return the constants of this file, or those that ship with gpuscout. Raises InputError."""
         return _shipped() if file is None else _read(Path(file))
 
 
@@ -216,7 +221,7 @@ def _position(name: str, names: tuple[str, ...]) -> int:
 
 
 def _values(mapping: object, where: str) -> dict[str, float]:
-    """A mapping of names of constants to positive finite numbers."""
+    """Return a mapping of names of constants to positive finite numbers."""
     if not isinstance(mapping, dict):
         raise ValueError(f"{where}: expected a mapping of constants")
     for name, value in mapping.items():
@@ -228,7 +233,7 @@ def _values(mapping: object, where: str) -> dict[str, float]:
 
 
 def _factors(table: object, where: str) -> tuple[tuple[str, ...], FloatArray]:
-    """Names and one row of factors each, then a row of ones for names that are not in the table."""
+    """Return names and one row of factors each, then a row of ones for names that are not in the table."""
     if not isinstance(table, dict):
         raise ValueError(f"{where}: expected a mapping of names")
     rows = [_values(values, f"{where}.{name}") for name, values in table.items()]

@@ -46,7 +46,7 @@ class WeightSplit:
 
 
 def split_weights(model: ModelSpec, precision: Precision) -> WeightSplit:
-    """Where the bytes of `model.weight_bytes(precision)` are."""
+    """Return where the bytes of `model.weight_bytes(precision)` are."""
     if precision is model.precision:
         shrunk, bits = model.native_quantized_parameters, model.native_weight_bits
     else:
@@ -70,12 +70,12 @@ def split_weights(model: ModelSpec, precision: Precision) -> WeightSplit:
 
 
 def is_mxfp4(model: ModelSpec, precision: Precision) -> bool:
-    """Whether these are weights in MXFP4, as the checkpoint has them (gpt-oss)."""
+    """Return whether these are weights in MXFP4, as the checkpoint has them (gpt-oss)."""
     return precision is Precision.FP4 and model.precision is precision and model.quantization_method == "mxfp4"
 
 
 def padded_experts(model: ModelSpec, gpu: GPUSpec, precision: Precision) -> float:
-    """How many times larger routed experts are in memory than in the checkpoint.
+    """Return how many times larger routed experts are in memory than in the checkpoint.
 
     MXFP4 kernels for Hopper and Blackwell want widths in multiples of 256: the 2880 of gpt-oss are stored as 3072.
     """
@@ -86,7 +86,7 @@ def padded_experts(model: ModelSpec, gpu: GPUSpec, precision: Precision) -> floa
 
 
 def multiplied_in(model: ModelSpec, gpu: GPUSpec, precision: Precision) -> str:
-    """The format a case's matrices are multiplied in: a key of `gpu.dense_tflops`.
+    """Return the format a case's matrices are multiplied in: a key of `gpu.dense_tflops`.
 
     A precision without matrix units of its own is expanded to 16 bits (weight-only execution). MXFP4 weights are
     multiplied with MXFP8 activations where the GPU has fp4 units, at the rate of 8 bits, and expanded elsewhere.
@@ -168,12 +168,12 @@ class Features:
     decode_steps: FloatArray  # from the first to the last token of a request
 
     def take(self, rows: npt.NDArray[np.bool_]) -> Features:
-        """The rows under a mask."""
+        """Return the rows under a mask."""
         return Features(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
 
 def features(cases: CaseColumns) -> Features:
-    """The features of every case."""
+    """Return the features of every case."""
     model, gpu, precision = cases.model, cases.gpu, cases.precision
     tp = cases.tensor_parallel.astype(np.float64)
     bins = bins_of(cases)
@@ -271,7 +271,7 @@ def features(cases: CaseColumns) -> Features:
 
 
 def _seats(cases: CaseColumns, draft_tokens: FloatArray) -> FloatArray:
-    """Sequences that run at once on one attention rank: each needs room in a step for the tokens it is given."""
+    """Return sequences that run at once on one attention rank: each needs room in a step for the tokens it is given."""
     seats = cases.option("max_num_seqs").astype(np.float64)
     room = np.maximum(cases.option("max_num_batched_tokens") // (1 + draft_tokens), 1.0)
     return np.where(_within_budget(cases), np.minimum(seats, room), seats)
@@ -283,7 +283,7 @@ def _within_budget(cases: CaseColumns) -> npt.NDArray[np.bool_]:
 
 
 def _attention(cases: CaseColumns, bins: Bins) -> dict[str, FloatArray]:
-    """Cache bytes and attention arithmetic of every case, summed over the model's groups of layers."""
+    """Return cache bytes and attention arithmetic of every case, summed over the model's groups of layers."""
     model, tp = cases.model[bins.case], cases.tensor_parallel[bins.case].astype(np.float64)
     groups = max((len(m.attention) for m in cases.models), default=0)
     empty = AttentionGroup(AttentionType.FULL, 0, 0, 1, 0, 0, 0.0)
@@ -328,7 +328,7 @@ def _attention(cases: CaseColumns, bins: Bins) -> dict[str, FloatArray]:
     prompt = bins.input_len[:, None]
 
     def pairs(tokens: FloatArray) -> FloatArray:
-        """Of tokens: a causal triangle, cut to a band as wide as a token can look back."""
+        """Count pairs of tokens: a causal triangle, cut to a band as wide as a token can look back."""
         reach = np.minimum(np.minimum(window, readable), tokens)
         return np.asarray(reach * (tokens - reach / 2))
 
@@ -356,12 +356,15 @@ def _attention(cases: CaseColumns, bins: Bins) -> dict[str, FloatArray]:
 
 
 def _total(groups: FloatArray) -> FloatArray:
-    """Row sums. One column after the other, so that a row's sum does not depend on how many groups others have."""
+    """Return row sums.
+
+    One column after the other, so that a row's sum does not depend on how many groups others have.
+    """
     return functools.reduce(np.add, groups.T, np.zeros(len(groups)))
 
 
 def _distinct(left: npt.NDArray[np.int64], right: npt.NDArray[np.int64], size: int) -> Iterable[tuple[int, int]]:
-    """The pairs of codes that occur; `size` is the number of values of `right`."""
+    """Return the pairs of codes that occur; `size` is the number of values of `right`."""
     return (divmod(int(code), size) for code in np.unique(left * size + right))
 
 

@@ -32,7 +32,7 @@ class Roofline:
 
 
 def rooflines(cases: Sequence[Case], concurrencies: Sequence[int]) -> list[Roofline]:
-    """The diagram of each case: prefill of one prompt, decoding at this concurrency (of the whole deployment).
+    """Return the diagram of each case: prefill of one prompt, decoding at this concurrency (of the whole deployment).
 
     Prefill reads the weights that a prompt reaches and writes its KV cache; a decode step reads the weights that its
     requests reach and their KV caches at mean length, half-way through the output. The GPUs' bandwidths must be known.

@@ -50,7 +50,8 @@ class Link:
 def step_seconds(
     f: Features, k: Physical, sequences: FloatArray, kv_tokens: FloatArray, prefill_tokens: FloatArray
 ) -> FloatArray:
-    """Seconds of one step of one attention rank: what a simulator of a server's scheduler asks. Arguments broadcast.
+    """Return seconds of one step of one attention rank: what a simulator of a
+    server's scheduler asks. Arguments broadcast.
 
     `sequences` running sequences, whose caches hold `kv_tokens` tokens together, get a token each, while
     `prefill_tokens` tokens of prompts are worked on; 0 of either is possible. Between windows and prompts of other
@@ -68,7 +69,7 @@ def step_seconds(
 
 
 def decode_step(f: Features, k: Physical, running: FloatArray, kv_bytes: FloatArray | None = None) -> Step:
-    """One step that gives each of `running` sequences (per attention rank) its next token, with drafts several.
+    """Return one step that gives each of `running` sequences (per attention rank) its next token, with drafts several.
 
     Drafted tokens are verified in one pass: weights, caches and states are read as for one token of each sequence, the
     arithmetic, the activations and what GPUs exchange are those of all of them, which also reach more experts.
@@ -81,7 +82,7 @@ def decode_step(f: Features, k: Physical, running: FloatArray, kv_bytes: FloatAr
 
 
 def _pass(f: Features, k: Physical, running: FloatArray, each: FloatArray, kv_bytes: FloatArray | None) -> Step:
-    """One pass through all layers with `each` tokens of each of `running` sequences.
+    """Return one pass through all layers with `each` tokens of each of `running` sequences.
 
     `kv_bytes` of cache are read for each; None: those of a sequence in the middle of its output.
     With pipeline stages the batch is cut into `pp` microbatches that follow each other through the stages: a token
@@ -115,7 +116,7 @@ def _pass(f: Features, k: Physical, running: FloatArray, each: FloatArray, kv_by
 
 
 def prefill(f: Features, k: Physical, tokens: FloatArray | None = None) -> tuple[FloatArray, FloatArray]:
-    """Seconds to prefill one prompt alone, and what each further prompt adds when the server is busy.
+    """Return seconds to prefill one prompt alone, and what each further prompt adds when the server is busy.
 
     `tokens` of a prompt; None: all that are not found in the prefix cache.
     Alone it also waits for all weights and for the fixed time of every layer. A busy server runs prompts together
@@ -131,7 +132,7 @@ def prefill(f: Features, k: Physical, tokens: FloatArray | None = None) -> tuple
     rest = attention + tokens * activation_bytes(f, k) / bandwidth
 
     def compute(at_once: FloatArray) -> FloatArray:
-        """Seconds of arithmetic of one prompt when so many tokens are multiplied together."""
+        """Return seconds of arithmetic of one prompt when so many tokens are multiplied together."""
         saturation = at_once / (at_once + k.half_tokens)
         return (tokens * per_token / saturation + f.head_flop) / peak / f.tp + rest
 
@@ -145,7 +146,7 @@ def prefill(f: Features, k: Physical, tokens: FloatArray | None = None) -> tuple
 
 
 def prefill_passes(f: Features, tokens: FloatArray) -> FloatArray:
-    """How often a prompt reads the weights: once, and once more for each chunk beyond those of a usual budget.
+    """Return how often a prompt reads the weights: once, and once more for each chunk beyond those of a usual budget.
 
     The constants are fitted to servers with their defaults: what their chunks cost is in them.
     """
@@ -154,7 +155,7 @@ def prefill_passes(f: Features, tokens: FloatArray) -> FloatArray:
 
 
 def fixed_time(f: Features, k: Physical) -> FloatArray:
-    """Seconds of a step that depend neither on tokens nor on bytes: launching kernels, sampling, scheduling."""
+    """Return seconds of a step that depend neither on tokens nor on bytes: launching kernels, sampling, scheduling."""
     every_layer = k.layer_us + np.where(f.multiply_bits == 8, k.quantize_layer_us, 0.0)
     layers_us = (
         f.layers * every_layer
@@ -167,7 +168,7 @@ def fixed_time(f: Features, k: Physical) -> FloatArray:
 
 
 def activation_bytes(f: Features, k: Physical) -> FloatArray:
-    """Bytes of activations that one token moves through a GPU's memory.
+    """Return bytes of activations that one token moves through a GPU's memory.
 
     Norms and residuals work on the whole hidden state on every tensor-parallel rank; routing copies it once for each
     chosen expert that the rank holds.
@@ -183,7 +184,7 @@ def reached_experts(f: Features, k: Physical, tokens: FloatArray) -> FloatArray:
 
 
 def communication(f: Features, k: Physical, tokens: FloatArray) -> FloatArray:
-    """Seconds of all exchanges between GPUs while `tokens` tokens (per attention rank) pass all layers.
+    """Return seconds of all exchanges between GPUs while `tokens` tokens (per attention rank) pass all layers.
 
     Tensor parallelism: two all-reduces a layer of 2 (tp-1)/tp x tokens x hidden x 2 bytes. Data-parallel attention
     before shared experts: all-to-all of the tokens' hidden states to the ranks of their experts (8-bit there, 16-bit
@@ -210,7 +211,8 @@ def communication(f: Features, k: Physical, tokens: FloatArray) -> FloatArray:
 
 
 def group_link(f: Features, k: Physical, gpus: FloatArray) -> Link:
-    """The link that `gpus` GPUs share: the fast one, PCIe when they are more than it joins, the network between nodes.
+    """Return the link that `gpus` GPUs share: the fast one, PCIe when they are
+    more than it joins, the network between nodes.
 
     On a fabric of pairwise links one GPU sends over its links to the group's other members only. Over PCIe all GPUs
     share the bridges of the host.
@@ -225,20 +227,22 @@ def group_link(f: Features, k: Physical, gpus: FloatArray) -> Link:
 
 
 def peak_flops(f: Features, k: Physical) -> FloatArray:
-    """FLOP/s that matrices reach with many tokens: the peak of their format times its fitted efficiency."""
+    """Return FLOP/s that matrices reach with many tokens: the peak of their format times its fitted efficiency."""
     relative = np.where(f.multiply_bits == 8, k.flops_efficiency_8bit, 1.0)
     relative = np.where(f.multiply_bits == 4, k.flops_efficiency_4bit, relative)
     return f.flops * k.flops_efficiency * relative
 
 
 def soft_max(a: FloatArray, b: FloatArray, exponent: FloatArray) -> FloatArray:
-    """(a^p + b^p)^(1/p): the larger of two times that overlap only in part. p = 1 adds them, p = inf is the maximum."""
+    """Return (a^p + b^p)^(1/p): the larger of two times that overlap only in
+    part. p = 1 adds them, p = inf is the maximum.
+    """
     large = np.maximum(a, b)
     return large * np.exp(np.log1p(np.exp(exponent * np.log(np.minimum(a, b) / large))) / exponent)
 
 
 def _imbalance(f: Features, k: Physical, routed: FloatArray) -> FloatArray:
-    """How much more than the mean the fullest of `ep` ranks has to do (>= 1).
+    """Return how much more than the mean the fullest of `ep` ranks has to do (>= 1).
 
     n tokens fall on a rank like balls into bins: the fullest bin exceeds the mean n by about sqrt(2 n ln ep).
     """

@@ -34,7 +34,7 @@ class Operation:
 def operate(
     f: Features, k: Physical, running: FloatArray, concurrency: FloatArray, median: FloatArray | float = 0.0
 ) -> Operation:
-    """A closed loop that keeps `concurrency` requests in flight, spread evenly over the attention ranks.
+    """Return a closed loop that keeps `concurrency` requests in flight, spread evenly over the attention ranks.
 
     `running` is how many sequences one rank's cache holds. In the time of one request every other running one of its
     rank is prefilled once. A share of the requests arrives together with all others and waits for half of their
@@ -83,7 +83,7 @@ def operate(
 
 
 def _more_steps(f: Features, batch: FloatArray) -> FloatArray:
-    """Steps that a prompt takes more than with a usual budget of tokens, which running sequences take a part of.
+    """Return steps that a prompt takes more than with a usual budget of tokens, which running sequences take a part of.
 
     While prompts are worked on, half of the sequences decode, on average.
     """
@@ -95,7 +95,7 @@ def _more_steps(f: Features, batch: FloatArray) -> FloatArray:
 
 
 def _bound(step: Step) -> IntArray:
-    """Codes of what takes the largest part of a decode step. Prefills between the steps are not counted."""
+    """Return codes of what takes the largest part of a decode step. Prefills between the steps are not counted."""
     memory_bound = step.memory >= step.compute
     largest = np.where(memory_bound, step.memory, step.compute)
     code = np.where(memory_bound, Bound.MEMORY.code, Bound.COMPUTE.code)

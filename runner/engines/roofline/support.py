@@ -22,7 +22,7 @@ _MARLIN_CAPABILITY = 8.0
 
 
 def reasons(cases: CaseColumns) -> dict[int, str]:
-    """Why a case is not supported, by position; cases that are supported are left out."""
+    """Return why a case is not supported, by position; cases that are supported are left out."""
     split = (cases.tensor_parallel, cases.data_parallel, cases.expert_parallel)
     columns = (cases.model, cases.gpu, cases.server, cases.precision, cases.kv_precision, *split)
     distinct, inverse = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)
@@ -38,7 +38,7 @@ def reasons(cases: CaseColumns) -> dict[int, str]:
 
 
 def _prompts_too_long(cases: CaseColumns) -> dict[int, str]:
-    """Cases of servers that take prompts whole, told to take fewer tokens in a step than a prompt has.
+    """Return cases of servers that take prompts whole, told to take fewer tokens in a step than a prompt has.
 
     Fewer than their default: with that, longer prompts are estimated as if it were raised.
     """
@@ -56,7 +56,8 @@ def _prompts_too_long(cases: CaseColumns) -> dict[int, str]:
 
 
 def untimed(cases: CaseColumns) -> dict[int, str]:
-    """Why no times can be estimated, by position, of GPUs without a figure that takes: what fits is known all the same.
+    """Return why no times can be estimated, by position, of GPUs without a
+    figure that takes: what fits is known all the same.
 
     Only GPUs of a user's own lack figures.
     """
@@ -72,7 +73,7 @@ def untimed(cases: CaseColumns) -> dict[int, str]:
 
 
 def _unknown_figures(gpu: GPUSpec) -> dict[str, int]:
-    """The figures that are not known, and from how many GPUs on they are needed."""
+    """Return the figures that are not known, and from how many GPUs on they are needed."""
     known = {
         "memory_bandwidth_gbs": (gpu.memory_bandwidth_gbs > 0, 1),
         "16-bit TFLOPS (dense_tflops)": (gpu.supports("bf16") or gpu.supports("fp16"), 1),
@@ -83,7 +84,7 @@ def _unknown_figures(gpu: GPUSpec) -> dict[str, int]:
 
 
 def refusal(model: ModelSpec, gpu: GPUSpec, server: str, precision: Precision, kv_precision: Precision) -> str | None:
-    """Why `server` cannot serve this model on this GPU at these precisions; None when it can."""
+    """Return why `server` cannot serve this model on this GPU at these precisions; None when it can."""
     about = server_named(server)
     return (
         _server_refusal(gpu, about)
@@ -93,7 +94,8 @@ def refusal(model: ModelSpec, gpu: GPUSpec, server: str, precision: Precision, k
 
 
 def _split_refusal(model: ModelSpec, server: Server, precision: Precision, tp: int, dp: int, ep: int) -> str | None:
-    """Why weights that share scales in blocks cannot be split so: vLLM and SGLang want whole blocks on every rank.
+    """Return why weights that share scales in blocks cannot be split so:
+    vLLM and SGLang want whole blocks on every rank.
 
     vLLM issues 17569 and 25292.
     """
@@ -174,10 +176,10 @@ def _kv_refusal(gpu: GPUSpec, server: Server, kv_precision: Precision) -> str | 
 
 
 def _is_from(gpu: GPUSpec, vendor: str) -> bool:
-    """GPUs of a user's own file may spell the vendor in any case."""
+    """Return whether a GPU is of this vendor, which a user's own file may spell in any case."""
     return gpu.vendor.casefold() == vendor.casefold()
 
 
 def _capability(gpu: GPUSpec) -> float:
-    """NVIDIA's compute capability as a number; 0 where there is none."""
+    """Return NVIDIA's compute capability as a number; 0 where there is none."""
     return float(gpu.compute_capability or 0)

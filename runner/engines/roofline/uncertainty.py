@@ -38,13 +38,14 @@ class Intervals:
 
 
 def regimes(concurrency: IntArray, group: IntArray) -> IntArray:
-    """The regime of every point: a row of the table of `interval_table`, whose groups `group` counts."""
+    """Return the regime of every point: a row of the table of `interval_table`, whose groups `group` counts."""
     codes: IntArray = np.searchsorted(BAND_ENDS, concurrency, side="left") + group * len(BAND_NAMES)
     return codes
 
 
 def interval_table(part: object) -> tuple[tuple[str, ...], FloatArray]:
-    """The groups, and regimes x metrics x (low, high), of the part `intervals` of a constants file. Raises ValueError.
+    """Return the groups, and regimes x metrics x (low, high), of the part
+    `intervals` of a constants file. Raises ValueError.
 
     The group `UNSEEN` is the last; the same groups follow for models whose architecture is approximate. Without that
     part (a fit that was not cross-validated) nothing is known of errors: every factor is NaN; so are those of groups
@@ -73,7 +74,7 @@ def interval_table(part: object) -> tuple[tuple[str, ...], FloatArray]:
 
 
 def interval_factors(table: FloatArray) -> dict[int, dict[str, tuple[float, float]]]:
-    """The table of `interval_table` by regime and metric, without regimes of which nothing is known."""
+    """Return the table of `interval_table` by regime and metric, without regimes of which nothing is known."""
     known = np.flatnonzero(np.isfinite(table).all(axis=(1, 2)))
     return {
         int(regime): {
@@ -85,7 +86,7 @@ def interval_factors(table: FloatArray) -> dict[int, dict[str, tuple[float, floa
 
 
 def errors_from(part: object) -> tuple[ObservedError, ...]:
-    """The errors of the part `errors_seen` of a constants file: a list of mappings. Raises ValueError."""
+    """Return the errors of the part `errors_seen` of a constants file: a list of mappings. Raises ValueError."""
     if part is None:
         return ()
     names = {field.name for field in fields(ObservedError)}

@@ -28,7 +28,7 @@ _LOOK_UP_S = 1.0
 
 
 def needs_child(part: EnginePart) -> bool:
-    """Whether an engine must not run in the process that needs to survive it."""
+    """Return whether an engine must not run in the process that needs to survive it."""
     return part.placement.limited or not cached_engine(part.name, part.options).in_process
 
 
@@ -64,7 +64,7 @@ class Child:
             self._connection.send(job)
 
     def poll(self, timeout_s: float) -> Done | Failed | Part | None:
-        """How the job ended, or what it has measured so far; None if nothing came within `timeout_s`."""
+        """Return how the job ended, or what it has measured so far; None if nothing came within `timeout_s`."""
         until = time.monotonic() + timeout_s
         while True:
             ended = self._step(until)
@@ -77,7 +77,7 @@ class Child:
         self._messages.close()
 
     def _step(self, until: float) -> Done | Failed | Part | None:
-        """One message of the process, or the end of waiting for it."""
+        """Return one message of the process, or the end of waiting for it."""
         assert self._job is not None
         assert self._connection is not None
         assert self._process is not None
@@ -131,7 +131,7 @@ class Child:
         return Failed(self._job, FailureKind.CRASHED, f"the engine's process {how}" + (f": {words}" if words else ""))
 
     def _last_words(self) -> str:
-        """The last line it wrote to standard error."""
+        """Return the last line it wrote to standard error."""
         size = os.fstat(self._messages.fileno()).st_size
         end = os.pread(self._messages.fileno(), _LAST_WORDS_BYTES, max(0, size - _LAST_WORDS_BYTES))
         lines = [line.strip() for line in end.decode(errors="replace").replace("\0", "").splitlines()]

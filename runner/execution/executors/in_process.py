@@ -57,5 +57,5 @@ class InProcessExecutor:
 
 
 def cannot_wait(position: int, run: MeasuredRun) -> None:
-    """Points of an engine that measures are stored as they come, so it needs a process beside the one that stores."""
+    """Refuse an engine that measures: its points are stored as they come, by a process beside the one that measures."""
     raise TypeError("an engine that measures cannot run in this process: set its in_process to False")

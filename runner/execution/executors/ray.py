@@ -126,7 +126,7 @@ class RayExecutor:
         return given
 
     def _given(self, job: Job, reference: Any) -> Any:
-        """The result of a task for a job, or its failure."""
+        """Return the result of a task for a job, or its failure."""
         errors = self._ray.exceptions
         try:
             return self._ray.get(reference)
@@ -158,7 +158,7 @@ class RayExecutor:
 
     @contextmanager
     def _cluster(self) -> Iterator[None]:
-        """A cluster that went away, where Ray says so; where it ends this process, the last words do."""
+        """Yield a cluster that went away, where Ray says so; where it ends this process, the last words do."""
         try:
             yield
         except (ConnectionError, self._ray.exceptions.RaySystemError) as error:
@@ -173,7 +173,9 @@ class RayExecutor:
         return _places(part, resources)
 
     def _check_demands(self) -> None:
-        """A local Ray never gets what it lacks; a cluster may, so there a task waits for it."""
+        """Check what engines ask of a local Ray, which never gets what it lacks; a cluster may, so there a task waits
+        for it.
+        """
         resources = self._ray.cluster_resources()
         for part in self._expansion.sweep.engines:
             if not _places(part, resources):
@@ -185,7 +187,7 @@ class RayExecutor:
 
 
 def fingerprints(parts: Sequence[EnginePart], address: str | None) -> list[str]:
-    """The fingerprints of engines on the workers of a cluster (None: of a local Ray), each in its `runtime_env`.
+    """Return the fingerprints of engines on the workers of a cluster (None: of a local Ray), each in its `runtime_env`.
 
     For engines that only the workers have. Raises GpuscoutError when Ray or a `runtime_env` does not start.
     """
@@ -252,7 +254,7 @@ def _start(address: str | None, num_cpus: int | None) -> None:
 
 
 def _knock(address: str) -> bool:
-    """Whether somebody listens at HOST:PORT; False: `address` is no such thing.
+    """Return whether somebody listens at HOST:PORT; False: `address` is no such thing.
 
     Raises OSError when nobody does: Ray itself takes minutes to say so, and many lines.
     """
@@ -264,7 +266,7 @@ def _knock(address: str) -> bool:
 
 
 def _check_versions(address: str) -> None:
-    """Raises GpuscoutError when the workers of the cluster do not run what this process runs."""
+    """Raise GpuscoutError when the workers of the cluster do not run what this process runs."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -291,7 +293,7 @@ def _check_versions(address: str) -> None:
 
 
 def _ray_options(part: EnginePart) -> dict[str, Any]:
-    """What `ray.remote` is told about the tasks of an engine."""
+    """Return what `ray.remote` is told about the tasks of an engine."""
     placement = part.placement
     options: dict[str, Any] = {"max_retries": 0, "num_cpus": placement.num_cpus, "num_gpus": placement.num_gpus}
     if placement.accelerator_type is not None:
@@ -304,7 +306,9 @@ def _ray_options(part: EnginePart) -> dict[str, Any]:
 
 
 def _all_modules(runtime_env: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Its `py_modules`, and this gpuscout, which was sent with those of the job: of the two Ray takes its own only."""
+    """Return its `py_modules`, and this gpuscout, which was sent with those
+    of the job: of the two Ray takes its own only.
+    """
     import ray
 
     if "py_modules" not in runtime_env:
@@ -314,13 +318,13 @@ def _all_modules(runtime_env: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def _serves(part: EnginePart) -> bool:
-    """Whether an engine starts servers on the GPUs of its cases."""
+    """Return whether an engine starts servers on the GPUs of its cases."""
     engine = cached_engine(part.name, part.options)
     return measures(engine) and not is_exclusive(engine)
 
 
 def _demands(part: EnginePart) -> dict[str, float]:
-    """The Ray resources of one task, by their names in `ray.cluster_resources()`."""
+    """Return the Ray resources of one task, by their names in `ray.cluster_resources()`."""
     placement = part.placement
     demands = {"CPU": placement.num_cpus, "GPU": placement.num_gpus, **placement.resources}
     if placement.accelerator_type is not None:
@@ -329,13 +333,13 @@ def _demands(part: EnginePart) -> dict[str, float]:
 
 
 def _places(part: EnginePart, resources: dict[str, float]) -> int:
-    """How many tasks of an engine these resources take at once, should nothing else run."""
+    """Return how many tasks of an engine these resources take at once, should nothing else run."""
     most = [resources.get(name, 0.0) / amount for name, amount in _demands(part).items()]
     return int(min([*most, resources.get("CPU", 1.0) * 100]))
 
 
 def _one_line(error: BaseException) -> str:
-    """The error without Ray's traceback: its last line says what happened, a version mismatch is all of it."""
+    """Return the error without Ray's traceback: its last line says what happened, a version mismatch is all of it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines) if "Version mismatch" in str(error) else (lines[-1] if lines else type(error).__name__)
 

@@ -68,14 +68,16 @@ class RayServers:
         return None
 
     def note(self, generator: Any, given: Part | Done | Failed | None) -> None:
-        """A task has begun (None), has measured a point, or has ended."""
+        """Note that a task has begun (None), has measured a point, or has ended."""
         if isinstance(given, Done | Failed):
             self._leave(generator)
         elif (limit_s := self._timeout_s(self.running[generator])) is not None:
             self._due[generator] = time.monotonic() + limit_s
 
     def overdue(self) -> Failed | None:
-        """A task that has measured nothing for longer than `task_timeout_s`, which is ended; None: there is none."""
+        """Return a task that has measured nothing for longer than
+        `task_timeout_s`, which is ended; None: there is none.
+        """
         import ray
 
         for generator, due in self._due.items():
@@ -142,7 +144,7 @@ def _key(job: Job) -> tuple[int, int]:
 
 
 def _names_of(nodes: list[str]) -> dict[str, tuple[str, ...]]:
-    """The names of the GPUs of these nodes; nodes that have left are missing."""
+    """Return the names of the GPUs of these nodes; nodes that have left are missing."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -159,7 +161,7 @@ def _names_of(nodes: list[str]) -> dict[str, tuple[str, ...]]:
 
 
 def _measure_on_worker(sweep: Sweep, job: Job) -> Iterator[Part | Done | Failed | None]:
-    """None as soon as it has begun, what it measures, each point as soon as it is, and last how the job ended."""
+    """Yield None as soon as it has begun, then each point as soon as it is measured, and last how the job ended."""
     raylet = os.getppid()
     yield None
     try:

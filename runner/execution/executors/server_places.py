@@ -46,13 +46,13 @@ class ServerPlaces:
         self._catalogue: GPUCatalogue = gpus_with()
 
     def update(self, nodes: Sequence[Node]) -> None:
-        """The nodes that are alive now."""
+        """Take over the nodes that are alive now."""
         self._nodes = {node.id: node for node in nodes}
         for node in nodes:
             self._last_seen[node.names, node.gpus] = self._clock()
 
     def take(self, server: object, gpu: GPUSpec, count: int) -> str | None:
-        """The node that starts `server` now, whose GPUs are taken until `leave`; None: when others have ended.
+        """Return the node that starts `server` now, whose GPUs are taken until `leave`; None: when others have ended.
 
         Raises NoSuchNode where waiting is in vain.
         """
@@ -76,7 +76,7 @@ class ServerPlaces:
         return node
 
     def leave(self, server: object) -> None:
-        """The server has ended."""
+        """Forget a server that has ended."""
         self._taken.pop(server, None)
 
     def _in_use(self) -> Mapping[str, int]:

@@ -27,14 +27,16 @@ class Versions:
 
 
 def versions() -> Versions:
-    """Those of this process."""
+    """Return those of this process."""
     import ray
 
     return Versions(gpuscout.__version__, _source(), platform.python_version(), ray.__version__)
 
 
 def difference(here: Versions, there: Versions) -> str | None:
-    """What the other side has instead, such as "Python 3.10.4, not 3.11.7 as here"; None when nothing differs."""
+    """Return what the other side has instead, such as "Python 3.10.4, not
+    3.11.7 as here"; None when nothing differs.
+    """
     for name, label in (("gpuscout", "gpuscout"), ("python", "Python"), ("ray", "Ray")):
         ours, theirs = getattr(here, name), getattr(there, name)
         if ours != theirs:
@@ -46,7 +48,9 @@ def difference(here: Versions, there: Versions) -> str | None:
 
 @contextmanager
 def packaged() -> Iterator[Path]:
-    """A copy of the package for Ray to send, for as long as that takes: a folder `gpuscout` with links replaced."""
+    """Yield a copy of the package for Ray to send, for as long as that
+    takes: a folder `gpuscout` with links replaced.
+    """
     with tempfile.TemporaryDirectory(prefix="gpuscout-") as folder:
         package = Path(folder, "gpuscout")
         # In development the package consists of links to the folders of the repository.
@@ -56,7 +60,7 @@ def packaged() -> Iterator[Path]:
 
 @cache
 def _source() -> str:
-    """A digest of every file of the package."""
+    """Return a digest of every file of the package."""
     home = _home()
     digest = hashlib.sha256()
     files = [

@@ -71,7 +71,7 @@ _ALSO = {"genai-perf": "aiperf", "llmd": "llm-d", "inferencemax": "inferencex"}
 
 
 def find_format(name: str) -> Format:
-    """A format by its name. Raises UnknownNameError."""
+    """Return a format by its name. Raises UnknownNameError."""
     wanted = name.casefold().replace("_", "-")
     wanted = _ALSO.get(wanted, wanted)
     for known in FORMATS:
@@ -82,7 +82,7 @@ def find_format(name: str) -> Format:
 
 
 def check_format(file: SourceFile, chosen: Format) -> None:
-    """Raises InputError for a file that is plainly of another format than the one that somebody named."""
+    """Raise InputError for a file that is plainly of another format than the one that somebody named."""
     try:
         others = [] if chosen.recognises(file) else [known.name for known in FORMATS if known.recognises(file)]
     except InputError:
@@ -92,7 +92,10 @@ def check_format(file: SourceFile, chosen: Format) -> None:
 
 
 def recognise(file: SourceFile) -> Format:
-    """The one format a file is of. Raises InputError when no format or several match, or the file cannot be parsed."""
+    """Return the one format a file is of.
+
+    Raises InputError when no format or several match, or the file cannot be parsed.
+    """
     found = [known for known in FORMATS if known.recognises(file)]
     if len(found) == 1:
         return found[0]

@@ -116,7 +116,10 @@ def _run(document: Node) -> Reported:
 
 
 def _load(config: Node) -> tuple[int | None, float | None]:
-    """The concurrency and the request rate. Raises InputError where several phases count, whose loads are mixed."""
+    """Return the concurrency and the request rate.
+
+    Raises InputError where several phases count, whose loads are mixed.
+    """
     if config["phases"].missing:
         return config["loadgen"]["concurrency"].size(), config["loadgen"]["request_rate"].rate()
     phases = [phase for phase in config["phases"].elements() if not phase.mapping()["exclude_from_results"].flag()]
@@ -127,7 +130,7 @@ def _load(config: Node) -> tuple[int | None, float | None]:
 
 
 def _lengths(config: Node) -> tuple[int | None, int | None]:
-    """The input and output tokens that a request was meant to have."""
+    """Return the input and output tokens that a request was meant to have."""
     for dataset in config["datasets"].elements():
         prompts = dataset["prompts"]
         return prompts["isl"]["mean"].whole(), prompts["osl"]["mean"].whole()
@@ -136,7 +139,7 @@ def _lengths(config: Node) -> tuple[int | None, int | None]:
 
 
 def _scale(metric: Node, unit: str) -> float:
-    """What the metric's figures are multiplied with to be in `unit`."""
+    """Return what the metric's figures are multiplied with to be in `unit`."""
     if metric.missing:
         return 1.0
     stated = metric.mapping()["unit"].required()
@@ -152,7 +155,7 @@ def _average(metric: Node, unit: str) -> float | None:
 
 
 def _gpus(document: Node) -> list[str]:
-    """The names of all GPUs that telemetry saw."""
+    """Return the names of all GPUs that telemetry saw."""
     found = []
     for _, endpoint in document["telemetry_data"]["endpoints"].items():
         for _, gpu in endpoint["gpus"].items():

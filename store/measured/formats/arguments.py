@@ -27,12 +27,12 @@ SPECULATIVE = ("speculative_config", "speculative_model", "speculative_algorithm
 
 
 def normalised(arguments: Mapping[str, object]) -> dict[str, object]:
-    """ "--tensor-parallel-size" and "Tensor_Parallel_Size" become tensor_parallel_size."""
+    """Return text such as "--tensor-parallel-size" and "Tensor_Parallel_Size" become tensor_parallel_size."""
     return {key.lstrip("-").replace("-", "_").casefold(): value for key, value in arguments.items()}
 
 
 def deployment(arguments: Mapping[str, object]) -> dict[str, str]:
-    """The fields of `Reported` that these labels or arguments tell."""
+    """Return the fields of `Reported` that these labels or arguments tell."""
     given = normalised(arguments)
     told: dict[str, str] = {}
     for field, names in _NAMES.items():
@@ -58,7 +58,7 @@ def deployment(arguments: Mapping[str, object]) -> dict[str, str]:
 
 
 def drafts_tokens(arguments: Mapping[str, object]) -> bool:
-    """Whether the server drafted tokens, which no estimate knows of."""
+    """Return whether the server drafted tokens, which no estimate knows of."""
     given = normalised(arguments)
     return any(given.get(name) not in (None, "", False, 0, "None") for name in SPECULATIVE)
 

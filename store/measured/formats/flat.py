@@ -36,7 +36,7 @@ class FlatFigures:
 
 
 def reported_figures(figures: FlatFigures, result: Node, completed: int) -> dict[str, Any]:
-    """The fields of `Reported` that a result object and its figures tell."""
+    """Return the fields of `Reported` that a result object and its figures tell."""
     native_name, native_ms = figures.native_itl
     mean_input_len, mean_output_len = _mean_lengths(result, completed)
     return {
@@ -56,7 +56,7 @@ def is_figure(key: str) -> bool:
 
 
 def flat_figures(result: Node) -> FlatFigures:
-    """The figures of a result object, which are milliseconds all."""
+    """Return the figures of a result object, which are milliseconds all."""
     found = FlatFigures()
     for key, node in result.items():
         match = _FIGURE.fullmatch(key)

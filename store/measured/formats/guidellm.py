@@ -100,7 +100,7 @@ def _run(report: Node, entry: Node) -> Reported:
 
 
 def _requests(entry: Node) -> Node:
-    """How many requests succeeded, failed and were cut off."""
+    """Return how many requests succeeded, failed and were cut off."""
     for node in (entry["run_stats"]["requests_made"], entry["scheduler_metrics"]["requests_made"]):
         if not node.missing:
             return node
@@ -138,7 +138,7 @@ def _percentiles(summary: Node) -> dict[float, float]:
 
 
 def _data(report: Node, entry: Node) -> str:
-    """What the requests were made from, as text: a mapping (schema 2), or the command line's own writing."""
+    """Return what the requests were made from, as text: a mapping (schema 2), or the command line's own writing."""
     for node in (report["config"]["spec"]["data"], report["args"]["data"], entry["request_loader"]["data"]):
         first = next(iter(node.value), None) if isinstance(node.value, list) else node.value
         if isinstance(first, dict):
@@ -154,6 +154,6 @@ def _shares_prefixes(report: Node) -> bool:
 
 
 def _target(data: str, key: str) -> int | None:
-    """The number of tokens asked for, from any way to write it: {'prompt_tokens': 1024}, prompt_tokens=1024."""
+    """Return the number of tokens asked for, from any way to write it: {'prompt_tokens': 1024}, prompt_tokens=1024."""
     match = re.search(rf"\b{key}['\"]?\s*[:=]\s*(\d{{1,9}})\b", data)
     return int(match[1]) or None if match else None

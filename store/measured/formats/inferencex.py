@@ -130,7 +130,7 @@ def _run(row: Node) -> Reported:
 
 
 def _sizes(row: Node, *, disaggregated: bool) -> tuple[int, dict[str, int]]:
-    """The GPUs of the deployment, and its parallelism; of a disaggregated one that of its decode workers."""
+    """Return the GPUs of the deployment, and its parallelism; of a disaggregated one that of its decode workers."""
     tp, ep = row["decode_tp"].size() or 1, row["decode_ep"].size() or 1
     if disaggregated:
         gpus = (row["num_prefill_gpu"].count() or 0) + (row["num_decode_gpu"].count() or 0) or max(tp, ep)
@@ -147,13 +147,13 @@ def _workers(row: Node, role: str) -> dict[str, object]:
 
 
 def _server(framework: Node) -> str:
-    """The server of a framework such as vllm, trt or dynamo-sglang; another one as it is called."""
+    """Return the server of a framework such as vllm, trt or dynamo-sglang; another one as it is called."""
     name = (framework.text() or "").casefold()
     return next((server for part in name.split("-") if (server := server_called(part)) in MEASURED_SERVERS), name)
 
 
 def _version(image: str | None) -> str | None:
-    """The version in the tag of an image: 0.5.12 of lmsysorg/sglang:v0.5.12-rocm700-mi35x; else the tag."""
+    """Return the version in the tag of an image: 0.5.12 of lmsysorg/sglang:v0.5.12-rocm700-mi35x; else the tag."""
     tag = (image or "").rpartition(":")[2] if ":" in (image or "") else ""
     match = _VERSION.match(tag)
     return match[1] if match else tag or None

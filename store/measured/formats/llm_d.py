@@ -45,7 +45,7 @@ def read(file: SourceFile) -> Contents:
 
 
 def _reports(file: SourceFile) -> Iterator[Node]:
-    """One report a document, or a list of them."""
+    """Yield one report a document, or a list of them."""
     for document in file.documents:
         if isinstance(document.value, list):
             yield from document.elements()
@@ -122,7 +122,7 @@ def _run(document: Node) -> Reported:
 
 
 def _deployment(stack: Node) -> tuple[dict[str, str], dict[str, object]]:
-    """What the inference engines of the stack say, and their arguments.
+    """Return what the inference engines of the stack say, and their arguments.
 
     Several replicas that are all alike are ranks of data parallelism. A deployment that splits prefill and decode, or
     mixes engines, is none that a case can describe: InputError.
@@ -158,7 +158,7 @@ def _deployment(stack: Node) -> tuple[dict[str, str], dict[str, object]]:
 
 
 def _check_count(count: Node, told: dict[str, str], replicas: int) -> None:
-    """`count` may be of one replica or of all; anything else contradicts the parallelism."""
+    """Check `count`, which may be of one replica or of all; anything else contradicts the parallelism."""
     stated = count.size()
     sizes = [told.get(field, "1") for field in ("tp", "pp", "dp")]
     if stated is None or "tp" not in told or not all(size.isdecimal() for size in sizes):
@@ -195,7 +195,7 @@ def _mean(block: Node, unit: str) -> float | None:
 
 
 def _percentiles(block: Node, unit: str) -> dict[float, float]:
-    """p0p1 is 0.1 %, p50 50 %, p99p9 99.9 %."""
+    """Return the percentiles: p0p1 is 0.1 %, p50 50 %, p99p9 99.9 %."""
     found = {}
     for key, node in block.items():
         match = _PERCENTILE.fullmatch(key)

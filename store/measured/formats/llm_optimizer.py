@@ -40,7 +40,7 @@ def read(file: SourceFile) -> Contents:
 
 
 def _entries(file: SourceFile) -> Iterator[tuple[Node, Node]]:
-    """Every test result, with what is said of all tests of the file."""
+    """Yield every test result, with what is said of all tests of the file."""
     for document in file.documents:
         tests = document.mapping()["test_results"]
         if tests.missing:

@@ -32,7 +32,7 @@ class Node:
         return (f":{self.line}" if self.line else "") + (f": {self.path}" if self.path else "")
 
     def __getitem__(self, key: str) -> Node:
-        """The value of a key; missing when there is none, or when this is no mapping."""
+        """Return the value of a key; missing when there is none, or when this is no mapping."""
         value = self.value.get(key) if isinstance(self.value, dict) else None
         return Node(value, self.file, f"{self.path}.{key}" if self.path else key, self.line)
 
@@ -48,13 +48,13 @@ class Node:
         return isinstance(self.value, dict)
 
     def items(self) -> Iterator[tuple[str, Node]]:
-        """The entries of a mapping; none when it is missing."""
+        """Yield the entries of a mapping; none when it is missing."""
         for key in self._as(dict, "a mapping") or ():
             if isinstance(key, str):
                 yield key, self[key]
 
     def elements(self) -> list[Node]:
-        """The elements of a list; none when it is missing."""
+        """Return the elements of a list; none when it is missing."""
         values = self._as(list, "a list") or ()
         return [Node(value, self.file, f"{self.path}[{position}]", self.line) for position, value in enumerate(values)]
 
@@ -68,14 +68,14 @@ class Node:
         return self
 
     def text(self) -> str | None:
-        """A line of text; empty counts as missing."""
+        """Return a line of text; empty counts as missing."""
         value: str = self._as(str, "a text") or ""
         if fault := fault_in(value):
             raise self.wrong(fault)
         return value or None
 
     def prose(self) -> str | None:
-        """A text of any number of lines as one."""
+        """Return a text of any number of lines as one."""
         return printable(" ".join((self._as(str, "a text") or "").split())) or None
 
     def flag(self) -> bool | None:
@@ -83,7 +83,7 @@ class Node:
         return value
 
     def number(self) -> float | None:
-        """A finite number."""
+        """Return a finite number."""
         value = self.value
         if value is None:
             return None
@@ -98,7 +98,7 @@ class Node:
         return number
 
     def rate(self) -> float | None:
-        """A number above 0; infinity, also as a text, is one."""
+        """Return a number above 0; infinity, also as a text, is one."""
         if self.value in ("inf", "Infinity", math.inf):
             return math.inf
         number = self.number()
@@ -107,14 +107,17 @@ class Node:
         return number
 
     def figure(self) -> float | None:
-        """A number that somebody may have measured. Tools write 0 for what they could not measure: it is missing."""
+        """Return a number that somebody may have measured.
+
+        Tools write 0 for what they could not measure: it is missing.
+        """
         number = self.number()
         if number and not measurable(number):
             raise self.wrong("expected a number above 0" if number < 0 else f"expected {MEASURABLE}")
         return number or None
 
     def count(self) -> int | None:
-        """A whole number from 0 on."""
+        """Return a whole number from 0 on."""
         number = self.number()
         if number is None:
             return None
@@ -123,21 +126,21 @@ class Node:
         return int(number)
 
     def size(self) -> int | None:
-        """A whole number above 0; 0 and below, which stand for "not set", count as missing."""
+        """Return a whole number above 0; 0 and below, which stand for "not set", count as missing."""
         number = self.number()
         return None if number is None or number <= 0 else self.count()
 
     def limit(self) -> int | None:
-        """A size that may be infinite, which counts as missing: there is no limit."""
+        """Return a size that may be infinite, which counts as missing: there is no limit."""
         return None if self.value in (math.inf, "inf") else self.size()
 
     def whole(self) -> int | None:
-        """A number above 0 if it is whole: a fraction is a mean, not a size that somebody set."""
+        """Return a number above 0 if it is whole: a fraction is a mean, not a size that somebody set."""
         number = self.figure()
         return int(number) if number is not None and number == int(number) and number <= _LARGEST else None
 
     def moment(self) -> datetime | date | None:
-        """A time: seconds since 1970 (UTC), ISO 8601, or YYYYMMDD-HHMMSS as vLLM writes it."""
+        """Return a time: seconds since 1970 (UTC), ISO 8601, or YYYYMMDD-HHMMSS as vLLM writes it."""
         value = self.value
         if value is None or isinstance(value, date):
             return value
@@ -154,7 +157,7 @@ class Node:
         raise self.wrong("expected a time")
 
     def wrong(self, message: str) -> InputError:
-        """What is wrong here, with the place and what stands there."""
+        """Return what is wrong here, with the place and what stands there."""
         got = "" if self.missing else f", got {shown(self.value)}"
         return InputError(f"{self.file}{self.place}: {message}{got}")
 
@@ -165,17 +168,19 @@ class Node:
 
 
 def measurable(number: float) -> bool:
-    """Whether this can be a latency, a throughput or a number of tokens: neither infinite nor beyond all reason."""
+    """Return whether this can be a latency, a throughput or a number of
+    tokens: neither infinite nor beyond all reason.
+    """
     return _SMALLEST_FIGURE <= number <= _LARGEST_FIGURE
 
 
 def clean(text: str) -> str:
-    """The text as any database takes it: Postgres knows no NUL, neither knows half a surrogate pair."""
+    """Return the text as any database takes it: Postgres knows no NUL, neither knows half a surrogate pair."""
     return text.replace("\0", "").encode(errors="replace").decode()
 
 
 def scaled(value: float, scale: float) -> float:
-    """A figure in another unit, without the noise that a multiplication adds to what was written."""
+    """Return a figure in another unit, without the noise that a multiplication adds to what was written."""
     return value if scale == 1 else float(f"{value * scale:.12g}")
 
 
@@ -184,7 +189,7 @@ def day_of(moment: datetime | date | None) -> date | None:
 
 
 def shown(value: object) -> str:
-    """A value as part of a message."""
+    """Return a value as part of a message."""
     if isinstance(value, dict | list):
         return "a mapping" if isinstance(value, dict) else "a list"
     try:
@@ -195,7 +200,7 @@ def shown(value: object) -> str:
 
 
 def scalars(node: Node) -> dict[str, object]:
-    """The entries of a mapping that are plain values, such as arguments of a server; without secrets."""
+    """Return the entries of a mapping that are plain values, such as arguments of a server; without secrets."""
     if not node.is_mapping:
         return {}
     kept: dict[str, object] = {}

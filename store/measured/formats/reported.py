@@ -27,7 +27,8 @@ class Load(NamedTuple):
 
     @classmethod
     def of(cls, concurrency: int | None, request_rate: float | None) -> Load:
-        """The load of a tool that limits concurrency, the rate, both or neither; an infinite rate counts as none.
+        """Return the load of a tool that limits concurrency, the rate, both or
+        neither; an infinite rate counts as none.
 
         With a rate the limit is only a ceiling: how many requests were in flight is not known. Without either, all
         requests were sent at once.
@@ -96,10 +97,12 @@ _VARIANTS = {
 
 
 def variant(details: Mapping[str, object]) -> str | None:
-    """How a run differs from a plain deployment's: "drafted", "disaggregated", "prefix-cached"; None: in nothing."""
+    """Return how a run differs from a plain deployment's: "drafted",
+    "disaggregated", "prefix-cached"; None: in nothing.
+    """
     return ", ".join(word for name, word in _VARIANTS.items() if details.get(name)) or None
 
 
 def known(details: Mapping[str, object]) -> dict[str, object]:
-    """Without what is unknown or empty."""
+    """Return without what is unknown or empty."""
     return {name: value for name, value in details.items() if value is not None and value not in ({}, [], "")}

@@ -136,13 +136,13 @@ class SourceFile:
         return [Node(document, self.name) for document in found]
 
     def _check_values(self, marks: bytes, most: int) -> None:
-        """Raises TooLarge by the characters that separate values, before any of them is made."""
+        """Raise TooLarge by the characters that separate values, before any of them is made."""
         if len(self.data) > most and sum(self.data.count(bytes([mark])) for mark in marks) > most:
             raise TooLarge(self.name, f"{most:,} values")
 
 
 def _expanded(value: object, counts: dict[int, int]) -> int:
-    """How many values a document of YAML has when its aliases are followed."""
+    """Return how many values a document of YAML has when its aliases are followed."""
     if not isinstance(value, dict | list):
         return 1
     if id(value) not in counts:
@@ -153,12 +153,12 @@ def _expanded(value: object, counts: dict[int, int]) -> int:
 
 
 def _is_cut_off(error: json.JSONDecodeError, text: str) -> bool:
-    """Whether the text ended too early. A string without an end is told by where it begins."""
+    """Return whether the text ended too early. A string without an end is told by where it begins."""
     return error.pos >= len(text.rstrip()) - 1 or error.msg.startswith("Unterminated string")
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """An object whose keys are all different: which of two values was meant, nobody knows. Raises ValueError."""
+    """Return an object whose keys are all different: which of two values was meant, nobody knows. Raises ValueError."""
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]

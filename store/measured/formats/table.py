@@ -108,7 +108,10 @@ def read(file: SourceFile) -> Contents:
 
 
 def rows(text: str, file: str, *, required: tuple[str, ...]) -> Iterator[Reported]:
-    """The runs of a file. Raises InputError, with line and column, also where a `required` column has no value."""
+    """Yield the runs of a file.
+
+    Raises InputError, with line and column, also where a `required` column has no value.
+    """
     lines = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         lines.fieldnames = columns = _columns(lines.fieldnames or (), file)
@@ -132,7 +135,7 @@ def rows(text: str, file: str, *, required: tuple[str, ...]) -> Iterator[Reporte
 
 
 def _columns(header: Sequence[str], file: str) -> list[str]:
-    """Our names of a file's columns. Raises InputError for those that nobody knows."""
+    """Return our names of a file's columns. Raises InputError for those that nobody knows."""
     written = [name.strip().casefold() for name in header]
     if _EXPORT in written:
         raise InputError(
@@ -204,7 +207,7 @@ class _Line:
         return None if word is None else _YES_NO[word]
 
     def run(self, place: str) -> Reported:
-        """The run of the line."""
+        """Return the run of the line."""
         precisions = {name: self._precision(name) for name in ("precision", "kv_precision")}
         sizes = {name: self.whole(name) for name in _SIZES}
         gpus = math.prod(sizes[name] or 1 for name in ("tp", "pp", "dp"))
@@ -269,7 +272,7 @@ class _Line:
         return precision.value
 
     def _load(self, figures: Mapping[str, float | None]) -> tuple[Load | None, str | None]:
-        """The load, and what `load` says of it beyond that."""
+        """Return the load, and what `load` says of it beyond that."""
         concurrency, rate = self.whole("concurrency"), self.figure("request_rate")
         load: Load | None = Load.of(concurrency, rate)
         match self.word("load", _LOADS):
@@ -289,7 +292,7 @@ class _Line:
         return load, None
 
     def _day(self) -> tuple[date | None, str | None]:
-        """The day; of a month or a year its first one, and the month or year as it stands there."""
+        """Return the day; of a month or a year its first one, and the month or year as it stands there."""
         text = self.text("measured_on")
         if text is not None and re.fullmatch(r"\d{4}(-\d{2})?", text):
             day = self.parsed("measured_on", lambda t: date.fromisoformat(f"{t}-01-01"[:10]), "a date (YYYY-MM-DD)")
@@ -327,7 +330,7 @@ def _number(text: str) -> int | float | str:
 
 
 def positive(text: str) -> float:
-    """A number that somebody may have measured. Raises ValueError."""
+    """Return a number that somebody may have measured. Raises ValueError."""
     value = float(text)
     if not measurable(value) or "_" in text:  # which Python allows within numbers
         raise ValueError
@@ -335,7 +338,7 @@ def positive(text: str) -> float:
 
 
 def positive_int(text: str) -> int:
-    """A whole number above 0 that a store can hold. Raises ValueError."""
+    """Return a whole number above 0 that a store can hold. Raises ValueError."""
     value = int(text)
     if not 1 <= value < 2**31 or "_" in text:
         raise ValueError
