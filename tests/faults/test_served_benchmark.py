@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,7 +147,7 @@ def test_a_real_server_on_a_pretended_gpu(tmp_path: Path, cluster: Any) -> None:
 
 
 def test_from_estimates_to_what_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The best of an estimate is measured, and is what is recommended, compared and learnt from afterwards."""
+    """The best of an estimate is measured, and is what is recommended afterwards."""
     monkeypatch.setenv("TEST_KEY", "a key of the servers")
     (tmp_path / "estimated.yaml").write_text(
         "{name: estimated, models: Qwen/Qwen3-0.6B, gpus: [L40S, H100], tensor_parallel: 1, concurrency: [1, 4, 16],"
@@ -171,20 +172,94 @@ def test_from_estimates_to_what_is_measured(tmp_path: Path, monkeypatch: pytest.
     assert measured[0][1:] == (None, None)
     after = json.loads(forked(*ask, cwd=tmp_path).stdout)["groups"][0]
     assert "measured" in {config["kind"] for config in after["configurations"]}
-    accuracy = forked("accuracy", "--measured", "stored", "--json", cwd=tmp_path)
-    assert accuracy.returncode == 0, accuracy.stderr
-    calibrated = forked("calibrate", "--measured", "stored", "--output", "own.json", cwd=tmp_path)
-    assert "measured run" in calibrated.stdout + calibrated.stderr
+
+
+def test_estimates_learn_from_what_was_measured(tmp_path: Path) -> None:
+    """Servers with half as much again of the estimated delays: `accuracy` says so at once, `calibrate` learns it."""
+    axes = """
+        models: [Qwen/Qwen3-4B, Qwen/Qwen3-8B]
+        gpus: L40S
+        tensor_parallel: 1
+        precision: [bf16, fp8]
+        workloads: {short: {input_len: 64, output_len: 8}, long: {input_len: 512, output_len: 8}}
+        concurrency: [1, 2, 4, 8]
+    """
+    (tmp_path / "estimated.yaml").write_text(f"name: estimated\n{textwrap.dedent(axes)}")
+    assert forked("run", "estimated.yaml", cwd=tmp_path).returncode == 0
+    query = """
+        SELECT models.name, cases.precision, cases.input_len, concurrency, ttft_ms, itl_ms FROM operating_points
+        JOIN tasks ON tasks.id = task_id JOIN cases ON cases.id = case_id JOIN models ON models.id = cases.model_id
+    """
+    delays: dict[str, dict[str, dict[str, tuple[float, float]]]] = {}
+    for model, precision, length, step, ttft_ms, itl_ms in rows(tmp_path / "gpuscout.db", query):
+        by_load = delays.setdefault(f"{model} {precision}", {}).setdefault(str(length), {})
+        by_load[str(step)] = (1.5 * ttft_ms, 1.5 * itl_ms)
+    (tmp_path / "delays.json").write_text(json.dumps(delays))
+    command = [sys.executable, str(SERVER), "--port", "{port}", "--delays", str(tmp_path / "delays.json")]
+    command += ["--variant", "{model} {precision}"]
+    engine = {"name": "benchmark", "command": command, "fewest_requests": 4, "requests_per_client": 2}
+    (tmp_path / "measured.yaml").write_text(f"name: measured\n{textwrap.dedent(axes)}\nengine: {json.dumps(engine)}\n")
+    process = on_a_node_with(tmp_path, "L40S", "run", "measured.yaml", "--executor", "in-process")
+    messages = process.communicate(timeout=600)[1]
+    assert process.returncode == 0, messages
+    assert rows(tmp_path / "gpuscout.db", "SELECT count(*) FROM measured_runs") == [(32,)]
+
+    def itl_error(*more: str) -> tuple[int, float]:
+        done = forked("accuracy", "--measured", "stored", "--json", *more, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        [report] = json.loads(done.stdout)["accuracy"]
+        itl = report["loads"]["closed loop"]["total"]["metrics"]["itl"]
+        return itl["runs"], itl["bias"]
+
+    runs, bias = itl_error()
+    assert runs >= 20  # all but those of a client that this machine has kept from its work
+    assert bias == pytest.approx(1 / 1.5 - 1, abs=0.08)
+    calibrated = forked("calibrate", "--measured", "stored", "--output", "own.json", "--no-validate", cwd=tmp_path)
+    assert calibrated.returncode == 0, calibrated.stderr
+    assert f"to {runs} runs" in calibrated.stderr
+    assert abs(itl_error("--constants", "own.json")[1]) < 0.7 * abs(bias)
 
 
 def on_a_node_with(folder: Path, gpu: str, *arguments: str) -> subprocess.Popen[str]:
     """The command where a driver's program shows one of these GPUs."""
     driver = folder / "bin" / "nvidia-smi"
-    driver.parent.mkdir()
+    driver.parent.mkdir(exist_ok=True)
     driver.write_text(f"#!/bin/sh\necho '0, GPU-1, NVIDIA {gpu}, 4, 46068'\n")
     driver.chmod(0o755)
     path = f"{driver.parent}{os.pathsep}{os.environ['PATH']}"
     return started(*arguments, cwd=folder, environ={"PATH": path})
+
+
+def test_no_server_is_started_for_what_cannot_fit(tmp_path: Path) -> None:
+    """Unless it is asked for. On a node that has the GPU."""
+    command = [sys.executable, str(SERVER), "--port", "{port}", "--pids", str(tmp_path / "pids")]
+    engine = {"name": "benchmark", "command": command, "fewest_requests": 2, "requests_per_client": 1}
+    spec = {
+        "name": "large",
+        "models": "meta-llama/Llama-3.3-70B-Instruct",
+        "gpus": "L40S",
+        "tensor_parallel": 1,
+        "precision": "bf16",
+        "workloads": {"short": {"input_len": 32, "output_len": 4}},
+        "concurrency": [1],
+    }
+    (tmp_path / "large.yaml").write_text(json.dumps({**spec, "engine": engine}))
+    (tmp_path / "asked.yaml").write_text(json.dumps({**spec, "engine": {**engine, "fit_check": False}}))
+    for name, starts in (("large.yaml", 0), ("asked.yaml", 1)):
+        plan = json.loads(forked("plan", name, "--json", cwd=tmp_path).stdout)
+        assert plan["expected_server_starts"] == starts
+    process = on_a_node_with(tmp_path, "L40S", "run", "large.yaml", "--executor", "in-process")
+    messages = process.communicate(timeout=300)[1]
+    assert process.returncode == 6, messages
+    assert not (tmp_path / "pids").exists()
+    [(outcome, detail)] = rows(tmp_path / "gpuscout.db", "SELECT outcome, detail FROM tasks")
+    assert outcome == "does_not_fit"
+    assert str(detail).startswith("no server was started: weights ")
+    assert "`fit_check: false` starts one" in str(detail)
+    process = on_a_node_with(tmp_path, "L40S", "run", "asked.yaml", "--executor", "in-process")
+    messages = process.communicate(timeout=300)[1]
+    assert process.returncode == 6, messages  # this server is better than any hardware, so that nothing qualifies
+    assert rows(tmp_path / "gpuscout.db", "SELECT concurrency FROM measured_runs") == [(1,)]
 
 
 def test_a_server_that_hangs_under_load(tmp_path: Path) -> None:

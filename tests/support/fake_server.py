@@ -55,6 +55,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--stall-at", type=int, help="stop answering when so many requests are in flight")
     parser.add_argument("--pause-at", type=int, help="wait for the file of --wait-for when so many are in flight")
     parser.add_argument("--variant", default="", help="what it is started for")
+    parser.add_argument("--delays", help="a file with [TTFT, ITL] in ms by variant, tokens of prompt, and load")
     parser.add_argument("--only", default="", help="misbehave for this variant alone")
     options = parser.parse_known_args()[0]
     if options.variant != options.only:
@@ -78,6 +79,7 @@ class _Server(http.server.ThreadingHTTPServer):
     request_queue_size = 512
     options: argparse.Namespace
     in_flight = 0
+    peaks: dict[int, int] = {}
     lock = threading.Lock()
 
 
@@ -117,7 +119,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             _wait(options.wait_for)
         if options.stall_at and in_flight >= options.stall_at:
             time.sleep(3600)
-        self._complete(body)
+        self._complete(body, in_flight)
 
     def _may(self) -> bool:
         """Whether who asks has the key; otherwise this answers."""
@@ -127,12 +129,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._json({"error": "Unauthorized"}, 401)
         return False
 
-    def _complete(self, body: dict[str, Any]) -> None:
+    def _complete(self, body: dict[str, Any], in_flight: int) -> None:
         options = self.server.options
         tokens = body.get("max_tokens", 16)
         prompt = len(body["prompt"]) if isinstance(body["prompt"], list) else len(body["prompt"].split())
         usage = {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
         start = time.perf_counter()
+        ttft_ms, itl_ms = options.ttft_ms, options.itl_ms
+        if options.delays:
+            by_load = json.loads(Path(options.delays).read_text())[options.variant].get(str(prompt), {})
+            # The load that is sent, not that of the moment: the first of a round would find none of the others.
+            peak = self.server.peaks[prompt] = max(self.server.peaks.get(prompt, 0), in_flight)
+            if known := [load for load in by_load if int(load) >= peak]:
+                ttft_ms, itl_ms = by_load[min(known, key=int)]
         if not body.get("stream"):
             self._end()
             self._json({"choices": [{"text": "w " * tokens}], "usage": usage})
@@ -141,7 +150,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
         for token in range(tokens):
-            time.sleep(max(0.0, start + (options.ttft_ms + options.itl_ms * token) / 1000 - time.perf_counter()))
+            time.sleep(max(0.0, start + (ttft_ms + itl_ms * token) / 1000 - time.perf_counter()))
             self._event({"choices": [{"text": f"w{token} ", "finish_reason": None}]})
         self._end()
         self._event({"choices": [], "usage": usage})

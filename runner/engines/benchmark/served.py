@@ -58,7 +58,9 @@ class Served:
         unfit = unfit_cases(cases) if self.options.fit_check else {}
         for row, ladder in enumerate(ladders):
             if ladder and row in unfit:
-                yield Ended(row, Outcome.DOES_NOT_FIT, f"no server was started: {unfit[row]}; `fit_check: false` does")
+                yield Ended(
+                    row, Outcome.DOES_NOT_FIT, f"no server was started: {unfit[row]}; `fit_check: false` starts one"
+                )
             elif ladder:
                 configurations.setdefault(_configuration(cases.case(row)), []).append(row)
             else:
