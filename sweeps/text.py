@@ -54,7 +54,7 @@ def without_exponents(text: str) -> str:
     return _EXPONENT.sub(lambda match: f"{Decimal(match[0]):f}", text)
 
 
-def said(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """Return what an error says, in one line and shortened; nothing of one that cannot say it."""
     try:
         text = " ".join(str(error).split())

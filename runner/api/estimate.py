@@ -270,8 +270,8 @@ def price_rules(prices: PricesLike | None, gpus: GPUCatalogue) -> PriceRules:
 
 def in_one_line(error: InputError) -> str:
     """Return what is wrong and what to do about it."""
-    told = f"{error.message}; {error.hint}" if error.hint else error.message
-    return " ".join(told.split())
+    text = f"{error.message}; {error.hint}" if error.hint else error.message
+    return " ".join(text.split())
 
 
 def _with_default(request: object, engine: object) -> dict[str, object] | InputError:

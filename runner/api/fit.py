@@ -166,8 +166,8 @@ def _layouts(case: Case, num_gpus: int, fixed: _Sizes) -> list[Case]:
     """Return the ways to split one replica over the GPUs, the largest tensor parallel size first. Raises InputError."""
     tp, pp, dp = fixed.tensor_parallel, fixed.pipeline_parallel, case.data_parallel
     if num_gpus % dp or (tp and (num_gpus // dp) % tp) or (pp and (num_gpus // dp) % pp):
-        told = ", ".join(f"{name} {size}" for name, size in (("TP", tp), ("PP", pp), ("DP", dp)) if size and size > 1)
-        raise InputError(f"{num_gpus} GPUs cannot be split into {told}", hint="GPUs = TP x PP x DP")
+        change = ", ".join(f"{name} {size}" for name, size in (("TP", tp), ("PP", pp), ("DP", dp)) if size and size > 1)
+        raise InputError(f"{num_gpus} GPUs cannot be split into {change}", hint="GPUs = TP x PP x DP")
     together = num_gpus // dp
     if tp and pp and tp * pp != together:
         raise InputError(f"TP {tp} x PP {pp} x DP {dp} is not {num_gpus} GPUs", hint="GPUs = TP x PP x DP")
@@ -238,9 +238,9 @@ def _changes(asked: Case, num_gpus: int, fixed: _Sizes) -> Iterator[FitChange]:
     """Yield what makes it fit, one change at a time: first what costs
     nothing, then what costs tokens, GPUs, quality.
     """
-    for told, case, gpus, sizes in _candidates(asked, num_gpus, fixed):
+    for change, case, gpus, sizes in _candidates(asked, num_gpus, fixed):
         if (found := _first_fit(case, gpus, sizes)) is not None:
-            yield FitChange(told, *(getattr(found, field.name) for field in fields(FitChange)[1:]))
+            yield FitChange(change, *(getattr(found, field.name) for field in fields(FitChange)[1:]))
 
 
 def _candidates(asked: Case, num_gpus: int, fixed: _Sizes) -> Iterator[tuple[str, Case, int, _Sizes]]:

@@ -23,7 +23,7 @@ from urllib.error import HTTPError
 from gpuscout.store.clock import today
 from gpuscout.store.prices.offers import PROVIDERS, Offer
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
-from gpuscout.sweeps.text import said
+from gpuscout.sweeps.text import message_of
 
 TIMEOUT_S = 60
 _DAY = re.compile(r"(\d{4})-?(\d{2})-?(\d{2})")
@@ -59,7 +59,7 @@ def fetch_offers(providers: Sequence[str] = ()) -> Fetched:
             # Not the library's cached instance: every fetch asks anew.
             catalog = gpuhunt.default_catalog.__wrapped__()
         except (gpuhunt.GPUHuntError, OSError) as error:
-            raise InputError(_told(log) or f"no prices fetched: {said(error)}", hint=_HINT) from error
+            raise InputError(_told(log) or f"no prices fetched: {message_of(error)}", hint=_HINT) from error
         published = dict(catalog.catalog)
         online = {provider.NAME for provider in catalog.providers}
         wanted = _named(providers, [*log.failed, *published, *online]) if providers else [*log.failed, *published]
@@ -68,7 +68,7 @@ def fetch_offers(providers: Sequence[str] = ()) -> Fetched:
         try:
             items = catalog.query(provider=wanted, min_gpu_count=1)
         except Exception as error:  # the providers' own APIs, and whatever their answers hold
-            raise InputError(f"no prices fetched: {type(error).__name__}: {said(error)}", hint=_HINT) from error
+            raise InputError(f"no prices fetched: {type(error).__name__}: {message_of(error)}", hint=_HINT) from error
     versions = {name: published[name].version if name in published else "" for name in wanted}
     source = f"gpuhunt {_version()}, catalogue "
     return Fetched(
@@ -139,7 +139,7 @@ class _Log(logging.Handler):
         name = str(record.args[0]) if isinstance(record.args, tuple) and record.args else "?"
         if "Failed to load %s catalog" in str(record.msg):
             error = record.exc_info[1] if record.exc_info else None
-            self.failed[name] = said(error) if error else "unknown reason"
+            self.failed[name] = message_of(error) if error else "unknown reason"
             if isinstance(error, HTTPError):
                 error.close()  # the library keeps the connection open
         elif "malformed row" in str(record.msg):

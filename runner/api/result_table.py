@@ -50,9 +50,9 @@ def html(result: RecommendationResult) -> str:
 def fitting(result: RecommendationResult) -> str:
     """Return text such as "7 of 8 configurations fit" """
     fit = [item for item in result if item.fits]
-    told = f"{len(fit):,} of {len(result):,} configurations fit"
+    summary = f"{len(fit):,} of {len(result):,} configurations fit"
     recommended = sum(item.reason is None for item in fit)
-    return told if recommended == len(fit) else f"{told}, {recommended:,} can be recommended"
+    return summary if recommended == len(fit) else f"{summary}, {recommended:,} can be recommended"
 
 
 def _title(result: RecommendationResult) -> str:

@@ -63,12 +63,12 @@ def check_any(expansion: Expansion) -> None:
     census = expansion.census()
     if census.tasks:
         return
-    told = dict.fromkeys(
+    reasons = dict.fromkeys(
         f"{exclusion.model}: {exclusion.detail}" if exclusion.model else exclusion.detail
         for exclusion in census.exclusions
     )
     raise InputError(
-        f"nothing can run: all {census.combinations:,} combinations are impossible", hint="\n    ".join(told) or None
+        f"nothing can run: all {census.combinations:,} combinations are impossible", hint="\n    ".join(reasons) or None
     )
 
 
@@ -211,15 +211,15 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     spec, with the entries where they have names.
     """
     now = json.loads(canonical_json(dict(now)))
-    told = []
+    changed = []
     for key in {**before, **now}:
         if before.get(key) == now.get(key):
             continue
         entries = [entry for side in (before, now) for entry in side.get(key) or () if isinstance(entry, dict)]
         names = {entry["name"] for entry in entries if "name" in entry}
         differing = sorted(n for n in names if _named(before.get(key), n) != _named(now.get(key), n))
-        told.append(f"{key} ({', '.join(differing)})" if differing else key)
-    return told
+        changed.append(f"{key} ({', '.join(differing)})" if differing else key)
+    return changed
 
 
 def _named(entries: Any, name: str) -> object:

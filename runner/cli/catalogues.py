@@ -240,20 +240,20 @@ def _engine(name: str) -> dict[str, Any]:
     from gpuscout.runner.engines.registry import about, create_engine
 
     engine = create_engine(name)
-    told = about(name)
+    described = about(name)
     missing = engine.reason if isinstance(engine, MissingEngine) else None
     return {
         "name": name,
         "installed": missing is None,
         "fingerprint": None if missing else engine.fingerprint(),
         "missing": missing,
-        "install": told.install,
-        "covers": told.covers,
-        "homepage": told.homepage or None,
+        "install": described.install,
+        "covers": described.covers,
+        "homepage": described.homepage or None,
         "cost": engine.cost.value,
         "options": {
             option: {"help": known.help, "allowed": known.allowed, "default": known.default}
-            for option, known in (told.options or {}).items()
+            for option, known in (described.options or {}).items()
         },
     }
 

@@ -24,7 +24,7 @@ _SHORTEST_SECRET = 6
 
 def write_report(error: BaseException, arguments: Sequence[str]) -> str | None:
     """Return the path of a new file, readable by its owner only; None when none can be written."""
-    told = [
+    lines = [
         f"gpuscout {version_of('gpuscout')} ended with an unexpected error, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         f"command: gpuscout {shlex.join(arguments)}",
         f"Python {platform.python_version()} on {platform.platform()}",
@@ -35,7 +35,7 @@ def write_report(error: BaseException, arguments: Sequence[str]) -> str | None:
     try:
         descriptor, path = tempfile.mkstemp(prefix="gpuscout-crash-", suffix=".txt")
         with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(without_secrets("\n".join(told)))
+            file.write(without_secrets("\n".join(lines)))
     except OSError:
         return None
     return path

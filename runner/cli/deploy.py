@@ -280,18 +280,18 @@ def _about(
         )
         if value is not None
     ).replace("  ", " ")
-    told = [
+    parts = [
         f"{group.model} on {configuration(chosen, group.input_len, group.output_len)}, {workload(group)}: "
         f"{chosen.concurrency:,} in flight, {figures} ({chosen.told_kind})"
     ]
     value = ranged(chosen.objective, chosen.objective_range, chosen.kind)
     of = " (80 % range)" if chosen.objective_range else ""
-    told.append(f"{aim.name}: {value} {aim.unit}{of}; {trust(chosen)}")
+    parts.append(f"{aim.name}: {value} {aim.unit}{of}; {trust(chosen)}")
     if chosen.chances:
-        told.append(f"limits: {chances(chosen)}")
+        parts.append(f"limits: {chances(chosen)}")
     if chosen.assumed_tail is not None:
-        told.append(f"note: its percentiles are assumed to be {chosen.assumed_tail:g} x the mean (--assume-tail)")
+        parts.append(f"note: its percentiles are assumed to be {chosen.assumed_tail:g} x the mean (--assume-tail)")
     if rate is not None:
         carry = "replica carries" if replicas == 1 else "replicas carry"
-        told.append(f"{replicas:,} {carry} {rate:g} requests/s")
-    return [*told, *(f"note: {note}" for note in (*group.caveats, *launch.notes) if note != UNCHECKED)]
+        parts.append(f"{replicas:,} {carry} {rate:g} requests/s")
+    return [*parts, *(f"note: {note}" for note in (*group.caveats, *launch.notes) if note != UNCHECKED)]

@@ -56,7 +56,7 @@ def _store(db: str) -> dict[str, str]:
 def _engines() -> dict[str, str]:
     from gpuscout.runner.engines.base import MissingEngine
     from gpuscout.runner.engines.registry import create_engine, engine_names
-    from gpuscout.sweeps.text import said
+    from gpuscout.sweeps.text import message_of
 
     found = {}
     for name in engine_names():
@@ -64,7 +64,7 @@ def _engines() -> dict[str, str]:
             engine = create_engine(name)
             found[name] = engine.reason if isinstance(engine, MissingEngine) else f"fingerprint {engine.fingerprint()}"
         except Exception as error:
-            found[name] = f"does not load: {type(error).__name__}: {said(error)}"
+            found[name] = f"does not load: {type(error).__name__}: {message_of(error)}"
     return found
 
 

@@ -118,10 +118,10 @@ def _print(found: MemoryFit) -> None:
 def _split(found: object) -> str:
     from gpuscout.sweeps.settings import SHORT_SIZES
 
-    told = [f"{n.upper()} {getattr(found, size)}" for n, size in SHORT_SIZES.items() if getattr(found, size, 1) > 1]
-    return ", ".join(told) or "TP 1"
+    parts = [f"{n.upper()} {getattr(found, size)}" for n, size in SHORT_SIZES.items() if getattr(found, size, 1) > 1]
+    return ", ".join(parts) or "TP 1"
 
 
 def _requests(number: float) -> str:
-    told = f"{number:.1f}" if number < 10 else f"{number:,.0f}"
-    return f"{told} request{'' if told == '1.0' else 's'}"
+    parts = f"{number:.1f}" if number < 10 else f"{number:,.0f}"
+    return f"{parts} request{'' if parts == '1.0' else 's'}"

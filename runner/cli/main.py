@@ -39,7 +39,7 @@ from gpuscout.runner.cli.help import group_options
 from gpuscout.runner.cli.secrets import hide_password
 from gpuscout.runner.cli.streams import OutputFailed, give_up, use_printable_streams
 from gpuscout.sweeps.errors import GpuscoutError
-from gpuscout.sweeps.text import said, without_passwords
+from gpuscout.sweeps.text import message_of, without_passwords
 
 app = typer.Typer(
     name="gpuscout",
@@ -123,7 +123,7 @@ def execute(arguments: list[str]) -> int:
     except Exception as error:
         report = write_report(error, arguments)
         hint = "this is a bug in gpuscout: please report it with " + (report or "the output of `gpuscout -v …`")
-        return _report(error, f"unexpected {type(error).__name__}: {said(error)}", hint, 1, verbose)
+        return _report(error, f"unexpected {type(error).__name__}: {message_of(error)}", hint, 1, verbose)
 
 
 def _status_of(arguments: list[str]) -> int:
@@ -138,7 +138,7 @@ def _status_of(arguments: list[str]) -> int:
 
 
 def _report(error: Exception, message: str, hint: str | None, exit_code: int, verbose: bool) -> int:
-    told = [message, *([f"    {hint}"] if hint else []), *([traced(error).rstrip()] if verbose else [])]
+    lines = [message, *([f"    {hint}"] if hint else []), *([traced(error).rstrip()] if verbose else [])]
     with suppress(OutputFailed, BrokenPipeError):
-        print(without_passwords("\n".join(told)), file=sys.stderr)
+        print(without_passwords("\n".join(lines)), file=sys.stderr)
     return exit_code

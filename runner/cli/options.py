@@ -318,8 +318,8 @@ def counted_gpus(texts: Iterable[str] | None) -> list[tuple[int | None, str]]:
     """Read "2xH200,2xH100" as numbers and names; all have the same number, or none has one. Raises InputError."""
     found = [counted(text) for text in parted(texts)]
     if len({number for number, _ in found}) > 1:
-        told = ", ".join(f"{number or 'any number'} x {name}" for number, name in found)
-        raise InputError(f"--gpu: {told}: expected one number of GPUs for all", hint="ask for each apart")
+        numbers = ", ".join(f"{number or 'any number'} x {name}" for number, name in found)
+        raise InputError(f"--gpu: {numbers}: expected one number of GPUs for all", hint="ask for each apart")
     return found
 
 

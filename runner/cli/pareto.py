@@ -121,8 +121,8 @@ def pareto(
                 print(remark)
         for caveat in chain.from_iterable(caveats.values()):
             print_wrapped(f"note: {caveat}")
-        if (told := assumed(question)) is not None:
-            print_wrapped(told)
+        if (note := assumed(question)) is not None:
+            print_wrapped(note)
     else:
         axes_shown = (a.column for a in found.metrics)
         shown = list(dict.fromkeys(["model", "input_len", "output_len", "kind", *names, *axes_shown]))
@@ -145,8 +145,8 @@ def _caption(found: Pareto, question: Question) -> list[str]:
     asked = [f"limits: {limits} (dashed where on an axis)" if limits else "no limits", assumed(question)]
     if found.prices is not None:
         known = found.prices.known
-        told = [f"{gpu} {known[gpu].per_hour(1).usd:.2f}" for gpu in named_gpus(found) if gpu in known]
-        asked.append(f"prices: USD per GPU hour, {question.prices.purchase}, median of providers: {', '.join(told)}")
+        note = [f"{gpu} {known[gpu].per_hour(1).usd:.2f}" for gpu in named_gpus(found) if gpu in known]
+        asked.append(f"prices: USD per GPU hour, {question.prices.purchase}, median of providers: {', '.join(note)}")
     asked.append(f"gpuscout {__version__}, {datetime.now(UTC):%Y-%m-%d}")
     return [line for line in asked if line]
 
@@ -187,8 +187,8 @@ def _print(found: Pareto, front: Front, names: list[str], *, dominated: bool, ac
     kinds = " and ".join(sorted({point["kind"] for point in shown}))
     print_wrapped(f"{best:,} of {count(front.considered, 'point')} on the frontier of {by}; {kinds}", indent=2)
     lead = ["model", "input_len", "output_len"] if across else []
-    told = names if whole else telling(names, shown)
-    columns = list(dict.fromkeys([*lead, *told, *(axis.column for axis in found.metrics)]))
+    note = names if whole else telling(names, shown)
+    columns = list(dict.fromkeys([*lead, *note, *(axis.column for axis in found.metrics)]))
     if shown:
         rows = [ranged_row(point) for point in shown]
         headed = [with_range(column, rows[0]) for column in _columns(columns, dominated)]

@@ -268,8 +268,8 @@ def check_unique(identities: Sequence[tuple[object, ...]], files: Sequence[Path]
     """Raise InputError where two files hold the same price: one would replace the other."""
     same = next((identity for identity, times in Counter(identities).items() if times > 1), None)
     if same is not None:
-        told = " ".join(str(part) for part in same if part)
-        raise InputError(f"{' and '.join(map(str, files))} hold the same price twice: {told}; nothing was imported")
+        price = " ".join(str(part) for part in same if part)
+        raise InputError(f"{' and '.join(map(str, files))} hold the same price twice: {price}; nothing was imported")
 
 
 def _rates(given: list[str] | None) -> dict[str, float]:

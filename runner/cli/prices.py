@@ -56,8 +56,10 @@ def list_prices(output: Output, books: Books = None, db: Db = DEFAULT_STORE) -> 
         return
     for name in names:
         about = _summary(q for q in found if q.book == name)
-        told = f"{count(about['quotes'], 'price')} of {count(about['gpus'], 'GPU')}, {about['from']} to {about['to']}"
-        print_line(f"{name}: {told}", output)
+        summary = (
+            f"{count(about['quotes'], 'price')} of {count(about['gpus'], 'GPU')}, {about['from']} to {about['to']}"
+        )
+        print_line(f"{name}: {summary}", output)
     if priced.known:
         print_line("USD/h: of one GPU, on demand; the median of the newest price of each provider", output)
     rows = []
@@ -261,8 +263,8 @@ def print_saved_tokens(book: str, prices: Sequence[TokenPrice], gone: int, *, js
         print_json({"book": book, "stored": len(prices), "replaced": gone})
         return
     for price in prices[:_LISTED]:
-        told = f"{price.input_usd_per_mtok:g} in, {price.output_usd_per_mtok:g} out USD per million tokens"
-        print(f"{price.name}: {told}, {price.date}")
+        summary = f"{price.input_usd_per_mtok:g} in, {price.output_usd_per_mtok:g} out USD per million tokens"
+        print(f"{price.name}: {summary}, {price.date}")
     more = f" ({len(prices) - _LISTED:,} more)" if len(prices) > _LISTED else ""
     replaced = f", {gone:,} replaced" if gone else ""
     print(f"{count(len(prices), 'token price')} stored in {book}{replaced}{more}")

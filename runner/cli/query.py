@@ -167,8 +167,8 @@ def _print_points(reader: PointReader, given: str | None, sort: list[str], page:
                 err().print(f"fewer than {page.offset + 1:,} points match: --offset leaves out all of them")
             for caveat in chain.from_iterable(reader.caveats.values()):
                 print_wrapped(f"note: {caveat}")
-            if (told := assumed(reader.question)) is not None:
-                print_wrapped(told)
+            if (note := assumed(reader.question)) is not None:
+                print_wrapped(note)
     if next(rows, None) is not None:
         first = (
             f"points {page.offset + 1:,} to {page.end:,}"

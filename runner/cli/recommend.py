@@ -146,8 +146,10 @@ def _write_measurements(ranking: Ranking, top: int, file: Path, *, adaptive: boo
 
     spec = spec_to_measure(ranking, top, name=re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem), adaptive=adaptive)
     write_file(spec.to_yaml(directory=str(file.parent)), file, hint="--measure-spec names another one")
-    told = f"{len(spec.only)} configurations to measure are in {file}: gpuscout plan {file}, then gpuscout run {file}"
-    err().print(told, soft_wrap=True)
+    message = (
+        f"{len(spec.only)} configurations to measure are in {file}: gpuscout plan {file}, then gpuscout run {file}"
+    )
+    err().print(message, soft_wrap=True)
 
 
 def memory_of_bests(ranking: Ranking, db: str) -> list[MemoryFit | None]:

@@ -183,8 +183,8 @@ def run_and_report(
         err().print(_summary(report))
         if ranking:
             print_ranking(ranking, top=top)
-            for told in in_8_bit(ranking, others):
-                print_wrapped(told)
+            for note in in_8_bit(ranking, others):
+                print_wrapped(note)
         if sized is not None:
             print_capacity(sized)
         _print_reasons(store, report)

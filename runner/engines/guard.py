@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from types import FrameType
 
 from gpuscout.sweeps.errors import GpuscoutError
-from gpuscout.sweeps.text import said
+from gpuscout.sweeps.text import message_of
 
 
 class EngineFailed(Exception):
@@ -40,7 +40,7 @@ def guarded(*, foreign: bool) -> Iterator[None]:
 
 def words_of(error: BaseException) -> str:
     """Return the kind of an error and what it says, in one line."""
-    text = said(error)
+    text = message_of(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

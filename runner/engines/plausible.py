@@ -89,21 +89,21 @@ def implausible(runs: Sequence[MeasuredRun]) -> list[str | None]:
         cached = bool(run.details.get("shared_prefixes"))
         ttft_ms, itl_ms, tokens = (run.figure(name) for name in ("ttft_ms", "itl_ms", "output_tokens_per_s"))
         most_requests = peak[row] / (output_flop if cached else whole_flop)[row]
-        told = None
+        reason = None
         if itl_ms and itl_ms < _SLACK * least_itl_ms[row] and not run.details.get("drafts_tokens"):
-            told = (
+            reason = (
                 f"ITL {itl_ms:.3g} ms is below {least_itl_ms[row]:.3g} ms, which reading the active weights takes at "
                 "full bandwidth: another GPU, TP or precision, speculative decoding, or seconds for milliseconds?"
             )
         elif ttft_ms and ttft_ms < _SLACK * least_ttft_ms[row] and not cached:
-            told = (
+            reason = (
                 f"TTFT {ttft_ms:.3g} ms is below {least_ttft_ms[row]:.3g} ms, which the prompt's arithmetic takes at "
                 "its peak: a prefix cache, shorter prompts, another GPU or TP, or seconds for milliseconds?"
             )
         elif tokens and _SLACK * tokens / f.output_len[row] > most_requests:
-            told = (
+            reason = (
                 f"{tokens:,.4g} output tokens/s are beyond the peak arithmetic of {run.num_gpus} GPUs "
                 f"({most_requests * f.output_len[row]:,.4g}): a prefix cache, shorter prompts, more GPUs?"
             )
-        found.append(told)
+        found.append(reason)
     return found

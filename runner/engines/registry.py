@@ -15,7 +15,7 @@ from gpuscout.runner.engines.guard import EngineFailed, guarded
 from gpuscout.sweeps.cases import canonical_json
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 from gpuscout.sweeps.servers import taken_for_engine
-from gpuscout.sweeps.text import said
+from gpuscout.sweeps.text import message_of
 from gpuscout.sweeps.trust import Trust
 
 ENTRY_POINTS = "gpuscout.engines"
@@ -59,7 +59,7 @@ def _made(name: str, factory: EngineFactory, options: dict[str, object]) -> Engi
     try:
         engine = factory(**options)
     except TypeError as error:
-        raise InputError(f"engine {name}: {said(error)}") from error
+        raise InputError(f"engine {name}: {message_of(error)}") from error
     missing = getattr(engine, "missing", None)
     why: str | None = missing() if missing is not None else None
     return engine if why is None else MissingEngine(name, why, cost=engine.cost, options=engine.options)
@@ -89,8 +89,10 @@ def about(name: str) -> About:
     try:
         with guarded(foreign=name not in _BUILT_IN):
             factory = _factory(name)
-            told = about_of(factory)
-            return told if told.options is not None else replace(told, options=_parameters(factory) or {})
+            described = about_of(factory)
+            return (
+                described if described.options is not None else replace(described, options=_parameters(factory) or {})
+            )
     except EngineFailed:  # it does not load: `create_engine` tells why
         return About()
 

@@ -30,7 +30,7 @@ from gpuscout.sweeps.expand import Expansion
 from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.servers.options import options_text
 from gpuscout.sweeps.sweep import EnginePart
-from gpuscout.sweeps.text import said
+from gpuscout.sweeps.text import message_of
 
 # Called with the position in its block of the task that was measured, and what was measured.
 Emit = Callable[[int, MeasuredRun], None]
@@ -102,7 +102,7 @@ def the_engine(part: EnginePart) -> Engine:
             with guarded(foreign=is_foreign(engine)):
                 _fingerprints[key] = engine.fingerprint()
     except (EngineFailed, GpuscoutError) as error:
-        raise EngineMissing(f"engine {part.name} cannot be used: {said(error)}") from error
+        raise EngineMissing(f"engine {part.name} cannot be used: {message_of(error)}") from error
     if (here := _fingerprints[key]) != part.fingerprint:
         if isinstance(engine, MissingEngine):
             raise EngineMissing(engine.reason)
@@ -139,10 +139,10 @@ def evaluate(engine: Engine, cases: CaseColumns, ladder: IntArray) -> Curves:
         return _with_refused(evaluate(engine, cases.take(taken), ladder), taken, refused)
     except MemoryError as error:
         if len(cases) == 1:
-            return failed(1, Outcome.ERROR, f"out of memory: MemoryError {said(error)}".rstrip())
+            return failed(1, Outcome.ERROR, f"out of memory: MemoryError {message_of(error)}".rstrip())
     except (EngineFailed, GpuscoutError) as error:
         if len(cases) == 1:
-            return failed(1, Outcome.ERROR, said(error))
+            return failed(1, Outcome.ERROR, message_of(error))
     half = len(cases) // 2
     rows = np.arange(len(cases))
     return joined([evaluate(engine, cases.take(part), ladder) for part in (rows[:half], rows[half:])])
@@ -172,7 +172,7 @@ def measured_parts(expansion: Expansion, job: Job) -> Iterator[tuple[int, Measur
             else:
                 yield positions[found.row], found.run
     except (EngineFailed, GpuscoutError) as error:
-        fault = said(error)
+        fault = message_of(error)
     open_ends = (Ended(row, Outcome.ERROR, fault) for row in range(len(cases)) if row not in ended)
     ended.update({end.row: end for end in open_ends})
     answer = answered(
@@ -211,8 +211,8 @@ def _refused_options(engine: Engine, cases: CaseColumns) -> dict[int, str]:
     ):
         if name not in understood and any(texts):
             what = "server options" if name == "server_options" else "speculative decoding"
-            told = [f"{engine.name} does not take {what} into account: {text}" if text else None for text in texts]
-            refused |= {row: why for row, code in enumerate(codes.tolist()) if (why := told[code]) is not None}
+            reasons = [f"{engine.name} does not take {what} into account: {text}" if text else None for text in texts]
+            refused |= {row: why for row, code in enumerate(codes.tolist()) if (why := reasons[code]) is not None}
     return refused
 
 

@@ -111,17 +111,17 @@ def why(expansion: Expansion, cheap_only: bool = True) -> list[Verdict]:
         curves = evaluate(engine, cases, np.array([1], dtype=np.int64))
         for row, code in enumerate(curves.outcome.tolist()):
             outcome = OUTCOMES[code]
-            told = None
+            reason = None
             if outcome is not Outcome.OK:
-                told = f"{outcome.value.replace('_', ' ')}: {curves.details.get(row, 'no details')}"
-            verdicts.append(Verdict(_describe(cases, row, part.name), told))
+                reason = f"{outcome.value.replace('_', ' ')}: {curves.details.get(row, 'no details')}"
+            verdicts.append(Verdict(_describe(cases, row, part.name), reason))
     return verdicts
 
 
 def _describe(cases: CaseColumns, row: int, engine: str) -> str:
     case = cases.case(row)
-    told = [options_text(case.server_options), case.speculative.text]
-    started = "".join(f"  {text}" for text in told if text)
+    options = [options_text(case.server_options), case.speculative.text]
+    started = "".join(f"  {text}" for text in options if text)
     return (
         f"{case.model.name} on {case.gpu.name} x{case.num_gpus}  tp={case.tensor_parallel} pp={case.pipeline_parallel} "
         f"dp={case.data_parallel} ep={case.expert_parallel}  {case.precision}, KV {case.kv_precision}  {case.server}"

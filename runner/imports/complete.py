@@ -49,9 +49,9 @@ class NotSaid(InputError):
         if served is not None and "model" in self.fields:
             names[self.fields.index("model")] += f' ("{served}" is a folder of the machine that served)'
             placeholders["model"] = model_at(served) or placeholders["model"]
-        told = " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+        lacking = " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
         flags = " ".join(f"{flag(name)} {text}" for name, text in placeholders.items())
-        super().__init__(f"does not say {told}", hint=f"add {flags}, or --mapping FILE with them")
+        super().__init__(f"does not say {lacking}", hint=f"add {flags}, or --mapping FILE with them")
 
 
 def _is_text(details: Mapping[str, object]) -> bool:
@@ -225,8 +225,8 @@ class Completer:
         for name in ("concurrency", "request_rate"):
             stated = None if run.load is None else getattr(run.load, name)
             if run.load is not None and name in added and float(added[name].text) != stated:
-                told = stated if stated is not None else f"none, its load is {run.load.kind.replace('_', ' ')}"
-                raise InputError(f"{added[name].origin}: {name}: {added[name].text}, but the file says {told}")
+                stated_load = stated if stated is not None else f"none, its load is {run.load.kind.replace('_', ' ')}"
+                raise InputError(f"{added[name].origin}: {name}: {added[name].text}, but the file says {stated_load}")
 
 
 def _measured(

@@ -142,7 +142,7 @@ def _read(
         completer = replace(completer, flags={}, mappings=Mappings())
     lacking: dict[str, int] = {}
     served: str | None = None
-    told: dict[str, list[str]] = {}  # places by what is told of them
+    places_by_note: dict[str, list[str]] = {}  # places by what is told of them
     places: list[str] = []  # of the runs
     contradictions: list[str | None] = []
     for reported in runs:
@@ -157,9 +157,9 @@ def _read(
             if not published:
                 raise
             # A collection of others: a model or GPU that nobody knows here does not keep out the rest.
-            told.setdefault(f"left out: {error.message.removeprefix(f'{file.name}{reported.place}: ')}", []).append(
-                file.name + reported.place
-            )
+            places_by_note.setdefault(
+                f"left out: {error.message.removeprefix(f'{file.name}{reported.place}: ')}", []
+            ).append(file.name + reported.place)
             continue
         place = file.name + reported.place
         wrong = contradiction(run)
@@ -169,14 +169,14 @@ def _read(
         places.append(place)
         contradictions.append(wrong)
         for note in notes:
-            told.setdefault(note, []).append(place)
+            places_by_note.setdefault(note, []).append(place)
     # Public runs are as they were published: what contradicts itself there is kept apart, too.
     causes = [wrong or cause for wrong, cause in zip(contradictions, implausible(file.runs), strict=True)]
     file.runs = [replace(run, implausible=cause) for run, cause in zip(file.runs, causes, strict=True)]
     for place, cause in zip(places, causes, strict=True):
         if cause is not None:
-            told.setdefault(f"implausible, and never ranked unless asked for: {cause}", []).append(place)
-    for note, where in told.items():
+            places_by_note.setdefault(f"implausible, and never ranked unless asked for: {cause}", []).append(place)
+    for note, where in places_by_note.items():
         more = f" and {len(where) - 1:,} more" if len(where) > 1 else ""
         file.notes.append(f"{where[0]}{more}: {note}")
     if lacking:

@@ -136,8 +136,8 @@ def _get(url: str, timeout_s: float) -> bytes:
         except (TimeoutError, URLError, http.client.HTTPException, OSError) as error:
             reason = error.reason if isinstance(error, URLError) else error
             late = isinstance(reason, TimeoutError)
-            told = f"no answer within {timeout_s:g} s" if late else f"cannot be reached: {reason}"
-            raise InputError(f"{host}: {told}", hint="try again later, or --url for another server") from error
+            problem = f"no answer within {timeout_s:g} s" if late else f"cannot be reached: {reason}"
+            raise InputError(f"{host}: {problem}", hint="try again later, or --url for another server") from error
     raise InputError(f"{host}: too many requests", hint="try again later")
 
 

@@ -164,8 +164,8 @@ def _rows(file: str, lines: list[str]) -> Iterator[tuple[str, str, str, str | No
         row = dict(zip(names, (value.strip() for value in values), strict=True))
         node = row.get("node")
         if node is not None and (not node or node in seen):
-            told = f'a second row of node "{printable(node)[:60]}"' if node else "node: empty"
-            raise InputError(f"{place}: {told}", hint="a node has GPUs of one type: one row a node")
+            problem = f'a second row of node "{printable(node)[:60]}"' if node else "node: empty"
+            raise InputError(f"{place}: {problem}", hint="a node has GPUs of one type: one row a node")
         seen |= {node} if node else set()
         yield place, row["gpu"], row["gpus"], node
 

@@ -141,10 +141,10 @@ def _file(model: HubModel, filename: str, token: str | None) -> _File | None:
     except Exception as error:
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
             return None
-        told = explained(error, model)
-        if told.final or not isinstance(cached, str):
+        explanation = explained(error, model)
+        if explanation.final or not isinstance(cached, str):
             # The cause is left out: its text may quote signed addresses and whatever a server says.
-            raise told.error from None
+            raise explanation.error from None
         return _File(Path(cached), None, was_cached=True)
 
 
@@ -195,9 +195,9 @@ def _contents(model: HubModel, commit: str | None, token: str | None, *, quantis
         # The counts of the API say nothing of packed weights: some are of weights, some of what is stored.
         return _Contents(files, {}, _tensors(model, commit, files, api))
     except Exception as error:
-        told = explained(error, model)
-        if told.passing:
-            raise told.error from None
+        explanation = explained(error, model)
+        if explanation.passing:
+            raise explanation.error from None
         return _Contents(frozenset(), {})
 
 
@@ -226,8 +226,8 @@ def _patiently(model: HubModel, ask: Callable[[], Answer], pauses_s: Sequence[fl
         try:
             return ask()
         except Exception as error:
-            told = explained(error, model)
-            if not told.passing or not isinstance(told.error, HubServerError | HubUnreachableError):
+            explanation = explained(error, model)
+            if not explanation.passing or not isinstance(explanation.error, HubServerError | HubUnreachableError):
                 raise
             time.sleep(pause_s)
     return ask()

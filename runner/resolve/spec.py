@@ -99,8 +99,8 @@ def all_problems(
     # A store that cannot be asked is told about when the spec can be used.
     with suppress(GpuscoutError):
         _look_up(invalid.sound, gpu_file, known, problems)
-    told = {(problem.file, problem.line, problem.column, problem.key) for problem in invalid.problems}
-    more = (p for p in problems.found if (p.file, p.line, p.column, p.key) not in told)
+    reported = {(problem.file, problem.line, problem.column, problem.key) for problem in invalid.problems}
+    more = (p for p in problems.found if (p.file, p.line, p.column, p.key) not in reported)
     return SpecError([*invalid.problems, *more])
 
 
@@ -181,7 +181,7 @@ def _asked_twice(spec: SweepSpec, one: SweptModel, other: SweptModel) -> SweptMo
 def explained_names(spec: SweepSpec, *, gpu_file: Path | None = None) -> list[str]:
     """Return what short names and aliases of a spec were taken to mean, such as "A100 is A100-SXM-80GB"."""
     gpus = _Gpus(spec, gpu_file, Problems(spec)).known
-    told = [
+    parts = [
         gpus.explain(selector.name)
         for selector in spec.gpus
         if selector.name and not has_wildcard(selector.name) and gpus.find(selector.name) is not None
@@ -190,8 +190,8 @@ def explained_names(spec: SweepSpec, *, gpu_file: Path | None = None) -> list[st
         if not entry.is_path and not has_wildcard(entry.model):
             target = target_of(entry.model, entry.revision)
             names = (target.name,) if isinstance(target, HubModel) else target
-            told += [f"{entry.model} is {name}" for name in names if name != entry.model]
-    return [text.replace(" -> ", " is ") for text in told if text]
+            parts += [f"{entry.model} is {name}" for name in names if name != entry.model]
+    return [text.replace(" -> ", " is ") for text in parts if text]
 
 
 def _hub_models(spec: SweepSpec) -> Iterator[HubModel]:
@@ -370,8 +370,8 @@ def _check_zip(spec: SweepSpec, models: int, gpus: int, problems: Problems) -> N
     for number, group in enumerate(spec.zip):
         lengths = {axis: {"models": models, "gpus": gpus}.get(axis) or len(getattr(spec, axis)) for axis in group}
         if len(set(lengths.values())) > 1:
-            told = ", ".join(f"{axis} {length}" for axis, length in lengths.items())
-            problems.add(("zip", number), f"axes in lockstep have different lengths: {told}")
+            stated = ", ".join(f"{axis} {length}" for axis, length in lengths.items())
+            problems.add(("zip", number), f"axes in lockstep have different lengths: {stated}")
         if {"precision", "kv_precision"} & set(group) and any(
             entry.precision or entry.kv_precision for entry in spec.models
         ):

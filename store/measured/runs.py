@@ -302,10 +302,10 @@ def runs_digest(runs: Iterable[MeasuredRun]) -> str:
 def _contents(run: MeasuredRun) -> list[object]:
     """Return what was measured; what only some runs tell is there only where they do."""
     plain = [getattr(run, name) for name in _IDENTITY]
-    told = {name: value for name in _TOLD if (value := getattr(run, name)) not in (None, ())}
+    facts = {name: value for name in _TOLD if (value := getattr(run, name)) not in (None, ())}
     if run.latency_stat != "mean":
-        told["latency_stat"] = run.latency_stat
-    return [*plain, told] if told else plain
+        facts["latency_stat"] = run.latency_stat
+    return [*plain, facts] if facts else plain
 
 
 @functools.cache

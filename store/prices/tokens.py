@@ -110,8 +110,8 @@ def _price(row: Row, column: str, rate: float | None, *, least: float = 0.0) -> 
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or value < 0:
-        told = f'invalid price "{printable(text[:40])}": expected a number from {least:g}' if text else "missing"
-        row.report(column, told, "write 0.15: USD for a million tokens, no currency signs, a decimal point")
+        problem = f'invalid price "{printable(text[:40])}": expected a number from {least:g}' if text else "missing"
+        row.report(column, problem, "write 0.15: USD for a million tokens, no currency signs, a decimal point")
         return None
     if rate is None:
         return None

@@ -72,8 +72,10 @@ def sides_of(connection: sa.Connection, one: str, other: str, question: Question
         first, second = (_priced(form, _bare(text), question) for form, text in pairs if form is not None)
         return _different(first, second, one, other)
     if not forms:
-        told = " and ".join(f'"{text}" ({" or ".join(found)})' for text, found in zip((one, other), meant, strict=True))
-        raise InputError(f"{told} cannot be compared: they are not of one kind", hint=_EXAMPLES)
+        sides = " and ".join(
+            f'"{text}" ({" or ".join(found)})' for text, found in zip((one, other), meant, strict=True)
+        )
+        raise InputError(f"{sides} cannot be compared: they are not of one kind", hint=_EXAMPLES)
     if len(forms) > 1:
         ways = ", ".join(f"{form}:{_bare(one)} {form}:{_bare(other)}" for form in forms)
         raise InputError(f'"{one}" and "{other}" may be {" or ".join(forms)}', hint=f"write {ways}")

@@ -307,14 +307,14 @@ def moving_plans(
         ends = [again(rate) for rate in expected_rates(config, output_len)]
         same = surely.get(settings_of(config)) if is_known(config) else None
         safe = again(None if same is None else rate_of(same, output_len))
-        told = []
+        courses = []
         for fleet in fleets:
             if fleet.policy == "mixed" and fleet.reserved in (0, fleet.replicas_peak):
                 continue  # that is none or all of them reserved, which stand there already
             costs = sorted(one[fleet.policy].usd or 0.0 for one in ends if fleet.policy in one)
             known = (costs[0], costs[-1]) if costs and fleet.usd is not None else None
-            told.append(replace(fleet, usd_range=known, safe=safe.get(fleet.policy)))
-        plans.append(MovingPlan(config, rate_of(config, output_len) or 0.0, tuple(told), config.backed))
+            courses.append(replace(fleet, usd_range=known, safe=safe.get(fleet.policy)))
+        plans.append(MovingPlan(config, rate_of(config, output_len) or 0.0, tuple(courses), config.backed))
     return plans
 
 

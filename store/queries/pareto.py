@@ -152,9 +152,9 @@ def pareto(
     for members in found.members():
         compete = members[(usable & ~waits)[members]]
         best[compete] = frontier(found.figures[:, compete] * signs)
-        told = compete if dominated else compete[best[compete]]
-        order = np.lexsort((told, found.figures[0, told] * signs[0, 0], ~best[told]))
-        shown.append(told[order].tolist())
+        kept = compete if dominated else compete[best[compete]]
+        order = np.lexsort((kept, found.figures[0, kept] * signs[0, 0], ~best[kept]))
+        shown.append(kept[order].tolist())
     figures = [axis.column for axis in axes]
     names = list(dict.fromkeys([*columns, *figures, *ends_of(figures)]))
     rows = _described(reader, names, [found.key(point) for points in shown for point in points])

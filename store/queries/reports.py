@@ -26,8 +26,8 @@ def reported(connection: sa.Connection, question: Question, part: str) -> list[d
         .order_by(models.c.name, gpus.c.name, cases.c.num_gpus, tasks.c.id)
     )
     found = [{**row, **json.loads(row["extras"])} for row in rows.mappings()]
-    told = [{name: value for name, value in task.items() if name != "extras"} for task in found if part in task]
-    if not told:
+    with_part = [{name: value for name, value in task.items() if name != "extras"} for task in found if part in task]
+    if not with_part:
         error = nothing_matches(connection, scope)
         raise InputError(f"{error.message}, or no engine reports {part} for what does", hint=error.hint)
-    return told
+    return with_part

@@ -189,8 +189,8 @@ def shortfalls_of(
     )
     figures, ratios = pool.bounded(hopeless)
     violation = ratios.max(axis=0)
-    told = violation < UNKNOWN
-    together = _nearest(pool, hopeless[told], violation[told])
+    usable = violation < UNKNOWN
+    together = _nearest(pool, hopeless[usable], violation[usable])
     unmet = {number: [] for number in groups}  # type: dict[int, list[tuple[Slo, _Near]]]
     for limit in pool.limits:
         for group, near in _nearest_alone(connection, scope, pool, limit, hopeless).items():

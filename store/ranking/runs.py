@@ -273,7 +273,7 @@ def points_of(
     point = np.repeat(np.arange(len(first)), np.diff(starts))
     medians = {name: _medians(column[order], point, starts) for name, column in figures.items()}
     medians |= {"concurrency": concurrency[first], "queued": np.zeros(len(first))}
-    told = [
+    notes = [
         RunFacts(sources[run], versions[run], days[run], completed[run], failed[run], doubts[run])
         for run in order.tolist()
     ]
@@ -281,7 +281,7 @@ def points_of(
     bounds = starts.tolist()
     origin = np.array(
         [
-            origins.setdefault(frozenset((run.source, run.server_version) for run in told[start:stop]), len(origins))
+            origins.setdefault(frozenset((run.source, run.server_version) for run in notes[start:stop]), len(origins))
             for start, stop in itertools.pairwise(bounds)
         ]
     )
@@ -291,7 +291,7 @@ def points_of(
     here = np.arange(len(first))
     above = np.where(np.append(follows, False), here + 1, -1)
     below = np.where(np.insert(follows, 0, False), here - 1, -1)
-    return Points(configuration[first], load[first], rate[first], medians, starts, told, above, below, here)
+    return Points(configuration[first], load[first], rate[first], medians, starts, notes, above, below, here)
 
 
 def _percentiles(connection: sa.Connection, limit: Limit, run_ids: Sequence[int]) -> Array:

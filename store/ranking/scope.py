@@ -220,11 +220,13 @@ def _maybe_missing(connection: sa.Connection, error: UnknownNameError) -> Unknow
     rows = connection.execute(
         sa.select(sweeps.c.name, sweeps.c.task_count, done.label("done")).where(sweeps.c.finished_at.is_(None))
     ).all()
-    told = [f"sweep {row.name} is at {percent(row.done / max(row.task_count, 1))}" for row in rows]
-    if not told:
+    unfinished = [f"sweep {row.name} is at {percent(row.done / max(row.task_count, 1))}" for row in rows]
+    if not unfinished:
         return error
     found = UnknownNameError(error.kind, error.name, error.suggestions)
-    found.hint = "   ".join(part for part in (found.hint, f"{listed(told)}: it may be among what is missing") if part)
+    found.hint = "   ".join(
+        part for part in (found.hint, f"{listed(unfinished)}: it may be among what is missing") if part
+    )
     return found
 
 

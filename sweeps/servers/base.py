@@ -174,8 +174,8 @@ def draft_of(deployment: Deployment) -> str | None:
 
 def option_flags(deployment: Deployment, flags: Mapping[str, str]) -> list[str]:
     """Return the flags of the given server options, by the server's names of them."""
-    told = deployment.server_options
-    return [part for name, flag in flags.items() if name in told for part in (flag, str(told[name]))]
+    options = deployment.server_options
+    return [part for name, flag in flags.items() if name in options for part in (flag, str(options[name]))]
 
 
 def check_expert_blocks(deployment: Deployment, server: str, ranks: int, hint: str) -> None:

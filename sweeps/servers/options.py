@@ -115,5 +115,5 @@ def defaults_in_words(name: str) -> str:
     """Return text such as "vllm 256 or 1,024 by the GPU, sglang 2,048 …": the
     defaults of the servers that have this option.
     """
-    told = {server: default_in_words(name, server) for server in SERVERS}
-    return ", ".join(f"{server} {words}" for server, words in told.items() if words)
+    defaults = {server: default_in_words(name, server) for server in SERVERS}
+    return ", ".join(f"{server} {words}" for server, words in defaults.items() if words)

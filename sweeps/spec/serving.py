@@ -114,9 +114,11 @@ def _product(
         try:
             columns[name] = axis.parse(entry[name])
         except InvalidValue as invalid:
-            told = None if default is None else f"default: {default(name)}"
-            hinted = (replace(f, hint="; ".join(part for part in (f.hint, told) if part)) for f in invalid.faults)
-            faults.add(*(invalid.faults if told is None else hinted), under=(name,))
+            default_hint = None if default is None else f"default: {default(name)}"
+            hinted = (
+                replace(f, hint="; ".join(part for part in (f.hint, default_hint) if part)) for f in invalid.faults
+            )
+            faults.add(*(invalid.faults if default_hint is None else hinted), under=(name,))
     combinations = 1
     for column in columns.values():
         combinations *= len(column)

@@ -229,9 +229,9 @@ def _rated(path: Path, names: list[str], stream: IO[str], step_s: float | None, 
         elif steps.rate is None:
             raise InputError(f"{path}:{line}: the load has ended in the row above, which has no {column}")
         elif at <= steps.last:
-            told = "the same time as the row above" if at == steps.last else "an earlier time than the row above"
+            problem = "the same time as the row above" if at == steps.last else "an earlier time than the row above"
             raise InputError(
-                f"{path}:{line}: time: {row['time']!r:.40}: {told} of the same model and workload",
+                f"{path}:{line}: time: {row['time']!r:.40}: {problem} of the same model and workload",
                 hint="sort the rows by time, each time once; a load over midnight needs dates",
             )
         rate = _rate(path, line, column, row[column]) if row[column].strip() else None

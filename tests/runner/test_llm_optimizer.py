@@ -21,7 +21,7 @@ from gpuscout.runner.engines.base import Cost, Engine, MissingEngine
 from gpuscout.runner.engines.llm_optimizer import engine as module
 from gpuscout.runner.engines.llm_optimizer import our_gpu, probe, program, their_gpu
 from gpuscout.runner.engines.llm_optimizer.engine import INSTALL, LlmOptimizerEngine
-from gpuscout.runner.engines.llm_optimizer.output import Finding, told
+from gpuscout.runner.engines.llm_optimizer.output import Finding, error_chain
 from gpuscout.runner.engines.registry import create_engine
 from gpuscout.runner.resolve.spec import engine_part
 from gpuscout.sweeps.cases import Case, CaseColumns
@@ -196,7 +196,7 @@ def test_causes_that_repeat_each_other_are_told_once() -> None:
     cause = ConnectionError("name or service not known")
     error = ValueError(f"Could not download config.json: {cause}")
     error.__cause__ = cause
-    assert told(error) == "ValueError: Could not download config.json: name or service not known"
+    assert error_chain(error) == "ValueError: Could not download config.json: name or service not known"
 
 
 def test_does_not_fit_says_how_much_is_missing(package: Path) -> None:

@@ -70,18 +70,18 @@ def frontier(found: Pareto, slos: Sequence[Slo] = (), caption: Sequence[str] = (
             tips |= _draw(axes, points, sizes, look, found.metrics, len(tips), named=gpu in gpus)
             if gpu in gpus:
                 marks.append(Label(gpu, points[-1][x], points[-1][y], replace(look, marker=_SHAPES["estimated"])))
-        for told in _others(curves, gpus):
+        for note in _others(curves, gpus):
             some = next(points for gpu, points in curves.items() if gpu not in gpus)
-            marks.append(Label(told, some[-1][x], some[-1][y], _OTHERS))
+            marks.append(Label(note, some[-1][x], some[-1][y], _OTHERS))
         add_labels(axes, marks)
         hidden = len(front.points) - len(shown)
         if hidden:
-            told = f"{hidden:,} points that another of their GPU type beats are not shown"
-            axes.text(0.99, 0.01, told, transform=axes.transAxes, fontsize=6.5, ha="right", color="#777777")
+            note = f"{hidden:,} points that another of their GPU type beats are not shown"
+            axes.text(0.99, 0.01, note, transform=axes.transAxes, fontsize=6.5, ha="right", color="#777777")
         for metric in found.metrics[2:]:
             values = [point[metric.column] for point in shown]
-            told = f"size: {_axis(metric)}, {min(values):,.3g} to {max(values):,.3g}"
-            axes.text(0.01, 0.99, told, transform=axes.transAxes, fontsize=7, va="top")
+            note = f"size: {_axis(metric)}, {min(values):,.3g} to {max(values):,.3g}"
+            axes.text(0.01, 0.99, note, transform=axes.transAxes, fontsize=7, va="top")
     kinds = sorted({point["kind"] for front in fronts for point in front.points})
     shapes = ", ".join(f"{'dots' if kind == 'estimated' else 'diamonds'}: {kind}" for kind in kinds)
     bands = "; bands: 80 % intervals" if ends_of([found.metrics[1].column]) and "estimated" in kinds else ""

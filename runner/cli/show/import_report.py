@@ -38,12 +38,12 @@ def print_exports(exports: Sequence[ImportedExport], *, dry_run: bool, json: boo
         for file in exports:
             if file.error is not None:
                 continue
-            told = [
+            parts = [
                 count(file.tasks, "task"),
                 count(file.points, "operating point"),
                 count(file.measured_runs, "measured run"),
             ]
-            print(f"{file.name}: {', '.join(told)} {'in it' if dry_run else 'added'}")
+            print(f"{file.name}: {', '.join(parts)} {'in it' if dry_run else 'added'}")
     for file in exports:
         if file.error is not None:
             print(file.error.message, file=sys.stderr)
@@ -63,9 +63,9 @@ def print_files(files: Sequence[ImportedFile], *, dry_run: bool) -> None:
             print(f"… and {count(len(sound) - _SHOWN, 'more file')} (--json lists all)")
     added, known = sum(file.added for file in files), sum(file.already_stored for file in files)
     refused = len(files) - len(sound)
-    told = [f"{count(added, 'run')} {'would be added' if dry_run else 'added'}", f"{known:,} already there"]
-    told += [f"{count(refused, 'file')} refused"] if refused else []
-    print(", ".join(told))
+    parts = [f"{count(added, 'run')} {'would be added' if dry_run else 'added'}", f"{known:,} already there"]
+    parts += [f"{count(refused, 'file')} refused"] if refused else []
+    print(", ".join(parts))
     notes = [note for file in sound for note in file.notes]
     for note in notes[:_SHOWN]:
         print(f"note: {note}", file=sys.stderr)

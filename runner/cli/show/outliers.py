@@ -49,8 +49,10 @@ def print_worst(reports: Sequence[AccuracyReport], most: int, output: Output) ->
     for one, all_of_it in found:
         far = sum(outlier.factor > 2 for outlier in all_of_it)
         outside = sum(outlier.outside is True for outlier in all_of_it)
-        told = f"{one.engine}: {far:,} of {count(len(all_of_it), 'run')} over 2x off, {outside:,} outside its interval"
-        print_wrapped(told + ("; a fifth of all are to be expected there" if outside else ""))
+        summary = (
+            f"{one.engine}: {far:,} of {count(len(all_of_it), 'run')} over 2x off, {outside:,} outside its interval"
+        )
+        print_wrapped(summary + ("; a fifth of all are to be expected there" if outside else ""))
     for row in rows:
         if row["implausible"]:
             print_wrapped(f"implausible: {row['file']}: {row['implausible']}")

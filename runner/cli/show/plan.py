@@ -56,10 +56,10 @@ def _print(expansion: Expansion, plan: Plan) -> None:
         reasons[exclusion.reason] += exclusion.combinations
     if plan.hopeless:
         reasons.update({outcome.value.replace("_", " "): number for outcome, number in plan.hopeless.items()})
-    told = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
+    text = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
     untried = "" if plan.hopeless is not None else "; too many tasks to look which of them fit"
     impossible = f"{sum(reasons.values()):>9,}"
-    print_field(f"not possible  {impossible}", f" {told}{untried}".rstrip(), 0, indent=2)
+    print_field(f"not possible  {impossible}", f" {text}{untried}".rstrip(), 0, indent=2)
     print(f"  in the store  {plan.stored:>9,}")
     computed = plan.to_compute - (sum(plan.hopeless.values()) if plan.hopeless else 0)
     takes = f"{duration(plan.work.seconds())} in one process" if computed else "nothing to do"
@@ -92,7 +92,7 @@ def _axes(sweep: Sweep) -> str:
         "DP": sweep.data_parallel,
         "EP": sweep.expert_parallel,
     }
-    told = [f" x {name} {','.join(map(str, values))}" for name, values in sizes.items() if values != (1,)]
+    parts = [f" x {name} {','.join(map(str, values))}" for name, values in sizes.items() if values != (1,)]
     named = {
         "server": sweep.servers,
         "precision": sweep.precision,
@@ -100,10 +100,10 @@ def _axes(sweep: Sweep) -> str:
         "memory fraction": sweep.gpu_memory_utilization,
         "maximum length": sweep.max_model_len,
     }
-    told += [f" x {count(len(values), name)}" for name, values in named.items() if len(values) > 1]
+    parts += [f" x {count(len(values), name)}" for name, values in named.items() if len(values) > 1]
     for name, entries in (("server options", sweep.server_options), ("speculative", sweep.speculative)):
-        told += [f" x {len(entries)} {name}"] if len(entries) > 1 else []
-    return "".join(told)
+        parts += [f" x {len(entries)} {name}"] if len(entries) > 1 else []
+    return "".join(parts)
 
 
 def _document(expansion: Expansion, plan: Plan) -> dict[str, object]:

@@ -36,8 +36,8 @@ def _sellers(ranking: Ranking) -> list[str]:
     if len(ranking.groups) != 1 or not ranking.groups[0].sellers:
         return []
     unit = ranking.question.aim.unit
-    told = (f"{one.provider}: {one.gpu} x{one.num_gpus} {usd(one.objective)}" for one in ranking.groups[0].sellers)
-    return [f"at each seller's own prices ({unit}): {'; '.join(told)}"]
+    text = (f"{one.provider}: {one.gpu} x{one.num_gpus} {usd(one.objective)}" for one in ranking.groups[0].sellers)
+    return [f"at each seller's own prices ({unit}): {'; '.join(text)}"]
 
 
 def prices_in_short(ranking: Ranking, gpus: Iterable[str], *, by_gpu: bool) -> list[str]:
@@ -62,8 +62,8 @@ def prices_by_gpu(found: Prices, gpus: Iterable[str]) -> list[str]:
     if not priced:
         return _unused(found)
     hour = "hour of a single GPU, its whole instance paid" if found.rules.whole_instances else "GPU hour"
-    told = "; ".join(_in_short(found, gpu) for gpu in priced)
-    return [f"{_kind(found)}, USD per {hour}: {told}", *_unused(found)]
+    summary = "; ".join(_in_short(found, gpu) for gpu in priced)
+    return [f"{_kind(found)}, USD per {hour}: {summary}", *_unused(found)]
 
 
 def _kind(found: Prices) -> str:
@@ -98,9 +98,9 @@ def _unpriced(ranking: Ranking, shown: Iterable[str]) -> list[str]:
     for gpu in sorted({*unranked} if ranked_by_price else {*shown}):
         if gpu in ranking.prices.missing:
             lacking[ranking.prices.missing[gpu]].append(gpu)
-    told, does = ("unranked", "ranks") if ranked_by_price else ("no price", "prices")
+    text, does = ("unranked", "ranks") if ranked_by_price else ("no price", "prices")
     return [
-        f"{told}: {', '.join(gpus)}: {reason}; --price '{gpus[0]}'=USD {does} it" for reason, gpus in lacking.items()
+        f"{text}: {', '.join(gpus)}: {reason}; --price '{gpus[0]}'=USD {does} it" for reason, gpus in lacking.items()
     ]
 
 
@@ -111,8 +111,8 @@ def prices_told(prices: Prices, gpus: Iterable[str]) -> list[str]:
     hour = "hour of a single GPU, its whole instance paid" if rules.whole_instances else "GPU hour"
     kind = f"{rules.purchase} USD per {hour}, median of providers (lowest to highest)"
     kind += f", {percent(rules.discount)} off" if rules.discount else ""
-    told = [text for gpu in dict.fromkeys(gpus) if (text := _told(prices, gpu))]
-    return [*([f"prices: {kind}: {'; '.join(told)}"] if told else []), *_unused(prices)]
+    parts = [text for gpu in dict.fromkeys(gpus) if (text := _told(prices, gpu))]
+    return [*([f"prices: {kind}: {'; '.join(parts)}"] if parts else []), *_unused(prices)]
 
 
 def _unused_overrides(prices: Prices) -> list[str]:

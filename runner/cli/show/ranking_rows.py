@@ -28,8 +28,8 @@ def print_ranking_rows(ranking: Ranking, output: Output, *, top: int | None) -> 
         print_rows([Column(name, name) for name in columns_of(ranking)], rows, output)
         return
     pairs = ((group, config) for group in ranking.groups for config in shown(group, top))
-    told = [row | _for_readers(row, *pair) for row, pair in zip(rows, pairs, strict=True)]
-    print_rows(_columns(ranking, told), told, output)
+    shown_rows = [row | _for_readers(row, *pair) for row, pair in zip(rows, pairs, strict=True)]
+    print_rows(_columns(ranking, shown_rows), shown_rows, output)
 
 
 def _columns(ranking: Ranking, rows: Sequence[Row]) -> list[Column]:

@@ -90,8 +90,8 @@ def _group(ranking: Ranking, group: Group, fit: MemoryFit | None) -> Iterator[st
         yield _tag("p", "Nothing qualifies.", "answer")
         yield from _losers(group)
         return
-    told = ranged(best.objective, best.objective_range, best.kind)
-    yield _tag("p", f"{describe(best, group)}: {told} {ranking.question.aim.unit}", "answer")
+    text = ranged(best.objective, best.objective_range, best.kind)
+    yield _tag("p", f"{describe(best, group)}: {text} {ranking.question.aim.unit}", "answer")
     at = f"with {best.concurrency:,} requests in flight" if best.concurrency is not None else "at its measured load"
     yield _tag(
         "p",
@@ -175,8 +175,8 @@ def _losers(group: Group) -> Iterator[str]:
     rows = []
     for out in group.losers:
         nearest = out.examples[0] if out.examples else None
-        told = "" if nearest is None else f"{describe(nearest, group)}: {nearest.detail}"
-        rows.append((f"{out.count:,}", cause(out.cause, out.slo), told))
+        text = "" if nearest is None else f"{describe(nearest, group)}: {nearest.detail}"
+        rows.append((f"{out.count:,}", cause(out.cause, out.slo), text))
     yield _table(("configurations", "why", "the nearest"), rows, figures=(0,))
 
 
@@ -198,8 +198,8 @@ def _prices(ranking: Ranking) -> Iterator[str]:
     if rows:
         yield _tag("h2", "Prices by seller")
         discount = ranking.question.prices.discount
-        told = f", before a discount of {share(discount)}" if discount else ""
-        yield _tag("p", f"USD per GPU hour, {ranking.question.prices.purchase}{told}.")
+        text = f", before a discount of {share(discount)}" if discount else ""
+        yield _tag("p", f"USD per GPU hour, {ranking.question.prices.purchase}{text}.")
         yield _table(("GPU", "USD/h", "seller", "read on", "source"), rows, figures=(1,))
 
 
@@ -210,11 +210,11 @@ def _tag(name: str, text: str, kind: str = "") -> str:
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[object]], *, figures: Sequence[int] = ()) -> str:
     def line(cells: Sequence[object], tag: str) -> str:
-        told = (
+        tags = (
             f"<{tag}{' class=n' if place in figures else ''}>{_escaped(str(cell))}</{tag}>"
             for place, cell in enumerate(cells)
         )
-        return f"<tr>{''.join(told)}</tr>"
+        return f"<tr>{''.join(tags)}</tr>"
 
     top = [line(header, "th")] if header else []
     lines = "".join([*top, *(line(row, "td") for row in rows)])

@@ -51,13 +51,13 @@ def site(found: Site) -> str:
     """Return text such as "1 node, NVLink 4 (450 GB/s a GPU); 1.4 kW TDP;
     sold by AWS, GCP (availability not known)"
     """
-    told = [count(found.nodes, "node")]
+    parts = [count(found.nodes, "node")]
     if found.link is not None:
-        told[0] += f", {found.link} ({number(found.link_gb_per_s or 0.0)}{GLUE}GB/s a GPU)"
+        parts[0] += f", {found.link} ({number(found.link_gb_per_s or 0.0)}{GLUE}GB/s a GPU)"
     if found.tdp_kw is not None:
-        told.append(f"{number(found.tdp_kw)}{GLUE}kW TDP of GPUs")
+        parts.append(f"{number(found.tdp_kw)}{GLUE}kW TDP of GPUs")
     if found.sellers:
         others = len(found.sellers) - _MOST_SELLERS
         named = ", ".join(found.sellers[:_MOST_SELLERS]) + (f" and {others} more" if others > 0 else "")
-        told.append(f"sold by {named} (availability not known)")
-    return "; ".join(told)
+        parts.append(f"sold by {named} (availability not known)")
+    return "; ".join(parts)

@@ -199,10 +199,10 @@ def _download_outcome(error: Exception) -> Outcome:
     """
     status = getattr(error.__cause__, "code", None)
     headers = getattr(error.__cause__, "headers", None) or {}
-    told = headers.get("X-Error-Code")
-    if told in ("RepoNotFound", "EntryNotFound", "RevisionNotFound") or status == 404:
+    code = headers.get("X-Error-Code")
+    if code in ("RepoNotFound", "EntryNotFound", "RevisionNotFound") or status == 404:
         return Outcome.UNKNOWN_MODEL
-    return Outcome.GATED if told == "GatedRepo" or status in (401, 403) else Outcome.ERROR
+    return Outcome.GATED if code == "GatedRepo" or status in (401, 403) else Outcome.ERROR
 
 
 def _point(case: Case, concurrency: int, result: Any) -> Point:

@@ -90,8 +90,8 @@ class AISimulateEngine:
     def missing(self) -> str | None:
         """Return why it cannot run here, with the command that installs it; None when it can."""
         if self._program is None:
-            told = "aisimulate is not installed" if self._command is None else f"program {self._command} not found"
-            return f"{told}: {INSTALL}; then its path as the option command"
+            problem = "aisimulate is not installed" if self._command is None else f"program {self._command} not found"
+            return f"{problem}: {INSTALL}; then its path as the option command"
         return None
 
     def fingerprint(self) -> str:
@@ -158,8 +158,8 @@ class AISimulateEngine:
             options = ("--format", "json", "--output-dir", str(out), "--capture-per-request", "--detail", "memory")
             printed = run([self._program, "predict", "-c", str(file), *options], self._timeout_s)
             if printed.status is None:
-                told = f"{self._program} took longer than {self._timeout_s:g} s"
-                return CaseAnswer.failed(Outcome.TIMEOUT, told), None
+                problem = f"{self._program} took longer than {self._timeout_s:g} s"
+                return CaseAnswer.failed(Outcome.TIMEOUT, problem), None
             requests = out / "requests.jsonl"
             if printed.status != 0 or not requests.is_file():
                 return failure(printed), None

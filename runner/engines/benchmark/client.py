@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuscout.runner.engines.benchmark.errors import BenchmarkError, RefusedError
 from gpuscout.sweeps.outcomes import Outcome
-from gpuscout.sweeps.text import printable, said
+from gpuscout.sweeps.text import message_of, printable
 
 if TYPE_CHECKING:
     import aiohttp
@@ -274,7 +274,11 @@ def words_of(error: BaseException) -> str:
 
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         error = error.certificate_error
-        return f"its certificate cannot be verified: {getattr(error, 'verify_message', '') or said(error)}"
+        return f"its certificate cannot be verified: {getattr(error, 'verify_message', '') or message_of(error)}"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return said(error.os_error) if len(said(error.os_error)) < _LONGEST_WORDS else type(error.os_error).__name__
-    return said(error)[:_LONGEST_WORDS] or type(error).__name__
+        return (
+            message_of(error.os_error)
+            if len(message_of(error.os_error)) < _LONGEST_WORDS
+            else type(error.os_error).__name__
+        )
+    return message_of(error)[:_LONGEST_WORDS] or type(error).__name__

@@ -47,7 +47,7 @@ class Endpoint:
 
     def details(self, case: Case, started: datetime, tool_version: str | None) -> dict[str, object]:
         """The metadata of a run on this server, as JSON values."""
-        told = {
+        deployment = {
             "tool_version": tool_version,
             "host": socket.gethostname(),
             "endpoint": self.url,
@@ -55,7 +55,7 @@ class Endpoint:
             "other_server": self.owner if self.is_other_than(case.server) else None,
             "run": started.isoformat(timespec="milliseconds"),
         }
-        return {name: value for name, value in told.items() if value is not None}
+        return {name: value for name, value in deployment.items() if value is not None}
 
 
 def checked_url(url: str) -> str:

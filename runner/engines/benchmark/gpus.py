@@ -97,8 +97,10 @@ def wait_for_memory(until_s: float = _RETURNED_WITHIN_S) -> str | None:
     until = time.monotonic() + until_s
     while busy := [gpu for gpu in node_gpus() if _is_busy(gpu)]:
         if time.monotonic() >= until:
-            told = ", ".join(f"{gpu.name} {gpu.index}: {gpu.used_mib:,.0f} of {gpu.total_mib:,.0f} MiB" for gpu in busy)
-            return f"GPU memory is in use ({told})"
+            usage = ", ".join(
+                f"{gpu.name} {gpu.index}: {gpu.used_mib:,.0f} of {gpu.total_mib:,.0f} MiB" for gpu in busy
+            )
+            return f"GPU memory is in use ({usage})"
         time.sleep(_LOOK_S)
     return None
 

@@ -189,5 +189,5 @@ def _lost(server: RunningServer, case: Case, request_timeout_s: float) -> Server
 
 
 def _joined(detail: str | None, kept: str | None) -> str | None:
-    told = [text for text in (detail, f"after the server had ended, {kept}" if kept else None) if text]
-    return "; ".join(told) or None
+    details = [text for text in (detail, f"after the server had ended, {kept}" if kept else None) if text]
+    return "; ".join(details) or None

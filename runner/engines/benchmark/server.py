@@ -23,7 +23,7 @@ from gpuscout.runner.engines.benchmark.guardian import Guardian
 from gpuscout.runner.engines.benchmark.processes import MARK, end, identity, new_note
 from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.secret import redacted
-from gpuscout.sweeps.text import said
+from gpuscout.sweeps.text import message_of
 
 HOST = "127.0.0.1"
 LAST_LINES = 50
@@ -68,7 +68,7 @@ class RunningServer:
             self._process = self._started(command)
         except (OSError, ValueError) as error:
             self._forget()
-            raise ServerFailed(f"cannot start {command[0]}: {said(error)}", Outcome.ENGINE_MISSING) from error
+            raise ServerFailed(f"cannot start {command[0]}: {message_of(error)}", Outcome.ENGINE_MISSING) from error
         self._root = psutil.Process(self._process.pid)
         self._guardian.watch_over(identity(self._root))
         self.model = ""
@@ -125,8 +125,8 @@ class RunningServer:
     def failed(self, message: str, outcome: Outcome) -> ServerFailed:
         """The failure with the last lines of the server's log."""
         lines = self.last_lines()
-        told = f"; the last {len(lines)} lines of its log:\n" + "\n".join(lines) if lines else "; its log is empty"
-        return ServerFailed(message + told, outcome)
+        log = f"; the last {len(lines)} lines of its log:\n" + "\n".join(lines) if lines else "; its log is empty"
+        return ServerFailed(message + log, outcome)
 
     def crashed(self, when: str) -> ServerFailed | None:
         """The failure when the server's process has ended; None: it runs."""

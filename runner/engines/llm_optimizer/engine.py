@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from gpuscout.runner.engines.base import About, CaseAnswer, Cost, Option, Point, answered, silence
 from gpuscout.runner.engines.llm_optimizer import probe
-from gpuscout.runner.engines.llm_optimizer.output import Finding, extras, finding_in, told
+from gpuscout.runner.engines.llm_optimizer.output import Finding, error_chain, extras, finding_in
 from gpuscout.runner.engines.llm_optimizer.package import Figures, Package
 from gpuscout.runner.engines.llm_optimizer.program import Program
 from gpuscout.runner.engines.llm_optimizer.support import FIXED_MEMORY_UTILIZATION, GPUS, refusal
@@ -114,7 +114,7 @@ class LlmOptimizerEngine:
             try:
                 _package()
             except Exception as error:  # somebody else's code
-                return f"llm-optimizer is installed but does not load ({told(error)}): {INSTALL}"
+                return f"llm-optimizer is installed but does not load ({error_chain(error)}): {INSTALL}"
             return None
         if self._program is None:
             if self._command is not None:
@@ -203,9 +203,9 @@ class LlmOptimizerEngine:
         try:
             answer = replace(answer, extras=extras(package.report(case, self._constraints)))
         except Exception as error:
-            if finding_in(told(error)) is Finding.CONSTRAINTS_UNMET:
+            if finding_in(error_chain(error)) is Finding.CONSTRAINTS_UNMET:
                 raise
-            answer = replace(answer, extras={"no_report": told(error)})  # the curve is good without it
+            answer = replace(answer, extras={"no_report": error_chain(error)})  # the curve is good without it
         points: list[Point] = []
         for concurrency in ladder:
             figures = one if concurrency == 1 else package.estimate(case, model, concurrency)
@@ -270,7 +270,7 @@ def _wrong_package(version: str | None = None) -> str:
 
 def _failed(error: Exception, *expected: Finding) -> CaseAnswer:
     """Return what an exception of the package means; one that means nothing else is an error, tried again."""
-    message = told(error)
+    message = error_chain(error)
     finding = finding_in(message)
     if finding in expected:
         return finding.answer(message)

@@ -125,7 +125,7 @@ class Report:
         )
 
 
-def extras(told: Report) -> dict[str, object]:
+def extras(report: Report) -> dict[str, object]:
     """Return what is kept with a task, JSON-able: only what was said, and only finite figures."""
 
     def said(section: Any) -> dict[str, object]:
@@ -135,12 +135,12 @@ def extras(told: Report) -> dict[str, object]:
             if entry is not None and not (isinstance(entry, float) and not math.isfinite(entry))
         }
 
-    parts = {"roofline": told.roofline, "concurrency": told.concurrency, "constrained": told.constrained}
+    parts = {"roofline": report.roofline, "concurrency": report.concurrency, "constrained": report.constrained}
     kept: dict[str, object] = {name: content for name, part in parts.items() if part and (content := said(part))}
-    if told.tuning:
+    if report.tuning:
         kept["tuning"] = {
             framework: {level: list(commands) for level, commands in levels.items()}
-            for framework, levels in told.tuning.items()
+            for framework, levels in report.tuning.items()
         }
     return kept
 
@@ -361,7 +361,7 @@ def finding_in(message: str) -> Finding | None:
     return next((finding for finding, pattern in _PATTERNS if pattern.search(message)), None)
 
 
-def told(error: BaseException) -> str:
+def error_chain(error: BaseException) -> str:
     """Return an exception and what caused it, as one line to search in and to show."""
     parts: list[str] = []
     seen: set[int] = set()

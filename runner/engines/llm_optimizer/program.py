@@ -70,17 +70,17 @@ class Program:
 
 def read(printed: Printed, case: Case, ladder: list[int]) -> CaseAnswer:
     """Return the answer in an output, by its content: the exit status is 0 on most failures."""
-    told = parse_llm_optimizer_output(printed.stdout)
-    if told.error is None and told.performance is not None:
-        if not _is_about(told.configuration, case):
+    report = parse_llm_optimizer_output(printed.stdout)
+    if report.error is None and report.performance is not None:
+        if not _is_about(report.configuration, case):
             return Finding.BROKEN_OUTPUT.answer("the output is about another case than was asked")
-        if told.does_not_fit:
+        if report.does_not_fit:
             gpus = f"{case.tensor_parallel} x {case.gpu.name}"
             return Finding.DOES_NOT_FIT.answer(f"llm-optimizer says that {gpus} cannot hold one request")
-        if told.performance.best_latency is not None and told.performance.best_throughput is not None:
-            return CaseAnswer(points=_points(told, case, ladder), extras=extras(told))
+        if report.performance.best_latency is not None and report.performance.best_throughput is not None:
+            return CaseAnswer(points=_points(report, case, ladder), extras=extras(report))
     last_words = [line.strip() for line in printed.stderr.splitlines() if line.strip()][-3:]
-    message = " ".join(" ".join([told.error or "", *last_words]).split())
+    message = " ".join(" ".join([report.error or "", *last_words]).split())
     finding = finding_in(message) or Finding.BROKEN_OUTPUT
     if finding is Finding.BROKEN_OUTPUT:
         message = f"no estimate in what it printed (exit status {printed.status}) {message}".rstrip()
@@ -102,29 +102,29 @@ def _arguments(case: Case, constraints: str | None) -> list[str]:
     return ["estimate", *(str(part) for pair in options.items() for part in pair)]
 
 
-def _is_about(told: Configuration | None, case: Case) -> bool:
+def _is_about(report: Configuration | None, case: Case) -> bool:
     """Return whether nothing the output says of its question contradicts the case."""
-    if told is None:
+    if report is None:
         return False
     pairs = (
-        (told.model, case.model.name),
-        (told.gpu, their_gpu(case.gpu.name)),
-        (told.num_gpus, case.tensor_parallel),
-        (told.precision, their_precision(case.precision)),
-        (told.input_len, case.input_len),
-        (told.output_len, case.output_len),
+        (report.model, case.model.name),
+        (report.gpu, their_gpu(case.gpu.name)),
+        (report.num_gpus, case.tensor_parallel),
+        (report.precision, their_precision(case.precision)),
+        (report.input_len, case.input_len),
+        (report.output_len, case.output_len),
     )
     return all(said is None or said == asked for said, asked in pairs)
 
 
-def _points(told: Report, case: Case, ladder: list[int]) -> list[Point]:
+def _points(report: Report, case: Case, ladder: list[int]) -> list[Point]:
     """Return the operating points it printed, of those on the ladder.
 
     What is not printed follows from what is, as the tool computes it: input tokens/s = concurrency x input / TTFT,
     output tokens/s = concurrency / ITL, E2E = TTFT + output x ITL, requests/s = concurrency / E2E.
     """
     found: dict[int, Point] = {}
-    performance = told.performance
+    performance = report.performance
     best = performance.best_throughput if performance else None
     if best and best.concurrency > 1 and min(best.input_tokens_per_s, best.output_tokens_per_s) > 0:
         itl_ms = 1e3 * best.concurrency / best.output_tokens_per_s
@@ -136,7 +136,7 @@ def _points(told: Report, case: Case, ladder: list[int]) -> list[Point]:
             best.output_tokens_per_s,
             Bound(best.bottleneck) if best.bottleneck else Bound.UNKNOWN,
         )
-    for low in (performance.best_latency if performance else None, told.constrained):
+    for low in (performance.best_latency if performance else None, report.constrained):
         if low is not None and low.concurrency not in found and low.ttft_ms + low.itl_ms > 0:
             found[low.concurrency] = _point(low.concurrency, low.ttft_ms, low.itl_ms, case)
     return [found[concurrency] for concurrency in ladder if concurrency in found]

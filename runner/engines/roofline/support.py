@@ -46,8 +46,8 @@ def _prompts_too_long(cases: CaseColumns) -> dict[int, str]:
     if not whole.any():
         return {}
     usual = np.array([server_named(name).batch_defaults("", np.inf)[1] for name in cases.servers])[cases.server]
-    told = [dict(options).get("max_num_batched_tokens") for options in cases.server_options]
-    most = np.array([np.inf if tokens is None else tokens for tokens in told])[cases.options]
+    stated = [dict(options).get("max_num_batched_tokens") for options in cases.server_options]
+    most = np.array([np.inf if tokens is None else tokens for tokens in stated])[cases.options]
     return {
         row: f"{server_named(cases.servers[cases.server[row]]).title} takes prompts whole: max_num_batched_tokens "
         f"{most[row]:,.0f} is less than their {cases.input_len[row]:,} tokens"

@@ -286,9 +286,9 @@ def _check_versions(address: str) -> None:
             hint="install gpuscout's dependencies there: pip install gpuscout",
         ) from error
     for there in found:
-        if told := shipping.difference(here, there):
+        if difference := shipping.difference(here, there):
             raise GpuscoutError(
-                f"the cluster at {address} runs {told}", hint="gpuscout needs the same versions on both sides"
+                f"the cluster at {address} runs {difference}", hint="gpuscout needs the same versions on both sides"
             )
 
 

@@ -65,14 +65,14 @@ def _run(document: Node) -> Reported:
             if match and (value := entry.figure()):
                 percentiles[metric, float(match[1])] = scaled(value, _scale(node, unit))
     config = document["input_config"]
-    told: dict[str, str] = {}
+    stated: dict[str, str] = {}
     names = [*config["endpoint"]["model_names"].elements(), *(m["name"] for m in config["models"]["items"].elements())]
     models = [text for node in names if (text := node.text())]
     if len(models) == 1:
-        told["model"] = models[0]
+        stated["model"] = models[0]
     gpus = _gpus(document)
     if len(set(gpus)) == 1:
-        told["gpu"] = gpus[0]
+        stated["gpu"] = gpus[0]
     concurrency, rate = _load(config)
     load = None if (concurrency, rate) == (None, None) else Load.of(concurrency, rate)
     input_len, output_len = _lengths(config)
@@ -83,7 +83,7 @@ def _run(document: Node) -> Reported:
         tool_version=document["aiperf_version"].text(),
         run=" ".join(part for part in (document["benchmark_id"].text(), started.text()) if part) or None,
         measured_on=day_of(started.moment()),
-        deployment=told,
+        deployment=stated,
         input_len=input_len,
         output_len=output_len,
         mean_input_len=_average(document["input_sequence_length"], "tokens"),

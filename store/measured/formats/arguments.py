@@ -34,27 +34,27 @@ def normalised(arguments: Mapping[str, object]) -> dict[str, object]:
 def deployment(arguments: Mapping[str, object]) -> dict[str, str]:
     """Return the fields of `Reported` that these labels or arguments tell."""
     given = normalised(arguments)
-    told: dict[str, str] = {}
+    stated: dict[str, str] = {}
     for field, names in _NAMES.items():
         for name in names:
             value = given.get(name)
             if isinstance(value, str | int | float) and not isinstance(value, bool) and str(value).strip():
-                told.setdefault(field, str(value).strip())
+                stated.setdefault(field, str(value).strip())
     for name, server in _VERSIONS.items():
         if name in given:
-            told.setdefault("server", server)
-            told.setdefault("server_version", str(given[name]))
-    if kv := told.pop("kv_precision", None):
+            stated.setdefault("server", server)
+            stated.setdefault("server_version", str(given[name]))
+    if kv := stated.pop("kv_precision", None):
         kv = _KV_WORDS.get(kv.casefold(), kv.casefold())
         if kv != "auto":  # which is the model's own, and a server may have another idea of that
-            told["kv_precision"] = "fp8" if kv.startswith("fp8") else kv
-    if told.get("max_model_len") in ("-1", "0", "auto"):
-        del told["max_model_len"]
-    if _switched_on(given.get("enable_expert_parallel")) and "ep" not in told:
-        sizes = [told.get("tp", "1"), told.get("dp", "1")]
+            stated["kv_precision"] = "fp8" if kv.startswith("fp8") else kv
+    if stated.get("max_model_len") in ("-1", "0", "auto"):
+        del stated["max_model_len"]
+    if _switched_on(given.get("enable_expert_parallel")) and "ep" not in stated:
+        sizes = [stated.get("tp", "1"), stated.get("dp", "1")]
         if all(size.isdecimal() for size in sizes):
-            told["ep"] = str(int(sizes[0]) * int(sizes[1]))
-    return told
+            stated["ep"] = str(int(sizes[0]) * int(sizes[1]))
+    return stated
 
 
 def drafts_tokens(arguments: Mapping[str, object]) -> bool:

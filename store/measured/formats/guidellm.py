@@ -48,11 +48,11 @@ def _run(report: Node, entry: Node) -> Reported:
         means[metric] = found["mean"].figure()
         percentiles |= {(metric, percent): value for percent, value in _percentiles(found).items()}
     labels = scalars(report["config"]["metadata"]["labels"])
-    told = deployment(labels)
+    stated = deployment(labels)
     models = (spec["backend"], entry["config"]["backend"], report["args"])
     model = next((text for node in models if (text := node["model"].text())), entry["worker"]["backend_model"].text())
     if model:
-        told["model"] = model
+        stated["model"] = model
     data = _data(report, entry)
     requests = _requests(entry)
     lengths = {side: metrics[f"{side}_token_count"]["successful"] for side in ("prompt", "output")}
@@ -66,7 +66,7 @@ def _run(report: Node, entry: Node) -> Reported:
         label=next((str(labels[key]) for key in ("label", "name") if key in labels), None),
         run=" ".join(str(part) for part in (identity, started.number()) if part) or None,
         measured_on=day_of(started.moment()),
-        deployment=told,
+        deployment=stated,
         input_len=_target(data, "prompt_tokens"),
         output_len=_target(data, "output_tokens"),
         mean_input_len=lengths["prompt"]["mean"].figure(),

@@ -36,8 +36,8 @@ def read(file: SourceFile) -> Contents:
         else:
             runs.append(_run(stage))
             if "time_per_output_token" in stage["successes"]["latency"]:
-                told = "ITL follows from latencies and served tokens; time_per_output_token counts the text again"
-                notes.append(f"{stage.file}{stage.place}: {told}")
+                note = "ITL follows from latencies and served tokens; time_per_output_token counts the text again"
+                notes.append(f"{stage.file}{stage.place}: {note}")
     return Contents(tuple(runs), tuple(notes))
 
 

@@ -76,7 +76,7 @@ def _run(document: Node) -> Reported:
     told_load = not (load["concurrency"].missing and load["rate_qps"].missing)
     how = Load.of(concurrency, rate) if told_load else None
     stack = document["scenario"]["stack"]
-    told, arguments = _deployment(stack)
+    stated, arguments = _deployment(stack)
     time = run["time"]["start"] if "start" in run["time"] else run["time"]["end"]
     return Reported(
         place=document.place,
@@ -87,7 +87,7 @@ def _run(document: Node) -> Reported:
         ),
         run=" ".join(filter(None, (run["uid"].required().text(), _moment_text(time)))),
         measured_on=day_of(time.moment()),
-        deployment=told,
+        deployment=stated,
         input_len=load["input_seq_len"]["value"].whole(),
         output_len=load["output_seq_len"]["value"].whole(),
         mean_input_len=_mean(requests["input_length"], "tokens"),
@@ -140,28 +140,28 @@ def _deployment(stack: Node) -> tuple[dict[str, str], dict[str, object]]:
     first = engines[0]["standardized"]
     accelerator = first["accelerator"]
     arguments = scalars(engines[0]["native"]["args"])
-    told = deployment(arguments)
+    stated = deployment(arguments)
     for field, node in (("gpu", accelerator), ("server", first), ("server_version", first), ("model", first["model"])):
         key = {"gpu": "model", "server": "tool", "server_version": "tool_version", "model": "name"}[field]
         if text := node[key].text():
-            told[field] = text
+            stated[field] = text
     for field in ("tp", "pp", "dp", "ep"):
         if size := accelerator["parallelism"][field].size():
-            told[field] = str(size)
+            stated[field] = str(size)
     replicas = sum(engine["standardized"]["replicas"].size() or 1 for engine in engines)
-    _check_count(accelerator["count"], told, replicas)
+    _check_count(accelerator["count"], stated, replicas)
     if replicas > 1:
-        if told.get("ep", "1") != "1":
+        if stated.get("ep", "1") != "1":
             raise accelerator["parallelism"].wrong(f"{replicas} replicas with expert parallelism are no single case")
-        told["dp"] = str(int(told.get("dp", "1")) * replicas)
-    return told, arguments
+        stated["dp"] = str(int(stated.get("dp", "1")) * replicas)
+    return stated, arguments
 
 
-def _check_count(count: Node, told: dict[str, str], replicas: int) -> None:
+def _check_count(count: Node, parallelism: dict[str, str], replicas: int) -> None:
     """Check `count`, which may be of one replica or of all; anything else contradicts the parallelism."""
     stated = count.size()
-    sizes = [told.get(field, "1") for field in ("tp", "pp", "dp")]
-    if stated is None or "tp" not in told or not all(size.isdecimal() for size in sizes):
+    sizes = [parallelism.get(field, "1") for field in ("tp", "pp", "dp")]
+    if stated is None or "tp" not in parallelism or not all(size.isdecimal() for size in sizes):
         return
     gpus = int(sizes[0]) * int(sizes[1]) * int(sizes[2])
     if stated not in (gpus, gpus * replicas):

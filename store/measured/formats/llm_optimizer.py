@@ -53,15 +53,15 @@ def _run(entry: Node, results: Node, shared: Node) -> Reported:
     figures = flat_figures(results)
     about, client = entry["metadata"], entry["config"]["client_args"]
     arguments = scalars(entry["config"]["server_args"])
-    told = deployment(arguments)
+    stated = deployment(arguments)
     for field, key in (("gpu", "gpu_type"), ("model", "model_tag")):
         said = about[key].text() or shared[key].text()
         if said and said.casefold() != "unknown":
-            told[field] = said
+            stated[field] = said
     command = entry["cmd"].prose() or ""
     for server in REGISTRY.values():
         if server.command is not None and server.command.search(command):
-            told["server"] = server.name
+            stated["server"] = server.name
     concurrency = client["max_concurrency"].size() or results["max_concurrency"].size()
     rate = client["request_rate"].rate() or results["request_rate"].rate()
     load = Load.of(concurrency, rate)
@@ -69,7 +69,7 @@ def _run(entry: Node, results: Node, shared: Node) -> Reported:
     return Reported(
         place=entry.place,
         tool="llm-optimizer",
-        deployment=told,
+        deployment=stated,
         input_len=results["random_input_len"].size() or about["input_tokens"].size() or shared["input_len"].size(),
         output_len=results["random_output_len"].size() or about["output_tokens"].size() or shared["output_len"].size(),
         load=load,

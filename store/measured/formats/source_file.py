@@ -128,8 +128,8 @@ class SourceFile:
             place = f"{self.name}:{mark.line + 1}:{mark.column + 1}" if mark else self.name
             raise InputError(f"{place}: not YAML: {error.problem or error.context}") from error
         except (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError) as error:
-            told = " ".join(str(error).split())
-            raise InputError(f"{self.name}: not YAML that can be read: {told}") from error
+            message = " ".join(str(error).split())
+            raise InputError(f"{self.name}: not YAML that can be read: {message}") from error
         if sum(_expanded(document, {}) for document in found) > _MOST_YAML_VALUES:
             raise TooLarge(self.name, f"{_MOST_YAML_VALUES:,} values", "aliases count as what they stand for")
         # A document of YAML does not tell where it begins; the second one of a file is rare.

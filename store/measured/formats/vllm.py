@@ -53,9 +53,9 @@ def _run(result: Node) -> Reported:
         raise result["ramp_up_strategy"].wrong("a load that grows cannot be compared")
     concurrency, rate = result["max_concurrency"].size(), result["request_rate"].rate()
     extra = {key: value for key, value in scalars(result).items() if key not in _OWN_KEYS and not is_figure(key)}
-    told = deployment(extra)
+    stated = deployment(extra)
     if model := result["model_id"].text():
-        told["model"] = model
+        stated["model"] = model
     sent = result["num_prompts"].count()
     load = Load.of(concurrency, rate)
     if load.concurrency and sent and sent < load.concurrency:  # there are never more in flight than there are
@@ -68,7 +68,7 @@ def _run(result: Node) -> Reported:
         label=result["label"].text(),
         run=" ".join(part for part in (date.text(), None if number is None else f"run {number:g}") if part) or None,
         measured_on=day_of(date.moment()),
-        deployment=told,
+        deployment=stated,
         input_len=Node(targets.get("random_input_len"), result.file, "random_input_len").size(),
         output_len=Node(targets.get("random_output_len"), result.file, "random_output_len").size(),
         load=load,
