@@ -39,12 +39,12 @@ from sqlalchemy import (
 )
 
 from gpuscout.sweeps.cases import DIGEST_BYTES
-from gpuscout.sweeps.curves import BOUNDS, METRICS
+from gpuscout.sweeps.curves import BOUNDS, METRICS, SERVER_METRICS
 from gpuscout.sweeps.outcomes import OUTCOMES
 from gpuscout.sweeps.precision import PRECISIONS
 from gpuscout.sweeps.workloads import LOADS
 
-REVISIONS: tuple[str, ...] = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011")
+REVISIONS: tuple[str, ...] = tuple(f"{number:04}" for number in range(1, 13))
 """Every revision of the schema, oldest first: what alembic knows, readable without importing it."""
 HEAD = REVISIONS[-1]
 REVISION_TABLE = "gpuscout_revision"
@@ -265,6 +265,7 @@ operating_points = Table(
     _word("bound"),
     Column("queued", Boolean, nullable=False),
     Column("regime", SmallInteger, nullable=True),  # of `intervals` of the engine; NULL: no interval is known
+    *(_number(name, nullable=True) for name in SERVER_METRICS),  # of engines that simulate the server
     PrimaryKeyConstraint("task_id", "concurrency"),
     _one_of("bound", BOUNDS),
     sqlite_with_rowid=False,

@@ -42,6 +42,12 @@ PERCENTILE_COLUMNS: tuple[tuple[str, float], ...] = tuple(
 )
 
 
+# What an estimate says of the server where an engine knows it: requests that wait for a place and the share of the
+# KV cache that is held (means over time), the share of requests that lost their place at least once, and requests/s
+# that were within the limits of the engine's option `goodput`.
+SERVER_METRICS: tuple[str, ...] = ("requests_waiting", "kv_cache_usage", "preempted_share", "goodput_per_s")
+
+
 MEAN_OF_BINS = "mean of bins"
 """The detail of an answer whose requests differ in length and count as their mean (`Curves.details`)."""
 
@@ -54,7 +60,8 @@ class Points:
     and throughput the whole deployment. Figures are finite: a point that does not exist is left out.
     `queued` marks more requests in flight than the KV cache holds: the rest waits, which shows in TTFT. `regime` is
     which of its engine's intervals (`gpuscout.sweeps.trust`) holds around a point, -1 where none is known.
-    `percentiles` has a row a point and the columns `PERCENTILE_COLUMNS`, NaN where one is not known; None: none is.
+    `percentiles` and `server_metrics` have a row a point and the columns `PERCENTILE_COLUMNS` and `SERVER_METRICS`, NaN
+    where one is not known; None: none is.
     """
 
     task: IntArray
@@ -68,33 +75,39 @@ class Points:
     queued: npt.NDArray[np.bool_]
     regime: IntArray
     percentiles: FloatArray | None = None
+    server_metrics: FloatArray | None = None
 
     def __len__(self) -> int:
         return len(self.task)
 
     def take(self, rows: npt.NDArray[Any]) -> Points:
         """The points at these positions (or under this boolean mask), in that order."""
-        columns = {name: getattr(self, name) for name in POINT_COLUMNS}
-        percentiles = None if self.percentiles is None else self.percentiles[rows]
-        return Points(**{name: column[rows] for name, column in columns.items()}, percentiles=percentiles)
+        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in POINT_COLUMNS}
+        for name in _PARTLY_KNOWN:
+            column = getattr(self, name)
+            columns[name] = None if column is None else column[rows]
+        return Points(**columns)
 
     @classmethod
     def joined(cls, parts: Sequence[Points]) -> Points:
         """One after the other."""
         columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in POINT_COLUMNS}
-        percentiles = None
-        if any(part.percentiles is not None for part in parts):
-            unknown = (np.full((len(part), len(PERCENTILE_COLUMNS)), np.nan) for part in parts)
-            percentiles = np.concatenate(
-                [
-                    nothing if part.percentiles is None else part.percentiles
-                    for part, nothing in zip(parts, unknown, strict=True)
-                ]
-            )
-        return cls(**columns, percentiles=percentiles)
+        known: dict[str, Any] = {}
+        for name, width in _PARTLY_KNOWN.items():
+            found = [getattr(part, name) for part in parts]
+            if any(column is not None for column in found):
+                known[name] = np.concatenate(
+                    [
+                        np.full((len(part), width), np.nan) if column is None else column
+                        for part, column in zip(parts, found, strict=True)
+                    ]
+                )
+        return cls(**columns, **known)
 
 
-POINT_COLUMNS: tuple[str, ...] = tuple(f.name for f in fields(Points) if f.name != "percentiles")
+# Fields of `Points` that may be None, with their numbers of columns.
+_PARTLY_KNOWN = {"percentiles": len(PERCENTILE_COLUMNS), "server_metrics": len(SERVER_METRICS)}
+POINT_COLUMNS: tuple[str, ...] = tuple(f.name for f in fields(Points) if f.name not in _PARTLY_KNOWN)
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,8 @@ class RunCases:
 def estimate(engine: Engine, runs: Iterable[MeasuredRun], names: RunNames | None = None) -> Estimates:
     """Estimate each run with this engine, in the order of the runs. `names` None: of the catalogues and the Hub.
 
-    Runs that report medians are asked of the engine's estimate of medians where it has one.
+    Runs that report medians are compared with the engine's estimate of medians, or its 50th percentiles, where it has
+    such.
     """
     runs = tuple(runs)
     asked = RunCases(runs, names)
@@ -156,6 +157,7 @@ def estimate(engine: Engine, runs: Iterable[MeasuredRun], names: RunNames | None
     medians = {position for position, run in enumerate(runs) if run.latency_stat == "median"}
     for of_stat, positions in ((engine, cases.keys() - medians), (engine_of_medians(engine), medians)):
         answer.ask_all(of_stat, {p: case for p, case in cases.items() if p in positions})
+    answer.take_medians(medians)
     ttft_ms, itl_ms, tokens_per_s = answer.figures
     return Estimates(
         runs,
@@ -195,6 +197,13 @@ class _Answer:
         for fraction in (*_MEMORY_FRACTIONS, _STRETCHED_MEMORY):
             refused = self._ask(engine, {p: with_memory(case, fraction) for p, case in waiting.items()}, fraction)
             waiting = {position: waiting[position] for position in refused}
+
+    def take_medians(self, positions: Iterable[int]) -> None:
+        """Latencies of these runs are the engine's 50th percentiles where it has them."""
+        rows = np.array(sorted(positions), dtype=np.int64)
+        for figures, metric in zip(self.figures, ("ttft_ms", "itl_ms"), strict=False):
+            median = self.percentiles[rows, PERCENTILE_COLUMNS.index((metric, 50.0))]
+            figures[rows] = np.where(np.isnan(median), figures[rows], median)
 
     def _ask(self, engine: Engine, cases: Mapping[int, Case], fraction: float) -> list[int]:
         """Fill in what the engine answers; returns the runs that do not fit. Runs of one case are asked together."""

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
 from gpuscout.sweeps.cases import Case, CaseColumns
-from gpuscout.sweeps.curves import PERCENTILE_COLUMNS, Bound, Curves, FloatArray, IntArray, Points
+from gpuscout.sweeps.curves import PERCENTILE_COLUMNS, SERVER_METRICS, Bound, Curves, FloatArray, IntArray, Points
 from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.settings import STARTED
@@ -50,6 +50,8 @@ __all__ = [
     "as_ladder",
     "silence",
 ]
+
+_Name = TypeVar("_Name")
 
 MISSING = "missing"
 """The fingerprint of an engine that cannot run here: none of its results is ever stored under it."""
@@ -276,6 +278,7 @@ class Point:
     queued: bool = False
     regime: int = -1
     percentiles: Mapping[tuple[str, float], float] = field(default_factory=dict)
+    server_metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -330,18 +333,18 @@ def answered(answers: Iterable[CaseAnswer]) -> Curves:
             bound=ints(point.bound.code for _, point in points),
             queued=np.array([point.queued for _, point in points], dtype=np.bool_),
             regime=np.array([point.regime for _, point in points], dtype=np.int8),
-            percentiles=_percentiles([point.percentiles for _, point in points]),
+            percentiles=_known([point.percentiles for _, point in points], PERCENTILE_COLUMNS),
+            server_metrics=_known([point.server_metrics for _, point in points], SERVER_METRICS),
         ),
         details={row: answer.detail for row, answer in enumerate(answers) if answer.detail is not None},
         extras={row: answer.extras for row, answer in enumerate(answers) if answer.extras},
     )
 
 
-def _percentiles(of_points: Sequence[Mapping[tuple[str, float], float]]) -> FloatArray | None:
+def _known(of_points: Sequence[Mapping[_Name, float]], columns: Sequence[_Name]) -> FloatArray | None:
     if not any(of_points):
         return None
-    rows = [[percentiles.get(column, np.nan) for column in PERCENTILE_COLUMNS] for percentiles in of_points]
-    return np.array(rows, dtype=np.float64)
+    return np.array([[point.get(name, np.nan) for name in columns] for point in of_points], dtype=np.float64)
 
 
 @contextmanager

@@ -10,7 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuscout.sweeps.cases import canonical_json
-from gpuscout.sweeps.curves import BOUNDS, METRICS, PERCENTILE_COLUMNS, Curves, FloatArray, IntArray, Points
+from gpuscout.sweeps.curves import (
+    BOUNDS,
+    METRICS,
+    PERCENTILE_COLUMNS,
+    SERVER_METRICS,
+    Curves,
+    FloatArray,
+    IntArray,
+    Points,
+)
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.text import printable
 
@@ -91,7 +100,11 @@ def _shaped(curves: object, count: int) -> Curves:
     return replace(
         curves,
         **columns,
-        points=Points(**points, percentiles=_tails(curves.points.percentiles, number)),
+        points=Points(
+            **points,
+            percentiles=_known(curves.points.percentiles, "percentiles", number, len(PERCENTILE_COLUMNS)),
+            server_metrics=_known(curves.points.server_metrics, "server metrics", number, len(SERVER_METRICS)),
+        ),
         details=details,
         extras=extras,
     )
@@ -110,13 +123,13 @@ def _column(answer: object, name: str, kind: str, count: int, what: str) -> Any:
     return values
 
 
-def _tails(percentiles: object, count: int) -> FloatArray | None:
-    """Percentiles of the points; what is no figure is not known. Raises ValueError."""
-    if percentiles is None:
+def _known(figures: object, what: str, count: int, width: int) -> FloatArray | None:
+    """So many figures of each of the points; what is no figure is not known. Raises ValueError."""
+    if figures is None:
         return None
-    values = np.asarray(percentiles)
-    if values.shape != (count, len(PERCENTILE_COLUMNS)) or values.dtype.kind not in _KINDS["f"]:
-        raise ValueError(f"the engine gave percentiles of the shape {values.shape} for {count} points")
+    values = np.asarray(figures)
+    if values.shape != (count, width) or values.dtype.kind not in _KINDS["f"]:
+        raise ValueError(f"the engine gave {what} of the shape {values.shape} for {count} points")
     return np.where(np.isfinite(values) & (values >= 0), values, np.nan)
 
 

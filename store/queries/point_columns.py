@@ -29,9 +29,10 @@ from gpuscout.store.schema import (
     tasks,
     traffics,
 )
-from gpuscout.sweeps.curves import MEAN_OF_BINS, METRICS, Bound
+from gpuscout.sweeps.curves import MEAN_OF_BINS, METRICS, SERVER_METRICS, Bound
 from gpuscout.sweeps.servers import ONE_OF_SERVERS
 from gpuscout.sweeps.settings import STARTED
+from gpuscout.sweeps.speculative import DRAFTS_UNCHECKED
 
 Field = Callable[[str], sa.ColumnElement[Any]]
 
@@ -39,7 +40,7 @@ PRICE, TDP = "price", "tdp"
 
 # Type, meaning, and what must be known of the GPU besides.
 COLUMNS: dict[str, tuple[type, str, str]] = {
-    "kind": (str, "estimated or measured; of means over requests that vary: estimated, mean of bins", ""),
+    "kind": (str, f"estimated (then also: mean of bins, {DRAFTS_UNCHECKED}) or measured", ""),
     "model": (str, "the model's id", ""),
     "workload": (str, "what a stored sweep calls these lengths", ""),
     "input_len": (int, "input tokens of a request; their mean where lengths vary", ""),
@@ -73,6 +74,10 @@ COLUMNS: dict[str, tuple[type, str, str]] = {
     "kwh_per_mtok": (float, "kWh per million output tokens at full TDP: an upper bound", TDP),
     "bound": (str, "what limits an estimate: compute, memory …", ""),
     "queued": (bool, "more requests in flight than the KV cache holds", ""),
+    "requests_waiting": (float, "requests that wait for a place in the server, mean over time, where simulated", ""),
+    "kv_cache_usage": (float, "share of the KV cache that is held, mean over time, where simulated", ""),
+    "preempted_share": (float, "share of requests that lost their place at least once, where simulated", ""),
+    "goodput_per_s": (float, "requests/s within the limits of the engine's option goodput, where simulated", ""),
     "approximate": (bool, "the model's architecture is in part a guess (gpuscout models show)", ""),
     "task_id": (int, "the task of an estimate, in this store", ""),
     "run_id": (int, "the measured run, in this store", ""),
@@ -117,6 +122,7 @@ def needs_of(name: str) -> str:
 PERCENTILE = re.compile(r"p(?P<percentile>\d{1,2}(?:\.\d{1,3})?)_(?P<metric>ttft_ms|itl_ms|e2e_s)")
 """Columns of percentiles, of measured runs and of estimates that were simulated: p95_ttft_ms."""
 
+_DRAFTED = f"{Kind.ESTIMATED.value}, {DRAFTS_UNCHECKED}"
 _BINNED = f"{Kind.ESTIMATED.value}, {MEAN_OF_BINS}"
 _OF_POINTS = (*METRICS, "concurrency")
 _OF_RUNS = (
@@ -129,7 +135,9 @@ def estimated_fields(workloads: Mapping[WorkloadKey, str], worth: DeploymentCost
     """How columns are read of estimates. `worth` may be None where no column needs a price or a TDP."""
     point = operating_points.c
     own = {
-        "kind": sa.case((tasks.c.detail == MEAN_OF_BINS, _BINNED), else_=Kind.ESTIMATED.value),
+        "kind": sa.case(
+            (cases.c.speculative != "", _DRAFTED), (tasks.c.detail == MEAN_OF_BINS, _BINNED), else_=Kind.ESTIMATED.value
+        ),
         "max_model_len": cases.c.max_model_len,
         "engine": engines.c.name,
         "fingerprint": engines.c.fingerprint,
@@ -143,7 +151,7 @@ def estimated_fields(workloads: Mapping[WorkloadKey, str], worth: DeploymentCost
         **dict.fromkeys(_OF_RUNS, sa.null()),
         "request_rate": cases.c.request_rate,
         "imported_from": tasks.c.imported_from,
-        **{name: point[name] for name in _OF_POINTS},
+        **{name: point[name] for name in (*_OF_POINTS, *SERVER_METRICS)},
     }
     tail = point_percentiles.c
 
@@ -193,6 +201,7 @@ def measured_fields(workloads: Mapping[WorkloadKey, str], worth: DeploymentCosts
         "run_id": run.id,
         "stored_at": run.imported_at,
         **{name: run[name] for name in (*_OF_RUNS, *_OF_POINTS)},
+        **dict.fromkeys(SERVER_METRICS, sa.null()),
     }
 
     def stored(percentile: float, metric: str) -> sa.ColumnElement[Any]:

@@ -13,7 +13,7 @@ from gpuscout.store.ranking.candidates import Candidates
 from gpuscout.store.ranking.intervals import Intervals, intervals_around, pessimistic_end
 from gpuscout.store.ranking.measures import MEASURES, value_of
 from gpuscout.store.ranking.types import Operating
-from gpuscout.sweeps.curves import METRICS
+from gpuscout.sweeps.curves import METRICS, SERVER_METRICS
 
 Description = Mapping[str, Any]
 # Pairs looked up by one statement.
@@ -45,7 +45,7 @@ class Descriptions:
         def between(start: float | None, end: float | None) -> float | None:
             return None if start is None or end is None else start + (end - start) * share
 
-        figures = {name: between(below[name], above[name]) for name in METRICS}
+        figures = {name: between(below[name], above[name]) for name in (*METRICS, *SERVER_METRICS)}
         concurrency = int(pool.operating.figures["concurrency"][row])
         return {**below, **figures, "concurrency": concurrency, "queued": above["queued"]}
 

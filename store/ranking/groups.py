@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,6 @@ from gpuscout.store.ranking.measures import DECIMALS, MEASURES, Aim, Array
 from gpuscout.store.ranking.placing import Indices, Placed
 from gpuscout.store.ranking.trust import Place, metric_with_errors, trusted_metric
 from gpuscout.store.ranking.types import Backing, Chance, Operating, Opinion, Question, RankedConfig, Unranked
-from gpuscout.sweeps.settings import STARTED
 from gpuscout.sweeps.slo import Slo
 
 
@@ -84,11 +83,7 @@ def configs_of(pool: Candidates, shown: Shown, described: Descriptions) -> dict[
         first = best.setdefault(group, value)
         worse = first - value if more_is_better else value - first
         config = RankedConfig(
-            **{name: about[name] for name in Operating.__match_args__},
-            **{name: about[name] for name in STARTED},
-            request_rate=about.get("request_rate"),
-            imported_from=about.get("imported_from"),
-            mean_of_bins=about.get("mean_of_bins"),
+            **{f.name: about[f.name] for f in fields(Operating) if f.name in about},
             place=place,
             objective=value / first if weighted else value,
             behind_best=_share(worse, first),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gpuscout.store.ranking.types import Group, Kind, RankedConfig, Ranking
-from gpuscout.sweeps.curves import METRICS
+from gpuscout.sweeps.curves import METRICS, SERVER_METRICS
 from gpuscout.sweeps.settings import SETTINGS
 from gpuscout.sweeps.trust import TRUSTED_METRICS
 
@@ -14,7 +14,7 @@ _CONFIGURATION = (
     "gpu", "num_gpus", *SETTINGS, "kind", "engine", "fingerprint",
 )  # fmt: skip
 _FIGURES = (
-    "concurrency", "interpolated", "queued", "assumed_tail", *METRICS,
+    "concurrency", "interpolated", "queued", "assumed_tail", *METRICS, *SERVER_METRICS,
 )  # fmt: skip
 # Objectives that are no column of an operating point.
 _VALUES = {"cost": "usd_per_mtok", "energy": "kwh_per_mtok"}
@@ -32,10 +32,12 @@ COLUMNS = (
 `assumed_tail`: what the mean is multiplied by where a limit is on a percentile that an estimate does not have. `runs`
 are the measured runs behind it, with their load, sources, versions and days; for an estimate half of the `error_runs`
 nearest to it were off by less than `error_median` (a fraction), nine of ten by less than `error_p90`, and low and high
-hold 80 % of what is measured. `backed`: it was measured, or measured runs are near it. `limits_met`: the probability of
-the limit in `slos` that is least likely met. `cannot_start`: why no server can be told to start it. It is ranked by
-figures that hold with the probability `confidence` (0.5: the estimates). The opinions are those of several engines, in
-`objective_unit`. `caveats`: what was guessed or assumed of the model."""
+hold 80 % of what is measured. Of simulated estimates `requests_waiting` and `kv_cache_usage` (a fraction) are means
+over time, `preempted_share` is a fraction of the requests, `goodput_per_s` counts those within the engine's limits.
+`backed`: it was measured, or measured runs are near it. `limits_met`: the probability of the limit in `slos` that is
+least likely met. `cannot_start`: why no server can be told to start it. It is ranked by figures that hold with the
+probability `confidence` (0.5: the estimates). The opinions are those of several engines, in `objective_unit`.
+`caveats`: what was guessed or assumed of the model, or could not be checked."""
 
 
 def columns_of(ranking: Ranking) -> tuple[str, ...]:
@@ -88,9 +90,16 @@ def ranking_rows(ranking: Ranking, *, top: int | None = None) -> Iterator[dict[s
                 "confidence": ranking.question.confidence,
                 "lowest_opinion": lowest,
                 "highest_opinion": highest,
-                "caveats": None if config.kind is Kind.MEASURED else "; ".join(group.caveats) or None,
+                "caveats": "; ".join(_caveats(group, config)) or None,
                 **{column: config.percentiles.get(name) for column, name in percentiles.items()},
             }
+
+
+def _caveats(group: Group, config: RankedConfig) -> Iterator[str]:
+    if config.kind is not Kind.MEASURED:
+        yield from group.caveats
+    if config.unchecked:
+        yield config.unchecked
 
 
 def _runs(config: RankedConfig) -> dict[str, Any]:

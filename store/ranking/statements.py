@@ -23,7 +23,7 @@ from gpuscout.store.ranking.limits import UNKNOWN, Limit
 from gpuscout.store.ranking.measures import DECIMALS, Aim, Array
 from gpuscout.store.ranking.scope import Condition, Scope
 from gpuscout.store.schema import cases, engines, gpus, models, operating_points, point_percentiles, tasks
-from gpuscout.sweeps.curves import MEAN_OF_BINS, METRICS
+from gpuscout.sweeps.curves import MEAN_OF_BINS, METRICS, SERVER_METRICS
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.precision import PRECISIONS
 from gpuscout.sweeps.servers import MEASURED_SERVERS
@@ -201,7 +201,7 @@ def described(wanted: Iterable[tuple[int, int]]) -> sa.Select[Any]:
         .where(point_percentiles.c.task_id == point.c.task_id, point_percentiles.c.concurrency == point.c.concurrency)
         .correlate(point)
         .label("simulated"),
-        *(point.c[name] for name in ("concurrency", *METRICS, "bound", "queued", "regime")),
+        *(point.c[name] for name in ("concurrency", *METRICS, "bound", "queued", "regime", *SERVER_METRICS)),
     ).select_from(source)
 
 

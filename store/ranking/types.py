@@ -12,6 +12,7 @@ from gpuscout.store.prices.prices import PriceRules, Prices
 from gpuscout.store.ranking.measures import DEFAULT_OBJECTIVE, MEASURES, Aim, Measure, aim_of, measure_of
 from gpuscout.sweeps.curves import MEAN_OF_BINS
 from gpuscout.sweeps.slo import Slo
+from gpuscout.sweeps.speculative import DRAFTS_UNCHECKED, UNCHECKED
 from gpuscout.sweeps.trust import ObservedError
 
 __all__ = ["DEFAULT_OBJECTIVE", "MEASURES", "Measure", "measure_of"]
@@ -159,6 +160,11 @@ class Configuration:
     def kind(self) -> Kind:
         return Kind.MEASURED if self.engine == MEASURED else Kind.ESTIMATED
 
+    @property
+    def unchecked(self) -> str | None:
+        """What of an estimate no measurements could check; None: it is measured, or such estimates were checked."""
+        return UNCHECKED if self.speculative and self.kind is Kind.ESTIMATED else None
+
     @classmethod
     def of(cls, values: Mapping[Any, Any]) -> Self:
         """From a mapping that holds every field by name, whatever else it holds."""
@@ -173,7 +179,7 @@ class Operating(Configuration):
     None: the metric is unknown, as is the concurrency of some measured runs. `queued`: more requests in flight than the
     KV cache holds, the rest waits (in TTFT). `request_rate`: requests/s that an estimate is for, None: a closed loop.
     `imported_from`: the export that an estimate came from, whose maker answers for it; None: it was computed here.
-    `mean_of_bins`: requests that vary count as their mean.
+    `mean_of_bins`: requests that vary count as their mean. The last four are `SERVER_METRICS` of simulated estimates.
     """
 
     concurrency: int | None
@@ -187,6 +193,10 @@ class Operating(Configuration):
     request_rate: float | None = field(default=None, kw_only=True)
     imported_from: str | None = field(default=None, kw_only=True)
     mean_of_bins: bool | None = field(default=None, kw_only=True)
+    requests_waiting: float | None = field(default=None, kw_only=True)
+    kv_cache_usage: float | None = field(default=None, kw_only=True)
+    preempted_share: float | None = field(default=None, kw_only=True)
+    goodput_per_s: float | None = field(default=None, kw_only=True)
 
     @property
     def tokens_per_s_per_gpu(self) -> float | None:
@@ -310,9 +320,9 @@ class RankedConfig(Operating):
 
     @property
     def told_kind(self) -> str:
-        """ "estimated" (", drafts unchecked", ", mean of bins" or ", simulated p95"), "measured" (", extended")."""
-        if self.speculative and self.kind is Kind.ESTIMATED:
-            return f"{self.kind.value}, drafts unchecked"
+        """ "estimated" (", drafts not checked …", ", mean of bins" or ", simulated p95"), "measured" (", extended")."""
+        if self.unchecked:
+            return f"{self.kind.value}, {DRAFTS_UNCHECKED}"
         if self.mean_of_bins:
             return f"{self.kind.value}, {MEAN_OF_BINS}"
         if self.percentiles and self.kind is Kind.ESTIMATED and self.assumed_tail is None:

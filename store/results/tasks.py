@@ -27,7 +27,15 @@ from gpuscout.store.results.registry import (
 )
 from gpuscout.store.schema import blocks, cases, failures, membership, operating_points, point_percentiles, tasks
 from gpuscout.sweeps.cases import COLUMN_NAMES, CaseColumns, canonical_json
-from gpuscout.sweeps.curves import BOUNDS, METRICS, PERCENTILE_COLUMNS, Curves, IntArray, Points
+from gpuscout.sweeps.curves import (
+    BOUNDS,
+    METRICS,
+    PERCENTILE_COLUMNS,
+    SERVER_METRICS,
+    Curves,
+    IntArray,
+    Points,
+)
 from gpuscout.sweeps.outcomes import OUTCOMES
 from gpuscout.sweeps.precision import PRECISIONS
 from gpuscout.sweeps.servers.options import options_text
@@ -277,6 +285,7 @@ def _store_points(
             "bound": Coded(points.bound[pick], _BOUND_NAMES),
             "queued": points.queued[pick],
             "regime": _unless_negative(points.regime[pick]),
+            **_server_metrics(points, pick),
         },
         unless_stored=("task_id", "concurrency") if unless_stored else (),
     )
@@ -296,6 +305,17 @@ def _store_points(
         },
         unless_stored=("task_id", "concurrency", "metric", "percentile") if unless_stored else (),
     )
+
+
+def _server_metrics(points: Points, pick: Any) -> dict[str, np.ma.MaskedArray[Any, Any]]:
+    """The columns of what engines know of the server; none where none of these engines does."""
+    if points.server_metrics is None:
+        return {}
+    values = points.server_metrics[pick]
+    return {
+        name: np.ma.masked_array(values[:, place], np.isnan(values[:, place]))
+        for place, name in enumerate(SERVER_METRICS)
+    }
 
 
 def _store_failures(

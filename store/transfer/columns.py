@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gpuscout.store.measured.formats.node import clean, shown
+from gpuscout.sweeps.curves import SERVER_METRICS
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.text import fault_in
 
@@ -78,6 +79,7 @@ POINT = (
     Column("e2e_s", float),
     Column("output_tokens_per_s", float),
     Column("requests_per_s", float),
+    *(Column(name, float) for name in SERVER_METRICS),
     Column("bound", str),
     Column("queued", bool),
     Column("regime", int),

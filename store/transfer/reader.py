@@ -40,13 +40,13 @@ from gpuscout.store.schema import (
     point_percentiles,
     tasks,
 )
-from gpuscout.store.transfer.columns import CASE, ESTIMATED, MEASURED, POINT
+from gpuscout.store.transfer.columns import CASE, ESTIMATED, MEASURED
 from gpuscout.store.transfer.copy import Copied, copy_store
 from gpuscout.store.transfer.files import read_rows
 from gpuscout.store.transfer.placement import Placed
 from gpuscout.store.transfer.whole_file import working_folder
 from gpuscout.sweeps.cases import Case, CaseColumns, content_digest, task_keys
-from gpuscout.sweeps.curves import BOUNDS, METRICS
+from gpuscout.sweeps.curves import BOUNDS, METRICS, SERVER_METRICS
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.models.architecture import ModelSpec
@@ -366,7 +366,8 @@ class _Filling:
             "bound": [row.word("bound", BOUNDS) for row in rows],
             "queued": [row.values["queued"] is True for row in rows],
             "regime": [row.known("regime", partial(row.count, least=0, below=2**15)) for row in rows],
-            **{column.name: [row.figure(column.name) for row in rows] for column in POINT if column.kind is float},
+            **{name: [row.figure(name) for row in rows] for name in METRICS},
+            **{name: [row.known(name, row.figure) for row in rows] for name in SERVER_METRICS},
         }
         try:
             bulk.insert(self.connection, operating_points, columns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from gpuscout.runner.engines.roofline import RooflineEngine
 from gpuscout.runner.engines.simulator.engine import Simulator
 from gpuscout.runner.execution.evaluate import evaluate
 from gpuscout.sweeps.cases import Case, CaseColumns
-from gpuscout.sweeps.curves import PERCENTILE_COLUMNS, Curves
+from gpuscout.sweeps.curves import PERCENTILE_COLUMNS, SERVER_METRICS, Curves
+from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
@@ -25,7 +27,7 @@ from gpuscout.sweeps.traffic.traffic import CONSTANT, POISSON, Arrivals, Traffic
 from tests.support.forked import gpuscout
 
 MODEL = ModelCatalogue.load().get("Qwen/Qwen3-8B")
-H100 = GPUCatalogue.load().resolve("H100")
+H100, L40S = (GPUCatalogue.load().resolve(name) for name in ("H100", "L40S"))
 ONE = np.array([1])
 
 
@@ -100,6 +102,64 @@ def test_waiting_grows_with_the_rate_and_with_bursts_until_the_server_is_saturat
         for arrivals in (CONSTANT, Arrivals(4.0))
     )
     assert even < at(found, "ttft_ms", 95)[1] < bursty
+
+
+def of_server(curves: Curves, name: str) -> list[float]:
+    assert curves.points.server_metrics is not None
+    column: list[float] = curves.points.server_metrics[:, SERVER_METRICS.index(name)].tolist()
+    return column
+
+
+def test_a_fuller_server_holds_more_and_makes_more_requests_wait() -> None:
+    few_places = (("max_num_seqs", 8),)
+    found = answer(
+        *(Case(MODEL, H100, 1200, 288, traffic=traffic(rate)) for rate in (2.0, 10.0)),
+        Case(MODEL, H100, 1200, 288, traffic=traffic(2.0), server_options=few_places),
+    )
+    usage, waiting = of_server(found, "kv_cache_usage"), of_server(found, "requests_waiting")
+    assert 0 < usage[0] < usage[1] < 1
+    # Of a sequence in the middle of its answer, on average.
+    in_flight = found.points.requests_per_s * found.points.e2e_s
+    assert usage[0] == pytest.approx(in_flight[0] * (1200 + 144) / found.kv_capacity_tokens[0], rel=0.25)
+    assert waiting[0] < 0.1 < waiting[2]
+    assert of_server(found, "preempted_share") == [0, 0, 0]
+    assert np.isnan(of_server(found, "goodput_per_s")).all()
+
+
+def test_what_prompts_have_in_common_counts_as_held() -> None:
+    shared, whole = (
+        of_server(
+            answer(Case(MODEL, H100, 8000, 64, traffic=Traffic(cached_input=share)), ladder=[1]), "kv_cache_usage"
+        )
+        for share in (0.9, 0.0)
+    )
+    assert shared == pytest.approx(whole, rel=0.1)
+
+
+def test_a_cache_that_runs_full_preempts_some_requests() -> None:
+    """Short prompts let more in than their answers have room for."""
+    found = answer(Case(MODEL, L40S, 64, 4096), ladder=[96])
+    [usage], [preempted] = (of_server(found, name) for name in ("kv_cache_usage", "preempted_share"))
+    assert 0.5 < usage <= 1
+    assert 0 < preempted < 1
+
+
+def test_goodput_counts_requests_within_the_limits() -> None:
+    case = CaseColumns.of([Case(MODEL, H100, 1200, 288, traffic=traffic(10.0))])
+    plain = evaluate(Simulator(), case, ONE)
+    median = at(plain, "ttft_ms", 50)[0]
+
+    def goodput(*limits: str) -> float:
+        return of_server(evaluate(Simulator(goodput=limits), case, ONE), "goodput_per_s")[0]
+
+    rate = float(plain.points.requests_per_s[0])
+    assert goodput("ttft<=60s", "itl<=1s", "e2e<=10000s") == pytest.approx(rate, rel=1e-12)
+    assert goodput(f"ttft<={median:.6f}ms") == pytest.approx(rate / 2, rel=0.01)
+    assert goodput(f"ttft<={median:.6f}ms", "itl<=0.01ms") == 0
+    assert Simulator(goodput=["itl<=10ms", "ttft<=1s"]).options == {"goodput": ["itl<=10ms", "ttft<=1000ms"]}
+    for wrong in ("ttft:p95<=1s", "rate>=3/s", "nonsense"):
+        with pytest.raises(InputError):
+            Simulator(goodput=[wrong])
 
 
 def test_cached_prompts_come_sooner() -> None:
@@ -198,7 +258,7 @@ workloads:
   - {name: support, input_len: {histogram: [[512, 1], [1536, 1]]}, output_len: 512, arrivals: poisson}
 load: request_rate
 request_rate: [2, 4, 500]
-engine: simulator
+engine: {name: simulator, goodput: [ttft<=500ms]}
 """
 
 
@@ -223,9 +283,12 @@ def test_a_sweep_over_rates_is_stored_ranked_exported_and_copied(tmp_path: Path)
         assert best["request_rate"] == 4
         assert best["percentiles"]["ttft:p95_ms"] <= 2000
         assert best["assumed_tail"] is None
+        assert all(best[name] >= 0 for name in SERVER_METRICS)
+        assert best["goodput_per_s"] <= best["requests_per_s"]
     assert groups("--workload", "support").keys() == {"support"}
     explained = gpuscout("recommend", "--workload", "chat", "--explain", cwd=tmp_path)
     assert "saturated from" in explained.stdout
+    assert re.search(r"requests wait, KV cache .* full, none preempted, goodput [\d.]+/s", explained.stdout)
     missing = gpuscout("recommend", "--rate", "600", cwd=tmp_path)
     assert (missing.returncode, "no estimate above 500 requests/s" in missing.stderr) == (2, True)
 
@@ -240,6 +303,11 @@ def test_a_sweep_over_rates_is_stored_ranked_exported_and_copied(tmp_path: Path)
         figures = [group["configurations"][0]["percentiles"] for group in json.loads(again.stdout)["groups"]]
         origins = {group["configurations"][0]["imported_from"] for group in json.loads(again.stdout)["groups"]}
         assert origins == {"all.jsonl" if "other" in other else None}
+        columns = ("--columns", ",".join(("gpu", "request_rate", *SERVER_METRICS)), "--csv")
+        assert (
+            gpuscout("query", *columns, "--db", other, cwd=tmp_path).stdout
+            == gpuscout("query", *columns, cwd=tmp_path).stdout
+        )
         assert sorted(map(str, figures)) == sorted(
             str(group["configurations"][0]["percentiles"])  # type: ignore[index]
             for group in at_three.values()

@@ -109,6 +109,30 @@ def test_tables_and_comparisons_tell_them_apart(folder: Path) -> None:
     assert "--speculative leaves nothing to compare" in left.stderr
 
 
+def test_every_answer_says_that_drafts_were_not_checked(folder: Path) -> None:
+    said = "not checked against measurements"
+    for command in (
+        ("recommend", "--trust", "any"),
+        ("recommend", "--trust", "any", "--explain"),
+        ("recommend", "--trust", "any", "--csv"),
+        ("recommend", "--trust", "any", "--json"),
+        ("query",),
+        ("query", "--json"),
+        ("pareto",),
+        ("pareto", "--json"),
+        ("capacity", "--rate", "5", "--trust", "any"),
+        ("capacity", "--rate", "5", "--trust", "any", "--json"),
+        ("deploy", "--trust", "any", "--draft", "ngram"),
+    ):
+        with_drafts = gpuscout(*command, "--speculative", "draft_tokens=3", cwd=folder)
+        assert with_drafts.returncode == 0, with_drafts.stderr
+        assert said in " ".join((with_drafts.stdout + with_drafts.stderr).split()), (command, with_drafts.stdout)
+    plain = gpuscout("recommend", "--speculative", "none", "--trust", "any", cwd=folder)
+    assert said not in " ".join(plain.stdout.split())
+    compared = gpuscout("compare", "drafts:none", "drafts:draft_tokens=3", "--trust", "any", "--json", cwd=folder)
+    assert said in compared.stdout
+
+
 def test_no_measured_run_backs_a_drafted_estimate(folder: Path) -> None:
     for drafts, backed in (("none", True), ("draft_tokens=3", False)):
         (group,) = answer(folder, "recommend", "--speculative", drafts, "--top", "9")["groups"]  # type: ignore[misc]
@@ -174,7 +198,7 @@ def test_what_was_measured_so_stands_beside_its_own_estimates(folder: Path, tmp_
     told = gpuscout(
         "recommend", "--speculative", "draft_tokens=3", "--server-option", "max_num_seqs=1024", cwd=tmp_path
     )
-    assert ("extended: 1 run" in told.stdout.replace("\xa0", " "), "unchecked" in told.stdout) == (True, False)
+    assert ("extended: 1 run" in told.stdout.replace("\xa0", " "), "not checked" in told.stdout) == (True, False)
 
 
 def test_engines_that_know_nothing_of_them_refuse() -> None:

@@ -27,7 +27,7 @@ class Run:
     weights: Ints
     kv_token_seconds: float
     preemptions: int
-    end: float
+    held_s: float
 
 
 def run(
@@ -57,20 +57,21 @@ def run(
     )
     admitted, first_token, finished = np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan)
     room = 8 * n + 4096
-    gap_from, gap_to, gap_count, totals = np.empty(room), np.empty(room), np.zeros(room, np.int64), np.zeros(4)
+    gap_from, gap_to, gap_count, totals = np.empty(room), np.empty(room), np.zeros(room, np.int64), np.zeros(3)
+    preempted = np.zeros(n, np.int64)
     arrival = arrival.astype(np.float64).copy()
     found = np.zeros(n, np.int64) if cached is None else cached
     code, segments = loop(
-        arrival, prompt, found, found if share_cached else np.zeros(n, np.int64), output, counted or n, clients,
+        arrival, prompt, found, found if share_cached else np.zeros(n, np.int64), output, 0, counted or n, clients,
         times.seconds, times.tokens_per_kv, times.prefill_tokens, max_num_seqs, max_batched_tokens, kv_capacity, pace,
         verified, policy,
-        admitted, first_token, finished, gap_from, gap_to, gap_count, totals,
+        admitted, first_token, finished, preempted, gap_from, gap_to, gap_count, totals,
     )  # fmt: skip
     # The middle of every gap: they grow evenly within a segment.
     middles = (gap_from[:segments] + gap_to[:segments]) / 2
     return Run(
-        code, arrival, admitted, first_token, finished, middles, gap_count[:segments], totals[0], int(totals[1]),
-        totals[3],
+        code, arrival, admitted, first_token, finished, middles, gap_count[:segments], totals[0],
+        int(preempted.sum()), totals[1],
     )  # fmt: skip
 
 

@@ -129,7 +129,7 @@ def _money(plan: Plan) -> str:
     if plan.usd_per_month is None:
         return "-"
     if plan.usd_per_month_range is None:
-        return f"{plan.usd_per_month:,.0f} ({plan.config.told_kind})"
+        return f"{plan.usd_per_month:,.0f} ({'unchecked' if plan.config.unchecked else plan.config.told_kind})"
     low, high = plan.usd_per_month_range
     return f"{plan.usd_per_month:,.0f} ({low:,.0f}–{high:,.0f})"
 

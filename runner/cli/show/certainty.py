@@ -108,7 +108,7 @@ def trust(config: RankedConfig) -> str:
     if config.runs is not None:
         return _runs(config.runs, config.server)
     if config.speculative:
-        return f"not checked against measurements, {AS_GIVEN}"
+        return AS_GIVEN
     near = config.backing is not None and config.backing.near
     told = [] if near else [NOT_MEASURED]
     if config.backing is not None:

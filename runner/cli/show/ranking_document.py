@@ -111,7 +111,7 @@ def _group_document(ranking: Ranking, group: Group) -> dict[str, object]:
 
 def config_document(config: Configuration) -> dict[str, object]:
     """A configuration, with where its figures are expected and what it rests on."""
-    document = asdict(config) | {"kind": config.kind.value}
+    document = asdict(config) | {"kind": config.kind.value, "unchecked": config.unchecked}
     if isinstance(config, Operating):
         document["output_tokens_per_s_per_gpu"] = config.tokens_per_s_per_gpu
     if isinstance(config, RankedConfig):

@@ -15,6 +15,7 @@ from gpuscout.runner.cli.show.wording import (
     load,
     name_of,
     quantity,
+    share,
     wrapped,
 )
 from gpuscout.store.ranking.types import Cause, Group, Kind, Loser, Losers, Operating, Ranking
@@ -76,6 +77,7 @@ def explained(ranking: Ranking, width: int) -> list[str]:
             told += f" ({behind(ranking, config)})" if config.place > 1 else ""
             told += f"; {config.told_kind}: {trust(config)}"
             told += f"; limits met: {met(config)}" if config.chances else ""
+            told += f"; {server}" if (server := _server(config)) else ""
             told += f"; deploy cannot write it: {config.cannot_start}" if config.cannot_start else ""
             told += "".join(
                 f"; {opinion.engine} says {figure(opinion.objective) if opinion.objective is not None else 'no'}"
@@ -94,6 +96,20 @@ def explained(ranking: Ranking, width: int) -> list[str]:
             told = f"{exclusion.combinations:,} {exclusion.reason}: {_of(exclusion.model)}{exclusion.detail}"
             lines += wrapped(told, width, indent=2)
     return lines
+
+
+def _server(config: Operating) -> str:
+    """What a simulated server shows: "3.2 requests wait, KV cache 41 % full, 0.4 % preempted"."""
+    told = []
+    if config.requests_waiting is not None:
+        told.append(f"{figure(config.requests_waiting)} requests wait")
+    if config.kv_cache_usage is not None:
+        told.append(f"KV cache {share(config.kv_cache_usage)} full")
+    if config.preempted_share is not None:
+        told.append(f"{share(config.preempted_share) if config.preempted_share else 'none'} preempted")
+    if config.goodput_per_s is not None:
+        told.append(f"goodput {figure(config.goodput_per_s)}/s")
+    return ", ".join(told)
 
 
 def _reason(losers: Losers) -> str:

@@ -27,13 +27,15 @@ from gpuscout.runner.engines.simulator.load import (
 from gpuscout.runner.engines.simulator.requests import arrivals_of, lengths_of
 from gpuscout.runner.engines.simulator.steps import StepSeconds, StepTimes, tabulate
 from gpuscout.sweeps.cases import CaseColumns
-from gpuscout.sweeps.curves import Bound, Curves, IntArray
+from gpuscout.sweeps.curves import PERCENTILE_METRICS, Bound, Curves, FloatArray, IntArray
+from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.settings import STARTED
+from gpuscout.sweeps.slo import Slo, parse_slo
 from gpuscout.sweeps.traffic.trace import NamedTrace
 from gpuscout.sweeps.traffic.traffic import Traffic
 
-VERSION = "2"
+VERSION = "3"
 _ROUNDS = 10  # requests of each client of a closed loop, as InferenceX has it
 # The wait of the first wave in most runs, as a share of the fitted mean, which a few stalls of a minute raise. It is
 # the one number taken from measured percentiles. Fitted with each GPU family left out it came to 0.30 to 0.50,
@@ -64,16 +66,26 @@ class Simulator:
                 at_most=1.0,
             ),
             "error": Option("standard error of the 99th percentile of TTFT, as a share of it", float, 0.05, above=0),
+            "goodput": Option("limits of a request that counts in goodput_per_s, such as ttft<=500ms, itl<=30ms", list),
         },
     )
 
     def __init__(
-        self, *, constants_file: Path | str | None = None, length_spread: float = 0.1, error: float = 0.05
+        self,
+        *,
+        constants_file: Path | str | None = None,
+        length_spread: float = 0.1,
+        error: float = 0.05,
+        goodput: Sequence[str] | None = None,
     ) -> None:
         self._roofline = RooflineEngine(constants_file=constants_file)
         self._error, self._spread = error, length_spread
         chosen = {"length_spread": (length_spread, 0.1), "error": (error, 0.05)}
-        changed = {name: value for name, (value, default) in chosen.items() if value != default}
+        changed: dict[str, object] = {name: value for name, (value, default) in chosen.items() if value != default}
+        limits = sorted({_limit_of_a_request(text) for text in goodput or ()}, key=str)
+        self._goodput = {slo.column: slo.limit for slo in reversed(limits)}
+        if limits:
+            changed["goodput"] = [str(slo) for slo in limits]
         self.options: Mapping[str, object] = {**self._roofline.options, **changed}
 
     def fingerprint(self) -> str:
@@ -100,7 +112,7 @@ class Simulator:
         if (server := case.servers[case.server[0]]) not in _POLICIES:
             return answer(Outcome.NOT_SUPPORTED, f"how {server} schedules requests is not modelled")
         capacity = int(asked.kv_capacity_tokens[0])
-        deployment = _Deployment(self._roofline, case, capacity, self._spread)
+        deployment = _Deployment(self._roofline, case, capacity, self._spread, self._goodput)
         try:
             points = list(self._points(deployment, case, ladder))
         except DoesNotFitError:
@@ -123,7 +135,15 @@ class Simulator:
 class _Deployment:
     """One case made ready to be simulated: its step times, its servers, its requests."""
 
-    def __init__(self, roofline: RooflineEngine, case: CaseColumns, capacity_tokens: int, spread: float) -> None:
+    def __init__(
+        self,
+        roofline: RooflineEngine,
+        case: CaseColumns,
+        capacity_tokens: int,
+        spread: float,
+        goodput: Mapping[str, float],
+    ) -> None:
+        self._goodput = goodput
         traffic = case.traffics[case.traffic[0]]
         self._digest = case.digests()[0]
         self._ranks = int(case.data_parallel[0])
@@ -147,8 +167,8 @@ class _Deployment:
             policy=_POLICIES[server],
             max_num_seqs=max(min(seats, per_rank // max(input_len - kept_once, 1) + 1), 1),
             max_num_batched_tokens=int(case.option("max_num_batched_tokens")[0]),
-            kv_capacity_tokens=max(per_rank - kept_once, 1),
-            shares_cached=kept_once > 0,
+            kv_capacity_tokens=max(per_rank, kept_once + 1),
+            kept_once_tokens=kept_once,
             drafts=drafts,
         )
         self._seconds = partial(step_seconds, f, k)
@@ -171,11 +191,17 @@ class _Deployment:
             self._lengths,
             clients,
             rounds=_ROUNDS,
-            first_wave_s=_FIRST_WAVE * self._first_wave_s,
+            first_wave_s=self._first_wave(clients),
             stalls_s=self._burst_share * self._first_wave_s * (clients - 1) / clients,
             seed=seed,
             error=error,
         )
+
+    def _first_wave(self, clients: int) -> FloatArray:
+        """Seconds that each request of the burst at the beginning of a closed loop waits longer."""
+        if self._server.policy == WHOLE_PROMPTS:  # each in a step of its own: the last waits for all others
+            return np.arange(clients, dtype=np.float64) * self._longer_alone_s(clients)
+        return np.full(clients, _FIRST_WAVE * self._first_wave_s if clients > 1 else 0.0)
 
     def at_rate(self, traffic: Traffic, error: float) -> Point:
         """Every rank gets one request after the other, in turn."""
@@ -193,8 +219,11 @@ class _Deployment:
         in_flight = whole.requests_per_s * whole.e2e_s
         return self._point(max(round(in_flight), 1), whole, whole.queued, in_open_loop=True)
 
-    def _own_ms(self, in_flight: float) -> float:
-        """What a prompt takes longer for itself than it delays a busy server, as the roofline has both."""
+    def _longer_alone_s(self, in_flight: float, *, than_step: bool = False) -> float:
+        """What a prompt takes longer in a step of its own than it delays a busy server, as the roofline has both.
+
+        `than_step`: than the step that it shares with the sequences that run.
+        """
         running = min(max(in_flight, 1.0), float(self._server.max_num_seqs))
         kv_tokens = running * self._held
 
@@ -202,28 +231,49 @@ class _Deployment:
             return float(self._seconds(*(np.array([value]) for value in (sequences, kv_tokens, prompt)))[0])
 
         shared = seconds(running, kv_tokens, self._prompt)
-        if self._server.policy == PREFILL_FIRST:
+        if not than_step:
             shared -= seconds(running, kv_tokens, 0.0)
-        return max(seconds(0.0, 0.0, self._prompt) - shared, 0.0) * 1e3
+        return max(seconds(0.0, 0.0, self._prompt) - shared, 0.0)
 
     def _point(self, concurrency: int, found: Simulated, queued: bool, *, in_open_loop: bool = False) -> Point:
         in_flight = found.requests_per_s * found.e2e_s
         busy = max(1 - self._ranks / in_flight, 0.0) if in_flight > 0 else 0.0
-        start_ms = self._start_s * 1e3 + busy * (self._looks * found.itl_ms + self._own_ms(in_flight / self._ranks))
+        longer_s = self._longer_alone_s(in_flight / self._ranks, than_step=self._server.policy != PREFILL_FIRST)
+        start_ms = 1e3 * (self._start_s + busy * longer_s) + busy * self._looks * found.itl_ms
         later = {"ttft_ms": start_ms, "e2e_s": start_ms / 1e3, "itl_ms": 0.0}
         # Clients of a closed loop ask later again, arrivals of an open loop come as they come.
         slower = 1.0 if in_open_loop else found.e2e_s / (found.e2e_s + start_ms / 1e3)
+        requests_per_s = found.requests_per_s * slower
+        server_metrics = {
+            "requests_waiting": found.waiting,
+            "kv_cache_usage": found.kv_usage,
+            "preempted_share": found.preempted,
+        }
+        if self._goodput:
+            server_metrics["goodput_per_s"] = requests_per_s * found.share_within(self._goodput, later)
         return Point(
             concurrency=concurrency,
             ttft_ms=found.ttft_ms + start_ms,
             itl_ms=found.itl_ms,
             e2e_s=found.e2e_s + start_ms / 1e3,
             output_tokens_per_s=found.output_tokens_per_s * slower,
-            requests_per_s=found.requests_per_s * slower,
+            requests_per_s=requests_per_s,
             bound=Bound.UNKNOWN,
             queued=queued,
             percentiles={key: value + later[key[0]] for key, value in found.percentiles.items()},
+            server_metrics=server_metrics,
         )
+
+
+def _limit_of_a_request(text: str) -> Slo:
+    """A limit on a latency of each request. Raises InputError."""
+    slo = parse_slo(text)
+    if slo.at_least or slo.percentile is not None:
+        raise InputError(
+            f"engine simulator, option goodput: {text} is not a limit of one request",
+            hint="ttft, itl and e2e without a percentile, for example ttft<=500ms",
+        )
+    return slo
 
 
 def _times(seconds: StepSeconds, server: Server, longest: int) -> StepTimes:
@@ -254,10 +304,15 @@ def _together(parts: Sequence[tuple[Simulated, int]]) -> Simulated:
         output_tokens_per_s=sum(found.output_tokens_per_s * ranks for found, ranks in parts),
         percentiles={key: mean(found.percentiles[key] for found, _ in parts) for key in parts[0][0].percentiles},
         waiting=sum(found.waiting * ranks for found, ranks in parts),
-        kv_occupancy=mean(found.kv_occupancy for found, _ in parts),
+        kv_usage=mean(found.kv_usage for found, _ in parts),
         preempted=mean(found.preempted for found, _ in parts),
         ttft_p99_error=max(found.ttft_p99_error for found, _ in parts),
-        requests=sum(found.requests for found, _ in parts),
+        latencies={
+            metric: np.concatenate([found.latencies[metric] for found, _ in parts]) for metric in PERCENTILE_METRICS
+        },
+        weights=np.concatenate(
+            [found.weights * share / found.weights.sum() for (found, _), share in zip(parts, shares, strict=True)]
+        ),
     )
 
 

@@ -85,6 +85,7 @@ def simulate(
     cached: IntColumn,
     shared: IntColumn,
     rounds: IntColumn,
+    first: int,
     counted: int,
     clients: int,
     table: FloatArray,
@@ -99,6 +100,7 @@ def simulate(
     admitted: FloatArray,
     first_token: FloatArray,
     finished: FloatArray,
+    preempted: IntColumn,
     gap_from: FloatArray,
     gap_to: FloatArray,
     gap_count: IntColumn,
@@ -115,10 +117,11 @@ def simulate(
     pace, verified     tokens that a decode step gives a sequence on average, and of the token budget that it takes: 1
                        and 1 unless tokens are drafted
     admitted, first_token, finished   filled in: s, when a request got a place, its first and its last token
+    preempted          filled in: how often each request lost its place
     gap_from, gap_to, gap_count       filled in: gaps between tokens, as segments of `gap_count` gaps that grow evenly
                                       from `gap_from` to `gap_to` s
-    totals             filled in: KV tokens held (without shared ones) integrated over time, preemptions, steps, end of
-                       the run in s
+    totals             filled in: KV tokens held (without shared ones) integrated over time since the request `first`
+                       was admitted, that time in s, and steps
 
     STUCK: a request alone is larger than the KV cache.
     """
@@ -149,7 +152,7 @@ def simulate(
     joined = np.zeros(max_num_seqs + 2, dtype=np.float64)
     members = np.zeros(max_num_seqs + 2, dtype=np.int64)
     integral = 0.0
-    preemptions = 0
+    since = -1.0
     steps = 0
     entering = np.empty(max_num_seqs + 1, dtype=np.int64)
 
@@ -186,6 +189,9 @@ def simulate(
             else:
                 head += 1
                 admitted[request] = now
+                if request == first:
+                    integral = 0.0
+                    since = now
             kv += tokens
             found += shared[request]
             chunk = need if policy == WHOLE_PROMPTS else min(need, budget)
@@ -260,7 +266,7 @@ def simulate(
                     last -= 1
                 members[max(last, 0)] -= 1
                 again.append(victim)
-                preemptions += 1
+                preempted[victim] += 1
                 continue
             count = min(count, max(room, 1))
             begin = _step_seconds(table, tokens_per_kv, prefill_tokens, running, kv, 0.0)
@@ -315,5 +321,5 @@ def simulate(
             order.extend(kept)
         if segments + max_num_seqs + 4 > len(gap_count):
             return DONE, -1
-    totals[0], totals[1], totals[2], totals[3] = integral, preemptions, steps, now
+    totals[0], totals[1], totals[2] = integral, now - since, steps
     return DONE, segments

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,18 +22,22 @@ _SUSTAINED = 0.98
 Lengths = Callable[[np.random.Generator, int], tuple[IntColumn, IntColumn, IntColumn]]
 
 
+Column = TypeVar("Column", FloatArray, IntColumn)
+
+
 @dataclass(frozen=True)
 class Server:
     """What one rank of a server may hold and do at once. `policy` is one of the kernel's.
 
-    `shares_cached`: cached tokens are what prompts have in common, kept once and not counted in the capacity.
+    `kept_once_tokens` of the capacity hold what prompts have in common; where there are any, the cached tokens of a
+    prompt are those.
     """
 
     policy: int
     max_num_seqs: int
     max_num_batched_tokens: int
     kv_capacity_tokens: int
-    shares_cached: bool = False
+    kept_once_tokens: int = 0
     drafts: Speculative = NO_DRAFTS
 
 
@@ -44,10 +49,11 @@ class Simulated:
 
     percentiles      by metric and percentile
     waiting          requests that wait for a place, mean over time
-    kv_occupancy     share of the KV cache that is held, mean over time
-    preempted        preemptions per request
+    kv_usage         share of the KV cache that is held, mean over time
+    preempted        share of the requests that lost their place at least once
     ttft_p99_error   standard error of the 99th percentile of TTFT, as a share of it (batch means)
-    requests         requests counted
+    latencies        by metric, a value a request; the ITL of an answer of one token is 0
+    weights          what each request counts
     """
 
     ttft_ms: float
@@ -57,15 +63,21 @@ class Simulated:
     output_tokens_per_s: float
     percentiles: dict[tuple[str, float], float]
     waiting: float
-    kv_occupancy: float
+    kv_usage: float
     preempted: float
     ttft_p99_error: float
-    requests: int
+    latencies: Mapping[str, FloatArray]
+    weights: FloatArray
 
     @property
     def queued(self) -> bool:
         """Whether a good part of the requests in flight waits for a place, and not for a step or two."""
         return self.waiting > max(1.0, 0.05 * self.requests_per_s * self.e2e_s)
+
+    def share_within(self, limits: Mapping[str, float], later: Mapping[str, float]) -> float:
+        """The share of requests of which each latency, and what comes `later` on top of it, is within its limit."""
+        within = [self.latencies[metric] + later[metric] <= limit for metric, limit in limits.items()]
+        return float(np.average(np.all(within, axis=0), weights=self.weights))
 
 
 class DoesNotFitError(Exception):
@@ -87,7 +99,7 @@ def closed_loop(
     clients: int,
     *,
     rounds: int,
-    first_wave_s: float,
+    first_wave_s: FloatArray,
     stalls_s: float,
     seed: int,
     error: float,
@@ -95,11 +107,12 @@ def closed_loop(
     """`clients` requests in flight at all times, as load generators keep them.
 
     All clients begin at once, whoever has its answer asks again at once, and all of the `rounds` requests a client
-    count: the burst at the beginning is why measured means of TTFT are far above their medians. Its requests wait
-    `first_wave_s` longer, as those of most measured runs do; `stalls_s` is what all requests wait for that on average,
-    with the few runs whose servers stand still at their beginning: it counts in means, not in percentiles. The
-    experiment is made again with other lengths until there are `FEWEST_REQUESTS` and the standard error of the 99th
-    percentile of TTFT is at most the share `error` of it, or `MOST_REQUESTS` are counted. Raises DoesNotFitError.
+    count: the burst at the beginning is why measured means of TTFT are far above their medians. In percentiles its
+    requests wait `first_wave_s` longer, one figure a client, as those of most measured runs do; in means all wait
+    `stalls_s`, which is what benchmarks of every kind show on average: those that warm a server up before, and the few
+    whose servers stand still at their beginning. The experiment is made again with other lengths until there are
+    `FEWEST_REQUESTS` and the standard error of the 99th percentile of TTFT is at most the share `error` of it, or
+    `MOST_REQUESTS` are counted. Raises DoesNotFitError.
     """
     random = np.random.default_rng(seed)
     counted = rounds * clients
@@ -107,18 +120,17 @@ def closed_loop(
     while True:
         prompt, cached, output = lengths(random, counted + clients)
         steps = _rounds(server.drafts, random, output)
-        run = _run(times, server, np.zeros(clients), prompt, cached, steps, counted, clients)
-        if clients > 1:
-            for column in (run.first_token, run.finished):
-                column[:clients] += first_wave_s
+        run = _run(times, server, np.zeros(clients), prompt, cached, steps, 0, counted, clients)
+        for column in (run.first_token, run.finished):
+            column[:clients] += first_wave_s
         runs.append(_Counted(run, output, 0, counted))
         requests = counted * len(runs)
         if requests < FEWEST_REQUESTS:
             continue
-        found = _summary(runs)
+        found = _summary(runs, server)
         if found.ttft_p99_error <= error or requests >= MOST_REQUESTS:
-            stalls_s = max(stalls_s - first_wave_s * clients / counted, 0.0) if clients > 1 else 0.0
-            found = replace(found, ttft_ms=found.ttft_ms + 1e3 * stalls_s, e2e_s=found.e2e_s + stalls_s)
+            more_s = stalls_s - float(first_wave_s.sum()) / counted
+            found = replace(found, ttft_ms=found.ttft_ms + 1e3 * more_s, e2e_s=found.e2e_s + more_s)
             # Little's law, which holds whatever happens at both ends of a short experiment.
             rate = clients / found.e2e_s
             mean_output = float(np.mean(np.concatenate([one.answered for one in runs])))
@@ -151,8 +163,8 @@ def open_loop(
         prompt, cached, output = lengths(random, total)
         arrival = np.cumsum(gaps(random, total)) / requests_per_s
         steps = _rounds(server.drafts, random, output)
-        run = _run(times, server, arrival, prompt, cached, steps, warm + counted, 0)
-        found = _summary([_Counted(run, output, warm, warm + counted)])
+        run = _run(times, server, arrival, prompt, cached, steps, warm, warm + counted, 0)
+        found = _summary([_Counted(run, output, warm, warm + counted)], server)
         if found.ttft_p99_error <= error or counted >= MOST_REQUESTS:
             return found
         counted = min(2 * counted, MOST_REQUESTS)
@@ -164,7 +176,7 @@ def _throughput(times: StepTimes, server: Server, lengths: Lengths, seed: int) -
     random = np.random.default_rng(seed)
     prompt, cached, output = lengths(random, n + 2 * server.max_num_seqs)
     steps = _rounds(server.drafts, random, output)
-    run = _run(times, server, np.zeros(len(prompt)), prompt, cached, steps, n, 0)
+    run = _run(times, server, np.zeros(len(prompt)), prompt, cached, steps, 0, n, 0)
     ended = np.sort(run.finished[:n])
     begin, end = ended[n // 4], ended[-1 - n // 8]
     return float((n - n // 4 - n // 8 - 1) / (end - begin)) if end > begin else np.inf
@@ -190,10 +202,9 @@ class _Run:
     admitted: FloatArray
     first_token: FloatArray
     finished: FloatArray
+    preempted: IntColumn
     kv_token_seconds: float
-    preemptions: float
     seconds: float
-    kv_capacity: int
 
 
 def _run(
@@ -203,6 +214,7 @@ def _run(
     prompt: IntColumn,
     cached: IntColumn,
     rounds: IntColumn,
+    first: int,
     counted: int,
     clients: int,
 ) -> _Run:
@@ -211,19 +223,22 @@ def _run(
         came = np.zeros(len(prompt))
         came[: len(arrival)] = arrival
         admitted, first_token, finished = (np.full(len(prompt), np.nan) for _ in range(3))
-        totals = np.zeros(4)
+        preempted = np.zeros(len(prompt), np.int64)
+        totals = np.zeros(3)
         code, segments = simulate(
-            came, prompt, cached, cached if server.shares_cached else np.zeros_like(cached), rounds, counted, clients,
-            times.seconds, times.tokens_per_kv, times.prefill_tokens,
-            server.max_num_seqs, server.max_num_batched_tokens, server.kv_capacity_tokens,
+            came, prompt, cached, cached if server.kept_once_tokens else np.zeros_like(cached), rounds,
+            first, counted, clients, times.seconds, times.tokens_per_kv, times.prefill_tokens,
+            server.max_num_seqs, server.max_num_batched_tokens, server.kv_capacity_tokens - server.kept_once_tokens,
             server.drafts.tokens_per_step, 1 + server.drafts.draft_tokens, server.policy,
-            admitted, first_token, finished, np.empty(room), np.empty(room), np.zeros(room, np.int64), totals,
+            admitted, first_token, finished, preempted,
+            np.empty(room), np.empty(room), np.zeros(room, np.int64), totals,
         )  # fmt: skip
         if code == STUCK:
             raise DoesNotFitError
         if segments >= 0:
-            integral, preemptions, _, end = totals.tolist()
-            return _Run(came, admitted, first_token, finished, integral, preemptions, end, server.kv_capacity_tokens)
+            held, seconds, _ = totals.tolist()
+            held += server.kept_once_tokens * seconds
+            return _Run(came, admitted, first_token, finished, preempted, held, seconds)
         room *= 2
 
 
@@ -236,7 +251,7 @@ class _Counted:
     first: int
     last: int
 
-    def of(self, column: FloatArray) -> FloatArray:
+    def of(self, column: Column) -> Column:
         return column[self.first : self.last]
 
     @property
@@ -252,7 +267,7 @@ class _Counted:
         return float(inside.sum()), float(self.output[inside].sum()), end - begin
 
 
-def _summary(runs: Sequence[_Counted]) -> Simulated:
+def _summary(runs: Sequence[_Counted], server: Server) -> Simulated:
     """All counted requests of several runs together."""
     came, admitted, began, ended = (
         np.concatenate([one.of(getattr(one.run, name)) for one in runs])
@@ -267,7 +282,9 @@ def _summary(runs: Sequence[_Counted]) -> Simulated:
     }
     requests, tokens, seconds = (sum(part) for part in zip(*(one.served for one in runs), strict=True))
     tails = np.array([np.percentile(batch, 99) for batch in np.array_split(figures["ttft_ms"], _BATCHES)])
-    kv = sum(one.run.kv_token_seconds for one in runs) / sum(one.run.seconds for one in runs)
+    held = sum(one.run.kv_token_seconds for one in runs) / sum(one.run.seconds for one in runs)
+    itl_ms = np.zeros(len(answered))
+    itl_ms[several] = figures["itl_ms"]
     return Simulated(
         ttft_ms=float(figures["ttft_ms"].mean()),
         itl_ms=float(figures["itl_ms"].mean()) if several.any() else 0.0,
@@ -281,8 +298,9 @@ def _summary(runs: Sequence[_Counted]) -> Simulated:
             if len(values)
         },
         waiting=float((admitted - came).mean()) * requests / seconds,
-        kv_occupancy=kv / runs[0].run.kv_capacity,
-        preempted=sum(one.run.preemptions for one in runs) / len(answered),
+        kv_usage=held / server.kv_capacity_tokens,
+        preempted=float(np.mean(np.concatenate([one.of(one.run.preempted) for one in runs]) > 0)),
         ttft_p99_error=float(np.std(tails, ddof=1) / np.sqrt(_BATCHES) / np.mean(tails)),
-        requests=len(answered),
+        latencies=figures | {"itl_ms": itl_ms},
+        weights=np.ones(len(answered)),
     )
