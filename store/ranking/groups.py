@@ -39,6 +39,23 @@ class Shown:
             keep[first_of_levels(ranked, level)] = True
         return cls(ranked.rows[keep], ranked.group[keep], ranked.place[keep])
 
+    def in_turn(self, pool: Candidates, described: Descriptions) -> Shown:
+        """The same, equals in the order of their names, and of these only those that are returned.
+
+        Hundreds may share a place: of a group count the `top`, and the first of each GPU type and level of trust.
+        """
+        columns = (self.group.tolist(), self.place.tolist(), self.rows.tolist())
+        turns = [(group, place, *_names(described[row])) for group, place, row in zip(*columns, strict=True)]
+        order = sorted(range(len(turns)), key=turns.__getitem__)
+        rows, group = self.rows[order], self.group[order]
+        keep = np.ones(len(order), dtype=bool)
+        if pool.question.top is not None:
+            keep = np.arange(len(order)) - np.searchsorted(group, group) < pool.question.top
+            for kind in (pool.codes.gpu, pool.level):
+                _, first = np.unique((group << 32) + kind[rows], return_index=True)
+                keep[first] = True
+        return Shown(rows[keep], group[keep], self.place[order][keep])
+
 
 def first_of_levels(ranked: Placed, level: Indices) -> Indices:
     """Of each group the placed row that comes first of each level of trust, as positions; `level` is of all rows."""
@@ -62,13 +79,14 @@ def _types_before(ranked: Placed) -> Indices:
 
 def configs_of(pool: Candidates, shown: Shown, described: Descriptions) -> dict[int, list[RankedConfig]]:
     """The configurations of every group, best first."""
+    shown = shown.in_turn(pool, described)
     opinions = _opinions(pool, shown.rows)
     aim, weighted, more_is_better = pool.aim, pool.aim.is_weighted, pool.aim.more_is_better
     also = [name for name in pool.question.also if name != aim.name]
     parts = [name for name, _ in aim.weights]
     names = list(dict.fromkeys([*parts, *also]))
     objective = aim.name
-    found: dict[int, list[tuple[tuple[Any, ...], RankedConfig]]] = {}
+    found: dict[int, list[RankedConfig]] = {}
     best: dict[int, float] = {}
     # The best of a group comes first, before anything is compared with it.
     credentials = _Credentials(pool, described)
@@ -99,10 +117,8 @@ def configs_of(pool: Candidates, shown: Shown, described: Descriptions) -> dict[
             at_confidence=counted,
             **credentials.of(row, about, intervals),
         )
-        found.setdefault(group, []).append((_tie_break(config), config))
-    return {
-        group: [config for _, config in sorted(configs, key=lambda pair: pair[0])] for group, configs in found.items()
-    }
+        found.setdefault(group, []).append(config)
+    return found
 
 
 def _range(
@@ -217,23 +233,22 @@ class _Credentials:
         return pool.errors.nearest(place, metric)
 
 
-def _tie_break(config: RankedConfig) -> tuple[Any, ...]:
-    """Order equal figures, which share a place, by name; compared here because databases sort text differently."""
+def _names(about: Description) -> tuple[Any, ...]:
+    """What decides between equal figures, compared here because databases sort text differently."""
     return (
-        config.place,
-        config.gpu,
-        config.tensor_parallel,
-        config.pipeline_parallel,
-        config.data_parallel,
-        config.expert_parallel,
-        config.precision,
-        config.kv_precision or "",
-        config.server,
-        config.gpu_memory_utilization,
-        config.max_model_len,
-        config.server_options,
-        config.speculative,
-        config.task_id or 0,
+        about["gpu"],
+        about["tensor_parallel"],
+        about["pipeline_parallel"],
+        about["data_parallel"],
+        about["expert_parallel"],
+        about["precision"],
+        about["kv_precision"] or "",
+        about["server"],
+        about["gpu_memory_utilization"],
+        about["max_model_len"],
+        about["server_options"],
+        about["speculative"],
+        about["task_id"] or 0,
     )
 
 

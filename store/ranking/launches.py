@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -58,6 +58,7 @@ class Launches:
 
     def checked(self, model: str, configs: Sequence[RankedConfig]) -> list[RankedConfig]:
         """The configurations of a model, each with what keeps its server from being started so."""
+        self._look_up(gpus, (config.gpu for config in configs))
         return [replace(config, cannot_start=self._why_not(model, config)) for config in configs]
 
     def _why_not(self, model: str, config: RankedConfig) -> str | None:
@@ -73,10 +74,15 @@ class Launches:
         return None
 
     def _of(self, table: sa.Table, name: str) -> Mapping[str, Any]:
-        if (table.name, name) not in self._figures:
-            figures = newest_figures(self._connection, table, name)
+        self._look_up(table, (name,))
+        return self._figures[table.name, name]
+
+    def _look_up(self, table: sa.Table, names: Iterable[str]) -> None:
+        unknown = {name for name in names if (table.name, name) not in self._figures}
+        if not unknown:
+            return
+        for name, figures in newest_figures(self._connection, table, unknown).items():
             if table is models and "total_parameters" in figures:
                 model = ModelSpec.from_dict(figures)
                 figures |= {"expert_size": model.expert_size, "weight_block": model.weight_block}
             self._figures[table.name, name] = figures
-        return self._figures[table.name, name]

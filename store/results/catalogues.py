@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -96,9 +96,11 @@ def stored_gpus(connection: sa.Connection) -> list[GPUSpec]:
     return list(found.values())
 
 
-def newest_figures(connection: sa.Connection, table: sa.Table, name: str) -> dict[str, Any]:
-    """What `to_dict` of the model or GPU (by `table`) stored last under this name gave. Raises NoResultFound."""
+def newest_figures(connection: sa.Connection, table: sa.Table, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """What `to_dict` of the models or GPUs (by `table`) stored last under these names gave, by name."""
     column = table.c.architecture if table is models else table.c.figures
-    newest = sa.select(column).where(table.c.name == name).order_by(table.c.created_at.desc()).limit(1)
-    figures: dict[str, Any] = json.loads(connection.execute(newest).scalar_one())
-    return figures
+    stored = (
+        sa.select(table.c.name, column).where(table.c.name.in_(sorted(names))).order_by(table.c.created_at, table.c.id)
+    )
+    newest = {name: text for name, text in connection.execute(stored)}
+    return {name: json.loads(text) for name, text in newest.items()}

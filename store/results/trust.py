@@ -69,10 +69,11 @@ def note_document(connection: sa.Connection, engine_id: int, document: Mapping[s
 
 def errors_of(connection: sa.Connection, engine_ids: Sequence[int]) -> dict[int, list[tuple[str, ObservedError]]]:
     """For each engine its errors with their sources."""
-    query = sa.select(errors_seen).where(errors_seen.c.engine_id.in_(engine_ids))
+    columns = (errors_seen.c[name] for name in ("engine_id", "source", *_ERROR))
+    query = sa.select(*columns).where(errors_seen.c.engine_id.in_(engine_ids))
     found: dict[int, list[tuple[str, ObservedError]]] = {}
-    for row in connection.execute(query.order_by(*errors_seen.primary_key.columns)).mappings():
-        found.setdefault(row["engine_id"], []).append((row["source"], ObservedError(*(row[name] for name in _ERROR))))
+    for engine_id, source, *error in connection.execute(query.order_by(*errors_seen.primary_key.columns)):
+        found.setdefault(engine_id, []).append((source, ObservedError(*error)))
     return found
 
 
