@@ -31,6 +31,10 @@ def serve(
         float,
         typer.Option("--time-limit", min=0.1, metavar="S", help="Seconds after which an answer is given up."),
     ] = 60,
+    workers: Annotated[
+        int,
+        typer.Option("--workers", min=1, max=64, help="Processes that answer: as many cores may be busy."),
+    ] = 1,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     db: Db = DEFAULT_STORE,
 ) -> None:
@@ -52,6 +56,7 @@ def serve(
         token=token,
         allowed_hosts=allow_host or (),
         longest_s=time_limit,
+        workers=workers,
         open_browser=open_browser,
         say=say,
     )

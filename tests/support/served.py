@@ -31,13 +31,18 @@ def small_store(folder: Path, *more: str) -> Path:
 @contextmanager
 def serving(folder: Path, *options: str) -> Iterator[str]:
     """The address at which the command serves the store of a folder; it is ended afterwards."""
-    process: subprocess.Popen[str] = started("serve", "--port", "0", *options, cwd=folder)
+    process = started("serve", "--port", "0", *options, cwd=folder)
     try:
-        assert process.stderr is not None
-        line = process.stderr.readline()
-        found = re.search(r"http://\S+", line)
-        assert found, line + process.stderr.read()
-        yield found[0]
+        yield address_of(process)
     finally:
         process.terminate()
         process.communicate(timeout=60)
+
+
+def address_of(process: subprocess.Popen[str]) -> str:
+    """The address that the command prints."""
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    found = re.search(r"http://\S+", line)
+    assert found, line + process.stderr.read()
+    return found[0]

@@ -1,0 +1,44 @@
+"""Several processes behind one address: all answer, the token stays out of their arguments, and all end together."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+
+from tests.support.commands import started, wait_for
+from tests.support.served import address_of, small_store
+
+pytestmark = pytest.mark.slow
+TOKEN = "s3cret-of-the-workers"
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_workers_answer_and_end_with_the_command(ended_by: signal.Signals, tmp_path: Path) -> None:
+    small_store(tmp_path)
+    command = started("serve", "--port", "0", "--workers", "2", cwd=tmp_path, environ={"GPUSCOUT_TOKEN": TOKEN})
+    family: list[psutil.Process] = []
+    try:
+        address = address_of(command)
+        with httpx2.Client(base_url=address, timeout=120, headers={"Authorization": f"Bearer {TOKEN}"}) as asker:
+            answers = [asker.get("/", params={"model": "Qwen3-8B"}) for _ in range(8)]
+        assert {answer.status_code for answer in answers} == {200}
+        assert len({answer.text for answer in answers}) == 1
+        assert httpx2.get(address, timeout=120).status_code == 401
+        family = psutil.Process(command.pid).children(recursive=True)
+        arguments = [process.cmdline() for process in family]
+        assert sum("spawn_main" in " ".join(line) for line in arguments) == 2, arguments
+        assert not any(TOKEN in word for line in arguments for word in line)
+        os.kill(command.pid, ended_by)
+        command.communicate(timeout=60)
+        wait_for(lambda: not any(process.is_running() for process in family))
+    finally:
+        for process in family:
+            if process.is_running():
+                process.kill()
+        command.kill()
+        command.communicate()
