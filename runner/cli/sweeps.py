@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +20,7 @@ from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.text import printable
 
 if TYPE_CHECKING:
+    from gpuscout.store.ranking.types import SweepExclusion
     from gpuscout.store.results.blocks import SweepProgress
     from gpuscout.store.results.sweeps import FailureGroup, SweepRecord
 
@@ -73,8 +75,11 @@ _LISTED = (
 
 @sweeps.command("show", epilog="Example: gpuscout sweeps show quickstart")
 def show_sweep(name: Name, db: Db = DEFAULT_STORE, json: Json = False) -> None:
-    """Show how far a sweep is and what failed, by reason."""
+    """Show how far a sweep is, what failed and what was excluded, by reason."""
     from gpuscout.store.database.connect import open_store
+    from gpuscout.store.ranking.losers import excluded as excluded_of
+    from gpuscout.store.ranking.scope import scope_of
+    from gpuscout.store.ranking.types import Question
     from gpuscout.store.results.blocks import sweep_progress
     from gpuscout.store.results.sweeps import failure_groups, named_sweep
 
@@ -82,10 +87,11 @@ def show_sweep(name: Name, db: Db = DEFAULT_STORE, json: Json = False) -> None:
         sweep = named_sweep(connection, name)
         progress = sweep_progress(connection, sweep.id)
         groups = failure_groups(connection, sweep.id)
+        excluded = excluded_of(connection, scope_of(connection, Question(sweep=sweep.name)))
     if json:
-        print_json(_document(sweep, progress, groups))
+        print_json(_document(sweep, progress, groups, excluded))
     else:
-        _print_sweep(sweep, progress, groups)
+        _print_sweep(sweep, progress, groups, excluded)
 
 
 @sweeps.command("resume", epilog="Example: gpuscout sweeps resume capacity --retry-failed")
@@ -192,7 +198,9 @@ def _state(sweep: SweepRecord) -> str:
     return "cancelled" if sweep.cancelled_at else "unfinished"
 
 
-def _document(sweep: SweepRecord, progress: SweepProgress, groups: list[FailureGroup]) -> dict[str, object]:
+def _document(
+    sweep: SweepRecord, progress: SweepProgress, groups: list[FailureGroup], excluded: Sequence[SweepExclusion]
+) -> dict[str, object]:
     return {
         **picked(sweep, "name", "revision", "description", excluded_combinations="excluded_count"),
         "state": _state(sweep),
@@ -201,10 +209,13 @@ def _document(sweep: SweepRecord, progress: SweepProgress, groups: list[FailureG
         "created_at": sweep.created_at.isoformat(timespec="seconds"),
         "finished_at": sweep.finished_at and sweep.finished_at.isoformat(timespec="seconds"),
         "failures": [asdict(group) for group in groups],
+        "exclusions": [asdict(exclusion) for exclusion in excluded],
     }
 
 
-def _print_sweep(sweep: SweepRecord, progress: SweepProgress, groups: list[FailureGroup]) -> None:
+def _print_sweep(
+    sweep: SweepRecord, progress: SweepProgress, groups: list[FailureGroup], excluded: Sequence[SweepExclusion]
+) -> None:
     failed = sum(progress.failures.values())
     share = 100 * progress.tasks_done / max(progress.tasks, 1)
     state = _state(sweep)
@@ -218,6 +229,12 @@ def _print_sweep(sweep: SweepRecord, progress: SweepProgress, groups: list[Failu
     print(f"  tasks     {progress.tasks_done:,} of {progress.tasks:,} done ({share:.0f} %), {failed:,} of them failed")
     print(f"  blocks    {progress.done:,} of {progress.blocks:,} done")
     print(f"  excluded  {sweep.excluded_count:,} combinations that no engine could run")
+    for one in excluded[:_MOST_GROUPS]:
+        of = " and ".join(filter(None, (one.model, one.gpu)))
+        told = f"{one.combinations:,} {one.reason.replace('_', ' ')}{f' ({of})' if of else ''}: {one.detail}"
+        print(f"    {printable(told)}")
+    if len(excluded) > _MOST_GROUPS:
+        print(f"    {count(len(excluded) - _MOST_GROUPS, 'more reason')}; --json has all of them")
     times = f"  created   {sweep.created_at:%Y-%m-%d %H:%M} UTC"
     print(times + (f", finished {sweep.finished_at:%Y-%m-%d %H:%M} UTC" if sweep.finished_at else ""))
     for group in groups[:_MOST_GROUPS]:

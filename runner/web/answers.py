@@ -167,10 +167,15 @@ class Question:
 
     def groups(self, *kinds: type[Any]) -> tuple[Any, ...]:
         """The groups of options of the command, as it would be given them."""
+        given = self.options()
+        return tuple(kind(**{one.name: given[one.name] for one in fields(kind)}) for kind in kinds)
+
+    def options(self) -> dict[str, Any]:
+        """The options of the command by name, as it would be given them."""
         command = _command(self.name)
         with usage_errors():
-            context = command.make_context(command.name, self.arguments())
-        return tuple(kind(**{one.name: context.params[one.name] for one in fields(kind)}) for kind in kinds)
+            found: dict[str, Any] = command.make_context(command.name, self.arguments()).params
+        return found
 
 
 def parameters(name: str) -> dict[str, Any]:

@@ -143,6 +143,64 @@ class _Axis:
         return [Tick(self.at(value), f"{value:,.10g}") for value in values if self.low <= value <= self.high]
 
 
+_COURSE_HEIGHT = 180
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One step of a course: how many replicas are ready in it."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Course:
+    """Replicas over time, on linear axes."""
+
+    bars: Sequence[Bar]
+    x_ticks: Sequence[Tick]
+    y_ticks: Sequence[Tick]
+    width: int = WIDTH
+    height: int = _COURSE_HEIGHT
+    left: int = _LEFT
+    right: int = WIDTH - _RIGHT
+    bottom: int = _COURSE_HEIGHT - _BOTTOM // 2
+
+
+def course(group: Mapping[str, Any], seconds: float) -> Course | None:
+    """A chart of the rows `over_time` of a group, of a load that lasts so long; None: nothing can carry it."""
+    rows = group["over_time"]
+    if not rows:
+        return None
+    most: int = max(1, *(row["ready"] for row in rows))
+    is_whole = len(rows) == group["over_time_rows"]
+    ends = [row["start_s"] for row in rows[1:]] + [seconds if is_whole else rows[-1]["start_s"]]
+    wide, high = WIDTH - _RIGHT - _LEFT, Course.bottom - _TOP
+
+    def across(at_s: float) -> float:
+        return round(_LEFT + wide * at_s / seconds, 1)
+
+    def up(replicas: float) -> float:
+        return round(Course.bottom - high * replicas / most, 1)
+
+    bars = [
+        Bar(
+            across(row["start_s"]),
+            up(row["ready"]),
+            round(across(end) - across(row["start_s"]), 1),
+            round(Course.bottom - up(row["ready"]), 1),
+            f"{row['ready']} replicas from {row['start_s'] / 3600:.4g} h, for {row['requests_per_s']:.4g} requests/s",
+        )
+        for row, end in zip(rows, ends, strict=True)
+    ]
+    times = [Tick(across(seconds * part / 4), f"{seconds * part / 4 / 3600:.3g} h") for part in range(5)]
+    return Course(bars, times, [Tick(up(count), f"{count}") for count in dict.fromkeys((0, most // 2, most))])
+
+
 def _axis(values: Sequence[float], start: float, end: float) -> _Axis:
     low, high = (min(values), max(values)) if values else (1.0, 10.0)
     return _Axis(low / 1.3, high * 1.3, start, end)

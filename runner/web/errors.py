@@ -10,7 +10,7 @@ from gpuscout.sweeps.text import without_passwords
 # By the exit status of the command: wrong input, no store, an outdated store, nothing qualifies.
 STATUSES: Mapping[int, int] = {2: 400, 3: 503, 4: 503, 6: 404}
 TITLES: Mapping[int, str] = {
-    2: "The question cannot be asked like this",
+    2: "This cannot be answered",
     3: "The store cannot be read",
     4: "The store is of another version",
     6: "Nothing qualifies",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -18,13 +19,26 @@ from starlette.responses import HTMLResponse, Response
 from gpuscout.runner.cli.options import AimOptions, Filters, PriceOptions
 from gpuscout.runner.cli.show.output import number
 from gpuscout.runner.cli.show.token_api import tokens
+from gpuscout.runner.cli.show.wording import workload
 from gpuscout.runner.web.answers import Question
-from gpuscout.runner.web.charts import scatter
+from gpuscout.runner.web.charts import Course, course, scatter
 from gpuscout.runner.web.errors import status_of, title_of
-from gpuscout.runner.web.forms import OBJECTIVES, PRICE, TRUSTS, Fields, address, fields_of, given
+from gpuscout.runner.web.forms import (
+    OBJECTIVES,
+    OWN,
+    OWN_NEEDED,
+    PRICE,
+    PURCHASES,
+    TRUSTS,
+    Fields,
+    address,
+    fields_of,
+    given,
+    number_from,
+)
 from gpuscout.runner.web.patience import answered
 from gpuscout.store.database.connect import Connection
-from gpuscout.sweeps.errors import GpuscoutError
+from gpuscout.sweeps.errors import GpuscoutError, InputError
 from gpuscout.sweeps.text import printable_lines, without_passwords
 
 Context = dict[str, Any]
@@ -38,12 +52,12 @@ _CONFIGURATION = (
     *("precision", "server", "server_options", "speculative", "server_version"),
 )
 METRICS = {
-    "cost,interactivity": "cost against tokens/s of a user",
-    "throughput-per-gpu,interactivity": "throughput per GPU against tokens/s of a user",
+    "cost,interactivity": "cost against tokens/s per user",
+    "throughput-per-gpu,interactivity": "throughput per GPU against tokens/s per user",
     "throughput-per-gpu,itl": "throughput per GPU against ITL",
     "throughput-per-gpu,ttft": "throughput per GPU against TTFT",
     "cost,ttft": "cost against TTFT",
-    "cost,e2e": "cost against the latency of a request",
+    "cost,e2e": "cost against E2E latency",
 }
 
 
@@ -109,12 +123,11 @@ def ask(db: str, fields: Fields) -> Context:
 
     asked = Question("recommend", given(fields))
     aim, filters, prices = asked.groups(AimOptions, Filters, PriceOptions)
-    question = aim.asked(filters.question())
+    question = replace(aim.asked(filters.question()), request_rate=asked.options()["rate"])
     with open_store(db) as store, store.reading() as connection:
         question = replace(question, prices=prices.rules(stored_names(connection, gpus).ids))
         in_full = _is_about_one(question)
-        in_short = replace(question, top=1, examples=1, gpu_types=2, briefly=True)
-        ranking = rank(connection, for_report(question) if in_full else in_short)
+        ranking = rank(connection, for_report(question) if in_full else in_short(question))
         aside = measured_aside(question, ranking.groups)
         groups = [group for group in ranking.groups if case_of(group) not in aside]
         only = groups[0] if len(groups) == 1 else None
@@ -134,12 +147,16 @@ def ask(db: str, fields: Fields) -> Context:
     context["one"] = Markup(report_body(ranking, memory_of_bests(ranking, db)))  # noqa: S704 - escaped where it is made
     context["sliders"] = _sliders(ranking, fields)
     context["launch"] = launch
-    lengths = {"input_len": str(only.input_len), "output_len": str(only.output_len)}
     context["others"] = {
-        "what throughput costs in latency": address("/trade-offs", {}, model=only.model, **lengths),
-        "what a load needs": address("/load", {}, model=only.model, rate="10", **lengths),
+        "throughput against latency": address("/trade-offs", {}, model=only.model, **_lengths(only)),
+        "replicas for a load": address("/load", {}, model=only.model, rate="10", **_lengths(only)),
     }
     return context
+
+
+def in_short(question: Any) -> Any:
+    """The question in the detail of a line for each answer."""
+    return replace(question, top=1, examples=1, gpu_types=2, briefly=True)
 
 
 def _is_about_one(question: Any) -> bool:
@@ -150,11 +167,10 @@ def _is_about_one(question: Any) -> bool:
 
 def _overview(ranking: Any, group: Any, fields: Fields) -> Context:
     from gpuscout.runner.cli.show.certainty import ranged
-    from gpuscout.runner.cli.show.wording import describe, workload
+    from gpuscout.runner.cli.show.wording import describe
 
     best = group.best
-    lengths = {"input_len": str(group.input_len), "output_len": str(group.output_len)}
-    named = {"workload": group.workload} if group.workload else lengths
+    named = {"workload": group.workload} if group.workload else _lengths(group)
     return {
         "model": group.model,
         "workload": workload(group),
@@ -164,6 +180,10 @@ def _overview(ranking: Any, group: Any, fields: Fields) -> Context:
         "remarks": "" if best is None else "; ".join(_remarks(group, best)),
         "link": address("/", fields, model=group.model, **named),
     }
+
+
+def _lengths(group: Any) -> dict[str, str]:
+    return {"input_len": str(group.input_len), "output_len": str(group.output_len)}
 
 
 def _remarks(group: Any, best: Any) -> Iterable[str]:
@@ -290,7 +310,11 @@ def load(db: str, fields: Fields) -> Context:
     if kind is None:
         return {"document": None, "kind": kind}
     asked = Question("capacity", given(fields))
-    return {"document": json.loads(asked.ask(db).text), "command": asked.command(_display(db)), "kind": kind}
+    document = json.loads(asked.ask(db).text)
+    charts: list[Course | None] = []
+    if kind == "load":
+        charts = [course(group, document["load"]["seconds"]) for group in document["groups"]]
+    return {"document": document, "charts": charts, "command": asked.command(_display(db)), "kind": kind}
 
 
 def place(db: str, fields: Fields) -> Context:
@@ -302,11 +326,71 @@ def place(db: str, fields: Fields) -> Context:
 
 
 def prices(db: str, fields: Fields) -> Context:
-    """The price books, and of each GPU the range in which it is sold."""
-    asked = Question("prices", given(fields))
+    """The price books, of each GPU the range in which it is sold, and what one of one's own costs."""
+    own = {name: fields[name] for name in OWN if name in fields}
+    asked = Question("prices", given({name: values for name, values in fields.items() if name not in own}))
     document = json.loads(asked.ask(db).text)
     most = max((gpu["highest_usd_per_gpu_hour"] for gpu in document["gpus"]), default=1)
-    return {"document": document, "most": most, "command": asked.command(_display(db))}
+    return {
+        "document": document,
+        "most": most,
+        "own": _own(own, _display(db)) if own else None,
+        "flips": _flips(db),
+        "command": asked.command(_display(db)),
+    }
+
+
+def _flips(db: str) -> Context | None:
+    """The prices of sellers at which another GPU type would be best; None: there are no results yet."""
+    from gpuscout.store.database.connect import open_store
+    from gpuscout.store.ranking.rank import rank
+
+    aim, filters = Question("recommend").groups(AimOptions, Filters)
+    question = aim.asked(filters.question())
+    with open_store(db) as store, store.reading() as connection:
+        try:
+            groups = rank(connection, in_short(question)).groups
+        except InputError:
+            return None
+    rows = [
+        {
+            "model": group.model,
+            "workload": workload(group),
+            "link": address("/", {}, model=group.model, **_lengths(group)),
+            "flip": flip,
+        }
+        for group in groups
+        for flip in group.flips
+    ]
+    return {"rows": rows[:_MOST_ANSWERS], "slos": [str(slo) for slo in question.slos]}
+
+
+def _own(given: Fields, store: str) -> Context:
+    """What an hour of one's own GPU costs, and what takes it into account. Raises InputError, UnknownNameError."""
+    from gpuscout.store.prices.csv_file import gpu_name
+    from gpuscout.store.prices.own_hardware import OwnHardware
+
+    if lacking := [shown for name, (shown, _) in OWN.items() if name in OWN_NEEDED and name not in given]:
+        raise InputError(f"what your own hardware costs needs more: {', '.join(lacking)}")
+    gpu = gpu_name(given["gpu"][-1], ())
+    figures = {name: number_from(name, values[-1]) for name, values in given.items() if name != "gpu"}
+    costs = OwnHardware(
+        capex_usd=figures["capex"],
+        years=figures["years"],
+        kw=figures["kw"],
+        usd_per_kwh=figures["usd_per_kwh"],
+        pue=figures.get("pue", 1.0),
+        utilisation=figures.get("utilisation", 1.0),
+        servers_of=int(figures.get("servers_of", 1)),
+        server_capex_usd=figures.get("server_capex", 0.0),
+    )
+    options = (f"--{name.replace('_', '-')}={value:.10g}" for name, value in figures.items())
+    return {
+        "gpu": gpu,
+        "costs": costs,
+        "ask": address("/", {}, **{PRICE + gpu: f"{costs.usd_per_gpu_hour:.4f}"}),
+        "command": shlex.join(["gpuscout", "prices", "own", gpu, *options, "--db", store]),
+    }
 
 
 def sweeps(db: str, fields: Fields) -> Context:
@@ -378,5 +462,5 @@ def _environment() -> Environment:
     found.filters["number"] = lambda value: "-" if value is None else number(value)
     found.filters["tokens"] = tokens
     found.filters["percent"] = lambda value: "-" if value is None else f"{100 * value:.0f} %"
-    found.globals.update(address=address, objectives=OBJECTIVES, trusts=TRUSTS)
+    found.globals.update(address=address, objectives=OBJECTIVES, own_fields=OWN, purchases=PURCHASES, trusts=TRUSTS)
     return found

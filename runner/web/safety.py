@@ -44,16 +44,19 @@ class Guard:
         return self._without_token(request, self.token)
 
     def _without_token(self, request: Request, token: str) -> Response | None:
+        if request.method == "GET" and _same(request.query_params.get("token", ""), token):
+            # From the address into a cookie that no script can read, so that links can be passed on.
+            rest = urlencode([pair for pair in parse_qsl(request.url.query, True) if pair[0] != "token"])
+            # Of several slashes the first two would lead to another host.
+            path = "/" + request.url.path.lstrip("/")
+            response = RedirectResponse(path + (f"?{rest}" if rest else ""), 303)
+            # Lax: a link in a message opens the page; all that it can do is read.
+            response.set_cookie(_COOKIE, token, httponly=True, samesite="lax", secure=request.url.scheme == "https")
+            return response
         scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
         shown = (bearer if scheme.casefold() == "bearer" else "", request.cookies.get(_COOKIE, ""))
         if any(_same(one, token) for one in shown):
             return None
-        if request.method == "GET" and _same(request.query_params.get("token", ""), token):
-            # From the address into a cookie that no script can read, so that links can be passed on.
-            rest = urlencode([pair for pair in parse_qsl(request.url.query, True) if pair[0] != "token"])
-            response = RedirectResponse(request.url.path + (f"?{rest}" if rest else ""), 303)
-            response.set_cookie(_COOKIE, token, httponly=True, samesite="strict", secure=request.url.scheme == "https")
-            return response
         refusal = _plain(401, "a token is needed: Authorization: Bearer TOKEN, or ?token=TOKEN once in a browser")
         refusal.headers["WWW-Authenticate"] = "Bearer"
         return refusal

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from time import sleep
 
@@ -258,8 +260,47 @@ def test_a_token_is_asked_for_and_kept_in_a_cookie(folder: Path) -> None:
         entered = asker.get("/api/v1/recommend?top=1&token=s3cret&slo=itl<=30ms")
         assert entered.status_code == 303
         assert entered.headers["location"] == "/api/v1/recommend?top=1&slo=itl%3C%3D30ms"
-        assert "HttpOnly" in entered.headers["set-cookie"]
+        assert {"HttpOnly", "SameSite=lax"} <= set(entered.headers["set-cookie"].split("; "))
+        assert asker.get("/?token=s3cret").headers["location"] == "/"
+        for path in ("//evil.example/", "/%5Cevil.example", "///evil.example"):
+            there = asker.get(f"http://gpus.example{path}?token=s3cret").headers["location"]
+            assert re.match(r"/[^/\\]", there), there
         assert asker.get("/api/v1/sweeps").status_code == 200
+
+
+def test_hostile_questions_are_refused_in_words(client: TestClient) -> None:
+    for query, status in (
+        ("x" * 20_001, 414),
+        ("&".join(["model=a"] * 201), 400),
+        ("&".join(f"p{number}=1" for number in range(2000)), 400),
+        ("model=%ff%fe&workload=%ed%a0%80", 400),
+        ("=&=&&;;&model", 400),
+        ("model=%1b[31m%e2%80%ae", 400),
+        ("input_len=" + "9" * 400, 400),
+        ("top=1e9", 400),
+        ("price=H100=nan", 400),
+        ("price=H100=1e400", 400),
+        ("slo=itl<=1e400ms", 400),
+        ("slo=" + "(" * 400, 400),
+        ("model=" + "*" * 300 + "a", 400),
+        ("since=0000-00-00", 400),
+        ("min_memory=inf", 400),
+        ("model[]=a&model[$ne]=b&__proto__=1", 400),
+    ):
+        answer = client.get(f"/api/v1/recommend?{query}")
+        assert answer.status_code == status, (query[:80], answer.text)
+        assert client.get(f"/?{query}").status_code in (status, 200 if "[" not in query else 400), query[:80]
+    for path in ("/sweeps/..%2f..%2fetc%2fpasswd", "/sweeps/%00", "/static/..%2fapp.py", "/static/%2e%2e/app.py"):
+        assert client.get(path).status_code in (400, 404), path
+
+
+def test_slow_clients_do_not_keep_others_out(folder: Path) -> None:
+    with serving(folder) as address, ExitStack() as slow:
+        host, port = address.removeprefix("http://").rstrip("/").split(":")
+        for _ in range(100):
+            connection = slow.enter_context(socket.create_connection((host, int(port)), timeout=60))
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+        assert httpx2.get(f"{address}?model=Qwen3-8B", timeout=60).status_code == 200
 
 
 def test_browsers_are_told_to_load_nothing_else(client: TestClient) -> None:

@@ -40,9 +40,9 @@ PAGES = (
         "/place?have=L4=1&rate=900",
     ),
     *("/place?have=L4=1&rate=9&itl=0.001", "/prices", "/sweeps", "/sweeps/small", "/accuracy"),
-    "/api",
+    *("/api", "/prices?books=default", "/prices?gpu=H100&capex=28000&years=4&kw=1.1&usd_per_kwh=0.12"),
 )
-RANGES = "Ranges are expected with a probability of 80 %; to be safe: sized to hold with a probability of 90 %."
+RANGES = "Ranges hold with a probability of 80 %; the safe size with 90 %."
 HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>\x1b[31m\u202e' + "x" * 10_000
 
 
@@ -101,12 +101,81 @@ def test_prices_and_token_apis(client: TestClient, folder: Path) -> None:
             "/load?batch=5M&within=8h&interruptions=1/d",
             ("No limit on latencies. Nothing is kept free.", RANGES, "interrupted 0.042 times an hour", "Prices: "),
         ),
-        ("/place?have=H100=16&rate=5", ("Within itl<=50ms. 20 %", "expected with a probability of 80 %")),
+        ("/place?have=H100=16&rate=5", ("Within itl<=50ms. 20 %", "ranges hold with a probability of 80 %")),
     ],
 )
 def test_answers_about_loads_say_what_they_assume(address: str, told: tuple[str, ...], client: TestClient) -> None:
     shown = text_of(client.get(address).text)
     assert [words for words in told if words not in shown] == [], shown
+
+
+def test_what_own_hardware_costs(client: TestClient, tmp_path: Path) -> None:
+    page = client.get("/prices?gpu=H100&capex=28000&years=4&kw=1.1&usd_per_kwh=0.12&pue=1.3&servers_of=8").text
+    command = html.unescape(re.findall(r"<pre>(gpuscout prices own.*?)</pre>", page)[0])
+    words = [word for word in shlex.split(command)[1:] if "gpuscout.db" not in word and word != "--db"]
+    stored = json.loads(gpuscout(*words, "--json", cwd=tmp_path).stdout)
+    shown = text_of(page)
+    assert stored["arithmetic"] in shown
+    assert f"{stored['usd_per_gpu_hour']:.2f} USD per GPU hour" in shown
+    link = html.unescape(re.findall(r'href="(/\?usd[^"]*)"', page)[0])
+    assert f"H100-SXM-80GB={stored['usd_per_gpu_hour']:.4f}" in client.get(link + "&model=Qwen3-8B").text
+    for wrong, says in (
+        ("gpu=H100", "USD for one GPU, Years it is used"),
+        ("gpu=H100&capex=x&years=4&kw=1&usd_per_kwh=1", 'invalid "USD for one GPU": expected a number, got "x"'),
+        ("gpu=H100&capex=9&years=nan&kw=1&usd_per_kwh=1", "invalid years nan"),
+        ("gpu=H100&capex=9&years=4&kw=1&usd_per_kwh=1&servers_of=1e3", 'invalid "GPUs of a server"'),
+        ("gpu=H1000&capex=9&years=4&kw=1&usd_per_kwh=1", "unknown GPU"),
+        ("books=none", 'unknown price book "none"'),
+    ):
+        answer = client.get(f"/prices?{wrong}")
+        assert answer.status_code == 400
+        assert says in text_of(answer.text), text_of(answer.text)
+
+
+def test_a_load_that_moves_is_a_chart(client: TestClient) -> None:
+    address = "load=0:00=2,8:00=40,18:00=10&model=Qwen3-8B"
+    (group,) = client.get(f"/api/v1/capacity?{address}").json()["groups"]
+    page = client.get(f"/load?{address}").text
+    assert page.count('class="bar"') == len(group["over_time"]) > 3
+    assert all(f"{row['ready']} replicas from {row['start_s'] / 3600:.4g} h" in page for row in group["over_time"])
+
+
+def test_prices_that_would_change_a_winner(client: TestClient) -> None:
+    flips = [
+        (group["model"], flip)
+        for group in client.get("/api/v1/recommend").json()["groups"]
+        for flip in group["winner_changes"]
+    ]
+    shown = text_of(client.get("/prices").text)
+    assert flips
+    for model, flip in flips:
+        assert re.search(f"{model} chat .{{,60}}{flip['gpu']} {flip['usd_per_gpu_hour']:.2f} {flip['winner']}", shown)
+
+
+def test_a_sweep_says_what_was_excluded(tmp_path: Path) -> None:
+    spec = "{name: s, models: [Qwen3-8B, Qwen2.5-7B-Instruct], gpus: [H100], tensor_parallel: [1, 8], workloads: chat}"
+    (tmp_path / "s.yaml").write_text(spec)
+    assert gpuscout("run", "s.yaml", cwd=tmp_path).returncode == 0
+    (excluded,) = json.loads(gpuscout("sweeps", "show", "s", "--json", cwd=tmp_path).stdout)["exclusions"]
+    assert (excluded["combinations"], excluded["model"]) == (1, "Qwen/Qwen2.5-7B-Instruct")
+    told = gpuscout("sweeps", "show", "s", cwd=tmp_path).stdout
+    assert f"1 {excluded['reason']} (Qwen/Qwen2.5-7B-Instruct): {excluded['detail']}" in told
+    with TestClient(make_app(str(tmp_path / "gpuscout.db")), base_url="http://localhost") as asker:
+        assert excluded["detail"] in text_of(asker.get("/sweeps/s").text)
+
+
+def test_fields_keep_what_is_asked(client: TestClient) -> None:
+    page = client.get("/?model=Qwen3-8B&model=Qwen3-32B&gpu=H100&gpu=L40S&input_len=1024&prices=default").text
+    assert 'name="model" type="text" value="Qwen3-8B, Qwen3-32B"' in page
+    assert 'name="gpu" type="text" value="H100, L40S"' in page
+    assert '<details class="more" open>' in page
+    assert "--input-len 1024" in text_of(page)
+    assert '<details class="more">' in client.get("/").text
+    assert client.get("/?model=Qwen3-8B, Qwen3-32B&gpu=H100, L40S").text.count('<td><a href="/?') == 2
+    # A rate counts: nothing in this store was simulated at one.
+    assert "no estimates at request rates" in text_of(client.get("/?model=Qwen3-8B&rate=5").text)
+    shown = text_of(client.get("/place?have=H100=16&rate=chat=5, chat=6").text)
+    assert "a workload has two rates" in shown
 
 
 def test_ask_says_what_recommend_says(client: TestClient, folder: Path) -> None:
@@ -120,7 +189,7 @@ def test_ask_says_what_recommend_says(client: TestClient, folder: Path) -> None:
         assert f"{value:.2g}" in shown or f"{value:.2f}" in shown, value
     assert "L40S" in shown
     assert "Limits: " in shown
-    for heading in ("Alternatives", "Prices by seller", "What starts it", "The command that gives this answer"):
+    for heading in ("Alternatives", "Prices by seller", "Launch command", "The command that gives this answer"):
         assert heading in shown
     deployed = gpuscout("deploy", *command[1:], cwd=folder)
     assert " ".join(deployed.stdout.split()) in shown
