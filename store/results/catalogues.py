@@ -102,5 +102,4 @@ def newest_figures(connection: sa.Connection, table: sa.Table, names: Iterable[s
     stored = (
         sa.select(table.c.name, column).where(table.c.name.in_(sorted(names))).order_by(table.c.created_at, table.c.id)
     )
-    newest = {name: text for name, text in connection.execute(stored)}
-    return {name: json.loads(text) for name, text in newest.items()}
+    return {name: json.loads(text) for name, text in connection.execute(stored)}
