@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import http.server
 import itertools
+import shutil
+import ssl
+import subprocess
+import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -205,6 +210,10 @@ def test_requests_are_as_long_as_the_workload_says(tmp_path: Path) -> None:
         ({"answer": "malformed", "event": "[", "times": 100_000}, "malformed"),
         ({"answer": "malformed", "event": "[", "times": 3_000_000}, "malformed (an event without an end)"),
         ({"answer": "malformed", "event": '{"choices": [{}], "usage": {"completion_tokens": Infinity}}'}, "malformed"),
+        (
+            {"answer": "malformed", "event": '{"choices": [{}]}\n\ndata: ', "times": 100_000},
+            "more than 28 events for 6",
+        ),
         ({"answer": 500, "words": "\x1b[31m\0\ud800"}, r"status 500 (\x1b[31m\x00\ud800)"),
     ],
 )
@@ -301,6 +310,36 @@ def test_a_key_comes_from_the_environment_and_goes_nowhere_else(
     monkeypatch.delenv("TEST_KEY")
     with pytest.raises(RefusedError, match="TEST_KEY is not set"):
         _measured(server, case_of(), [1], load)
+
+
+def test_certificates_are_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is sent to a server whose certificate nobody vouches for, least of all the key."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl to make a certificate with")
+    made = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    made += ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "certificate.pem")]
+    subprocess.run([openssl, *made], check=True, capture_output=True)
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "certificate.pem", tmp_path / "key.pem")
+    monkeypatch.setenv("TEST_KEY", "sk-very-secret")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            with pytest.raises(BenchmarkError, match="its certificate cannot be verified"):
+                probe(f"https://127.0.0.1:{server.server_port}/v1", MODEL, api_key_env="TEST_KEY")
+        finally:
+            server.shutdown()
+            thread.join()
+    assert asked == []
 
 
 def test_a_server_that_does_not_keep_up_is_not_buried(server: Served) -> None:

@@ -124,7 +124,8 @@ class _Server:
         await response.prepare(request)
         async with self.slots:
             record["writes"] = await self.write(response, body, count)
-        usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": count, "total_tokens": 0}
+        prompt = body["prompt"].split() if isinstance(body["prompt"], str) else body["prompt"]
+        usage = {"prompt_tokens": len(prompt), "completion_tokens": count, "total_tokens": 0}
         if self.options.own_end:
             await self.send(response, choices=[{"index": 0, "text": "", "finish_reason": "length"}])
         await self.send(response, choices=[], usage=usage)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 EXTRAS: Mapping[str, object] = {"ignore_eos": True}
 _CONNECT_S = 30.0
 _TOLERATED = 0.02
+_SPARE_EVENTS = 16
 _LONGEST_LINE = 1 << 20
 _REFUSALS = (401, 403, 404)
 _LONGEST_WORDS = 300
@@ -173,6 +174,7 @@ class Client:
         asked, output_len = len(reply.request.prompt), reply.request.output_len
         events, usage, closing, done = 0, None, False, False
         before_last = 0.0
+        most = 2 * output_len + _SPARE_EVENTS  # one a token, and no end to what else a server may send
         async for line in response.content:
             if not line.startswith(b"data:"):
                 continue
@@ -193,6 +195,10 @@ class Client:
                     reply.first_s = now
                 reply.last_s = now
                 events += 1
+                if events > most:
+                    reply.failure = "wrong length"
+                    reply.words = f"more than {most:,} events for {output_len:,} tokens"
+                    return
                 closing = choices[0].get("finish_reason") is not None and not choices[0].get("text")
             usage = event.get("usage") or usage
         if not (events and isinstance(usage, dict)):

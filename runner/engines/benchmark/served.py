@@ -120,6 +120,9 @@ class Served:
             for row, case in list(waiting.items()):
                 try:
                     for run in self.measure_on(endpoint, case, ladders[row]):
+                        # Whoever answers at the port of a server that has ended is another one.
+                        if crash := server.crashed(f"while {_workload(case)} was measured"):
+                            raise crash
                         yield Measurement(row, replace(run, source=source, details={**run.details, **details}))
                     ended.append(Ended(row))
                 except BenchmarkError as error:
@@ -175,9 +178,13 @@ def _not_here(case: Case) -> str | None:
     return None
 
 
+def _workload(case: Case) -> str:
+    return f"{case.input_len:,} in / {case.output_len:,} out"
+
+
 def _lost(server: RunningServer, case: Case, request_timeout_s: float) -> ServerFailed | None:
     """The failure when the server's process has ended, is about to, or does not answer any more; None: it goes on."""
-    workload = f"{case.input_len:,} in / {case.output_len:,} out was measured"
+    workload = f"{_workload(case)} was measured"
     if server.how_it_ended() is None and server.answers(min(request_timeout_s, _STILL_S)):
         return None
     until = time.monotonic() + _DYING_S
