@@ -48,7 +48,23 @@ _FORM = re.compile(
     r"\s*(?P<operator><=|<|≤|>=|>|≥|==|=)\s*"
     r"(?P<limit>\d{1,15}(?:\.\d{0,15})?|\.\d{1,15})\s*(?P<unit>/?\s*[A-Za-zµ]*)\s*"
 )
+_PERCENTILE_NAME = re.compile(r"p\d[\d.]*_(?:ttft_ms|itl_ms|e2e_s)")
 _EXAMPLE = "for example ttft<=500ms, itl<=30ms, e2e<=10s or rate>=5/s"
+
+
+def percentile_name(column: str, percentile: float) -> str:
+    """What a percentile of a column of operating points is called: "p95_ttft_ms"."""
+    return f"p{percentile:g}_{column}"
+
+
+def is_percentile(figure: str) -> bool:
+    """Whether this is the name of a percentile."""
+    return _PERCENTILE_NAME.fullmatch(figure) is not None
+
+
+def percentile_of(figure: str) -> float:
+    """95 of "p95_ttft_ms"."""
+    return float(figure.partition("_")[0].removeprefix("p"))
 
 
 @dataclass(frozen=True)
@@ -66,6 +82,11 @@ class Slo:
     def column(self) -> str:
         """The column of an operating point that `limit` bounds, in the same unit."""
         return COLUMNS[self.metric]
+
+    @property
+    def figure(self) -> str:
+        """The figure that `limit` bounds: `column`, or its percentile, "p95_ttft_ms"."""
+        return self.column if self.percentile is None else percentile_name(self.column, self.percentile)
 
     @property
     def at_least(self) -> bool:

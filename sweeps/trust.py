@@ -94,6 +94,7 @@ class ObservedError:
 class Trust:
     """What an engine says of its own accuracy.
 
+    Metrics are `TRUSTED_METRICS` and percentiles (`gpuscout.sweeps.slo.percentile_name`): "p95_ttft_ms".
     `intervals`: of every regime (the small number that a point carries) and metric the factors (low, high): a measured
     value is expected between low x and high x the estimate with a probability of 80 %.
     """

@@ -12,8 +12,9 @@ import numpy as np
 from gpuscout.runner.accuracy.estimate import Estimates
 from gpuscout.runner.engines.roofline.uncertainty import BAND_ENDS, BAND_NAMES
 from gpuscout.store.measured import LoadKind, MeasuredRun
-from gpuscout.sweeps.curves import FloatArray
+from gpuscout.sweeps.curves import PERCENTILE_COLUMNS, FloatArray
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
+from gpuscout.sweeps.slo import percentile_name
 from gpuscout.sweeps.trust import NO_TRUST, Trust
 
 METRICS = ("itl", "ttft", "throughput")
@@ -117,15 +118,35 @@ def ratios(estimates: Estimates) -> dict[str, FloatArray]:
     return {name: estimated[name] / measured[name] for name in METRICS}
 
 
-def inside_interval(estimates: Estimates, trust: Trust) -> dict[str, FloatArray]:
-    """1 where a measured figure lies within the 80 % interval around its estimate, else 0; NaN: not known."""
+def tail_ratios(estimates: Estimates) -> dict[str, FloatArray]:
+    """Estimate / measured of every percentile ("p95_ttft_ms"); NaN where either is missing."""
     found = {}
-    for metric, ratio in ratios(estimates).items():
-        ends = np.full((len(ratio), 2), np.nan)
-        for row, regime in enumerate(() if estimates.regime is None else estimates.regime.tolist()):
-            ends[row] = trust.intervals.get(regime, {}).get(COLUMNS[metric], (np.nan, np.nan))
-        within = (ends[:, 0] <= 1 / ratio) & (1 / ratio <= ends[:, 1])
-        found[metric] = np.where(np.isfinite(ratio + ends[:, 0]), within, np.nan)
+    for place, column in enumerate(PERCENTILE_COLUMNS):
+        measured = np.array([run.percentiles.get(column, np.nan) for run in estimates.runs], dtype=np.float64)
+        estimated = np.full(len(estimates), np.nan)
+        if estimates.percentiles is not None:
+            estimated = estimates.percentiles[:, place]
+        found[percentile_name(*column)] = estimated / np.where(measured > 0, measured, np.nan)
+    return found
+
+
+def inside_interval(estimates: Estimates, trust: Trust) -> dict[str, FloatArray]:
+    """`inside_factors` of every metric."""
+    return {
+        metric: inside_factors(estimates, ratio, trust, COLUMNS[metric]) for metric, ratio in ratios(estimates).items()
+    }
+
+
+def inside_factors(estimates: Estimates, ratio: FloatArray, trust: Trust, name: str) -> FloatArray:
+    """1 where a measured figure lies within the 80 % interval around its estimate, else 0; NaN: not known.
+
+    `ratio`: estimate / measured of the figure that the engine's intervals call by this name.
+    """
+    ends = np.full((len(ratio), 2), np.nan)
+    for row, regime in enumerate(() if estimates.regime is None else estimates.regime.tolist()):
+        ends[row] = trust.intervals.get(regime, {}).get(name, (np.nan, np.nan))
+    within = (ends[:, 0] <= 1 / ratio) & (1 / ratio <= ends[:, 1])
+    found: FloatArray = np.where(np.isfinite(ratio + ends[:, 0]), within, np.nan)
     return found
 
 
@@ -165,14 +186,15 @@ def metric_error(
         median, p90 = np.percentile(absolute, (50, 90))
         bias = np.median(signed)
     else:
-        median, p90 = _quantiles(absolute, weight[known], (0.5, 0.9))
-        (bias,) = _quantiles(signed, weight[known], (0.5,))
+        median, p90 = weighted_quantiles(absolute, weight[known], (0.5, 0.9))
+        (bias,) = weighted_quantiles(signed, weight[known], (0.5,))
     known_inside = np.array([]) if inside is None else inside[np.isfinite(inside)]
     share = float(known_inside.mean()) if len(known_inside) else None
     return MetricError(len(signed), float(median), float(p90), float(bias), share)
 
 
-def _quantiles(values: FloatArray, weight: FloatArray, shares: Sequence[float]) -> FloatArray:
+def weighted_quantiles(values: FloatArray, weight: FloatArray, shares: Sequence[float]) -> FloatArray:
+    """Quantiles of values of which each counts by its weight."""
     order = np.argsort(values, kind="stable")
     positions = (np.cumsum(weight[order]) - weight[order] / 2) / weight.sum()
     found: FloatArray = np.interp(shares, positions, values[order])

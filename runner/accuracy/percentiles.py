@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from gpuscout.runner.accuracy.errors import MetricError, metric_error
+from gpuscout.runner.accuracy.errors import MetricError, inside_factors, metric_error, tail_ratios
 from gpuscout.runner.accuracy.estimate import Estimates
 from gpuscout.store.measured import LoadKind, MeasuredRun
-from gpuscout.sweeps.curves import PERCENTILE_COLUMNS, FloatArray
+from gpuscout.sweeps.slo import percentile_name
+from gpuscout.sweeps.trust import NO_TRUST, Trust
 
 COMPARED: tuple[tuple[str, float], ...] = tuple(
     (metric, percentile) for metric in ("ttft_ms", "itl_ms") for percentile in (50.0, 90.0, 99.0)
@@ -26,28 +27,23 @@ def that_tell_percentiles(runs: Iterable[MeasuredRun]) -> tuple[MeasuredRun, ...
 
 
 def percentile_errors(
-    estimates: Estimates, of: Callable[[MeasuredRun], object] = lambda run: "all"
+    estimates: Estimates, of: Callable[[MeasuredRun], object] = lambda run: "all", trust: Trust = NO_TRUST
 ) -> dict[str, tuple[int, Errors]]:
-    """Runs and errors of every group; percentiles that no run of a group has, or no estimate, are left out."""
-    ratio = _ratios(estimates)
+    """Runs and errors of every group; percentiles that no run of a group has, or no estimate, are left out.
+
+    `trust` has the engine's intervals.
+    """
+    ratio = tail_ratios(estimates)
+    inside = {name: inside_factors(estimates, values, trust, name) for name, values in ratio.items()}
     members: dict[str, list[int]] = defaultdict(list)
     for position, run in enumerate(estimates.runs):
         members[str(of(run))].append(position)
     found: dict[str, tuple[int, Errors]] = {}
     for name in sorted(members):
         rows = np.array(members[name])
-        errors = {column: metric_error(values[rows]) for column, values in ratio.items()}
+        errors = {
+            column: metric_error(ratio[percentile_name(*column)][rows], inside=inside[percentile_name(*column)][rows])
+            for column in COMPARED
+        }
         found[name] = len(rows), {column: error for column, error in errors.items() if error is not None}
-    return found
-
-
-def _ratios(estimates: Estimates) -> dict[tuple[str, float], FloatArray]:
-    """Estimate / measured; NaN where either is missing."""
-    found = {}
-    for column in COMPARED:
-        measured = np.array([run.percentiles.get(column, np.nan) for run in estimates.runs], dtype=np.float64)
-        estimated = np.full(len(estimates), np.nan)
-        if estimates.percentiles is not None:
-            estimated = estimates.percentiles[:, PERCENTILE_COLUMNS.index(column)]
-        found[column] = estimated / np.where(measured > 0, measured, np.nan)
     return found

@@ -119,6 +119,7 @@ def select(estimates: Estimates, rows: Sequence[int]) -> Estimates:
         runs=tuple(estimates.runs[row] for row in rows),
         reasons={new: estimates.reasons[row] for new, row in enumerate(rows) if row in estimates.reasons},
         regime=None if estimates.regime is None else estimates.regime[chosen],
+        percentiles=None if estimates.percentiles is None else estimates.percentiles[chosen],
         **{name: getattr(estimates, name)[chosen] for name in columns},
     )
 

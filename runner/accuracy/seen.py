@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gpuscout.runner.accuracy.errors import metric_error, ratios
+from gpuscout.runner.accuracy.errors import metric_error, ratios, tail_ratios
 from gpuscout.runner.accuracy.estimate import Estimates, RunCases
 from gpuscout.runner.accuracy.names import RunNames
 from gpuscout.store.measured import LoadKind
@@ -74,7 +74,7 @@ class _ClosedLoop:
             np.array([link_of(case.num_gpus, case.gpu.scale_up_gpus) for case in mine], dtype=np.str_),
             np.array([case.tensor_parallel for case in mine], dtype=np.int64),
             estimates.concurrency[rows],
-            {column: ratios(estimates)[metric][rows] for column, metric in _COLUMNS.items()},
+            {name: ratio[rows] for name, ratio in _ratios(estimates).items()},
         )
 
     def errors(self, group: npt.NDArray[np.str_], *, apart: bool) -> Iterator[ObservedError]:
@@ -110,6 +110,13 @@ class _ClosedLoop:
             models = len(set(self.model[alike & np.isfinite(ratio)].tolist()))
             figures = (error.runs, models, error.median, error.p90, error.bias)
             yield ObservedError(name, kind, start, end, column, *figures, ANY, ANY)
+
+
+def _ratios(estimates: Estimates) -> dict[str, FloatArray]:
+    """Estimate / measured of means, and of the percentiles that both have."""
+    of_means = ratios(estimates)
+    tails = {name: ratio for name, ratio in tail_ratios(estimates).items() if np.isfinite(ratio).any()}
+    return {column: of_means[metric] for column, metric in _COLUMNS.items()} | tails
 
 
 def same_architecture(model: ModelSpec) -> str:

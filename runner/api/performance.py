@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gpuscout.store.queries.answers import StoredAnswer
@@ -11,6 +11,7 @@ from gpuscout.store.ranking.measures import value_of
 from gpuscout.store.ranking.types import Configuration, RankedConfig
 from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.outcomes import Outcome
+from gpuscout.sweeps.slo import is_percentile
 from gpuscout.sweeps.speculative import UNCHECKED
 from gpuscout.sweeps.workloads import Workload
 
@@ -34,6 +35,8 @@ class PerformanceEstimate:
     memory_needed_gib   without which not even one request runs; `memory_usable_gib` is what the server may use
     ttft_ms_low, …_high between them a measured value is expected with a probability of 80 %; of every figure that has
                         such fields. None: the engine does not say how sure it is
+    percentiles         those that limits are on (`recommend_gpus` only), with their ranges: "p95_ttft_ms",
+                        "p95_ttft_ms_low" …; of what was not simulated, the assumed multiple of the mean
     usd_per_hour        of all GPUs; `cost_usd_per_mtok` of a million output tokens, when all are used all the time
     note                what is assumed or approximate about the model or the engine; None: nothing
     fingerprint         identifies what determines the engine's numbers: other fingerprint, other numbers
@@ -78,6 +81,7 @@ class PerformanceEstimate:
     output_tokens_per_s_high: float | None = None
     requests_per_s_low: float | None = None
     requests_per_s_high: float | None = None
+    percentiles: Mapping[str, float] = field(default_factory=dict)
     usd_per_hour: float | None = None
     cost_usd_per_mtok: float | None = None
     cost_usd_per_mtok_low: float | None = None
@@ -183,7 +187,8 @@ def estimate_of(
         memory_needed_gib=memory.needed_gib,
         memory_usable_gib=memory.usable_gib,
         kv_capacity_tokens=memory.kv_capacity_tokens,
-        **_interval_ends(point.intervals),
+        **_interval_ends({name: ends for name, ends in point.intervals.items() if not is_percentile(name)}),
+        percentiles=_percentiles(point),
         usd_per_hour=usd_per_hour,
         cost_usd_per_mtok=cost(tokens),
         # The more tokens, the cheaper each.
@@ -195,6 +200,13 @@ def estimate_of(
         error=error,
         note="; ".join(notes) or None,
     )
+
+
+def _percentiles(point: StoredAnswer | RankedConfig) -> dict[str, float]:
+    if not isinstance(point, RankedConfig):
+        return {}
+    values = {chance.slo.figure: chance.value for chance in point.chances if chance.slo.percentile is not None}
+    return values | _interval_ends({name: point.intervals[name] for name in values.keys() & point.intervals.keys()})
 
 
 def _interval_ends(intervals: Mapping[str, tuple[float, float]]) -> dict[str, Any]:

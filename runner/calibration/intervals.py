@@ -19,7 +19,7 @@ from gpuscout.sweeps.curves import FloatArray, IntArray
 
 # 80 % of the runs of a new model lie between these quantiles of the runs of other models: a little outside 10 and
 # 90 %, because the next model is off in its own way.
-_QUANTILES = (0.08, 0.92)
+INTERVAL_QUANTILES = (0.08, 0.92)
 # So many curves of a vendor say as much of its next one as all families left out do.
 _PRIOR_CURVES = 2
 # Fewer runs of a vendor in a band say less than those of all its bands; families left out likewise.
@@ -79,7 +79,7 @@ class LeftOver:
         order = np.argsort(residual[sample], kind="stable")
         values, weight = residual[sample][order], weight[order]
         positions = (np.cumsum(weight) - weight / 2) / weight.sum()
-        low, high = np.interp(_QUANTILES, positions, values)
+        low, high = np.interp(INTERVAL_QUANTILES, positions, values)
         return float(low), float(high)
 
     @functools.cached_property
@@ -109,12 +109,12 @@ def interval_document(left: LeftOver) -> dict[str, dict[str, dict[str, list[floa
         }
         if np.isfinite([list(of_band.values()) for of_band in ends.values()]).all():
             found[name] = {
-                metric: {b: _factors(*pair) for b, pair in of_band.items()} for metric, of_band in ends.items()
+                metric: {b: factors(*pair) for b, pair in of_band.items()} for metric, of_band in ends.items()
             }
     return found
 
 
-def _factors(low: float, high: float) -> list[float]:
+def factors(low: float, high: float) -> list[float]:
     """An interval's ends, on both sides of the estimate at least a little."""
     return [round(float(np.exp(min(low, -_LEAST))), 4), round(float(np.exp(max(high, _LEAST))), 4)]
 

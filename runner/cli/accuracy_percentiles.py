@@ -39,6 +39,7 @@ def print_percentiles(
     from gpuscout.runner.accuracy.estimate import estimate
     from gpuscout.runner.accuracy.percentiles import COMPARED, percentile_errors, that_tell_percentiles
     from gpuscout.runner.calibration.left_out import estimates_left_out
+    from gpuscout.runner.engines.base import trust_of
     from gpuscout.runner.engines.registry import create_engine
     from gpuscout.store.measured import public_runs
     from gpuscout.sweeps.errors import UnknownNameError, nearest
@@ -61,16 +62,23 @@ def print_percentiles(
         estimates = estimates_left_out(make, told, known, names, lambda text: err().print(text))
     else:
         estimates = estimate(make(constants), told, names)
-    groups: list[tuple[str, str | None, tuple[int, Errors]]] = [("all runs", None, percentile_errors(estimates)["all"])]
+    trust = trust_of(make(constants))
+    groups: list[tuple[str, str | None, tuple[int, Errors]]] = [
+        ("all runs", None, percentile_errors(estimates, trust=trust)["all"])
+    ]
     for by_name in by or _BY:
-        groups += [(by_name, *named) for named in percentile_errors(estimates, GROUPINGS[by_name]).items()]
+        groups += [(by_name, *named) for named in percentile_errors(estimates, GROUPINGS[by_name], trust).items()]
     rows: list[dict[str, Any]] = []
     for grouping, group, (number, errors) in groups:
         row: dict[str, Any] = {"by": grouping, "group": group, "runs": number}
         for metric, percentile in COMPARED:
             error = errors.get((metric, percentile))
             key = f"{metric}_p{percentile:g}"
-            row |= {f"{key}_error": error and error.median, f"{key}_bias": error and error.bias}
+            row |= {
+                f"{key}_error": error and error.median,
+                f"{key}_bias": error and error.bias,
+                f"{key}_inside": error and error.inside,
+            }
         rows.append(row)
     if output.json:
         print_json({"engine": engine, "family_left_out": left_out, "percentiles": rows})
@@ -78,6 +86,7 @@ def print_percentiles(
         print_rows(_columns(), rows, output, title=f"{engine}: percentiles of {count(len(told), 'run')}")
     if output.for_people:
         out().print("err: median of |estimate / measured - 1|; bias: median of the signed error")
+        out().print("in 80 %: the share of measured percentiles within the engine's 80 % interval around the estimate")
     for reason, number in _reasons(estimates.reasons.values()):
         err().print(f"not answered: {count(number, 'run')}: {reason}")
     return bool(groups[0][2][1])
@@ -98,4 +107,5 @@ def _columns() -> list[Column]:
         key, heading = f"{metric}_p{percentile:g}", f"{_HEADINGS[metric]} p{percentile:g}"
         columns.append(a_figure(f"{key}_error", f"{heading} err", percent, unknown=""))
         columns.append(a_figure(f"{key}_bias", "bias", lambda bias: f"{100 * bias:+,.0f} %", unknown=""))
+        columns.append(a_figure(f"{key}_inside", "in 80 %", percent, unknown=""))
     return columns

@@ -29,9 +29,10 @@ from gpuscout.store.schema import (
     tasks,
     traffics,
 )
-from gpuscout.sweeps.curves import MEAN_OF_BINS, METRICS, SERVER_METRICS, Bound
+from gpuscout.sweeps.curves import MEAN_OF_BINS, METRICS, PERCENTILE_COLUMNS, SERVER_METRICS, Bound
 from gpuscout.sweeps.servers import ONE_OF_SERVERS
 from gpuscout.sweeps.settings import STARTED
+from gpuscout.sweeps.slo import percentile_name
 from gpuscout.sweeps.speculative import DRAFTS_UNCHECKED
 
 Field = Callable[[str], sa.ColumnElement[Any]]
@@ -103,10 +104,11 @@ _FOLLOWS = {
     "output_tokens_per_s_per_user": ("itl_ms", True),
     "usd_per_mtok": ("output_tokens_per_s", True),
     "kwh_per_mtok": ("output_tokens_per_s", True),
+    **{name: (name, False) for name in (percentile_name(*column) for column in PERCENTILE_COLUMNS)},
 }
 ENDS = ("low", "high")
 RANGES = {f"{name}_{end}": (name, end) for name in _FOLLOWS for end in ENDS}
-"""Columns of the ends of 80 % intervals of estimates: itl_ms_low. NULL of measured runs and where none is known."""
+"""Columns of the ends of 80 % intervals of estimates: itl_ms_low, p95_ttft_ms_low. NULL: measured, or none is known."""
 
 
 def ends_of(names: Iterable[str]) -> list[str]:

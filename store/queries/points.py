@@ -40,7 +40,6 @@ from gpuscout.store.results.catalogues import caveats_of
 from gpuscout.store.schema import cases, engines, gpus, measured_runs, membership, models, operating_points, tasks
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 from gpuscout.sweeps.settings import SETTINGS
-from gpuscout.sweeps.slo import Slo
 
 __all__ = ["COLUMNS", "PointReader", "check_column", "query"]
 
@@ -180,7 +179,7 @@ class PointReader:
             tail = None
             ties = [measured_runs.c.id]
         for limit_on in limits_on_runs(slos):
-            figure = fields(percentile_column(limit_on.slo))
+            figure = fields(limit_on.slo.figure)
             if tail is not None and limit_on.slo.percentile is not None:  # only where nothing was simulated
                 figure = sa.func.coalesce(figure, fields(limit_on.slo.column) * tail)
             conditions.append(limit_on.allows(figure))
@@ -246,11 +245,6 @@ def _within(statement: sa.Select[Any], kind: Kind, of: Mapping[Kind, Sequence[in
     if of is None:
         return statement
     return statement.where((tasks if kind is Kind.ESTIMATED else measured_runs).c.id.in_(of[kind]))
-
-
-def percentile_column(slo: Slo) -> str:
-    """The column that an SLO bounds: the mean's, or the percentile's."""
-    return slo.column if slo.percentile is None else f"p{slo.percentile:g}_{slo.column}"
 
 
 @dataclass(frozen=True)

@@ -131,16 +131,17 @@ def choice_of(connection: sa.Connection, scope: Scope, question: Question) -> Ch
     for name in question.also:
         measure_of(name)
     tails = {slo.name: (slo.column, slo.percentile) for slo in question.slos if slo.percentile is not None}
-    simulated = bool(tails) and statements.has_percentiles(connection, scope)
-    limits = limits_of(question.slos, question.assume_tail, simulated=simulated)
+    simulating = statements.engines_with_percentiles(connection, scope) if tails else []
+    limits = limits_of(question.slos, question.assume_tail, simulated=bool(simulating))
     columns = dict.fromkeys(("ttft_ms", "itl_ms", *aim.columns, *(limit.column for limit in limits)))
     return Choice(
         aim,
         limits,
         tuple(columns),
         at_confidence(intervals, question.confidence),
-        percentiles=tails if simulated else {},
+        percentiles=tails if simulating else {},
         assume_tail=question.assume_tail,
+        simulating=simulating,
     )
 
 
@@ -186,7 +187,11 @@ def read_candidates(connection: sa.Connection, scope: Scope, question: Question)
     held = _hold_to_measured_load(connection, scope, choice, question, errors, about, operating)
     costs = unit_costs(codes, about["num_gpus"], prices.known, tdp_w(connection) if asks_energy else {})
     values = choice.aim.values(operating.figures, about["num_gpus"], costs.usd, costs.tdp_w)
-    backed = errors.backed(about, operating.figures["concurrency"], trusted_metric(choice.aim))
+    load = operating.figures["concurrency"]
+    backed = errors.backed(about, load, trusted_metric(choice.aim))
+    simulated = np.isin(about["engine_id"], choice.simulating)
+    for tail in choice.tails:
+        backed &= errors.backed(about, load, tail) | ~simulated
     backed |= about["engine_id"] == MEASURED_ID
     level, trusted = _trust(question.trust, about, backed)
     return Candidates(
@@ -275,6 +280,9 @@ def _hold_to_measured_load(
     if not choice.aim.single.highest_column:
         return held
     most = errors.most_load(about, trusted_metric(choice.aim))
+    simulated = np.isin(about["engine_id"], choice.simulating)
+    for tail in choice.tails:
+        most = np.where(simulated, np.minimum(most, errors.most_load(about, tail)), most)
     beyond = np.flatnonzero(operating.qualifies & (operating.figures["concurrency"] > most))
     row_of = {int(about["task_id"][row]): row for row in beyond.tolist()}
     wanted = [(task, int(most[row])) for task, row in row_of.items() if most[row] >= 1]

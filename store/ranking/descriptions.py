@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ class Descriptions:
         # The stored concurrencies that the row's point lies between, or twice its own; 0: it has none.
         self._stored = dict(zip(wanted.tolist(), zip(tasks, lows, highs, strict=True), strict=True))
         pairs = {*zip(tasks, lows, strict=True), *zip(tasks, highs, strict=True)}
-        self._known = describe(connection, pairs)
+        self._known = describe(connection, pairs, list(pool.choice.percentiles.values()))
 
     def __getitem__(self, row: int) -> Description:
         pool = self._pool
@@ -45,7 +45,8 @@ class Descriptions:
         def between(start: float | None, end: float | None) -> float | None:
             return None if start is None or end is None else start + (end - start) * share
 
-        figures = {name: between(below[name], above[name]) for name in (*METRICS, *SERVER_METRICS)}
+        names = (*METRICS, *SERVER_METRICS, *pool.choice.tails)
+        figures = {name: between(below[name], above[name]) for name in names}
         concurrency = int(pool.operating.figures["concurrency"][row])
         return {**below, **figures, "concurrency": concurrency, "queued": above["queued"]}
 
@@ -122,12 +123,14 @@ class Descriptions:
         return float(value_of(name, figures, self._pool.num_gpus[row], worth.usd[row], worth.tdp_w[row]))
 
 
-def describe(connection: sa.Connection, pairs: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Description]:
-    """Tasks at stored concurrencies (0: none) in words."""
+def describe(
+    connection: sa.Connection, pairs: Iterable[tuple[int, int]], tails: Sequence[tuple[str, float]] = ()
+) -> dict[tuple[int, int], Description]:
+    """Tasks at stored concurrencies (0: none) in words, with these percentiles of metrics: "p95_ttft_ms"."""
     wanted = sorted(pairs)
     found: dict[tuple[int, int], Description] = {}
     for start in range(0, len(wanted), _BATCH):
-        result = connection.execute(statements.described(wanted[start : start + _BATCH]))
+        result = connection.execute(statements.described(wanted[start : start + _BATCH], tails))
         names = tuple(result.keys())
         found.update({(row[0], row[1]): dict(zip(names, row, strict=True)) for row in result.all()})
     return found

@@ -177,11 +177,10 @@ class _Credentials:
         ]
         binding = self._binding(ratios[:, 0])
         runs = pool.measured.runs_of(row - pool.estimates) if is_measured and pool.measured else None
-        metric = metric_with_errors(binding.column) if binding else self._objective_metric
         return {
             "runs": runs,
             "extended": bool(is_measured and pool.measured and pool.measured.is_extended(row - pool.estimates)),
-            "backing": None if is_measured else self._backing(row, about, metric),
+            "backing": None if is_measured else self._backing(row, about, binding),
             "chances": tuple(
                 self._chance(slo, value, about, intervals, tail) for slo, value in zip(self._slos, values, strict=True)
             ),
@@ -206,22 +205,32 @@ class _Credentials:
         intervals: Mapping[str, tuple[float, float]],
         tail: float | None,
     ) -> Chance:
-        if slo.column not in intervals:
-            return Chance(slo, value, None)
         scale = tail if tail and slo.percentile else 1.0
-        low, high = intervals[slo.column]
-        expected = about[slo.column]
-        if tail is None and slo.percentile:  # simulated: off by as much as its mean
-            scale = value / expected if expected else 1.0
-        probability = chance(expected * scale, (low * scale, high * scale), slo.limit, at_least=slo.at_least)
-        return Chance(slo, expected * scale, probability)
+        figure = slo.column if tail else slo.figure
+        if figure not in intervals:
+            return Chance(slo, value, None)
+        low, high = intervals[figure]
+        expected = about[figure] * scale
+        probability = chance(expected, (low * scale, high * scale), slo.limit, at_least=slo.at_least)
+        return Chance(slo, expected, probability)
 
-    def _backing(self, row: int, about: Description, metric: str) -> Backing | None:
+    def _backing(self, row: int, about: Description, binding: Slo | None) -> Backing | None:
+        """The errors near a row: of what binds it, else of the objective; but of a percentile that none are near."""
         pool = self._pool
         if not pool.errors.seen or pool.about["drafted"][row]:
             return None
+        simulated = bool(about.get("simulated"))
+        metrics = [self._objective_metric]
+        if binding is not None:
+            metrics = [metric_with_errors(binding.figure if simulated else binding.column)]
+        metrics += pool.choice.tails if simulated else []
+        found = [pool.errors.nearest(self._place(row, about), metric) for metric in metrics]
+        return next((backing for backing in found if backing is None or not backing.near), found[0])
+
+    def _place(self, row: int, about: Description) -> Place:
+        pool = self._pool
         engine_id, gpu_id, model_id = (int(pool.about[name][row]) for name in ("engine_id", "gpu_id", "model_id"))
-        place = Place(
+        return Place(
             engine_id,
             gpu_id,
             model_id,
@@ -229,8 +238,8 @@ class _Credentials:
             about["tensor_parallel"],
             int(pool.about["precision"][row]),
             about["concurrency"],
+            about["request_rate"] is not None,
         )
-        return pool.errors.nearest(place, metric)
 
 
 def _names(about: Description) -> tuple[Any, ...]:

@@ -1,11 +1,12 @@
 """Where a measured value is expected around an estimate, as engines say it by regime, and its pessimistic end.
 
 TTFT and ITL have intervals of their own; that of E2E follows from both, and a request rate has that of the throughput.
+Percentiles have their own ("p95_ttft_ms"), where an engine has any.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -29,7 +30,7 @@ _AS_IS = (1.0, 1.0)
 def intervals_around(point: Mapping[str, Any], intervals: Intervals) -> dict[str, tuple[float, float]]:
     """The interval of every metric of a point of which one is known.
 
-    `point` has engine_id, regime, output_len and the metrics, None: unknown.
+    `point` has engine_id, regime, output_len and the metrics, None: unknown; and percentiles ("p95_ttft_ms") or not.
     """
     factors = intervals.get(point["engine_id"], {}).get(point["regime"], {})
     found: dict[str, tuple[float, float]] = {}
@@ -49,44 +50,56 @@ def intervals_around(point: Mapping[str, Any], intervals: Intervals) -> dict[str
                 decode_ms = itl_ms * (point["output_len"] - 1)
                 low, high = (ttft_ms * ttft[end] + decode_ms * itl[end] for end in (0, 1))
                 found[metric] = low / 1000, high / 1000
+    for name in factors.keys() - _PARTS.keys():
+        if (value := point.get(name)) is not None:
+            low, high = factors[name]
+            found[name] = value * low, value * high
     return found
 
 
 def pessimistic(points: sa.FromClause, metric: str, intervals: Intervals) -> sa.ColumnElement[Any]:
     """A metric of points of a task at the pessimistic end of its interval; as it is where none is known."""
     parts = _PARTS.get(metric, ())
-    known = [
-        (engine, regime)
-        for engine, regimes in sorted(intervals.items())
-        for regime, factors in sorted(regimes.items())
-        if any(part in factors for part in parts)
-    ]
+    known = _that_have(parts, intervals)
     value: sa.ColumnElement[Any] = points.c[metric]
     if not known:
         return value
-
-    def of_regimes(factor_of: Any) -> sa.ColumnElement[Any]:
-        """A number for every regime of every engine."""
-        by_engine = {
-            engine: sa.case(
-                {regime: factor_of(intervals[engine][regime]) for e, regime in known if e == engine},
-                value=points.c.regime,
-                else_=sa.null(),
-            )
-            for engine, _ in known
-        }
-        return sa.case(by_engine, value=tasks.c.engine_id, else_=sa.null())
-
     end = 0 if metric in _RATES else 1
-
-    def scaled(part: str, column: str) -> sa.ColumnElement[Any]:
-        factor = of_regimes(lambda factors: sa.literal(factors.get(part, _AS_IS)[end], sa.Double))
-        return points.c[column] * factor
-
+    factors = [_factor(points, part, known, end) for part in parts]
     if metric != "e2e_s":
-        return sa.func.coalesce(scaled(parts[0], metric), value)
-    total = (scaled("ttft_ms", "ttft_ms") + scaled("itl_ms", "itl_ms") * (cases.c.output_len - 1)) / 1000
+        return sa.func.coalesce(value * factors[0], value)
+    ttft, itl = factors
+    total = (points.c.ttft_ms * ttft + points.c.itl_ms * itl * (cases.c.output_len - 1)) / 1000
     return sa.case((value.is_not(None), sa.func.coalesce(total, value)))
+
+
+def pessimistic_tail(points: sa.FromClause, name: str, intervals: Intervals) -> sa.ColumnElement[Any]:
+    """What a percentile of points of a task ("p95_ttft_ms") is multiplied by to be at that end; 1: not known."""
+    known = _that_have((name,), intervals)
+    as_is = sa.literal(1.0, sa.Double)
+    return sa.func.coalesce(_factor(points, name, known, 1), as_is) if known else as_is
+
+
+def _that_have(metrics: Sequence[str], intervals: Intervals) -> Intervals:
+    """The intervals of the regimes that have one of these metrics, in order."""
+    found = {
+        engine: {regime: factors for regime, factors in sorted(regimes.items()) if any(m in factors for m in metrics)}
+        for engine, regimes in sorted(intervals.items())
+    }
+    return {engine: regimes for engine, regimes in found.items() if regimes}
+
+
+def _factor(points: sa.FromClause, metric: str, known: Intervals, end: int) -> sa.ColumnElement[Any]:
+    """This end of a metric's factors for the regime of a point; NULL: there are none of its engine and regime."""
+    by_engine = {
+        engine: sa.case(
+            {regime: sa.literal(factors.get(metric, _AS_IS)[end], sa.Double) for regime, factors in regimes.items()},
+            value=points.c.regime,
+            else_=sa.null(),
+        )
+        for engine, regimes in known.items()
+    }
+    return sa.case(by_engine, value=tasks.c.engine_id, else_=sa.null())
 
 
 def pessimistic_end(metric: str, interval: tuple[float, float]) -> float:

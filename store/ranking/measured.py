@@ -85,6 +85,7 @@ class Measured:
             "memory_ratio": np.full(count, np.nan),
             "precision": np.array([PRECISION_CODES[one["precision"]] for one in self.configurations], dtype=np.float64),
             "drafted": np.zeros(count),
+            "arriving": np.zeros(count),
             "server": np.array([SERVER_CODES[one["server"]] for one in self.configurations], dtype=np.float64),
         }
         return columns | {

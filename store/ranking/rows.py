@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from gpuscout.store.ranking.types import Group, Kind, RankedConfig, Ranking
@@ -41,14 +41,18 @@ probability `confidence` (0.5: the estimates). The opinions are those of several
 
 
 def columns_of(ranking: Ranking) -> tuple[str, ...]:
-    """`COLUMNS`, and one for each percentile that a limit is on, called as in `query`: "p95_ttft_ms"."""
-    return (*COLUMNS, *_percentiles(ranking))
+    """`COLUMNS`, and for each percentile that a limit is on, called as in `query`, with its ends: "p95_ttft_ms" …"""
+    return (*COLUMNS, *(part for column in _percentiles(ranking) for part in (column, *_ends(column))))
+
+
+def _ends(column: str) -> tuple[str, str]:
+    return f"{column}_low", f"{column}_high"
 
 
 def _percentiles(ranking: Ranking) -> dict[str, str]:
     """The names of the SLOs on percentiles by their columns."""
     slos = (slo for slo in ranking.question.slos if slo.percentile is not None)
-    return {f"p{slo.percentile:g}_{slo.column}": slo.name for slo in slos}
+    return {slo.figure: slo.name for slo in slos}
 
 
 def ranking_rows(ranking: Ranking, *, top: int | None = None) -> Iterator[dict[str, Any]]:
@@ -92,6 +96,7 @@ def ranking_rows(ranking: Ranking, *, top: int | None = None) -> Iterator[dict[s
                 "highest_opinion": highest,
                 "caveats": "; ".join(_caveats(group, config)) or None,
                 **{column: config.percentiles.get(name) for column, name in percentiles.items()},
+                **_intervals(config, (*TRUSTED_METRICS, *percentiles)),
             }
 
 
@@ -116,16 +121,18 @@ def _runs(config: RankedConfig) -> dict[str, Any]:
 
 def _trust(config: RankedConfig) -> dict[str, Any]:
     error = config.backing and config.backing.error
-    unknown = (None, None)
     return {
         "error_metric": error and error.metric,
         "error_median": error and error.median_error,
         "error_p90": error and error.p90_error,
         "error_runs": error and error.runs,
         "error_gpu_family": error and error.gpu_family,
-        **{f"{metric}_low": config.intervals.get(metric, unknown)[0] for metric in TRUSTED_METRICS},
-        **{f"{metric}_high": config.intervals.get(metric, unknown)[1] for metric in TRUSTED_METRICS},
     }
+
+
+def _intervals(config: RankedConfig, figures: Iterable[str]) -> dict[str, float | None]:
+    known = ((figure, config.intervals.get(figure, (None, None))) for figure in figures)
+    return {name: end for figure, ends in known for name, end in zip(_ends(figure), ends, strict=True)}
 
 
 def listed(group: Group) -> list[RankedConfig]:

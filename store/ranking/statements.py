@@ -18,7 +18,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from gpuscout.store.ranking.intervals import Intervals, pessimistic
+from gpuscout.store.ranking.intervals import Intervals, pessimistic, pessimistic_tail
 from gpuscout.store.ranking.limits import UNKNOWN, Limit
 from gpuscout.store.ranking.measures import DECIMALS, Aim, Array
 from gpuscout.store.ranking.scope import Condition, Scope
@@ -28,6 +28,7 @@ from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.precision import PRECISIONS
 from gpuscout.sweeps.servers import MEASURED_SERVERS
 from gpuscout.sweeps.settings import SETTINGS
+from gpuscout.sweeps.slo import percentile_name
 
 Number = sa.ColumnElement[Any]
 
@@ -42,7 +43,8 @@ class Choice:
     """What picks the points: the aim between those within all limits. `columns` are the figures to fetch of each.
 
     `intervals`: figures count by the pessimistic ends of these. `percentiles`: columns that stand for a metric's
-    percentile; where it was not simulated it is `assume_tail` times the mean, or not known.
+    percentile; where it was not simulated it is `assume_tail` times the mean, or not known. `simulating`: the ids of
+    the engines that have percentiles.
     """
 
     aim: Aim
@@ -51,6 +53,7 @@ class Choice:
     intervals: Intervals = field(default_factory=dict)
     percentiles: Mapping[str, tuple[str, float]] = field(default_factory=dict)
     assume_tail: float | None = None
+    simulating: Sequence[int] = ()
 
     def figure(self, points: sa.FromClause, name: str) -> Number:
         """A column of operating points as it counts."""
@@ -59,21 +62,18 @@ class Choice:
         return pessimistic(points, name, self.intervals) if self.intervals else points.c[name]
 
     def _percentile(self, points: sa.FromClause, metric: str, percentile: float) -> Number:
-        """A percentile that was simulated, else the assumed multiple of the mean, if any; an interval widens both."""
-        tail = point_percentiles.c
-        simulated = (
-            sa.select(tail.value)
-            .where(tail.task_id == points.c.task_id, tail.concurrency == points.c.concurrency)
-            .where(tail.metric == metric, tail.percentile == percentile)
-            .correlate(points)
-            .scalar_subquery()
-        )
-        found: Number = simulated
-        if self.assume_tail is not None:
-            found = sa.func.coalesce(simulated, points.c[metric] * self.assume_tail)
+        """A percentile that was simulated, else the assumed multiple of the mean, if any; as its interval has it."""
+        found = _simulated(points, metric, percentile)
         if self.intervals:
-            found = found * pessimistic(points, metric, self.intervals) / points.c[metric]
+            found = found * pessimistic_tail(points, percentile_name(metric, percentile), self.intervals)
+        if self.assume_tail is not None:
+            found = sa.func.coalesce(found, pessimistic(points, metric, self.intervals) * self.assume_tail)
         return found
+
+    @property
+    def tails(self) -> list[str]:
+        """The simulated figures that limits are on: "p95_ttft_ms"."""
+        return [percentile_name(*which) for which in self.percentiles.values()]
 
     def sides(self, *, interpolate: bool) -> tuple[str, ...]:
         """The stored neighbours to fetch besides, see `ranking/limits.py`."""
@@ -82,6 +82,18 @@ class Choice:
         upwards = any(not limit.slo.at_least for limit in self.limits)
         downwards = any(limit.slo.at_least for limit in self.limits)
         return (*(("above",) if upwards else ()), *(("below",) if downwards else ()))
+
+
+def _simulated(points: sa.FromClause, metric: str, percentile: float) -> Number:
+    """A percentile of points that was simulated; NULL: it was not."""
+    tail = point_percentiles.c
+    return (
+        sa.select(tail.value)
+        .where(tail.task_id == points.c.task_id, tail.concurrency == points.c.concurrency)
+        .where(tail.metric == metric, tail.percentile == percentile)
+        .correlate(points)
+        .scalar_subquery()
+    )
 
 
 @dataclass(frozen=True)
@@ -95,11 +107,14 @@ class _Pick:
     where: Sequence[Condition] = ()
 
 
-def has_percentiles(connection: sa.Connection, scope: Scope) -> bool:
-    """Whether any engine of the scope has simulated percentiles."""
-    engine = tasks.c.engine_id.in_(scope.engines.all_ids())
-    found = sa.select(point_percentiles.c.task_id).join(tasks, tasks.c.id == point_percentiles.c.task_id)
-    return connection.execute(found.where(engine).limit(1)).first() is not None
+def engines_with_percentiles(connection: sa.Connection, scope: Scope) -> list[int]:
+    """The ids of the engines of the scope that have simulated percentiles."""
+    found = sa.select(point_percentiles.c.task_id).join(tasks, tasks.c.id == point_percentiles.c.task_id).limit(1)
+    return [
+        engine_id
+        for engine_id in scope.engines.all_ids()
+        if connection.execute(found.where(tasks.c.engine_id == engine_id)).first() is not None
+    ]
 
 
 def select_answered(scope: Scope, choice: Choice, *, sides: Sequence[str] = ()) -> sa.Select[Any]:
@@ -167,8 +182,10 @@ def same_configurations(scope: Scope) -> sa.Select[Any]:
     return sa.select(cases.c.id, first).select_from(named).where(cases.c.id.in_(chosen))
 
 
-def described(wanted: Iterable[tuple[int, int]]) -> sa.Select[Any]:
+def described(wanted: Iterable[tuple[int, int]], tails: Sequence[tuple[str, float]] = ()) -> sa.Select[Any]:
     """Tasks at operating points, by (task, concurrency): configuration, engine, outcome and all figures.
+
+    `tails`: percentiles of metrics that are wanted as well, as columns such as "p95_ttft_ms".
 
     A concurrency of 0 asks for the task alone, with NULLs in place of the figures.
     """
@@ -202,6 +219,7 @@ def described(wanted: Iterable[tuple[int, int]]) -> sa.Select[Any]:
         .correlate(point)
         .label("simulated"),
         *(point.c[name] for name in ("concurrency", *METRICS, "bound", "queued", "regime", *SERVER_METRICS)),
+        *(_simulated(point, *which).label(percentile_name(*which)) for which in tails),
     ).select_from(source)
 
 
@@ -228,6 +246,7 @@ def _about(scope: Scope) -> list[Number]:
         sa.case(PRECISION_CODES, value=cases.c.precision).label("precision"),
         sa.case(SERVER_CODES, value=cases.c.server).label("server"),
         sa.case((cases.c.speculative != "", 1), else_=0).label("drafted"),
+        sa.case((cases.c.request_rate.is_not(None), 1), else_=0).label("arriving"),
     ]
     shared = scope.shared_ids
     return [column for column in about if column.name not in shared]

@@ -5,10 +5,11 @@ over the same link between the GPUs, at no more than twice their tensor parallel
 less than half, of their load. Fewer GPUs than were measured do nothing that more of them do not do as well, so runs say
 of every smaller tensor parallelism, and of one GPU alone, which has no link: errors are as large where such runs were
 kept from the fit as where they were not. It takes eight runs, and two models, since one alone says too little of
-others; or one model where its family was measured well otherwise. An estimate with such runs is *backed*. Without, the
-errors of its family as a whole say what is known, whatever the precision, link and load, or else those on families that
-the engine was not fitted to. Of several sources the one with the most runs counts. What was measured on GPUs of another
-vendor says nothing.
+others; or one model where its family was measured well otherwise. An estimate with such runs is *backed*; where a limit
+is on a simulated percentile, runs that report it have to be near as well, and of requests that arrive there are none.
+Without, the errors of its family as a whole say what is known, whatever the precision, link and load, or else those on
+families that the engine was not fitted to. Of several sources the one with the most runs counts. What was measured on
+GPUs of another vendor says nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from gpuscout.store.ranking.placing import Indices
 from gpuscout.store.ranking.types import Backing, Kind, RankedConfig, Tie
 from gpuscout.store.results.trust import errors_of
 from gpuscout.store.schema import gpus, models
+from gpuscout.sweeps.curves import PERCENTILES
 from gpuscout.sweeps.precision import PRECISIONS
+from gpuscout.sweeps.slo import is_percentile, percentile_name, percentile_of
 from gpuscout.sweeps.trust import ANY, TRUSTED_METRICS, Link, ObservedError, link_of, precision_class
 
 _CLASSES = sorted({precision_class(precision) for precision in PRECISIONS})
@@ -63,7 +66,12 @@ def metric_with_errors(column: str) -> str:
     """The metric whose errors stand for those of a column of operating points."""
     if column == "requests_per_s":
         return "output_tokens_per_s"
-    return column if column in TRUSTED_METRICS else "itl_ms"
+    return column if column in TRUSTED_METRICS or is_percentile(column) else "itl_ms"
+
+
+def _mean_of(metric: str) -> str:
+    """The metric whose runs say how well a family was measured: of a percentile, its mean."""
+    return metric_with_errors(metric.partition("_")[2]) if is_percentile(metric) else metric
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,10 @@ class _Gpu:
 
 @dataclass(frozen=True)
 class Place:
-    """What decides which measured runs are near an estimate: ids, sizes, a code of its precision, its load."""
+    """What decides which measured runs are near an estimate: ids, sizes, a code of its precision, its load.
+
+    `arriving`: requests come at a rate, which says of percentiles that runs of closed loops are not near them.
+    """
 
     engine_id: int
     gpu_id: int
@@ -84,6 +95,7 @@ class Place:
     tensor_parallel: int
     precision: int
     concurrency: float
+    arriving: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,6 +118,7 @@ class Errors:
                 )
         if not seen:
             return cls({}, {}, {})
+        _add_tails(seen)
         known = connection.execute(sa.select(gpus.c.id, gpus.c.family, gpus.c.vendor, gpus.c.figures))
         of_gpu = {
             row.id: _Gpu(row.family, row.vendor, int(json.loads(row.figures).get("scale_up_gpus") or 1))
@@ -122,7 +135,8 @@ class Errors:
             return None
         gpu, kind = self.gpus[place.gpu_id], self.kinds[place.model_id]
         own = self.seen.get((place.engine_id, gpu.family, kind, metric), ())
-        near = [(source, error) for source, error in own if self._is_near(place, error)]
+        elsewhere = place.arriving and is_percentile(metric)
+        near = [] if elsewhere else [(source, error) for source, error in own if self._is_near(place, error)]
         if near:
             source, error = min(near, key=lambda one: self._distance(place, one[1]))
             return Backing(source, error, own_family=True, near=True)
@@ -144,7 +158,7 @@ class Errors:
 
     def _backs(self, engine_id: int, error: ObservedError) -> bool:
         """Whether the runs say enough, and what they are of, to back an estimate."""
-        well = (engine_id, error.gpu_family, error.metric) in self.measured_well
+        well = (engine_id, error.gpu_family, _mean_of(error.metric)) in self.measured_well
         enough = error.runs >= _FEWEST_RUNS and (error.models >= _FEWEST_MODELS or well)
         return enough and ANY not in (error.precision, error.link)
 
@@ -205,6 +219,8 @@ class Errors:
 
         codes = code(about["engine_id"].astype(np.int64), family, kind, precision, link)
         codes[about["drafted"] > 0] = -1  # errors are those of runs without drafts
+        if is_percentile(metric):
+            codes[about["arriving"] > 0] = -1  # and in a closed loop, where others wait
         for (engine_id, name, model_kind, _), error in backing:
             if (
                 model_kind not in _KINDS
@@ -249,6 +265,17 @@ def _measured_well(
     return frozenset(
         key[:3] for key, kinds in models.items() if sum(kinds.values()) >= _MANY_MODELS and runs[key] >= _MANY_RUNS
     )
+
+
+def _add_tails(seen: dict[tuple[int, str, str, str], list[tuple[str, ObservedError]]]) -> None:
+    """Of a percentile that no run reports let the errors of the next higher one stand for it, by which it is named."""
+    known = [key for key in seen if is_percentile(key[3])]
+    for engine_id, family, kind, metric in sorted(known, key=lambda key: (key[:3], percentile_of(key[3]))):
+        _, _, column = metric.partition("_")
+        for percentile in PERCENTILES:
+            if percentile <= percentile_of(metric):
+                lower = (engine_id, family, kind, percentile_name(column, percentile))
+                seen.setdefault(lower, seen[engine_id, family, kind, metric])
 
 
 def _links_near(error: ObservedError) -> tuple[Link, ...]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import groupby
 
 from gpuscout.runner.cli.common import count, out
-from gpuscout.runner.cli.show.certainty import MEASURE_FIRST, chances, met, trust
+from gpuscout.runner.cli.show.certainty import MEASURE_FIRST, chances, measured_so_far, met, trust
 from gpuscout.runner.cli.show.fitted import FittedColumn, fitted, short_gpu
 from gpuscout.runner.cli.show.output import number
 from gpuscout.runner.cli.show.prices import prices_by_gpu
@@ -164,7 +164,7 @@ def _notes(found: Capacity, group: GroupCapacity) -> Iterator[str]:
         less = 1 - other.usd_per_hour.usd / first.usd_per_hour.usd
         told = f"{describe(other.config, group.group)} would be {share(less)} cheaper if its estimate holds"
         first_of_all = f"{MEASURE_FIRST}: " if less > _FAR_CHEAPER else ""
-        yield f"{first_of_all}{told}; nobody has measured it"
+        yield f"{first_of_all}{told}; {measured_so_far(other.config)}"
     needs = site_of(found.prices, first.config, gpus=first.gpus, nodes=first.nodes)
     if needs is not None:
         yield f"to run the first: {site(needs)}"

@@ -8,6 +8,7 @@ from gpuscout.runner.cli.common import count
 from gpuscout.runner.cli.show.output import number
 from gpuscout.runner.cli.show.wording import GLUE, LATENCIES, describe, glued, glued_limit, share
 from gpuscout.store.ranking.types import Backing, Chance, Group, Kind, RankedConfig, Ranking, Runs, Tie
+from gpuscout.sweeps.slo import is_percentile
 from gpuscout.sweeps.speculative import AS_GIVEN
 from gpuscout.sweeps.trust import Link, ObservedError
 
@@ -83,10 +84,27 @@ def unproven(ranking: Ranking, group: Group) -> str | None:
         return None
     figure = glued(f"{ranged(config.objective, config.objective_range, config.kind)} {ranking.question.aim.unit}")
     told = (
-        f"{describe(config, group)} would be {better(ranking, config)} if its estimate holds ({figure}); nobody has "
-        "measured it"
+        f"{describe(config, group)} would be {better(ranking, config)} if its estimate holds ({figure}); "
+        f"{measured_so_far(config)}"
     )
     return f"{MEASURE_FIRST}: {told}" if group.measure_first else told
+
+
+def measured_so_far(config: RankedConfig) -> str:
+    """What the runs are of that come nearest to an unproven estimate: "CDNA4 was measured with 1 MoE model only"."""
+    if config.backing is None:
+        return "nothing measured is near it"
+    error = config.backing.error
+    runs = glued(count(error.runs, "run"))
+    if not config.backing.own_family:
+        return f"no {_kind(error)} model was measured on GPUs of its family"
+    if error.models == 1:
+        return f"{error.gpu_family} was measured with one {_kind(error)} model only ({runs})"
+    return f"{_kind(error)} models on {error.gpu_family} were measured in other precisions, sizes or loads ({runs})"
+
+
+def _kind(error: ObservedError) -> str:
+    return "MoE" if error.model_kind == "moe" else error.model_kind
 
 
 def benchmark(ranking: Ranking, group: Group) -> str:
@@ -139,16 +157,24 @@ _ENOUGH_FOR_TENTHS = 10
 def errors(backing: Backing) -> str:
     """ "TTFT: half of 157 runs within 14 %, nine of ten within 31 % (Hopper, dense, 16-bit, NVLink, TP 1 to 8)" """
     error = backing.error
-    name = _NAMES_OF_METRICS.get(error.metric, error.metric)
+    name = _name_of_metric(error.metric)
     told = f"{name}: half of {count(error.runs, 'run')} within {share(error.median_error)}"
     if error.runs >= _ENOUGH_FOR_TENTHS:
         told += f", nine of ten within {share(error.p90_error)}"
-    kind = "MoE" if error.model_kind == "moe" else error.model_kind
+    kind = _kind(error)
     if not backing.own_family:
         return f"{told} ({error.gpu_family} families that nothing was fitted to, {kind})"
     if not backing.near:
         return f"{told} ({error.gpu_family}, {kind}, in other precisions, sizes or loads)"
     return f"{told} ({error.gpu_family}, {kind}, {error.precision}, {_sizes(error)})"
+
+
+def _name_of_metric(metric: str) -> str:
+    """ "TTFT", "TTFT p95" """
+    if is_percentile(metric):
+        percentile, _, metric = metric.partition("_")
+        return f"{_NAMES_OF_METRICS[metric]}{GLUE}{percentile}"
+    return _NAMES_OF_METRICS.get(metric, metric)
 
 
 def _sizes(error: ObservedError) -> str:

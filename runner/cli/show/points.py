@@ -73,7 +73,7 @@ def column_of(name: str) -> Column:
         return a_figure(name, *_HEADINGS[name])
     if name in RANGES:
         figure, end = RANGES[name]
-        return a_figure(name, f"{_HEADINGS[figure][0]} {end} (80 %)")
+        return a_figure(name, f"{column_of(figure).heading} {end} (80 %)")
     return Column(name, *_WORDS.get(name, (name.replace("_", " "), str)))
 
 
@@ -100,14 +100,15 @@ def ranged_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def chosen(given: str | None, output: Output, default: Sequence[str] = TABLE, *, slos: Sequence[Slo] = ()) -> list[str]:
     """The columns of `--columns`, or else those that suit the output and the limits. Raises UnknownNameError."""
-    from gpuscout.store.queries.points import check_column, percentile_column
+    from gpuscout.store.queries.points import check_column
 
     if given is not None:
         return list(dict.fromkeys(check_column(name.strip()) for name in given.split(",")))
-    tails = [percentile_column(slo) for slo in slos if slo.percentile is not None]
+    tails = [slo.figure for slo in slos if slo.percentile is not None]
     # The ends of a range stand behind its figure.
-    everything = (part for name in COLUMNS for part in (name, *ends_of([name])))
-    return list(dict.fromkeys([*(everything if output.json or output.csv else default), *tails]))
+    if not (output.json or output.csv):
+        return list(dict.fromkeys([*default, *tails]))
+    return list(dict.fromkeys(part for name in (*COLUMNS, *tails) for part in (name, *ends_of([name]))))
 
 
 def telling(names: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -100,14 +100,14 @@ class RooflineEngine:
 
     def intervals(self, cases: CaseColumns, points: Points) -> Intervals:
         """The 80 % intervals of operating points that this engine gave for these cases."""
-        group = self._groups(cases)[points.task]
+        group = self.groups(cases)[points.task]
         regime = regimes(points.concurrency, group)
         factors = self.constants.intervals[regime]
         figures = (points.ttft_ms, points.itl_ms, points.output_tokens_per_s)
         ends = [(figure * factors[:, m, 0], figure * factors[:, m, 1]) for m, figure in enumerate(figures)]
         return Intervals(*ends)
 
-    def _groups(self, cases: CaseColumns) -> IntArray:
+    def groups(self, cases: CaseColumns) -> IntArray:
         """The group of intervals of every case: those of approximate architectures follow the others."""
         of_gpu = np.array([self.constants.interval_group(gpu) for gpu in cases.gpus], dtype=np.int64)
         approximate = np.array([model.approximate for model in cases.models], dtype=np.bool_)
@@ -115,6 +115,12 @@ class RooflineEngine:
             approximate[cases.model], len(self.constants.interval_groups), 0
         )
         return groups
+
+    def known_regimes(self, regime: IntArray) -> npt.NDArray[np.int8]:
+        """Regimes as points carry them: -1 where no interval is known."""
+        known = interval_factors(self.constants.intervals)
+        codes = np.array([code if code in known else -1 for code in range(len(self.constants.intervals))], np.int8)
+        return codes[regime]
 
     def trust(self) -> Trust:
         """Intervals and errors of the calibration, both on models that a fit had not seen."""
@@ -135,9 +141,7 @@ class RooflineEngine:
         constants = Physical(*(getattr(k, name)[:, None] for name in NAMES))
         operation = operate(columns, constants, running[:, None], concurrency, self._median)
         requests_per_s = concurrency / operation.e2e_s
-        regime = regimes(ladder[None, :], self._groups(cases)[:, None])
-        known = interval_factors(self.constants.intervals)
-        codes = np.array([code if code in known else -1 for code in range(len(self.constants.intervals))], np.int8)
+        regime = self.known_regimes(regimes(ladder[None, :], self.groups(cases)[:, None]))
         return Points(
             task=np.repeat(rows, len(ladder)),
             concurrency=np.tile(ladder, len(rows)),
@@ -149,7 +153,7 @@ class RooflineEngine:
             bound=operation.bound.ravel(),
             queued=operation.queued.ravel(),
             # Intervals are those of runs without drafts.
-            regime=np.where(columns.draft_tokens > 0, np.int8(-1), codes[regime]).ravel(),
+            regime=np.where(columns.draft_tokens > 0, np.int8(-1), regime).ravel(),
         )
 
 

@@ -14,6 +14,7 @@ from gpuscout.runner.engines.roofline.engine import RooflineEngine
 from gpuscout.runner.engines.roofline.features import features
 from gpuscout.runner.engines.roofline.memory import memory, why_it_does_not_fit
 from gpuscout.runner.engines.roofline.physics import step_seconds
+from gpuscout.runner.engines.roofline.uncertainty import regimes
 from gpuscout.runner.engines.simulator.kernel import CHUNKED, PREFILL_FIRST, WHOLE_PROMPTS
 from gpuscout.runner.engines.simulator.load import (
     DoesNotFitError,
@@ -26,6 +27,7 @@ from gpuscout.runner.engines.simulator.load import (
 )
 from gpuscout.runner.engines.simulator.requests import arrivals_of, lengths_of
 from gpuscout.runner.engines.simulator.steps import StepSeconds, StepTimes, tabulate
+from gpuscout.runner.engines.simulator.uncertainty import with_tails
 from gpuscout.sweeps.cases import CaseColumns
 from gpuscout.sweeps.curves import PERCENTILE_METRICS, Bound, Curves, FloatArray, IntArray
 from gpuscout.sweeps.errors import InputError
@@ -34,6 +36,7 @@ from gpuscout.sweeps.settings import STARTED
 from gpuscout.sweeps.slo import Slo, parse_slo
 from gpuscout.sweeps.traffic.trace import NamedTrace
 from gpuscout.sweeps.traffic.traffic import Traffic
+from gpuscout.sweeps.trust import Trust
 
 VERSION = "3"
 _ROUNDS = 10  # requests of each client of a closed loop, as InferenceX has it
@@ -91,6 +94,10 @@ class Simulator:
     def fingerprint(self) -> str:
         return f"{VERSION}-{self._roofline.fingerprint()}"
 
+    def trust(self) -> Trust:
+        """The roofline's for means; for percentiles what was left over where a GPU family was left out of the fit."""
+        return with_tails(self._roofline.trust(), len(self._roofline.constants.interval_groups))
+
     def unsupported_traffic(self, traffic: Traffic) -> str | None:
         """A trace of which only the digest is known cannot be replayed."""
         return "the trace of this case is not available" if isinstance(traffic.trace, NamedTrace) else None
@@ -146,6 +153,7 @@ class _Deployment:
         self._goodput = goodput
         traffic = case.traffics[case.traffic[0]]
         self._digest = case.digests()[0]
+        self._roofline, self._group = roofline, roofline.groups(case)
         self._ranks = int(case.data_parallel[0])
         input_len, output_len = int(case.input_len[0]), int(case.output_len[0])
         f = features(case)
@@ -219,6 +227,12 @@ class _Deployment:
         in_flight = whole.requests_per_s * whole.e2e_s
         return self._point(max(round(in_flight), 1), whole, whole.queued, in_open_loop=True)
 
+    def _regime(self, concurrency: int) -> int:
+        """Which intervals hold; with drafts none, since they are those of runs without."""
+        if not self._server.drafts.is_plain:
+            return -1
+        return int(self._roofline.known_regimes(regimes(np.array([concurrency]), self._group))[0])
+
     def _longer_alone_s(self, in_flight: float, *, than_step: bool = False) -> float:
         """What a prompt takes longer in a step of its own than it delays a busy server, as the roofline has both.
 
@@ -260,6 +274,7 @@ class _Deployment:
             requests_per_s=requests_per_s,
             bound=Bound.UNKNOWN,
             queued=queued,
+            regime=self._regime(concurrency),
             percentiles={key: value + later[key[0]] for key, value in found.percentiles.items()},
             server_metrics=server_metrics,
         )
