@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, out
 from gpuscout.runner.cli.options import AimOptions, DeploymentRate, Filters, PriceOptions, grouped
 from gpuscout.runner.cli.show.document import CASE, picked
-from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, print_json_rows, print_rows
+from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_json_rows, print_rows
+from gpuscout.runner.cli.show.ranking_document import config_document
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
@@ -108,26 +109,68 @@ def _print(found: Comparison, top: int) -> None:
             print_wrapped("every GPU costs the same on both sides")
         return
     shared, alone = _sided(found)
-    # A narrow table can do without the workload only where it does not tell rows apart.
-    one_workload = ["workload"] if len({(w.input_len, w.output_len, w.traffic) for w in found.winners}) == 1 else []
     for line in _summary(found, shared, alone):
         print_wrapped(line)
     told = [winner for winner in shared if winner.changes]
     rest = [winner for winner in shared if not winner.changes]
     if told:
-        print(f"\nanother winner ({len(told)}); staying: how far A's winner is behind B's")
-        print_rows(_WINNERS, map(_winner_row, told), Output(), drop=("a_lead", *one_workload))
+        print(f"\nanother winner ({len(told)})")
+        _print_sides(found, told, "best")
     if rest:
         print(f"\nthe same winner ({len(rest)})")
-        shown = _WINNERS[:-1]
-        print_rows(shown, map(_winner_row, rest[: max(top, 1)]), Output(), drop=("a_lead", *one_workload))
+        _print_sides(found, rest[: max(top, 1)], "best")
         if len(rest) > max(top, 1):
             print(f"… {len(rest) - max(top, 1)} more (--top, or --csv for all configurations)")
     largest = sorted((c for c in found.changes if c.change), key=lambda c: -abs(c.change or 0))[:top]
     if largest:
         print("\nlargest changes")
-        rows = (_row(change) | {"workload": _workload(change)} for change in largest)
-        print_rows(_columns(found), rows, Output(), drop=("status", *one_workload))
+        _print_sides(found, largest, "configuration")
+
+
+def _print_sides(found: Comparison, told: Sequence[Change | Winner], heading: str) -> None:
+    """Two lines each, one a side: its configuration and its figure with its range."""
+    from gpuscout.runner.cli.show.certainty import ranged
+    from gpuscout.runner.cli.show.fitted import FittedColumn, bare_names, fitted
+    from gpuscout.store.queries.compare import Winner
+
+    names = bare_names(one.model for one in told)
+    # The workload may only go where it does not tell rows apart.
+    same = len({(one.input_len, one.output_len, one.traffic) for one in told}) == 1
+    lines = []
+    for one in told:
+        of_winner = isinstance(one, Winner)
+        staying = one.staying if isinstance(one, Winner) and one.changes else None
+        leads = (one.lead_before, one.lead_after) if isinstance(one, Winner) else (None, None)
+        for side, config, lead in zip("AB", (one.before, one.after), leads, strict=True):
+            first = side == "A"
+            lines.append(
+                (
+                    names[one.model] if first else "",
+                    _workload(one) if first else "",
+                    side,
+                    "none" if config is None else _short(one, config) if first or of_winner else "",
+                    "" if config is None else ranged(config.objective, config.objective_range, config.kind),
+                    "" if lead is None else _signed(lead),
+                    "" if first or one.change is None else _signed(one.change),
+                    "" if first or staying is None else _signed(staying),
+                )
+            )
+    model, workload, sides, configurations, figures, leads_told, changes, stayings = zip(*lines, strict=True)
+    columns = [
+        FittedColumn("model", model, least=8),
+        FittedColumn("workload", workload, drop=4 if same else None),
+        FittedColumn("", sides),
+        FittedColumn(heading, configurations, least=12),
+        FittedColumn(f"{found.sides[0].question.aim.unit} (80 %)", figures, right=True),
+        FittedColumn("leads by", leads_told, right=True, drop=1),
+        FittedColumn("change", changes, right=True, drop=3),
+        FittedColumn("staying", stayings, right=True, drop=2),
+    ]
+    shown = fitted(columns, out().width)
+    for line in shown:
+        print(line)
+    if "staying" in shown[0]:
+        print("staying: how far A's winner is behind B's")
 
 
 def _sided(found: Comparison) -> tuple[list[Winner], list[Winner]]:
@@ -226,13 +269,21 @@ def _signed(value: float) -> str:
     return f"{percent:+,.0f} %" if abs(percent) >= 10 else f"{percent:+.1f} %"
 
 
-def _words(change: Change, config: RankedConfig | None) -> str | None:
+def _words(change: Change | Winner, config: RankedConfig | None) -> str | None:
     from gpuscout.runner.cli.show.wording import configuration
 
     if config is None:
         return None
     at = f" at {config.request_rate:g}/s" if config.request_rate is not None else ""
     return configuration(config, change.input_len, change.output_len) + at
+
+
+def _short(told: Change | Winner, config: RankedConfig) -> str:
+    """ "H200 x2 bf16", at its rate where it has one."""
+    from gpuscout.runner.cli.show.fitted import short_gpu
+
+    words = _words(told, config) or ""
+    return words.replace(config.gpu, short_gpu(config.gpu), 1)
 
 
 def _workload(told: Change | Winner) -> str:
@@ -251,49 +302,24 @@ _MOVES = (
     a_figure("b_usd_per_gpu_hour", "B USD/h", lambda usd: f"{usd:,.2f}", unknown="no price"),
     _SHOWN_CHANGE,
 )
-_WINNERS = (
-    _MODEL,
-    Column("workload", "workload", whole=True),
-    Column("a", "A's best", unknown="none"),
-    Column("b", "B's best", unknown="none"),
-    _SHOWN_CHANGE,
-    a_figure("a_lead", "A leads", _signed),
-    a_figure("b_lead", "B leads", _signed),
-    a_figure("staying", "staying", _signed),
-)
 
 
 def _columns(found: Comparison) -> tuple[Column, ...]:
+    """Columns of a table that is pasted elsewhere: each figure and the ends of its range apart."""
     unit = found.sides[0].question.aim.unit
+    figures: list[Column] = []
+    for side in ("a", "b"):
+        figures.append(a_figure(f"{side}_objective", f"{side.upper()} {unit}"))
+        figures += (a_figure(f"{side}_objective_{end}", f"{side.upper()} {end} (80 %)") for end in ("low", "high"))
+        figures.append(Column(f"{side}_kind", f"{side.upper()} kind"))
     return (
         _MODEL,
         Column("workload", "workload", whole=True),
         Column("configuration", "configuration"),
         Column("status", "status", whole=True),
-        a_figure("a_objective", f"A {unit}"),
-        a_figure("b_objective", f"B {unit}"),
+        *figures,
         _SHOWN_CHANGE,
     )
-
-
-def _winner_row(winner: Winner) -> dict[str, Any]:
-    from gpuscout.runner.cli.show.wording import configuration
-
-    a, b = (
-        config and f"{configuration(config, winner.input_len, winner.output_len)}: {number(config.objective)}"
-        for config in (winner.before, winner.after)
-    )
-    same = winner.before and not winner.changes
-    return {
-        "model": winner.model,
-        "workload": _workload(winner),
-        "a": a,
-        "b": (number(winner.after.objective) if same and winner.after else b),
-        "change": winner.change,
-        "a_lead": winner.lead_before,
-        "b_lead": winner.lead_after,
-        "staying": winner.staying,
-    }
 
 
 # --- for machines ------------------------------------------------------------------------------------------------
@@ -306,6 +332,9 @@ _SETTINGS = (
 _FIGURES = (
     "told_kind",
     "objective",
+    "objective_low",
+    "objective_high",
+    "backed",
     "place",
     "concurrency",
     "ttft_ms",
@@ -317,8 +346,14 @@ _SIDES = tuple(f"{side}_{name.removeprefix('told_')}" for side in ("a", "b") for
 _NAMES = (*CASE, "configuration", *_SETTINGS, "status", "change", *_SIDES, "objective_unit")
 
 
+def _figures(config: RankedConfig) -> dict[str, Any]:
+    low, high = config.objective_range or (None, None)
+    apart = {"objective_low": low, "objective_high": high}
+    return apart | {name: getattr(config, name) for name in _FIGURES if name not in apart}
+
+
 def _row(change: Change) -> dict[str, Any]:
-    figures = [config and getattr(config, name) for config in (change.before, change.after) for name in _FIGURES]
+    figures = [config and _figures(config)[name] for config in (change.before, change.after) for name in _FIGURES]
     return {
         **picked(change, *CASE),
         "configuration": _words(change, change.config),
@@ -358,8 +393,8 @@ def _document(found: Comparison) -> dict[str, object]:
             {
                 **picked(winner, *CASE, "changes", "changes_gpu", "change"),
                 **picked(winner, a_lead="lead_before", b_lead="lead_after", a_winner_behind_in_b="staying"),
-                "a": winner.before and asdict(winner.before),
-                "b": winner.after and asdict(winner.after),
+                "a": winner.before and config_document(winner.before),
+                "b": winner.after and config_document(winner.after),
             }
             for winner in found.winners
         ],

@@ -91,7 +91,7 @@ def test_a_safe_answer_holds_the_far_end_of_the_percentile(folder: Path) -> None
     (sized,) = json.loads(said(folder, "capacity", "--sweep", "closed", *ASKED[:2], "--rate", "20", "--json"))["groups"]
     first = sized["best_per_gpu"][0]
     assert first["usd_per_month_low"] < first["usd_per_month"] < first["usd_per_month_high"]
-    assert first["safe"]["gpus"] >= first["gpus"]
+    assert first["safe_gpus"] >= first["gpus"]
 
 
 def test_rows_frontiers_and_python_have_the_ends(folder: Path) -> None:
