@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _ROWS = 10
 _REASONS = 5
 _LEGEND = (
-    "c: requests in flight (~ between stored ones, * some wait); in brackets: 80 % of measured values; "
+    "estimated; c: requests in flight (~ between stored ones, * some wait); in brackets: 80 % of measured values; "
     "backed: measured runs are near"
 )
 _MEMORY = ("GPU", "TP", "Model GB", "KV GB", "Requests", "Fits")

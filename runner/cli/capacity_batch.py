@@ -153,6 +153,7 @@ _FOR_READERS = (
     a_figure("safe_gpus", "safe GPUs (90 %)", whole_number),
     a_figure("safe_usd", "safe USD (90 %)"),
     a_figure("usd_per_mtok", "USD/Mtok"),
+    Column("kind", "kind"),
     Column("backed", "measured near", yes_or_no),
 )
 _ABOUT = ("gpu", "configuration", "kind", "backed", "limits_met", "concurrency", "requests_per_s_per_replica")
@@ -286,17 +287,21 @@ def _remarks(found: BatchCapacity, groups: Sequence[BatchGroup]) -> list[str]:
 
 
 def _table(group: BatchGroup, width: int) -> list[str]:
+    from gpuscout.runner.cli.show.certainty import without_range
     from gpuscout.runner.cli.show.fitted import FittedColumn, fitted
     from gpuscout.runner.cli.show.moving import spell_time
     from gpuscout.runner.cli.show.wording import describe, load
 
     shown = list(_shown(group))
 
-    def money(offer: BatchOffer) -> str:
-        told = "-" if offer.usd is None else f"{offer.usd:,.0f}" if offer.usd >= 100 else f"{offer.usd:,.2f}"
-        return (
-            told if offer.usd_range is None else f"{told} ({number(offer.usd_range[0])}–{number(offer.usd_range[1])})"
-        )
+    def money(plan: BatchPlan, offer: BatchOffer) -> str:
+        if offer.usd is None:
+            return "-"
+        told = f"{offer.usd:,.0f}" if offer.usd >= 100 else f"{offer.usd:,.2f}"
+        if offer.usd_range is None:
+            return without_range(told, plan.config.kind)
+        low, high = map(number, offer.usd_range)
+        return f"{told} ({low}–{high})"
 
     columns = [
         FittedColumn("configuration", [describe(plan.config, group.group) for plan, _ in shown], least=16),
@@ -304,7 +309,7 @@ def _table(group: BatchGroup, width: int) -> list[str]:
         FittedColumn("paid", [offer.purchase for _, offer in shown]),
         FittedColumn("GPUs", [f"{offer.gpus:,}" for _, offer in shown], right=True),
         FittedColumn("done in", [spell_time(offer.seconds) for _, offer in shown], right=True),
-        FittedColumn("USD (80 % range)", [money(offer) for _, offer in shown], right=True),
+        FittedColumn("USD (80 % range)", [money(plan, offer) for plan, offer in shown], right=True),
         FittedColumn("safe", [f"{o.safe.gpus:,}" if o.safe else "-" for _, o in shown], right=True),
         FittedColumn("USD", [number(o.safe.usd) if o.safe and o.safe.usd else "-" for _, o in shown], right=True),
         FittedColumn("req/s each", [number(p.requests_per_s_per_replica) for p, _ in shown], right=True, drop=1),

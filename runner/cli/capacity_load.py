@@ -159,6 +159,7 @@ _FOR_READERS = (
     a_figure("usd_per_month_high", "high (80 %)"),
     a_figure("safe_usd_per_month", "safe USD/month (90 %)"),
     a_figure("missed", "missed", a_share),
+    Column("kind", "kind"),
     Column("backed", "measured near", yes_or_no),
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
@@ -196,10 +196,11 @@ def _summary(found: Comparison, shared: Sequence[Winner], alone: Sequence[Winner
     yield f"A {found.sides[0].label}, B {found.sides[1].label}   objective: {question.aim.label}{limits}"
     if (tail := assumed(question)) is not None:
         yield tail
-    for side, name in (("before", "A"), ("after", "B")):
-        kinds = {config.told_kind for change in found.changes if (config := getattr(change, side)) is not None}
-        if any("," in kind for kind in kinds):
-            yield f"{name}: {'; '.join(sorted(kinds))}"
+    kinds = [_kinds(change.before for change in found.changes), _kinds(change.after for change in found.changes)]
+    if kinds[0] == kinds[1]:
+        yield from [f"A and B: {kinds[0]}"] if kinds[0] else []
+    else:
+        yield "   ".join(f"{side}: {kind or 'nothing'}" for side, kind in zip("AB", kinds, strict=True))
     if found.prices:
         told = [f"{price.gpu} {_from_to(price.before, price.after)}" for price in found.prices]
         yield f"{count(len(told), 'GPU')} at another price: {'; '.join(told)}"
@@ -235,6 +236,10 @@ def _summary(found: Comparison, shared: Sequence[Winner], alone: Sequence[Winner
     else:
         other = sum(winner.changes_gpu for winner in changed)
         yield f"the winner changes in {len(changed)} of {count(len(winners), 'case')}, {other} to another GPU type"
+
+
+def _kinds(configs: Iterable[RankedConfig | None]) -> str:
+    return "; ".join(sorted({config.told_kind for config in configs if config is not None}))
 
 
 def _move(price: PriceChange) -> dict[str, Any]:

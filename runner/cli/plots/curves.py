@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 
 from gpuscout.runner.cli.plots.files import Drawing
-from gpuscout.runner.cli.plots.panels import Label, add_labels, check_panels, panels, scale, styles
+from gpuscout.runner.cli.plots.panels import Label, add_caption, add_labels, check_panels, panels, scale, styles
 from gpuscout.store.queries.pareto import Metric, frontier
+from gpuscout.store.queries.point_columns import ends_of
 from gpuscout.sweeps.errors import InputError
 
 _Y = "output_tokens_per_s_per_gpu"
+_BAND = 0.1
 COLUMNS = (
     "kind", "model", "workload", "input_len", "output_len", "gpu", "num_gpus", "precision", "server", "concurrency",
-    "queued", _Y,
+    "queued", _Y, *ends_of([_Y]),
 )  # fmt: skip
 """The columns of points that `curves` reads, besides that of the latency."""
 
@@ -26,8 +28,8 @@ def curves(rows: Iterable[Row], latency: Metric) -> Drawing:
     """Draw operating points: one panel for each model and workload, one line for each GPU type.
 
     A line joins the points that no other of the same GPU type and kind is better than in both throughput per GPU and
-    latency; points that wait for memory are left out. Raises InputError for more panels than a picture holds, and where
-    there is nothing to draw.
+    latency; points that wait for memory are left out. Bands are the 80 % intervals of the throughput. Raises InputError
+    for more panels than a picture holds, and where there is nothing to draw.
     """
     groups: dict[str, dict[tuple[str, str], list[Row]]] = {}
     for row in rows:
@@ -47,6 +49,7 @@ def curves(rows: Iterable[Row], latency: Metric) -> Drawing:
 
     figure, places = panels(list(lines), [[name(*key) for key in series] for series in lines.values()])
     tips: dict[str, list[str]] = {}
+    banded = False
     for axes, series in zip(places, lines.values(), strict=True):
         scale(
             axes,
@@ -61,6 +64,10 @@ def curves(rows: Iterable[Row], latency: Metric) -> Drawing:
             gid = f"points-{len(tips)}"
             tips[gid] = [_tip(row, latency) for row in line]
             x, y = [row[latency.column] for row in line], [row[_Y] for row in line]
+            if all(row.get(end) is not None for row in line for end in ends_of([_Y])):
+                banded = True
+                low, high = ([float(row[end]) for row in line] for end in ends_of([_Y]))
+                axes.fill_between(x, low, high, color=look.color, alpha=_BAND, linewidth=0, zorder=0)
             axes.plot(
                 x,
                 y,
@@ -75,6 +82,8 @@ def curves(rows: Iterable[Row], latency: Metric) -> Drawing:
             most = max(range(len(line)), key=y.__getitem__)
             labels.append(Label(name(gpu, kind), x[most], y[most], look, hollow))
         add_labels(axes, labels)
+    kinds = ", ".join(sorted({kind for series in lines.values() for _, kind in series}))
+    add_caption(figure, [f"{kinds}; bands: 80 % intervals" if banded else kinds])
     return Drawing(figure, f"throughput over {latency.label}", tips)
 
 

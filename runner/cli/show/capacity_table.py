@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import groupby
 
 from gpuscout.runner.cli.common import count, out
-from gpuscout.runner.cli.show.certainty import MEASURE_FIRST, chances, measured_so_far, met, trust
+from gpuscout.runner.cli.show.certainty import MEASURE_FIRST, chances, measured_so_far, met, trust, without_range
 from gpuscout.runner.cli.show.fitted import FittedColumn, fitted, short_gpu
 from gpuscout.runner.cli.show.output import number
 from gpuscout.runner.cli.show.prices import prices_by_gpu
@@ -129,7 +129,8 @@ def _money(plan: Plan) -> str:
     if plan.usd_per_month is None:
         return "-"
     if plan.usd_per_month_range is None:
-        return f"{plan.usd_per_month:,.0f} ({'unchecked' if plan.config.unchecked else plan.config.told_kind})"
+        money = f"{plan.usd_per_month:,.0f}"
+        return f"{money} (unchecked)" if plan.config.unchecked else without_range(money, plan.config.kind)
     low, high = plan.usd_per_month_range
     return f"{plan.usd_per_month:,.0f} ({low:,.0f}–{high:,.0f})"
 

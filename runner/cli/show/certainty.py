@@ -31,9 +31,14 @@ def ranged(value: float | None, expected: tuple[float, float] | None, kind: Kind
     if value is None:
         return "-"
     if expected is None:
-        return f"{number(value)} ({'measured' if kind is Kind.MEASURED else 'unknown'})"
+        return without_range(number(value), kind)
     low, high = map(number, expected)
     return f"{number(value)} ({low}–{high})" if low != high else number(value)
+
+
+def without_range(figure: str, kind: Kind) -> str:
+    """A figure of which no range is known: "364,095 (measured)"."""
+    return f"{figure} ({'measured' if kind is Kind.MEASURED else 'unknown'})"
 
 
 def odds(probability: float) -> str:

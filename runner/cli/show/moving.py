@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from gpuscout.runner.cli.common import count, out
-from gpuscout.runner.cli.show.certainty import chances, trust
+from gpuscout.runner.cli.show.certainty import chances, trust, without_range
 from gpuscout.runner.cli.show.fitted import FittedColumn, fitted, short_gpu
 from gpuscout.runner.cli.show.output import number
 from gpuscout.runner.cli.show.prices import prices_by_gpu
@@ -27,6 +27,7 @@ from gpuscout.runner.cli.show.wording import (
 from gpuscout.store.queries.capacity import HOURS_PER_MONTH, Out
 from gpuscout.store.queries.moving import Fleet, MovingPlan, OverTime
 from gpuscout.store.queries.moving_question import CapacityOverTime, MovingGroup
+from gpuscout.store.ranking.types import Kind
 
 _LEAST = 16
 _MOST_GPUS = 6
@@ -107,7 +108,9 @@ def _table(found: CapacityOverTime, group: MovingGroup, width: int) -> list[str]
         FittedColumn("replicas", [_replicas(fleet) for _, fleet in shown], right=True),
         FittedColumn("mean", [number(fleet.replicas_mean) for _, fleet in shown], right=True, drop=2),
         FittedColumn("GPU hours", [number(fleet.gpu_hours) for _, fleet in shown], right=True, drop=1),
-        FittedColumn("USD/month (80 % range)", [_money(found, fleet) for _, fleet in shown], right=True),
+        FittedColumn(
+            "USD/month (80 % range)", [_money(found, plan.config.kind, fleet) for plan, fleet in shown], right=True
+        ),
         FittedColumn("safe", [_monthly(found, fleet.safe) for _, fleet in shown], right=True, drop=4),
         FittedColumn(
             "missed", [share(fleet.missed) if fleet.missed else "0" for _, fleet in shown], right=True, drop=3
@@ -134,9 +137,11 @@ def _replicas(fleet: Fleet) -> str:
     )
 
 
-def _money(found: CapacityOverTime, fleet: Fleet) -> str:
-    if fleet.usd is None or fleet.usd_range is None:
+def _money(found: CapacityOverTime, kind: Kind, fleet: Fleet) -> str:
+    if fleet.usd is None:
         return _monthly(found, fleet)
+    if fleet.usd_range is None:
+        return without_range(_monthly(found, fleet), kind)
     low, high = (usd * HOURS_PER_MONTH * 3600 / found.load.seconds for usd in fleet.usd_range)
     return f"{_monthly(found, fleet)} ({low:,.0f}–{high:,.0f})"
 

@@ -38,7 +38,7 @@ from gpuscout.sweeps.traffic.trace import NamedTrace
 from gpuscout.sweeps.traffic.traffic import Traffic
 from gpuscout.sweeps.trust import Trust
 
-VERSION = "3"
+VERSION = "4"
 _ROUNDS = 10  # requests of each client of a closed loop, as InferenceX has it
 # The wait of the first wave in most runs, as a share of the fitted mean, which a few stalls of a minute raise. It is
 # the one number taken from measured percentiles. Fitted with each GPU family left out it came to 0.30 to 0.50,
