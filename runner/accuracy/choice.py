@@ -54,24 +54,29 @@ class MaximaOrder:
 
 def gpu_choice(estimates: Estimates, prices: Mapping[str, float] = REFERENCE_PRICES) -> GpuChoice | None:
     """Return the quality of the choice among closed-loop runs on GPUs that have a price. None without a question."""
-    throughput = closed_loop_throughput(estimates)
-    questions: dict[tuple[object, ...], list[int]] = defaultdict(list)
-    for position, run in enumerate(estimates.runs):
-        if run.load is LoadKind.CLOSED_LOOP and run.ttft_ms and run.itl_ms and run.gpu in prices:
-            key = (run.model, run.server, run.precision, run.input_len, run.output_len)
-            questions[key].append(position)
-    regrets = [
-        regret
-        for positions in questions.values()
-        for limit in ITL_LIMITS_MS
-        if (regret := _regret(estimates, throughput.tolist(), positions, limit, prices)) is not None
-    ]
+    regrets = gpu_regrets(estimates, prices)
     if not regrets:
         return None
     n = len(regrets)
     return GpuChoice(
         n, sum(r < 1e-9 for r in regrets) / n, sum(r <= _NEAR for r in regrets) / n, statistics.mean(regrets)
     )
+
+
+def gpu_regrets(estimates: Estimates, prices: Mapping[str, float] = REFERENCE_PRICES) -> list[float]:
+    """Return the regret of every question of `gpu_choice`, as fractions."""
+    throughput = closed_loop_throughput(estimates)
+    questions: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    for position, run in enumerate(estimates.runs):
+        if run.load is LoadKind.CLOSED_LOOP and run.ttft_ms and run.itl_ms and run.gpu in prices:
+            key = (run.model, run.server, run.precision, run.input_len, run.output_len)
+            questions[key].append(position)
+    return [
+        regret
+        for positions in questions.values()
+        for limit in ITL_LIMITS_MS
+        if (regret := _regret(estimates, throughput.tolist(), positions, limit, prices)) is not None
+    ]
 
 
 def _regret(

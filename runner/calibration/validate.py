@@ -21,14 +21,16 @@ def held_out(
     left_out: str,
     parameters: Callable[[Sequence[FitRows]], Parameters] = parameters_of,
     most: int = _MOST,
+    names: Sequence[str] | None = None,
 ) -> list[Figures]:
     """For the rows of every kind, the figures of a fit to all runs of other models (GPU types, families).
 
     Of a deployment with many runs a fit takes `most`, with more weight: they say much the same. It begins with the
-    priors: a start at the fit to all runs would remember what is left out.
+    priors: a start at the fit to all runs would remember what is left out. `names` are what to leave out in turn, None:
+    all there are; rows of others get NaN.
     """
     found = [Figures(*(np.full(len(rows), np.nan) for _ in range(3))) for rows in kinds]
-    for name in sorted({str(name) for rows in kinds for name in getattr(rows, left_out)}):
+    for name in sorted({str(name) for rows in kinds for name in getattr(rows, left_out)} if names is None else names):
         _estimate_unseen(kinds, [getattr(rows, left_out) == name for rows in kinds], found, parameters, most)
     return found
 

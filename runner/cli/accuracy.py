@@ -10,6 +10,7 @@ import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, err, out, print_json
 from gpuscout.runner.cli.options import PriceOptions, grouped
+from gpuscout.runner.cli.show.fit_errors import print_fit_errors
 from gpuscout.runner.cli.show.output import Column, Output, Row, a_figure, print_rows, whole_number
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.text import percent
@@ -61,6 +62,14 @@ def accuracy(
         bool,
         typer.Option("--family-left-out", help="With --percentiles: fit the constants without each GPU family first."),
     ] = False,
+    left_out: Annotated[
+        bool,
+        typer.Option(
+            "--left-out",
+            help="The errors of roofline on models, GPU types and GPU families that a fit had not seen, as `gpuscout "
+            "calibrate` found them, instead.",
+        ),
+    ] = False,
     predictions: Annotated[
         Path | None, typer.Option("--predictions", help="Write every estimate to this CSV file.")
     ] = None,
@@ -76,7 +85,8 @@ def accuracy(
     """Estimate measured runs and show the errors, by group, and how good the choice of GPU is.
 
     The choice is made with one fixed list of prices, so that figures can be compared, unless prices are named. With
-    --worst, the files that may be wrong instead. Exit status 5: an engine answered nothing.
+    --worst, the files that may be wrong instead. roofline was fitted to the public runs: --left-out prints its errors
+    on what a fit had not seen. Exit status 5: an engine answered nothing.
     """
     from gpuscout.runner.accuracy.names import RunNames
     from gpuscout.runner.accuracy.report import DEFAULT_GROUPINGS, report, write_predictions
@@ -86,6 +96,11 @@ def accuracy(
     from gpuscout.runner.cli.show.outliers import print_worst
     from gpuscout.runner.engines.registry import create_engine
 
+    if left_out:
+        if measured or engine or by or worst or percentiles or family_left_out or predictions or plot or store:
+            raise InputError("--left-out takes --constants and a form of output only")
+        _print_left_out(constants, output)
+        return
     engines = list(dict.fromkeys(engine or ["roofline"]))
     sources = measured or [STORED if worst else PUBLIC]
     if predictions and len(engines) > 1:
@@ -152,6 +167,20 @@ def accuracy(
             err().print(f"{told}: {max(one.reasons, key=lambda reason: one.reasons[reason])}")
     if not all(one.answered for one in reports):
         raise typer.Exit(5)
+
+
+def _print_left_out(file: Path | None, output: Output) -> None:
+    """Print the errors that stand in a constants file. Raises InputError where its fit was not cross-validated."""
+    from gpuscout.runner.engines.roofline.constants import Constants
+
+    constants = Constants.load(file)
+    if not any(of.endswith("left_out") for of in constants.errors_of_fit):
+        raise InputError(f"{file}: nothing was left out of its fit", hint="`gpuscout calibrate` without --no-validate")
+    err().print(f"constants {constants.digest}, fitted on {constants.fitted_on} to {count(constants.runs, 'run')}")
+    if output.json:
+        print_json({"errors": constants.errors_of_fit})
+    else:
+        print_fit_errors(constants.errors_of_fit, output)
 
 
 def _gpu_prices(options: PriceOptions, db: str, gpus: Iterable[str]) -> Mapping[str, float]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from gpuscout.runner.cli.accuracy import tell_left_out
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, err, out, print_json, print_table
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, err, out, print_json
+from gpuscout.runner.cli.show.fit_errors import print_fit_errors
+from gpuscout.runner.cli.show.output import Output
 from gpuscout.sweeps.errors import InputError
-from gpuscout.sweeps.text import percent
 
 
 def register(app: typer.Typer) -> None:
@@ -37,6 +38,7 @@ def calibrate(
     from gpuscout.runner.accuracy.names import RunNames
     from gpuscout.runner.accuracy.sources import PUBLIC, measured_runs
     from gpuscout.runner.calibration.document import calibrate, write_constants
+    from gpuscout.runner.engines.roofline.constants import Constants
     from gpuscout.store.clock import today
 
     sources = measured or [PUBLIC]
@@ -57,21 +59,8 @@ def calibrate(
     if json:
         print_json({"calibration": {**document, "file": str(output)}})
         return
-    _print_errors(document["errors"])
+    print_fit_errors(Constants.from_dict(document).errors_of_fit, Output())
     if not any(source.partition(":")[0] == PUBLIC for source in sources):
         out().print("\nGPU families and servers that none of these runs used have rough constants; for fitted ones add")
         out().print("  --measured public")
     out().print(f"\nwritten to {output}; in a sweep: engines: [{{name: roofline, constants_file: {output}}}]")
-
-
-def _print_errors(errors: Any) -> None:
-    names = ["itl", "ttft", "throughput", "choice_within_5_percent", "choice_regret", "pairs_in_order"]
-    print_table(
-        ["runs of", "load", *(name.replace("_", " ") for name in names)],
-        [
-            [of.replace("_", " "), load, *(percent(values[name], 1) if name in values else "" for name in names)]
-            for of, loads in errors.items()
-            for load, values in loads.items()
-        ],
-        right=[name.replace("_", " ") for name in names],
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -16,8 +17,8 @@ from gpuscout.runner.engines.roofline.constants import NAMES
 from gpuscout.store.measured import public_runs
 from gpuscout.sweeps.spec.starter import example_names
 from tests.assets import update_accuracy
-from tests.assets.ablation import TERMS, parameters_without
-from tests.assets.compare_estimates import HEAD, compared, table
+from tests.assets.ablation import HEAD, IN_CLOSED_LOOPS, PARTS, PARTS_HEAD, TERMS, parameters_without, stamp
+from tests.assets.compare_estimates import TOOLS, closed_loops, head, table
 from tests.assets.run_notebook import printed
 from tests.docs.test_examples import looks_like
 
@@ -105,11 +106,23 @@ def test_the_tables_of_the_accuracy_page_are_those_of_the_constants_that_ship() 
     assert update_accuracy.updated(page) == page
 
 
+def test_errors_in_the_text_of_the_accuracy_page_are_those_of_the_constants_that_ship() -> None:
+    text = re.sub(r"^\|.*$", "", update_accuracy.PAGE.read_text("utf-8"), flags=re.MULTILINE)
+    errors = json.loads(update_accuracy.CONSTANTS.read_text("utf-8"))["errors"]
+    shares = [share for of in errors.values() for load in of.values() for share in load.values()]
+    said = re.findall(r"(\d+\.\d) %", text)
+    assert len(said) > 5
+    assert set(said) <= {f"{100 * share:.1f}" for share in shares}
+
+
 def test_the_table_of_what_terms_buy_names_those_that_can_be_switched_off() -> None:
     page = update_accuracy.PAGE.read_text("utf-8")
     figures = r" / ".join([r"\d+\.\d"] * 3)
     rows = re.findall(rf"^\| (.+) \| {figures} \| {figures} \|$", page, re.MULTILINE)
-    assert rows == ["all terms", *TERMS]
+    assert rows == ["all terms", *IN_CLOSED_LOOPS]
+    assert set(PARTS) < set(TERMS)
+    for term, (runs, _) in PARTS.items():
+        assert re.search(rf"^\| {re.escape(term)} \| {runs} \| .+ → .+ \| .+ → .+ \|$", page, re.MULTILINE), term
     off = {name for term in TERMS.values() for name in term}
     assert off < set(NAMES)
     kinds = fit_rows(public_runs("serving_runs")[::50])
@@ -118,12 +131,22 @@ def test_the_table_of_what_terms_buy_names_those_that_can_be_switched_off() -> N
         assert len(parameters_without(term, kinds).slots) < len(whole.slots)
 
 
-def test_the_comparison_of_the_accuracy_page_has_the_figures_of_the_other_tool() -> None:
+def test_the_comparisons_of_the_accuracy_page_have_the_figures_of_the_other_tools() -> None:
     """gpuscout's own column is of fits without the model: python -m tests.assets.compare_estimates prints both."""
     page = update_accuracy.PAGE.read_text("utf-8")
-    _, _, said = compared()
-    for line in (HEAD, *table(said)):
-        assert line.removesuffix("|") in page
+    rows = closed_loops()[0]
+    for name, asked in TOOLS.items():
+        _, said = asked(rows)
+        for line in (head(name), *table(said)):
+            assert line.removesuffix("|") in page
+
+
+def test_what_scripts_computed_for_the_accuracy_page_is_of_the_constants_that_ship() -> None:
+    """Ablation and comparisons take half an hour and are no part of a calibration: the page says of which they are."""
+    sections = update_accuracy.PAGE.read_text("utf-8").split("\n## ")
+    for table_head in (HEAD, PARTS_HEAD, *map(head, TOOLS)):
+        (section,) = [text for text in sections if table_head in text]
+        assert stamp() in section, "run tests.assets.ablation and tests.assets.compare_estimates"
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from gpuscout.runner.accuracy.report import AccuracyReport, report, write_predic
 from gpuscout.runner.accuracy.seen import errors_seen
 from gpuscout.runner.accuracy.sources import measured_runs
 from gpuscout.runner.cli.main import execute
-from gpuscout.runner.engines.roofline import RooflineEngine
+from gpuscout.runner.engines.roofline import RooflineEngine, constants
 from gpuscout.store.database.connect import open_store
 from gpuscout.store.measured import LoadKind, MeasuredRun, public_runs, read_runs, runs_digest
 from gpuscout.store.results.trust import errors_of
@@ -374,6 +374,24 @@ def test_the_command_prints_and_writes(tmp_path: Path) -> None:
     wrong = gpuscout("accuracy", "--measured", "mine.csv", "--by", "colour", cwd=tmp_path)
     assert wrong.returncode == 2
     assert "groupings: model, vendor, family, gpu" in wrong.stderr
+
+
+def test_errors_on_what_was_left_out_are_those_of_the_constants(tmp_path: Path) -> None:
+    shipped = json.loads(Path(constants.__file__).with_name("constants.json").read_text())["errors"]
+    assert json.loads(gpuscout("accuracy", "--left-out", "--json", cwd=tmp_path).stdout)["errors"] == shipped
+    table = gpuscout("accuracy", "--left-out", cwd=tmp_path)
+    assert table.returncode == 0, table.stderr
+    itl = shipped["family_left_out"]["closed loop, CDNA3"]["itl"]
+    assert re.search(rf"family left out +closed loop, CDNA3 +{100 * itl:.1f} %", table.stdout)
+    alone = gpuscout("accuracy", "--left-out", "--measured", "mine.csv", cwd=tmp_path)
+    assert alone.returncode == 2
+    assert "--left-out takes --constants" in alone.stderr
+    document = json.loads(Path(constants.__file__).with_name("constants.json").read_text())
+    document["errors"] = {"fitted": shipped["fitted"]}
+    (tmp_path / "mine.json").write_text(json.dumps(document))
+    not_validated = gpuscout("accuracy", "--left-out", "--constants", "mine.json", cwd=tmp_path)
+    assert not_validated.returncode == 2
+    assert "nothing was left out" in not_validated.stderr
 
 
 def test_predictions_never_replace_what_was_measured(

@@ -34,6 +34,7 @@ from gpuscout.sweeps.cases import Case
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.outcomes import Outcome
+from tests.support.llm_optimizer_formula import Shape, latencies_ms
 
 RECORDED = Path(__file__).parents[1] / "data" / "llm_optimizer"
 RUNS = {run["name"]: run for run in json.loads((RECORDED / "runs.json").read_text())}
@@ -247,3 +248,20 @@ def test_what_is_kept_with_a_task_can_be_stored() -> None:
     assert list(kept) == ["roofline", "concurrency", "constrained", "tuning"]
     json.dumps(kept, allow_nan=False)
     assert extras(Report(roofline=Roofline(math.inf))) == {}
+
+
+def test_its_arithmetic_gives_the_recorded_estimates() -> None:
+    """What `tests.assets.compare_estimates` scores where the package cannot be installed."""
+    catalogue = ModelCatalogue.load()
+    answered = refused = 0
+    for asked, said in recorded_calls():
+        shape = Shape.of(catalogue.get(asked["model"].replace("Meta-Llama", "Llama")))
+        of = [asked[name] for name in ("gpu", "num_gpus", "precision", "concurrency", "input_len")]
+        if isinstance(said, str):
+            with pytest.raises(ValueError, match=said):
+                latencies_ms(shape, *of)
+            refused += 1
+        elif math.isfinite(said["ttft_ms"]):
+            assert latencies_ms(shape, *of) == pytest.approx((said["ttft_ms"], said["itl_ms"]), rel=1e-9)
+            answered += 1
+    assert (answered, refused) == (283, 32)  # the others do not fit

@@ -573,7 +573,14 @@ def test_factors_of_generation_and_server_multiply(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"format": 1}, {"pooled": {}}, {"families": {"Hopper": {"speed": 1.0}}}, {"servers": {"vllm": {"layer_us": -1}}}],
+    [
+        {"format": 1},
+        {"pooled": {}},
+        {"families": {"Hopper": {"speed": 1.0}}},
+        {"servers": {"vllm": {"layer_us": -1}}},
+        {"errors": {"fitted": {"closed loop": 0.1}}},
+        {"errors": {"fitted": {"closed loop": {"itl": "small"}}}},
+    ],
 )
 def test_a_damaged_constants_file_is_an_input_error(tmp_path: Path, change: dict[str, object]) -> None:
     file = tmp_path / "constants.json"

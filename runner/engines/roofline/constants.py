@@ -106,6 +106,8 @@ class Constants:
     interval_groups: tuple[str, ...] = field(compare=False)
     intervals: FloatArray = field(compare=False)  # regimes x metrics x (low, high): uncertainty.py
     errors: tuple[ObservedError, ...] = field(default=(), compare=False)  # on models that a fit had not seen
+    # By what was left out of a fit, and by part of its runs; fractions.
+    errors_of_fit: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict, compare=False)
     digest: str = field(default="", compare=False)
 
     def rows(
@@ -172,6 +174,7 @@ class Constants:
             interval_groups=interval_groups,
             intervals=intervals,
             errors=errors_from(document.get("errors_seen")),
+            errors_of_fit=_errors_of_fit(document.get("errors", {})),
             digest=hashlib.sha256(canonical_json(decides)).hexdigest()[:16],
         )
 
@@ -230,6 +233,16 @@ def _values(mapping: object, where: str) -> dict[str, float]:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
             raise ValueError(f"{where}.{name}: expected a positive number, got {value!r}")
     return mapping
+
+
+def _errors_of_fit(part: object) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
+    loads = list(part.values()) if isinstance(part, dict) else [None]
+    figures = [values for load in loads for values in (load.values() if isinstance(load, dict) else [None])]
+    for values in figures:
+        if not (isinstance(values, dict) and all(isinstance(value, int | float) for value in values.values())):
+            raise ValueError(f"errors: expected fractions by what was left out, load and metric, got {values!r}")
+    assert isinstance(part, dict)
+    return part
 
 
 def _factors(table: object, where: str) -> tuple[tuple[str, ...], FloatArray]:
