@@ -13,12 +13,13 @@ import io
 import json
 import pkgutil
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, date, datetime
 
 import sqlalchemy as sa
 
 from gpuscout.store.clock import today
+from gpuscout.store.prices.csv_file import by_every_name
 from gpuscout.store.prices.prices import (
     DEFAULT_BOOK,
     OWN_BOOK,
@@ -105,7 +106,10 @@ def prices_for(connection: sa.Connection, gpus: Iterable[str], rules: PriceRules
     if rules.region is not None and rules.region.casefold() not in map(str.casefold, regions):
         hint = f"these books have {', '.join(regions)}" if regions else "these books name no regions"
         raise UnknownNameError("region", rules.region, nearest(rules.region, regions), hint=hint)
-    return price_gpus(gpus, quotes, rules, today=today())
+    asked = tuple(gpus)
+    if rules.overrides:
+        rules = replace(rules, overrides=by_every_name(rules.overrides, asked))
+    return price_gpus(asked, quotes, rules, today=today())
 
 
 def save_quotes(connection: sa.Connection, quotes: Sequence[Quote], *, replace_book: str | None = None) -> int:

@@ -307,6 +307,16 @@ def prices_by_name(given: Iterable[tuple[str, float]], stored: Iterable[str]) ->
     return found
 
 
+def by_every_name(given: Mapping[str, float], stored: Iterable[str]) -> dict[str, float]:
+    """Prices by the names they are given for and every name in `stored` that means the same; a name given decides."""
+    found, known, catalogue = dict(given), tuple(stored), GPUCatalogue.load()
+    for name, usd in given.items():
+        spec = catalogue.find(name)
+        for other in () if spec is None else (spec.name, *other_names(spec.name, known)):
+            found.setdefault(other, usd)
+    return found
+
+
 def other_names(gpu: str, stored: Iterable[str]) -> list[str]:
     """Return the names of the store that mean this GPU and are not its own: a run may be stored under an alias."""
     catalogue = GPUCatalogue.load()

@@ -78,7 +78,7 @@ class PriceRules:
     books            in order of precedence; empty: "own". What they lack comes from the book "default"
     providers        names, whatever their case         region   quotes of it and of all regions count, others do not
     as_of            no newer quotes
-    overrides        USD per GPU hour by canonical name of a GPU: charged as they are, discount and instances aside
+    overrides        USD per GPU hour by any name of a GPU: charged as they are, discount and instances aside
     discount         fraction taken off every quote, 0 to less than 1
     whole_instances  all GPUs of an instance are charged; quotes that do not state their number do not count
     """

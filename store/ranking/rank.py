@@ -48,6 +48,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
+from gpuscout.store.prices.csv_file import gpu_name
 from gpuscout.store.prices.prices import PriceRules
 from gpuscout.store.ranking import statements as statements
 from gpuscout.store.ranking.candidates import Candidates, choice_of, read_candidates
@@ -55,7 +56,7 @@ from gpuscout.store.ranking.confidence import EXPECTED, HIGHEST
 from gpuscout.store.ranking.descriptions import Descriptions
 from gpuscout.store.ranking.groups import Shown, configs_of, unranked_of, unranked_rows
 from gpuscout.store.ranking.launches import Launches
-from gpuscout.store.ranking.lookup import choose_word, means_estimated
+from gpuscout.store.ranking.lookup import choose_word, means_estimated, stored_names
 from gpuscout.store.ranking.losers import excluded, in_words, losers_of, shortfalls_of
 from gpuscout.store.ranking.placing import placed
 from gpuscout.store.ranking.price_changes import flips_of, sellers_of
@@ -81,7 +82,7 @@ from gpuscout.store.ranking.types import (
     Trusted,
 )
 from gpuscout.store.results.catalogues import caveats_of
-from gpuscout.store.schema import membership, sweeps
+from gpuscout.store.schema import gpus, membership, sweeps
 from gpuscout.sweeps.errors import InputError
 
 __all__ = [
@@ -103,7 +104,7 @@ def rank(connection: sa.Connection, question: Question) -> Ranking:
     Raises UnknownNameError for a name the store does not know, an unknown objective and a price book or provider
     that does not exist, InputError for a store without results and for filters that leave nothing.
     """
-    _check(question)
+    _check(connection, question)
     _provide_logarithms(connection)
     rankings: list[Ranking] = []
     nothing: list[InputError] = []
@@ -174,7 +175,7 @@ def sql_of(connection: sa.Connection, question: Question) -> str:
     The first reads operating points, the second what could not run, a third the measured runs if there are any; empty
     lines stand between them. Raises what `rank` raises for names.
     """
-    _check(question)
+    _check(connection, question)
     found: list[sa.Select[Any]] = []
     for scope in scopes_of(connection, question):
         choice = choice_of(connection, scope, question)
@@ -261,7 +262,7 @@ def _unproven(configs: Sequence[RankedConfig]) -> RankedConfig | None:
     return next(better, None) if configs and configs[0].backed else None
 
 
-def _check(question: Question) -> None:
+def _check(connection: sa.Connection, question: Question) -> None:
     """Raise InputError for numbers that mean nothing, UnknownNameError."""
     choose_word("trust", [question.trust], list(Trusted))
     tail = question.assume_tail
@@ -281,7 +282,10 @@ def _check(question: Question) -> None:
             f"invalid discount {discount:g}: expected a share from 0 to below 1",
             hint="0.3 takes 30 % off the prices of the books",
         )
-    for gpu, usd in (question.prices.overrides or {}).items():
+    overrides = question.prices.overrides
+    stored = stored_names(connection, gpus).ids if overrides else ()
+    for gpu, usd in (overrides or {}).items():
+        gpu_name(gpu, stored)
         if not 0 <= usd < math.inf:
             raise InputError(f"{gpu}: invalid price {usd:g}: expected USD per GPU hour from 0")
 

@@ -170,6 +170,17 @@ def test_a_price_that_cannot_be_is_refused(answered: Callable[..., Ask], usd: fl
         ask(prices=PriceRules(overrides={"L4": usd}))
 
 
+def test_an_override_names_a_gpu_by_any_of_its_names(answered: Callable[..., Ask]) -> None:
+    ask = answered(an_answer(points=tokens(c8=1000.0)))  # on "H100"
+    for name in ("H100", "h100", "H100-SXM-80GB", "H100_80GB", "H100-SXM"):
+        (group,) = ask(prices=PriceRules(overrides={name: 7.2})).groups
+        assert group.configs[0].usd_per_hour == 7.2, name
+    (group,) = ask(prices=PriceRules(overrides={"H100": 7.2, "H100-SXM-80GB": 1.0})).groups
+    assert group.configs[0].usd_per_hour == 7.2
+    with pytest.raises(UnknownNameError, match='unknown GPU "H10O"'):
+        ask(prices=PriceRules(overrides={"H10O": 7.2}))
+
+
 def test_weights_are_a_geometric_mean(answered: Callable[..., Ask]) -> None:
     ask = answered(
         an_answer(points={1: {"itl_ms": 10.0, "output_tokens_per_s": 100.0}}),
