@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from gpuscout.store.queries.capacity_question import Capacity, Rate
 
 _LOAD = "The load"
-_RATE = re.compile(r"(?:(?P<workload>.+)=)?\s*(?P<value>\d{1,15}(?:\.\d{1,15})?)\s*(?P<unit>/s|/min|/h)?\s*")
+_RATE = re.compile(
+    r"(?:(?P<workload>.+)=)?\s*(?P<value>\d{1,15}(?:\.\d{1,15})?(?:[eE]\d{1,2})?)\s*(?P<unit>/s|/min|/h)?\s*"
+)
 _PER_SECOND = {None: 1.0, "/s": 1.0, "/min": 1 / 60, "/h": 1 / 3600}
 
 
@@ -80,10 +82,9 @@ def capacity(
     from gpuscout.store.ranking.lookup import stored_names
     from gpuscout.store.schema import gpus
 
-    rates = [parse_rate(text, tokens=False) for text in rate or ()] + [
-        parse_rate(text, tokens=True) for text in tokens_rate or ()
-    ]
-    rates += [replace(parse_rate(text, tokens=False), users=True) for text in users or ()]
+    rates = [parse_rate("--rate", text) for text in rate or ()]
+    rates += [parse_rate("--tokens-rate", text, tokens=True) for text in tokens_rate or ()]
+    rates += [parse_rate("--users", text, users=True) for text in users or ()]
     demand = Demand(headroom, min_replicas, spare, whole_nodes)
     question = limits.limited(filters.question())
     if moving.load is not None:
@@ -116,18 +117,20 @@ def capacity(
     leave_if_nothing(any(group.plans for group in found.groups))
 
 
-def parse_rate(text: str, *, tokens: bool) -> Rate:
+def parse_rate(flag: str, text: str, *, tokens: bool = False, users: bool = False) -> Rate:
+    """Read "chat=50", "300/min" or "1e3". Raises InputError."""
     from gpuscout.store.queries.capacity_question import Rate
 
     form = _RATE.fullmatch(text)
     value = float(form["value"]) * _PER_SECOND[form["unit"]] if form else 0.0
-    if form is None or not value > 0:
-        name = "--tokens-rate" if tokens else "--rate"
+    if form is None or not value > 0 or (users and form["unit"]):
+        what = "number of users" if users else "rate"
+        more = "" if users else ", optionally with /s, /min or /h"
         raise InputError(
-            f'{name}: invalid rate "{text}": expected a positive number, optionally with /s, /min or /h',
-            hint=f"for example {name} 50, 300/min or chat=50",
+            f'{flag}: invalid {what} "{text}": expected a positive number{more}',
+            hint=f"for example {flag} 50{'' if users else ', 300/min'} or chat=50",
         )
-    return Rate(value, form["workload"].strip() if form["workload"] else None, tokens)
+    return Rate(value, form["workload"].strip() if form["workload"] else None, tokens, users)
 
 
 def _all(group: GroupCapacity) -> Sequence[Plan]:
@@ -218,6 +221,7 @@ _FOR_READERS = (
 
 
 def capacity_document(found: Capacity) -> dict[str, object]:
+    from gpuscout.runner.cli.show.capacity_table import together
     from gpuscout.runner.cli.show.prices import prices_document
     from gpuscout.store.queries.capacity import HOURS_PER_MONTH
     from gpuscout.store.ranking.confidence import CAUTIOUS
@@ -255,6 +259,7 @@ def capacity_document(found: Capacity) -> dict[str, object]:
             }
             for group in found.groups
         ],
+        "together": list(together(found)),
     }
 
 

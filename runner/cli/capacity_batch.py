@@ -110,7 +110,7 @@ def print_batch(
     """Answer `capacity --batch`."""
     from dataclasses import replace
 
-    from gpuscout.runner.cli.show.wording import GLUE, print_aside
+    from gpuscout.runner.cli.show.wording import GLUE, caveats_of, print_aside
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.batch import batch_capacity
     from gpuscout.store.ranking.lookup import stored_names
@@ -136,7 +136,8 @@ def print_batch(
         ]
         for_machines = [Column(name, name) for name in (*CASE, *_ABOUT, *_OFFER)]
         print_rows(_FOR_READERS if output.md else for_machines, rows, output)
-        print_aside([*_premises(found), *_remarks(found, found.groups)])
+        caveats = caveats_of(group.group for group in found.groups)
+        print_aside([*_premises(found), *caveats, *_remarks(found, found.groups)])
     leave_if_nothing(any(group.plans for group in found.groups))
 
 
@@ -215,6 +216,27 @@ def batch_document(found: BatchCapacity) -> dict[str, object]:
             }
             for group in found.groups
         ],
+        "together": together(found),
+    }
+
+
+def together(found: BatchCapacity) -> dict[str, Any] | None:
+    """Sum what the cheapest of all groups take; None: there is one group, or one without a price."""
+    from gpuscout.runner.cli.show.wording import case_of, measured_aside
+    from gpuscout.store.queries.capacity import summed_range
+
+    aside = measured_aside(found.rankings[0].question, (group.group for group in found.groups))
+    groups = [group for group in found.groups if case_of(group.group) not in aside]
+    best = [group.plans[0].best for group in groups if group.plans]
+    if len(groups) < 2 or len(best) < len(groups) or any(offer.usd is None for offer in best):
+        return None
+    low, high = summed_range(offer.usd_range for offer in best) or (None, None)
+    return {
+        "groups": len(best),
+        "gpus": sum(offer.gpus for offer in best),
+        "usd": sum(offer.usd or 0.0 for offer in best),
+        "usd_low": low,
+        "usd_high": high,
     }
 
 
@@ -222,7 +244,15 @@ def batch_lines(found: BatchCapacity, width: int) -> list[str]:
     """Yield what people read: of the cheapest configuration every way to pay, of other GPU types the cheapest."""
     from gpuscout.runner.cli.show.certainty import trust
     from gpuscout.runner.cli.show.moving import gpus_out
-    from gpuscout.runner.cli.show.wording import case_of, measured_aside, not_shown, workload, wrapped
+    from gpuscout.runner.cli.show.wording import (
+        case_of,
+        doubt,
+        doubts,
+        measured_aside,
+        not_shown,
+        workload,
+        wrapped,
+    )
 
     lines = [line for told in _premises(found) for line in wrapped(told, width, indent=0)]
     aside = measured_aside(found.rankings[0].question, (group.group for group in found.groups))
@@ -235,8 +265,7 @@ def batch_lines(found: BatchCapacity, width: int) -> list[str]:
         if group.plans:
             first = group.plans[0]
             notes.append(f"{first.config.told_kind}: {trust(first.config)}")
-            if any(not plan.config.backed for plan in group.plans):
-                notes.append("? unmeasured")
+            notes += doubts(doubt(plan.config, group.group) for plan in group.plans)
         notes += gpus_out(group.out)
         lines += [line for note in notes for line in wrapped(note, width, indent=2)]
     notes = [*([not_shown(aside)] if aside else []), *_remarks(found, groups)]
@@ -254,18 +283,15 @@ def _premises(found: BatchCapacity) -> list[str]:
 def _remarks(found: BatchCapacity, groups: Sequence[BatchGroup]) -> list[str]:
     """Return the sum of several batches, prices, and what spot machines and start-up are taken for."""
     from gpuscout.runner.cli.show.fitted import short_gpu
-    from gpuscout.runner.cli.show.moving import spell_time, summed_range
+    from gpuscout.runner.cli.show.moving import spell_time
     from gpuscout.runner.cli.show.prices import prices_by_gpu
+    from gpuscout.runner.cli.show.wording import alike
 
     batch = found.batches[0]
     notes = []
-    best = [group.plans[0].best for group in groups if group.plans]
-    if 1 < len(groups) == len(best) and all(offer.usd is not None for offer in best):
-        usd = sum(offer.usd or 0.0 for offer in best)
-        summed = summed_range([offer.usd_range for offer in best])
-        notes.append(
-            f"the first of all {len(best)} together: {sum(o.gpus for o in best):,} GPUs, {usd:,.0f} USD{summed}"
-        )
+    if (sums := together(found)) is not None:
+        told = f"the first of all {sums['groups']} together: {sums['gpus']:,} GPUs, {sums['usd']:,.0f} USD"
+        notes.append(told + alike(sums["usd_low"], sums["usd_high"]))
     gpus = list(dict.fromkeys(plan.config.gpu for group in groups for plan in group.plans[:2]))
     notes += prices_by_gpu(found.prices, gpus)
     if found.spot is not None:
@@ -290,7 +316,7 @@ def _table(group: BatchGroup, width: int) -> list[str]:
     from gpuscout.runner.cli.show.certainty import without_range
     from gpuscout.runner.cli.show.fitted import FittedColumn, fitted
     from gpuscout.runner.cli.show.moving import spell_time
-    from gpuscout.runner.cli.show.wording import describe, load
+    from gpuscout.runner.cli.show.wording import describe, doubt, load
 
     shown = list(_shown(group))
 
@@ -305,7 +331,7 @@ def _table(group: BatchGroup, width: int) -> list[str]:
 
     columns = [
         FittedColumn("configuration", [describe(plan.config, group.group) for plan, _ in shown], least=16),
-        FittedColumn("", ["" if plan.config.backed else "?" for plan, _ in shown]),
+        FittedColumn("", [doubt(plan.config, group.group) for plan, _ in shown]),
         FittedColumn("paid", [offer.purchase for _, offer in shown]),
         FittedColumn("GPUs", [f"{offer.gpus:,}" for _, offer in shown], right=True),
         FittedColumn("done in", [spell_time(offer.seconds) for _, offer in shown], right=True),

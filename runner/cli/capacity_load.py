@@ -217,7 +217,8 @@ def _course_rows(found: CapacityOverTime) -> Iterator[dict[str, Any]]:
 
 
 def moving_document(found: CapacityOverTime) -> dict[str, object]:
-    """Return for replicas over time at most a thousand rows: `--over-time --csv` has all."""
+    """Return the document; of replicas over time at most a thousand rows: `--over-time --csv` has all."""
+    from gpuscout.runner.cli.show.moving import together
     from gpuscout.runner.cli.show.prices import prices_document
     from gpuscout.store.queries.capacity import HOURS_PER_MONTH
     from gpuscout.store.ranking.confidence import CAUTIOUS
@@ -236,6 +237,7 @@ def moving_document(found: CapacityOverTime) -> dict[str, object]:
         "prices": prices_document(found.prices),
         "reserved_prices": prices_document(found.reserved),
         "groups": [_group(found, group) for group in found.groups],
+        "together": together(found),
     }
 
 

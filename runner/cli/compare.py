@@ -63,6 +63,7 @@ def compare(
     less than the API, and what --tokens-per-day costs either way. B then narrows the GPUs, or names another API.
     """
     from gpuscout.runner.cli.show.token_api import number_of_tokens_per_day, show_api_comparison
+    from gpuscout.runner.cli.show.wording import print_aside
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.compare import compare as compared
     from gpuscout.store.queries.compare_sides import side_of, sides_of
@@ -94,6 +95,7 @@ def compare(
         unit = {"objective_unit": found.sides[0].question.aim.unit}
         columns = _columns(found) if output.md else [Column(name, name) for name in _NAMES]
         print_rows(columns, (_row(change) | unit for change in found.changes), output)
+        print_aside(_caveats(found))
 
 
 # --- for people --------------------------------------------------------------------------------------------------
@@ -227,6 +229,7 @@ def _summary(found: Comparison, shared: Sequence[Winner], alone: Sequence[Winner
             f"{count(len(alone), 'pair')} of model and workload stand on one side only, {of_a} in A, "
             f"{len(alone) - of_a} in B: nothing to compare there"
         )
+    yield from _caveats(found)
     winners = [winner for winner in shared if winner.before or winner.after]
     if not winners:
         return
@@ -240,6 +243,12 @@ def _summary(found: Comparison, shared: Sequence[Winner], alone: Sequence[Winner
 
 def _kinds(configs: Iterable[RankedConfig | None]) -> str:
     return "; ".join(sorted({config.told_kind for config in configs if config is not None}))
+
+
+def _caveats(found: Comparison) -> list[str]:
+    from gpuscout.runner.cli.show.wording import caveats_of
+
+    return caveats_of(group for ranking in found.rankings for group in ranking.groups)
 
 
 def _move(price: PriceChange) -> dict[str, Any]:
@@ -379,6 +388,7 @@ def _document(found: Comparison) -> dict[str, object]:
         "more_is_better": question.aim.more_is_better,
         "slos": [str(slo) for slo in question.slos],
         "assumed_tail": question.assume_tail,
+        "caveats": _caveats(found),
         **picked(
             found, configurations_on_both_sides="both", configurations_added="added", configurations_vanished="vanished"
         ),

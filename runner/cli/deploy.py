@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from gpuscout.sweeps.servers.base import Deployment, Launch
 
 _WHAT = "What is written"
-_HIGHEST_RATE = 1e9
 _HEADROOM = 0.2
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
 _LABEL_VALUE = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
@@ -182,14 +181,14 @@ def _chosen(group: Group, rank: int, config: int | None) -> RankedConfig:
 def _replicas(group: Group, chosen: RankedConfig, rate: float | None, headroom: float | None) -> int:
     """Raise InputError."""
     from gpuscout.store.queries.capacity import Demand, rate_of, replicas_for
+    from gpuscout.store.queries.capacity_question import Rate, check_rate
 
     if rate is None:
         if headroom is not None:
             raise InputError("--headroom says how much of --rate's capacity stays free", hint="for example --rate 50")
         return 1
     each = rate_of(chosen, group.output_len)
-    if not 0 < rate <= _HIGHEST_RATE:
-        raise InputError(f"--rate: {rate:g} is not a number of requests per second", hint="for example --rate 50")
+    check_rate(Rate(rate))
     if not each:
         raise InputError("how many requests per second this configuration sustains is not known: --rate cannot size it")
     return replicas_for(rate, each, Demand(_HEADROOM if headroom is None else headroom))

@@ -120,8 +120,8 @@ def place(
 def _load(rate: Many, tokens_rate: Many, file: str | None) -> MovingLoad | list[Rate]:
     from gpuscout.sweeps.traffic.moving import read_rates
 
-    rates = [parse_rate(text, tokens=False) for text in rate or ()]
-    rates += [parse_rate(text, tokens=True) for text in tokens_rate or ()]
+    rates = [parse_rate("--rate", text) for text in rate or ()]
+    rates += [parse_rate("--tokens-rate", text, tokens=True) for text in tokens_rate or ()]
     if file is None:
         if not rates:
             raise InputError("nothing to place: give --rate, --tokens-rate or --load", hint="for example --rate 50")

@@ -133,7 +133,7 @@ def run_and_report(
     from gpuscout.store.queries.inventory import served
     from gpuscout.store.ranking.rank import rank
 
-    load = [parse_rate(text, tokens=False) for text in rates]
+    load = [parse_rate("--rate", text) for text in rates]
     with progress_line(quiet=json) as line:
 
         def on_start(choice: Choice) -> None:

@@ -274,6 +274,15 @@ def capacity_of(
     return GroupCapacity(group, rate, options, further, tuple(out_of(group, best)), cut, users)
 
 
+def summed_range(ranges: Iterable[tuple[float, float] | None]) -> tuple[float, float] | None:
+    """Sum ranges as if all estimates erred alike; None: one is not known, or there is none."""
+    known = list(ranges)
+    if not known or None in known:
+        return None
+    low, high = (math.fsum(one[side] for one in known if one) for side in (0, 1))
+    return low, high
+
+
 def is_known(config: RankedConfig) -> bool:
     """Return whether it is known how surely its figures hold."""
     return config.kind is Kind.MEASURED or bool(config.intervals)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -18,8 +17,10 @@ from gpuscout.store.ranking.rank import Question, Ranking, rank
 from gpuscout.store.ranking.types import Group, Trusted
 from gpuscout.store.schema import gpus, operating_points
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.traffic.moving import HIGHEST_RATE
 
 Curve = list[tuple[float, float, float | None, float | None, float | None]]
+_MOST_TOKENS = 1_000  # a request, in the highest rate of tokens
 # Tasks whose curves one statement reads.
 _BATCH = 500
 
@@ -104,10 +105,17 @@ def node_sizes(connection: sa.Connection) -> dict[str, int]:
     return {row.name: int(json.loads(row.figures)["gpus_per_node"]) for row in rows}
 
 
+def check_rate(rate: Rate) -> None:
+    """Raise InputError where it is not above 0, or beyond what is sized."""
+    what = "users" if rate.users else "output tokens per second" if rate.tokens else "requests per second"
+    most = HIGHEST_RATE * (_MOST_TOKENS if rate.tokens else 1)
+    if not 0 < rate.value <= most:
+        raise InputError(f"invalid load {rate.value:g}: expected more than 0, at most {most:,.0f} {what}")
+
+
 def check_rates(rates: list[Rate], question: Question) -> None:
     for rate in rates:
-        if not 0 < rate.value < math.inf:
-            raise InputError(f"invalid rate {rate.value:g}: expected a number of requests per second above 0")
+        check_rate(rate)
     if not rates:
         raise InputError(
             "nothing to size for: give --rate, --tokens-rate or --users",

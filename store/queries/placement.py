@@ -30,7 +30,8 @@ from gpuscout.store.ranking.types import Group, RankedConfig
 from gpuscout.sweeps.errors import InputError, OutOfTimeError
 
 _EXACT = 1e-6  # what the solver may be off by, relative to each rate
-_MOST_NODES = 100_000
+MOST_NODES = 100_000
+"""Of a type that are added, in the search for what is missing."""
 
 
 @dataclass(frozen=True)
@@ -442,7 +443,7 @@ def missing(
     for gpu in gpus:
         nodes = sum(_most_nodes(need, gpu, sizes[gpu], headroom, min_replicas) for need in needs)
         if nodes:
-            new.append(Nodes(gpu, sizes[gpu], min(nodes, _MOST_NODES)))
+            new.append(Nodes(gpu, sizes[gpu], min(nodes, MOST_NODES)))
     found: list[Missing] = []
     ends = time.monotonic() + time_limit_s
     for added in [*([one] for one in new), *([new] if len(new) > 1 else [])]:

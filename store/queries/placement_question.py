@@ -39,7 +39,7 @@ class Rules:
         if not 0 <= self.headroom < 1:
             raise InputError(f"invalid headroom {self.headroom:g}: expected a share of the capacity from 0 to below 1")
         if not 1 <= self.min_replicas <= 10**6:
-            raise InputError(f"invalid min_replicas {self.min_replicas}: expected at least 1")
+            raise InputError(f"invalid min_replicas {self.min_replicas}: expected 1 to 1,000,000")
         if self.least not in LEAST:
             raise InputError(f'invalid least "{self.least}": expected gpus or usd')
         if not 0 < self.time_limit_s <= 86400:

@@ -38,7 +38,8 @@ from gpuscout.sweeps.traffic.trace import (
 MOST_STEPS = 200_000
 MOST_SERIES = 1_000
 STEP_OF_TRACES_S = 60.0
-_HIGHEST_RATE = 1e9
+HIGHEST_RATE = 1e9
+"""Requests/s of any load that is sized."""
 _DAY_MS = 86_400_000
 _LATEST_S = 1e11
 _PER_SECOND = {"rate": 1.0, "requests_per_s": 1.0, "requests_per_min": 1 / 60, "requests_per_h": 1 / 3600}
@@ -377,8 +378,8 @@ def _rate(path: Path, line: int, column: str, text: str) -> float:
         rate = float(text) * _PER_SECOND[column]
     except ValueError:
         rate = math.nan
-    if not 0 <= rate <= _HIGHEST_RATE:
-        most = f"{_HIGHEST_RATE / _PER_SECOND[column]:,.0f}"
+    if not 0 <= rate <= HIGHEST_RATE:
+        most = f"{HIGHEST_RATE / _PER_SECOND[column]:,.0f}"
         raise InputError(f"{path}:{line}: {column}: expected a number from 0 to {most}, got {text!r:.40}")
     return rate
 

@@ -60,6 +60,12 @@ def test_every_command_says_it(sweep: tuple[str, list[str]], capsys: pytest.Capt
         ["recommend", "--md", "--db", db],
         ["capacity", "--rate", "5", *model],
         ["deploy", *model],
+        *(["capacity", "--load", "0:00=2,8:00=4", *model, *form] for form in ([], ["--csv"], ["--md"])),
+        *(["capacity", "--batch", "1M", "--within", "8h", *model, *form] for form in ([], ["--csv"], ["--md"])),
+        *(["place", "--have", "H100=8", "--rate", "2", *model, *form] for form in ([], ["--csv"], ["--md"])),
+        *(["compare", "api:Groq/gpt-oss-120b", *model, *form] for form in ([], ["--csv"], ["--md"])),
+        *(["compare", "now", "price:H100=1", *model, *form] for form in ([], ["--csv"], ["--json"])),
+        *(["recommend", "--have", "H100=8", *model, *form] for form in ([], ["--csv"], ["--json"])),
         ["fit", flags[1], "H100", "--db", db],
         ["models", "show", flags[1], "--db", db],
     ]
@@ -85,6 +91,22 @@ def test_documents_and_rows_hold_it(sweep: tuple[str, list[str]], capsys: pytest
     assert fitted["fit"]["caveats"][0].startswith(SAID)
     sized = json.loads(told(["capacity", "--rate", "5", "--model", "widget", "--db", db, "--json"], capsys))
     assert sized["groups"][0]["caveats"][0].startswith(SAID)
+
+
+def test_rows_of_tables_are_marked(sweep: tuple[str, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    db, _ = sweep
+    for command in (
+        ["recommend"],
+        ["capacity", "--rate", "5"],
+        ["capacity", "--load", "0:00=2,8:00=4"],
+        ["capacity", "--batch", "1M", "--within", "8h"],
+        ["place", "--have", "H100=8", "--rate", "2"],
+    ):
+        text = told([*command, "--db", db], capsys).replace("\u00a0", " ")
+        assert "# architecture guessed" in text, command
+        rows = text.split("H100 x1 bf16 ")[1:]
+        assert any(row.lstrip().startswith(("?#", "#")) for row in rows), command
+        assert any(not row.lstrip().startswith(("?#", "#")) for row in rows), command
 
 
 def test_points_of_a_guessed_model_are_marked(sweep: tuple[str, list[str]], capsys: pytest.CaptureFixture[str]) -> None:

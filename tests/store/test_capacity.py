@@ -187,6 +187,14 @@ def test_forms_of_output_and_of_rates(database: str, capsys: pytest.CaptureFixtu
     shown = " ".join(shown.split())
     assert "1 to spare; whole nodes are paid" in shown
     assert "each with replicas of its own" in " ".join(shown.split())
+    assert "as if all estimates erred alike); safe" in shown
+    both = json.loads(ask(capsys, database, "--rate", "chat=20", "--rate", "rag=5", "--json"))
+    first = [group["best_per_gpu"][0] for group in both["groups"]]
+    (sums,) = both["together"]
+    assert (sums.pop("model"), sums.pop("workloads")) == (both["groups"][0]["model"], 2)
+    assert sums == {name: pytest.approx(sum(plan[name] for plan in first)) for name in sums}
+    assert {"gpus", "usd_per_month", "usd_per_month_low", "usd_per_month_high", "safe_gpus"} < sums.keys()
+    assert json.loads(ask(capsys, database, "--rate", "chat=20", "--json"))["together"] == []
     rows = list(csv.DictReader(io.StringIO(ask(capsys, database, "--tokens-rate", "chat=10240", "--csv"))))
     assert {row["workload"] for row in rows} == {"chat"}
     assert {float(row["requests_per_s"]) for row in rows} == {20.0}
@@ -228,6 +236,29 @@ def test_an_assumed_percentile_is_said_to_be_one(database: str, capsys: pytest.C
 )
 def test_wrong_options_are_input_errors(database: str, arguments: list[str]) -> None:
     assert execute(["capacity", "--db", database, *arguments]) == 2
+
+
+@pytest.mark.parametrize("command", [["capacity"], ["place", "--have", "H100=8"]])
+def test_the_highest_loads_are_named(database: str, capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    for flag, load, told in (
+        (
+            "--rate",
+            "chat=1.5e9",
+            "invalid load 1.5e+09: expected more than 0, at most 1,000,000,000 requests per second",
+        ),
+        ("--tokens-rate", "chat=2e12", "at most 1,000,000,000,000 output tokens per second"),
+        ("--users", "chat=2e9", "at most 1,000,000,000 users"),
+        ("--users", "5/min", '--users: invalid number of users "5/min": expected a positive number'),
+        ("--rate", "-5", '--rate: invalid rate "-5": expected a positive number, optionally with /s, /min or /h'),
+    ):
+        if flag == "--users" and command[0] == "place":
+            continue
+        assert execute([*command, "--db", database, flag, load]) == 2
+        assert told in " ".join(capsys.readouterr().err.split())
+    assert execute([*command, "--db", database, "--rate", "chat=1e9"]) in (0, 6)
+    shown = " ".join(capsys.readouterr().out.split())
+    if command[0] == "place":
+        assert "not everything fits, and up to 100,000 further nodes of each stored type were not found to do" in shown
 
 
 # --- what is sure, and what is not -------------------------------------------------------------------------------

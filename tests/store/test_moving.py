@@ -348,6 +348,13 @@ def test_the_document_adds_up(database: str, capsys: pytest.CaptureFixture[str],
         (row["start_s"], row["wanted"], row["ready"]) for row in over_time
     ]
     assert len(over_time) == chat["over_time_rows"]
+    # Two workloads, each with replicas of its own.
+    best = [group["plans"][0]["fleets"][0] for group in document["groups"]]
+    assert document["together"] == {"groups": 2} | {
+        name: pytest.approx(sum(fleet[name] for fleet in best))
+        for name in ("gpu_hours", "usd_per_month", "usd_per_month_low", "usd_per_month_high")
+    }
+    assert json.loads(ask(capsys, database, *asked, "--slo", "itl<=0.01ms", "--json", status=6))["together"] is None
 
 
 def test_what_people_and_python_get(
@@ -526,6 +533,12 @@ def test_a_batch_on_the_command_line(
         assert offer["seconds"] <= 8 * 3600
         assert offer["usd_low"] <= offer["usd"] <= offer["usd_high"]
         assert offer["safe_replicas"] >= offer["replicas"]
+    assert document["together"] is None
+    two = json.loads(ask(capsys, database, *asked, "--batch", "rag=1M", "--json"))
+    best = [one["plans"][0]["offers"][0] for one in two["groups"]]
+    assert two["together"] == {"groups": 2} | {
+        name: pytest.approx(sum(offer[name] for offer in best)) for name in ("gpus", "usd", "usd_low", "usd_high")
+    }
     # The same in tokens, and with a limit that a whole batch has only when asked.
     tokens = json.loads(ask(capsys, database, "--batch", "2.56B tokens", *asked[2:], "--workload", "chat", "--json"))
     assert tokens["groups"][0]["plans"][0]["offers"][0] == pytest.approx(

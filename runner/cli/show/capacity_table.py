@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
+from typing import Any
 
 from gpuscout.runner.cli.common import count, out
 from gpuscout.runner.cli.show.certainty import MEASURE_FIRST, chances, measured_so_far, met, trust, without_range
@@ -14,11 +15,14 @@ from gpuscout.runner.cli.show.output import number
 from gpuscout.runner.cli.show.prices import prices_by_gpu
 from gpuscout.runner.cli.show.site import site, site_of
 from gpuscout.runner.cli.show.wording import (
+    DOUBTS,
     GLUE,
+    alike,
     case_of,
     cause,
     configuration,
     describe,
+    doubt,
     load,
     measured_aside,
     not_shown,
@@ -28,14 +32,23 @@ from gpuscout.runner.cli.show.wording import (
     workload,
     wrapped,
 )
-from gpuscout.store.queries.capacity import MOST_TIMES_THE_BEST, GroupCapacity, Load, Out, Plan, is_known
+from gpuscout.store.queries.capacity import (
+    MOST_TIMES_THE_BEST,
+    GroupCapacity,
+    Load,
+    Out,
+    Plan,
+    is_known,
+    summed_range,
+)
 from gpuscout.store.queries.capacity_question import Capacity
+from gpuscout.store.ranking.types import Group
 
 _LEAST = 16
 # Beyond this an unmeasured one looks too good to buy another without measuring it, as `Group.measure_first`.
 _FAR_CHEAPER = 0.5
 _MARKS = {
-    "?": "unmeasured",
+    **DOUBTS,
     "$": "price over 180 days old",
     "!": "deploy cannot write it",
     "~": "interpolated at a limit",
@@ -91,7 +104,7 @@ def _remarks(found: Capacity) -> list[str]:
 
 def _table(found: Capacity, group: GroupCapacity, width: int) -> list[str]:
     plans = [*group.plans, *group.further]
-    marks = [_marks(found, plan) for plan in plans]
+    marks = [_marks(found, group.group, plan) for plan in plans]
     columns = [
         FittedColumn("configuration", [describe(plan.config, group.group) for plan in plans], least=_LEAST),
         FittedColumn("", marks),
@@ -118,8 +131,8 @@ def _table(found: Capacity, group: GroupCapacity, width: int) -> list[str]:
     return lines + (wrapped(told, width, indent=2) if told else [])
 
 
-def _marks(found: Capacity, plan: Plan) -> str:
-    marks = "" if plan.config.backed else "?"
+def _marks(found: Capacity, group: Group, plan: Plan) -> str:
+    marks = doubt(plan.config, group)
     marks += "$" if found.prices.is_old(plan.config.gpu) else ""
     return marks + ("!" if plan.config.cannot_start else "")
 
@@ -224,24 +237,39 @@ def _why_out(group: GroupCapacity) -> Iterator[str]:
         yield f"without a price: {', '.join(unpriced)}; --price '{unpriced[0]}'=USD prices it"
 
 
-def _totals(found: Capacity) -> Iterator[str]:
-    """What several workloads of one model cost together, each with replicas of its own."""
-    by_model = sorted(found.groups, key=lambda group: group.group.model)
+def together(found: Capacity) -> Iterator[dict[str, Any]]:
+    """Yield what several workloads of a model cost together, each with its own replicas, where all have a price."""
+    aside = measured_aside(found.rankings[0].question, (group.group for group in found.groups))
+    shown = [group for group in found.groups if case_of(group.group) not in aside]
+    by_model = sorted(shown, key=lambda group: group.group.model)
     for model, same in groupby(by_model, key=lambda group: group.group.model):
         groups = list(same)
         best = [group.plans[0] for group in groups if group.plans and group.plans[0].usd_per_hour]
-        if len(groups) > 1 and len(best) == len(groups):
-            yield (
-                f"{model}: the first of {count(len(best), 'workload')}, each with replicas of its own: "
-                f"{_sum(best)}{_safe_sum(best)}"
-            )
+        if len(groups) < 2 or len(best) < len(groups):
+            continue
+        safe = [plan.safe for plan in best if plan.safe is not None]
+        low, high = summed_range(plan.usd_per_month_range for plan in best) or (None, None)
+        yield {
+            "model": model,
+            "workloads": len(best),
+            **_sum(best),
+            "usd_per_month_low": low,
+            "usd_per_month_high": high,
+            **{f"safe_{name}": value if len(safe) == len(best) else None for name, value in _sum(safe).items()},
+        }
 
 
-def _sum(plans: Sequence[Plan]) -> str:
-    usd = sum(plan.usd_per_month or 0 for plan in plans)
-    return f"{count(sum(plan.gpus for plan in plans), 'GPU')}, {usd:,.0f} USD/month"
+def _sum(plans: Sequence[Plan]) -> dict[str, float]:
+    return {"gpus": sum(plan.gpus for plan in plans), "usd_per_month": sum(plan.usd_per_month or 0 for plan in plans)}
 
 
-def _safe_sum(plans: Sequence[Plan]) -> str:
-    safe = [plan.safe for plan in plans if plan.safe is not None]
-    return f"; safe {_sum(safe)}" if len(safe) == len(plans) else ""
+def _totals(found: Capacity) -> Iterator[str]:
+    for sums in together(found):
+        safe = ""
+        if sums["safe_gpus"] is not None:
+            safe = f"; safe {count(sums['safe_gpus'], 'GPU')}, {sums['safe_usd_per_month']:,.0f} USD/month"
+        yield (
+            f"{sums['model']}: the first of {count(sums['workloads'], 'workload')}, each with replicas of its own: "
+            f"{count(sums['gpus'], 'GPU')}, {sums['usd_per_month']:,.0f} USD/month"
+            f"{alike(sums['usd_per_month_low'], sums['usd_per_month_high'])}{safe}"
+        )

@@ -44,18 +44,20 @@ SORTS = tuple(column.name for column in _TABLE if column.name not in ("workload"
 
 def print_inventory(found: Sequence[Served], inventory: Mapping[str, int], output: Output, *, sort: str | None) -> None:
     """Print what an inventory serves, sorted by a column (descending with "-"), the most tokens per second first."""
+    from gpuscout.runner.cli.show.wording import caveats_of, print_aside, print_wrapped
+
     short = output.for_people and len(inventory) == 1  # the heading names it
     rows = _sorted([_row(one, gpu=not short) for one in found if one.shares], sort)
     out = [one.group.model for one in found if not one.shares]
+    caveats = caveats_of(one.group for one in found)
     if output.json:
-        print_json({"inventory": dict(inventory), "served": rows, "not_served": out})
+        print_json({"inventory": dict(inventory), "served": rows, "not_served": out, "caveats": caveats})
         return
     if not output.for_people:
         bare = [Column("tokens_low", "tok/s low"), Column("tokens_high", "tok/s high"), Column("gpus", "GPUs")]
         print_rows([*(column for column in _TABLE if column.name != "range"), *bare], rows, output)
+        print_aside(caveats)
         return
-    from gpuscout.runner.cli.show.wording import print_wrapped
-
     owned = ", ".join(f"{number_of} x {gpu}" for gpu, number_of in inventory.items())
     print_wrapped(f"{owned}: each model as if it had all of them; users are requests in flight")
     one_workload = ("workload",) if len({row["workload"] for row in rows}) <= 1 else ()
@@ -65,6 +67,8 @@ def print_inventory(found: Sequence[Served], inventory: Mapping[str, int], outpu
         bare_names = [name.rpartition("/")[2] for name in out]
         more = f" and {count(len(out) - _LISTED, 'more')[:-1]}" if len(out) > _LISTED else ""
         print_wrapped(f"not served within the limits: {', '.join(bare_names[:_LISTED])}{more} (--json lists all)")
+    for caveat in caveats:
+        print_wrapped(caveat)
 
 
 def _sorted(rows: list[dict[str, Any]], sort: str | None) -> list[dict[str, Any]]:

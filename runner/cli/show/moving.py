@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +14,13 @@ from gpuscout.runner.cli.show.output import number
 from gpuscout.runner.cli.show.prices import prices_by_gpu
 from gpuscout.runner.cli.show.wording import (
     GLUE,
+    alike,
     case_of,
     cause,
+    caveats_of,
     describe,
+    doubt,
+    doubts,
     measured_aside,
     not_shown,
     premises,
@@ -24,8 +29,8 @@ from gpuscout.runner.cli.show.wording import (
     workload,
     wrapped,
 )
-from gpuscout.store.queries.capacity import HOURS_PER_MONTH, Out
-from gpuscout.store.queries.moving import Fleet, MovingPlan, OverTime
+from gpuscout.store.queries.capacity import HOURS_PER_MONTH, Out, summed_range
+from gpuscout.store.queries.moving import Fleet, OverTime
 from gpuscout.store.queries.moving_question import CapacityOverTime, MovingGroup
 from gpuscout.store.ranking.types import Kind
 
@@ -64,7 +69,8 @@ def moving_lines(found: CapacityOverTime, width: int) -> list[str]:
 
 def print_moving_aside(found: CapacityOverTime) -> None:
     """Print what rows of CSV and Markdown cannot tell."""
-    print_aside([*_premises(found), *_remarks(found, found.groups)])
+    caveats = caveats_of(group.group for group in found.groups)
+    print_aside([*_premises(found), *caveats, *_remarks(found, found.groups)])
 
 
 def _premises(found: CapacityOverTime) -> list[str]:
@@ -79,7 +85,7 @@ def _premises(found: CapacityOverTime) -> list[str]:
 def _remarks(found: CapacityOverTime, groups: Sequence[MovingGroup]) -> list[str]:
     """Return totals, what was assumed, prices, and how replicas follow the load."""
     scaling = found.scaling
-    notes = [*_totals(found, groups), *found.load.notes]
+    notes = [*_totals(found), *found.load.notes]
     gpus = list(dict.fromkeys(plan.config.gpu for group in groups for plan in group.plans[:2]))
     notes += prices_by_gpu(found.prices, gpus)
     unreserved = [gpu for gpu in gpus if gpu not in found.reserved.known]
@@ -103,7 +109,7 @@ def _table(found: CapacityOverTime, group: MovingGroup, width: int) -> list[str]
     shown = [(first, fleet) for fleet in first.fleets] + [(plan, plan.best) for plan in others[:_MOST_GPUS]]
     columns = [
         FittedColumn("configuration", [describe(plan.config, group.group) for plan, _ in shown], least=_LEAST),
-        FittedColumn("", ["" if plan.config.backed else "?" for plan, _ in shown]),
+        FittedColumn("", [doubt(plan.config, group.group) for plan, _ in shown]),
         FittedColumn("paid", [_paid(fleet) for _, fleet in shown]),
         FittedColumn("replicas", [_replicas(fleet) for _, fleet in shown], right=True),
         FittedColumn("mean", [number(fleet.replicas_mean) for _, fleet in shown], right=True, drop=2),
@@ -160,8 +166,7 @@ def _notes(found: CapacityOverTime, group: MovingGroup) -> Iterator[str]:
         if first.config.chances:
             yield f"limits of the first: {chances(first.config)}"
         yield f"{first.config.told_kind}: {trust(first.config)}"
-        if any(not plan.config.backed for plan in group.plans):
-            yield "? unmeasured"
+        yield from doubts(doubt(plan.config, group.group) for plan in group.plans)
         left_out = [short_gpu(plan.config.gpu) for plan in group.plans[_MOST_GPUS + 1 :]]
         if left_out:
             yield f"{count(len(left_out), 'dearer GPU type')} not shown: {', '.join(left_out)} (--csv has all)"
@@ -206,23 +211,31 @@ def spell_time(seconds: float) -> str:
     return f"{seconds:.3g} s"
 
 
-def _totals(found: CapacityOverTime, groups: Sequence[MovingGroup]) -> Iterator[str]:
-    """Yield what the cheapest of all groups cost together, each with replicas of its own."""
-    best: list[MovingPlan] = [group.plans[0] for group in groups if group.plans]
-    if len(groups) < 2 or len(best) < len(groups) or any(plan.best.usd is None for plan in best):
-        return
+def together(found: CapacityOverTime) -> dict[str, Any] | None:
+    """Sum what the cheapest of all groups cost a month, each with replicas of its own, and the load's GPU hours.
+
+    None: there is one group, or one without a price.
+    """
+    aside = measured_aside(found.rankings[0].question, (group.group for group in found.groups))
+    groups = [group for group in found.groups if case_of(group.group) not in aside]
+    best = [group.plans[0].best for group in groups if group.plans]
+    if len(groups) < 2 or len(best) < len(groups) or any(fleet.usd is None for fleet in best):
+        return None
     monthly = HOURS_PER_MONTH * 3600 / found.load.seconds
-    usd = sum(plan.best.usd or 0.0 for plan in best) * monthly
-    hours = sum(plan.best.gpu_hours for plan in best)
-    ranges = [plan.best.usd_range for plan in best]
-    summed = summed_range([None if usd is None else (usd[0] * monthly, usd[1] * monthly) for usd in ranges])
-    yield f"the first of all {len(best)} together: {number(hours)} GPU hours, {usd:,.0f} USD/month{summed}"
+    low, high = summed_range(fleet.usd_range for fleet in best) or (None, None)
+    return {
+        "groups": len(best),
+        "gpu_hours": sum(fleet.gpu_hours for fleet in best),
+        "usd_per_month": sum(fleet.usd or 0.0 for fleet in best) * monthly,
+        "usd_per_month_low": None if low is None else low * monthly,
+        "usd_per_month_high": None if high is None else high * monthly,
+    }
 
 
-def summed_range(ranges: Sequence[tuple[float, float] | None]) -> str:
-    """Read " (120–180, as if all estimates erred alike)"; empty where one has no range."""
-    known = [one for one in ranges if one is not None]
-    if len(known) < len(ranges):
-        return ""
-    low, high = (sum(end) for end in zip(*known, strict=True))
-    return f" ({low:,.0f}–{high:,.0f}, as if all estimates erred alike)"
+def _totals(found: CapacityOverTime) -> Iterator[str]:
+    if (sums := together(found)) is not None:
+        span = alike(sums["usd_per_month_low"], sums["usd_per_month_high"])
+        yield (
+            f"the first of all {sums['groups']} together: {number(sums['gpu_hours'])} GPU hours, "
+            f"{sums['usd_per_month']:,.0f} USD/month{span}"
+        )

@@ -8,8 +8,19 @@ from gpuscout.runner.cli.common import count, out
 from gpuscout.runner.cli.show.fitted import FittedColumn, bare_names, fitted, short_gpu
 from gpuscout.runner.cli.show.moving import gpus_out
 from gpuscout.runner.cli.show.output import number
-from gpuscout.runner.cli.show.wording import GLUE, describe, premises, print_aside, share, workload, wrapped
-from gpuscout.store.queries.placement import Missing, Nodes, Placement
+from gpuscout.runner.cli.show.wording import (
+    GLUE,
+    caveats_of,
+    describe,
+    doubt,
+    doubts,
+    premises,
+    print_aside,
+    share,
+    workload,
+    wrapped,
+)
+from gpuscout.store.queries.placement import MOST_NODES, Missing, Nodes, Placement
 from gpuscout.store.queries.placement_question import Fit, Placing, sustained
 
 _MOST_NODES = 12
@@ -29,8 +40,8 @@ def placing_lines(found: Placing, notes: Sequence[str], width: int) -> list[str]
     if placement is not None:
         lines += _table(found, placement, width)
         lines += [line for told in _nodes(found, placement) for line in wrapped(told, width, indent=2)]
-        if any(not one.config.backed for one in placement.placed):
-            lines += wrapped("? unmeasured", width, indent=2)
+        marks = (doubt(one.config, found.needs[one.need].group) for one in placement.placed)
+        lines += [line for told in doubts(marks) for line in wrapped(told, width, indent=2)]
         lines.append("")
     return lines + [line for told in _remarks(found, notes) for line in wrapped(told, width, indent=0)]
 
@@ -57,7 +68,7 @@ def _remarks(found: Placing, notes: Sequence[str]) -> list[str]:
             said.append(f"{need.group.model}, {workload(need.group)}: no configuration within the limits; {told}")
     else:
         said.append(f"not everything fits{_lacking(found.fit)}")
-    said += [caveat for need in found.needs for caveat in need.group.caveats]
+    said += caveats_of(need.group for need in found.needs)
     said += [_safe(found), *notes]
     said += [f"the store has nothing about {gpu}: gpuscout run --gpu '{gpu}' …" for gpu in found.unknown]
     return [told for told in dict.fromkeys(said) if told]
@@ -77,7 +88,7 @@ def _table(found: Placing, placement: Placement, width: int) -> list[str]:
         FittedColumn("workload", [group.workload or f"{group.input_len:,}/{group.output_len:,}" for group in groups]),
         FittedColumn("req/s", [number(found.needs[one.need].rate) for one in shown], right=True),
         FittedColumn("configuration", [describe(p.config, g) for p, g in zip(shown, groups, strict=True)], least=14),
-        FittedColumn("", ["" if one.config.backed else "?" for one in shown]),
+        FittedColumn("", [doubt(p.config, g) for p, g in zip(shown, groups, strict=True)]),
         FittedColumn("replicas", [f"{one.replicas:,}" for one in shown], right=True),
         FittedColumn("GPUs", [f"{one.replicas * one.config.num_gpus:,}" for one in shown], right=True),
         FittedColumn("all sustain (80 % range)", [_sustained(found, one.need) for one in shown], right=True, drop=1),
@@ -125,7 +136,7 @@ def _used(found: Placing, placement: Placement) -> str:
 def _lacking(fit: Fit) -> str:
     """Return text such as ": 4 more H100 (1 node of 8) would do, or 8 more L40S (1 node of 8)" """
     if not fit.missing:
-        return ", and no number of further GPUs of the stored types was found that would do"
+        return f", and up to {MOST_NODES:,} further nodes of each stored type were not found to do (--time-limit)"
     options = " or ".join(map(_more, fit.missing[:_MOST_MISSING]))
     return f": {options} would do"
 

@@ -12,8 +12,10 @@ from gpuscout.runner.cli.show.prices import decisions, price_notes, prices_in_sh
 from gpuscout.runner.cli.show.ranking_explained import nothing
 from gpuscout.runner.cli.show.site import site, site_of
 from gpuscout.runner.cli.show.wording import (
+    DOUBTS,
     GLUE,
     case_of,
+    caveats_of,
     default_limit,
     describe,
     glued,
@@ -32,12 +34,11 @@ DETAILED = 2
 UNBACKED = "no measurement backs any of these figures: measure before you buy"
 
 _MARKS = {
-    "?": "unmeasured",
+    **DOUBTS,
     "=": "tie",
     "<": "an unmeasured one looks cheaper",
     "<<": "by more than half",
     "$": "price over 180 days old",
-    "#": "architecture guessed",
     "!": "deploy cannot write it",
     "*": "more in flight than the KV cache holds",
     "~": "interpolated at a limit",
@@ -133,7 +134,7 @@ def after(ranking: Ranking, groups: Sequence[Group]) -> Iterator[str]:
         yield from decisions(ranking)[:2]
     if any("energy" in (*ranking.question.also, *dict(ranking.question.aim.weights)) for _ in groups[:1]):
         yield "energy: an upper bound, as if every GPU drew its full TDP"
-    for caveat in dict.fromkeys(caveat for group in groups for caveat in group.caveats):
+    for caveat in caveats_of(groups):
         yield f"# {caveat}"
     yield from imported(groups)
 

@@ -34,6 +34,7 @@ from gpuscout.runner.cli.show.wording import (
     LATENCIES,
     behind,
     case_of,
+    caveats_of,
     describe,
     figure,
     glued_limit,
@@ -129,8 +130,7 @@ def explanation(ranking: Ranking, width: int) -> list[str]:
     """Return everything there is to say of one model: every configuration, why others are out, prices and sellers."""
     backed = any(group.is_backed for group in ranking.groups)
     lines = [] if backed else _wrapped([UNBACKED], width)
-    caveats = dict.fromkeys(caveat for group in ranking.groups for caveat in group.caveats)
-    lines += _wrapped((f"# {caveat}" for caveat in caveats), width)
+    lines += _wrapped((f"# {caveat}" for caveat in caveats_of(ranking.groups)), width)
     lines += [line for group in ranking.groups for line in _explained_group(ranking, group, width)]
     lines += _wrapped(price_notes(ranking, top=_PRICED), width)
     return [line.replace(GLUE, " ").rstrip() for line in lines]

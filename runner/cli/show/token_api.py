@@ -89,8 +89,11 @@ def _premises(found: ApiComparison) -> list[str]:
 
 def _remarks(found: ApiComparison, top: int | None) -> list[str]:
     """Return prices of the GPUs shown, and how to read the columns."""
+    from gpuscout.runner.cli.show.wording import caveats_of
+
     shown = [own.config.gpu for one in found.answers for own in one.own[:top]]
     return [
+        *caveats_of(one.group for one in found.answers),
         *prices_told(found.prices, shown),
         "break-even: tokens a day, input and output together, from which GPUs cost no more than the API. range: from "
         "the cheapest seller and the upper end of the 80 % interval of a replica's rate to the dearest and the lower "

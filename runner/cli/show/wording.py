@@ -194,6 +194,7 @@ def _folded(text: str, width: int, indent: int) -> list[str]:
 
 
 GLUE = "\u00a0"
+DOUBTS = {"?": "unmeasured", "#": "architecture guessed"}
 LATENCIES = {"ttft_ms": "TTFT", "itl_ms": "ITL", "e2e_s": "E2E"}
 _FIGURE = re.compile(r"(?<=\d) (?=(?:ms|s|GiB)\b|%)")
 
@@ -211,6 +212,28 @@ def describe(config: Configuration, group: Group) -> str:
 def guessed(config: Configuration, group: Group) -> bool:
     """Return whether a row is an estimate for a model of which something was guessed or assumed."""
     return bool(group.caveats) and config.kind is not Kind.MEASURED
+
+
+def doubt(config: RankedConfig, group: Group) -> str:
+    """Mark a row that no measurement backs ("?"), whose architecture was guessed ("#")."""
+    return ("" if config.backed else "?") + ("#" if guessed(config, group) else "")
+
+
+def doubts(marks: Iterable[str]) -> list[str]:
+    """Say what the marks of rows stand for, where there are any."""
+    shown = "".join(marks)
+    meanings = [f"{mark}{GLUE}{words.replace(' ', GLUE)}" for mark, words in DOUBTS.items() if mark in shown]
+    return ["  ".join(meanings)] if meanings else []
+
+
+def alike(low: float | None, high: float | None) -> str:
+    """Write the range of a sum, as `summed_range` has it; empty: it is not known."""
+    return "" if low is None else f" ({low:,.0f}–{high:,.0f}, as if all estimates erred alike)"
+
+
+def caveats_of(groups: Iterable[Group]) -> list[str]:
+    """List what was guessed or assumed of their models, each once."""
+    return list(dict.fromkeys(caveat for group in groups for caveat in group.caveats))
 
 
 def glued_limit(slo: Slo) -> str:
