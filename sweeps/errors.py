@@ -130,7 +130,7 @@ class HubGatedError(HubError):
 
 
 class HubAccessError(HubError):
-    """The Hub wants a token, or refuses the one it was given (401, 403)."""
+    """The Hub requires a token, or refuses the one it was given (401, 403)."""
 
 
 class HubOfflineError(HubError):

@@ -74,7 +74,7 @@ def measured_runs(
         )
         raise InputError(
             f"no measured runs in {where} to compare with{rated}",
-            hint="`gpuscout import --list` tells what was imported" if not rated else None,
+            hint="`gpuscout import --list` lists what was imported" if not rated else None,
         )
     return Measured(tuple(found), not_comparable, variants)
 

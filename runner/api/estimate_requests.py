@@ -121,7 +121,7 @@ class Lookup:
         num_gpus = request.num_gpus or tp
         if num_gpus % tp:
             raise InputError(
-                f"num_gpus: {num_gpus} GPUs are no multiple of tensor_parallel_size {tp}",
+                f"num_gpus: {num_gpus} GPUs are not a multiple of tensor_parallel_size {tp}",
                 hint="replicas of a model have the same number of GPUs each",
             )
         model = self._model(request.model_id)

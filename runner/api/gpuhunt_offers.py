@@ -107,7 +107,7 @@ def _named(providers: Sequence[str], known: Sequence[str]) -> list[str]:
     found = []
     for text in providers:
         if (name := spelled.get(text.strip().casefold())) is None:
-            hint = f"there are {', '.join(sorted(PROVIDERS.get(name, name) for name in known))}"
+            hint = f"known: {', '.join(sorted(PROVIDERS.get(name, name) for name in known))}"
             raise UnknownNameError("provider", text, nearest(text.casefold(), spelled), hint=hint)
         found.append(name)
     return list(dict.fromkeys(found))

@@ -126,7 +126,7 @@ def import_results(
     """
     if list_ or remove:
         if dry_run or (list_ and remove):
-            raise InputError("--list, --remove and --dry-run do not go together")
+            raise InputError("--list, --remove and --dry-run cannot be combined")
         if list_:
             _list(arguments or [], db, json=json)
         else:

@@ -184,7 +184,7 @@ def _quoted(value: object) -> str:
 def _factory(name: str) -> EngineFactory:
     factories = _factories()
     if name not in factories:
-        there = f"engines here: {', '.join(factories)}"
+        there = f"installed engines: {', '.join(factories)}"
         if meant := taken_for_engine(name):
             raise UnknownNameError("engine", name, hint=f"{meant}; {there}")
         raise UnknownNameError("engine", name, nearest(name, factories), hint=there)

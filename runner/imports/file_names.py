@@ -41,7 +41,7 @@ class NamePattern:
                 close = nearest(name, FIELDS)
                 raise InputError(
                     f'{FLAG}: unknown field "{{{part["field"]}}}"',
-                    hint=f"did you mean {{{close[0]}}}?" if close else f"there are {', '.join(FIELDS)}",
+                    hint=f"did you mean {{{close[0]}}}?" if close else f"known: {', '.join(FIELDS)}",
                 )
             if name in names:
                 raise InputError(f'{FLAG}: "{text}" has {{{name}}} twice')

@@ -157,7 +157,7 @@ class Mappings:
                     close = nearest(str(key.value), FIELDS)
                     raise InputError(
                         f'{place(key)}: unknown key "{key.value}"',
-                        hint=f"did you mean {close[0]}?" if close else f"there are {', '.join(FIELDS)}",
+                        hint=f"did you mean {close[0]}?" if close else f"known: {', '.join(FIELDS)}",
                     )
                 name = key.value.replace("-", "_")
                 if not isinstance(text, yaml.ScalarNode):

@@ -72,7 +72,7 @@ def explained(error: Exception, model: HubModel) -> Explained:
         return _of_status(error, model)
     if isinstance(error, hub.FileMetadataError):
         hint = "check HF_ENDPOINT and proxies"
-        return Explained(HubServerError(f"{name}: what answers at {place} is no Hugging Face Hub", hint=hint))
+        return Explained(HubServerError(f"{name}: {place} is not a Hugging Face Hub", hint=hint))
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & _TIMEOUTS:
         hint = f"try again, or wait longer: HF_HUB_ETAG_TIMEOUT, HF_HUB_DOWNLOAD_TIMEOUT (seconds); {_OFFLINE}"
@@ -111,7 +111,7 @@ def _of_status(error: Exception, model: HubModel) -> Explained:
         return Explained(HubError(f"{name} has been disabled at {place}"))
     if status in (401, 403):
         hint = f"{_LOGIN}; tokens: {place}/settings/tokens"
-        what = "does not accept your token" if get_token() else "wants a token"
+        what = "does not accept your token" if get_token() else "requires a token"
         refused = f"{place} {what}" if status == 401 else f"{place} refuses access to it (403)"
         return Explained(HubAccessError(f"{name}: {refused}", hint=hint))
     if status == 429:

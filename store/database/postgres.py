@@ -146,7 +146,7 @@ def check_options(options: dict[str, Any]) -> None:
             # Not quoted: in a URL that is not encoded, it may be a part of the password.
             raise InputError(
                 "the database URL has an option that Postgres' client library does not know",
-                hint="what stands behind ? are options such as sslmode=require or host=/run/postgresql; "
+                hint="options after ? are settings of the connection, such as sslmode=require or host=/run/postgresql; "
                 'a "?" in a password is written %3F',
             ) from None
 

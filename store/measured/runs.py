@@ -275,7 +275,7 @@ def public_file(name: str) -> SourceFile:
 
 
 def _unknown(name: str) -> UnknownNameError:
-    hint = f"there are {', '.join(PUBLIC_FILES)}"
+    hint = f"known: {', '.join(PUBLIC_FILES)}"
     return UnknownNameError("public runs", name, nearest(name, PUBLIC_FILES), hint=hint)
 
 

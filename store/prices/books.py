@@ -81,7 +81,7 @@ def quotes_of(connection: sa.Connection, books: Sequence[str]) -> list[Quote]:
     known = book_names(connection)
     for book in books:
         if book not in known:
-            raise UnknownNameError("price book", book, nearest(book, known), hint=f"there are {', '.join(known)}")
+            raise UnknownNameError("price book", book, nearest(book, known), hint=f"known: {', '.join(known)}")
     columns = [table.c[name] for name in _FIELDS]
     rows = connection.execute(sa.select(*columns).where(table.c.book.in_(books)))
     found = [Quote(*row) for row in rows]

@@ -140,7 +140,7 @@ def _loser(pool: Candidates, lost: Lost, row: int, about: Description) -> Loser:
     elif lost.cause is Cause.NO_POINT:
         detail = about["detail"] or "no operating point with the figures asked for"
     elif lost.cause is Cause.NO_PERCENTILE:
-        detail = "an estimate is a mean" if row < pool.estimates else "its runs do not tell this percentile"
+        detail = "estimates are means" if row < pool.estimates else "its runs do not report this percentile"
     elif lost.cause is Cause.NO_PRICE:
         detail = pool.prices.missing[about["gpu"]]
     elif lost.cause is Cause.NO_TDP:

@@ -253,7 +253,7 @@ def _at_rate(connection: sa.Connection, request_rate: float, sweep: SweepParts |
     if most is None or most < request_rate:
         there = "no estimates at request rates" if most is None else f"no estimate above {most:g} requests/s"
         raise InputError(
-            f"{there} is stored; asked was {request_rate:g}/s of one deployment",
+            f"stored: {there}, not {request_rate:g}/s of one deployment",
             hint="run a sweep with `load: request_rate` and `engine: simulator`",
         )
     other = cases.alias("at_other_rate")
@@ -290,7 +290,7 @@ def _check(question: Question) -> None:
     if memory is not None and not 0 < memory < math.inf:
         raise InputError(f"invalid memory {memory:g} GB: expected a number above 0", hint="80 is 80 x 10^9 bytes")
     if question.since is not None and question.until is not None and question.since > question.until:
-        raise InputError(f"no day is both {question.since} or later and {question.until} or before")
+        raise InputError(f"no day is in the range {question.since} to {question.until}")
 
 
 def _on_cases(question: Question, chosen: Sequence[NamedWorkload] | None) -> list[Condition]:

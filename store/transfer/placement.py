@@ -118,7 +118,7 @@ class Placed:
             if metric not in PERCENTILE_METRICS or not 0 <= percent <= 100 or not 0 <= value < float("inf"):
                 raise error
         if len({(metric, percent) for metric, percent, _ in found}) < len(found):
-            raise self.error("percentiles", "one is there twice")
+            raise self.error("percentiles", "duplicate entry")
         return found
 
     def _json(self, name: str) -> Any:

@@ -202,7 +202,7 @@ class GPUCatalogue:
         if not found:
             known = list(dict.fromkeys(values.values()))
             raise UnknownNameError(
-                f"GPU {attribute}", wanted, nearest(wanted, known), hint=f"there are {', '.join(known)}"
+                f"GPU {attribute}", wanted, nearest(wanted, known), hint=f"known: {', '.join(known)}"
             )
         return found
 

@@ -63,7 +63,7 @@ def assumptions(fields: Fields, model_type: str, layers: int, *, known: bool) ->
     if strange:
         raise ModelConfigError(
             f"{fields.source}: the kind of model {model_type or '(without model_type)'} is not supported: "
-            f"nothing is known of {', '.join(strange[:6])}",
+            f"unknown fields {', '.join(strange[:6])}",
             hint="its layers differ from the usual ones, and a guess would be far off",
         )
     notes = [f"model_type {model_type or '(none)'} is not known: counted as a decoder of the usual kind"]

@@ -256,6 +256,6 @@ def kv_word(deployment: Deployment, server: str, kv: Mapping[str, str]) -> str |
     if deployment.kv_precision not in kv:
         raise InputError(
             f"{server} has no KV cache in {deployment.kv_precision} for {deployment.model}",
-            hint=f"it can be told {', '.join(kv)}",
+            hint=f"it takes {', '.join(kv)}",
         )
     return kv[deployment.kv_precision]

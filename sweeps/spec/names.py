@@ -102,5 +102,5 @@ class RuleNames:
         values = list(dict.fromkeys(str(getattr(gpu, attribute)) for gpu in self._gpus or ()))
         if self._gpus is not None and not any(matches(text, value) for value in values):
             near = nearest(text.strip("*"), values)
-            raise UnknownNameError(f"GPU {attribute}", text, near, hint=f"there are {', '.join(values)}")
+            raise UnknownNameError(f"GPU {attribute}", text, near, hint=f"known: {', '.join(values)}")
         return text

@@ -152,5 +152,5 @@ def traffic_from(shape: Mapping[str, Any], request_rate: float | None) -> Traffi
         trace=None if recorded is None else NamedTrace(recorded["digest"], recorded["requests"]),
     )
     if found.shape != shape:
-        raise ValueError(f"not a traffic: {shape!r:.200}")
+        raise ValueError(f"invalid traffic: {shape!r:.200}")
     return found

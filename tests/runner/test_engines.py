@@ -59,7 +59,7 @@ def test_a_server_is_not_an_engine() -> None:
     for name, server in (("vllm", "vllm"), ("SGLang", "sglang"), ("TensorRT-LLM", "trtllm")):
         with pytest.raises(UnknownNameError, match="unknown engine") as raised:
             create_engine(name)
-        assert f"is a server, not an engine that estimates: --server {server}; engines here: roofline" in str(
+        assert f"is a server, not an engine that estimates: --server {server}; installed engines: roofline" in str(
             raised.value.hint
         )
 

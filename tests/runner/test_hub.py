@@ -241,7 +241,7 @@ def test_every_refusal_is_an_error_of_its_own(hub: Hub, tmp_path: Path) -> None:
     assert f"{hub.endpoint}/org/gated" in gated
     assert "set HF_TOKEN or run `hf auth login`" in gated
     assert "if it is private: set HF_TOKEN" in answers.error("org/private", "HubModelNotFoundError")
-    assert "wants a token" in answers.error("org/unauthorised", "HubAccessError")
+    assert "requires a token" in answers.error("org/unauthorised", "HubAccessError")
     assert "403" in answers.error("org/forbidden", "HubAccessError")
     assert "in 300 s" in answers.error("org/busy", "HubRateLimitError")
     assert answers.told["org/busy"]["wait_s"] == 300

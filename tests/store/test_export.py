@@ -244,7 +244,7 @@ def test_what_was_changed_is_refused_whole(
 @pytest.mark.parametrize(
     ("column", "value", "told"),
     [
-        ("percentiles", '[["ttft_ms",50,1.0],["ttft_ms",50,2.0]]', "percentiles: one is there twice"),
+        ("percentiles", '[["ttft_ms",50,1.0],["ttft_ms",50,2.0]]', "percentiles: duplicate entry"),
         ("percentiles", '[["speed",50,1.0]]', "percentiles: expected a list of"),
         ("details", "nothing", "details: not JSON"),
         ("measured_on", "May", "measured_on: expected a date"),

@@ -126,7 +126,7 @@ def test_percentiles_are_met_where_they_were_measured(stored: Callable[..., Ask]
     assert [(c.gpu, c.percentiles) for c in group.configs] == [("H100", {"ttft:p95": 180.0})]
     lost = {loser.gpu: loser.detail for out in group.losers for loser in out.examples}
     assert {out.cause for out in group.losers} == {Cause.NO_PERCENTILE}
-    assert lost == {"L40S": "its runs do not tell this percentile"}  # the nearest of two
+    assert lost == {"L40S": "its runs do not report this percentile"}  # the nearest of two
     assert ask("ttft:p90<=200ms").best is None  # exactly this percentile
     assumed = ask("ttft:p95<=200ms", assume_tail=1.5)
     assert [(c.gpu, c.kind, c.assumed_tail) for c in assumed.configs] == [

@@ -103,7 +103,7 @@ def test_the_activation_tells_whether_an_mlp_has_a_gate() -> None:
     ],
 )
 def test_what_was_not_understood_is_refused_not_defaulted(more: dict[str, Any]) -> None:
-    with pytest.raises(ModelConfigError, match=r"widget is not supported: nothing is known of"):
+    with pytest.raises(ModelConfigError, match=r"widget is not supported: unknown fields"):
         parse(WIDGET, **more)
 
 

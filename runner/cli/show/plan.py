@@ -139,7 +139,7 @@ def print_why(expansion: Expansion, text: str, *, json: bool) -> None:
         print_wrapped(verdict.description)
         print_wrapped(verdict.reason or "runs", indent=4)
     if not verdicts:
-        print("the sweep asks for no such combination")
+        print("the sweep has no such combination")
 
 
 def _narrowed(expansion: Expansion, text: str) -> Expansion:

@@ -61,16 +61,16 @@ def refusal(case: Case, known_gpus: Collection[str] | None) -> tuple[Finding | N
     if not GPUCatalogue.load().has_exactly(case.gpu):
         return Finding.UNKNOWN_GPU, f"llm-optimizer has figures of its own for {theirs} and cannot use those given here"
     if case.precision not in _PRECISIONS:
-        return Finding.PRECISION_NOT_SUPPORTED, f"llm-optimizer knows {', '.join(_PRECISIONS)}, not {case.precision}"
+        return Finding.PRECISION_NOT_SUPPORTED, f"llm-optimizer supports {', '.join(_PRECISIONS)}, not {case.precision}"
     if case.kv_precision not in _KV_PRECISIONS:
-        return Finding.PRECISION_NOT_SUPPORTED, f"llm-optimizer knows no {case.kv_precision} KV cache"
+        return Finding.PRECISION_NOT_SUPPORTED, f"llm-optimizer does not support a {case.kv_precision} KV cache"
     for size, name in (
         (case.pipeline_parallel, "pipeline"),
         (case.data_parallel, "data"),
         (case.expert_parallel, "expert"),
     ):
         if size > 1:
-            return None, f"llm-optimizer knows tensor parallelism only, no {name} parallelism"
+            return None, f"llm-optimizer supports tensor parallelism only, not {name} parallelism"
     if case.server not in _SERVERS:
-        return None, f"llm-optimizer is about vLLM and SGLang, not {case.server}"
+        return None, f"llm-optimizer supports vLLM and SGLang, not {case.server}"
     return None

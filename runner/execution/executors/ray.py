@@ -243,7 +243,7 @@ def _start(address: str | None, num_cpus: int | None) -> None:
             message = f"the cluster at {address} runs other versions than this process: {_one_line(error)}"
             hint = "gpuscout needs the same Ray and the same Python on both sides"
         elif listens:
-            message = f"what listens at {address} did not let this process in: {_one_line(error)}"
+            message = f"{address} refused this process: {_one_line(error)}"
             hint = "is it the address of a Ray cluster? one with token authentication needs RAY_AUTH_MODE=token and "
             hint += "RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH); --executor in-process runs without Ray"
         else:

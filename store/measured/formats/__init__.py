@@ -78,7 +78,7 @@ def find_format(name: str) -> Format:
         if known.name == wanted:
             return known
     names = [known.name for known in FORMATS]
-    raise UnknownNameError("format", name, nearest(name, [*names, *_ALSO]), hint=f"there are {', '.join(names)}")
+    raise UnknownNameError("format", name, nearest(name, [*names, *_ALSO]), hint=f"known: {', '.join(names)}")
 
 
 def check_format(file: SourceFile, chosen: Format) -> None:

@@ -43,12 +43,12 @@ def read(file: SourceFile) -> Contents:
         if document.mapping()["was_cancelled"].flag():
             raise InputError(
                 f"{document.file}{document.place}: was_cancelled: the benchmark was cancelled",
-                hint="its figures are of a part only",
+                hint="its figures cover a part of it only",
             )
         if document["is_complete"].flag() is False:
             raise InputError(
                 f"{document.file}{document.place}: is_complete: the benchmark did not end",
-                hint="its figures are of a part only",
+                hint="its figures cover a part of it only",
             )
         runs.append(_run(document))
     return Contents(tuple(runs))

@@ -45,7 +45,7 @@ class SourceFile:
             return self.data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             line = self.data.count(b"\n", 0, error.start) + 1
-            raise InputError(f"{self.name}:{line}: not a text in UTF-8") from error
+            raise InputError(f"{self.name}:{line}: not UTF-8 text") from error
 
     @property
     def suffix(self) -> str:
@@ -57,7 +57,7 @@ class SourceFile:
         if self.suffix in (".csv", ".tsv"):
             return "csv"
         if b"\0" in self.data[:1024]:
-            raise InputError(f"{self.name}: not a text in UTF-8")
+            raise InputError(f"{self.name}: not UTF-8 text")
         start = self.text[:4096].lstrip()
         if start.startswith(("{", "[")) or self.suffix in (".json", ".jsonl", ".ndjson"):
             return "json"
@@ -96,7 +96,7 @@ class SourceFile:
                     hint="the file is cut off" if _is_cut_off(error, text) else None,
                 ) from error
             except (RecursionError, ValueError) as error:  # too deep; a key twice; a number of thousands of digits
-                raise InputError(f"{self.name}:{line}: not JSON that can be read: {error}") from error
+                raise InputError(f"{self.name}:{line}: cannot be read as JSON: {error}") from error
             found.append((line, value))
             at = _end_of_space(text, end)
         several = len(found) > 1
@@ -115,7 +115,7 @@ class SourceFile:
                     if isinstance(key, yaml.ScalarNode):
                         if key.value in seen:
                             raise yaml.constructor.ConstructorError(
-                                problem=f'"{key.value}" is there twice', problem_mark=key.start_mark
+                                problem=f'"{key.value}" is given twice', problem_mark=key.start_mark
                             )
                         seen.add(key.value)
                 return dict(super().construct_mapping(node, deep=deep))
@@ -129,7 +129,7 @@ class SourceFile:
             raise InputError(f"{place}: not YAML: {error.problem or error.context}") from error
         except (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError) as error:
             message = " ".join(str(error).split())
-            raise InputError(f"{self.name}: not YAML that can be read: {message}") from error
+            raise InputError(f"{self.name}: cannot be read as YAML: {message}") from error
         if sum(_expanded(document, {}) for document in found) > _MOST_YAML_VALUES:
             raise TooLarge(self.name, f"{_MOST_YAML_VALUES:,} values", "aliases count as what they stand for")
         # A document of YAML does not tell where it begins; the second one of a file is rare.
@@ -163,7 +163,7 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f'"{twice}" is there twice')
+        raise ValueError(f'"{twice}" is given twice')
     return found
 
 

@@ -28,7 +28,7 @@ from gpuscout.sweeps.text import fault_in
 T = TypeVar("T")
 # Every column and what it holds. A file needs those that neither flags nor a mapping file give.
 COLUMNS: Mapping[str, str] = {
-    "id": "tells a run from its repeats",
+    "id": "distinguishes a run from its repeats",
     "model": "a name of the catalogue, org/name or ./folder",
     "gpu": "the GPU",
     "num_gpus": "checked against tp x pp x dp",
@@ -144,7 +144,7 @@ def _columns(header: Sequence[str], file: str) -> list[str]:
         )
     columns = [_ALSO.get(name, name) for name in written]
     if twice := next((name for name in columns if name and columns.count(name) > 1), None):
-        raise ValueError(f"{twice}: this column is there twice")
+        raise ValueError(f"{twice}: duplicate column")
     unknown = [
         name
         for name in columns
