@@ -119,12 +119,12 @@ def _time(name: str, *, nullable: bool = False) -> Column[datetime]:
 
 
 def _word(name: str, *, nullable: bool = False) -> Column[str]:
-    """A word of a closed vocabulary; pair it with `_one_of`."""
+    """Return a word of a closed vocabulary; pair it with `_one_of`."""
     return Column(name, String(24), nullable=nullable)
 
 
 def _one_of(name: str, words: Iterable[str]) -> CheckConstraint:
-    """CHECK that a column holds one of these words (or NULL)."""
+    """Return CHECK that a column holds one of these words (or NULL)."""
     quoted = ", ".join(f"'{word}'" for word in words)
     return CheckConstraint(f"{name} IN ({quoted})", name=name)
 

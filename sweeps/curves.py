@@ -81,7 +81,7 @@ class Points:
         return len(self.task)
 
     def take(self, rows: npt.NDArray[Any]) -> Points:
-        """The points at these positions (or under this boolean mask), in that order."""
+        """Return the points at these positions (or under this boolean mask), in that order."""
         columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in POINT_COLUMNS}
         for name in _PARTLY_KNOWN:
             column = getattr(self, name)
@@ -90,7 +90,7 @@ class Points:
 
     @classmethod
     def joined(cls, parts: Sequence[Points]) -> Points:
-        """One after the other."""
+        """Return one after the other."""
         columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in POINT_COLUMNS}
         known: dict[str, Any] = {}
         for name, width in _PARTLY_KNOWN.items():

@@ -64,7 +64,7 @@ class Speculative:
         return math.sqrt(variance / mean**3)
 
     def steps(self, tokens: float) -> float:
-        """Steps that give so many tokens, on average (Wald's equation); with drafts at least one."""
+        """Return steps that give so many tokens, on average (Wald's equation); with drafts at least one."""
         if self.is_plain:
             return tokens
         return max((tokens + self.surplus) / self.tokens_per_step, 1.0) if tokens > 0 else 0.0
@@ -96,7 +96,7 @@ NO_DRAFTS = Speculative()
 
 
 def speculative_from(text: str) -> Speculative:
-    """What `Speculative.text` wrote. Raises ValueError for anything else."""
+    """Return what `Speculative.text` wrote. Raises ValueError for anything else."""
     if not text:
         return NO_DRAFTS
     words = dict(word.partition("=")[::2] for word in text.split())

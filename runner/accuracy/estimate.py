@@ -56,7 +56,7 @@ class Estimates:
         return len(self.runs)
 
     def followed_by(self, other: Estimates) -> Estimates:
-        """These and then those of another."""
+        """Return these and then those of another."""
         return Estimates(
             self.runs + other.runs,
             np.concatenate([self.ttft_ms, other.ttft_ms]),
@@ -73,7 +73,7 @@ class Estimates:
 
 
 def kv_precision_of(run: MeasuredRun, model: ModelSpec, gpu: GPUSpec) -> Precision:
-    """The KV precision of a run that does not say it: what the recipes of published benchmarks use.
+    """Return the KV precision of a run that does not say it: what the recipes of published benchmarks use.
 
     They keep the cache in 8 bits where weights have 8 or 4 and the server does so by default or the GPU has fp4 units;
     else the model's own. Assuming the model's own everywhere doubles the errors of long prompts at high concurrency.
@@ -87,7 +87,7 @@ def kv_precision_of(run: MeasuredRun, model: ModelSpec, gpu: GPUSpec) -> Precisi
 
 
 def server_options_of(run: MeasuredRun, gpu: GPUSpec) -> ServerOptions:
-    """What a run's server was started with: as its source tells it, else what its benchmark's recipe says.
+    """Return what a run's server was started with: as its source tells it, else what its benchmark's recipe says.
 
     InferenceX starts SGLang on B200 and B300 with `--scheduler-recv-interval` 10, or 30 from 16 requests in flight on;
     AIConfigurator's validation set has its runs.
@@ -100,7 +100,7 @@ def server_options_of(run: MeasuredRun, gpu: GPUSpec) -> ServerOptions:
 
 
 def expert_parallel_of(run: MeasuredRun, model: ModelSpec) -> int:
-    """Expert parallelism of a run: where blocks of FP8 weights cannot be split, its server ran with it unsaid."""
+    """Return the expert parallelism of a run: where FP8 blocks cannot be split, its server ran with it unsaid."""
     ranks = run.tp * run.dp
     unsaid = run.ep == 1 and run.precision is model.precision and server_named(run.server).whole_blocks
     return ranks if unsaid and model.is_moe and model.part_of_a_block(model.expert_width, ranks) else run.ep
@@ -173,7 +173,7 @@ def estimate(engine: Engine, runs: Iterable[MeasuredRun], names: RunNames | None
 
 
 def engine_of_medians(engine: Engine) -> Engine:
-    """The engine for runs that report medians; the same one where it makes no difference."""
+    """Return the engine for runs that report medians; the same one where it makes no difference."""
     of_medians = getattr(engine, "of_medians", None)
     found: Engine = engine if of_medians is None else of_medians()
     return found
@@ -255,13 +255,13 @@ class _Answer:
 
 
 def _deployment(run: MeasuredRun) -> tuple[object, ...]:
-    """What makes the case of a run, and whether it is an offline maximum: equal values give equal curves."""
+    """Return what makes the case of a run, and whether it is an offline maximum: equal values give equal curves."""
     sizes = (run.tp, run.pp, run.dp, run.ep, run.input_len, run.output_len)
     return (run.model, run.gpu, run.precision, run.kv_precision, run.server, *sizes, run.load)
 
 
 def with_memory(case: Case, fraction: float) -> Case:
-    """The case with this share of GPU memory; above 1 the GPU gets that many times its memory."""
+    """Return the case with this share of GPU memory; above 1 the GPU gets that many times its memory."""
     if fraction <= 1:
         return replace(case, gpu_memory_utilization=fraction)
     gpu = replace(case.gpu, memory_usable_gib=case.gpu.memory_usable_gib * fraction)

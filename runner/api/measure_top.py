@@ -31,14 +31,15 @@ _BEYOND = 2
 
 
 def to_measure(group: Group, top: int) -> list[RankedConfig]:
-    """The estimates of a group that are worth measuring: the best `top`, and those that may turn out better."""
+    """Return the estimates of a group that are worth measuring: the best `top`, and those that may turn out better."""
     doubtful = [tie.config for tie in group.ties] + ([group.unproven] if group.unproven is not None else [])
     wanted = [config for config in (*group.configs[:top], *doubtful) if config.kind is Kind.ESTIMATED]
     return list({config.task_id: config for config in wanted}.values())
 
 
 def spec_to_measure(ranking: Ranking, top: int, *, name: str, adaptive: bool = False) -> SweepSpec:
-    """A sweep of the engine `benchmark` over `to_measure` of every group, with the question's objective and limits.
+    """Return a sweep of the engine `benchmark` over `to_measure` of every
+    group, with the question's objective and limits.
 
     With `adaptive` it measures few points around the limits instead of the whole ladder. Raises NothingQualifiesError
     where nothing is left to be measured, InputError where a workload cannot be written down.
@@ -72,7 +73,7 @@ def spec_to_measure(ranking: Ranking, top: int, *, name: str, adaptive: bool = F
 
 
 def _rule(group: Group, config: RankedConfig, workload: Workload) -> dict[str, object]:
-    """Matches one configuration, under its own workload."""
+    """Build a rule that matches one configuration, under its own workload."""
     return {
         "model": group.model,
         **{field: _plain(getattr(config, field)) for field in _AXES.values()},
@@ -84,7 +85,7 @@ def _rule(group: Group, config: RankedConfig, workload: Workload) -> dict[str, o
 
 
 def _workloads(groups: Sequence[Group]) -> dict[tuple[object, ...], Workload]:
-    """The workloads of groups by their content, each with a name of its own."""
+    """Return the workloads of groups by their content, each with a name of its own."""
     found: dict[tuple[object, ...], Workload] = {}
     for group in groups:
         name = group.workload or f"{group.input_len}-in-{group.output_len}-out"
@@ -107,7 +108,10 @@ def _max_model_len(workload: Workload, config: RankedConfig) -> object:
 
 
 def _load(configs: Sequence[RankedConfig], steps: Sequence[int]) -> dict[str, object]:
-    """The ladder, or the request rates for which the configurations are recommended. Raises InputError for both."""
+    """Return the ladder, or the request rates for which the configurations are recommended.
+
+    Raises InputError for both.
+    """
     rates = sorted({config.request_rate for config in configs if config.request_rate is not None})
     if not rates:
         return {"concurrency": _ladder(configs, steps)}
@@ -120,7 +124,7 @@ def _load(configs: Sequence[RankedConfig], steps: Sequence[int]) -> dict[str, ob
 
 
 def _ladder(configs: Sequence[RankedConfig], steps: Sequence[int]) -> list[int]:
-    """The steps up to beyond where the configurations are recommended, and these points themselves."""
+    """Return the steps up to beyond where the configurations are recommended, and these points themselves."""
     points = {math.ceil(config.concurrency) for config in configs if config.concurrency is not None}
     most = _BEYOND * max(points, default=steps[-1])
     return sorted({step for step in steps if step <= most} | points)

@@ -107,7 +107,7 @@ class Engine(Protocol):
     options: Mapping[str, object]  # JSON-able; together with the fingerprint they determine every number
 
     def fingerprint(self) -> str:
-        """Identifies everything but the options that determines this engine's numbers."""
+        """Identify everything but the options that determines this engine's numbers."""
         ...
 
     def evaluate(self, cases: CaseColumns, ladder: IntArray) -> Curves: ...
@@ -123,47 +123,47 @@ class EngineInfo:
 
 
 def trust_of(engine: Engine) -> Trust:
-    """What an engine says of its own accuracy."""
+    """Return what an engine says of its own accuracy."""
     says = getattr(engine, "trust", None)
     return NO_TRUST if says is None else says()
 
 
 def understood_by(engine: Engine) -> frozenset[str]:
-    """Which of `gpuscout.sweeps.settings.STARTED` an engine takes into account."""
+    """Return which of `gpuscout.sweeps.settings.STARTED` an engine takes into account."""
     return frozenset(getattr(engine, "understands", ()))
 
 
 def settled(engine: Engine) -> Engine:
-    """The engine with everything decided that its numbers depend on."""
+    """Return the engine with everything decided that its numbers depend on."""
     decide = getattr(engine, "settled", None)
     decided: Engine = engine if decide is None else decide()
     return decided
 
 
 def note_of(engine: Engine) -> str | None:
-    """What has to be said of an engine's results; None: nothing."""
+    """Return what has to be said of an engine's results; None: nothing."""
     says = getattr(engine, "note", None)
     note: str | None = None if says is None else says()
     return note
 
 
 def measures(engine: Engine) -> bool:
-    """Whether its answers are measured runs."""
+    """Return whether its answers are measured runs."""
     return bool(getattr(engine, "measures", False))
 
 
 def used_alone(engine: Engine) -> str:
-    """What only one task at a time may use, whoever runs it; empty: nothing."""
+    """Return what only one task at a time may use, whoever runs it; empty: nothing."""
     return str(getattr(engine, "exclusive", "") or "")
 
 
 def is_exclusive(engine: Engine) -> bool:
-    """Whether two of its tasks must not run at the same time."""
+    """Return whether two of its tasks must not run at the same time."""
     return bool(used_alone(engine))
 
 
 def left_to_measure(engine: Engine, ladder: Sequence[int], runs: Sequence[MeasuredRun]) -> tuple[int, ...]:
-    """The concurrencies of a ladder that an engine is still to measure, beside what a case has been measured at."""
+    """Return the concurrencies of a ladder that an engine is still to measure, beside those already measured."""
     known = {run.concurrency for run in runs}
     decide = getattr(engine, "left", None)
     left: Sequence[int] = ladder if decide is None else decide(ladder, runs)
@@ -258,7 +258,7 @@ class MissingEngine:
         return MISSING
 
     def unsupported_traffic(self, traffic: object) -> None:
-        """Nothing is known of it."""
+        """Return None: nothing is known of it."""
 
     def evaluate(self, cases: CaseColumns, ladder: IntArray) -> Curves:
         return answered([CaseAnswer.failed(Outcome.ENGINE_MISSING, self.reason)] * len(cases))
@@ -303,7 +303,7 @@ class CaseAnswer:
 
 
 def answered(answers: Iterable[CaseAnswer]) -> Curves:
-    """The answers to the cases of a block, in their order, as columns."""
+    """Return the answers to the cases of a block, in their order, as columns."""
     answers = list(answers)
     points = [(row, point) for row, answer in enumerate(answers) for point in answer.points]
 
@@ -355,7 +355,7 @@ def silence() -> Iterator[None]:
 
 
 def as_ladder(concurrencies: object) -> IntArray:
-    """An ascending array of unique positive concurrencies."""
+    """Return an ascending array of unique positive concurrencies."""
     ladder = np.unique(np.asarray(concurrencies, dtype=np.int64))
     if ladder.size == 0 or ladder[0] < 1:
         raise ValueError("a ladder needs at least one concurrency, all of them at least 1")

@@ -40,7 +40,7 @@ _WORDS = {"i": "whole numbers", "f": "numbers", "b": "truth values"}
 def checked(
     curves: Curves, count: int, ladder: IntArray, *, sparse: bool, open_loop: npt.NDArray[np.bool_] | None = None
 ) -> Curves:
-    """The answer with every task failed whose figures cannot be stored. A `sparse` engine may leave points out.
+    """Return the answer with every task failed whose figures cannot be stored. A `sparse` engine may leave points out.
 
     Of tasks in an `open_loop` (n flags; None: none is) the engine says how many requests were in flight.
 
@@ -82,7 +82,7 @@ def checked(
 
 
 def _shaped(curves: object, count: int) -> Curves:
-    """The answer with one value a task and a point in each of its columns. Raises ValueError."""
+    """Return the answer with one value a task and a point in each of its columns. Raises ValueError."""
     if not isinstance(curves, Curves) or not isinstance(curves.points, Points):
         raise ValueError(f"the engine gave {type(curves).__name__}, not Curves")
     answered = np.asarray(curves.outcome)
@@ -124,7 +124,7 @@ def _column(answer: object, name: str, kind: str, count: int, what: str) -> Any:
 
 
 def _known(figures: object, what: str, count: int, width: int) -> FloatArray | None:
-    """So many figures of each of the points; what is no figure is not known. Raises ValueError."""
+    """Return so many figures of each of the points; what is no figure is not known. Raises ValueError."""
     if figures is None:
         return None
     values = np.asarray(figures)
@@ -134,7 +134,7 @@ def _known(figures: object, what: str, count: int, width: int) -> FloatArray | N
 
 
 def _repeated(points: Points) -> IntArray:
-    """The rows of points whose task has another one at the same concurrency."""
+    """Return the rows of points whose task has another one at the same concurrency."""
     order = np.lexsort((points.concurrency, points.task))
     task, concurrency = points.task[order], points.concurrency[order]
     return np.asarray(order[1:][(task[1:] == task[:-1]) & (concurrency[1:] == concurrency[:-1])])
@@ -149,7 +149,7 @@ def _is_json(extra: object) -> bool:
 
 
 def _without(curves: Curves, wrong: Mapping[int, str]) -> Curves:
-    """The answer with these tasks failed, and why."""
+    """Return the answer with these tasks failed, and why."""
     points = curves.points
     bad = np.array(sorted(wrong), dtype=np.int64)
     outcome = curves.outcome.copy()

@@ -164,7 +164,7 @@ def run_sweep(
 
 @contextmanager
 def _stopped_is_no_failure(interrupt: Interrupt) -> Iterator[None]:
-    """A store that did not answer any more when the user stopped the run is not why it ends."""
+    """Let a run that the user stopped end without the error of a store that did not answer any more."""
     try:
         yield
     except (StoreUnreachableError, StoreBusyError) as error:
@@ -180,7 +180,7 @@ def _stopped_is_no_failure(interrupt: Interrupt) -> Iterator[None]:
 def _held(
     runner: RunnerLock, interrupt: Interrupt, callbacks: RunCallbacks, wait_s: float | None
 ) -> Iterator[RunnerLock]:
-    """The lock of a runner, waited for in a way that Ctrl-C ends."""
+    """Yield the lock of a runner, waited for in a way that Ctrl-C ends."""
     started = time.monotonic()
     waiting = False
     while True:
@@ -301,7 +301,9 @@ class _Run:
                 return
 
     def _busy(self) -> bool:
-        """Whether the executor has as much as it can use; before it has started, a block that needs it is enough."""
+        """Return whether the executor has as much as it can use; before it has
+        started, a block that needs it is enough.
+        """
         slots = self._executor.slots if self._executor else 1
         return self._running + len(self._waiting) >= slots or len(self._elsewhere) >= slots + _MOST_ELSEWHERE
 
@@ -448,7 +450,7 @@ class _Run:
             progress.points += len(answer.curves.points)
 
     def _others_at_work(self) -> bool:
-        """Whether other runners still compute blocks of this sweep; waits for a moment if so.
+        """Return whether other runners still compute blocks of this sweep; waits for a moment if so.
 
         Blocks of a runner that dies meanwhile are claimed like any others.
         """

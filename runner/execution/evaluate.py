@@ -57,12 +57,12 @@ class Job:
         return replace(self, attempt=self.attempt + 1)
 
     def knowing(self, measured: Mapping[int, Sequence[MeasuredRun]]) -> Job:
-        """The same without what was measured meanwhile, by position."""
+        """Return the same without what was measured meanwhile, by position."""
         new = {position: (*self.known.get(position, ()), *measured[position]) for position in measured}
         return replace(self, known={**self.known, **new})
 
     def cut(self, size: int) -> list[Job]:
-        """The same tasks as jobs of at most this size."""
+        """Return the same tasks as jobs of at most this size."""
         starts = range(0, len(self), size)
         return [replace(self, positions=self.positions[start : start + size], attempt=1) for start in starts]
 
@@ -71,7 +71,7 @@ class Job:
 
 
 def evaluate_job(expansion: Expansion, job: Job, emit: Emit) -> Curves:
-    """The answer to a job. Never raises for what an engine does: its tasks get an outcome.
+    """Return the answer to a job. Never raises for what an engine does: its tasks get an outcome.
 
     What an engine measures goes to `emit` at once; its answer has the outcomes and no points.
     Raises EngineMissing when this process has another version of the engine than the sweep was resolved with, or none.
@@ -94,7 +94,10 @@ _fingerprints: dict[tuple[str, bytes], str] = {}
 
 
 def the_engine(part: EnginePart) -> Engine:
-    """The engine of a sweep in this process. Raises EngineMissing: another version must not answer in its name."""
+    """Return the engine of a sweep in this process.
+
+    Raises EngineMissing: another version must not answer in its name.
+    """
     key = (part.name, part.options_digest)
     try:
         engine = cached_engine(part.name, part.options)
@@ -113,7 +116,7 @@ def the_engine(part: EnginePart) -> Engine:
 
 
 def block_cases(expansion: Expansion, block: int) -> CaseColumns:
-    """The cases of a block. Axes in lockstep may come to one case twice, which counts once."""
+    """Return the cases of a block. Axes in lockstep may come to one case twice, which counts once."""
     cases = expansion.block(block)
     if not expansion.sweep.zipped:
         return cases
@@ -124,7 +127,7 @@ def block_cases(expansion: Expansion, block: int) -> CaseColumns:
 
 
 def evaluate(engine: Engine, cases: CaseColumns, ladder: IntArray) -> Curves:
-    """The engine's checked answer. Where it raises, the block is halved until the task at fault stands alone."""
+    """Return the engine's checked answer. Where it raises, the block is halved until the task at fault stands alone."""
     if not len(cases):
         return failed(0, Outcome.ERROR, "")
     try:
@@ -182,7 +185,7 @@ def measured_parts(expansion: Expansion, job: Job) -> Iterator[tuple[int, Measur
 
 
 def _left_of(engine: Engine, cases: CaseColumns, row: int, job: Job) -> tuple[int, ...]:
-    """The steps of a case that are still to be measured; in an open loop the one step is 0."""
+    """Return the steps of a case that are still to be measured; in an open loop the one step is 0."""
     known = job.known.get(int(job.positions[row]), ())
     if cases.traffics[cases.traffic[row]].open_loop:
         return () if known else (0,)
@@ -190,7 +193,7 @@ def _left_of(engine: Engine, cases: CaseColumns, row: int, job: Job) -> tuple[in
 
 
 def _unchangeable(cases: CaseColumns) -> CaseColumns:
-    """The cases in arrays that cannot be written to: what an engine changes in them would be believed."""
+    """Return the cases in arrays that cannot be written to: what an engine changes in them would be believed."""
     columns = {name: _read_only(getattr(cases, name)) for name in COLUMN_NAMES}
     return replace(cases, **columns)
 
@@ -202,7 +205,7 @@ def _read_only(values: Any) -> Any:
 
 
 def _refused_options(engine: Engine, cases: CaseColumns) -> dict[int, str]:
-    """Why the engine cannot answer cases with server options or drafts, by position: it would leave them out."""
+    """Return why the engine cannot answer cases with server options or drafts, by position: it would leave them out."""
     understood = understood_by(engine)
     refused: dict[int, str] = {}
     for name, codes, texts in (
@@ -217,7 +220,7 @@ def _refused_options(engine: Engine, cases: CaseColumns) -> dict[int, str]:
 
 
 def _refused_traffic(engine: Engine, cases: CaseColumns) -> dict[int, str]:
-    """Why the engine cannot answer cases whose requests vary or arrive, by position.
+    """Return why the engine cannot answer cases whose requests vary or arrive, by position.
 
     An engine that says nothing of traffic would answer as if there were none.
     """
@@ -236,7 +239,7 @@ def _refused_traffic(engine: Engine, cases: CaseColumns) -> dict[int, str]:
 
 
 def _with_refused(curves: Curves, taken: npt.NDArray[np.bool_], refused: Mapping[int, str]) -> Curves:
-    """The answer to the cases that were taken, and NOT_SUPPORTED for the others."""
+    """Return the answer to the cases that were taken, and NOT_SUPPORTED for the others."""
     rows = np.flatnonzero(taken)
     whole = failed(len(taken), Outcome.NOT_SUPPORTED, "")
     for name in ("outcome", "needed_gib", "usable_gib", "kv_capacity_tokens", "fits_up_to"):
@@ -250,7 +253,7 @@ def _with_refused(curves: Curves, taken: npt.NDArray[np.bool_], refused: Mapping
 
 
 def failed(count: int, outcome: Outcome, detail: str) -> Curves:
-    """The answer for `count` tasks that all met the same fate."""
+    """Return the answer for `count` tasks that all met the same fate."""
     nothing = np.zeros(0, dtype=np.int64)
     unknown = np.full(count, np.nan)
     empty = np.zeros(0)
@@ -266,7 +269,7 @@ def failed(count: int, outcome: Outcome, detail: str) -> Curves:
 
 
 def joined(parts: Sequence[Curves]) -> Curves:
-    """The answers for consecutive parts of a block as one."""
+    """Return the answers for consecutive parts of a block as one."""
     starts = np.cumsum([0, *(len(part) for part in parts)])[:-1].tolist()
     points = Points.joined(
         [replace(part.points, task=part.points.task + start) for part, start in zip(parts, starts, strict=True)]

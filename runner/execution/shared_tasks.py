@@ -37,7 +37,7 @@ class SharedTasks:
         self._told: set[str] = set()
 
     def is_elsewhere(self, work: BlockWork, job: Job) -> bool:
-        """Whether another runner evaluates this task now, or works where it has to be; ask again later."""
+        """Return whether another runner evaluates this task now, or works where it has to be; ask again later."""
         if self._may_be_shared(work, job) and not self._runner.take_task(work.keys[0]):
             return True
         place = self._place(job)
@@ -49,7 +49,7 @@ class SharedTasks:
         return True
 
     def found(self, work: BlockWork, job: Job) -> bool:
-        """Whether the task has been stored since it was looked up; then it counts as reused."""
+        """Return whether the task has been stored since it was looked up; then it counts as reused."""
         if not (self._may_be_shared(work, job) or self._place(job)) or self._runner.store.is_sqlite:
             return False
         [position] = job.positions.tolist()
@@ -63,12 +63,12 @@ class SharedTasks:
         return bool(reused)
 
     def ended(self, job: Job) -> None:
-        """A job has ended: others may work where it did."""
+        """End a job: others may work where it did."""
         if place := self._place(job):
             self._runner.leave_task(_key(place))
 
     def done_with(self, work: BlockWork) -> None:
-        """Its block is committed, or not ours any more."""
+        """Forget a block that is committed, or not ours any more."""
         if len(work.keys) == 1:
             self._runner.leave_task(work.keys[0])
 
@@ -78,7 +78,7 @@ class SharedTasks:
         return several and cached_engine(part.name, part.options).cost is Cost.EXPENSIVE
 
     def _place(self, job: Job) -> str:
-        """Where only one job at a time may work, such as the address of a server; empty: anywhere."""
+        """Return where only one job at a time may work, such as the address of a server; empty: anywhere."""
         part = self._part(job)
         return used_alone(cached_engine(part.name, part.options))
 

@@ -41,7 +41,7 @@ class BlockWork:
 def block_work(
     connection: Connection, expansion: Expansion, sweep_id: int, block: int, *, retry_failed: bool = False
 ) -> BlockWork:
-    """What is to be done for one block of a registered sweep.
+    """Return what is to be done for one block of a registered sweep.
 
     A job is what has to finish within a task timeout: a call of a cheap engine, one task of a dear one. Tasks that
     crashed or timed out in an earlier run are left out unless `retry_failed`.
@@ -79,7 +79,7 @@ def _to_measure(
     known: Mapping[int, Sequence[MeasuredRun]],
     engine: Engine,
 ) -> BlockWork:
-    """The tasks at the positions `tried` as one job, or apart; those of which enough is `known` are answered."""
+    """Return the tasks at the positions `tried` as one job, or apart; those of which enough is `known` are answered."""
     asked = np.array(ladder, dtype=np.int64)
 
     def is_complete(position: int) -> bool:
@@ -100,7 +100,7 @@ def _to_measure(
 
 
 def keyed_cases(expansion: Expansion, block: int) -> tuple[CaseColumns, list[bytes]]:
-    """The cases of a block and their task keys."""
+    """Return the cases of a block and their task keys."""
     part = expansion.sweep.engines[expansion.engine_of(block)]
     cases = block_cases(expansion, block)
     keys = task_keys(
@@ -112,7 +112,9 @@ def keyed_cases(expansion: Expansion, block: int) -> tuple[CaseColumns, list[byt
 def split(
     ladder: tuple[int, ...], keys: list[bytes], known: dict[bytes, StoredTask]
 ) -> tuple[dict[int, int], dict[tuple[int, ...], list[int]]]:
-    """Positions that need no computing with the ids of their tasks, and the others by the concurrencies they lack."""
+    """Return positions that need no computing with the ids of their tasks,
+    and the others by the concurrencies they lack.
+    """
     reused: dict[int, int] = {}
     lacking: dict[tuple[int, ...], list[int]] = {}
     # Tasks of one block mostly share one stored ladder: work out once what it lacks.
@@ -135,7 +137,7 @@ def split(
 
 
 def _missing(wanted: tuple[int, ...], stored: tuple[int, ...], fits_up_to: int | None) -> tuple[int, ...]:
-    """The concurrencies to compute. From the first step that did not fit on, a curve has no points."""
+    """Return the concurrencies to compute. From the first step that did not fit on, a curve has no points."""
     known = set(stored)
     end = None if fits_up_to is None else min((c for c in stored if c > fits_up_to), default=None)
     return tuple(c for c in wanted if c not in known and (end is None or c < end))

@@ -109,7 +109,7 @@ def read_fleet(texts: Iterable[str], gpu_file: Path | None = None) -> Fleet:
 
 
 def _entries(texts: Iterable[str]) -> Iterator[tuple[str, str, str, str | None]]:
-    """Where it stands, the GPU, the number, and the node's name (None: none is stated)."""
+    """Yield where it stands, the GPU, the number, and the node's name (None: none is stated)."""
     for text in texts:
         if "=" in text or not Path(text).exists():
             yield from (("--have", *_parted("--have", part), None) for part in parted([text]))
@@ -145,7 +145,7 @@ def _parted(place: str, entry: str) -> tuple[str, str]:
 
 
 def _rows(file: str, lines: list[str]) -> Iterator[tuple[str, str, str, str | None]]:
-    """A CSV file: `node,gpu,gpus`, a row a node, or without `node` in nodes of the usual size."""
+    """Yield the rows of a CSV file: `node,gpu,gpus`, a row a node, or without `node` in nodes of the usual size."""
     reader = csv.reader(lines)
     names: list[str] = []
     seen: set[str] = set()
@@ -171,7 +171,7 @@ def _rows(file: str, lines: list[str]) -> Iterator[tuple[str, str, str, str | No
 
 
 def fleet_from(source: str, *, ray_address: str = "auto", gpu_file: Path | None = None) -> Fleet:
-    """The GPUs that Ray, Kubernetes or the NVIDIA driver reports: "ray", "kubectl" or "nvidia-smi".
+    """Return the GPUs that Ray, Kubernetes or the NVIDIA driver reports: "ray", "kubectl" or "nvidia-smi".
 
     Raises InputError where the tool is missing, fails, takes longer than half a minute, or reports no GPUs.
     """
@@ -187,7 +187,7 @@ def fleet_from(source: str, *, ray_address: str = "auto", gpu_file: Path | None 
 
 
 def _of_driver(counted: _Counted) -> Fleet:
-    """The GPUs of this machine, one node."""
+    """Return the GPUs of this machine, one node."""
     printed = _run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], "nvidia-smi")
     names = [line.strip() for line in printed.splitlines() if line.strip()]
     for name in dict.fromkeys(names):
@@ -196,7 +196,7 @@ def _of_driver(counted: _Counted) -> Fleet:
 
 
 def _of_kubernetes(counted: _Counted) -> Fleet:
-    """The allocatable GPUs of a cluster's nodes that take new pods, by the labels of GPU feature discovery."""
+    """Return the allocatable GPUs of a cluster's nodes that take new pods, by the labels of GPU feature discovery."""
     printed = _run(["kubectl", "get", "nodes", "--output=json"], "kubectl")
     notes: list[str] = []
     try:
@@ -222,7 +222,7 @@ def _count_node(counted: _Counted, item: Mapping[str, Any], notes: list[str]) ->
 
 
 def _of_ray(counted: _Counted, address: str) -> Fleet:
-    """The GPUs of the living nodes of a cluster, by the accelerator type that Ray found on each."""
+    """Return the GPUs of the living nodes of a cluster, by the accelerator type that Ray found on each."""
     printed = _run([sys.executable, "-c", _RAY, address], "ray")
     line = next((line for line in printed.splitlines() if line.startswith("NODES ")), None)
     if line is None:
@@ -239,7 +239,7 @@ def _of_ray(counted: _Counted, address: str) -> Fleet:
 
 
 def _run(command: list[str], tool: str) -> str:
-    """The output of a command. Raises InputError where it is missing, fails, or takes too long."""
+    """Return the output of a command. Raises InputError where it is missing, fails, or takes too long."""
     if shutil.which(command[0]) is None:
         raise InputError(f"--gpus-from {tool}: {tool} is not installed here", hint=f"--have names GPUs: {FORM}")
     try:

@@ -114,7 +114,7 @@ class Question:
         self._check_bounds()
 
     def _check_bounds(self) -> None:
-        """What the command line allows and a server does not: unbounded lists, and files."""
+        """Refuse what the command line allows and a server does not: unbounded lists, and files."""
         limits = self.given.get("limit", ())
         if any(not value.isdecimal() or not 1 <= int(value) <= MOST_ROWS for value in limits):
             raise InputError(f"limit: expected a number from 1 to {MOST_ROWS}")
@@ -131,7 +131,7 @@ class Question:
         return QUESTIONS[self.name]
 
     def arguments(self) -> list[str]:
-        """The options and arguments as the command line takes them, without --db and --json."""
+        """Return the options and arguments as the command line takes them, without --db and --json."""
         known = parameters(self.name)
         found: list[str] = []
         for name in self.kind.options:
@@ -145,7 +145,7 @@ class Question:
         return [*found, *(["--", *places] if places else [])]
 
     def command(self, store: str | None = None) -> str:
-        """The command that gives the same answer, to copy into a shell."""
+        """Return the command that gives the same answer, to copy into a shell."""
         options, marks, places = _parted(self.arguments())
         words = ["gpuscout", *self.kind.command]
         for option in options:
@@ -166,12 +166,12 @@ class Question:
         return Answer(printed.documents.getvalue(), printed.messages.getvalue().strip(), status or 0)
 
     def groups(self, *kinds: type[Any]) -> tuple[Any, ...]:
-        """The groups of options of the command, as it would be given them."""
+        """Return the groups of options of the command, as it would be given them."""
         given = self.options()
         return tuple(kind(**{one.name: given[one.name] for one in fields(kind)}) for kind in kinds)
 
     def options(self) -> dict[str, Any]:
-        """The options of the command by name, as it would be given them."""
+        """Return the options of the command by name, as it would be given them."""
         command = _command(self.name)
         with usage_errors():
             found: dict[str, Any] = command.make_context(command.name, self.arguments()).params
@@ -179,13 +179,13 @@ class Question:
 
 
 def parameters(name: str) -> dict[str, Any]:
-    """The parameters of a command by the names that questions give them."""
+    """Return the parameters of a command by the names that questions give them."""
     return {parameter.name: parameter for parameter in _command(name).params}
 
 
 @contextmanager
 def usage_errors() -> Iterator[None]:
-    """Mistakes on the command line become InputErrors, as all others are."""
+    """Turn mistakes on the command line into InputErrors, as all others."""
     try:
         yield
     except GpuscoutError:
@@ -214,7 +214,7 @@ def _command(name: str) -> Any:
 
 
 def _parted(arguments: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-    """Options, the mark that ends them, and arguments."""
+    """Return options, the mark that ends them, and arguments."""
     if "--" not in arguments:
         return list(arguments), [], []
     at = arguments.index("--")

@@ -34,7 +34,7 @@ _ROUTES = {
 
 
 def api(db: str, longest_s: float) -> APIRouter:
-    """The routes over the store at `db`; an answer takes at most `longest_s`."""
+    """Return the routes over the store at `db`; an answer takes at most `longest_s`."""
     router = APIRouter(prefix="/api/v1")
     for path, name in _ROUTES.items():
         router.add_api_route(
@@ -57,7 +57,7 @@ def api(db: str, longest_s: float) -> APIRouter:
 
 
 def routes() -> list[dict[str, object]]:
-    """The routes for people: path, command and parameters."""
+    """Return the routes for people: path, command and parameters."""
     return [
         {
             "path": f"/api/v1{path}".replace(":path}", "}"),
@@ -76,7 +76,7 @@ def _answering(name: str, db: str, longest_s: float) -> Any:
 
 
 def respond(name: str, db: str, request: Request) -> Response:
-    """The answer to a request, or 304 where the caller has it already, or a problem document."""
+    """Return the answer to a request, or 304 where the caller has it already, or a problem document."""
     try:
         question = Question(name, asked(request))
         tag = etag(question, db)
@@ -92,7 +92,7 @@ def respond(name: str, db: str, request: Request) -> Response:
 
 
 def asked(request: Request) -> dict[str, list[str]]:
-    """The parameters of a request by name, those in its path included."""
+    """Return the parameters of a request by name, those in its path included."""
     given: dict[str, list[str]] = {}
     for name, value in [*request.query_params.multi_items(), *request.path_params.items()]:
         given.setdefault(name, []).append(value)
@@ -100,7 +100,7 @@ def asked(request: Request) -> dict[str, list[str]]:
 
 
 def etag(question: Question, db: str) -> str | None:
-    """What stands for an answer: the state of the store, the question, the day (prices grow old), the version.
+    """Return what stands for an answer: the state of the store, the question, the day (prices grow old), the version.
 
     None where the store cannot say whether it has changed. Raises GpuscoutError.
     """
@@ -125,7 +125,7 @@ def problem_response(error: GpuscoutError) -> Response:
 
 
 def _described(name: str, path: str) -> list[dict[str, object]]:
-    """The parameters of a route for OpenAPI, in the words of the command's help."""
+    """Return the parameters of a route for OpenAPI, in the words of the command's help."""
     known = parameters(name)
     found: list[dict[str, object]] = []
     for one in (*QUESTIONS[name].options, *QUESTIONS[name].places):

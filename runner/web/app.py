@@ -18,7 +18,7 @@ _HERE = Path(__file__).parent
 
 
 def make_app(db: str, guard: Guard | None = None, *, longest_s: float = LONGEST_ANSWER_S) -> FastAPI:
-    """An application over the store at `db`, which is opened for each question and need not be there yet.
+    """Return an application over the store at `db`, which is opened for each question and need not be there yet.
 
     What takes longer than `longest_s`, or whose asker has left, is given up.
     """

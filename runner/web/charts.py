@@ -78,7 +78,8 @@ def scatter(
     colour_by: str = "gpu",
     curve_by: Sequence[str] = (),
 ) -> Chart:
-    """A chart of rows with `x` and `y` above zero, `kind`, `dominated`, `text`, `id` and perhaps `…_low`, `…_high`.
+    """Return a chart of rows with `x` and `y` above zero, `kind`,
+    `dominated`, `text`, `id` and perhaps `…_low`, `…_high`.
 
     Rows that agree in all of `curve_by` are joined by a line, in the order of `concurrency`.
     """
@@ -130,13 +131,13 @@ class _Axis:
     end: float
 
     def at(self, value: float) -> float:
-        """The place of a value, within the axis."""
+        """Return the place of a value, within the axis."""
         inside = min(max(value, self.low), self.high)
         share = math.log(inside / self.low) / math.log(self.high / self.low)
         return round(self.start + share * (self.end - self.start), 1)
 
     def ticks(self) -> list[Tick]:
-        """1, 2 and 5 times powers of ten; powers alone where those are many."""
+        """Return 1, 2 and 5 times powers of ten; powers alone where those are many."""
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         steps = (1, 2, 5) if len(decades) <= 4 else (1,)
         values = [step * 10.0**power for power in decades for step in steps]

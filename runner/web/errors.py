@@ -18,7 +18,7 @@ TITLES: Mapping[int, str] = {
 
 
 def status_of(error: GpuscoutError) -> int:
-    """The HTTP status for an error: one for each exit status, and one for answers that took too long."""
+    """Return the HTTP status for an error: one for each exit status, and one for answers that took too long."""
     return 504 if isinstance(error, TookTooLongError) else STATUSES.get(error.exit_code, 500)
 
 
@@ -28,7 +28,7 @@ def title_of(error: GpuscoutError) -> str:
 
 
 def problem(error: GpuscoutError) -> dict[str, object]:
-    """The problem document: the command's message and hint, and its exit status."""
+    """Return the problem document: the command's message and hint, and its exit status."""
     return {
         "type": "about:blank",
         "title": title_of(error),

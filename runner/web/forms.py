@@ -48,7 +48,7 @@ TRUSTS = {
 
 
 def fields_of(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """The fields that are filled in, by name."""
+    """Return the fields that are filled in, by name."""
     found: dict[str, list[str]] = {}
     for name, value in pairs:
         if value.strip():
@@ -57,7 +57,7 @@ def fields_of(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def given(fields: Fields) -> dict[str, list[str]]:
-    """The fields as parameters of a question."""
+    """Return the fields as parameters of a question."""
     found: dict[str, list[str]] = {}
     for name, values in fields.items():
         if name in LIMITS:
@@ -82,7 +82,7 @@ def number_from(name: str, value: str) -> float:
 
 
 def address(path: str, fields: Fields, **changed: str | None) -> str:
-    """A link to a page with these fields; of `changed`, None leaves one out."""
+    """Return a link to a page with these fields; of `changed`, None leaves one out."""
     rest = {name: values for name, values in fields.items() if name not in changed}
     pairs = [(name, value) for name, values in rest.items() for value in values]
     pairs += [(name, value) for name, value in changed.items() if value is not None]

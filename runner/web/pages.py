@@ -62,7 +62,7 @@ METRICS = {
 
 
 def pages(db: str, longest_s: float) -> APIRouter:
-    """The pages over the store at `db`; one takes at most `longest_s`."""
+    """Return the pages over the store at `db`; one takes at most `longest_s`."""
     router = APIRouter(include_in_schema=False)
     for path, template, answering in (
         ("/", "ask", ask),
@@ -90,7 +90,9 @@ def _page(path: str, template: str, answering: Callable[[str, Fields], Context],
 def _shown(
     request: Request, path: str, template: str, answering: Callable[[str, Fields], Context], db: str
 ) -> Response:
-    """The page; where the question or the store is at fault, the page that says so and what to do, below the form."""
+    """Return the page; where the question or the store is at fault, the page
+    that says so and what to do, below the form.
+    """
     fields = fields_of([*request.query_params.multi_items(), *request.path_params.items()])
     context: Context = {"page": path, "fields": fields, "error": None, "choices": Choices((), ())}
     status = 200
@@ -112,7 +114,7 @@ def _shown(
 
 
 def ask(db: str, fields: Fields) -> Context:
-    """The answer to one question: in full where it is about one model and workload, else a line for each."""
+    """Return the answer to one question: in full where it is about one model and workload, else a line for each."""
     from gpuscout.runner.cli.recommend import for_report, memory_of_bests
     from gpuscout.runner.cli.show.report import report_body
     from gpuscout.runner.cli.show.wording import case_of, measured_aside, none_meets
@@ -155,12 +157,14 @@ def ask(db: str, fields: Fields) -> Context:
 
 
 def in_short(question: Any) -> Any:
-    """The question in the detail of a line for each answer."""
+    """Return the question in the detail of a line for each answer."""
     return replace(question, top=1, examples=1, gpu_types=2, briefly=True)
 
 
 def _is_about_one(question: Any) -> bool:
-    """Whether a question is most likely about one model and one workload: then all of the answer is read at once."""
+    """Return whether a question is most likely about one model and one
+    workload: then all of the answer is read at once.
+    """
     one_model = len(question.models) == 1 and not set("*?[") & set(question.models[0])
     return one_model and bool(question.workload or (question.input_len and question.output_len))
 
@@ -198,7 +202,7 @@ def _remarks(group: Any, best: Any) -> Iterable[str]:
 
 
 def _sliders(ranking: Any, fields: Fields) -> list[Context]:
-    """The prices that decide: of the best GPU types, what they cost and in which range they are sold."""
+    """Return the prices that decide: of the best GPU types, what they cost and in which range they are sold."""
     if not ranking.question.aim.needs("price"):
         return []
     found = []
@@ -223,7 +227,7 @@ def _sliders(ranking: Any, fields: Fields) -> list[Context]:
 
 
 def _launch(connection: Connection, group: Any) -> Context | None:
-    """What starts the best configuration; None where nothing qualifies."""
+    """Return what starts the best configuration; None where nothing qualifies."""
     from gpuscout.runner.cli.deploy import launched
     from gpuscout.runner.deploy.servers import shell_script
 
@@ -237,7 +241,7 @@ def _launch(connection: Connection, group: Any) -> Context | None:
 
 
 def tradeoffs(db: str, fields: Fields) -> Context:
-    """The frontier of each model and workload as a chart and a table."""
+    """Return the frontier of each model and workload as a chart and a table."""
     asked = Question("pareto", {"metrics": ["cost,interactivity"]} | given(fields))
     document = json.loads(asked.ask(db).text)
     first, second = document["metrics"][:2]
@@ -286,7 +290,7 @@ def tradeoffs(db: str, fields: Fields) -> Context:
 
 
 def _point(row: Mapping[str, Any], *metrics: Mapping[str, Any]) -> str:
-    """ "H100 x2 fp8 vllm, 64 in flight, estimated: 1.20 USD/Mtok, 33 tokens/s per user" """
+    """Return text such as "H100 x2 fp8 vllm, 64 in flight, estimated: 1.20 USD/Mtok, 33 tokens/s per user" """
     started = "".join(f" {row[name]}" for name in ("server_options", "speculative") if row.get(name))
     load = "" if row.get("concurrency") is None else f", {row['concurrency']:,} in flight"
     figures = ", ".join(f"{number(row[metric['column']])} {metric['unit']}" for metric in metrics)
@@ -296,7 +300,7 @@ def _point(row: Mapping[str, Any], *metrics: Mapping[str, Any]) -> str:
 
 
 def compare(db: str, fields: Fields) -> Context:
-    """Two answers to one question side by side."""
+    """Return two answers to one question side by side."""
     against_api = any(text.startswith("api:") for text in fields.get("a", []))
     if not fields.get("a") or not (fields.get("b") or against_api):
         return {"document": None}
@@ -305,7 +309,7 @@ def compare(db: str, fields: Fields) -> Context:
 
 
 def load(db: str, fields: Fields) -> Context:
-    """Replicas, GPUs and money for a rate of requests, for one that moves, or for a batch."""
+    """Return replicas, GPUs and money for a rate of requests, for one that moves, or for a batch."""
     kind = next((name for name in ("load", "batch", "rate") if fields.get(name)), None)
     if kind is None:
         return {"document": None, "kind": kind}
@@ -318,7 +322,7 @@ def load(db: str, fields: Fields) -> Context:
 
 
 def place(db: str, fields: Fields) -> Context:
-    """Models and workloads on GPUs that are there."""
+    """Return models and workloads on GPUs that are there."""
     if not fields.get("have") or not fields.get("rate"):
         return {"document": None}
     asked = Question("place", given(fields))
@@ -326,7 +330,7 @@ def place(db: str, fields: Fields) -> Context:
 
 
 def prices(db: str, fields: Fields) -> Context:
-    """The price books, of each GPU the range in which it is sold, and what one of one's own costs."""
+    """Return the price books, of each GPU the range in which it is sold, and what one of one's own costs."""
     own = {name: fields[name] for name in OWN if name in fields}
     asked = Question("prices", given({name: values for name, values in fields.items() if name not in own}))
     document = json.loads(asked.ask(db).text)
@@ -341,7 +345,7 @@ def prices(db: str, fields: Fields) -> Context:
 
 
 def _flips(db: str) -> Context | None:
-    """The prices of sellers at which another GPU type would be best; None: there are no results yet."""
+    """Return the prices of sellers at which another GPU type would be best; None: there are no results yet."""
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.ranking.rank import rank
 
@@ -366,7 +370,10 @@ def _flips(db: str) -> Context | None:
 
 
 def _own(given: Fields, store: str) -> Context:
-    """What an hour of one's own GPU costs, and what takes it into account. Raises InputError, UnknownNameError."""
+    """Return what an hour of one's own GPU costs, and what takes it into account.
+
+    Raises InputError, UnknownNameError.
+    """
     from gpuscout.store.prices.csv_file import gpu_name
     from gpuscout.store.prices.own_hardware import OwnHardware
 
@@ -407,13 +414,13 @@ def sweep(db: str, fields: Fields) -> Context:
 
 
 def accuracy(db: str, fields: Fields) -> Context:
-    """The errors of the built-in engine over the runs that ship, or over those of the store."""
+    """Return the errors of the built-in engine over the runs that ship, or over those of the store."""
     asked = Question("accuracy", given(fields))
     return {"document": json.loads(asked.ask(db).text), "command": asked.command(_display(db))}
 
 
 def reference(db: str, fields: Fields) -> Context:
-    """The routes of the API and their parameters."""
+    """Return the routes of the API and their parameters."""
     from gpuscout.runner.web.api import routes
 
     return {"routes": routes()}
@@ -430,7 +437,7 @@ class Choices:
 
 
 def choices(db: str) -> Choices:
-    """Raises StoreUnreachableError, StoreOutdatedError."""
+    """Raise StoreUnreachableError, StoreOutdatedError."""
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.ranking.lookup import stored_names, workload_names
     from gpuscout.store.schema import models

@@ -32,7 +32,7 @@ class Guard:
     token: str | None = None
 
     def refusal(self, request: Request) -> Response | None:
-        """The answer to a request that may not be asked; None for all others."""
+        """Return the answer to a request that may not be asked; None for all others."""
         if self.hosts is not None and _host(request) not in self.hosts:
             return _plain(
                 421, "this server answers for other host names only: gpuscout serve --allow-host NAME adds one"
@@ -88,7 +88,7 @@ class Guarded:
 
 
 def _host(request: Request) -> str:
-    """The host that the request is for, without its port."""
+    """Return the host that the request is for, without its port."""
     host: str = request.headers.get("host", "")
     name = host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
     return name.casefold()

@@ -92,7 +92,7 @@ def _end_after(parent: multiprocessing.process.BaseProcess) -> None:
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    """A socket that takes connections. Raises InputError."""
+    """Return a socket that takes connections. Raises InputError."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, kind, protocol)

@@ -35,7 +35,7 @@ _LEFT_OUT = ("quotes", "examples")
 
 
 def server(db: str) -> Server[Any]:
-    """A server of the tools over the store at `db`."""
+    """Return a server of the tools over the store at `db`."""
     from gpuscout import __version__
 
     async def list_tools(_context: object, _parameters: object) -> ListToolsResult:
@@ -68,7 +68,7 @@ def serve(db: str) -> None:
 
 
 def answered(name: str, arguments: Mapping[str, Any], db: str) -> CallToolResult:
-    """The document of the command, or its message and hint as an error."""
+    """Return the document of the command, or its message and hint as an error."""
     try:
         if name not in _TOOLS:
             raise InputError(f'unknown tool "{name}"', hint=f"there are {', '.join(_TOOLS)}")
@@ -115,7 +115,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def _short(value: Any) -> Any:
-    """A document without what is long and of no use to an assistant."""
+    """Return a document without what is long and of no use to an assistant."""
     if isinstance(value, dict):
         return {key: _short(one) for key, one in value.items() if key not in _LEFT_OUT}
     return [_short(one) for one in value] if isinstance(value, list) else value

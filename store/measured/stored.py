@@ -128,7 +128,7 @@ def store_runs(
 
 
 def runs_of_tasks(connection: sa.Connection, keys: Sequence[bytes]) -> dict[bytes, list[MeasuredRun]]:
-    """The runs that tasks of sweeps have measured so far, by the keys of the tasks."""
+    """Return the runs that tasks of sweeps have measured so far, by the keys of the tasks."""
     query = sa.select(measured_runs.c.id, measured_runs.c.task_key)
     task_of = {row[0]: row[1] for row in bulk.select_by_keys(connection, query, measured_runs.c.task_key, keys)}
     found: dict[bytes, list[MeasuredRun]] = defaultdict(list)
@@ -156,12 +156,12 @@ def store_durably(store: Store, runs: Sequence[MeasuredRun]) -> tuple[dict[int, 
 
 
 def stored_digests(connection: sa.Connection, runs: Sequence[MeasuredRun]) -> set[bytes]:
-    """Those of the runs' digests that are stored."""
+    """Return those of the runs' digests that are stored."""
     return set(bulk.stored_ids(connection, measured_runs, "digest", [run.digest() for run in runs]))
 
 
 def under_other_facts(connection: sa.Connection, runs: Sequence[MeasuredRun]) -> dict[int, str]:
-    """Runs whose figures are stored already as those of another case or server: by position, from where.
+    """Return runs whose figures are stored already as those of another case or server: by position, from where.
 
     Equal are model, date, the run's own name and every figure, of which there are at least two.
     """
@@ -190,7 +190,7 @@ def under_other_facts(connection: sa.Connection, runs: Sequence[MeasuredRun]) ->
 
 
 def imported_groups(connection: sa.Connection, patterns: Sequence[str] = ()) -> list[ImportedGroup]:
-    """What was imported, by place and tool, in the order of the first import."""
+    """Return what was imported, by place and tool, in the order of the first import."""
     groups: dict[tuple[str | None, str, str | None], list[Any]] = {}
     for row in _matching(connection, patterns):
         groups.setdefault((row.file, row.source, row.tool), []).append(row)
@@ -247,7 +247,8 @@ def _forget_tasks(connection: sa.Connection, run_ids: Sequence[int]) -> None:
 def stored_runs(
     connection: sa.Connection, patterns: Sequence[str] = (), *, rate_driven: bool = False, implausible: bool = False
 ) -> list[MeasuredRun]:
-    """The stored runs that an estimate can be compared with: closed loops and offline maxima, oldest import first.
+    """Return the stored runs that an estimate can be compared with: closed
+    loops and offline maxima, oldest import first.
 
     Of plain deployments alone: no tokens drafted, no prefix cached, not disaggregated, the server's own options, and
     requests that do not vary; nor where the client was the limit. Without those that beat their hardware, unless they
@@ -286,7 +287,7 @@ _AS_MEASURED = (
 
 
 def _tails(connection: sa.Connection, *which: sa.ColumnElement[bool]) -> dict[int, dict[tuple[str, float], float]]:
-    """The percentiles of runs, by the ids of these."""
+    """Return the percentiles of runs, by the ids of these."""
     tails: dict[int, dict[tuple[str, float], float]] = defaultdict(dict)
     for tail in connection.execute(sa.select(percentiles).where(*which)):
         tails[tail.run_id][tail.metric, tail.percentile] = tail.value
@@ -329,19 +330,21 @@ def _from_row(row: sa.Row[Any], details: Mapping[str, Any], tails: Mapping[tuple
 
 
 def digest_without_kv(digest: bytes) -> bytes:
-    """The digest of a case whose KV precision is not known, from that of the same case with a BF16 cache."""
+    """Return the digest of a case whose KV precision is not known, from that of the same case with a BF16 cache."""
     return _digest(_UNKNOWN_KV + digest)
 
 
 def runs_without_concurrency(connection: sa.Connection, patterns: Sequence[str] = ()) -> int:
-    """How many stored runs no estimate can be compared with: at a request rate, and the concurrency is not known."""
+    """Return how many stored runs no estimate can be compared with: at a
+    request rate, and the concurrency is not known.
+    """
     wanted = {row.id for row in _matching(connection, patterns)}
     rated = sa.and_(measured_runs.c.load == "request_rate", measured_runs.c.concurrency.is_(None))
     return len(wanted & set(connection.execute(sa.select(measured_runs.c.id).where(rated)).scalars()))
 
 
 def runs_of_variants(connection: sa.Connection, patterns: Sequence[str] = ()) -> int:
-    """How many stored runs no estimate can be compared with because their deployment was not a plain one."""
+    """Return how many stored runs no estimate can be compared with because their deployment was not a plain one."""
     return sum(variant(row.details) is not None for row in _matching(connection, patterns))
 
 
@@ -380,7 +383,7 @@ def _store_cases(connection: sa.Connection, runs: Sequence[MeasuredRun]) -> list
 def _registered(
     connection: sa.Connection, things: Sequence[_T], register: Callable[[sa.Connection, list[_T]], list[int]]
 ) -> list[int]:
-    """The id of every thing; each is registered once."""
+    """Return the id of every thing; each is registered once."""
     unique = {id(thing): thing for thing in things}
     ids = dict(zip(unique, register(connection, list(unique.values())), strict=True))
     return [ids[id(thing)] for thing in things]
@@ -398,7 +401,7 @@ class _Row:
 
 
 def _matching(connection: sa.Connection, patterns: Sequence[str]) -> list[_Row]:
-    """Runs whose file or source matches; all without patterns. "public" stands for the public files."""
+    """Return runs whose file or source matches; all without patterns. "public" stands for the public files."""
     wanted = ["public:*" if pattern == "public" else pattern for pattern in patterns]
     columns = measured_runs.c["id", "source", "tool", "measured_on", "imported_at", "details"]
     rows = []

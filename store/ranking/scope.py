@@ -253,7 +253,7 @@ def _at_rate(connection: sa.Connection, request_rate: float, sweep: SweepParts |
     if most is None or most < request_rate:
         there = "no estimates at request rates" if most is None else f"no estimate above {most:g} requests/s"
         raise InputError(
-            f"stored: {there}, not {request_rate:g}/s of one deployment",
+            f"the store has {there}, got {request_rate:g}/s of one deployment",
             hint="run a sweep with `load: request_rate` and `engine: simulator`",
         )
     other = cases.alias("at_other_rate")

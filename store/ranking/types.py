@@ -167,7 +167,7 @@ class Configuration:
 
     @classmethod
     def of(cls, values: Mapping[Any, Any]) -> Self:
-        """From a mapping that holds every field by name, whatever else it holds."""
+        """Build it from a mapping that holds every field by name, whatever else it holds."""
         optional = {f.name: values[f.name] for f in fields(cls) if f.kw_only and f.name in values}
         return cls(*map(values.__getitem__, cls.__match_args__), **optional)
 
@@ -308,7 +308,7 @@ class RankedConfig(Operating):
     cannot_start: str | None = None
 
     def counted(self, metric: str) -> float | None:
-        """A metric as it counts in the ranking: what holds with the confidence that was asked for."""
+        """Return a metric as it counts in the ranking: what holds with the confidence that was asked for."""
         value: float | None = getattr(self, metric)
         return self.at_confidence.get(metric, value)
 

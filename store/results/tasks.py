@@ -91,7 +91,7 @@ class BlockResult:
 
 
 def stored_tasks(connection: sa.Connection, keys: Sequence[bytes]) -> dict[bytes, StoredTask]:
-    """Those of these keys that have an answer. 100,000 keys take well under a second."""
+    """Return those of these keys that have an answer. 100,000 keys take well under a second."""
     ladder_of = stored_ladders(connection)
     query = sa.select(tasks.c.key, tasks.c.id, tasks.c.ladder_id, tasks.c.outcome, tasks.c.fits_up_to)
     return {
@@ -174,7 +174,7 @@ class _Said:
 
 
 def _store_cases(connection: sa.Connection, rows: CaseColumns, position: IntArray) -> npt.NDArray[np.int64]:
-    """The ids of the cases at these positions, those not known yet stored."""
+    """Return the ids of the cases at these positions, those not known yet stored."""
     digests = rows.digests()
     columns = {name: getattr(rows, name)[position] for name in (*COLUMN_NAMES, "num_gpus")}
     ids, _ = bulk.insert_missing(
@@ -201,7 +201,7 @@ def _store_cases(connection: sa.Connection, rows: CaseColumns, position: IntArra
 
 
 def _ids_of(codes: IntArray, things: Sequence[_Thing], register: Callable[[list[_Thing]], list[int]]) -> list[int]:
-    """The id of every code's thing; only those that occur are registered."""
+    """Return the id of every code's thing; only those that occur are registered."""
     occurring, inverse = np.unique(codes, return_inverse=True)
     ids: list[int] = np.array(register([things[code] for code in occurring.tolist()]))[inverse].tolist()
     return ids
@@ -343,10 +343,12 @@ def _store_failures(
 
 
 def _unless_negative(values: IntArray) -> np.ma.MaskedArray[Any, Any]:
-    """NULL where an engine does not say."""
+    """Return NULL where an engine does not say."""
     return np.ma.masked_array(values, values < 0)
 
 
 def _printable(text: str) -> str:
-    """What an engine wrote, as any database takes it: Postgres knows no NUL, neither knows half a surrogate pair."""
+    """Return what an engine wrote, as any database takes it: Postgres knows
+    no NUL, neither knows half a surrogate pair.
+    """
     return text.replace("\0", "").encode(errors="replace").decode()[:_LONGEST_TEXT]

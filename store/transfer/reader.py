@@ -70,7 +70,7 @@ def read_back(file: Path, target: Store, *, on_progress: Callable[[Copied], None
 
 
 def size_of(file: Path, target: Store) -> Copied:
-    """What an export holds, checked as `read_back` checks it; nothing is added. Raises InputError."""
+    """Return what an export holds, checked as `read_back` checks it; nothing is added. Raises InputError."""
     with _as_store(file, target) as own:
         with own.reading() as connection:
             tables = (tasks, operating_points, measured_runs)
@@ -82,7 +82,7 @@ def size_of(file: Path, target: Store) -> Copied:
 
 @contextmanager
 def _as_store(file: Path, target: Store) -> Iterator[Store]:
-    """An export as a store of its own, for the block."""
+    """Yield an export as a store of its own, for the block."""
     with (
         working_folder("gpuscout-import-") as folder,
         open_store(str(folder / "import.db"), create=True) as own,
@@ -275,7 +275,7 @@ class _Filling:
         things: list[_T],
         rows: Mapping[str, Placed],
     ) -> list[int]:
-        """The ids of models or GPUs, as old as the first row that names them: the newest stands in a ranking."""
+        """Return the ids of models or GPUs, as old as the first row that names them: the newest stands in a ranking."""
         unique = {id(thing): (thing, row) for thing, row in reversed(list(zip(things, rows.values(), strict=True)))}
         ids = register(self.connection, [thing for thing, _ in unique.values()])
         for row_id, (_, row) in zip(ids, unique.values(), strict=True):
@@ -346,7 +346,7 @@ class _Filling:
         return self.ladders[text]
 
     def _steps(self, row: Placed) -> frozenset[int]:
-        """The concurrencies of the ladder of a task."""
+        """Return the concurrencies of the ladder of a task."""
         text = row.text("ladder")
         if text not in self.steps:
             self.steps[text] = frozenset(row.ladder("ladder"))
@@ -462,7 +462,7 @@ class _Engine:
 
 
 def _started(row: Placed, name: str, read: Callable[[str], _T], unless_given: _T) -> _T:
-    """The server options and drafts of a case; exports of versions that did not know it have no such column."""
+    """Return the server options and drafts of a case; exports of versions that did not know it have no such column."""
     if not row.has(name):
         return unless_given
     try:
@@ -472,7 +472,7 @@ def _started(row: Placed, name: str, read: Callable[[str], _T], unless_given: _T
 
 
 def _traffic(row: Placed) -> Traffic:
-    """Of an estimate's case; a measured run has its load, and its rate, beside its case."""
+    """Return that of an estimate's case; a measured run has its load, and its rate, beside its case."""
     estimated = row.text("kind") == ESTIMATED
     rate = row.known("request_rate", row.figure) if estimated else None
     if not row.has("traffic") and rate is None:

@@ -24,7 +24,7 @@ _ENDS = ("low", "high")
 
 
 def ranking_document(ranking: Ranking) -> dict[str, object]:
-    """The ranking as JSON types. Keys carry units; ratios are fractions; null: unknown, or nothing to say."""
+    """Return the ranking as JSON types. Keys carry units; ratios are fractions; null: unknown, or nothing to say."""
     question, aim = ranking.question, ranking.question.aim
     return {
         "objective": aim.name,
@@ -54,7 +54,7 @@ _FILTERS = (
 
 
 def _asked(question: Question) -> dict[str, object]:
-    """The filters of the question as they were asked; null and empty lists do not restrict."""
+    """Return the filters of the question as they were asked; null and empty lists do not restrict."""
     values = {name: getattr(question, name) for name in _FILTERS}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
@@ -110,7 +110,7 @@ def _group_document(ranking: Ranking, group: Group) -> dict[str, object]:
 
 
 def config_document(config: Configuration) -> dict[str, object]:
-    """A configuration, with where its figures are expected and what it rests on."""
+    """Return a configuration, with where its figures are expected and what it rests on."""
     document = asdict(config) | {"kind": config.kind.value, "unchecked": config.unchecked}
     if isinstance(config, Operating):
         document["output_tokens_per_s_per_gpu"] = config.tokens_per_s_per_gpu
@@ -132,7 +132,7 @@ def config_document(config: Configuration) -> dict[str, object]:
 
 
 def percentiles_document(percentiles: Mapping[str, float]) -> dict[str, float]:
-    """Percentiles with their units: "ttft:p95_ms"."""
+    """Return percentiles with their units: "ttft:p95_ms"."""
     return {f"{slo}_{'s' if slo.startswith('e2e') else 'ms'}": value for slo, value in percentiles.items()}
 
 

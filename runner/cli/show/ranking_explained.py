@@ -23,7 +23,7 @@ from gpuscout.sweeps.slo import Slo
 
 
 def nothing(ranking: Ranking, group: Group) -> str:
-    """Why no configuration of this group is recommended, and what comes closest."""
+    """Return why no configuration of this group is recommended, and what comes closest."""
     if group.unreachable:
         told = [
             f"no configuration meets {glued_limit(unmet.slo)}: closest is {describe(unmet.nearest, group)} with "
@@ -57,7 +57,7 @@ def nothing(ranking: Ranking, group: Group) -> str:
 
 
 def _came_to(ranking: Ranking, slo: Slo, value: float | None, config: Operating) -> str:
-    """What was reached of a limit: "79.4 ms (1.9 x the mean)" where a tail is assumed."""
+    """Return what was reached of a limit: "79.4 ms (1.9 x the mean)" where a tail is assumed."""
     told = quantity(value, slo.column, exact=True)
     tail = ranking.question.assume_tail
     if slo.percentile is None or config.kind is not Kind.ESTIMATED or tail is None:
@@ -66,7 +66,7 @@ def _came_to(ranking: Ranking, slo: Slo, value: float | None, config: Operating)
 
 
 def explained(ranking: Ranking, width: int) -> list[str]:
-    """Every configuration: the ranked with how far they are behind, the others with what removed them."""
+    """Return every configuration: the ranked with how far they are behind, the others with what removed them."""
     aim = ranking.question.aim
     lines = []
     for group in ranking.groups:

@@ -31,14 +31,14 @@ def around_limits(
 
 
 def between(ladder: Sequence[int], limits: Sequence[Slo], runs: Sequence[MeasuredRun]) -> tuple[int, ...]:
-    """The steps of a ladder among which the limits are crossed, by what was measured of it before."""
+    """Return the steps of a ladder among which the limits are crossed, by what was measured of it before."""
     met, missed = ([run.concurrency or 0 for run in runs if meets(run, limits) is is_met] for is_met in (True, False))
     above, below = max(met, default=0), min(missed, default=math.inf)
     return tuple(step for step in ladder if above < step < below)
 
 
 def meets(run: MeasuredRun, limits: Sequence[Slo]) -> bool:
-    """Whether a run meets all limits on latencies; one on what it does not have is not met."""
+    """Return whether a run meets all limits on latencies; one on what it does not have is not met."""
     for slo in limits:
         if slo.at_least:
             continue  # more load is never too little

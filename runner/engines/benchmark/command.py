@@ -35,7 +35,7 @@ class Command:
 
 
 def check_command(command: Sequence[str]) -> None:
-    """Raises InputError for a command of the user's that cannot be used for every case."""
+    """Raise InputError for a command of the user's that cannot be used for every case."""
     if not command or not all(isinstance(part, str) and part for part in command):
         raise InputError(
             "invalid command: expected a list of arguments, such as [vllm, serve, '{model}', --port, '{port}']"
@@ -58,7 +58,7 @@ def check_command(command: Sequence[str]) -> None:
 
 
 def command_for(case: Case, port: int, max_model_len: int, options: ServedOptions) -> Command:
-    """The command for the server of a case. Raises InputError for what the server cannot do."""
+    """Return the command for the server of a case. Raises InputError for what the server cannot do."""
     loads, own = options.model_path or case.model.name, options.command
     limits = default_options(case.server, case.gpu.name, case.gpu.memory_usable_gib) | dict(case.server_options)
     if own is not None:
@@ -124,6 +124,6 @@ def _launch(case: Case, model: str, max_model_len: int, max_num_seqs: int, draft
 
 
 def _with_value(arguments: Sequence[str], flag: str, value: str) -> tuple[str, ...]:
-    """The arguments with another value of a flag that they have."""
+    """Return the arguments with another value of a flag that they have."""
     after = arguments.index(flag) + 1
     return (*arguments[:after], value, *arguments[after + 1 :])

@@ -41,12 +41,12 @@ class Endpoint:
     owner: str | None = None
 
     def is_other_than(self, server: str) -> bool:
-        """Whether the endpoint names itself as another server than this."""
+        """Return whether the endpoint names itself as another server than this."""
         owner = _OWNERS.get((self.owner or "").casefold())
         return owner is not None and owner != server
 
     def details(self, case: Case, started: datetime, tool_version: str | None) -> dict[str, object]:
-        """The metadata of a run on this server, as JSON values."""
+        """Return the metadata of a run on this server, as JSON values."""
         deployment = {
             "tool_version": tool_version,
             "host": socket.gethostname(),
@@ -59,7 +59,7 @@ class Endpoint:
 
 
 def checked_url(url: str) -> str:
-    """The address of an API, with /v1 where no path is given. Raises InputError."""
+    """Return the address of an API, with /v1 where no path is given. Raises InputError."""
     try:
         parts = urlsplit(url.strip())
         port = parts.port
@@ -76,7 +76,7 @@ def checked_url(url: str) -> str:
 
 
 def _invalid(url: str) -> InputError:
-    """Quotes neither what stands before an @ nor a query, in which keys are given."""
+    """Quote neither what stands before an @ nor a query, in which keys are given."""
     _, at, shown = re.split(r"[?#]", url, maxsplit=1)[0].rpartition("@")
     return InputError(
         f"invalid endpoint {quoted('***@' + shown if at else shown)}: expected an address such as "
@@ -107,7 +107,7 @@ async def _probe(url: str, model: str, key: str | None) -> Endpoint:
 
 
 async def _version(opened: aiohttp.ClientSession, url: str) -> str | None:
-    """vLLM, SGLang and TensorRT-LLM answer /version, llama.cpp says it in its properties; None: unknown."""
+    """Ask for the version: vLLM, SGLang and TensorRT-LLM answer /version, llama.cpp /props; None: unknown."""
     root = url.removesuffix("/v1")
     for path, name in (("version", "version"), ("get_server_info", "version"), ("props", "build_info")):
         try:
@@ -121,7 +121,7 @@ async def _version(opened: aiohttp.ClientSession, url: str) -> str | None:
 
 
 async def _asked(opened: aiohttp.ClientSession, url: str) -> Any:
-    """The JSON behind an address. Raises BenchmarkError."""
+    """Return the JSON behind an address. Raises BenchmarkError."""
     import aiohttp
 
     try:
@@ -146,7 +146,7 @@ async def _asked(opened: aiohttp.ClientSession, url: str) -> Any:
 
 
 def _served(answer: Any) -> dict[str, str | None] | None:
-    """The models that a server lists, and who owns each."""
+    """Return the models that a server lists, and who owns each."""
     entries = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(entries, list):
         return None

@@ -74,7 +74,7 @@ class BenchmarkEngine:
         return str(self.options.get("endpoint", ""))
 
     def missing(self) -> str | None:
-        """Why it cannot run here; None: it can."""
+        """Return why it cannot run here; None: it can."""
         lacking = [name for name in ("aiohttp", "psutil") if importlib.util.find_spec(name) is None]
         return f"{' and '.join(lacking)} not installed: pip install 'gpuscout[bench]'" if lacking else None
 
@@ -82,11 +82,11 @@ class BenchmarkEngine:
         return VERSION
 
     def unsupported_traffic(self, traffic: object) -> str | None:
-        """Requests of every kind can be sent, and a trace is at hand when a sweep is run."""
+        """Return None: requests of every kind can be sent, and a trace is at hand when a sweep is run."""
         return None
 
     def refuses(self, sweep: Sweep) -> str | None:
-        """An endpoint is one deployment: of what the sweep varies, the labels have to say which it is."""
+        """Refuse sweeps of several deployments at one endpoint, unless the labels say which of them it is."""
         if "endpoint" not in self.options:
             return self._refuses_to_serve(sweep)
         if own := [name for name in SERVER if name in self.options]:
@@ -119,21 +119,21 @@ class BenchmarkEngine:
         return None
 
     def expected(self, cases: CaseColumns, ladders: Sequence[tuple[int, ...]]) -> Expected:
-        """The effort of measuring the cases of one block."""
+        """Return the effort of measuring the cases of one block."""
         from gpuscout.runner.engines.benchmark.expected import expected
 
         server = None if self.exclusive else self._server
         return expected(cases, ladders, self._load, server, adaptive=bool(self._limits))
 
     def left(self, ladder: Sequence[int], runs: Sequence[MeasuredRun]) -> Sequence[int]:
-        """The steps that are worth measuring beside these runs: all, or those around the limits."""
+        """Return the steps that are worth measuring beside these runs: all, or those around the limits."""
         return between(ladder, self._limits, runs) if self._limits else ladder
 
     def evaluate(self, cases: CaseColumns, ladder: IntArray) -> Curves:
         raise NotImplementedError("this engine measures")
 
     def measure(self, cases: CaseColumns, ladders: Sequence[tuple[int, ...]]) -> Iterator[Measurement | Ended]:
-        """Every point as soon as it is measured, and how each case ended."""
+        """Yield every point as soon as it is measured, and how each case ended."""
         if "endpoint" not in self.options:
             from gpuscout.runner.engines.benchmark.served import Served
 
@@ -157,7 +157,7 @@ class BenchmarkEngine:
                 yield Ended(row)
 
     def _measured(self, endpoint: Endpoint, case: Case, ladder: Sequence[int]) -> Iterator[MeasuredRun]:
-        """The points of a case on a running server: of the whole ladder, or those around the limits."""
+        """Return the points of a case on a running server: of the whole ladder, or those around the limits."""
         if self._limits and not case.traffic.open_loop:
             return around_limits(ladder, self._limits, lambda step: measure(endpoint, case, (step,), self._load))
         return measure(endpoint, case, ladder, self._load)
@@ -173,7 +173,7 @@ class BenchmarkEngine:
         return None
 
     def _other_than(self, case: Case) -> str | None:
-        """The difference between a case and the labels of the endpoint; None: they agree."""
+        """Return the difference between a case and the labels of the endpoint; None: they agree."""
         of_case = {
             "model": case.model.name,
             "gpu": case.gpu.name,

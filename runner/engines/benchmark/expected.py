@@ -30,7 +30,8 @@ def expected(
     *,
     adaptive: bool = False,
 ) -> Expected:
-    """The effort of measuring the cases of one configuration. `server` None: it runs, and is not started for them.
+    """Return the effort of measuring the cases of one configuration.
+    `server` None: it runs, and is not started for them.
 
     `adaptive`: not the whole ladder is measured, but as many of its steps as halving it takes.
     """
@@ -45,14 +46,14 @@ def expected(
 
 
 def unfit_cases(cases: CaseColumns) -> dict[int, str]:
-    """Why no server can hold a case, by position: of those whose weights and cache alone exceed memory."""
+    """Return why no server can hold a case, by position: of those whose weights and cache alone exceed memory."""
     found = features(cases)
     needs = memory(found)
     return {row: why_it_does_not_fit(needs, found, row) for row in np.flatnonzero(needs.cannot_fit).tolist()}
 
 
 def _load_s(cases: CaseColumns, row: int, ladder: Sequence[int], load: LoadOptions, adaptive: bool) -> float:
-    """Warming up takes one round of requests, counting as many rounds as there are requests for each in flight."""
+    """Return the seconds of one case: a round of requests to warm up, then the rounds that count."""
     case = cases.case(row)
     if case.traffic.open_loop:
         return load.seconds_at_rate

@@ -26,7 +26,7 @@ TOOL = "gpuscout"
 def run_of(
     case: Case, endpoint: Endpoint, observed: Observed, *, concurrency: int | None, started: datetime
 ) -> MeasuredRun:
-    """The measured run of a case; `concurrency` None: at the request rate of the case."""
+    """Return the measured run of a case; `concurrency` None: at the request rate of the case."""
     good = observed.succeeded
     ttft_ms = np.array([1e3 * reply.ttft_s for reply in good])
     e2e_s = np.array([reply.e2e_s for reply in good])
@@ -75,7 +75,7 @@ def run_of(
 
 
 def deployed(case: Case) -> dict[str, Any]:
-    """The settings of a case, by the names of `MeasuredRun`."""
+    """Return the settings of a case, by the names of `MeasuredRun`."""
     return {
         "id": "",
         "model": case.model.name,
@@ -95,7 +95,7 @@ def deployed(case: Case) -> dict[str, Any]:
 
 
 def where_and_when(endpoint: Endpoint, started: datetime) -> dict[str, Any]:
-    """Server, source and day of a run that began at `started`."""
+    """Return server, source and day of a run that began at `started`."""
     return {
         "server_version": endpoint.server_version,
         "source": endpoint.url,

@@ -195,7 +195,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _measured(reported: Reported, case: Case, endpoint: Endpoint, job: Job, started: datetime) -> MeasuredRun:
-    """The result of a tool as a run of the case. Raises BenchmarkError where too many requests failed."""
+    """Return the result of a tool as a run of the case. Raises BenchmarkError where too many requests failed."""
     details = dict(reported.details)
     completed, failed = details.get("completed"), details.get("failed") or 0
     if isinstance(completed, int) and isinstance(failed, int) and failed > MOST_FAILED * (completed + failed):
@@ -224,7 +224,7 @@ def _measured(reported: Reported, case: Case, endpoint: Endpoint, job: Job, star
 
 
 def _completed(run: MeasuredRun, reported: Reported) -> MeasuredRun:
-    """The end-to-end latency where the tool leaves it out and the ITL says it."""
+    """Return the end-to-end latency where the tool leaves it out and the ITL says it."""
     if run.e2e_s is None and run.ttft_ms is not None and run.itl_ms is not None:
         output_len = reported.mean_output_len or run.output_len
         return replace(run, e2e_s=(run.ttft_ms + run.itl_ms * (output_len - 1)) / 1e3)
@@ -234,7 +234,7 @@ def _completed(run: MeasuredRun, reported: Reported) -> MeasuredRun:
 
 
 def _vllm(job: Job) -> list[str]:
-    """`vllm bench serve` of vLLM 0.32."""
+    """Return `vllm bench serve` of vLLM 0.32."""
     load = (
         ["--max-concurrency", str(job.concurrency)]
         if job.concurrency is not None
@@ -252,7 +252,7 @@ def _vllm(job: Job) -> list[str]:
 
 
 def _aiperf(job: Job) -> list[str]:
-    """`aiperf profile` of AIPerf 0.13."""
+    """Return `aiperf profile` of AIPerf 0.13."""
     load = (
         ["--concurrency", str(job.concurrency)]
         if job.concurrency is not None
@@ -269,7 +269,7 @@ def _aiperf(job: Job) -> list[str]:
 
 
 def _guidellm(job: Job) -> list[str]:
-    """`guidellm run` of GuideLLM 0.8."""
+    """Return `guidellm run` of GuideLLM 0.8."""
     profile: dict[str, object] = (
         {"kind": "concurrent", "streams": [job.concurrency]}
         if job.concurrency is not None
@@ -296,7 +296,7 @@ def _guidellm(job: Job) -> list[str]:
 
 
 def _local_tokenizer(job: Job) -> dict[str, str | None]:
-    """AIPerf refuses a tokenizer in a folder when the Hub is switched off, and needs no Hub for it."""
+    """Return variables to unset: AIPerf refuses a tokenizer in a folder while the Hub is off, but does not need it."""
     return {"HF_HUB_OFFLINE": None} if os.path.isdir(job.tokenizer) else {}
 
 

@@ -40,12 +40,12 @@ class NodeGpu:
 
 
 def driver_names() -> list[str]:
-    """The names of all GPUs of this node, as their drivers print them."""
+    """Return the names of all GPUs of this node, as their drivers print them."""
     return [gpu.name for gpu in _all_gpus()]
 
 
 def node_gpus() -> list[NodeGpu]:
-    """The GPUs of this node that this process may use, as their drivers show them."""
+    """Return the GPUs of this node that this process may use, as their drivers show them."""
     gpus = _all_gpus()
     visible = next((os.environ[name] for name in _VISIBLE if name in os.environ), None)
     if visible is None:
@@ -58,22 +58,22 @@ _VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES
 
 
 def visible_devices() -> str | None:
-    """The devices this process may use, as its environment names them."""
+    """Return the devices this process may use, as its environment names them."""
     return next((f"{name}={os.environ[name]}" for name in _VISIBLE if os.environ.get(name)), None)
 
 
 def accelerator_types(resources: Iterable[str]) -> list[str]:
-    """The accelerator types among the names of a Ray node's resources."""
+    """Return the accelerator types among the names of a Ray node's resources."""
     return [name.removeprefix(_ACCELERATOR) for name in resources if name.startswith(_ACCELERATOR)]
 
 
 def names_here() -> list[str]:
-    """The names of the GPUs of this node, by their drivers or else by Ray; empty: unknown."""
+    """Return the names of the GPUs of this node, by their drivers or else by Ray; empty: unknown."""
     return [gpu.name for gpu in node_gpus()] or ray_names()
 
 
 def ray_names() -> list[str]:
-    """The accelerator types of this node's Ray; none outside a Ray worker."""
+    """Return the accelerator types of this node's Ray; none outside a Ray worker."""
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         return []
@@ -82,7 +82,7 @@ def ray_names() -> list[str]:
 
 
 def is_one_of(gpu: GPUSpec, names: Sequence[str], catalogue: GPUCatalogue | None = None) -> bool:
-    """Whether any of these names, as drivers and Ray spell them, means this GPU."""
+    """Return whether any of these names, as drivers and Ray spell them, means this GPU."""
     known = gpus_with() if catalogue is None else catalogue
     own = {name.casefold() for name in (gpu.name, *gpu.aliases)}
     for name in names:
@@ -157,7 +157,7 @@ def _rocm_smi() -> list[NodeGpu]:
 
 
 def _listed(text: str, key: str) -> list[dict[str, dict[str, object]]]:
-    """The entries of a document of amd-smi, which is a list in some versions and has one under a key in others."""
+    """Return the entries of a document of amd-smi, a list in some versions and one under a key in others."""
     with suppress(ValueError, AttributeError):
         document = json.loads(text)
         entries = document.get(key, []) if isinstance(document, dict) else document
@@ -187,7 +187,7 @@ def _number(text: object, convert: Callable[[float], float]) -> float | None:
 
 
 def _said(program: str, *arguments: str) -> str:
-    """The output of a program; empty where it is not installed, fails or hangs."""
+    """Return the output of a program; empty where it is not installed, fails or hangs."""
     if (path := shutil.which(program)) is None:
         return ""
     with suppress(OSError, subprocess.SubprocessError):

@@ -47,11 +47,11 @@ class Guardian:
             raise OSError("the process that ends a server when its owner dies did not start")
 
     def watch_over(self, server: Identity) -> None:
-        """The server has started: its children are noted from now on."""
+        """Note the children of the server, which has started, from now on."""
         self._tell(f"{server[0]} {server[1]!r}".encode())
 
     def leave(self) -> None:
-        """The server has ended: there is nothing to watch over any more. Return when the guardian has gone."""
+        """End the guardian of a server that has ended. Returns when the guardian has gone."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         if not self._process.stdin.closed:
@@ -98,7 +98,7 @@ def watch(owner_pid: int, owner_start: float, parent: int, note_path: str, about
 
 
 def _is_child(owner: Identity, parent: int) -> bool:
-    """Whether the owner runs, as a child of the same process as before."""
+    """Return whether the owner runs, as a child of the same process as before."""
     with suppress(psutil.Error):
         return any(process.ppid() == parent for process in found([owner]))
     return False

@@ -116,7 +116,7 @@ async def open_loop(client: Client, requests: Sequence[Request], at_s: FloatArra
 
 
 def told(failed: Sequence[Reply]) -> str:
-    """The failures by kind, each with the words of the first."""
+    """Return the failures by kind, each with the words of the first."""
     first = {reply.failure: reply.words for reply in reversed(failed)}
     counts = Counter(reply.failure for reply in failed)
     return "; ".join(f"{count:,} x {kind} ({first[kind]})" for kind, count in counts.most_common())
@@ -165,7 +165,7 @@ class _Watch:
             raise _first_of(errors) from None
 
     def observed(self, *, meant_s: float | None = None) -> Observed:
-        """`meant_s`: how long sending was to take; None: as long as it took."""
+        """Return what was observed. `meant_s`: how long sending was to take; None: as long as it took."""
         cpu_s = time.process_time() - self._cpu_s
         ended_s = max(self._ended_s)
         sent = [reply.sent_s for reply in self._replies]

@@ -23,7 +23,7 @@ _WARM_UP_AT_RATE = 4
 
 
 def measure(endpoint: Endpoint, case: Case, ladder: Sequence[int], load: LoadOptions) -> Iterator[MeasuredRun]:
-    """The measured runs of a case at the concurrencies of `ladder`, or at its own request rate where it has one.
+    """Yield the measured runs of a case at the concurrencies of `ladder`, or at its own request rate where it has one.
 
     Every run comes as soon as it is measured. Raises BenchmarkError when the next one cannot be measured.
     """
@@ -48,7 +48,10 @@ def _point(endpoint: Endpoint, case: Case, concurrency: int | None, load: LoadOp
 async def _observed(
     endpoint: Endpoint, case: Case, concurrency: int | None, load: LoadOptions
 ) -> tuple[datetime, Observed]:
-    """The replies of one operating point, and its start. Prompts are made before, so that they cost no time in it."""
+    """Return the replies of one operating point, and its start.
+
+    Prompts are made before, so that they cost no time in it.
+    """
     rate = case.traffic.request_rate or 0.0
     requests = Requests(case, f"{concurrency} in flight" if concurrency else f"{rate}/s", load.seed)
     warming = requests.draw(concurrency or _WARM_UP_AT_RATE)
@@ -68,7 +71,7 @@ async def _observed(
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """No garbage collection meanwhile: it stops this process for tens of milliseconds, which figures would have."""
+    """Suspend garbage collection: it stops this process for tens of milliseconds, which figures would have."""
     gc.collect()
     gc.disable()
     try:

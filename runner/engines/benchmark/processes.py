@@ -38,7 +38,7 @@ def identity(process: psutil.Process) -> Identity:
 
 
 def found(known: Iterable[Sequence[float]]) -> list[psutil.Process]:
-    """Those of these processes that still run; a zombie does not."""
+    """Return those of these processes that still run; a zombie does not."""
     alive = []
     for pid, created in known:
         with suppress(psutil.Error):
@@ -49,7 +49,7 @@ def found(known: Iterable[Sequence[float]]) -> list[psutil.Process]:
 
 
 def family(root: psutil.Process) -> list[psutil.Process]:
-    """A process and everything below it, itself first; only itself when it has ended."""
+    """Return a process and everything below it, itself first; only itself when it has ended."""
     try:
         return [root, *root.children(recursive=True)]
     except psutil.Error:
@@ -70,7 +70,7 @@ def end(processes: Sequence[psutil.Process], patience_s: float = TERM_PATIENCE_S
 
 
 def _after(processes: Sequence[psutil.Process], seconds: float) -> list[psutil.Process]:
-    """Those that still run after so long, at most. Zombies are their parents' to bury."""
+    """Return those that still run after so long, at most. Zombies are their parents' to bury."""
     until = time.monotonic() + seconds
     while left := [process for process in processes if _runs(process)]:
         if time.monotonic() >= until:
@@ -113,7 +113,9 @@ class Note:
         return self.path.stem
 
     def processes(self) -> list[psutil.Process]:
-        """The running processes of the server: those noted, which the guardian keeps up to date, and those marked."""
+        """Return the running processes of the server: those noted, which the
+        guardian keeps up to date, and those marked.
+        """
         noted: list[psutil.Process] = []
         with suppress(OSError, ValueError, KeyError, TypeError):
             noted = found(json.loads(self.path.read_text())["processes"])
@@ -126,7 +128,7 @@ class Note:
 
 
 def new_note(about: str) -> Note:
-    """The note of a server that this process is about to start."""
+    """Return the note of a server that this process is about to start."""
     note = Note(notes_folder() / f"{uuid.uuid4().hex}.json", identity(psutil.Process()), about)
     note.write([])
     note.folder.mkdir()
@@ -143,7 +145,7 @@ def _marked(mark: str) -> list[psutil.Process]:
 
 
 def notes_folder() -> Path:
-    """The folder of this user's notes on this node. Raises OSError where somebody else could write them."""
+    """Return the folder of this user's notes on this node. Raises OSError where somebody else could write them."""
     folder = Path(tempfile.gettempdir()) / f"gpuscout-servers-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()

@@ -37,7 +37,7 @@ class Requests:
         self._blocks: dict[int, list[int]] = {}
 
     def draw(self, count: int) -> list[Request]:
-        """The next requests."""
+        """Return the next requests."""
         trace = self._traffic.trace
         if isinstance(trace, Trace):
             rows = itertools.islice(itertools.cycle(range(len(trace))), count)
@@ -52,7 +52,7 @@ class Requests:
         return [Request(self._prompt(int(read)), int(written)) for read, written in zip(*lengths, strict=True)]
 
     def arrivals(self, count: int, request_rate: float) -> FloatArray:
-        """Seconds after the start at which so many requests are sent, the first of them at once.
+        """Return seconds after the start at which so many requests are sent, the first of them at once.
 
         Times are drawn, then scaled to the very rate: a few dozen of them would be off by more than their spread says.
         """
@@ -75,7 +75,7 @@ class Requests:
         return self._prefix[:cached] + self._ids(self._random, length - cached)
 
     def _recorded(self, trace: Trace, row: int) -> list[int]:
-        """A prompt of a trace: its known blocks, and what they leave open."""
+        """Return a prompt of a trace: its known blocks, and what they leave open."""
         length = int(trace.input_len[row])
         if trace.hash_ids is None:
             return self._prompt(length)

@@ -108,12 +108,12 @@ class RunningServer:
             time.sleep(_LOOK_S)
 
     def answers(self, timeout_s: float) -> bool:
-        """Whether a healthy server still completes a prompt."""
+        """Return whether a healthy server still completes a prompt."""
         body = {"model": self.model, "prompt": "1 2 3", "max_tokens": 1}
         return self._ask("POST", "/v1/completions", timeout_s, body)[0] == http.client.OK
 
     def how_it_ended(self) -> str | None:
-        """How the server's process ended; None: it runs."""
+        """Return how the server's process ended; None: it runs."""
         status = self._process.poll()
         if status is None:
             return None
@@ -123,18 +123,18 @@ class RunningServer:
         return f"ended with exit status {status}"
 
     def failed(self, message: str, outcome: Outcome) -> ServerFailed:
-        """The failure with the last lines of the server's log."""
+        """Return the failure with the last lines of the server's log."""
         lines = self.last_lines()
         log = f"; the last {len(lines)} lines of its log:\n" + "\n".join(lines) if lines else "; its log is empty"
         return ServerFailed(message + log, outcome)
 
     def crashed(self, when: str) -> ServerFailed | None:
-        """The failure when the server's process has ended; None: it runs."""
+        """Return the failure when the server's process has ended; None: it runs."""
         how = self.how_it_ended()
         return None if how is None else self.failed(f"the server {how} {when}", Outcome.CRASHED)
 
     def last_lines(self, count: int = LAST_LINES) -> list[str]:
-        """The end of its log, secrets redacted."""
+        """Return the end of its log, secrets redacted."""
         with suppress(OSError), self._log.open("rb") as log:
             log.seek(max(0, self._log.stat().st_size - _LAST_BYTES))
             text = log.read().decode(errors="replace").replace("\0", "")
@@ -161,7 +161,7 @@ class RunningServer:
             )
 
     def _forget(self) -> None:
-        """Nothing is left to watch over."""
+        """Forget the server: nothing is left to watch over."""
         self._guardian.leave()
         self._note.remove()
 
@@ -170,7 +170,7 @@ class RunningServer:
             raise failure
 
     def _check_key(self, status: int | None) -> None:
-        """Raises ServerFailed for an answer that will be the same however long it is waited for."""
+        """Raise ServerFailed for an answer that will be the same however long it is waited for."""
         if status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
             wants = "refuses the key of `api_key_env`" if self._key else "wants a key: `api_key_env` names its variable"
             raise self.failed(f"the server answers {status}, it {wants}", Outcome.ERROR)
@@ -187,7 +187,7 @@ class RunningServer:
     def _ask(
         self, method: str, path: str, timeout_s: float, body: Mapping[str, object] | None = None
     ) -> tuple[int | None, bytes]:
-        """Status and body of an answer; None: there was none."""
+        """Return status and body of an answer; None: there was none."""
         connection = http.client.HTTPConnection(HOST, self.port, timeout=timeout_s)
         try:
             headers = {"Content-Type": "application/json"}

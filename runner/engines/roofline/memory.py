@@ -48,7 +48,7 @@ class Memory:
 
 
 def memory(f: Features) -> Memory:
-    """How the memory of the fullest GPU of every case is used.
+    """Return how the memory of the fullest GPU of every case is used.
 
     Tensor parallelism divides all weights, the experts are divided further by the data-parallel ranks (which share
     them), pipeline stages hold whole layers; the first one also holds the input table, the last one the output head.
@@ -72,7 +72,7 @@ def memory(f: Features) -> Memory:
 
 
 def why_it_does_not_fit(m: Memory, f: Features, row: int) -> str:
-    """One line for the user, in GiB per GPU."""
+    """Return one line for the user, in GiB per GPU."""
     parts = [("weights", m.weights), ("activations", m.activations), ("runtime", m.runtime)]
     text = " + ".join(f"{name} {values[row] / GIB:.1f} GiB" for name, values in parts)
     if m.needed[row] - m.one_request[row] <= m.usable[row]:

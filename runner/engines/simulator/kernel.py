@@ -20,7 +20,7 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def _compiled(function: Function) -> Function:
-    """The function as numba compiles it, once for this machine; as it is where numba is not installed."""
+    """Return the function as numba compiles it, once for this machine; as it is where numba is not installed."""
     try:
         from numba import njit
     except ImportError:
@@ -42,7 +42,7 @@ DONE, STUCK = 0, 1
 def _step_seconds(
     table: FloatArray, tokens_per_kv: float, prefill_tokens: FloatArray, sequences: int, kv_tokens: float, prompt: float
 ) -> float:
-    """Seconds of a step, interpolated in the table; beyond its last columns the last slope goes on."""
+    """Return seconds of a step, interpolated in the table; beyond its last columns the last slope goes on."""
     last = table.shape[1] - 2
     at = 0.0 if sequences == 0 else kv_tokens / (sequences * tokens_per_kv)
     column = min(int(at), last)
@@ -63,7 +63,7 @@ def _step_seconds(
 
 @_compiled
 def _steps_until(seconds: float, first: float, growth: float) -> int:
-    """The fewest steps of `first`, `first + growth`, … seconds that together take at least `seconds`."""
+    """Return the fewest steps of `first`, `first + growth`, … seconds that together take at least `seconds`."""
     if growth <= first * 1e-12:
         steps = int(np.ceil(seconds / first))
     else:
@@ -74,7 +74,9 @@ def _steps_until(seconds: float, first: float, growth: float) -> int:
 
 @_compiled
 def _answered(rounds: int, pace: float) -> float:
-    """Tokens of an answer after so many rounds: the first comes with the prompt, each other one gives `pace` tokens."""
+    """Return tokens of an answer after so many rounds: the first comes with
+    the prompt, each other one gives `pace` tokens.
+    """
     return 1.0 + (rounds - 1) * pace if rounds > 0 else 0.0
 
 

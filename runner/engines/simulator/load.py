@@ -75,7 +75,7 @@ class Simulated:
         return self.waiting > max(1.0, 0.05 * self.requests_per_s * self.e2e_s)
 
     def share_within(self, limits: Mapping[str, float], later: Mapping[str, float]) -> float:
-        """The share of requests of which each latency, and what comes `later` on top of it, is within its limit."""
+        """Return the share of requests whose every latency, with what comes `later` on top, is within its limit."""
         within = [self.latencies[metric] + later[metric] <= limit for metric, limit in limits.items()]
         return float(np.average(np.all(within, axis=0), weights=self.weights))
 
@@ -104,7 +104,7 @@ def closed_loop(
     seed: int,
     error: float,
 ) -> Simulated:
-    """`clients` requests in flight at all times, as load generators keep them.
+    """Return `clients` requests in flight at all times, as load generators keep them.
 
     All clients begin at once, whoever has its answer asks again at once, and all of the `rounds` requests a client
     count: the burst at the beginning is why measured means of TTFT are far above their medians. In percentiles its
@@ -147,7 +147,7 @@ def open_loop(
     seed: int,
     error: float,
 ) -> Simulated:
-    """Requests that arrive `requests_per_s` on average, `gaps` apart (times with a mean of 1).
+    """Return requests that arrive `requests_per_s` on average, `gaps` apart (times with a mean of 1).
 
     The first fifth is not counted. Raises SaturatedError where the server, with all requests there at once, serves no
     more than `_SUSTAINED` of the rate; DoesNotFitError.
@@ -171,7 +171,7 @@ def open_loop(
 
 
 def _throughput(times: StepTimes, server: Server, lengths: Lengths, seed: int) -> float:
-    """Requests/s that are served when there are always more."""
+    """Return requests/s that are served when there are always more."""
     n = max(FEWEST_REQUESTS, 8 * server.max_num_seqs)
     random = np.random.default_rng(seed)
     prompt, cached, output = lengths(random, n + 2 * server.max_num_seqs)
@@ -183,7 +183,7 @@ def _throughput(times: StepTimes, server: Server, lengths: Lengths, seed: int) -
 
 
 def _rounds(drafts: Speculative, random: np.random.Generator, output: IntColumn) -> IntColumn:
-    """Steps that answers of these lengths take, the one of their first token among them.
+    """Return steps that answers of these lengths take, the one of their first token among them.
 
     With drafts those of a renewal process: normal around Wald's mean, within what drafts can give.
     """
@@ -268,7 +268,7 @@ class _Counted:
 
 
 def _summary(runs: Sequence[_Counted], server: Server) -> Simulated:
-    """All counted requests of several runs together."""
+    """Return all counted requests of several runs together."""
     came, admitted, began, ended = (
         np.concatenate([one.of(getattr(one.run, name)) for one in runs])
         for name in ("arrival", "admitted", "first_token", "finished")

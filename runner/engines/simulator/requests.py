@@ -18,7 +18,8 @@ Gaps = Callable[[np.random.Generator, int], FloatArray]
 
 
 def lengths_of(traffic: Traffic, input_len: int, output_len: int, kv_tokens: int, ranks: int, spread: float) -> Lengths:
-    """Samples of the requests of one of `ranks`; its `kv_tokens` bound what a trace's prefix blocks find in its cache.
+    """Return samples of the requests of one of `ranks`; its `kv_tokens` bound
+    what a trace's prefix blocks find in its cache.
 
     In a closed loop, lengths that the case fixes are drawn evenly from within the share `spread` around them: real
     requests, and those of load generators, are never equal to the token, and equal ones would march in step.
@@ -42,7 +43,7 @@ def _around(random: np.random.Generator, n: int, length: int, spread: float, var
 
 
 def _of_trace(trace: Trace, kv_tokens: int, ranks: int, cached_input: float) -> Lengths:
-    """What every rank gets of the trace, one rank's requests after the other's, over and over."""
+    """Return what every rank gets of the trace, one rank's requests after the other's, over and over."""
     cached = _cached(trace.input_len, cached_input) if cached_input else trace.cached_tokens(kv_tokens, ranks)
     order = np.concatenate(_in_turn(trace, ranks))
 
@@ -54,17 +55,17 @@ def _of_trace(trace: Trace, kv_tokens: int, ranks: int, cached_input: float) -> 
 
 
 def _in_turn(trace: Trace, ranks: int) -> list[IntColumn]:
-    """The rows of a trace that each of `ranks` gets."""
+    """Return the rows of a trace that each of `ranks` gets."""
     return [np.arange(rank, len(trace), ranks) for rank in range(min(ranks, len(trace)))]
 
 
 def _cached(prompt: IntColumn, share: float) -> IntColumn:
-    """At least one token of a prompt is computed."""
+    """Return the cached tokens: at least one token of a prompt is computed."""
     return np.minimum((prompt * share).astype(np.int64), prompt - 1)
 
 
 def arrivals_of(traffic: Traffic, ranks: int) -> Gaps:
-    """Times between the requests that one of `ranks` gets when they are handed out in turn."""
+    """Return times between the requests that one of `ranks` gets when they are handed out in turn."""
     if isinstance(traffic.trace, Trace) and traffic.arrivals is None and traffic.trace.seconds > 0:
         return _recorded(traffic.trace, ranks)
     cv = (traffic.arrivals or POISSON).cv
@@ -82,7 +83,9 @@ def arrivals_of(traffic: Traffic, ranks: int) -> Gaps:
 
 
 def _recorded(trace: Trace, ranks: int) -> Gaps:
-    """The times before the requests that `_of_trace` gives; those between one rank's and the next one's are means."""
+    """Return the times before the requests that `_of_trace` gives; those
+    between one rank's and the next one's are means.
+    """
     gaps = [np.diff(trace.at_s[rows], prepend=np.nan) for rows in _in_turn(trace, ranks)]
     recorded = np.concatenate(gaps)
     inside = recorded[~np.isnan(recorded)]

@@ -38,7 +38,7 @@ class StepTimes:
 
 
 def tabulate(seconds: StepSeconds, *, max_num_seqs: int, max_prefill_tokens: int, longest_sequence: int) -> StepTimes:
-    """The table of a step function, for at most so many sequences and prefill tokens in a step."""
+    """Return the table of a step function, for at most so many sequences and prefill tokens in a step."""
     doublings = max(0, math.ceil(math.log2(max_prefill_tokens / _FEWEST_PREFILL_TOKENS)))
     prefill = np.concatenate([[0.0], max_prefill_tokens / 2.0 ** np.arange(doublings, -1, -1)])
     per_sequence = np.linspace(0.0, float(longest_sequence), _KV_COLUMNS)
