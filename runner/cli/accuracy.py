@@ -10,7 +10,7 @@ import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, err, out, print_json
 from gpuscout.runner.cli.options import PriceOptions, grouped
-from gpuscout.runner.cli.show.fit_errors import print_fit_errors
+from gpuscout.runner.cli.show.fit_errors import fit_errors, print_fit_errors
 from gpuscout.runner.cli.show.output import Column, Output, Row, a_figure, print_rows, whole_number
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.text import percent
@@ -178,7 +178,7 @@ def _print_left_out(file: Path | None, output: Output) -> None:
         raise InputError(f"{file}: nothing was left out of its fit", hint="`gpuscout calibrate` without --no-validate")
     err().print(f"constants {constants.digest}, fitted on {constants.fitted_on} to {count(constants.runs, 'run')}")
     if output.json:
-        print_json({"errors": constants.errors_of_fit})
+        print_json({"errors_of_fit": fit_errors(constants.errors_of_fit)})
     else:
         print_fit_errors(constants.errors_of_fit, output)
 

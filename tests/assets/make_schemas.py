@@ -79,6 +79,7 @@ ASKED: dict[str, list[list[str]]] = {
     "pareto": [["pareto"], ["pareto", "--metrics", "cost,ttft,itl", "--kind", "measured"]],
     "accuracy": [["accuracy", "--measured", "stored"], ["accuracy", "--measured", "public:max_throughput"]],
     "accuracy-worst": [["accuracy", "--worst", "3"]],
+    "accuracy-left-out": [["accuracy", "--left-out"]],
     "gpus": [["gpus", "list"]],
     "models": [["models", "list"]],
     "workloads": [["workloads", "list"]],

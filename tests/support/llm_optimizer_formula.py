@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gpuscout.sweeps.models.architecture import ModelSpec
-from gpuscout.sweeps.models.attention import AttentionType
+from gpuscout.sweeps.models.architecture import AttentionType, ModelSpec
 
 _GIB = 2.0**30
 # Memory bandwidth in GiB/s and TFLOPS in 16 and in 8 bits (None: it refuses fp8), by its names of GPUs.
