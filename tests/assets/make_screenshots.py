@@ -26,8 +26,15 @@ LOOKED_AT = {
     "overview": ("", 1000),
     "phone": (f"?{CASE}", 390),
     "load": (f"load?rate=50&{CASE}", 1000),
+    "day": (f"load?load=0:00=2,8:00=40,18:00=10&{CASE}", 1000),
+    "day-phone": (f"load?load=0:00=2,8:00=40,18:00=10&{CASE}", 390),
+    "place": (f"place?have=H100=16&rate=20&{CASE}", 1000),
     "prices": ("prices", 1000),
+    "own": ("prices?gpu=H100&capex=28000&years=4&kw=1.1&usd_per_kwh=0.12", 1000),
     "compare": (f"compare?a=now&b=price:H100=2&{CASE}", 1000),
+    "accuracy": ("accuracy", 1000),
+    "sweep": ("sweeps/quickstart", 1000),
+    "api": ("api", 1000),
     "wrong": ("?model=Qwen3-33B", 1000),
 }
 
