@@ -86,6 +86,16 @@ def test_prices_and_token_apis(client: TestClient, folder: Path) -> None:
     assert client.get("/api/v1/compare", params={"a": "now"}).status_code == 400
 
 
+def test_compared_winners_have_kind_and_range(client: TestClient, folder: Path) -> None:
+    shown = text_of(client.get("/compare?a=now&b=price:H100=1").text)
+    done = gpuscout("compare", "now", "price:H100=1", "--json", cwd=folder)
+    winners = json.loads(done.stdout)["winners"]
+    assert winners
+    for side in (winner["b"] for winner in winners):
+        low, high = (f"{side[f'objective_{end}']:.2g}" for end in ("low", "high"))
+        assert re.search(rf"{side['gpu']} x{side['num_gpus']} [^|]*?\({low}\d*–{high}\d*\), {side['kind']}", shown)
+
+
 @pytest.mark.parametrize(
     ("address", "told"),
     [
