@@ -147,6 +147,11 @@ def note_of(engine: Engine) -> str | None:
     return note
 
 
+def task_seconds(engine: Engine) -> float:
+    """Return the seconds of one core that a task of an expensive engine takes, roughly."""
+    return float(getattr(engine, "task_s", 1.0))
+
+
 def measures(engine: Engine) -> bool:
     """Return whether its answers are measured runs."""
     return bool(getattr(engine, "measures", False))

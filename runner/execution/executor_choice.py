@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from gpuscout.runner.engines.base import MISSING, Cost, is_exclusive, measures
+from gpuscout.runner.engines.base import MISSING, Cost, is_exclusive, measures, task_seconds
 from gpuscout.runner.engines.registry import cached_engine
 from gpuscout.runner.execution.executors.base import Executor
 from gpuscout.runner.execution.executors.child import needs_child
@@ -18,11 +18,9 @@ EXECUTORS = ("auto", "in-process", "ray")
 
 # Start, first task and stop of a local Ray took 5 to 8 s where it was measured.
 RAY_START_S = 8.0
-# To plan with, not to promise: points a second that a cheap engine answers on one core, seconds a task of a dear one
-# that says nothing else, and how long the controller takes to store a block, apart from the points and tasks it stores
-# a second. The first two can be shared out, storing cannot.
+# To plan with, not to promise: points a second that a cheap engine answers on one core, which can be shared out, and
+# how long the controller takes to store a block, apart from the points and tasks it stores a second, which cannot.
 _CHEAP_POINTS_PER_S = 2_000_000.0
-_DEAR_TASK_S = 1.0
 _STORED_BLOCK_S = 0.007
 _STORED_POINTS_PER_S = 150_000.0
 _STORED_TASKS_PER_S = 20_000.0
@@ -70,7 +68,7 @@ def expected_work(expansion: Expansion, block_tasks: IntArray) -> Work:
         # One that is missing says so of every task, at no cost.
         engine = cached_engine(part.name, part.options)
         cheap = part.fingerprint == MISSING or engine.cost is Cost.CHEAP
-        evaluating += points / _CHEAP_POINTS_PER_S if cheap else tasks * getattr(engine, "task_s", _DEAR_TASK_S)
+        evaluating += points / _CHEAP_POINTS_PER_S if cheap else tasks * task_seconds(engine)
         storing += points / _STORED_POINTS_PER_S + tasks / _STORED_TASKS_PER_S + blocks * _STORED_BLOCK_S
     return Work(evaluating, storing)
 

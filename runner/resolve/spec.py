@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeGuard
 
-from gpuscout.runner.engines.base import Cost, is_exclusive, measures, settled, trust_of
+from gpuscout.runner.engines.base import Cost, is_exclusive, measures, settled, task_seconds, trust_of
 from gpuscout.runner.engines.registry import cached_engine, create_engine
 from gpuscout.runner.resolve.hub_errors import HubModel
 from gpuscout.runner.resolve.models import KnownModels, ModelFinder, target_of
@@ -33,9 +33,11 @@ CHEAP_LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384
 EXPENSIVE_LADDER = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 # A block of a cheap engine should take a fraction of a second and a sweep have enough blocks to share out; a block of
-# a dear one is one task, unless the store would hold more rows for blocks than anybody waits for.
+# a dear one is one task, or a second of quick ones, unless the store would hold more rows for blocks than anybody
+# waits for.
 _CHEAP_BLOCK, _SMALLEST_CHEAP_BLOCK, _CHEAP_BLOCKS = 4096, 256, 64
 _MOST_EXPENSIVE_BLOCKS = 20_000
+_EXPENSIVE_BLOCK_S, _FEWEST_EXPENSIVE_BLOCKS = 1.0, 64
 
 
 Precisions = tuple[Precision | None, ...]
@@ -327,7 +329,9 @@ def _with_block_sizes(sweep: Sweep) -> Sweep:
             # Workloads vary fastest: a block is one configuration, for which one server is started.
             return 1 if any("workloads" in group for group in sweep.zipped) else len(sweep.workloads)
         if part.block_size == 1:
-            return max(1, -(-raw // _MOST_EXPENSIVE_BLOCKS))
+            # Storing a block takes some milliseconds of the one controller, so that quick tasks need company.
+            company = min(int(_EXPENSIVE_BLOCK_S / task_seconds(engine)), raw // _FEWEST_EXPENSIVE_BLOCKS)
+            return max(1, company, -(-raw // _MOST_EXPENSIVE_BLOCKS))
         return min(_CHEAP_BLOCK, max(_SMALLEST_CHEAP_BLOCK, -(-raw // _CHEAP_BLOCKS)))
 
     return replace(sweep, engines=tuple(replace(part, block_size=size(part)) for part in sweep.engines))

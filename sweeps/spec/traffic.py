@@ -11,7 +11,7 @@ from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.spec.axes import RANGE_KEYS, NumericAxis
 from gpuscout.sweeps.spec.faults import Fault, Faults, InvalidValue, found, unexpected, unknown, unknown_key
 from gpuscout.sweeps.traffic.lengths import Histogram, Lengths, LogNormal, Uniform
-from gpuscout.sweeps.traffic.trace import Trace, read_trace
+from gpuscout.sweeps.traffic.trace import Trace, lines, opened, read_trace
 from gpuscout.sweeps.traffic.traffic import CONSTANT, POISSON, Arrivals
 
 RATES = NumericAxis(0, 1_000_000, whole=False, above=True)
@@ -101,9 +101,10 @@ def _histogram(value: object) -> Lengths:
 
 def _pairs_of_file(name: str) -> list[tuple[object, object]]:
     pairs: list[tuple[object, object]] = []
+    path = File(name)
     try:
-        with File(name).open(encoding="utf-8-sig", newline="") as stream:
-            for number, row in enumerate(csv.reader(stream), start=1):
+        with opened(path) as stream:
+            for number, row in enumerate(csv.reader(lines(path, stream)), start=1):
                 if not row or (number == 1 and not row[0].strip().replace(".", "").isdigit()):
                     continue
                 if len(pairs) == _MOST_BINS:
@@ -114,8 +115,8 @@ def _pairs_of_file(name: str) -> list[tuple[object, object]]:
                     message = f"{name}:{number}: expected a number of tokens and a count, got {','.join(row)!r:.60}"
                     raise InvalidValue(Fault(message, ("histogram",))) from None
                 pairs.append((length, count))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InvalidValue(Fault(f"cannot read {name}: {error}", ("histogram",))) from error
+    except InputError as error:
+        raise InvalidValue(Fault(error.message, ("histogram",), hint=error.hint)) from error
     return pairs
 
 

@@ -197,10 +197,10 @@ def opened(path: Path) -> Iterator[IO[str]]:
             kind = "a directory" if path.is_dir() else "not a regular file"
             raise InputError(f"cannot read {path}: it is {kind}", hint="expected a file in JSON Lines or CSV")
         if path.suffix == ".gz":
-            with gzip.open(path, "rt", encoding="utf-8") as stream:
+            with gzip.open(path, "rt", encoding="utf-8-sig") as stream:
                 yield stream
         else:
-            with path.open(encoding="utf-8") as stream:
+            with path.open(encoding="utf-8-sig") as stream:
                 yield stream
     except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error) as error:
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error

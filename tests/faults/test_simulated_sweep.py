@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+from gpuscout.sweeps.curves import SERVER_METRICS
 from tests.support.commands import count, gpuscout, install_engine, results, rows
 
 SPEC = """
@@ -32,6 +33,10 @@ PERCENTILES = """
 SELECT lower(hex(tasks.key)), concurrency, metric, percentile, value
 FROM point_percentiles JOIN tasks ON tasks.id = task_id ORDER BY 1, 2, 3, 4
 """
+OF_SERVERS = f"""
+SELECT lower(hex(tasks.key)), concurrency, {", ".join(SERVER_METRICS)}
+FROM operating_points JOIN tasks ON tasks.id = task_id ORDER BY 1, 2
+"""
 
 
 def test_kill_9_in_the_middle_changes_no_bit(tmp_path: Path) -> None:
@@ -54,6 +59,7 @@ def test_kill_9_in_the_middle_changes_no_bit(tmp_path: Path) -> None:
             assert 0 < count(folder / "gpuscout.db", "tasks") < 10
         done = gpuscout(*command, cwd=folder, plugins=plugins)
         assert done.returncode == 0, done.stderr
-        stored[name] = results(folder / "gpuscout.db"), rows(folder / "gpuscout.db", PERCENTILES)
+        store = folder / "gpuscout.db"
+        stored[name] = results(store), rows(store, PERCENTILES), rows(store, OF_SERVERS)
     assert len(stored["quiet"][1]) >= 8 * 12
     assert stored["quiet"] == stored["disturbed"]

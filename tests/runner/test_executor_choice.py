@@ -100,3 +100,20 @@ def test_a_dear_engine_says_how_long_its_tasks_take(name: str) -> None:
 )
 def test_durations_in_words(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("engine", "rates", "tasks"), [("simulator", 2_000, 20), ("simulator", 128, 2), ("simulator", 9, 1)]
+)
+def test_quick_tasks_of_a_dear_engine_share_blocks(engine: str, rates: int, tasks: int) -> None:
+    """About a second's worth, as long as there are blocks enough to share out."""
+    spec = {
+        **SPEC,
+        "tensor_parallel": [1],
+        "engines": engine,
+        "load": "request_rate",
+        "request_rate": [1 + rate for rate in range(rates)],
+    }
+    expansion = gpuscout.expand(gpuscout.spec_from_mapping({k: v for k, v in spec.items() if k != "concurrency"}))
+    [part] = expansion.sweep.engines
+    assert (part.block_size, expansion.raw_combinations) == (tasks, rates)

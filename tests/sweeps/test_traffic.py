@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.errors import InputError, SpecError
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
+from gpuscout.sweeps.spec.faults import InvalidValue
 from gpuscout.sweeps.spec.spec import SweepSpec, load_spec, spec_from_mapping
+from gpuscout.sweeps.spec.traffic import parse_distribution
 from gpuscout.sweeps.traffic.lengths import Histogram, Lengths, LogNormal, Uniform, lengths_from
-from gpuscout.sweeps.traffic.trace import BLOCK_TOKENS, Trace, read_trace
+from gpuscout.sweeps.traffic.trace import BLOCK_TOKENS, LONGEST_LINE, Trace, read_trace
 from gpuscout.sweeps.traffic.traffic import PLAIN, POISSON, Arrivals, Traffic, traffic_from
 
 distributions = st.one_of(
@@ -201,6 +204,28 @@ def test_a_trace_is_known_by_its_content_whatever_its_form(tmp_path: Path) -> No
     table.write_text("timestamp,input_length,output_length\n1000,1500,20\n2000,1500,30\n5000,600,40\n")
     assert read_trace(table).at_s.tolist() == [0.0, 1.0, 4.0]
     assert read_trace(table).cached_share() == 0.0
+
+
+def test_files_that_excel_writes_begin_with_a_mark(tmp_path: Path) -> None:
+    marked = tmp_path / "marked.csv"
+    marked.write_text("timestamp,input_length,output_length\n1000,1500,20\n2000,1500,30\n", encoding="utf-8-sig")
+    assert read_trace(marked).input_len.tolist() == [1500, 1500]
+    bins = tmp_path / "bins.csv"
+    bins.write_text("tokens,count\n100,3\n200,1\n", encoding="utf-8-sig")
+    assert parse_distribution({"histogram": str(bins)}).mean == 125
+
+
+def test_a_histogram_is_read_in_bounded_memory(tmp_path: Path) -> None:
+    endless = tmp_path / "endless.csv"
+    endless.write_text("1" * (LONGEST_LINE + 10))
+    os.mkfifo(tmp_path / "pipe.csv")
+    for file, message in (
+        (endless, "longer than"),
+        (tmp_path / "pipe.csv", "not a regular file"),
+        (Path("/dev/zero"), "not a regular file"),
+    ):
+        with pytest.raises(InvalidValue, match=message):
+            parse_distribution({"histogram": str(file)})
 
 
 def test_the_prefix_cache_forgets_the_least_recently_used_block(tmp_path: Path) -> None:
