@@ -50,7 +50,7 @@ def parse_url(text: str) -> sa.URL:
             return sa.URL.create("sqlite")
         _refuse_address(f"./{url.database}")
         return sa.URL.create("sqlite", database=url.database)
-    raise InputError(f"results cannot be stored in {url.get_backend_name()!r}", hint=_FORMS)
+    raise InputError(f"results cannot be stored in {url.drivername!r}", hint=_FORMS)
 
 
 def display(url: sa.URL) -> str:

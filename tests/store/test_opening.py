@@ -336,7 +336,7 @@ def test_an_old_sqlite_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         ("://scout:secret@db", "not a database URL"),
         ("sqlite://scout:secret@db/scout", "nothing but a path"),
         ("sqlite:///gpuscout.db?mode=ro", "nothing but a path"),
-        ("postgresql+asyncpg://scout:secret@db/scout", "cannot be stored in 'postgresql'"),
+        ("postgresql+asyncpg://scout:secret@db/scout", "cannot be stored in 'postgresql+asyncpg'"),
         ("postgresql://scout:secret@db:port/scout", "not a database URL"),
     ],
 )
