@@ -268,6 +268,22 @@ def test_tables_of_80_columns(
     assert shown == file.read_text(encoding="utf-8")
 
 
+def test_a_family_with_one_model_is_not_called_unmeasured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its runs say too little of other models to back them, but they are there."""
+    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
+    points = {64: {"regime": 0, "output_tokens_per_s": 1000.0}}
+    answers = [an_answer(gpu=gpu, in_sweep=True, points=points) for gpu in ("H100", "L40S")]
+    near = ObservedError("Ada", "dense", 64, 64, "output_tokens_per_s", 40, 3, 0.1, 0.2, 0.0, "fp8", "single", 1, 1)
+    alone = ObservedError("Hopper", "dense", 9, 64, "output_tokens_per_s", 21, 1, 0.1, 0.2, 0.0)
+    with open_store(url, create=True) as store, store.writing() as connection:
+        fill(connection, answers, [], {"roofline": Trust({0: {"output_tokens_per_s": (0.8, 1.2)}}, (near, alone))})
+    asked = ("recommend", "--db", url, "--no-slo", "--price", "H100=1.50", "--price", "L40S=1.90", "--top", "2")
+    shown = " ".join(said(capsys, *asked).split())
+    assert "if its estimate holds (0.42 (0.35–0.52) USD/Mtok); Hopper was measured with one dense model only" in shown
+    assert "(21 runs at 9 to 64 in flight)" in shown
+    assert "nobody has measured" not in shown
+
+
 def test_what_looks_twice_as_good_is_to_be_measured_first(made_up: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing measured is near the H100; at a price of its own it would cost less than half of what is backed."""
     cheap = ("--db", made_up, "--price", "H100=0.50", *PRICED[2:], "--no-slo")

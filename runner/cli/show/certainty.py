@@ -100,12 +100,18 @@ def measured_so_far(config: RankedConfig) -> str:
     if config.backing is None:
         return "nothing measured is near it"
     error = config.backing.error
-    runs = glued(count(error.runs, "run"))
+    runs = f"{glued(count(error.runs, 'run'))} at {_load(error)}"
     if not config.backing.own_family:
         return f"no {_kind(error)} model was measured on GPUs of its family"
     if error.models == 1:
         return f"{error.gpu_family} was measured with one {_kind(error)} model only ({runs})"
     return f"{_kind(error)} models on {error.gpu_family} were measured in other precisions, sizes or loads ({runs})"
+
+
+def _load(error: ObservedError) -> str:
+    """Return text such as "1 to 8 in flight" """
+    upwards = "and more" if error.concurrency_to is None else f"to {error.concurrency_to:,}"
+    return f"{error.concurrency_from:,} {upwards} in flight"
 
 
 def _kind(error: ObservedError) -> str:
@@ -169,6 +175,8 @@ def errors(backing: Backing) -> str:
     kind = _kind(error)
     if not backing.own_family:
         return f"{told} ({error.gpu_family} families that nothing was fitted to, {kind})"
+    if not backing.near and error.models == 1:
+        return f"{told} ({error.gpu_family}, one {kind} model only)"
     if not backing.near:
         return f"{told} ({error.gpu_family}, {kind}, in other precisions, sizes or loads)"
     return f"{told} ({error.gpu_family}, {kind}, {error.precision}, {_sizes(error)})"
