@@ -99,7 +99,7 @@ def choose_executor(
     engines = [cached_engine(part.name, part.options) for part in expansion.sweep.engines]
     if any(measures(engine) and is_exclusive(engine) for engine in engines):
         if ray_address or executor == "ray":
-            raise InputError("a running server is measured without Ray", hint="leave --executor out")
+            raise InputError("a running server is measured without Ray", hint="leave --ray-address and --executor out")
         return Choice("in-process", "one operating point after the other, because it measures", expansion)
     if ray_address and executor == "in-process":
         raise InputError("--ray-address needs the executor ray", hint="leave --executor out")

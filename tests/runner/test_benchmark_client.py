@@ -112,22 +112,23 @@ def test_measures_what_the_server_did(server: Served) -> None:
 
 
 def test_figures_at_64_in_flight_are_within_5_percent_of_what_the_server_did() -> None:
-    """Means, percentiles and throughput, beside the server's own record: it is late itself where a machine is busy."""
-    with serving_openai(model=MODEL, ttft_ms=2_000, itl_ms=300, varied=0.25) as server:
-        [run] = _measured(server, case_of(), [64], LoadOptions(requests_per_client=3))
+    """Means, percentiles and throughput, beside the server's own record: it is late itself where a machine is busy.
+
+    Long delays, of which the waiting of both processes for a core is a small part.
+    """
+    with serving_openai(model=MODEL, ttft_ms=4_000, itl_ms=600, varied=0.25) as server:
+        [run] = _measured(server, case_of(), [64], LoadOptions(requests_per_client=2))
         truth = Truth.of(server.record()[64:])  # without the warm-up
-    assert len(truth.values["ttft_ms"]) == 3 * 64
+    assert len(truth.values["ttft_ms"]) == 2 * 64
     for metric in ("ttft_ms", "itl_ms", "e2e_s"):
         assert run.figure(metric) == pytest.approx(np.mean(truth.values[metric]), rel=0.05), metric
     for (metric, percentile), measured in run.percentiles.items():
-        assert measured == pytest.approx(np.percentile(truth.values[metric], percentile), rel=0.05), (
-            metric,
-            percentile,
-        )
+        true = np.percentile(truth.values[metric], percentile)
+        assert measured == pytest.approx(true, rel=0.05), f"{metric} p{percentile:g}"
     assert len(run.percentiles) == len(truth.values) * len(PERCENTILES)
     assert run.output_tokens_per_s == pytest.approx(truth.output_tokens_per_s, rel=0.05)
-    assert run.ttft_ms == pytest.approx(2_000, rel=0.25)
-    assert run.itl_ms == pytest.approx(300, rel=0.25)
+    assert run.ttft_ms == pytest.approx(4_000, rel=0.1)  # of what it was told, by a server that is late where it waits
+    assert run.itl_ms == pytest.approx(600, rel=0.1)
     assert 0.9 * 64 < run.details["mean_concurrency"] < 64.0001
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from array import array
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,6 +16,8 @@ from gpuscout.sweeps.traffic.traffic import POISSON
 
 # Tokens that mean something to the server (begin, end, image …) are at the ends of every vocabulary.
 _FIRST, _LAST = 0.1, 0.9
+# Of tokens: a load of 1,024 in flight may have a hundred million of them.
+_FOUR_BYTES = "i"
 
 
 class Requests:
@@ -33,8 +36,8 @@ class Requests:
         self._shared = np.random.default_rng([seed, *digest])
         vocabulary = case.model.vocab_size
         self._tokens = range(int(_FIRST * vocabulary), max(int(_LAST * vocabulary), int(_FIRST * vocabulary) + 1))
-        self._prefix: list[int] = []
-        self._blocks: dict[int, list[int]] = {}
+        self._prefix = array(_FOUR_BYTES)
+        self._blocks: dict[int, array[int]] = {}
 
     def draw(self, count: int) -> list[Request]:
         """Return the next requests."""
@@ -68,18 +71,18 @@ class Requests:
         times: FloatArray = np.concatenate([[0.0], np.cumsum(gaps / (gaps.mean() * request_rate))])
         return times
 
-    def _prompt(self, length: int) -> list[int]:
+    def _prompt(self, length: int) -> array[int]:
         cached = min(int(length * self._traffic.cached_input), length - 1)
         if len(self._prefix) < cached:
             self._prefix += self._ids(self._shared, cached - len(self._prefix))
         return self._prefix[:cached] + self._ids(self._random, length - cached)
 
-    def _recorded(self, trace: Trace, row: int) -> list[int]:
+    def _recorded(self, trace: Trace, row: int) -> array[int]:
         """Return a prompt of a trace: its known blocks, and what they leave open."""
         length = int(trace.input_len[row])
         if trace.hash_ids is None:
             return self._prompt(length)
-        prompt = list(itertools.islice(self._of_blocks(trace.hash_ids[row]), length))
+        prompt = array(_FOUR_BYTES, itertools.islice(self._of_blocks(trace.hash_ids[row]), length))
         return prompt + self._ids(self._random, length - len(prompt))
 
     def _of_blocks(self, blocks: tuple[int, ...]) -> Iterator[int]:
@@ -88,6 +91,5 @@ class Requests:
                 self._blocks[block] = self._ids(self._shared, BLOCK_TOKENS)
             yield from self._blocks[block]
 
-    def _ids(self, random: np.random.Generator, count: int) -> list[int]:
-        drawn: list[int] = random.integers(self._tokens.start, self._tokens.stop, count).tolist()
-        return drawn
+    def _ids(self, random: np.random.Generator, count: int) -> array[int]:
+        return array(_FOUR_BYTES, random.integers(self._tokens.start, self._tokens.stop, count).tolist())
