@@ -146,6 +146,20 @@ def test_a_real_server_on_a_pretended_gpu(tmp_path: Path, cluster: Any) -> None:
     assert all("of another server" in str(why) for _, why, _, _ in stored)
 
 
+def test_what_ray_is_asked_for_beside_gpus(tmp_path: Path, cluster: Any) -> None:
+    """What the nodes with the GPUs lack leaves the task for another cluster; what cannot be meant is refused."""
+    sweep = Sweep(tmp_path, precisions="fp8", workloads=SHORT, more="run: {resources: {disk: 1}}")
+    done = gpuscout(*sweep.arguments, "--ray-address", cluster.address, cwd=tmp_path)
+    assert done.returncode == 5, done.stderr
+    told = " ".join(done.stderr.split())
+    assert "no node with 1 x L40S has what `run:` of the engine asks for (CPU: 1, disk: 1)" in told
+    for more, refused in (("num_gpus: 2", "`num_gpus` is that of each case"), ("memory_limit_gb: 4", "leave it out")):
+        sweep = Sweep(tmp_path, precisions="fp8", workloads=SHORT, more=f"run: {{{more}}}")
+        done = forked(*sweep.arguments, cwd=tmp_path)
+        assert (done.returncode, refused in done.stderr) == (2, True)
+    assert not sweep.pids
+
+
 def test_from_estimates_to_what_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The best of an estimate is measured, and is what is recommended afterwards."""
     monkeypatch.setenv("TEST_KEY", "a key of the servers")

@@ -134,6 +134,8 @@ def test_servers_are_placed_where_their_gpus_are() -> None:
     assert places.take("e", l40s, 1) == "large"
     assert places.take("f", l40s, 1) is None  # three at once
     places.leave("d")
+    with pytest.raises(NoSuchNode, match=r"no node with 1 x L40S has what `run:` of the engine asks for \(disk: 2\)"):
+        places.take("f", l40s, 1, {"disk": 2})
     # A node that was there may come back for a while.
     places.update([small])
     now[0] = 100.0

@@ -170,6 +170,8 @@ class BenchmarkEngine:
         part = next(part for part in sweep.engines if part.name == self.name and part.options == self.options)
         if part.placement.memory_limit_gb is not None:
             return "`memory_limit_gb` would limit the servers, too: leave it out"
+        if part.placement.num_gpus:
+            return "`num_gpus` is that of each case (tensor, pipeline and data parallelism): leave it out"
         return None
 
     def _other_than(self, case: Case) -> str | None:

@@ -76,7 +76,8 @@ class RayExecutor:
             evaluate = ray.remote(_evaluate_on_worker)
             if any(map(_serves, expansion.sweep.engines)):
                 options = [_ray_options(part) for part in expansion.sweep.engines]
-                self._servers = RayServers(expansion, self._sweep, max_servers, options)
+                demands = [_demands(part) for part in expansion.sweep.engines]
+                self._servers = RayServers(expansion, self._sweep, max_servers, options, demands)
             self._tasks = [evaluate.options(**_ray_options(part)) for part in expansion.sweep.engines]
             self.description = f"on {f'cluster {address}' if address else 'a local Ray'} with {self._cpus():g} CPUs"
         except BaseException:

@@ -29,10 +29,19 @@ class RayServers:
     """
 
     def __init__(
-        self, expansion: Expansion, sweep: Any, most: int | None, options: Sequence[Mapping[str, Any]]
+        self,
+        expansion: Expansion,
+        sweep: Any,
+        most: int | None,
+        options: Sequence[Mapping[str, Any]],
+        demands: Sequence[Mapping[str, float]],
     ) -> None:
-        """`sweep` is a reference to the expansion's sweep in Ray's object store, `options` are those of its engines."""
+        """`sweep` is a reference to the expansion's sweep in Ray's object store.
+
+        `options` are those of its engines, `demands` the resources that these ask for beside the GPUs of a case.
+        """
         self._options = options
+        self._demands = demands
         self._expansion = expansion
         self._sweep = sweep
         self._places = ServerPlaces(most)
@@ -58,7 +67,8 @@ class RayServers:
             job = self._waiting.popleft()
             case = block_cases(self._expansion, job.block).case(int(job.positions[0]))
             try:
-                node = self._places.take(_key(job), case.gpu, case.num_gpus)
+                asked = self._demands[self._expansion.engine_of(job.block)]
+                node = self._places.take(_key(job), case.gpu, case.num_gpus, asked)
             except NoSuchNode as error:
                 return Failed(job, FailureKind.ENGINE_MISSING, str(error))
             if node is None:
@@ -132,6 +142,7 @@ class RayServers:
                     node["NodeID"],
                     int(node["Resources"]["GPU"]),
                     self._names[node["NodeID"]] or tuple(accelerator_types(node["Resources"])),
+                    tuple(sorted(node["Resources"].items())),
                 )
                 for node in alive
                 if node["NodeID"] in self._names

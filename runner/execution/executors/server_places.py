@@ -17,11 +17,20 @@ _COMES_BACK_S = 300.0
 
 @dataclass(frozen=True)
 class Node:
-    """A node with GPUs: how many Ray gives away, and what they are called by their drivers or by Ray."""
+    """A node with GPUs: how many Ray gives away, and what they are called by their drivers or by Ray.
+
+    `resources` are Ray's, with how much of each the node has.
+    """
 
     id: str
     gpus: int
     names: tuple[str, ...]
+    resources: tuple[tuple[str, float], ...] = ()
+
+    def lacks(self, asked: Mapping[str, float]) -> bool:
+        """Tell whether the node has too little of something, should nothing else run there."""
+        has = dict(self.resources)
+        return any(has.get(name, 0.0) < amount for name, amount in asked.items())
 
 
 class NoSuchNode(Exception):
@@ -41,7 +50,7 @@ class ServerPlaces:
         self._most = most
         self._clock = clock
         self._nodes: dict[str, Node] = {}
-        self._last_seen: dict[tuple[tuple[str, ...], int], float] = {}
+        self._last_seen: dict[Node, float] = {}
         self._taken: dict[object, _Taken] = {}
         self._catalogue: GPUCatalogue = gpus_with()
 
@@ -49,15 +58,23 @@ class ServerPlaces:
         """Take over the nodes that are alive now."""
         self._nodes = {node.id: node for node in nodes}
         for node in nodes:
-            self._last_seen[node.names, node.gpus] = self._clock()
+            self._last_seen[node] = self._clock()
 
-    def take(self, server: object, gpu: GPUSpec, count: int) -> str | None:
+    def take(self, server: object, gpu: GPUSpec, count: int, asked: Mapping[str, float] | None = None) -> str | None:
         """Return the node that starts `server` now, whose GPUs are taken until `leave`; None: when others have ended.
 
-        Raises NoSuchNode where waiting is in vain.
+        `asked` is what else of Ray's resources it takes. Raises NoSuchNode where waiting is in vain.
         """
-        suitable = [node for node in self._nodes.values() if self._suits(node.names, node.gpus, gpu, count)]
-        if not suitable and not self._comes_back(gpu, count):
+        asked = asked or {}
+        with_gpus = [node for node in self._nodes.values() if self._suits(node, gpu, count)]
+        suitable = [node for node in with_gpus if not node.lacks(asked)]
+        if not suitable and not self._comes_back(gpu, count, asked):
+            if with_gpus:
+                told = ", ".join(f"{name}: {amount:g}" for name, amount in asked.items())
+                raise NoSuchNode(
+                    f"not supported here: no node with {count} x {gpu.name} has what `run:` of the engine asks for "
+                    f"({told})"
+                )
             there = sorted({f"{node.gpus} x {' or '.join(dict.fromkeys(node.names)) or 'unknown GPUs'}"
                             for node in self._nodes.values()})  # fmt: skip
             raise NoSuchNode(
@@ -85,11 +102,11 @@ class ServerPlaces:
             used[taken.node] = used.get(taken.node, 0) + taken.gpus
         return used
 
-    def _suits(self, names: Sequence[str], gpus: int, gpu: GPUSpec, count: int) -> bool:
-        return gpus >= count and is_one_of(gpu, names, self._catalogue)
+    def _suits(self, node: Node, gpu: GPUSpec, count: int) -> bool:
+        return node.gpus >= count and is_one_of(gpu, node.names, self._catalogue)
 
-    def _comes_back(self, gpu: GPUSpec, count: int) -> bool:
+    def _comes_back(self, gpu: GPUSpec, count: int, asked: Mapping[str, float]) -> bool:
         return any(
-            self._suits(names, gpus, gpu, count) and self._clock() - seen < _COMES_BACK_S
-            for (names, gpus), seen in self._last_seen.items()
+            self._suits(node, gpu, count) and not node.lacks(asked) and self._clock() - seen < _COMES_BACK_S
+            for node, seen in self._last_seen.items()
         )
