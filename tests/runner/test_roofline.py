@@ -622,6 +622,7 @@ def test_sequences_need_room_in_the_tokens_of_a_step() -> None:
     assert memory(features(CaseColumns.of([drafted]))).running.tolist() == [4]
 
 
+@pytest.mark.slow
 def test_small_budgets_read_a_prompt_in_many_steps() -> None:
     """As simulated; defaults and larger budgets cost what the fit says of the defaults."""
     budgets = (64, 512, 8192, 65536)

@@ -262,6 +262,7 @@ engine: {name: simulator, goodput: [ttft<=500ms]}
 """
 
 
+@pytest.mark.slow
 def test_a_sweep_over_rates_is_stored_ranked_exported_and_copied(tmp_path: Path) -> None:
     (tmp_path / "open.yaml").write_text(SPEC)
     for computed in ("12 computed", "nothing to compute"):
@@ -324,6 +325,7 @@ concurrency: [1, 16]
 """
 
 
+@pytest.mark.slow
 def test_capacity_for_a_rate_takes_simulated_points_whatever_else_is_stored(tmp_path: Path) -> None:
     def asked(*command: str, code: int = 0) -> dict[str, Any]:
         done = gpuscout(*command, "--json", cwd=tmp_path)
@@ -407,6 +409,7 @@ engines: [roofline, simulator]
 """
 
 
+@pytest.mark.slow
 def test_both_engines_answer_one_question_and_means_of_bins_say_so_everywhere(tmp_path: Path) -> None:
     (tmp_path / "both.yaml").write_text(BOTH)
     done = gpuscout("run", "both.yaml", "--executor", "in-process", cwd=tmp_path)
