@@ -61,6 +61,7 @@ class Chart:
     x_label: str
     y_label: str
     colours: Sequence[str]
+    diagonal: tuple[tuple[float, float], tuple[float, float]]  # the ends of where both axes have the same value
     width: int = WIDTH
     height: int = HEIGHT
     left: int = _LEFT
@@ -104,7 +105,9 @@ def scatter(
         for row in shown
     ]
     colours = names if len(names) <= _COLOURS else [*names[: _COLOURS - 1], "others"]
-    return Chart(marks, _curves(shown, marks, curve_by), across.ticks(), down.ticks(), *labels, colours)
+    ends = max(across.low, down.low), min(across.high, down.high)
+    start, end = ((across.at(value), down.at(value)) for value in ends)
+    return Chart(marks, _curves(shown, marks, curve_by), across.ticks(), down.ticks(), *labels, colours, (start, end))
 
 
 def _curves(rows: Sequence[Mapping[str, Any]], marks: Sequence[Mark], curve_by: Sequence[str]) -> list[Curve]:

@@ -20,6 +20,7 @@ from gpuscout.runner.cli.options import AimOptions, Filters, PriceOptions
 from gpuscout.runner.cli.show.output import number
 from gpuscout.runner.cli.show.token_api import tokens
 from gpuscout.runner.cli.show.wording import workload
+from gpuscout.runner.web.agreement import agreement
 from gpuscout.runner.web.answers import Question
 from gpuscout.runner.web.charts import Course, course, scatter
 from gpuscout.runner.web.errors import status_of, title_of
@@ -416,7 +417,10 @@ def sweep(db: str, fields: Fields) -> Context:
 def accuracy(db: str, fields: Fields) -> Context:
     """Return the errors of the built-in engine over the runs that ship, or over those of the store."""
     asked = Question("accuracy", given(fields))
-    return {"document": json.loads(asked.ask(db).text), "command": asked.command(_display(db))}
+    document = json.loads(asked.ask(db).text)
+    engine = document["accuracy"][0]["engine"]
+    chart = agreement(db, engine, fields.get("measured") or ["public"])
+    return {"document": document, "engine": engine, "chart": chart, "command": asked.command(_display(db))}
 
 
 def reference(db: str, fields: Fields) -> Context:

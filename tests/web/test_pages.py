@@ -150,6 +150,15 @@ def test_a_load_that_moves_is_a_chart(client: TestClient) -> None:
     assert all(f"{row['ready']} replicas from {row['start_s'] / 3600:.4g} h" in page for row in group["over_time"])
 
 
+def test_accuracy_shows_estimates_against_measured_runs(client: TestClient) -> None:
+    page = client.get("/accuracy").text
+    assert page.count('class="mark estimated"') > 200
+    told = re.findall(r"<title>[^<]+, [^<]+ x\d+: ([\d.e+]+) ms; measured ([\d.e+]+)</title>", page)
+    near = sum(0.8 < float(estimated) / float(measured) < 1.25 for estimated, measured in told)
+    assert len(told) == page.count('class="mark estimated"')
+    assert near > len(told) / 3
+
+
 def test_prices_that_would_change_a_winner(tmp_path: Path) -> None:
     done = gpuscout("run", "--model", "Qwen3-8B", "--gpu", "H100,H200,MI300X", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
