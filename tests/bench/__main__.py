@@ -174,6 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench")
     parser.add_argument("--tasks", type=int, default=100_000, help="of the end-to-end run")
     parser.add_argument("--large", type=int, default=1_000_000, help="tasks of the memory run; 0 leaves it out")
+    parser.add_argument("--only-simulator", action="store_true", help="only what the simulator does")
     parser.add_argument("--only-run", nargs=2, metavar=("TASKS", "DIRECTORY"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only_run:
@@ -181,6 +182,10 @@ def main() -> None:
         print(report.progress.points, report.seconds, peak_mib())
         return
     print(f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores", flush=True)
+    if options.only_simulator:
+        with tempfile.TemporaryDirectory() as directory:
+            simulator(say, Path(directory), 2_000)
+        return
     engine()
     with tempfile.TemporaryDirectory() as directory:
         end_to_end(Path(directory), options.tasks)
