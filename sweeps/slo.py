@@ -53,17 +53,17 @@ _EXAMPLE = "for example ttft<=500ms, itl<=30ms, e2e<=10s or rate>=5/s"
 
 
 def percentile_name(column: str, percentile: float) -> str:
-    """What a percentile of a column of operating points is called: "p95_ttft_ms"."""
+    """Return what a percentile of a column of operating points is called: "p95_ttft_ms"."""
     return f"p{percentile:g}_{column}"
 
 
 def is_percentile(figure: str) -> bool:
-    """Whether this is the name of a percentile."""
+    """Return whether this is the name of a percentile."""
     return _PERCENTILE_NAME.fullmatch(figure) is not None
 
 
 def percentile_of(figure: str) -> float:
-    """95 of "p95_ttft_ms"."""
+    """Return 95 of "p95_ttft_ms"."""
     return float(figure.partition("_")[0].removeprefix("p"))
 
 
@@ -107,7 +107,7 @@ class Slo:
 
 
 def parse_slo(text: str) -> Slo:
-    """An SLO from text such as "itl <= 30 ms", "ttft:p95<=1s" or "rate>=300/min".
+    """Return an SLO from text such as "itl <= 30 ms", "ttft:p95<=1s" or "rate>=300/min".
 
     So are "tpot<=30ms", "p95_ttft_ms<=1000", and "tok/s/user>=30" or "interactivity>=30", which limit the ITL to
     1000 / 30 ms. `<` means the same as `<=`. Without a unit ms is meant for ttft and itl, s for e2e, per second for a
@@ -145,7 +145,7 @@ def parse_slo(text: str) -> Slo:
 
 
 def _from_interactivity(form: re.Match[str], text: str) -> Slo:
-    """A limit on the tokens per second of one user as one on the ITL."""
+    """Return a limit on the tokens per second of one user as one on the ITL."""
     limit = float(form["limit"])
     if form["operator"] not in (">=", ">", "≥") or limit <= 0:
         raise InputError(f"invalid SLO {quoted(text)}: expected a lower limit", hint="for example tok/s/user>=30")
@@ -164,7 +164,7 @@ def _check_operator(slo: Slo, operator: str, text: str, limit: str) -> None:
 
 
 def _scale(slo: Slo, unit: str, text: str) -> float:
-    """What turns the number that was written into the unit of the limit."""
+    """Return what turns the number that was written into the unit of the limit."""
     if slo.at_least:
         if unit and unit not in _PER_SECOND:
             raise InputError(f"unknown unit {quoted(unit)} in the SLO {quoted(text)}", hint="allowed: /s, /min, /h")

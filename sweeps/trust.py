@@ -25,14 +25,14 @@ class Link(StrEnum):
 
 
 def link_of(num_gpus: int, scale_up_gpus: int) -> Link:
-    """The link of a deployment of so many GPUs, of which `scale_up_gpus` share a fast link (1: none do)."""
+    """Return the link of a deployment of so many GPUs, of which `scale_up_gpus` share a fast link (1: none do)."""
     if num_gpus == 1:
         return Link.SINGLE
     return Link.FAST if scale_up_gpus > 1 else Link.PCIE
 
 
 def precision_class(precision: Precision) -> str:
-    """Precisions whose runs say something of each other: all 16-bit formats are one."""
+    """Return precisions whose runs say something of each other: all 16-bit formats are one."""
     return "16-bit" if precision in (Precision.BF16, Precision.FP16) else precision.value
 
 
@@ -67,7 +67,7 @@ class ObservedError:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ObservedError:
-        """The inverse of `asdict`; what came later than the first ten fields may be missing.
+        """Return the inverse of `asdict`; what came later than the first ten fields may be missing.
 
         Raises KeyError, TypeError or ValueError for anything else.
         """
@@ -103,13 +103,13 @@ class Trust:
     errors: tuple[ObservedError, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """A form that JSON can hold and `from_dict` reads."""
+        """Return a form that JSON can hold and `from_dict` reads."""
         intervals = {str(r): {m: list(pair) for m, pair in metrics.items()} for r, metrics in self.intervals.items()}
         return {"intervals": intervals, "errors": [asdict(error) for error in self.errors]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Trust:
-        """The inverse of `to_dict`. Raises KeyError, TypeError or ValueError for anything else."""
+        """Return the inverse of `to_dict`. Raises KeyError, TypeError or ValueError for anything else."""
         intervals = {
             int(regime): {str(metric): (_finite(low), _finite(high)) for metric, (low, high) in metrics.items()}
             for regime, metrics in data["intervals"].items()

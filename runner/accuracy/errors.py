@@ -22,7 +22,7 @@ COLUMNS: Mapping[str, str] = {"itl": "itl_ms", "ttft": "ttft_ms", "throughput": 
 
 
 def _of_gpu(field: str) -> Callable[[MeasuredRun], object]:
-    """A field of the catalogue's entry for a run's GPU; None for a GPU that is not there."""
+    """Return a field of the catalogue's entry for a run's GPU; None for a GPU that is not there."""
 
     def value(run: MeasuredRun) -> object:
         gpu = GPUCatalogue.load().find(run.gpu)
@@ -32,12 +32,12 @@ def _of_gpu(field: str) -> Callable[[MeasuredRun], object]:
 
 
 def _load_band(run: MeasuredRun) -> str | None:
-    """The band of requests in flight that the built-in engine's intervals go by; None: an offline maximum."""
+    """Return the band of requests in flight that the built-in engine's intervals go by; None: an offline maximum."""
     return None if run.concurrency is None else BAND_NAMES[bisect_left(BAND_ENDS, run.concurrency)]
 
 
 def _and_band(name: str) -> Callable[[MeasuredRun], object]:
-    """A grouping combined with the band of load."""
+    """Return a grouping combined with the band of load."""
 
     def value(run: MeasuredRun) -> str | None:
         group, band = GROUPINGS[name](run), _load_band(run)
@@ -93,7 +93,9 @@ class GroupErrors:
 
 
 def closed_loop_throughput(estimates: Estimates) -> FloatArray:
-    """Output tokens/s that follow from the estimated latencies when `concurrency` requests are always in flight."""
+    """Return output tokens/s that follow from the estimated latencies when
+    `concurrency` requests are always in flight.
+    """
     output_len = np.array([run.output_len for run in estimates.runs], dtype=np.float64)
     e2e_s = (estimates.ttft_ms + estimates.itl_ms * (output_len - 1)) / 1000
     throughput: FloatArray = estimates.concurrency * output_len / e2e_s
@@ -131,14 +133,14 @@ def tail_ratios(estimates: Estimates) -> dict[str, FloatArray]:
 
 
 def inside_interval(estimates: Estimates, trust: Trust) -> dict[str, FloatArray]:
-    """`inside_factors` of every metric."""
+    """Return `inside_factors` of every metric."""
     return {
         metric: inside_factors(estimates, ratio, trust, COLUMNS[metric]) for metric, ratio in ratios(estimates).items()
     }
 
 
 def inside_factors(estimates: Estimates, ratio: FloatArray, trust: Trust, name: str) -> FloatArray:
-    """1 where a measured figure lies within the 80 % interval around its estimate, else 0; NaN: not known.
+    """Return 1 where a measured figure lies within the 80 % interval around its estimate, else 0; NaN: not known.
 
     `ratio`: estimate / measured of the figure that the engine's intervals call by this name.
     """
@@ -153,7 +155,10 @@ def inside_factors(estimates: Estimates, ratio: FloatArray, trust: Trust, name: 
 def errors(
     estimates: Estimates, of: Callable[[MeasuredRun], object] = lambda run: "all", trust: Trust = NO_TRUST
 ) -> dict[str, GroupErrors]:
-    """Errors by group, in the order of the groups' names (numbers by size). `trust` has the engine's intervals."""
+    """Return errors by group, in the order of the groups' names (numbers by size).
+
+    `trust` has the engine's intervals.
+    """
     ratio = ratios(estimates)
     inside = inside_interval(estimates, trust)
     answered = np.isfinite(estimates.itl_ms) & np.isfinite(estimates.ttft_ms)
@@ -173,7 +178,7 @@ def errors(
 def metric_error(
     ratio: FloatArray, weight: FloatArray | None = None, inside: FloatArray | None = None
 ) -> MetricError | None:
-    """Errors from estimate / measured, NaN where either is missing; None without a run that has both.
+    """Return errors from estimate / measured, NaN where either is missing; None without a run that has both.
 
     `weight`: how much each run counts; None: all alike. `inside` as `inside_interval` has it.
     """
@@ -194,7 +199,7 @@ def metric_error(
 
 
 def weighted_quantiles(values: FloatArray, weight: FloatArray, shares: Sequence[float]) -> FloatArray:
-    """Quantiles of values of which each counts by its weight."""
+    """Return quantiles of values of which each counts by its weight."""
     order = np.argsort(values, kind="stable")
     positions = (np.cumsum(weight[order]) - weight[order] / 2) / weight.sum()
     found: FloatArray = np.interp(shares, positions, values[order])

@@ -199,7 +199,7 @@ class _Answer:
             waiting = {position: waiting[position] for position in refused}
 
     def take_medians(self, positions: Iterable[int]) -> None:
-        """Latencies of these runs are the engine's 50th percentiles where it has them."""
+        """Take the 50th percentiles of the engine for the latencies of these runs, where it has them."""
         rows = np.array(sorted(positions), dtype=np.int64)
         for figures, metric in zip(self.figures, ("ttft_ms", "itl_ms"), strict=False):
             median = self.percentiles[rows, PERCENTILE_COLUMNS.index((metric, 50.0))]

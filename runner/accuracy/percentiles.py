@@ -22,14 +22,14 @@ Errors = Mapping[tuple[str, float], MetricError]
 
 
 def that_tell_percentiles(runs: Iterable[MeasuredRun]) -> tuple[MeasuredRun, ...]:
-    """The closed-loop runs whose source reports a 99th percentile of TTFT."""
+    """Return the closed-loop runs whose source reports a 99th percentile of TTFT."""
     return tuple(run for run in runs if run.load is LoadKind.CLOSED_LOOP and ("ttft_ms", 99.0) in run.percentiles)
 
 
 def percentile_errors(
     estimates: Estimates, of: Callable[[MeasuredRun], object] = lambda run: "all", trust: Trust = NO_TRUST
 ) -> dict[str, tuple[int, Errors]]:
-    """Runs and errors of every group; percentiles that no run of a group has, or no estimate, are left out.
+    """Return runs and errors of every group; percentiles that no run of a group has, or no estimate, are left out.
 
     `trust` has the engine's intervals.
     """

@@ -58,7 +58,7 @@ class AccuracyReport:
         return sum(load.total.answered for load in self.loads.values())
 
     def to_dict(self) -> dict[str, object]:
-        """A form that JSON can hold; fractions stay fractions."""
+        """Return a form that JSON can hold; fractions stay fractions."""
         return {
             "engine": self.engine,
             "fingerprint": self.fingerprint,
@@ -112,7 +112,7 @@ def report(
 
 
 def select(estimates: Estimates, rows: Sequence[int]) -> Estimates:
-    """The estimates of some of the runs, in the order of `rows`."""
+    """Return the estimates of some of the runs, in the order of `rows`."""
     chosen = np.array(rows, dtype=np.int64)
     columns = ("ttft_ms", "itl_ms", "output_tokens_per_s", "concurrency", "fraction")
     return Estimates(
@@ -125,7 +125,7 @@ def select(estimates: Estimates, rows: Sequence[int]) -> Estimates:
 
 
 def write_predictions(estimates: Estimates, file: Path) -> None:
-    """A CSV file with one line a run; a figure that is not known is empty. Raises InputError."""
+    """Write a CSV file with one line a run; a figure that is not known is empty. Raises InputError."""
     try:
         with file.open("w", newline="", encoding="utf-8") as stream:
             lines = csv.writer(stream)

@@ -32,7 +32,7 @@ Flags = npt.NDArray[np.bool_]
 def errors_seen(
     estimates: Estimates, names: RunNames | None = None, *, family_left_out: Estimates | None = None
 ) -> tuple[ObservedError, ...]:
-    """The errors of closed-loop runs, where at least three runs are alike.
+    """Return the errors of closed-loop runs, where at least three runs are alike.
 
     Models that differ in weights only count as one. `family_left_out`: answers to runs on families that the engine was
     not fitted to, which say under the name of each vendor what to expect of families that nobody measured: there each
@@ -78,7 +78,7 @@ class _ClosedLoop:
         )
 
     def errors(self, group: npt.NDArray[np.str_], *, apart: bool) -> Iterator[ObservedError]:
-        """Those of each group, kind of model and band; with `apart` those of each precision and link as well."""
+        """Yield those of each group, kind of model and band; with `apart` those of each precision and link as well."""
         bands = CONCURRENCY_BANDS
         for name, kind, (start, end) in itertools.product(sorted(set(group.tolist())), ("dense", "moe"), bands):
             alike = (group == name) & (self.kind == kind)
@@ -89,7 +89,7 @@ class _ClosedLoop:
                 yield from self._covered(alike & (self.precision == precision) & (self.link == link), name, kind)
 
     def _covered(self, alike: Flags, name: str, kind: str) -> Iterator[ObservedError]:
-        """Those of runs of one precision and link, with what the runs cover."""
+        """Yield those of runs of one precision and link, with what the runs cover."""
         load, tp = self.concurrency[alike], self.tensor_parallel[alike]
         covers = {
             "precision": str(self.precision[alike][0]),
@@ -120,5 +120,5 @@ def _ratios(estimates: Estimates) -> dict[str, FloatArray]:
 
 
 def same_architecture(model: ModelSpec) -> str:
-    """Equal for models that differ in weights only (DeepSeek V3 and R1), or in precision."""
+    """Return a key that is equal for models that differ in weights only (DeepSeek V3 and R1), or in precision."""
     return f"{model.model_type} {model.layers}x{model.hidden_size}" + (f" E{model.experts}" if model.is_moe else "")

@@ -94,7 +94,7 @@ class PerformanceEstimate:
     note: str | None = None
 
     def is_valid(self) -> bool:
-        """Whether there are figures; otherwise `error` says why not."""
+        """Return whether there are figures; otherwise `error` says why not."""
         return self.error is None
 
     @property
@@ -105,7 +105,7 @@ class PerformanceEstimate:
         return self.output_tokens_per_s / self.num_gpus
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as JSON types, and `output_tokens_per_s_per_gpu`."""
+        """Return all fields as JSON types, and `output_tokens_per_s_per_gpu`."""
         return asdict(self) | {"output_tokens_per_s_per_gpu": self.output_tokens_per_s_per_gpu}
 
     @property
@@ -210,7 +210,7 @@ def _percentiles(point: StoredAnswer | RankedConfig) -> dict[str, float]:
 
 
 def _interval_ends(intervals: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
-    """Intervals by metric as the fields of a `PerformanceEstimate`."""
+    """Return intervals by metric as the fields of a `PerformanceEstimate`."""
     return {
         f"{metric}_{end}": value
         for metric, ends in intervals.items()

@@ -42,12 +42,15 @@ class LeftOver:
 
     @classmethod
     def of(cls, rows: FitRows, familiar: Figures, families_out: Figures | None) -> LeftOver:
-        """`families_out` None: all rows are of one family."""
+        """Build it from the rows. `families_out` None: all rows are of one family."""
         nothing = Figures(*(np.full(len(rows), np.nan) for _ in INTERVAL_METRICS))
         return cls(rows, _residuals(rows, familiar), _residuals(rows, families_out or nothing))
 
     def ends(self, metric: str, band: int, vendor: str | None, without: Flags) -> tuple[float, float]:
-        """The ends of an interval, as logarithms, without the rows `without`. `vendor` None: of families not fitted."""
+        """Return the ends of an interval, as logarithms, without the rows `without`.
+
+        `vendor` None: of families not fitted.
+        """
         of_band = (self._bands == band) & ~without
         known = np.isfinite(self.unfamiliar[metric])
         prior = None
@@ -70,7 +73,7 @@ class LeftOver:
         return float(drawn[0]), float(drawn[1])
 
     def _quantiles(self, residual: FloatArray, sample: Flags, *, alike: bool = True) -> tuple[float, float]:
-        """Quantiles where a curve of n runs counts as sqrt(n); with `alike` every GPU family counts as one."""
+        """Return quantiles where a curve of n runs counts as sqrt(n); with `alike` every GPU family counts as one."""
         _, inverse, counts = np.unique(self._curves[sample], return_inverse=True, return_counts=True)
         weight = counts[inverse] ** -0.5
         if alike:
@@ -93,7 +96,7 @@ class LeftOver:
 
 
 def interval_document(left: LeftOver) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """The part `intervals` of a constants file, by vendor and for families not fitted.
+    """Return the part `intervals` of a constants file, by vendor and for families not fitted.
 
     Empty where no row has one of the metrics: the engine wants all of them, or none.
     """
@@ -115,12 +118,12 @@ def interval_document(left: LeftOver) -> dict[str, dict[str, dict[str, list[floa
 
 
 def factors(low: float, high: float) -> list[float]:
-    """An interval's ends, on both sides of the estimate at least a little."""
+    """Return an interval's ends, on both sides of the estimate at least a little."""
     return [round(float(np.exp(min(low, -_LEAST))), 4), round(float(np.exp(max(high, _LEAST))), 4)]
 
 
 def coverage(left: LeftOver) -> dict[str, dict[str, float]]:
-    """The share of runs inside intervals that were made without the residuals of their own model, by metric.
+    """Return the share of runs inside intervals that were made without the residuals of their own model, by metric.
 
     For all runs, for every vendor and for every band of a vendor; and of GPU families left out, where every family
     counts alike. A metric is left out where no run has it, or the runs of one model only.

@@ -39,7 +39,7 @@ class LeftOverTails:
 
     @classmethod
     def of(cls, estimates: Estimates, names: RunNames) -> LeftOverTails:
-        """Of estimates that were made without the family of each run."""
+        """Return them for estimates that were made without the family of each run."""
         found = (names.gpus.find(run.gpu) for run in estimates.runs)
         return cls(
             {name: -np.log(ratio) for name, ratio in tail_ratios(estimates).items() if np.isfinite(ratio).any()},
@@ -48,7 +48,7 @@ class LeftOverTails:
         )
 
     def interval(self, name: str, band: int, without: str | None = None) -> tuple[float, float]:
-        """The ends of an interval as logarithms; every family but `without` counts alike."""
+        """Return the ends of an interval as logarithms; every family but `without` counts alike."""
         known = np.isfinite(self.residuals[name]) & (self.family != (without or ""))
         sample = known & (self.band == band)
         if len(np.unique(self.family[sample])) < _FEWEST_FAMILIES:
@@ -58,7 +58,7 @@ class LeftOverTails:
         return float(low), float(high)
 
     def inside(self) -> dict[str, float]:
-        """The share of runs inside an interval made without their family, where every family counts alike."""
+        """Return the share of runs inside an interval made without their family, where every family counts alike."""
         found = {}
         for name, residual in self.residuals.items():
             shares = []
@@ -72,7 +72,7 @@ class LeftOverTails:
 
 
 def tails_document(estimates: Estimates, names: RunNames) -> dict[str, object]:
-    """What the simulator says of its percentiles, from estimates made without the GPU family of each run."""
+    """Return what the simulator says of its percentiles, from estimates made without the GPU family of each run."""
     left = LeftOverTails.of(estimates, names)
     intervals = {
         name: {band: factors(*left.interval(name, number)) for number, band in enumerate(BAND_NAMES)}

@@ -23,7 +23,7 @@ def held_out(
     most: int = _MOST,
     names: Sequence[str] | None = None,
 ) -> list[Figures]:
-    """For the rows of every kind, the figures of a fit to all runs of other models (GPU types, families).
+    """Return for the rows of every kind, the figures of a fit to all runs of other models (GPU types, families).
 
     Of a deployment with many runs a fit takes `most`, with more weight: they say much the same. It begins with the
     priors: a start at the fit to all runs would remember what is left out. `names` are what to leave out in turn, None:
@@ -36,7 +36,8 @@ def held_out(
 
 
 def levelled(rows: FitRows, figures: Figures) -> Figures:
-    """The same figures as if the level of every campaign were known: without its median ratio to what was measured.
+    """Return the same figures as if the level of every campaign were known:
+    without its median ratio to what was measured.
 
     What is left is how wrong the shape is, over loads and lengths. NaN for campaigns of fewer than three runs.
     """
@@ -52,7 +53,7 @@ def levelled(rows: FitRows, figures: Figures) -> Figures:
 
 
 def familiar(kinds: Sequence[FitRows], number: int, models_out: Figures) -> Figures:
-    """Figures for the rows of one kind, of fits that had seen their GPU family though not their `unit`.
+    """Return figures for the rows of one kind, of fits that had seen their GPU family though not their `unit`.
 
     `models_out` are those of fits without their model, where the family has another one. Of a family that was measured
     with one model every deployment is left out in turn; NaN where there is one only.

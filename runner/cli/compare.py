@@ -130,7 +130,7 @@ def _print(found: Comparison, top: int) -> None:
 
 
 def _print_sides(found: Comparison, told: Sequence[Change | Winner], heading: str) -> None:
-    """Two lines each, one a side: its configuration and its figure with its range."""
+    """Print two lines for each, one a side: its configuration and its figure with its range."""
     from gpuscout.runner.cli.show.certainty import ranged
     from gpuscout.runner.cli.show.fitted import FittedColumn, bare_names, fitted
     from gpuscout.store.queries.compare import Winner
@@ -293,7 +293,7 @@ def _words(change: Change | Winner, config: RankedConfig | None) -> str | None:
 
 
 def _short(told: Change | Winner, config: RankedConfig) -> str:
-    """ "H200 x2 bf16", at its rate where it has one."""
+    """Return text such as "H200 x2 bf16", at its rate where it has one."""
     from gpuscout.runner.cli.show.fitted import short_gpu
 
     words = _words(told, config) or ""
@@ -319,7 +319,7 @@ _MOVES = (
 
 
 def _columns(found: Comparison) -> tuple[Column, ...]:
-    """Columns of a table that is pasted elsewhere: each figure and the ends of its range apart."""
+    """Return columns of a table that is pasted elsewhere: each figure and the ends of its range apart."""
     unit = found.sides[0].question.aim.unit
     figures: list[Column] = []
     for side in ("a", "b"):

@@ -74,7 +74,7 @@ def given(fields: Fields) -> dict[str, list[str]]:
 
 
 def number_from(name: str, value: str) -> float:
-    """The value of a field of `OWN`. Raises InputError."""
+    """Return the value of a field of `OWN`. Raises InputError."""
     try:
         return int(value) if name == "servers_of" else float(value)
     except ValueError:

@@ -79,7 +79,7 @@ def serve(
 
 
 def _application(db: str, guard: Guard, longest_s: float) -> FastAPI:
-    """The application of one process, which ends when the process that started it does."""
+    """Return the application of one process, which ends when the process that started it does."""
     keep_stores()
     if (parent := multiprocessing.parent_process()) is not None:
         threading.Thread(target=_end_after, args=(parent,), daemon=True).start()

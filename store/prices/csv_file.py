@@ -308,7 +308,7 @@ def prices_by_name(given: Iterable[tuple[str, float]], stored: Iterable[str]) ->
 
 
 def by_every_name(given: Mapping[str, float], stored: Iterable[str]) -> dict[str, float]:
-    """Price by the names that are given and every name in `stored` that means the same; a name given decides."""
+    """Return the price by the names given and all in `stored` that mean the same; a name given decides."""
     found, known, catalogue = dict(given), tuple(stored), GPUCatalogue.load()
     for name, usd in given.items():
         spec = catalogue.find(name)

@@ -112,12 +112,12 @@ RANGES = {f"{name}_{end}": (name, end) for name in _FOLLOWS for end in ENDS}
 
 
 def ends_of(names: Iterable[str]) -> list[str]:
-    """The columns with the ends of the 80 % intervals of those of these columns that have one."""
+    """Return the columns with the ends of the 80 % intervals of those of these columns that have one."""
     return [f"{name}_{end}" for name in names if name in _FOLLOWS for end in ENDS]
 
 
 def needs_of(name: str) -> str:
-    """What must be known of a GPU for this column: `PRICE`, `TDP` or nothing."""
+    """Return what must be known of a GPU for this column: `PRICE`, `TDP` or nothing."""
     return COLUMNS.get(RANGES.get(name, (name, ""))[0], (float, "", ""))[2]
 
 
@@ -134,7 +134,7 @@ _OF_RUNS = (
 
 
 def estimated_fields(workloads: Mapping[WorkloadKey, str], worth: DeploymentCosts | None) -> Field:
-    """How columns are read of estimates. `worth` may be None where no column needs a price or a TDP."""
+    """Return how columns are read of estimates. `worth` may be None where no column needs a price or a TDP."""
     point = operating_points.c
     own = {
         "kind": sa.case(
@@ -170,7 +170,7 @@ def estimated_fields(workloads: Mapping[WorkloadKey, str], worth: DeploymentCost
         return found.correlate(tasks, operating_points).scalar_subquery()
 
     def with_ends(name: str) -> sa.ColumnElement[Any]:
-        """Also the ends of ranges, as `intervals_around` has them."""
+        """Return it with the ends of ranges, as `intervals_around` has them."""
         if name not in RANGES:
             return field(name)
         column, end = RANGES[name]
@@ -188,7 +188,7 @@ def estimated_fields(workloads: Mapping[WorkloadKey, str], worth: DeploymentCost
 
 
 def measured_fields(workloads: Mapping[WorkloadKey, str], worth: DeploymentCosts | None) -> Field:
-    """How columns are read of measured runs."""
+    """Return how columns are read of measured runs."""
     run = measured_runs.c
     own = {
         "kind": sa.literal(Kind.MEASURED.value),
@@ -283,7 +283,7 @@ class DeploymentCosts:
 
 
 def deployment_costs(connection: sa.Connection, scope: Scope, rules: PriceRules) -> DeploymentCosts:
-    """Prices of all GPUs of a scope. Raises UnknownNameError for a book or provider that does not exist."""
+    """Return prices of all GPUs of a scope. Raises UnknownNameError for a book or provider that does not exist."""
     prices = prices_for(connection, scope.gpus.ids, rules)
     usd: list[tuple[Any, float]] = []
     for name, price in prices.known.items():

@@ -73,7 +73,7 @@ def query(
 
 
 def check_column(name: str) -> str:
-    """The column's name. Raises UnknownNameError."""
+    """Return the column's name. Raises UnknownNameError."""
     if name in COLUMNS or name in RANGES or PERCENTILE.fullmatch(name):
         return name
     close = nearest(name, COLUMNS) or [known for known in COLUMNS if name.casefold() in known][:3]
@@ -113,12 +113,12 @@ class PointReader:
         return caveats_of(self.connection, self.scope.models.ids)
 
     def has_any(self) -> bool:
-        """Whether there are points, within the SLOs or not."""
+        """Return whether there are points, within the SLOs or not."""
         free = PointReader(self.connection, replace(self.question, slos=()), all_versions=self._all_versions)
         return next(free.rows(["kind"], limit=1), None) is not None
 
     def check_any(self) -> None:
-        """Raises InputError where there are no points, and not because of the SLOs; it says what the store has."""
+        """Raise InputError where there are no points, and not because of the SLOs; it says what the store has."""
         if not self.question.slos or not self.has_any():
             error = nothing_matches(self.connection, self.scope)
             raise with_left_out(error, self.connection, self.scope, self.question)
@@ -156,7 +156,7 @@ class PointReader:
         limit: int | None = None,
         of: Mapping[Kind, Sequence[int]] | None = None,
     ) -> Iterator[tuple[Kind, Iterator[Sequence[Sequence[Any]]]]]:
-        """The same as bare values, many rows at a time, each kind by itself."""
+        """Yield the same as bare values, many rows at a time, each kind by itself."""
         large = limit is None or limit > _CHUNK
         for kind in self.kinds:
             if of is None or of.get(kind):
@@ -188,7 +188,7 @@ class PointReader:
         return sa.select(*selected).select_from(source).where(*conditions).order_by(*by).limit(limit)
 
     def _sortable(self, fields: Field, name: str, order: Sequence[_Order]) -> sa.ColumnElement[Any]:
-        """A column; text that is sorted by is compared by code points, as SQLite and Python do."""
+        """Return a column; text that is sorted by is compared by code points, as SQLite and Python do."""
         column = fields(name)
         by_text = any(by.name == name for by in order) and COLUMNS.get(name, (float,))[0] is str
         if by_text and self.connection.dialect.name == "postgresql":
@@ -218,7 +218,9 @@ class PointReader:
 
 
 def _estimated_by(sweep_id: int) -> Condition:
-    """Whether a sweep has an estimate of the configuration of a measured case; an unknown KV precision is any."""
+    """Return whether a sweep has an estimate of the configuration of a
+    measured case; an unknown KV precision is any.
+    """
     of, model, gpu = cases.alias("of"), models.alias("of_model"), gpus.alias("of_gpu")
     settings = [name for name in SETTINGS if name not in ("kv_precision", "max_model_len")]
     kv = sa.or_(of.c.kv_precision == cases.c.kv_precision, of.c.kv_precision.is_(None), cases.c.kv_precision.is_(None))
@@ -266,7 +268,7 @@ class _Order:
         return (column.desc() if self.descending else column.asc()).nulls_last()
 
     def key(self, value: Any) -> tuple[bool, Any]:
-        """What Python sorts by, as the clause does."""
+        """Return what Python sorts by, as the clause does."""
         return (value is None, None if value is None else _Falling(value) if self.descending else value)
 
 

@@ -105,7 +105,8 @@ class Candidates:
         return int(self.about["task_id"][row])
 
     def bounded(self, rows: Indices) -> tuple[Array, Array]:
-        """(figures, ratios): of these rows what each SLO bounds, and how far it is from the limit, one line an SLO.
+        """Return (figures, ratios): of these rows what each SLO bounds, and how
+        far it is from the limit, one line an SLO.
 
         `UNKNOWN`: the figure is not known. A limit on a percentile that estimates have no figure for: NaN and 0.
         """
@@ -125,7 +126,7 @@ class Candidates:
 
 
 def choice_of(connection: sa.Connection, scope: Scope, question: Question) -> Choice:
-    """What picks the points of a question. Raises UnknownNameError, InputError."""
+    """Return what picks the points of a question. Raises UnknownNameError, InputError."""
     intervals = intervals_of(connection, scope.engines.all_ids())
     aim = question.aim
     for name in question.also:
@@ -220,7 +221,7 @@ def read_candidates(connection: sa.Connection, scope: Scope, question: Question)
 
 
 def _standing(rows: Rows, codes: Codes) -> dict[int, int]:
-    """For each case the task of the engine that its group shows, where it ran."""
+    """Return for each case the task of the engine that its group shows, where it ran."""
     if not len(rows):
         return {}
     shown = codes.engine == first_engines(codes)[codes.group]
@@ -230,7 +231,9 @@ def _standing(rows: Rows, codes: Codes) -> dict[int, int]:
 
 
 def _own(about: Mapping[str, Array], codes: Codes, runs: Measured | None) -> Flags:
-    """Which rows their groups may show: of one engine, and what was measured; of one configuration only one of both."""
+    """Return which rows their groups may show: of one engine, and what was
+    measured; of one configuration only one of both.
+    """
     first = first_engines(codes)
     own = np.asarray(codes.engine == first[codes.group])
     if runs is None:
@@ -246,7 +249,7 @@ def _own(about: Mapping[str, Array], codes: Codes, runs: Measured | None) -> Fla
 
 
 def _trust(wanted: str, about: Mapping[str, Array], backed: Flags) -> tuple[Indices, Flags]:
-    """How far each row can be trusted, and whether that is enough; where nothing is wanted, all alike."""
+    """Return how far each row can be trusted, and whether that is enough; where nothing is wanted, all alike."""
     alike, enough = np.zeros(len(backed), dtype=np.int64), np.ones(len(backed), dtype=bool)
     if wanted == Trusted.PREFER:
         return np.where(backed, 0, 1), enough
@@ -305,7 +308,8 @@ def _hold_to_measured_load(
 
 
 def _asked(question: Question, about: Mapping[str, Array], codes: Codes, estimates: int) -> Flags:
-    """Which rows answer for what was asked: runs of a quantised checkpoint, say, do not answer for the plain one.
+    """Return which rows answer for what was asked: runs of a quantised
+    checkpoint, say, do not answer for the plain one.
 
     A group's estimates say which precisions and servers it is about, unless the question names them; where it has no
     estimates, all runs count.
@@ -323,7 +327,9 @@ def _asked(question: Question, about: Mapping[str, Array], codes: Codes, estimat
 def _straddling(
     connection: sa.Connection, scope: Scope, choice: Choice, rows: Rows, sides: Sequence[str]
 ) -> Rows | None:
-    """Points on either side of where both kinds of limits hold, if there may be a task that meets them only there."""
+    """Return points on either side of where both kinds of limits hold, if
+    there may be a task that meets them only there.
+    """
     if len(sides) < 2:
         return None
     point = rows.points["point"]
@@ -333,7 +339,7 @@ def _straddling(
 
 
 def _engines_of_groups(codes: Codes) -> dict[int, list[str]]:
-    """The engines that have answers for each group, the preferred first, whether these stand or not."""
+    """Return the engines that have answers for each group, the preferred first, whether these stand or not."""
     pairs = np.unique(codes.group * len(codes.engines) + codes.engine)  # measured runs come last
     engines: dict[int, list[str]] = {}
     for group, engine in zip(*np.divmod(pairs, len(codes.engines)), strict=True):
@@ -342,7 +348,7 @@ def _engines_of_groups(codes: Codes) -> dict[int, list[str]]:
 
 
 def _same_configurations(connection: sa.Connection, scope: Scope, case: Array) -> Array:
-    """For each case the one that stands for its configuration in all versions of models and GPUs."""
+    """Return for each case the one that stands for its configuration in all versions of models and GPUs."""
     cursor = connection.execute(statements.same_configurations(scope)).cursor
     assert cursor is not None
     ids = np.array(cursor.fetchall(), dtype=np.int64).reshape(-1, 2)

@@ -51,11 +51,11 @@ class Descriptions:
         return {**below, **figures, "concurrency": concurrency, "queued": above["queued"]}
 
     def intervals(self, row: int) -> dict[str, tuple[float, float]]:
-        """Those around the metrics of a row that have one."""
+        """Return those around the metrics of a row that have one."""
         return self._around(row, self._pool.intervals)
 
     def at_confidence(self, row: int) -> dict[str, float]:
-        """The metrics of a row that hold with the confidence that was asked for; empty: the estimates count."""
+        """Return the metrics of a row that hold with the confidence that was asked for; empty: the estimates count."""
         around = self._around(row, self._pool.choice.intervals)
         return {name: pessimistic_end(name, interval) for name, interval in around.items()}
 
@@ -76,7 +76,7 @@ class Descriptions:
         return found
 
     def _neighbours(self, row: int) -> tuple[Description, Description, float]:
-        """The stored points that a row's point lies between, and how far it is from the first to the second."""
+        """Return the stored points that a row's point lies between, and how far it is from the first to the second."""
         task, low, high = self._stored[row]
         below = self._known[task, low]
         if low == high:
@@ -94,7 +94,7 @@ class Descriptions:
         counted: Mapping[str, float],
         names: Iterable[str],
     ) -> dict[str, float | None]:
-        """The figures of objectives; None where something they need is not known. `counted` replaces metrics."""
+        """Return the figures of objectives; None where something they need is not known. `counted` replaces metrics."""
         known = {name: np.nan if description[name] is None else description[name] for name in METRICS} | {**counted}
         found: dict[str, float | None] = {}
         for name in names:
@@ -108,7 +108,9 @@ class Descriptions:
     def ranges(
         self, row: int, intervals: Mapping[str, tuple[float, float]], names: Iterable[str]
     ) -> dict[str, tuple[float, float]]:
-        """Where the figures of objectives are expected, of those that are estimated and whose interval is known."""
+        """Return where the figures of objectives are expected, of those that
+        are estimated and whose interval is known.
+        """
         found = {}
         for name in names:
             column = MEASURES[name].column
@@ -126,7 +128,7 @@ class Descriptions:
 def describe(
     connection: sa.Connection, pairs: Iterable[tuple[int, int]], tails: Sequence[tuple[str, float]] = ()
 ) -> dict[tuple[int, int], Description]:
-    """Tasks at stored concurrencies (0: none) in words, with these percentiles of metrics: "p95_ttft_ms"."""
+    """Return tasks at stored concurrencies (0: none) in words, with these percentiles of metrics: "p95_ttft_ms"."""
     wanted = sorted(pairs)
     found: dict[tuple[int, int], Description] = {}
     for start in range(0, len(wanted), _BATCH):

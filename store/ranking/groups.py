@@ -40,7 +40,7 @@ class Shown:
         return cls(ranked.rows[keep], ranked.group[keep], ranked.place[keep])
 
     def in_turn(self, pool: Candidates, described: Descriptions) -> Shown:
-        """The same, equals in the order of their names, and of these only those that are returned.
+        """Return the same, equals in the order of their names, and of these only those that are returned.
 
         Hundreds may share a place: of a group count the `top`, and the first of each GPU type and level of trust.
         """
@@ -58,14 +58,16 @@ class Shown:
 
 
 def first_of_levels(ranked: Placed, level: Indices) -> Indices:
-    """Of each group the placed row that comes first of each level of trust, as positions; `level` is of all rows."""
+    """Return for each group the placed row that comes first of each level of
+    trust, as positions; `level` is of all rows.
+    """
     kind = ranked.group * 2 + level[ranked.rows]
     _, first = np.unique(kind, return_index=True)
     return np.asarray(first, dtype=np.int64)
 
 
 def _types_before(ranked: Placed) -> Indices:
-    """For every placed row, how many GPU types have their best at a better place of its group."""
+    """Return for every placed row, how many GPU types have their best at a better place of its group."""
     _, first = np.unique((ranked.group << 32) + ranked.gpu, return_index=True)
     best = np.zeros(len(ranked.rows), dtype=np.int64)
     best[first] = 1
@@ -78,7 +80,7 @@ def _types_before(ranked: Placed) -> Indices:
 
 
 def configs_of(pool: Candidates, shown: Shown, described: Descriptions) -> dict[int, list[RankedConfig]]:
-    """The configurations of every group, best first."""
+    """Return the configurations of every group, best first."""
     shown = shown.in_turn(pool, described)
     opinions = _opinions(pool, shown.rows)
     aim, weighted, more_is_better = pool.aim, pool.aim.is_weighted, pool.aim.more_is_better
@@ -128,7 +130,10 @@ def _range(
     first: float,
     parts: Mapping[str, float | None],
 ) -> tuple[float, float] | None:
-    """Where the objective is expected. Of several, weighted: if all of them were as good, or as bad, as expected."""
+    """Return where the objective is expected.
+
+    Of several, weighted: if all of them were as good, or as bad, as expected.
+    """
     if not aim.is_weighted:
         return ranges.get(aim.name)
     ends = [0.0, 0.0]
@@ -143,7 +148,7 @@ def _range(
 
 
 def _share(worse: float, first: float) -> float:
-    """A difference as a fraction of the first. Figures that count as equal may differ in the last bits."""
+    """Return a difference as a fraction of the first. Figures that count as equal may differ in the last bits."""
     return worse / first if first and abs(worse) * DECIMALS > 0.5 else 0.0
 
 
@@ -161,7 +166,7 @@ class _Credentials:
         self._nothing = not (self._slos or pool.measured or pool.errors.seen)
 
     def of(self, row: int, about: Description, intervals: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
-        """Fields of `RankedConfig`."""
+        """Return fields of `RankedConfig`."""
         if self._nothing:
             return {}
         pool = self._pool
@@ -192,7 +197,7 @@ class _Credentials:
         }
 
     def _binding(self, ratios: Array) -> Slo | None:
-        """The limit on a latency that is used up most, if hardly anything is left of it."""
+        """Return the limit on a latency that is used up most, if hardly anything is left of it."""
         used = [(ratio, -line) for line, ratio in enumerate(ratios.tolist()) if not self._slos[line].at_least]
         ratio, line = max(used, default=(0.0, 0))
         return self._slos[-line] if _BINDS <= ratio < UNKNOWN else None
@@ -215,7 +220,9 @@ class _Credentials:
         return Chance(slo, expected, probability)
 
     def _backing(self, row: int, about: Description, binding: Slo | None) -> Backing | None:
-        """The errors near a row: of what binds it, else of the objective; but of a percentile that none are near."""
+        """Return the errors near a row: of what binds it, else of the
+        objective; but of a percentile that none are near.
+        """
         pool = self._pool
         if not pool.errors.seen or pool.about["drafted"][row]:
             return None
@@ -243,7 +250,7 @@ class _Credentials:
 
 
 def _names(about: Description) -> tuple[Any, ...]:
-    """What decides between equal figures, compared here because databases sort text differently."""
+    """Return what decides between equal figures, compared here because databases sort text differently."""
     return (
         about["gpu"],
         about["tensor_parallel"],
@@ -262,7 +269,9 @@ def _names(about: Description) -> tuple[Any, ...]:
 
 
 def unranked_rows(pool: Candidates) -> list[int]:
-    """Of every group and GPU type that qualifies but cannot be valued the row with the highest throughput per GPU."""
+    """Return for every group and GPU type that qualifies but cannot be valued
+    the row with the highest throughput per GPU.
+    """
     rows = np.flatnonzero(pool.own & pool.trusted & pool.asked & pool.operating.qualifies & np.isnan(pool.values))
     if not len(rows):
         return []
@@ -274,7 +283,7 @@ def unranked_rows(pool: Candidates) -> list[int]:
 
 
 def unranked_of(pool: Candidates, rows: list[int], described: Descriptions) -> dict[int, list[Unranked]]:
-    """These rows in words, by group, in the order of the names of GPUs."""
+    """Return these rows in words, by group, in the order of the names of GPUs."""
     missing = pool.prices.missing if pool.aim.needs("price") else {}
     reasons = [missing.get(gpu, "its TDP is not known") for gpu in pool.codes.gpus]
     found: dict[int, list[Unranked]] = {}
@@ -288,7 +297,7 @@ def unranked_of(pool: Candidates, rows: list[int], described: Descriptions) -> d
 
 
 def _opinions(pool: Candidates, rows: Indices) -> dict[int, tuple[Opinion, ...]]:
-    """What every engine that answered says of these rows' configurations, the row itself first.
+    """Return what every engine that answered says of these rows' configurations, the row itself first.
 
     A measured configuration may be that of several tasks of an engine: the best of them is its opinion.
     """
@@ -314,7 +323,7 @@ def _opinions(pool: Candidates, rows: Indices) -> dict[int, tuple[Opinion, ...]]
 
 
 def _alike(column: Array, wanted: Array) -> dict[int, list[int]]:
-    """The rows that have one of these numbers in a column, by number."""
+    """Return the rows that have one of these numbers in a column, by number."""
     found: dict[int, list[int]] = {}
     for row in np.flatnonzero(np.isin(column, wanted)).tolist():
         found.setdefault(int(column[row]), []).append(row)

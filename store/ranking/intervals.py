@@ -28,7 +28,7 @@ _AS_IS = (1.0, 1.0)
 
 
 def intervals_around(point: Mapping[str, Any], intervals: Intervals) -> dict[str, tuple[float, float]]:
-    """The interval of every metric of a point of which one is known.
+    """Return the interval of every metric of a point of which one is known.
 
     `point` has engine_id, regime, output_len and the metrics, None: unknown; and percentiles ("p95_ttft_ms") or not.
     """
@@ -58,7 +58,7 @@ def intervals_around(point: Mapping[str, Any], intervals: Intervals) -> dict[str
 
 
 def pessimistic(points: sa.FromClause, metric: str, intervals: Intervals) -> sa.ColumnElement[Any]:
-    """A metric of points of a task at the pessimistic end of its interval; as it is where none is known."""
+    """Return a metric of points of a task at the pessimistic end of its interval; as it is where none is known."""
     parts = _PARTS.get(metric, ())
     known = _that_have(parts, intervals)
     value: sa.ColumnElement[Any] = points.c[metric]
@@ -74,14 +74,14 @@ def pessimistic(points: sa.FromClause, metric: str, intervals: Intervals) -> sa.
 
 
 def pessimistic_tail(points: sa.FromClause, name: str, intervals: Intervals) -> sa.ColumnElement[Any]:
-    """What a percentile of points of a task ("p95_ttft_ms") is multiplied by to be at that end; 1: not known."""
+    """Return what a percentile of points of a task ("p95_ttft_ms") is multiplied by to be at that end; 1: not known."""
     known = _that_have((name,), intervals)
     as_is = sa.literal(1.0, sa.Double)
     return sa.func.coalesce(_factor(points, name, known, 1), as_is) if known else as_is
 
 
 def _that_have(metrics: Sequence[str], intervals: Intervals) -> Intervals:
-    """The intervals of the regimes that have one of these metrics, in order."""
+    """Return the intervals of the regimes that have one of these metrics, in order."""
     found = {
         engine: {regime: factors for regime, factors in sorted(regimes.items()) if any(m in factors for m in metrics)}
         for engine, regimes in sorted(intervals.items())
@@ -90,7 +90,7 @@ def _that_have(metrics: Sequence[str], intervals: Intervals) -> Intervals:
 
 
 def _factor(points: sa.FromClause, metric: str, known: Intervals, end: int) -> sa.ColumnElement[Any]:
-    """This end of a metric's factors for the regime of a point; NULL: there are none of its engine and regime."""
+    """Return this end of a factor for the regime of a point; NULL: there are none of its engine and regime."""
     by_engine = {
         engine: sa.case(
             {regime: sa.literal(factors.get(metric, _AS_IS)[end], sa.Double) for regime, factors in regimes.items()},

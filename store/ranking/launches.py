@@ -27,7 +27,7 @@ class Launches:
         self._figures: dict[tuple[str, str], Mapping[str, Any]] = {}
 
     def deployment(self, model: str, config: RankedConfig) -> Deployment:
-        """What a ranked configuration asks for. Raises InputError."""
+        """Return what a ranked configuration asks for. Raises InputError."""
         if config.concurrency is None:
             raise InputError(
                 "how many requests were in flight is not known of this measured run", hint="--rank 2, or --config"
@@ -57,7 +57,7 @@ class Launches:
         )
 
     def checked(self, model: str, configs: Sequence[RankedConfig]) -> list[RankedConfig]:
-        """The configurations of a model, each with what keeps its server from being started so."""
+        """Return the configurations of a model, each with what keeps its server from being started so."""
         self._look_up(gpus, (config.gpu for config in configs))
         return [replace(config, cannot_start=self._why_not(model, config)) for config in configs]
 

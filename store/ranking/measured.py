@@ -69,7 +69,7 @@ class Measured:
         return len(self.configurations)
 
     def about(self, scope: Scope) -> dict[str, Array]:
-        """The columns that rows of tasks have. In place of a task the negative of the row, counting from 1."""
+        """Return the columns that rows of tasks have. In place of a task the negative of the row, counting from 1."""
         count = len(self)
 
         def ids(name: str, known: Mapping[str, tuple[int, ...]]) -> Array:
@@ -94,7 +94,7 @@ class Measured:
         }
 
     def described(self, row: int, point: int | None = None) -> dict[str, Any]:
-        """A row in words, at its operating point or at another of its points."""
+        """Return a row in words, at its operating point or at another of its points."""
         low, high = (int(self.low[row]), int(self.high[row])) if point is None else (point, point)
         figures = {name: self.points.figures[name] for name in ("concurrency", "queued", *METRICS)}
         here = {name: column[[low]] for name, column in figures.items()}
@@ -116,7 +116,7 @@ class Measured:
         }
 
     def runs_of(self, row: int) -> Runs:
-        """The runs that a row's figures rest on."""
+        """Return the runs that a row's figures rest on."""
         points = sorted({int(self.points.anchor[self.low[row]]), int(self.points.anchor[self.high[row]])})
         starts = self.points.starts
         runs = [run for point in points for run in self.points.runs[starts[point] : starts[point + 1]]]
@@ -136,11 +136,11 @@ class Measured:
         )
 
     def is_extended(self, row: int) -> bool:
-        """Whether its operating point lies beyond what was measured."""
+        """Return whether its operating point lies beyond what was measured."""
         return bool(self.points.anchor[self.high[row]] != self.high[row])
 
     def nearest_to(self, limit: Limit) -> tuple[Indices, Array]:
-        """Of every row the point that comes nearest to one limit, and how far it is from it."""
+        """Return for every row the point that comes nearest to one limit, and how far it is from it."""
         ratio = limit.ratio(self.points.figures)
         nearest = _first(self.points.configuration, ratio, self.points.figures["concurrency"])
         return nearest, ratio[nearest]
@@ -154,7 +154,7 @@ def measured(
     sides: Sequence[str],
     standing: Mapping[int, int],
 ) -> Measured | None:
-    """The measured configurations that a question is about; None: there are none. Raises UnknownNameError.
+    """Return the measured configurations that a question is about; None: there are none. Raises UnknownNameError.
 
     `standing`: the task of the preferred engine that stands for each case, to continue measured curves by.
     """
@@ -187,7 +187,7 @@ def measured(
 
 
 def _sum(numbers: Iterable[int | None]) -> int | None:
-    """Of those that are known; None: none is."""
+    """Sum those that are known; None: none is."""
     known = [number for number in numbers if number is not None]
     return sum(known) if known else None
 
@@ -198,7 +198,7 @@ def _sum(numbers: Iterable[int | None]) -> int | None:
 def _judged(
     points: Points, aim: Aim, limits: Sequence[Limit], sides: Sequence[str]
 ) -> tuple[OperatingPoints, Indices, Indices]:
-    """The operating point of every configuration, with the points it lies at or between."""
+    """Return the operating point of every configuration, with the points it lies at or between."""
     meets = hold(limits, points.figures) & aim.known(points.figures)
     with np.errstate(divide="ignore", invalid="ignore"):
         how_good = np.where(meets, aim.point_score(points.figures), worst_ratio(limits, points.figures))
@@ -233,6 +233,6 @@ def _judged(
 
 
 def _first(configuration: Indices, *keys: Any) -> Indices:
-    """Of every configuration the point that comes first."""
+    """Return for every configuration the point that comes first."""
     order = np.lexsort((*reversed(keys), configuration))
     return np.asarray(order[np.diff(configuration[order], prepend=-1) != 0])

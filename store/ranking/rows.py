@@ -41,7 +41,9 @@ probability `confidence` (0.5: the estimates). The opinions are those of several
 
 
 def columns_of(ranking: Ranking) -> tuple[str, ...]:
-    """`COLUMNS`, and for each percentile that a limit is on, called as in `query`, with its ends: "p95_ttft_ms" …"""
+    """Return `COLUMNS`, and for each percentile that a limit is on, called
+    as in `query`, with its ends: "p95_ttft_ms" …
+    """
     return (*COLUMNS, *(part for column in _percentiles(ranking) for part in (column, *_ends(column))))
 
 
@@ -50,13 +52,13 @@ def _ends(column: str) -> tuple[str, str]:
 
 
 def _percentiles(ranking: Ranking) -> dict[str, str]:
-    """The names of the SLOs on percentiles by their columns."""
+    """Return the names of the SLOs on percentiles by their columns."""
     slos = (slo for slo in ranking.question.slos if slo.percentile is not None)
     return {slo.figure: slo.name for slo in slos}
 
 
 def ranking_rows(ranking: Ranking, *, top: int | None = None) -> Iterator[dict[str, Any]]:
-    """The configurations of all groups that the ranking holds, or `top` of each, best first.
+    """Yield the configurations of all groups that the ranking holds, or `top` of each, best first.
 
     None where a figure is not known; cost and energy where the question did not ask for them.
     """
@@ -136,10 +138,12 @@ def _intervals(config: RankedConfig, figures: Iterable[str]) -> dict[str, float 
 
 
 def listed(group: Group) -> list[RankedConfig]:
-    """The best, then the best of other GPU types, then what else there is: another TP of one GPU is less news."""
+    """Return the best, then the best of other GPU types, then what else
+    there is: another TP of one GPU is less news.
+    """
     return [*group.best_per_gpu, *(config for config in group.configs if config not in group.best_per_gpu)]
 
 
 def shown(group: Group, top: int | None) -> list[RankedConfig]:
-    """The first of `listed`, or all, in the order of their places."""
+    """Return the first of `listed`, or all, in the order of their places."""
     return sorted(listed(group)[:top], key=lambda config: config.place)

@@ -56,13 +56,15 @@ class Choice:
     simulating: Sequence[int] = ()
 
     def figure(self, points: sa.FromClause, name: str) -> Number:
-        """A column of operating points as it counts."""
+        """Return a column of operating points as it counts."""
         if name in self.percentiles:
             return self._percentile(points, *self.percentiles[name])
         return pessimistic(points, name, self.intervals) if self.intervals else points.c[name]
 
     def _percentile(self, points: sa.FromClause, metric: str, percentile: float) -> Number:
-        """A percentile that was simulated, else the assumed multiple of the mean, if any; as its interval has it."""
+        """Return a percentile that was simulated, else the assumed multiple of
+        the mean, if any; as its interval has it.
+        """
         found = _simulated(points, metric, percentile)
         if self.intervals:
             found = found * pessimistic_tail(points, percentile_name(metric, percentile), self.intervals)
@@ -76,7 +78,7 @@ class Choice:
         return [percentile_name(*which) for which in self.percentiles.values()]
 
     def sides(self, *, interpolate: bool) -> tuple[str, ...]:
-        """The stored neighbours to fetch besides, see `ranking/limits.py`."""
+        """Return the stored neighbours to fetch besides, see `ranking/limits.py`."""
         if not interpolate:
             return ()
         upwards = any(not limit.slo.at_least for limit in self.limits)
@@ -85,7 +87,7 @@ class Choice:
 
 
 def _simulated(points: sa.FromClause, metric: str, percentile: float) -> Number:
-    """A percentile of points that was simulated; NULL: it was not."""
+    """Return a percentile of points that was simulated; NULL: it was not."""
     tail = point_percentiles.c
     return (
         sa.select(tail.value)
@@ -108,7 +110,7 @@ class _Pick:
 
 
 def engines_with_percentiles(connection: sa.Connection, scope: Scope) -> list[int]:
-    """The ids of the engines of the scope that have simulated percentiles."""
+    """Return the ids of the engines of the scope that have simulated percentiles."""
     found = sa.select(point_percentiles.c.task_id).join(tasks, tasks.c.id == point_percentiles.c.task_id).limit(1)
     return [
         engine_id
@@ -118,7 +120,7 @@ def engines_with_percentiles(connection: sa.Connection, scope: Scope) -> list[in
 
 
 def select_answered(scope: Scope, choice: Choice, *, sides: Sequence[str] = ()) -> sa.Select[Any]:
-    """One row for every task that ran: what it is, its point, and the neighbours of that point.
+    """Return one row for every task that ran: what it is, its point, and the neighbours of that point.
 
     NULLs stand for points that there are not. An id that all tasks of the scope share is left out.
     """
@@ -132,7 +134,7 @@ def select_answered(scope: Scope, choice: Choice, *, sides: Sequence[str] = ()) 
 
 
 def select_refused(scope: Scope) -> sa.Select[Any]:
-    """One row for every task that could not run: what it is, its outcome, and needed to usable memory."""
+    """Return one row for every task that could not run: what it is, its outcome, and needed to usable memory."""
     ratio = tasks.c.needed_gib / sa.func.nullif(tasks.c.usable_gib, 0.0, type_=sa.Double)
     outcome = sa.case(OUTCOME_CODES, value=tasks.c.outcome).label("outcome")
     columns = (*_about(scope), outcome, ratio.label("memory_ratio"))
@@ -140,7 +142,7 @@ def select_refused(scope: Scope) -> sa.Select[Any]:
 
 
 def straddling(scope: Scope, choice: Choice) -> sa.Select[Any]:
-    """Like `select_answered`, at the highest point that meets all limits on latencies, with the next above."""
+    """Select as `select_answered`, at the highest point that meets all limits on latencies, with the next above."""
     near = operating_points.alias("near")
     latencies = [limit for limit in choice.limits if not limit.slo.at_least]
     highest = _Pick([-near.c.concurrency], _meets(near, choice, latencies))
@@ -148,7 +150,7 @@ def straddling(scope: Scope, choice: Choice) -> sa.Select[Any]:
 
 
 def nearest_alone(scope: Scope, choice: Choice, limit: Limit, model_ids: Sequence[int]) -> sa.Select[Any]:
-    """Like `select_answered`, at the point of each task of these models that comes nearest to one limit."""
+    """Select as `select_answered`, at the point of each task of these models that comes nearest to one limit."""
     near = operating_points.alias("near")
     nearest = _Pick([_worst(near, choice, [limit]), near.c.queued, near.c.concurrency])
     only = replace(choice, columns=(limit.column,))
@@ -156,7 +158,7 @@ def nearest_alone(scope: Scope, choice: Choice, limit: Limit, model_ids: Sequenc
 
 
 def select_at_most(scope: Scope, choice: Choice, wanted: Sequence[tuple[int, int]]) -> sa.Select[Any]:
-    """Of each (task, concurrency) the stored point at the highest concurrency up to that one."""
+    """Return for each (task, concurrency) the stored point at the highest concurrency up to that one."""
     rows = ",".join(f"({int(task)},{int(most)})" for task, most in wanted)
     asked = sa.text(f"VALUES {rows}").columns(column1=sa.BigInteger, column2=sa.Integer).cte("wanted")
     near, point = operating_points.alias("near"), operating_points.alias("point")
@@ -174,7 +176,9 @@ def select_at_most(scope: Scope, choice: Choice, wanted: Sequence[tuple[int, int
 
 
 def same_configurations(scope: Scope) -> sa.Select[Any]:
-    """The cases of the scope, each with the first one that has its names and settings (versions have cases apart)."""
+    """Return the cases of the scope, each with the first one that has its
+    names and settings (versions have cases apart).
+    """
     chosen = sa.select(tasks.c.case_id).select_from(scope.source).where(*scope.conditions)
     same = [models.c.name, gpus.c.name, cases.c.input_len, cases.c.output_len, *(cases.c[n] for n in SETTINGS)]
     first = sa.func.min(cases.c.id).over(partition_by=same)
@@ -183,7 +187,7 @@ def same_configurations(scope: Scope) -> sa.Select[Any]:
 
 
 def described(wanted: Iterable[tuple[int, int]], tails: Sequence[tuple[str, float]] = ()) -> sa.Select[Any]:
-    """Tasks at operating points, by (task, concurrency): configuration, engine, outcome and all figures.
+    """Return tasks at operating points, by (task, concurrency): configuration, engine, outcome and all figures.
 
     `tails`: percentiles of metrics that are wanted as well, as columns such as "p95_ttft_ms".
 
@@ -226,7 +230,7 @@ def described(wanted: Iterable[tuple[int, int]], tails: Sequence[tuple[str, floa
 def _with_points(
     scope: Scope, choice: Choice, near: sa.FromClause, picks: Sequence[_Pick], sides: Sequence[str] = ()
 ) -> sa.Select[Any]:
-    """One row for every task that ran, with the point that the first of the picks finds that finds any."""
+    """Return one row for every task that ran, with the point that the first of the picks finds that finds any."""
     names = ("concurrency", "queued", *choice.columns)
     point_of = _smallest_array if scope.on_postgres else _by_concurrency
     source, point = point_of(scope, choice, names, near, picks)
@@ -255,7 +259,7 @@ def _about(scope: Scope) -> list[Number]:
 def _by_concurrency(
     scope: Scope, choice: Choice, names: Sequence[str], near: sa.FromClause, picks: Sequence[_Pick]
 ) -> tuple[sa.FromClause, Mapping[str, Number]]:
-    """The tasks of the scope with their points, found by the concurrency that a subquery picks."""
+    """Return the tasks of the scope with their points, found by the concurrency that a subquery picks."""
     found = [_first(scope, near, pick.order, pick.where, of_task=bool(choice.intervals)) for pick in picks]
     point = operating_points.alias("point")
     at = point.c.concurrency == (sa.func.coalesce(*found) if len(found) > 1 else found[0])
@@ -266,7 +270,9 @@ def _by_concurrency(
 def _smallest_array(
     scope: Scope, choice: Choice, names: Sequence[str], near: sa.FromClause, picks: Sequence[_Pick]
 ) -> tuple[sa.FromClause, Mapping[str, Number]]:
-    """The tasks of the scope with their points, each the smallest array of what decides and the point's figures."""
+    """Return the tasks of the scope with their points, each the smallest
+    array of what decides and the point's figures.
+    """
     figures = [_as_double(choice.figure(near, name)) for name in names]
     smallest = []
     for number, pick in enumerate(picks):
@@ -291,7 +297,7 @@ def _smallest_array(
 def _neighbour(
     scope: Scope, choice: Choice, source: sa.FromClause, names: Sequence[str], concurrency: Number, side: str
 ) -> tuple[sa.FromClause, Mapping[str, Number]]:
-    """The stored point next to that of a task, above or below."""
+    """Return the stored point next to that of a task, above or below."""
     upwards = side == "above"
     # Arrays hold it as a double, by which Postgres would not look it up in the primary key.
     concurrency = sa.cast(concurrency, sa.Integer) if scope.on_postgres else concurrency
@@ -317,7 +323,7 @@ def _first(
     *,
     of_task: bool = False,
 ) -> sa.ScalarSelect[int]:
-    """The concurrency of the point of a task that comes first. `of_task`: the order depends on the task."""
+    """Return the concurrency of the point of a task that comes first. `of_task`: the order depends on the task."""
     columns: list[Number] = [near.c.concurrency]
     if of_task:
         columns += [value.label(f"order_{place}") for place, value in enumerate(order)]
@@ -341,7 +347,7 @@ def _known(points: sa.FromClause, choice: Choice) -> list[Condition]:
 
 
 def _score(points: sa.FromClause, choice: Choice) -> Number:
-    """What sorts ascending from the best to the worst, as `Aim.point_score` does."""
+    """Return what sorts ascending from the best to the worst, as `Aim.point_score` does."""
     aim = choice.aim
     if not aim.is_weighted:
         value = choice.figure(points, aim.columns[0])
@@ -358,7 +364,7 @@ def _meets(points: sa.FromClause, choice: Choice, limits: Sequence[Limit]) -> li
 
 
 def _worst(points: sa.FromClause, choice: Choice, limits: Sequence[Limit]) -> Number:
-    """The largest ratio of a figure to its limit, as `worst_ratio` has it."""
+    """Return the largest ratio of a figure to its limit, as `worst_ratio` has it."""
     worst: Number = sa.literal(0.0)
     for position, limit in enumerate(limits):
         found = choice.figure(points, limit.column)
@@ -382,14 +388,14 @@ class Rows:
         return len(self.about["task_id"])
 
     def take(self, rows: Any) -> Rows:
-        """These rows, by position or as flags."""
+        """Return these rows, by position or as flags."""
         return Rows(
             {name: column[rows] for name, column in self.about.items()},
             {at: {name: column[rows] for name, column in figures.items()} for at, figures in self.points.items()},
         )
 
     def followed_by(self, out: Rows) -> Rows:
-        """These tasks, which ran, and then those that could not, which have no points."""
+        """Return these tasks, which ran, and then those that could not, which have no points."""
         ran = {"outcome": float(OUTCOME_CODES[Outcome.OK]), "memory_ratio": np.nan}
         about = self.about | {name: np.full(len(self), value) for name, value in ran.items()}
         none = np.full(len(out), np.nan)
@@ -418,14 +424,18 @@ def fetch(connection: sa.Connection, scope: Scope, statement: sa.Select[Any], co
 
 
 def _fetched(connection: sa.Connection, statement: sa.Select[Any]) -> Array:
-    """The columns of a statement, straight from the driver: a hundred thousand rows are not wanted as objects."""
+    """Return the columns of a statement, straight from the driver: a
+    hundred thousand rows are not wanted as objects.
+    """
     cursor: Any = connection.execute(statement).cursor
     numbers = np.fromiter(chain.from_iterable(cursor), dtype=np.float64)
     return np.ascontiguousarray(numbers.reshape(-1, len(statement.selected_columns)).T)
 
 
 def _aggregated(connection: sa.Connection, statement: sa.Select[Any]) -> Array:
-    """The same from Postgres as one row, every column one binary value: sending rows one by one takes twice as long."""
+    """Return the same from Postgres as one row, every column one binary
+    value: sending rows one by one takes twice as long.
+    """
     nan: Number = sa.literal_column("'NaN'")
     sent = [sa.func.float8send(sa.func.coalesce(_as_double(column), nan)) for column in statement.selected_columns]
     whole = statement.with_only_columns(*(sa.func.string_agg(number, sa.literal(b"")) for number in sent))

@@ -53,7 +53,7 @@ _SURE_ENOUGH = 0.75
 
 
 def trusted_metric(aim: Aim) -> str:
-    """The metric whose errors tell how wrong an objective may be; of weighted ones the one that weighs most.
+    """Return the metric whose errors tell how wrong an objective may be; of weighted ones the one that weighs most.
 
     What an hour costs is not estimated, so it only tells where nothing else is weighed. An end-to-end latency is mostly
     ITL.
@@ -63,14 +63,14 @@ def trusted_metric(aim: Aim) -> str:
 
 
 def metric_with_errors(column: str) -> str:
-    """The metric whose errors stand for those of a column of operating points."""
+    """Return the metric whose errors stand for those of a column of operating points."""
     if column == "requests_per_s":
         return "output_tokens_per_s"
     return column if column in TRUSTED_METRICS or is_percentile(column) else "itl_ms"
 
 
 def _mean_of(metric: str) -> str:
-    """The metric whose runs say how well a family was measured: of a percentile, its mean."""
+    """Return the metric whose runs say how well a family was measured: of a percentile, its mean."""
     return metric_with_errors(metric.partition("_")[2]) if is_percentile(metric) else metric
 
 
@@ -130,7 +130,7 @@ class Errors:
         return cls(seen, of_gpu, kinds, _measured_well(seen))
 
     def nearest(self, place: Place, metric: str) -> Backing | None:
-        """The errors that are nearest to an estimate; None: nothing was measured that says anything of it."""
+        """Return the errors that are nearest to an estimate; None: nothing was measured that says anything of it."""
         if not self.seen:
             return None
         gpu, kind = self.gpus[place.gpu_id], self.kinds[place.model_id]
@@ -157,13 +157,13 @@ class Errors:
         )
 
     def _backs(self, engine_id: int, error: ObservedError) -> bool:
-        """Whether the runs say enough, and what they are of, to back an estimate."""
+        """Return whether the runs say enough, and what they are of, to back an estimate."""
         well = (engine_id, error.gpu_family, _mean_of(error.metric)) in self.measured_well
         enough = error.runs >= _FEWEST_RUNS and (error.models >= _FEWEST_MODELS or well)
         return enough and ANY not in (error.precision, error.link)
 
     def _distance(self, place: Place, error: ObservedError) -> tuple[float, bool, float]:
-        """How far runs that are near an estimate are from it: in size, then in link, then in load."""
+        """Return how far runs that are near an estimate are from it: in size, then in link, then in load."""
         least, most = error.tp_from, error.tp_to or math.inf
         factor = max(least / place.tensor_parallel, place.tensor_parallel / most, 1.0)
         return factor, error.link != self._link(place), _beyond(error, place.concurrency)
@@ -172,7 +172,7 @@ class Errors:
         return link_of(place.num_gpus, self.gpus[place.gpu_id].scale_up_gpus)
 
     def backed(self, about: Mapping[str, Array], concurrency: Array, metric: str) -> Flags:
-        """Which of these estimates have measured runs near them: `_is_near` of whole columns."""
+        """Return which of these estimates have measured runs near them: `_is_near` of whole columns."""
         result = np.zeros(len(concurrency), dtype=bool)
         for alike, error in self._alike(about, metric):
             least, most = _loads(error)
@@ -181,14 +181,14 @@ class Errors:
         return result
 
     def most_load(self, about: Mapping[str, Array], metric: str) -> Array:
-        """The most requests in flight that each estimate has measured runs near; NaN: none whatever the load."""
+        """Return the most requests in flight that each estimate has measured runs near; NaN: none whatever the load."""
         result = np.full(len(about["gpu_id"]), np.nan)
         for alike, error in self._alike(about, metric):
             result[alike] = np.fmax(result[alike], _loads(error)[1])
         return result
 
     def _alike(self, about: Mapping[str, Array], metric: str) -> Iterator[tuple[Indices, ObservedError]]:
-        """The estimates that each error may back, whatever their load, as positions."""
+        """Yield the estimates that each error may back, whatever their load, as positions."""
         backing = [
             (key, error)
             for key, errors in self.seen.items()
@@ -206,7 +206,7 @@ class Errors:
         precision = _CLASS_OF[about["precision"].astype(np.int64)]
 
         def code(engine: Any, family: Any, kind: Any, precision: Any, link: Any) -> Any:
-            """One number for what must be the same; of columns, or of single values."""
+            """Return one number for what must be the same; of columns, or of single values."""
             total = engine
             for part, size in (
                 (family, len(families)),
@@ -244,7 +244,7 @@ class Errors:
 
 
 def _kind(architecture: Mapping[str, Any]) -> str:
-    """The kind of a stored model. What was seen on known architectures says nothing of one that was guessed."""
+    """Return the kind of a stored model. What was seen on known architectures says nothing of one that was guessed."""
     if architecture.get("approximate"):
         return _APPROXIMATE
     return "moe" if architecture.get("experts") else "dense"
@@ -253,7 +253,7 @@ def _kind(architecture: Mapping[str, Any]) -> str:
 def _measured_well(
     seen: Mapping[tuple[int, str, str, str], Sequence[tuple[str, ObservedError]]],
 ) -> frozenset[tuple[int, str, str]]:
-    """The families of which one source has many runs of many models, dense and of experts together."""
+    """Return the families of which one source has many runs of many models, dense and of experts together."""
     runs: Counter[tuple[int, str, str, str]] = Counter()
     models: dict[tuple[int, str, str, str], dict[str, int]] = defaultdict(dict)
     for (engine_id, family, kind, metric), errors in seen.items():
@@ -268,7 +268,7 @@ def _measured_well(
 
 
 def _add_tails(seen: dict[tuple[int, str, str, str], list[tuple[str, ObservedError]]]) -> None:
-    """Of a percentile that no run reports let the errors of the next higher one stand for it, by which it is named."""
+    """Let the errors of the next higher percentile stand for one that no run reports."""
     known = [key for key in seen if is_percentile(key[3])]
     for engine_id, family, kind, metric in sorted(known, key=lambda key: (key[:3], percentile_of(key[3]))):
         _, _, column = metric.partition("_")
@@ -279,22 +279,22 @@ def _add_tails(seen: dict[tuple[int, str, str, str], list[tuple[str, ObservedErr
 
 
 def _links_near(error: ObservedError) -> tuple[Link, ...]:
-    """The links that these runs say something of: theirs, and one GPU, which has none."""
+    """Return the links that these runs say something of: theirs, and one GPU, which has none."""
     return tuple(dict.fromkeys((Link(error.link), Link.SINGLE)))
 
 
 def _most_ranks(error: ObservedError) -> float:
-    """The greatest tensor parallelism that is near these runs."""
+    """Return the greatest tensor parallelism that is near these runs."""
     return (error.tp_to or math.inf) * _SIZE_FACTOR
 
 
 def _loads(error: ObservedError) -> tuple[float, float]:
-    """The least and the most requests in flight that are near these runs."""
+    """Return the least and the most requests in flight that are near these runs."""
     return error.concurrency_from / _LOAD_FACTOR, (error.concurrency_to or math.inf) * _LOAD_FACTOR
 
 
 def _beyond(error: ObservedError, concurrency: float) -> float:
-    """By how many requests in flight an estimate is outside the band of these errors."""
+    """Return by how many requests in flight an estimate is outside the band of these errors."""
     return max(error.concurrency_from - concurrency, concurrency - (error.concurrency_to or np.inf), 0.0)
 
 
@@ -308,7 +308,7 @@ def _looked_up(of: Mapping[int, int], ids: Array) -> Indices:
 
 
 def ties_of(aim: Aim, best_per_gpu: Sequence[RankedConfig]) -> tuple[Tie, ...]:
-    """The GPU types that the best one does not lead by more than both may be wrong by."""
+    """Return the GPU types that the best one does not lead by more than both may be wrong by."""
     if len(best_per_gpu) < 2:
         return ()
     best, *others = best_per_gpu
@@ -329,7 +329,7 @@ def ties_of(aim: Aim, best_per_gpu: Sequence[RankedConfig]) -> tuple[Tie, ...]:
 
 
 def _width(config: RankedConfig, *, worse: bool, more_is_better: bool) -> float | None:
-    """How wide what is measured scatters around the objective, on its worse or better side; None: not known."""
+    """Return how wide what is measured scatters around the objective, on its worse or better side; None: not known."""
     if config.objective <= 0:
         return None
     if config.objective_range is not None:

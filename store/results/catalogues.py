@@ -22,7 +22,7 @@ _DOUBTFUL = (APPROXIMATE_MARK, '"assumed":')
 
 
 def stored_models(connection: sa.Connection, names: Sequence[str]) -> dict[str, ModelSpec]:
-    """The architectures stored last under these names; names that are not stored are left out.
+    """Return the architectures stored last under these names; names that are not stored are left out.
 
     An architecture written by a release that described models differently counts as not stored.
     """
@@ -40,7 +40,9 @@ def _described(connection: sa.Connection, names: Collection[str]) -> dict[str, M
 
 
 def caveats_of(connection: sa.Connection, names: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """What answers about these models have to say, see `ModelSpec.caveats`; only of models with something to say."""
+    """Return what answers about these models have to say, see
+    `ModelSpec.caveats`; only of models with something to say.
+    """
     doubtful = sa.or_(*(models.c.architecture.contains(mark) for mark in _DOUBTFUL))
     query = sa.select(models.c.name).where(models.c.name.in_(names), doubtful)
     if not (marked := [name for (name,) in connection.execute(query)]):
@@ -55,7 +57,7 @@ class StoredModels:
         self._store = store
 
     def find(self, names: Sequence[str]) -> dict[str, ModelSpec]:
-        """The architectures stored last under these names. Raises StoreUnreachableError."""
+        """Return the architectures stored last under these names. Raises StoreUnreachableError."""
         with self._store.reading() as connection:
             return stored_models(connection, names)
 
@@ -75,7 +77,7 @@ class ModelsAt:
         self._url = url
 
     def find(self, names: Sequence[str]) -> dict[str, ModelSpec]:
-        """The architectures stored last under these names."""
+        """Return the architectures stored last under these names."""
         try:
             store = open_store(self._url)
         except NoStoreError:
@@ -84,11 +86,11 @@ class ModelsAt:
             return StoredModels(store).find(names)
 
     def remember(self, architectures: Sequence[ModelSpec]) -> None:
-        """Nothing: this view only reads."""
+        """Remember nothing: this view only reads."""
 
 
 def stored_gpus(connection: sa.Connection) -> list[GPUSpec]:
-    """Every GPU by name. Figures written by a release that described GPUs differently count as not stored."""
+    """Return every GPU by name. Figures written by a release that described GPUs differently count as not stored."""
     found: dict[str, GPUSpec] = {}
     for name, text in connection.execute(sa.select(gpus.c.name, gpus.c.figures).order_by(gpus.c.id)):
         with suppress(KeyError, TypeError, ValueError):
@@ -97,7 +99,7 @@ def stored_gpus(connection: sa.Connection) -> list[GPUSpec]:
 
 
 def newest_figures(connection: sa.Connection, table: sa.Table, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """What `to_dict` of the models or GPUs (by `table`) stored last under these names gave, by name."""
+    """Return what `to_dict` of the models or GPUs (by `table`) stored last under these names gave, by name."""
     column = table.c.architecture if table is models else table.c.figures
     stored = (
         sa.select(table.c.name, column).where(table.c.name.in_(sorted(names))).order_by(table.c.created_at, table.c.id)

@@ -308,7 +308,7 @@ def _store_points(
 
 
 def _server_metrics(points: Points, pick: Any) -> dict[str, np.ma.MaskedArray[Any, Any]]:
-    """The columns of what engines know of the server; none where none of these engines does."""
+    """Return the columns of what engines know of the server; none where none of these engines does."""
     if points.server_metrics is None:
         return {}
     values = points.server_metrics[pick]

@@ -44,14 +44,17 @@ def forget_errors(connection: sa.Connection, source: str) -> int:
 
 
 def trust_of(connection: sa.Connection, engine_id: int) -> Trust:
-    """What an engine itself says of its accuracy."""
+    """Return what an engine itself says of its accuracy."""
     errors = errors_of(connection, [engine_id]).get(engine_id, [])
     shipped = tuple(error for source, error in errors if source == SHIPPED)
     return Trust(intervals_of(connection, [engine_id]).get(engine_id, {}), shipped)
 
 
 def trust_document(connection: sa.Connection, engine_id: int) -> dict[str, Any]:
-    """All that is kept of an engine's accuracy, for an export: `Trust`, and errors by other sources. May be empty."""
+    """Return all that is kept of an engine's accuracy, for an export: `Trust`, and errors by other sources.
+
+    May be empty.
+    """
     trust = trust_of(connection, engine_id)
     kept: dict[str, list[dict[str, Any]]] = {}
     for source, error in errors_of(connection, [engine_id]).get(engine_id, []):
@@ -68,7 +71,7 @@ def note_document(connection: sa.Connection, engine_id: int, document: Mapping[s
 
 
 def errors_of(connection: sa.Connection, engine_ids: Sequence[int]) -> dict[int, list[tuple[str, ObservedError]]]:
-    """For each engine its errors with their sources."""
+    """Return for each engine its errors with their sources."""
     columns = (errors_seen.c[name] for name in ("engine_id", "source", *_ERROR))
     query = sa.select(*columns).where(errors_seen.c.engine_id.in_(engine_ids))
     found: dict[int, list[tuple[str, ObservedError]]] = {}
@@ -80,7 +83,7 @@ def errors_of(connection: sa.Connection, engine_ids: Sequence[int]) -> dict[int,
 def intervals_of(
     connection: sa.Connection, engine_ids: Sequence[int]
 ) -> dict[int, dict[int, dict[str, tuple[float, float]]]]:
-    """For each engine its intervals, by regime and metric."""
+    """Return for each engine its intervals, by regime and metric."""
     query = sa.select(intervals).where(intervals.c.engine_id.in_(engine_ids))
     found: dict[int, dict[int, dict[str, tuple[float, float]]]] = {}
     for row in connection.execute(query.order_by(*intervals.primary_key.columns)):

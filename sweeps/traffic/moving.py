@@ -112,12 +112,12 @@ def read_load(file: str | Path, step_s: float | None = None) -> MovingLoad:
 
 
 def _header(line: str) -> list[str]:
-    """The names of the columns, as they are."""
+    """Return the names of the columns, as they are."""
     return [name.strip() for name in next(csv.reader([line.lstrip("\ufeff")]), [])]
 
 
 def read_rates(file: str | Path) -> MovingLoad:
-    """The same; of a CSV file without times, a rate for each model and workload that never changes."""
+    """Return the same; of a CSV file without times, a rate for each model and workload that never changes."""
     if "=" in str(file):
         return read_load(file)
     path = Path(file)
@@ -156,7 +156,7 @@ class _Steps:
     lengths: tuple[int, int] = (0, 0)
 
     def change(self, at: int, rate: float | None) -> None:
-        """From this millisecond on the rate is another; None: the load has ended."""
+        """Set the rate from this millisecond on; None: the load has ended."""
         if self.first is None:
             self.first = at
         else:
@@ -211,7 +211,7 @@ class _Steps:
 
 
 def _rated(path: Path, names: list[str], stream: IO[str], step_s: float | None, header: int = 1) -> MovingLoad:
-    """A CSV file of rates; its header counts as so many lines."""
+    """Return a CSV file of rates; its header counts as so many lines."""
     column = _rate_column(path, names, times=True)
     stream.readline()
     step_ms = None if step_s is None else round(step_s * 1000)
@@ -274,7 +274,7 @@ def _rated(path: Path, names: list[str], stream: IO[str], step_s: float | None, 
 
 
 def _counted(path: Path, stream: IO[str], step_s: float) -> MovingLoad:
-    """A trace: its requests counted in steps."""
+    """Return a trace: its requests counted in steps."""
     step_ms = round(step_s * 1000)
     found: dict[tuple[str | None, str | None], _Steps] = {}
     origin, last, total = math.nan, -math.inf, 0
@@ -321,7 +321,7 @@ def _load(
     notes: list[str],
     until: int | None = None,
 ) -> MovingLoad:
-    """`until`: where all series end; None: each where its last row does."""
+    """Build the load. `until`: where all series end; None: each where its last row does."""
     origin = min(steps.first for steps in found.values() if steps.first is not None)
     series = [steps.series(origin, until or steps.last, key) for key, steps in found.items()]
     end = max(one.ends_ms for one in series)
@@ -333,7 +333,7 @@ def _load(
 
 
 def _rate_column(path: Path, names: list[str], *, times: bool) -> str:
-    """The column of rates, the header being what it should be."""
+    """Return the column of rates, the header being what it should be."""
     allowed = {*_PER_SECOND, *_NAMES, *(("time",) if times else ())}
     for place, name in enumerate(names, start=1):
         if name not in allowed:
@@ -354,7 +354,7 @@ def _rate_column(path: Path, names: list[str], *, times: bool) -> str:
 def _csv_rows(
     path: Path, names: list[str], stream: IO[str], header: int = 1
 ) -> Iterator[tuple[int, Mapping[str, str]]]:
-    """The rows below the header, which was read already, with their line numbers."""
+    """Yield the rows below the header, which was read already, with their line numbers."""
     reader = csv.reader(lines(path, stream))
     try:
         for values in reader:
@@ -385,7 +385,7 @@ def _rate(path: Path, line: int, column: str, text: str) -> float:
 
 
 def _form_of(path: Path, line: int, text: str) -> Callable[[str], int]:
-    """How times are written, by the first one."""
+    """Return how times are written, by the first one."""
     for form in (_seconds, _time_of_day, _date_without_zone, _date_with_zone):
         try:
             form(text)

@@ -96,7 +96,7 @@ class Trace:
         return float(gaps.std() / gaps.mean()) if len(gaps) and gaps.mean() > 0 else None
 
     def cached_tokens(self, cache_tokens: int | None = None, replicas: int = 1) -> npt.NDArray[np.int64]:
-        """Prompt tokens of each request that a prefix cache of `cache_tokens` (None: unbounded) would hold.
+        """Return prompt tokens of each request that a prefix cache of `cache_tokens` (None: unbounded) would hold.
 
         `replicas` have a cache each and get the requests in turn.
 
@@ -124,11 +124,11 @@ class Trace:
         return found
 
     def cached_share(self, cache_tokens: int | None = None, replicas: int = 1) -> float:
-        """The share of all prompt tokens that such caches would have held."""
+        """Return the share of all prompt tokens that such caches would have held."""
         return float(self.cached_tokens(cache_tokens, replicas).sum() / self.input_len.sum())
 
     def identity(self) -> Mapping[str, object]:
-        """What identifies the content, with figures for people; JSON-able."""
+        """Return what identifies the content, with figures for people; JSON-able."""
         return {"digest": self.digest, "requests": len(self)}
 
 
@@ -144,7 +144,7 @@ class NamedTrace:
 
 
 def read_trace(file: str | Path) -> Trace:
-    """The requests of a trace file (.jsonl or .csv, either also .gz), read line by line.
+    """Return the requests of a trace file (.jsonl or .csv, either also .gz), read line by line.
 
     Raises InputError with the line for lengths that are not whole numbers above 0, times that go back or are not
     finite, a missing column, an empty file, more than `MOST_REQUESTS` requests, and more blocks than memory is for.
@@ -207,7 +207,7 @@ def opened(path: Path) -> Iterator[IO[str]]:
 
 
 def lines(path: Path, stream: IO[str]) -> Iterator[str]:
-    """The lines that are left. Raises TooLarge, by the line and by the whole."""
+    """Yield the lines that are left. Raises TooLarge, by the line and by the whole."""
     left = streamed_mb() * 1_000_000
     while line := stream.readline(LONGEST_LINE + 1):
         left -= len(line)
@@ -219,7 +219,7 @@ def lines(path: Path, stream: IO[str]) -> Iterator[str]:
 
 
 def rows(path: Path, stream: IO[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The requests with their line numbers."""
+    """Yield the requests with their line numbers."""
     left = lines(path, stream)
     first = next(left, "")
     if first.lstrip().startswith("{"):

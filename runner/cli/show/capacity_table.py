@@ -62,7 +62,7 @@ def print_capacity(found: Capacity) -> None:
 
 
 def capacity_lines(found: Capacity, width: int) -> list[str]:
-    """What `print_capacity` prints in a terminal of this width."""
+    """Return what `print_capacity` prints in a terminal of this width."""
     lines = [line for told in _premises(found) for line in wrapped(told, width, indent=0)]
     aside = measured_aside(found.rankings[0].question, (group.group for group in found.groups))
     found = replace(found, groups=tuple(group for group in found.groups if case_of(group.group) not in aside))
@@ -80,7 +80,7 @@ def capacity_lines(found: Capacity, width: int) -> list[str]:
 
 
 def print_capacity_aside(found: Capacity) -> None:
-    """What rows of CSV and Markdown cannot tell."""
+    """Print what rows of CSV and Markdown cannot tell."""
     print_aside([*_premises(found), *_remarks(found)])
 
 
@@ -91,7 +91,7 @@ def _premises(found: Capacity) -> list[str]:
 
 
 def _remarks(found: Capacity) -> list[str]:
-    """Totals, prices and how to read the rest."""
+    """Return totals, prices and how to read the rest."""
     notes = [*_totals(found)]
     sized = [plan.config.gpu for group in found.groups for plan in group.plans[:2]]
     notes += prices_by_gpu(found.prices, sized)
@@ -138,7 +138,7 @@ def _marks(found: Capacity, group: Group, plan: Plan) -> str:
 
 
 def _money(plan: Plan) -> str:
-    """ "364,095 (298,000–452,000)", a month."""
+    """Return text such as "364,095 (298,000–452,000)", a month."""
     if plan.usd_per_month is None:
         return "-"
     if plan.usd_per_month_range is None:
@@ -162,7 +162,7 @@ def _milliseconds(value: float | None) -> str:
 
 
 def _notes(found: Capacity, group: GroupCapacity) -> Iterator[str]:
-    """How sure the first plan is, and what there is besides."""
+    """Yield how sure the first plan is, and what there is besides."""
     if not group.plans:
         return
     first = group.plans[0]
@@ -201,7 +201,7 @@ def _notes(found: Capacity, group: GroupCapacity) -> Iterator[str]:
 
 
 def _simulated(plan: Plan, at_load: Load) -> str:
-    """The rate up to which the first plan's replicas meet the limits, and their figures at their share."""
+    """Return the rate up to which the first plan's replicas meet the limits, and their figures at their share."""
     told = [f"TTFT {_milliseconds(at_load.ttft_ms)}", f"ITL {_milliseconds(at_load.itl_ms)}"]
     for name, value in at_load.percentiles.items():
         metric, _, percentile = name.partition(":")
@@ -224,7 +224,7 @@ def _extras(found: Capacity) -> str:
 
 
 def _why_out(group: GroupCapacity) -> Iterator[str]:
-    """GPU types that cannot carry it, those with the same reason together."""
+    """Yield GPU types that cannot carry it, those with the same reason together."""
     reasons: dict[str, list[Out]] = {}
     for one in group.out:
         reasons.setdefault(cause(one.cause, one.slo), []).append(one)

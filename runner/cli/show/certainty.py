@@ -27,7 +27,9 @@ _ODDS = (
 
 
 def ranged(value: float | None, expected: tuple[float, float] | None, kind: Kind) -> str:
-    """A figure with where it is expected: "0.53 (0.33–0.86)", "0.53 (measured)"; "0.53 (unknown)": nobody knows."""
+    """Return a figure with where it is expected: "0.53 (0.33–0.86)", "0.53
+    (measured)"; "0.53 (unknown)": nobody knows.
+    """
     if value is None:
         return "-"
     if expected is None:
@@ -37,30 +39,32 @@ def ranged(value: float | None, expected: tuple[float, float] | None, kind: Kind
 
 
 def without_range(figure: str, kind: Kind) -> str:
-    """A figure of which no range is known: "364,095 (measured)"."""
+    """Return a figure of which no range is known: "364,095 (measured)"."""
     return f"{figure} ({'measured' if kind is Kind.MEASURED else 'unknown'})"
 
 
 def odds(probability: float) -> str:
-    """ "likely (72 %)" """
+    """Return text such as "likely (72 %)" """
     word = next(word for least, word in _ODDS if probability >= least)
     return f"{word} ({percent(probability)})"
 
 
 def percent(probability: float) -> str:
-    """A probability without ever saying that something is certain."""
+    """Return a probability without ever saying that something is certain."""
     return f"{min(max(probability, 0.01), 0.99):.0%}".replace("%", f"{GLUE}%")
 
 
 def met(config: RankedConfig) -> str:
-    """How likely the limit is met that is least likely: "72 %", "yes" where it was measured, "-" where nobody knows."""
+    """Return how likely the limit is met that is least likely: "72 %", "yes"
+    where it was measured, "-" where nobody knows.
+    """
     if config.likelihood is not None:
         return percent(config.likelihood)
     return "yes" if config.kind is Kind.MEASURED else "-"
 
 
 def chances(config: RankedConfig) -> str:
-    """ "TTFT <= 500 ms: likely (72 %); ITL <= 30 ms: about even (50 %)" """
+    """Return text such as "TTFT <= 500 ms: likely (72 %); ITL <= 30 ms: about even (50 %)" """
 
     def told(chance: Chance) -> str:
         if chance.probability is not None:
@@ -71,7 +75,7 @@ def chances(config: RankedConfig) -> str:
 
 
 def better(ranking: Ranking, config: RankedConfig) -> str:
-    """By how much something is better than the best: "41 % cheaper", "12 % more throughput per GPU"."""
+    """Return by how much something is better than the best: "41 % cheaper", "12 % more throughput per GPU"."""
     aim = ranking.question.aim
     how = share(abs(config.behind_best))
     if aim.is_weighted:
@@ -83,7 +87,7 @@ def better(ranking: Ranking, config: RankedConfig) -> str:
 
 
 def unproven(ranking: Ranking, group: Group) -> str | None:
-    """What would be better than the best if its estimate held; None: nothing would."""
+    """Return what would be better than the best if its estimate held; None: nothing would."""
     config = group.unproven
     if config is None:
         return None
@@ -96,7 +100,9 @@ def unproven(ranking: Ranking, group: Group) -> str | None:
 
 
 def measured_so_far(config: RankedConfig) -> str:
-    """What the runs are of that come nearest to an unproven estimate: "CDNA4 was measured with 1 MoE model only"."""
+    """Return what the runs are of that come nearest to an unproven estimate:
+    "CDNA4 was measured with 1 MoE model only".
+    """
     if config.backing is None:
         return "nothing measured is near it"
     error = config.backing.error
@@ -119,7 +125,7 @@ def _kind(error: ObservedError) -> str:
 
 
 def benchmark(ranking: Ranking, group: Group) -> str:
-    """The command that writes the sweep which measures an unproven configuration beside the best."""
+    """Return the command that writes the sweep which measures an unproven configuration beside the best."""
     words = ["gpuscout", "recommend", "--model", group.model]
     if group.workload:
         words += ["--workload", group.workload]
@@ -133,7 +139,7 @@ def benchmark(ranking: Ranking, group: Group) -> str:
 
 
 def trust(config: RankedConfig) -> str:
-    """What a row rests on: runs, or the errors that its engine has made near it."""
+    """Return what a row rests on: runs, or the errors that its engine has made near it."""
     if config.runs is not None:
         return _runs(config.runs, config.server)
     if config.speculative:
@@ -166,7 +172,9 @@ _ENOUGH_FOR_TENTHS = 10
 
 
 def errors(backing: Backing) -> str:
-    """ "TTFT: half of 157 runs within 14 %, nine of ten within 31 % (Hopper, dense, 16-bit, NVLink, TP 1 to 8)" """
+    """Return text such as "TTFT: half of 157 runs within 14 %, nine of ten within
+    31 % (Hopper, dense, 16-bit, NVLink, TP 1 to 8)"
+    """
     error = backing.error
     name = _name_of_metric(error.metric)
     told = f"{name}: half of {count(error.runs, 'run')} within {share(error.median_error)}"
@@ -183,7 +191,7 @@ def errors(backing: Backing) -> str:
 
 
 def _name_of_metric(metric: str) -> str:
-    """ "TTFT", "TTFT p95" """
+    """Return text such as "TTFT", "TTFT p95" """
     if is_percentile(metric):
         percentile, _, metric = metric.partition("_")
         return f"{_NAMES_OF_METRICS[metric]}{GLUE}{percentile}"
@@ -191,7 +199,7 @@ def _name_of_metric(metric: str) -> str:
 
 
 def _sizes(error: ObservedError) -> str:
-    """ "NVLink, TP 2 to 8" """
+    """Return text such as "NVLink, TP 2 to 8" """
     if error.link == Link.SINGLE:
         return f"1{GLUE}GPU"
     sizes = f"{error.tp_from}" if error.tp_from == error.tp_to else f"{error.tp_from} to {error.tp_to}"
@@ -199,7 +207,7 @@ def _sizes(error: ObservedError) -> str:
 
 
 def tie(found: Tie, group: Group) -> str:
-    """Why the best may not be the best."""
+    """Return why the best may not be the best."""
     best, other = (describe(config, group) for config in (group.best_per_gpu[0], found.config))
     lead = f"{best} leads {other} by {share(found.lead)}" if found.lead else f"{best} equals {other}"
     return f"a tie: {lead}, less than their joint error ({share(found.joint_error)})"

@@ -66,7 +66,7 @@ _WORDS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
 
 
 def column_of(name: str) -> Column:
-    """How a column of points is shown."""
+    """Return how a column of points is shown."""
     if form := PERCENTILE.fullmatch(name):
         return a_figure(name, f"p{form['percentile']} {_HEADINGS[form['metric']][0]}")
     if name in _HEADINGS:
@@ -78,14 +78,16 @@ def column_of(name: str) -> Column:
 
 
 def with_range(column: Column, row: Mapping[str, Any], *, named: bool = True) -> Column:
-    """The column of a figure whose range the rows hold as well, see `ranged_row`; `named`: its heading says so."""
+    """Return the column of a figure whose range the rows hold as well, see
+    `ranged_row`; `named`: its heading says so.
+    """
     if f"{column.name}_low" not in row:
         return column
     return a_figure(column.name, f"{column.heading} (80 % range)" if named else column.heading, str)
 
 
 def ranged_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of a row with their ranges: "0.53 (0.33–0.86)", "0.53 (measured)", "0.53 (unknown)"."""
+    """Return the figures of a row with their ranges: "0.53 (0.33–0.86)", "0.53 (measured)", "0.53 (unknown)"."""
     from gpuscout.runner.cli.show.certainty import ranged
     from gpuscout.store.ranking.types import Kind
 
@@ -99,7 +101,7 @@ def ranged_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def chosen(given: str | None, output: Output, default: Sequence[str] = TABLE, *, slos: Sequence[Slo] = ()) -> list[str]:
-    """The columns of `--columns`, or else those that suit the output and the limits. Raises UnknownNameError."""
+    """Return the columns of `--columns`, or else those that suit the output and the limits. Raises UnknownNameError."""
     from gpuscout.store.queries.points import check_column
 
     if given is not None:
@@ -112,19 +114,21 @@ def chosen(given: str | None, output: Output, default: Sequence[str] = TABLE, *,
 
 
 def telling(names: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The columns of a table without those that hold the same in every row and are details, or are never true."""
+    """Return the columns of a table without those that hold the same in
+    every row and are details, or are never true.
+    """
     rare = ("approximate", *STARTED)
     names = [name for name in names if name not in rare or any(row[name] for row in rows)]
     return [name for name in names if name not in _DETAILS or len({row[name] for row in rows}) > 1]
 
 
 def limits_document(question: Question) -> dict[str, object]:
-    """The limits that points met, as JSON types."""
+    """Return the limits that points met, as JSON types."""
     return {"slos": [str(slo) for slo in question.slos], "assumed_tail": question.assume_tail}
 
 
 def price_remarks(prices: Prices, rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Why GPUs of these rows have no price."""
+    """Return why GPUs of these rows have no price."""
     gpus: dict[str, list[str]] = defaultdict(list)
     for gpu in sorted({row["gpu"] for row in rows if row.get("gpu") in prices.missing}):
         gpus[prices.missing[gpu]].append(gpu)

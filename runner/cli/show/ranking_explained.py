@@ -99,7 +99,7 @@ def explained(ranking: Ranking, width: int) -> list[str]:
 
 
 def _server(config: Operating) -> str:
-    """What a simulated server shows: "3.2 requests wait, KV cache 41 % full, 0.4 % preempted"."""
+    """Return what a simulated server shows: "3.2 requests wait, KV cache 41 % full, 0.4 % preempted"."""
     told = []
     if config.requests_waiting is not None:
         told.append(f"{figure(config.requests_waiting)} requests wait")

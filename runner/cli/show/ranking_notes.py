@@ -48,7 +48,7 @@ _MARKS = {
 
 
 def marks(ranking: Ranking, group: Group, config: RankedConfig) -> str:
-    """The marks of a row."""
+    """Return the marks of a row."""
     found = "" if config.backed else "?"
     if config is group.best:
         found += "=" if group.ties else ""
@@ -59,12 +59,14 @@ def marks(ranking: Ranking, group: Group, config: RankedConfig) -> str:
 
 
 def is_old(ranking: Ranking, gpu: str) -> bool:
-    """Whether a price that ranks is old."""
+    """Return whether a price that ranks is old."""
     return ranking.question.aim.needs("price") and ranking.prices.is_old(gpu)
 
 
 def legend(ranking: Ranking, rows: Sequence[str], configs: Sequence[RankedConfig]) -> str | None:
-    """What the marks of these rows stand for, `configs` being those whose load is shown; None: there are none."""
+    """Return what the marks of these rows stand for, `configs` being those
+    whose load is shown; None: there are none.
+    """
     used = set("".join(rows).replace("<<", ""))
     used |= {"<", "<<"} if any("<<" in row for row in rows) else set()
     used |= {"*"} if any(config.queued for config in configs) else set()
@@ -79,7 +81,7 @@ def legend(ranking: Ranking, rows: Sequence[str], configs: Sequence[RankedConfig
 
 
 def before(ranking: Ranking, groups: Sequence[Group], *, top: int) -> Iterator[str]:
-    """What is said before the figures: what they lack altogether, and what they are priced with."""
+    """Yield what is said before the figures: what they lack altogether, and what they are priced with."""
     question = ranking.question
     if ranking.missing_tasks:
         yield unfinished(ranking)
@@ -113,12 +115,12 @@ def before(ranking: Ranking, groups: Sequence[Group], *, top: int) -> Iterator[s
 
 
 def one_of(groups: Sequence[Group]) -> str:
-    """What to ask for to have fewer answers."""
+    """Return what to ask for to have fewer answers."""
     return "--model NAME" if len({group.model for group in groups}) > 1 else "--workload NAME"
 
 
 def after(ranking: Ranking, groups: Sequence[Group]) -> Iterator[str]:
-    """What is said after the figures, of all answers together."""
+    """Yield what is said after the figures, of all answers together."""
     better = [group.unproven for group in groups if group.unproven]
     if len(groups) > DETAILED and better:
         gains = sorted(abs(config.behind_best) for config in better)
@@ -140,7 +142,7 @@ def after(ranking: Ranking, groups: Sequence[Group]) -> Iterator[str]:
 
 
 def in_8_bit(ranking: Ranking, others: Iterable[Group]) -> Iterator[str]:
-    """The cost with FP8 weights, beside answers in 16 bit."""
+    """Yield the cost with FP8 weights, beside answers in 16 bit."""
     best_of = {case_of(group): group.best for group in ranking.groups}
     for group in others:
         best, plain = group.best, best_of.get(case_of(group))
@@ -160,7 +162,9 @@ def in_8_bit(ranking: Ranking, others: Iterable[Group]) -> Iterator[str]:
 
 
 def _measure_first(ranking: Ranking, groups: Sequence[Group]) -> Iterator[str]:
-    """Where an unmeasured one looks more than twice as good, by how much for the worst of them, and what to run."""
+    """Yield where an unmeasured one looks more than twice as good, by how
+    much for the worst of them, and what to run.
+    """
     far = sorted((group for group in groups if group.measure_first), key=lambda group: group.unproven_lead)
     if not far:
         return
@@ -174,7 +178,7 @@ def _measure_first(ranking: Ranking, groups: Sequence[Group]) -> Iterator[str]:
 
 
 def details(ranking: Ranking, group: Group) -> Iterator[str]:
-    """One answer in sentences: how sure it is, what else there is, who sells it."""
+    """Yield one answer in sentences: how sure it is, what else there is, who sells it."""
     best = group.best
     if best is None:
         yield nothing(ranking, group)
@@ -200,7 +204,7 @@ def details(ranking: Ranking, group: Group) -> Iterator[str]:
 
 
 def qualify(ranking: Ranking) -> str | None:
-    """How many configurations there are, and how many are ranked."""
+    """Return how many configurations there are, and how many are ranked."""
     candidates = sum(group.candidates for group in ranking.groups)
     total = candidates + sum(losers.count for group in ranking.groups for losers in group.losers)
     if not total:
@@ -209,19 +213,19 @@ def qualify(ranking: Ranking) -> str | None:
 
 
 def imported(groups: Iterable[Group]) -> Iterator[str]:
-    """Which exports the best answers came from."""
+    """Yield which exports the best answers came from."""
     files = dict.fromkeys(config.imported_from for group in groups for config in group.configs if config.imported_from)
     if files:
         yield f"imported from {', '.join(files)}: its maker answers for these estimates, nothing here can check them"
 
 
 def print_notes(ranking: Ranking, *, top: int | None) -> None:
-    """What rows of CSV and Markdown cannot tell, on standard error: who is not among them, why, and prices."""
+    """Print what rows of CSV and Markdown cannot tell, on standard error: who is not among them, why, and prices."""
     print_aside(notes_in_full(ranking, top=top))
 
 
 def notes_in_full(ranking: Ranking, *, top: int | None) -> Iterable[str]:
-    """The same as sentences."""
+    """Yield the same as sentences."""
     aside = measured_aside(ranking.question, ranking.groups)
     for group in ranking.groups:
         if case_of(group) in aside:

@@ -72,7 +72,7 @@ class Reply:
 
 
 def api_key(variable: str | None) -> str | None:
-    """The key that an environment variable holds. Raises RefusedError when it is not set."""
+    """Return the key that an environment variable holds. Raises RefusedError when it is not set."""
     if variable is None:
         return None
     key = os.environ.get(variable, "").strip()
@@ -112,7 +112,9 @@ class Client:
                 return reply
 
     async def _send(self, request: Request) -> tuple[Reply, bool]:
-        """The reply, and whether the request died of a kept connection before any answer, which says nothing of it."""
+        """Return the reply, and whether the request died of a kept connection
+        before any answer, which says nothing of it.
+        """
         import aiohttp
 
         connection = SimpleNamespace(reused=False)
@@ -167,7 +169,7 @@ class Client:
             raise RefusedError(self._without_key(f"the server answers {response.status}: {reply.words}"))
 
     def _without_key(self, words: str) -> str:
-        """A server may quote the key that it refuses."""
+        """Strike the key out: a server may quote the one that it refuses."""
         return words.replace(self._key, "***") if self._key else words
 
     async def _read(self, reply: Reply, response: aiohttp.ClientResponse) -> None:
@@ -221,14 +223,14 @@ class Client:
 
 @asynccontextmanager
 async def connected(url: str, model: str, *, key: str | None, timeout_s: float) -> AsyncIterator[Client]:
-    """A client for the server whose API starts at `url` (http://host:port/v1)."""
+    """Yield a client for the server whose API starts at `url` (http://host:port/v1)."""
     async with session(key, timeout_s) as opened:
         yield Client(opened, url, model, key=key, timeout_s=timeout_s)
 
 
 @asynccontextmanager
 async def session(key: str | None, timeout_s: float) -> AsyncIterator[aiohttp.ClientSession]:
-    """A session that sends the key and keeps connections, as many as are asked for. Raises BenchmarkError."""
+    """Yield a session that sends the key and keeps connections, as many as are asked for. Raises BenchmarkError."""
     try:
         import aiohttp
     except ImportError as error:
@@ -254,7 +256,7 @@ async def session(key: str | None, timeout_s: float) -> AsyncIterator[aiohttp.Cl
 
 
 async def beginning(content: aiohttp.StreamReader, most: int) -> bytes:
-    """The first bytes of an answer, however many pieces it comes in."""
+    """Return the first bytes of an answer, however many pieces it comes in."""
     try:
         return await content.readexactly(most)
     except asyncio.IncompleteReadError as error:
@@ -262,7 +264,7 @@ async def beginning(content: aiohttp.StreamReader, most: int) -> bytes:
 
 
 def _message(words: str) -> str:
-    """The message of an error in the form of the protocol, or all of it."""
+    """Return the message of an error in the form of the protocol, or all of it."""
     try:
         found = json.loads(words)
     except (ValueError, RecursionError):
@@ -275,7 +277,7 @@ def _message(words: str) -> str:
 
 
 def words_of(error: BaseException) -> str:
-    """The message of a connection error, in a few words."""
+    """Return the message of a connection error, in a few words."""
     import aiohttp
 
     if isinstance(error, aiohttp.ClientConnectorCertificateError):

@@ -53,7 +53,7 @@ class Served:
     api_key_env: str | None = None
 
     def measure(self, cases: CaseColumns, ladders: Sequence[tuple[int, ...]]) -> Iterator[Measurement | Ended]:
-        """Every point as soon as it is measured, and how each case ended, one configuration after the other."""
+        """Yield every point as soon as it is measured, and how each case ended, one configuration after the other."""
         configurations: dict[object, list[int]] = {}
         unfit = unfit_cases(cases) if self.options.fit_check else {}
         for row, ladder in enumerate(ladders):
@@ -71,7 +71,10 @@ class Served:
     def _configuration(
         self, cases: dict[int, Case], ladders: Sequence[tuple[int, ...]]
     ) -> Iterator[Measurement | Ended]:
-        """The cases of one configuration by row. After a crash the server is started again for those not yet begun."""
+        """Yield the cases of one configuration by row.
+
+        After a crash the server is started again for those not yet begun.
+        """
         first = next(iter(cases.values()))
         waiting = dict(cases)
         if why_not := _not_here(first):
@@ -153,7 +156,10 @@ class Served:
 
 
 def _configuration(case: Case) -> object:
-    """What a server is started with. A context that is exactly what the workload takes is nothing it was asked for."""
+    """Return what a server is started with.
+
+    A context that is exactly what the workload takes is nothing it was asked for.
+    """
     asked = None if case.max_model_len == case.traffic.longest(case.input_len, case.output_len) else case.max_model_len
     return (
         case.model, case.gpu.name, case.server, case.precision, case.kv_precision, case.tensor_parallel,
@@ -163,7 +169,7 @@ def _configuration(case: Case) -> object:
 
 
 def _not_here(case: Case) -> str | None:
-    """Why this node cannot measure a case; None: it can."""
+    """Return why this node cannot measure a case; None: it can."""
     names = names_here()
     wanted = f"{case.num_gpus} x {case.gpu.name}"
     if not names:
@@ -183,7 +189,9 @@ def _workload(case: Case) -> str:
 
 
 def _lost(server: RunningServer, case: Case, request_timeout_s: float) -> ServerFailed | None:
-    """The failure when the server's process has ended, is about to, or does not answer any more; None: it goes on."""
+    """Return the failure when the server's process has ended, is about to,
+    or does not answer any more; None: it goes on.
+    """
     workload = f"{_workload(case)} was measured"
     if server.how_it_ended() is None and server.answers(min(request_timeout_s, _STILL_S)):
         return None

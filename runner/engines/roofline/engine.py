@@ -48,7 +48,7 @@ class RooflineEngine:
         self._median = 0.0
 
     def of_medians(self) -> RooflineEngine:
-        """This engine for latencies that are medians: most requests do not arrive with all others."""
+        """Return this engine for latencies that are medians: most requests do not arrive with all others."""
         engine = copy.copy(self)
         engine._median = 1.0
         return engine
@@ -57,7 +57,7 @@ class RooflineEngine:
         return f"{VERSION}-{self.constants.digest}"
 
     def unsupported_traffic(self, traffic: Traffic) -> str | None:
-        """Queueing and the order of requests have no closed form."""
+        """Return why: queueing and the order of requests have no closed form."""
         if traffic.open_loop:
             return "roofline answers for closed loops only; the engine simulator answers for requests that arrive"
         if isinstance(traffic.trace, NamedTrace):
@@ -99,7 +99,7 @@ class RooflineEngine:
         return Curves(outcome, needed, usable, capacity, np.full(n, -1, dtype=np.int64), points, details)
 
     def intervals(self, cases: CaseColumns, points: Points) -> Intervals:
-        """The 80 % intervals of operating points that this engine gave for these cases."""
+        """Return the 80 % intervals of operating points that this engine gave for these cases."""
         group = self.groups(cases)[points.task]
         regime = regimes(points.concurrency, group)
         factors = self.constants.intervals[regime]
@@ -108,7 +108,7 @@ class RooflineEngine:
         return Intervals(*ends)
 
     def groups(self, cases: CaseColumns) -> IntArray:
-        """The group of intervals of every case: those of approximate architectures follow the others."""
+        """Return the group of intervals of every case: those of approximate architectures follow the others."""
         of_gpu = np.array([self.constants.interval_group(gpu) for gpu in cases.gpus], dtype=np.int64)
         approximate = np.array([model.approximate for model in cases.models], dtype=np.bool_)
         groups: IntArray = of_gpu[cases.gpu] + np.where(
@@ -117,13 +117,13 @@ class RooflineEngine:
         return groups
 
     def known_regimes(self, regime: IntArray) -> npt.NDArray[np.int8]:
-        """Regimes as points carry them: -1 where no interval is known."""
+        """Return regimes as points carry them: -1 where no interval is known."""
         known = interval_factors(self.constants.intervals)
         codes = np.array([code if code in known else -1 for code in range(len(self.constants.intervals))], np.int8)
         return codes[regime]
 
     def trust(self) -> Trust:
-        """Intervals and errors of the calibration, both on models that a fit had not seen."""
+        """Return intervals and errors of the calibration, both on models that a fit had not seen."""
         return Trust(interval_factors(self.constants.intervals), self.constants.errors)
 
     def _points(
@@ -134,7 +134,7 @@ class RooflineEngine:
         rows: npt.NDArray[np.int64],
         ladder: IntArray,
     ) -> Points:
-        """The operating points of cases that fit; `rows` are their positions in the block."""
+        """Return the operating points of cases that fit; `rows` are their positions in the block."""
         k = self.constants.rows(cases.gpus, cases.servers, cases.gpu, cases.server)
         concurrency = ladder.astype(np.float64)[None, :]
         columns = Features(**{name: values[:, None] for name, values in vars(f).items()})
@@ -158,7 +158,7 @@ class RooflineEngine:
 
 
 def _invalid(cases: CaseColumns) -> dict[int, str]:
-    """What makes a case meaningless, by position."""
+    """Return what makes a case meaningless, by position."""
     ranks = cases.tensor_parallel * cases.data_parallel
     least = np.minimum.reduce(
         [

@@ -96,11 +96,13 @@ class Simulator:
         return f"{VERSION}-{self._roofline.fingerprint()}"
 
     def trust(self) -> Trust:
-        """The roofline's for means; for percentiles what was left over where a GPU family was left out of the fit."""
+        """Return the roofline's for means; for percentiles what was left over
+        where a GPU family was left out of the fit.
+        """
         return with_tails(self._roofline.trust(), len(self._roofline.constants.interval_groups))
 
     def unsupported_traffic(self, traffic: Traffic) -> str | None:
-        """A trace of which only the digest is known cannot be replayed."""
+        """Refuse traces of which only the digest is known, which cannot be replayed."""
         return "the trace of this case is not available" if isinstance(traffic.trace, NamedTrace) else None
 
     def evaluate(self, cases: CaseColumns, ladder: IntArray) -> Curves:
@@ -185,7 +187,7 @@ class _Deployment:
         self._times = _times(self._seconds, self._server, int(case.max_model_len[0]))
 
     def at_concurrency(self, concurrency: int, error: float) -> Point:
-        """Requests in flight are spread evenly over the ranks."""
+        """Return the load of a rank: requests in flight are spread evenly over the ranks."""
         fewest, more = divmod(concurrency, self._ranks)
         loads = [(fewest + 1, more), (fewest, self._ranks - more)]
         parts = [(self._closed(clients, error), ranks) for clients, ranks in loads if clients and ranks]
@@ -207,13 +209,13 @@ class _Deployment:
         )
 
     def _first_wave(self, clients: int) -> FloatArray:
-        """Seconds that each request of the burst at the beginning of a closed loop waits longer."""
+        """Return seconds that each request of the burst at the beginning of a closed loop waits longer."""
         if self._server.policy == WHOLE_PROMPTS:  # each in a step of its own: the last waits for all others
             return np.arange(clients, dtype=np.float64) * self._longer_alone_s(clients)
         return np.full(clients, _FIRST_WAVE * self._first_wave_s if clients > 1 else 0.0)
 
     def at_rate(self, traffic: Traffic, error: float) -> Point:
-        """Every rank gets one request after the other, in turn."""
+        """Return the load of a rank: every rank gets one request after the other, in turn."""
         assert traffic.request_rate is not None
         found = open_loop(
             self._times,
@@ -229,13 +231,14 @@ class _Deployment:
         return self._point(max(round(in_flight), 1), whole, whole.queued, in_open_loop=True)
 
     def _regime(self, concurrency: int) -> int:
-        """Which intervals hold; with drafts none, since they are those of runs without."""
+        """Return which intervals hold; with drafts none, since they are those of runs without."""
         if not self._server.drafts.is_plain:
             return -1
         return int(self._roofline.known_regimes(regimes(np.array([concurrency]), self._group))[0])
 
     def _longer_alone_s(self, in_flight: float, *, than_step: bool = False) -> float:
-        """What a prompt takes longer in a step of its own than it delays a busy server, as the roofline has both.
+        """Return what a prompt takes longer in a step of its own than it
+        delays a busy server, as the roofline has both.
 
         `than_step`: than the step that it shares with the sequences that run.
         """
@@ -282,7 +285,7 @@ class _Deployment:
 
 
 def _limit_of_a_request(text: str) -> Slo:
-    """A limit on a latency of each request. Raises InputError."""
+    """Return a limit on a latency of each request. Raises InputError."""
     slo = parse_slo(text)
     if slo.at_least or slo.percentile is not None:
         raise InputError(
@@ -302,7 +305,7 @@ def _times(seconds: StepSeconds, server: Server, longest: int) -> StepTimes:
 
 
 def _together(parts: Sequence[tuple[Simulated, int]]) -> Simulated:
-    """Several ranks as one deployment; each part is what one rank saw, and how many ranks saw it.
+    """Return several ranks as one deployment; each part is what one rank saw, and how many ranks saw it.
 
     Means and percentiles are weighted by requests: ranks differ by one request in flight at most.
     """
@@ -333,5 +336,5 @@ def _together(parts: Sequence[tuple[Simulated, int]]) -> Simulated:
 
 
 def _seed(digest: bytes, of: str) -> int:
-    """The same numbers for the same case and load, everywhere."""
+    """Return the same numbers for the same case and load, everywhere."""
     return int.from_bytes(hashlib.sha256(digest + of.encode()).digest()[:8], "little")

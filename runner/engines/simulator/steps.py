@@ -54,7 +54,7 @@ def tabulate(seconds: StepSeconds, *, max_num_seqs: int, max_prefill_tokens: int
 
 
 def _rows(most: int) -> npt.NDArray[np.int64]:
-    """Numbers of sequences whose steps are asked for: all of the first, then about 4 % apart; with the last."""
+    """Return numbers of sequences whose steps are asked for: all of the first, then about 4 % apart; with the last."""
     octaves = math.log2(max(most / _EVERY_ROW, 1.0))
     apart = _EVERY_ROW * 2.0 ** np.linspace(0.0, octaves, math.ceil(octaves * _ROWS_PER_OCTAVE) + 1)
     rows = np.concatenate([np.arange(min(_EVERY_ROW, most) + 1), np.rint(apart).astype(np.int64)])
@@ -62,7 +62,7 @@ def _rows(most: int) -> npt.NDArray[np.int64]:
 
 
 def _between(rows: npt.NDArray[np.int64], known: FloatArray) -> FloatArray:
-    """The steps of all numbers of sequences, those between `rows` on the line from one to the next."""
+    """Return the steps of all numbers of sequences, those between `rows` on the line from one to the next."""
     wanted = np.arange(rows[-1] + 1)
     low = np.minimum(np.searchsorted(rows, wanted, side="right") - 1, max(len(rows) - 2, 0))
     high = np.minimum(low + 1, len(rows) - 1)

@@ -21,7 +21,7 @@ Factors = Mapping[str, tuple[float, float]]
 
 
 def with_tails(means: Trust, groups: int) -> Trust:
-    """What is known of the means, by the regimes of the roofline, with that of percentiles.
+    """Return what is known of the means, by the regimes of the roofline, with that of percentiles.
 
     `groups`: how many groups of intervals there are; the regimes of approximate architectures follow theirs.
     """
@@ -37,7 +37,7 @@ def with_tails(means: Trust, groups: int) -> Trust:
 
 @functools.cache
 def _of_band(band: str, *, approximate: bool) -> Factors:
-    """The factors of every percentile in one band of load."""
+    """Return the factors of every percentile in one band of load."""
     found = {}
     for name, of_bands in _shipped()["intervals"].items():
         low, high = of_bands[band]
