@@ -116,7 +116,7 @@ def _pairs_of_file(name: str) -> list[tuple[object, object]]:
                     raise InvalidValue(Fault(message, ("histogram",))) from None
                 pairs.append((length, count))
     except InputError as error:
-        raise InvalidValue(Fault(error.message, ("histogram",), hint=error.hint)) from error
+        raise InvalidValue(Fault(error.message, ("histogram",))) from error
     return pairs
 
 
