@@ -376,4 +376,4 @@ def test_offline_the_cache_serves_and_only_the_cache(hub: Hub, tmp_path: Path) -
 
 def test_what_answers_is_no_hub(hub: Hub, tmp_path: Path) -> None:
     hub.add("org/model", QWEN, status=200)
-    assert "no Hugging Face Hub" in fetch(hub, tmp_path, "org/model").error("org/model", "HubServerError")
+    assert "is not a Hugging Face Hub" in fetch(hub, tmp_path, "org/model").error("org/model", "HubServerError")
