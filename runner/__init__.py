@@ -1,1 +1,1 @@
-"""How it is evaluated: resolving names, engines, executors, the controller and the command line."""
+"""Evaluation of sweeps: resolving names, engines, executors, the controller and the command line."""

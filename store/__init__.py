@@ -1,1 +1,1 @@
-"""What is known: tables, sessions, bulk writes, queries and ranking. Never imports Ray or an estimator."""
+"""Stored knowledge: tables, sessions, bulk writes, queries and ranking. Never imports Ray or an estimator."""

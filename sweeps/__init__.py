@@ -1,1 +1,1 @@
-"""What to evaluate: specs, expansion, cases and their keys, architectures, GPUs. Pure: no database, Ray or network."""
+"""Definition of sweeps: specs, expansion, cases and their keys, architectures, GPUs. No database, Ray or network."""

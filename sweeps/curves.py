@@ -1,4 +1,4 @@
-"""What an engine answers for a block of tasks: one outcome a task, one operating point a concurrency, as columns."""
+"""Answers of an engine for a block of tasks: one outcome a task, one operating point a concurrency, as columns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ METRICS = ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s", "requests_per_s"
 
 
 class Bound(StrEnum):
-    """Which limit binds a decode step at an operating point. The order is part of array codes: append only."""
+    """Limits that can bind a decode step at an operating point. The order is part of array codes: append only."""
 
     MEMORY = "memory"
     COMPUTE = "compute"

@@ -46,7 +46,7 @@ class Exclusion:
 
 @dataclass(frozen=True)
 class Census:
-    """How many tasks a sweep has: in each block, and the combinations left out by reason.
+    """Numbers of tasks of a sweep: in each block, and the combinations left out by reason.
 
     `combinations` counts what was asked for: `sum(block_tasks)` plus all exclusions. Combinations that were not
     asked for (tensor parallel sizes that `auto` does not pick, a precision named twice) are in neither.
@@ -70,7 +70,7 @@ class Census:
 
 @dataclass(frozen=True)
 class _Reason:
-    """Why combinations are left out. `axes` are those the explanation depends on, by which they are counted."""
+    """Reason why combinations are left out. `axes` are those the explanation depends on, by which they are counted."""
 
     code: str
     axes: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What can become of a task: answers are final for their key, failures are tried again."""
+"""Outcomes of a task: answers are final for their key, failures are tried again."""
 
 from __future__ import annotations
 

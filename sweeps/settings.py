@@ -1,4 +1,4 @@
-"""What can be set of a deployment, by the names of columns and fields."""
+"""Settings of a deployment, by the names of columns and fields."""
 
 PARALLELISM = ("tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel")
 SHORT_SIZES = dict(zip(("tp", "pp", "dp", "ep"), PARALLELISM, strict=True))

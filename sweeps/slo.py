@@ -1,4 +1,4 @@
-"""What a deployment is ranked by and the limits (SLOs) it has to meet, as people write them: "ttft<=500ms"."""
+"""Objectives that rank deployments and limits (SLOs) that they must meet, as people write them: "ttft<=500ms"."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class SweptModel:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an engine's tasks run, and within which limits. It changes no numbers: no digest covers it.
+    """Place and limits of an engine's tasks. Changes no numbers: no digest covers it.
 
     `task_timeout_s`: one task of a dear engine, one call of a cheap one, ends within so many seconds; None: whenever.
     `memory_limit_gb`: what the engine's process may allocate, in 10^9 bytes of address space; None: anything.

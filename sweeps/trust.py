@@ -1,4 +1,4 @@
-"""How far an engine's figures can be trusted: intervals around them, and its errors against measured runs."""
+"""Accuracy of engines: intervals around their figures, and their errors against measured runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ANY = "any"
 
 
 class Link(StrEnum):
-    """What the GPUs of one deployment exchange their data over."""
+    """Connections over which the GPUs of one deployment exchange their data."""
 
     SINGLE = "single"  # one GPU: nothing
     FAST = "fast"  # NVLink, Infinity Fabric or another link that is made for GPUs
@@ -92,7 +92,7 @@ class ObservedError:
 
 @dataclass(frozen=True)
 class Trust:
-    """What an engine says of its own accuracy.
+    """Accuracy of an engine, as it states it.
 
     Metrics are `TRUSTED_METRICS` and percentiles (`gpuscout.sweeps.slo.percentile_name`): "p95_ttft_ms".
     `intervals`: of every regime (the small number that a point carries) and metric the factors (low, high): a measured

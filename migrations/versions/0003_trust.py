@@ -1,4 +1,4 @@
-"""How far points can be trusted: regimes, intervals, errors of engines; more of measured runs; indexes of filters."""
+"""Trust in points: regimes, intervals, errors of engines; more of measured runs; indexes of filters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the runs behind the errors of an engine are of: precision, link and tensor parallelism."""
+"""Precision, link and tensor parallelism of the runs behind the errors of an engine."""
 
 from __future__ import annotations
 

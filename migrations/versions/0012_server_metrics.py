@@ -1,4 +1,4 @@
-"""What engines that simulate a server say of it: waiting requests, KV cache held, preempted requests, goodput."""
+"""Metrics of engines that simulate a server: waiting requests, KV cache held, preempted requests, goodput."""
 
 from __future__ import annotations
 

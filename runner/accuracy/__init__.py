@@ -1,1 +1,1 @@
-"""How far estimates are from measured runs: estimating each run, errors by group, quality of the choice of GPU."""
+"""Errors of estimates against measured runs: estimating each run, errors by group, quality of the choice of GPU."""

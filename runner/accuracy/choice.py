@@ -31,7 +31,7 @@ _CLEARLY_DIFFERENT = 1.10
 
 @dataclass(frozen=True)
 class GpuChoice:
-    """How good the GPU is that estimates call cheapest per output token. Shares and regret are fractions.
+    """Quality of the GPU that estimates call cheapest per output token. Shares and regret are fractions.
 
     A question is a model, server, precision and lengths measured on two GPU types or more, with a limit of ITL that at
     least two of them meet. Regret is how much dearer than the cheapest the chosen GPU is by its own measured runs; a

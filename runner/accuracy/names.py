@@ -1,4 +1,4 @@
-"""How the names in measured runs are looked up: in the catalogues, a user's GPU file, and a store."""
+"""Lookup of the names in measured runs: in the catalogues, a user's GPU file, and a store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gpuscout.sweeps.models.catalogue import ModelCatalogue
 
 @dataclass(frozen=True)
 class RunNames:
-    """What names mean. `models` has those that are in no catalogue: local ones, and what was fetched before."""
+    """Models and GPUs that names refer to. `models` has those in no catalogue: local ones and those fetched before."""
 
     models: KnownModels | None = None
     gpus: GPUCatalogue = field(default_factory=GPUCatalogue.load)

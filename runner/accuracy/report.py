@@ -38,7 +38,7 @@ class LoadReport:
 
 @dataclass(frozen=True)
 class AccuracyReport:
-    """How far one engine's estimates are from measured runs. `memory_assumed` counts runs by assumed memory share."""
+    """Errors of one engine against measured runs. `memory_assumed` counts runs by assumed memory share."""
 
     engine: str
     fingerprint: str
@@ -54,7 +54,7 @@ class AccuracyReport:
 
     @property
     def answered(self) -> int:
-        """How many runs have an answer."""
+        """Number of runs with an answer."""
         return sum(load.total.answered for load in self.loads.values())
 
     def to_dict(self) -> dict[str, object]:

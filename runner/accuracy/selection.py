@@ -1,4 +1,4 @@
-"""Which measured runs a fit uses: plain deployments, today's software, nothing that its source marks as doubtful.
+"""Selection of measured runs for a fit: plain deployments, today's software, nothing its source marks as doubtful.
 
 Software moves faster than hardware: one GPU serves one model twice as fast as a year before. So of repeated
 configurations only the newest run counts, and none that is over a year older than the newest run on the same GPU.

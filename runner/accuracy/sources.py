@@ -1,4 +1,4 @@
-"""Where measured runs come from: the public files, CSV files, and the store."""
+"""Sources of measured runs: the public files, CSV files, and the store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What limits a deployment: latency of one request, best throughput, roofline, and the requests each resource takes.
+"""Analysis of one deployment: latency of one request, best throughput, roofline, requests each resource takes.
 
 Latencies and throughputs are an engine's operating points. An engine that reports a roofline and limits of its own
 (llm-optimizer) is quoted; for any other they follow from the bytes and FLOP that the built-in engine counts:

@@ -40,7 +40,7 @@ class FitChange:
 
 @dataclass(frozen=True)
 class MemoryFit:
-    """Whether one replica of a model fits, in GiB (2^30 bytes) of the fullest GPU.
+    """Memory of one replica of a model, and whether it fits, in GiB (2^30 bytes) of the fullest GPU.
 
     `reason` says why it cannot run; None: it fits. `usable_gib` is `gpu_memory_utilization` of what software can use.
     `kv_cache_gib` is what weights, activations and the runtime leave for caches, `kv_request_gib` what one request of

@@ -68,7 +68,7 @@ class KVCacheDetail:
 
     @property
     def per_request_kv_cache_gb(self) -> float:
-        """What one sequence keeps, in GB (10^9 bytes)."""
+        """KV cache of one sequence, in GB (10^9 bytes)."""
         return self.bytes_per_sequence / GB
 
     @property
@@ -138,12 +138,12 @@ class ModelArchitecture:
 
     @property
     def caveats(self) -> tuple[str, ...]:
-        """What is assumed or approximate about the model, in sentences; empty: nothing."""
+        """Assumptions and approximations about the model, in sentences; empty: none."""
         return self.architecture.caveats
 
     @property
     def parameters(self) -> int:
-        """How many weights the checkpoint holds, vision towers included."""
+        """Number of weights in the checkpoint, vision towers included."""
         return self.architecture.total_parameters
 
     @property
@@ -158,7 +158,7 @@ class ModelArchitecture:
 
     @property
     def active_parameters(self) -> int:
-        """How many weights one token is multiplied with: fewer than `parameters` for a mixture of experts."""
+        """Number of weights that one token is multiplied with: fewer than `parameters` for a mixture of experts."""
         return self.architecture.active_parameters
 
     @property
@@ -173,12 +173,12 @@ class ModelArchitecture:
 
     @property
     def inferred_precision(self) -> Precision:
-        """What the checkpoint's weights are: its quantisation, or else its dtype."""
+        """Precision of the checkpoint's weights: its quantisation, or else its dtype."""
         return self.architecture.precision
 
     @property
     def inferred_kv_precision(self) -> Precision:
-        """What a server keeps the KV cache in unless told otherwise: 16 bits, or what the checkpoint asks for."""
+        """Default precision of the KV cache in a server: 16 bits, or what the checkpoint asks for."""
         return self.architecture.kv_precision
 
     @property

@@ -125,7 +125,7 @@ class PerformanceEstimate:
 
     @property
     def max_concurrent_requests(self) -> int | None:
-        """How many requests of `context_length` tokens the KV caches hold at once; None: the engine does not say."""
+        """Most requests of `context_length` tokens that the KV caches hold at once; None: the engine does not say."""
         if self.kv_capacity_tokens is None or not self.context_length:
             return None
         return self.kv_capacity_tokens // self.context_length

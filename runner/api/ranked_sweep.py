@@ -1,4 +1,4 @@
-"""How recommendations are found: the sweep that arguments describe, run over a store and ranked, by model."""
+"""Recommendations from Python: the sweep that the arguments describe, run over a store and ranked, by model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a `RecommendationResult` shows itself: a table in text or HTML, and what has to be said below it."""
+"""`RecommendationResult` as a table in text or HTML, with the notes below it."""
 
 from __future__ import annotations
 

@@ -193,7 +193,7 @@ class RecommendationResult(Sequence[GPURecommendation]):
 
     @property
     def total_recommendations(self) -> int:
-        """How many configurations there are, whether they fit or not."""
+        """Number of configurations, whether they fit or not."""
         return len(self)
 
     @property

@@ -30,7 +30,7 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class LeftOver:
-    """What was measured beside figures of fits that had not seen it, as logarithms of the ratio, by metric.
+    """Measured values against figures of fits that had not seen them, as logarithms of the ratio, by metric.
 
     `familiar`: fits that had seen the row's GPU family, though not the row's `unit` (its model); `unfamiliar`: fits
     that had not seen its family. NaN where there is none.

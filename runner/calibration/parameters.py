@@ -1,4 +1,4 @@
-"""What a fit may change: the prior of every constant, and which constants vendors, generations and servers may change.
+"""Parameters of a fit: the prior of every constant, and which ones vendors, generations and servers may change.
 
 A prior is a value known before any fit (vendors' figures, kernels' published efficiencies, earlier fits) with the
 relative width it may move by; it keeps constants that the runs say little about where physics puts them. Factors of

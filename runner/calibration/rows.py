@@ -71,7 +71,7 @@ class FitRows:
 
     @property
     def unit(self) -> npt.NDArray[np.str_]:
-        """What to leave out to learn how estimates on a GPU family carry to others on it: the model.
+        """Part to leave out to learn how estimates on a GPU family carry to others on it: the model.
 
         Where a family was measured with one model only, the deployment.
         """

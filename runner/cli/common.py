@@ -1,4 +1,4 @@
-"""What all commands share: their common options, where output goes, how tables and documents are printed."""
+"""Parts that all commands share: common options, where output goes, printing of tables and documents."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def _fact(flag: str, metavar: str, text: str) -> Any:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is said of all runs of an import; None: nothing. An option group, see `options.grouped`."""
+    """Facts stated about all runs of an import; None: not stated. An option group, see `options.grouped`."""
 
     model: Annotated[str | None, _fact("--model", "NAME", "The model: a name, org/name or ./folder.")] = None
     gpu: Annotated[str | None, _fact("--gpu", "NAME", "The GPU.")] = None

@@ -81,7 +81,7 @@ Many = list[str] | None
 
 @dataclass(frozen=True)
 class Filters:
-    """Which stored results count."""
+    """Filters of stored results."""
 
     sweep: Annotated[str | None, _filter("--sweep", help="A sweep's name or id.")] = None
     model: Annotated[Many, _filter("--model", help="An id, bare name or glob; repeat.")] = None
@@ -159,7 +159,7 @@ DeploymentRate = Annotated[
 
 @dataclass(frozen=True)
 class PriceOptions:
-    """Which prices count."""
+    """Filters of prices."""
 
     prices: Annotated[str | None, _price("--prices", metavar="BOOK[,BOOK]", help="Price books; the first decides.")] = (
         None
@@ -258,7 +258,7 @@ class LimitOptions(SloOptions):
 
 @dataclass(frozen=True)
 class AimOptions(LimitOptions):
-    """What configurations are ranked by, and the limits they must meet."""
+    """Objectives that rank configurations, and the limits that these must meet."""
 
     objective: Annotated[
         Many,

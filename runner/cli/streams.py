@@ -17,7 +17,7 @@ from gpuscout.sweeps.text import printable_lines
 
 @dataclass(frozen=True)
 class Captured:
-    """What a command printed while `captured`: its document, and its messages."""
+    """Output of a command while `captured`: its document, and its messages."""
 
     documents: io.StringIO = field(default_factory=io.StringIO)
     messages: io.StringIO = field(default_factory=io.StringIO)

@@ -237,7 +237,7 @@ def _excluding(text: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class AskOptions(AimOptions):
-    """What is asked of the store when a sweep has run: flags replace what the spec says."""
+    """Question to the store once a sweep has run: flags replace what the spec says."""
 
     top: Annotated[int, typer.Option("--top", min=1, help="Configurations per model, of other GPUs first.")] = 1
 
@@ -260,7 +260,7 @@ class AskOptions(AimOptions):
 
 @dataclass(frozen=True)
 class ExecutionOptions:
-    """Where tasks are computed, and which are tried again."""
+    """Place where tasks are computed, and the tasks that are tried again."""
 
     executor: Annotated[str, typer.Option("--executor", help="auto, in-process or ray.")] = "auto"
     ray_address: Annotated[str | None, typer.Option("--ray-address", help="A running Ray cluster.")] = None

@@ -58,7 +58,7 @@ MISSING = "missing"
 
 
 class Cost(Enum):
-    """How expensive one task is; decides how many tasks make a block and whether Ray pays."""
+    """Expense of one task; decides how many tasks make a block and whether Ray pays."""
 
     CHEAP = "cheap"  # arithmetic: microseconds a point
     EXPENSIVE = "expensive"  # a call, a process or a download a task
@@ -115,7 +115,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What determines an engine's numbers. Equal info means equal answers for equal cases."""
+    """Identity of an engine: all that determines its numbers. Equal info means equal answers for equal cases."""
 
     name: str
     fingerprint: str
@@ -192,7 +192,7 @@ class Option:
 
     @property
     def allowed(self) -> str:
-        """What may be given, in words."""
+        """Allowed values, in words."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         bounds = [f"above {self.above:g}"] if self.above is not None else []
@@ -204,7 +204,7 @@ class Option:
 
 @dataclass(frozen=True)
 class About:
-    """What people are told about an engine. Empty texts tell nothing; `options` None: see its constructor.
+    """Description of an engine for people. Empty texts are not printed; `options` None: see its constructor.
 
     `install` is the command that installs what the engine needs besides gpuscout, None when it needs nothing.
     """

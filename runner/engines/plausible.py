@@ -1,4 +1,4 @@
-"""What cannot be: figures of a run that contradict each other, and figures that are better than the hardware.
+"""Implausible figures: those of a run that contradict each other, and those better than the hardware allows.
 
 *Contradictions* are refused, for nobody knows which of the figures is wrong: end-to-end latency below the TTFT or far
 from what TTFT and ITL add up to, tokens per second that are not requests per second times their lengths, and requests

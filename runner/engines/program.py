@@ -16,7 +16,7 @@ _QUOTED_SHEBANG = re.compile(r"""^'''exec' ("(?P<quoted>[^"]+)"|(?P<plain>\S+)) 
 
 @dataclass(frozen=True)
 class Printed:
-    """What a process wrote and how it ended. `status` None: it ran longer than allowed and was killed."""
+    """Output and end of a process. `status` None: it ran longer than allowed and was killed."""
 
     stdout: str
     stderr: str

@@ -1,4 +1,4 @@
-"""What an engine answered, checked before anything of it is stored: of the right shape, asked for, finite, once."""
+"""Checks of an engine's answer before anything is stored: right shape, asked for, finite, no duplicates."""
 
 from __future__ import annotations
 

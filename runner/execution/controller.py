@@ -50,7 +50,7 @@ _MOST_ELSEWHERE = 8
 
 @dataclass
 class Progress:
-    """Where a run stands. `done_*` and `total_*` count the whole sweep, what earlier runs did included.
+    """Progress of a run. `done_*` and `total_*` count the whole sweep, what earlier runs did included.
 
     `computed_tasks` counts answers of this run, failures left out; `reused_tasks` those that were in the store.
     `elsewhere` counts the blocks that other runners are computing while this one has nothing to do but wait for them.
@@ -73,7 +73,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class RunReport:
-    """What a run did. `already_complete`: this very sweep was finished before, nothing was even expanded.
+    """Result of a run. `already_complete`: this very sweep was finished before, nothing was even expanded.
 
     `open_failures` counts tasks of the sweep that failed and are still lacking, whichever run they failed in;
     `elsewhere` counts blocks that other runners are computing.

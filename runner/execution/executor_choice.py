@@ -1,4 +1,4 @@
-"""Where a sweep runs: this process or Ray, whichever is done sooner."""
+"""Choice of the executor of a sweep: this process or Ray, whichever finishes sooner."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Work:
-    """What a run will take, roughly: seconds of one core's evaluating, and seconds of storing by the controller."""
+    """Rough work of a run: seconds of one core's evaluating, and seconds of storing by the controller."""
 
     evaluating_s: float = 0.0
     storing_s: float = 0.0

@@ -1,4 +1,4 @@
-"""What a run would do: how many tasks, which cannot run and why, which are stored, how long the rest takes."""
+"""Plan of a run: how many tasks, which cannot run and why, which are stored, how long the rest takes."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _hopeless(cases: CaseColumns, name: str, options: dict[str, object]) -> Coun
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known before a run about one combination: it runs, or the reason why not."""
+    """Verdict on one combination before a run: it runs, or the reason why not."""
 
     description: str
     reason: str | None

@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 
 
 class FailureKind(StrEnum):
-    """Why an executor has no answer to a job."""
+    """Kinds of reasons why an executor has no answer to a job."""
 
     ERROR = "error"  # the engine raised, or it could not be started
     ENGINE_MISSING = "engine_missing"  # the worker does not have this engine, or another version of it

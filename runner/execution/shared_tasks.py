@@ -1,4 +1,4 @@
-"""What several runners share: expensive tasks, which one of them evaluates, and places where one may work at a time.
+"""State shared by several runners: expensive tasks and who evaluates them, and places where one works at a time.
 
 Runners of one sweep share its blocks. Those of different sweeps meet in their tasks, of which each is stored once
 whoever computes it; so that it is also computed once, a runner takes a task before it evaluates it. A server that two
@@ -23,7 +23,7 @@ from gpuscout.sweeps.sweep import EnginePart
 
 
 class SharedTasks:
-    """What other runners do with the tasks of one sweep; nothing on SQLite, where there are none.
+    """Claims of several runners on the tasks of one sweep; without effect on SQLite, where there are no other runners.
 
     Only blocks of a single task are taken: with several, two runners could wait for each other. Whoever has a place
     waits for nothing until it leaves it. `notice` is told for which places this runner waits.

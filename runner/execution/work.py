@@ -1,4 +1,4 @@
-"""What a sweep still needs: which tasks of a block the store lacks, and for which concurrencies."""
+"""Remaining work of a sweep: the tasks of a block that the store lacks, and their missing concurrencies."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ _IDLE, _CROWDED = 0.8, 1.25  # the shares of a closed loop's places that can hav
 
 
 class NotSaid(InputError):
-    """What a file does not say and nobody has added: names of `FIELDS`. `served`: the folder it names as its model."""
+    """Facts missing from a file that nobody added: names of `FIELDS`. `served`: the folder it names as its model."""
 
     def __init__(self, fields: Iterable[str], served: str | None = None) -> None:
         self.fields, self.served = tuple(fields), served

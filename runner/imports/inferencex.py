@@ -44,7 +44,7 @@ _PAUSE_S = 1.0
 
 @dataclass(frozen=True)
 class Question:
-    """Which runs: of a model (a name of the catalogue or InferenceX's own), a GPU, and from a day on; None: all."""
+    """Runs to fetch: of a model (named by the catalogue or InferenceX), a GPU, and from a day on; None: all."""
 
     model: str
     gpu: str | None = None
@@ -55,7 +55,7 @@ class Question:
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """What to ask, until there is an answer: by the interface's name of the model, then by that of its rows.
+        """URLs to try until one answers: by the interface's name of the model, then by that of its rows.
 
         Raises InputError for a base that is no http or https address.
         """
@@ -74,7 +74,7 @@ class Question:
 
     @property
     def short_name(self) -> str:
-        """What the rows of InferenceX call the model; a name nobody knows as it is."""
+        """Name of the model in the rows of InferenceX; an unknown name is left as it is."""
         for name, short in ASKED.items():
             if name.casefold() == self.model.casefold():
                 return short

@@ -1,4 +1,4 @@
-"""What result files call GPUs and models: "4xNVIDIA_L40S" for four of them, a folder of the server for a model."""
+"""Names of GPUs and models in result files: "4xNVIDIA_L40S" for four of them, a folder of the server for a model."""
 
 from __future__ import annotations
 

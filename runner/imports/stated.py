@@ -1,4 +1,4 @@
-"""What people say about imported runs: flags for all files, and a mapping file for some of them."""
+"""Facts that people state about imported runs: flags for all files, and a mapping file for some of them."""
 
 from __future__ import annotations
 

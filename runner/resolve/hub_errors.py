@@ -1,4 +1,4 @@
-"""What went wrong at the Hugging Face Hub, as errors that say what to do. They quote no server, address or token."""
+"""Failures at the Hugging Face Hub, as errors that say what to do. They quote no server, address or token."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class HubModel:
 
     @property
     def name(self) -> str:
-        """What the model is stored and shown under: two revisions are two models."""
+        """Name under which the model is stored and shown: two revisions are two models."""
         return self.repo_id if self.revision is None else f"{self.repo_id}@{self.revision}"
 
 

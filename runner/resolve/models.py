@@ -1,4 +1,4 @@
-"""Which model a name means: a local file, else the catalogue, else the store, else the Hugging Face Hub."""
+"""Resolution of model names: a local file, else the catalogue, else the store, else the Hugging Face Hub."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def all_problems(
 
 @dataclass(frozen=True)
 class _Names:
-    """What the names of a spec stand for, as far as they are known."""
+    """Objects that the names of a spec stand for, as far as they are known."""
 
     models: tuple[SweptModel, ...]
     gpus: tuple[GPUSpec, ...]

@@ -85,7 +85,7 @@ QUESTIONS: Mapping[str, Kind] = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What the command printed, what it said beside it, and its exit status: 0, or 6 where nothing qualifies."""
+    """Output of a command, its messages, and its exit status: 0, or 6 where nothing qualifies."""
 
     text: str
     messages: str

@@ -176,7 +176,7 @@ class Course:
 
 
 def course(group: Mapping[str, Any], seconds: float) -> Course | None:
-    """A chart of the rows `over_time` of a group, of a load that lasts so long; None: nothing can carry it."""
+    """Draw the rows `over_time` of a group, for a load that lasts so long; None: nothing can carry it."""
     rows = group["over_time"]
     if not rows:
         return None

@@ -1,4 +1,4 @@
-"""What the forms of the pages ask, as parameters of a question: fields that people fill in, and the rest as it is."""
+"""Forms of the pages as parameters of a question: the fields that people fill in, the other parameters unchanged."""
 
 from __future__ import annotations
 

@@ -434,7 +434,7 @@ def reference(db: str, fields: Fields) -> Context:
 
 
 class Choices:
-    """What the store holds, for people to choose from."""
+    """Contents of the store that people can choose from."""
 
     def __init__(self, models: Iterable[str], workloads: Iterable[str]) -> None:
         self.models, self.workloads = list(models), list(workloads)

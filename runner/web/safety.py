@@ -1,4 +1,4 @@
-"""Who may ask, and what browsers may do: other hosts are refused, and callers without the token where one is set."""
+"""Access rules of the web service: other hosts are refused, and callers without the token where one is set."""
 
 from __future__ import annotations
 

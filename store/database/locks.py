@@ -1,4 +1,4 @@
-"""Who may run sweeps on a store: locks that die with their process, so that nobody waits for a runner that is gone."""
+"""Locks of runners on a store: they die with their process, so that nobody waits for a runner that is gone."""
 
 from __future__ import annotations
 

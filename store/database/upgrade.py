@@ -28,7 +28,7 @@ from gpuscout.sweeps.errors import StoreUnreachableError
 
 @dataclass(frozen=True)
 class StoreStatus:
-    """Where a store's schema stands. `url` is without a password; `current` None: there is no store yet."""
+    """Version of a store's schema. `url` is without a password; `current` None: there is no store yet."""
 
     url: str
     current: str | None
@@ -51,7 +51,7 @@ class StoreStatus:
 
 @dataclass(frozen=True)
 class Upgrade:
-    """What an upgrade did. `backup` None: nothing had to be changed, or the store is on Postgres."""
+    """Result of an upgrade. `backup` None: nothing had to be changed, or the store is on Postgres."""
 
     url: str
     before: str

@@ -1,4 +1,4 @@
-"""Where a store is: the URLs and paths that people give for it, and how they are shown again, without passwords."""
+"""Locations of stores: the URLs and paths that people give, and their display without passwords."""
 
 from __future__ import annotations
 

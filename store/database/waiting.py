@@ -67,7 +67,7 @@ def _late() -> TookTooLongError:
 
 @dataclass
 class Waits:
-    """How the threads that share a store wait for it.
+    """Rules by which the threads that share a store wait for it.
 
     `until` is asked several times a second for the moment (`time.monotonic`) at which waiting ends; infinite: it goes
     on. `notice` is told once a wait that it takes long; without one, the log is (Python prints its warnings).

@@ -50,7 +50,7 @@ _REQUIRED = ("id", "model", "gpu", "tp", "precision", "server", "input_len", "ou
 
 
 class LoadKind(StrEnum):
-    """How a run was loaded."""
+    """Kinds of load on a measured run."""
 
     CLOSED_LOOP = "closed loop"  # `concurrency` requests always in flight
     REQUEST_RATE = "request rate"  # requests come by themselves, so many a second
@@ -142,29 +142,29 @@ class MeasuredRun:
 
     @property
     def latency_stat(self) -> str:
-        """What the latencies are of all requests: "mean" or "median"."""
+        """Statistic that the latencies are of all requests: "mean" or "median"."""
         return self.details.get("latency_stat") or "mean"
 
     @property
     def variant(self) -> str | None:
-        """How it differs from a plain deployment's: "drafted", "disaggregated", "prefix-cached"; None: in nothing."""
+        """Difference from a plain deployment: "drafted", "disaggregated", "prefix-cached"; None: no difference."""
         return variant(self.details)
 
     @property
     def set_aside(self) -> str | None:
-        """Why it does not stand for a plain deployment of its configuration, such as "drafted"; None: it does."""
+        """Reason why it does not stand for a plain deployment of its configuration, e.g. "drafted"; None: it does."""
         reasons = [self.variant, "low trust" if self.trust == "low" else None]
         reasons.append("superseded" if self.latest is False else None)
         return ", ".join(reason for reason in reasons if reason) or None
 
     @property
     def precision_detail(self) -> str | None:
-        """What the source says of the precision beyond its name, such as "mxfp4" or "awq"."""
+        """Details of the precision in the source beyond its name, such as "mxfp4" or "awq"."""
         return self.details.get("precision_detail")
 
     @property
     def server_options(self) -> tuple[tuple[str, int | float | str], ...]:
-        """What the source tells of the server's settings: name and value, by name."""
+        """Settings of the server in the source: name and value, by name."""
         return tuple(sorted(self.details.get("server_options", {}).items()))
 
     @property

@@ -73,7 +73,7 @@ class ImportedGroup:
 
 @dataclass(frozen=True)
 class Removed:
-    """What was removed; `engines`: those whose errors over stored runs were kept."""
+    """Counts of what was removed; `engines`: those whose errors over stored runs were kept."""
 
     runs: int
     percentiles: int

@@ -54,7 +54,7 @@ Quoted = TypeVar("Quoted")
 
 @dataclass(frozen=True)
 class BookFile(Generic[Quoted]):
-    """How a file is read. `rates`: USD for one unit of a currency. `day`: the date of rows without one."""
+    """Settings for reading a file. `rates`: USD for one unit of a currency. `day`: the date of rows without one."""
 
     path: Path
     book: str

@@ -1,4 +1,4 @@
-"""What an hour of a GPU costs: quotes of price books, and the one price of each GPU that enters a ranking.
+"""Prices of GPU hours: quotes of price books, and the one price of each GPU that enters a ranking.
 
 *One price.* Of the quotes that a question leaves in (dated, on demand, exactly that part) each provider counts with its
 newest; where it has several of that date (instance types, regions), with the lowest. A provider is one whatever the
@@ -73,7 +73,7 @@ def packed(num_gpus: int, replicas: int, size: int) -> int:
 
 @dataclass(frozen=True)
 class PriceRules:
-    """Which quotes count, and what overrides them. Empty and None do not restrict.
+    """Filters of quotes, and prices that override them. Empty and None do not restrict.
 
     books            in order of precedence; empty: "own". What they lack comes from the book "default"
     providers        names, whatever their case         region   quotes of it and of all regions count, others do not

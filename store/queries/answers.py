@@ -1,4 +1,4 @@
-"""What the store holds of single tasks: the outcome, memory, and one operating point of each."""
+"""Stored answers for single tasks: the outcome, memory, and one operating point of each."""
 
 from __future__ import annotations
 

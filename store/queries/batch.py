@@ -105,7 +105,7 @@ class BatchPlan:
 
 @dataclass(frozen=True)
 class BatchGroup:
-    """How a model does a batch; `plans` are the cheapest of every GPU type, what measurements back first."""
+    """Plans for a model's batch; `plans` are the cheapest of every GPU type, those backed by measurements first."""
 
     group: Group
     requests: float

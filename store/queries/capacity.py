@@ -114,7 +114,7 @@ class Plan:
 
     @property
     def usd_per_month_range(self) -> tuple[float, float] | None:
-        """Where it is expected with a probability of 80 %; None: not known."""
+        """80 % interval of the cost per month; None: not known."""
         if self.usd_per_hour_range is None:
             return None
         low, high = self.usd_per_hour_range
@@ -139,7 +139,7 @@ class Out:
 
 @dataclass(frozen=True)
 class GroupCapacity:
-    """How a model under one workload can be served at `rate` requests per second, or for so many `users`.
+    """Ways to serve a model under one workload at `rate` requests per second, or for so many `users`.
 
     With users, each plan has a rate of its own, and `rate` is that of the first.
     `plans` are the cheapest of every GPU type, then further ones, each part by cost, what measurements back first;
@@ -157,7 +157,7 @@ class GroupCapacity:
 
     @property
     def unproven(self) -> Plan | None:
-        """What would be cheaper than the first plan if its estimate held, which no measured runs back."""
+        """Plan that would be cheaper than the first if its estimate held, which no measured runs back."""
         first = self.plans[0] if self.plans else None
         if first is None or not first.config.backed or first.usd_per_hour is None:
             return None

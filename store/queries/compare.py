@@ -38,7 +38,7 @@ _CHUNK = 50_000
 
 
 class Status(StrEnum):
-    """What became of a configuration from the first side to the second."""
+    """Change of a configuration from the first side to the second."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -98,7 +98,7 @@ class Winner:
 
 @dataclass(frozen=True)
 class MetricChange:
-    """How a metric differs at equal concurrencies: fractions of the first side's. `worst` is the largest, signed."""
+    """Change of a metric at equal concurrencies: fractions of the first side's. `worst` is the largest, signed."""
 
     points: int
     median: float

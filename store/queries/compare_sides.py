@@ -28,7 +28,7 @@ _EXAMPLES = "for example: nightly@1 nightly   server:vllm server:sglang   gpu:H1
 
 
 class Form(StrEnum):
-    """What a side of a comparison is."""
+    """Kinds of sides of a comparison."""
 
     SWEEP = "sweep"
     ENGINE = "engine"

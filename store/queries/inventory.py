@@ -1,4 +1,4 @@
-"""What GPUs that somebody owns can serve: of each model the deployment that gets the most out of all of them.
+"""Capacity of GPUs that somebody owns: for each model the deployment that gets the most out of all of them.
 
 Every model is looked at by itself, as if it had the whole inventory. A replica that fits a node shares it with others
 and is never cut in two; one that does not has whole nodes of its own, whose other GPUs are idle.
@@ -50,7 +50,7 @@ class Served:
 
     @property
     def tokens_range(self) -> tuple[float, float] | None:
-        """Where the total throughput is expected with a probability of 80 %, at least; None: not known of a share."""
+        """80 % interval of the total throughput, at least; None: not known for a share."""
         ends = [share.config.intervals.get("output_tokens_per_s") for share in self.shares]
         known = [(s.replicas * end[0], s.replicas * end[1]) for s, end in zip(self.shares, ends, strict=True) if end]
         if not known or len(known) < len(ends):

@@ -1,4 +1,4 @@
-"""Which replicas go on which of the GPUs that are there, so that all rates are carried and the least is used.
+"""Placement of replicas on the available GPUs, so that all rates are carried at the least use.
 
 An integer programme, solved by HiGHS (https://highs.dev) through `scipy.optimize.milp`, with the bound that it proved.
 Variables are the replicas of each configuration on the nodes of each size, and how these fill the nodes.
@@ -115,7 +115,7 @@ class Missing:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where everything goes. `used` is the objective (GPUs or USD per hour), `bound` what it is proved to be at least.
+    """Replicas on GPUs. `used` is the objective (GPUs or USD per hour), `bound` its proven lower bound.
 
     `gpus` are used in all, on nodes that are there or `added`: GPUs used of nodes that are not there, and those nodes.
     """
@@ -129,7 +129,7 @@ class Placement:
 
     @property
     def gap(self) -> float:
-        """How far the best could be below, as a fraction of what is used; 0: this is proved to be the least."""
+        """Largest possible distance to the optimum, as a fraction of what is used; 0: proved to be the least."""
         return max(0.0, (self.used - self.bound) / self.used) if self.used else 0.0
 
 

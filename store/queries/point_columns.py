@@ -1,4 +1,4 @@
-"""What a row of operating points may hold, and how each column is read of an estimate and of a measured run."""
+"""Columns of a row of operating points, and how each is read from an estimate and from a measured run."""
 
 from __future__ import annotations
 

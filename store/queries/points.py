@@ -101,7 +101,7 @@ class PointReader:
 
     @property
     def kinds(self) -> list[Kind]:
-        """Which kinds of points count. Raises UnknownNameError."""
+        """Kinds of points that count. Raises UnknownNameError."""
         asked = self.question
         estimated = means_estimated(asked.kinds) and (not asked.engines or bool(self.scope.engines.ids))
         measured = means_measured(asked.kinds, asked.engines)
@@ -109,7 +109,7 @@ class PointReader:
 
     @property
     def caveats(self) -> dict[str, tuple[str, ...]]:
-        """What was guessed or assumed of the models asked about, by their names."""
+        """Guesses and assumptions about the models asked about, by their names."""
         return caveats_of(self.connection, self.scope.models.ids)
 
     def has_any(self) -> bool:

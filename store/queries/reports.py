@@ -1,4 +1,4 @@
-"""What engines report besides operating points, such as llm-optimizer's tuning advice: the `extras` of stored tasks."""
+"""Reports of engines besides operating points, such as llm-optimizer's tuning advice: the `extras` of stored tasks."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""How `rank()` answers: candidates from the store, limits, points, places, trust; one step a module."""
+"""Steps of `rank()`: candidates from the store, limits, points, places, trust; one step a module."""

@@ -1,4 +1,4 @@
-"""What intervals say of limits and leads: figures that hold with a probability, and how likely a limit is met.
+"""Certainty of limits and leads from intervals: figures that hold with a probability, chances of meeting a limit.
 
 An engine's interval holds 80 % of what is measured: 10 % lies below its low end and 10 % above its high end. Between
 and beyond, the logarithm of a measured value is taken as normal around the estimate, with a width of its own on either

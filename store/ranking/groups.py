@@ -157,7 +157,7 @@ _BINDS = 0.97
 
 
 class _Credentials:
-    """What a ranked configuration rests on, and how surely it meets the limits."""
+    """Backing of a ranked configuration, and its chances of meeting the limits."""
 
     def __init__(self, pool: Candidates, described: Descriptions) -> None:
         self._pool = pool

@@ -1,4 +1,4 @@
-"""Where a measured value is expected around an estimate, as engines say it by regime, and its pessimistic end.
+"""Intervals of measured values around an estimate, as engines state them by regime, and their pessimistic end.
 
 TTFT and ITL have intervals of their own; that of E2E follows from both, and a request rate has that of the throughput.
 Percentiles have their own ("p95_ttft_ms"), where an engine has any.

@@ -1,4 +1,4 @@
-"""What a ranked configuration asks a server for, and whether the server can be told."""
+"""Launch options of a ranked configuration, and whether its server can be given them."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ def choose_word(kind: str, wanted: Sequence[str], words: Sequence[str]) -> list[
 
 @dataclass(frozen=True)
 class NamedWorkload:
-    """What a sweep calls requests of these lengths (tokens) and this traffic; None: plain traffic."""
+    """A sweep's name for requests of these lengths (tokens) and this traffic; `traffic_id` None: plain traffic."""
 
     name: str
     input_len: int

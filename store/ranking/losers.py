@@ -1,4 +1,4 @@
-"""Why configurations are not ranked, and what comes closest where none is."""
+"""Reasons why configurations are not ranked, and the closest ones where none is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What configurations are ranked by: objectives, and how each is read off an operating point.
+"""Measures that rank configurations: objectives, and how each is read off an operating point.
 
 *Cost* is USD per million output tokens, *energy* kWh per million output tokens if every GPU drew its TDP all the time:
 an upper bound for the GPUs, without hosts and cooling.
@@ -31,7 +31,7 @@ _MTOK_PER_HOUR = 3600 / 1e6  # million tokens an hour, for one token a second
 
 @dataclass(frozen=True)
 class Measure:
-    """How an objective is read off an operating point.
+    """Rule that reads an objective off an operating point.
 
     `column` of operating points decides between the points of one configuration: for objectives of throughput (cost,
     cost per hour and energy among them) the highest, for latencies the lowest is best. `needs`: what must be known of
@@ -90,7 +90,7 @@ def value_of(name: str, figures: Mapping[str, Any], num_gpus: Any, usd_per_hour:
 
 @dataclass(frozen=True)
 class Aim:
-    """What a ranking is by: one objective, or several with weights that sum up to 1."""
+    """Aim of a ranking: one objective, or several with weights that sum up to 1."""
 
     weights: tuple[tuple[str, float], ...]
 

@@ -1,4 +1,4 @@
-"""What other prices would change: one GPU at the lowest or highest of its prices, all GPUs at those of a provider."""
+"""Effects of other prices: one GPU at the lowest or highest of its prices, all GPUs at those of a provider."""
 
 from __future__ import annotations
 

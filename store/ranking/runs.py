@@ -34,7 +34,7 @@ Key = tuple[Any, ...]
 
 
 class RunFacts(NamedTuple):
-    """What is told of a run beside its figures. `implausible`: what it does that its hardware cannot."""
+    """Facts about a run beside its figures. `implausible`: what it does that its hardware cannot."""
 
     source: str
     server_version: str | None

@@ -1,4 +1,4 @@
-"""Which tasks a question is about: every name looked up, every filter a condition on tasks and cases."""
+"""Scope of a question: every name looked up, every filter a condition on tasks and cases."""
 
 from __future__ import annotations
 

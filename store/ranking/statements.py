@@ -40,7 +40,7 @@ _RAN = tasks.c.outcome == Outcome.OK.value
 
 @dataclass(frozen=True)
 class Choice:
-    """What picks the points: the aim between those within all limits. `columns` are the figures to fetch of each.
+    """Rule that picks the points: the aim between those within all limits. `columns` are the figures to fetch of each.
 
     `intervals`: figures count by the pessimistic ends of these. `percentiles`: columns that stand for a metric's
     percentile; where it was not simulated it is `assume_tail` times the mean, or not known. `simulating`: the ids of
@@ -100,7 +100,7 @@ def _simulated(points: sa.FromClause, metric: str, percentile: float) -> Number:
 
 @dataclass(frozen=True)
 class _Pick:
-    """Which point of a task counts: the first in this order of those that meet the conditions.
+    """Order that picks the point of a task: the first of those that meet the conditions.
 
     The picks of one statement have orders of one length.
     """

@@ -1,4 +1,4 @@
-"""How far estimates can be trusted: the errors of their engines over the measured runs that are nearest to them.
+"""Trust in estimates: the errors of their engines over the measured runs that are nearest to them.
 
 *Near* are runs on the same GPU family, of the same kind of model (dense or mixture of experts), in the same precision,
 over the same link between the GPUs, at no more than twice their tensor parallelism and at no more than twice, and no
@@ -83,7 +83,7 @@ class _Gpu:
 
 @dataclass(frozen=True)
 class Place:
-    """What decides which measured runs are near an estimate: ids, sizes, a code of its precision, its load.
+    """Position of an estimate among measured runs: ids, sizes, a code of its precision, its load.
 
     `arriving`: requests come at a rate, which says of percentiles that runs of closed loops are not near them.
     """

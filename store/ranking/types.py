@@ -1,4 +1,4 @@
-"""What a ranking is asked and what it answers: plain frozen values, free of SQL."""
+"""Questions and answers of a ranking: plain frozen values, free of SQL."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ BENCHMARK = "benchmark"
 
 
 class Kind(StrEnum):
-    """Where a result comes from."""
+    """Kinds of results, by their source."""
 
     ESTIMATED = "estimated"
     MEASURED = "measured"
 
 
 class Trusted(StrEnum):
-    """How far a result must be, or should be, trusted to be ranked.
+    """Degrees of trust that a result must, or should, have to be ranked.
 
     A result is *measured*, or an estimate *backed* by measured runs (its engine's errors are known for the same GPU
     family, kind of model, precision, link between GPUs, tensor parallelism and about the same load), or neither.
@@ -45,7 +45,7 @@ class Trusted(StrEnum):
 
 @dataclass(frozen=True)
 class Question:
-    """Which configurations should be ranked, and by what. Empty tuples and None do not restrict.
+    """Question for a ranking: which configurations, and by what. Empty tuples and None do not restrict.
 
     objective       what is best, a key of `MEASURES`          also   further objectives whose figures are told
     weights         (objective, weight): ranks by several instead, see `ranking/measures.py`; need not sum up to 1
@@ -125,7 +125,7 @@ class Question:
 
     @property
     def aim(self) -> Aim:
-        """What it ranks by. Raises UnknownNameError, InputError."""
+        """Aim of the ranking. Raises UnknownNameError, InputError."""
         return aim_of(self.objective, self.weights)
 
 
@@ -162,7 +162,7 @@ class Configuration:
 
     @property
     def unchecked(self) -> str | None:
-        """What of an estimate no measurements could check; None: it is measured, or such estimates were checked."""
+        """Part of an estimate that no measurements could check; None: measured, or such estimates were checked."""
         return UNCHECKED if self.speculative and self.kind is Kind.ESTIMATED else None
 
     @classmethod
@@ -206,7 +206,7 @@ class Operating(Configuration):
 
 @dataclass(frozen=True)
 class Opinion:
-    """What an engine says of a configuration: the objective at its own best point; None: it does not qualify there."""
+    """Opinion of an engine on a configuration: the objective at its own best point; None: it does not qualify there."""
 
     engine: str
     objective: float | None
@@ -251,7 +251,7 @@ class Backing:
 
 @dataclass(frozen=True)
 class Chance:
-    """How likely a limit is met at an operating point.
+    """Probability that a limit is met at an operating point.
 
     `value` is what is compared with the limit, in its unit: the estimate (times the tail that is assumed), or what was
     measured. `probability` None: it was measured, or no interval is known.
@@ -360,7 +360,7 @@ class Flip:
 
 
 class Cause(StrEnum):
-    """Why a configuration is not ranked."""
+    """Causes why a configuration is not ranked."""
 
     DOES_NOT_FIT = "does_not_fit"
     NOT_SUPPORTED = "not_supported"
@@ -417,7 +417,7 @@ class Tie:
 
 @dataclass(frozen=True)
 class Seller:
-    """What is best of a group at the prices of one provider, and of how many ranked GPU types it has a price."""
+    """Best of a group at the prices of one provider, and the number of ranked GPU types that it has a price for."""
 
     provider: str
     gpu: str
@@ -503,7 +503,7 @@ class Group:
 
     @property
     def unproven_lead(self) -> float:
-        """How many times as good as the best what is unproven would be; 1: there is none, or no ratio."""
+        """Factor by which what is unproven would beat the best; 1: nothing unproven does, or there is no ratio."""
         if self.best is None or self.unproven is None:
             return 1.0
         least, most = sorted((self.best.objective, self.unproven.objective))

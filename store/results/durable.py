@@ -1,4 +1,4 @@
-"""How a runner talks to a store that may go away: a lost connection is tried again, a commit in doubt is looked up.
+"""Access to a store that may go away: a lost connection is retried, a commit in doubt is looked up.
 
 Whatever is lost before COMMIT was sent never happened, and is simply done again. When the answer to a COMMIT is lost,
 nobody knows: `commit` then reads the block's state before it writes, and work given to `writing` must be repeatable.
@@ -35,7 +35,7 @@ _ONE_OUTAGE_S = 10.0
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to put up with a store that is away.
+    """Limits on waiting for a store that is away.
 
     `seconds` count from the first failure on. `stop` is asked several times a second while waiting; once it says
     True, the next failure is final. `notice` is told what is wrong whenever the waiting begins, without a password, in

@@ -17,7 +17,7 @@ from gpuscout.sweeps.models.architecture import ModelSpec
 
 
 class EngineIdentity(Protocol):
-    """What determines an engine's numbers; `options` must be JSON-able."""
+    """Identity of an engine: all that determines its numbers; `options` must be JSON-able."""
 
     @property
     def name(self) -> str: ...

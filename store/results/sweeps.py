@@ -55,7 +55,7 @@ class NewSweepEngine:
 
 @dataclass(frozen=True)
 class NewSweep:
-    """What `register_sweep` stores. `resolved` is JSON-able; `combinations` counts tasks and excluded combinations."""
+    """Sweep for `register_sweep`. `resolved` is JSON-able; `combinations` counts tasks and excluded combinations."""
 
     digest: bytes
     name: str
@@ -226,7 +226,7 @@ def resume_sweep(connection: sa.Connection, sweep_id: int) -> bool:
 
 @dataclass(frozen=True)
 class Deleted:
-    """How many rows went with a sweep. Tasks and cases that something else refers to are not among them."""
+    """Numbers of rows deleted with a sweep. Tasks and cases that something else refers to are not among them."""
 
     blocks: int
     tasks: int

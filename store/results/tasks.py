@@ -64,7 +64,7 @@ class StoredTask(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """What an engine said about the tasks at `positions` of a block when asked for the concurrencies of `ladder`."""
+    """Answer of an engine for the tasks at `positions` of a block, asked for the concurrencies of `ladder`."""
 
     positions: IntArray
     ladder: IntArray

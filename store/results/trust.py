@@ -1,4 +1,4 @@
-"""What engines say of their accuracy, kept beside their results: a recommendation tells it without the engine."""
+"""Accuracy that engines state, kept beside their results, so that a recommendation reports it without the engine."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ _IDENTITY: dict[sa.Table, tuple[str, ...]] = {
 
 @dataclass
 class Copied:
-    """What a copy has done so far. `tasks_seen` of `tasks_total` have been looked at; the others count added rows."""
+    """Progress of a copy. `tasks_seen` of `tasks_total` have been looked at; the others count added rows."""
 
     tasks_total: int
     tasks_seen: int = 0

@@ -1,4 +1,4 @@
-"""What a store holds as rows of an export, read in portions: bounded memory, however large the store."""
+"""Contents of a store as rows of an export, read in portions: bounded memory, however large the store."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ _KEYS = (*_TEXTS, *NUMBERS, *TUPLES, *MAPPINGS, "replaces")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a problem is: counted from 1, and the key as one would write it (`gpus[0].memory_gb`)."""
+    """Place of a problem: counted from 1, and the key as one would write it (`gpus[0].memory_gb`)."""
 
     line: int
     column: int

@@ -1,4 +1,4 @@
-"""What the figures of an accelerator may be: bounds that catch wrong units, in files and in programs."""
+"""Bounds for the figures of an accelerator that catch wrong units, in files and in programs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gpuscout.sweeps.gpus.gpu import GPUSpec
 
 @dataclass(frozen=True)
 class Limits:
-    """What a figure may be. The bounds only catch wrong units: TB/s for GB/s, MiB for GB, FLOPS for TFLOPS."""
+    """Bounds of a figure. They only catch wrong units: TB/s for GB/s, MiB for GB, FLOPS for TFLOPS."""
 
     unit: str
     low: float

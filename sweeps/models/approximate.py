@@ -1,4 +1,4 @@
-"""What is assumed of a model whose family is not known, and what it says that was not understood."""
+"""Assumptions about a model of an unknown family, and the parts of its configuration that were not understood."""
 
 from __future__ import annotations
 

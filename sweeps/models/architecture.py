@@ -1,4 +1,4 @@
-"""What gpuscout needs to know of a model: counts of parameters, attention layers and their caches."""
+"""Architecture of a model: counts of parameters, attention layers and their caches."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class ModelSpec:
 
     @property
     def caveats(self) -> tuple[str, ...]:
-        """What every answer about this model has to say: one sentence each for what is approximate or assumed."""
+        """Caveats of every answer about this model: one sentence each for what is approximate or assumed."""
         approximate = f"{self.name}: approximate ({'; '.join(self.notes) or 'its family is not known'})"
         assumed = f"{self.name}: {self.assumed}"
         return ((approximate,) if self.approximate else ()) + ((assumed,) if self.assumed else ())
@@ -163,7 +163,7 @@ class ModelSpec:
 
     @property
     def attention_kind(self) -> str:
-        """Which heads share a cache (MHA, GQA, MQA, MLA) and what the other layers do instead, for people.
+        """Heads that share a cache (MHA, GQA, MQA, MLA), and the kinds of the other layers, for people.
 
         For example "GQA", "GQA + sliding window", "MLA, sparse", "GQA + linear attention", "Mamba".
         """

@@ -1,4 +1,4 @@
-"""What the headers of a checkpoint's safetensors files add to its configuration: dtype, exact size, quantised bytes.
+"""Facts from the headers of a checkpoint's safetensors files: dtype, exact size, quantised bytes.
 
 A header counts *stored elements* by dtype. For floats of 16 bits and more an element is a parameter. A quantised
 checkpoint packs several weights into one element (U8, I32 …) and stores scales beside them: there the bytes are exact,
@@ -51,7 +51,7 @@ _TOWERS = ("vision_config", "audio_config", "speech_config", "vision_tower_confi
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """What a checkpoint holds: `elements` by dtype and, of those of 16 bits and more, how many are `plain` weights.
+    """Weights of a checkpoint: `elements` by dtype and, of those of 16 bits and more, the number of `plain` ones.
 
     `whole`: multi-token-prediction layers are among them if there are any, since the tensors' names are not known.
     """

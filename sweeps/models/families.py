@@ -1,4 +1,4 @@
-"""What a `model_type` implies that its configuration does not say, and which types are no causal language models."""
+"""Facts that a `model_type` implies beyond its configuration, and the types that are not causal language models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Mixers(StrEnum):
-    """How a family mixes tokens."""
+    """Kinds of token mixing of a model family."""
 
     ATTENTION = "attention"  # the layers' types say which kind; without any, all of them attend
     STATE_SPACE = "state space"  # Mamba only

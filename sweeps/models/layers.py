@@ -1,4 +1,4 @@
-"""Which mixer (attention, linear attention, Mamba) and which MLP each layer of a model has, from its configuration."""
+"""Layers of a model from its configuration: the mixer (attention, linear attention, Mamba) and the MLP of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What mixes tokens in one layer: the right count for each kind of mixer."""
+"""Mixers of tokens in one layer: the right count for each kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What there is to know about an inference server, and what all of them need to be launched."""
+"""Properties of an inference server, and the parts of a launch that all servers share."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Launch:
-    """How a server is started: arguments, not a line for a shell.
+    """Command that starts a server: arguments, not a line for a shell.
 
     `files` maps names to YAML documents that the command reads from its working directory. `image` None: no image is
     known for these GPUs. `documentation` maps every flag of the command to the page that says what it means.

@@ -1,4 +1,4 @@
-"""What a server is started with beyond precision and parallelism: options that change its times, and their defaults."""
+"""Server options beyond precision and parallelism: those that change its times, and their defaults."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ RANGE_KEYS = ("from", "to", "step", "factor")
 
 @dataclass(frozen=True)
 class NumericAxis:
-    """What an axis of numbers takes: a number, a list, or {from, to, step | factor}; and its values as a tuple.
+    """An axis of numbers: a number, a list, or {from, to, step | factor}; its values become a tuple.
 
     Both ends of a range belong to it (`to` when a step lands there). `step` defaults to 1 for whole numbers; `factor`
     multiplies, and whole numbers are then rounded and taken once. `minimum` itself is allowed unless `above` is set.

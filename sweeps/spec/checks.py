@@ -1,4 +1,4 @@
-"""What has to agree between the keys of one spec: axes in lockstep, rules and what they name, names of models."""
+"""Checks between the keys of one spec: axes in lockstep, rules and the names in them, names of models."""
 
 from __future__ import annotations
 

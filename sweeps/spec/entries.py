@@ -187,7 +187,7 @@ class GpuSelector(Part):
 
 
 class RunEntry(Part):
-    """Where an engine runs, and within which limits; see `Placement`. Changes no results."""
+    """Place and limits of an engine's tasks; see `Placement`. Changes no results."""
 
     task_timeout_s: _Seconds | None = Field(
         default=None, description="End a task that takes longer than this many seconds."

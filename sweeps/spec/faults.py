@@ -1,4 +1,4 @@
-"""What can be wrong with a value of a spec, in words: found, allowed, nearest; and pydantic's errors in those words."""
+"""Wording of invalid values in a spec: found, allowed, nearest; and pydantic's errors in those words."""
 
 from __future__ import annotations
 

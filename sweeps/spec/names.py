@@ -1,4 +1,4 @@
-"""What is wrong with the names in a spec, and what the names in its rules stand for."""
+"""Errors in the names of a spec, and the meaning of the names in its rules."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class Test:
 
 @dataclass(frozen=True)
 class Condition:
-    """What a rule asks of one field: that any of its tests holds."""
+    """Condition of a rule on one field: at least one of its tests holds."""
 
     tests: tuple[Test, ...]
 

@@ -1,4 +1,4 @@
-"""Where a sweep spec comes from: a file and those it extends, or flags; merged data that remembers its places."""
+"""Sources of a sweep spec: a file and those it extends, or flags; merged data that remembers its places."""
 
 from __future__ import annotations
 

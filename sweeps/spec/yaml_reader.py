@@ -23,7 +23,7 @@ _BASE_60 = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value or a key stands: `line` and `column` count from 1, `key` leads there as written (gpus[2])."""
+    """Place of a value or a key: `line` and `column` count from 1, `key` leads there as written (gpus[2])."""
 
     file: str | None
     line: int

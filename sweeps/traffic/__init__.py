@@ -1,1 +1,1 @@
-"""What requests are like beyond their mean lengths: how lengths vary, what is cached, when requests arrive."""
+"""Traffic beyond mean lengths: how lengths vary, what is cached, when requests arrive."""

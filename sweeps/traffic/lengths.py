@@ -1,4 +1,4 @@
-"""How lengths of prompts and answers vary, in tokens: distributions that can be sampled and cut into bins."""
+"""Distributions of the lengths of prompts and answers, in tokens, that can be sampled and cut into bins."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ else:
 
 @dataclass(frozen=True)
 class Arrivals:
-    """When requests come in an open loop. `cv` is the coefficient of variation of the time between two requests.
+    """Arrivals of requests in an open loop. `cv` is the coefficient of variation of the time between two requests.
 
     0: constant; 1: Poisson; else gamma-distributed times.
     """
@@ -39,7 +39,7 @@ POISSON, CONSTANT = Arrivals(1.0), Arrivals(0.0)
 
 @dataclass(frozen=True)
 class Traffic:
-    """How requests differ from "all as long as the case says, so many in flight at all times".
+    """Differences of requests from "all as long as the case says, so many in flight at all times".
 
     input_len, output_len  distributions, None: every request is as long as the case says
     cached_input           share of every prompt's tokens that the server finds in its prefix cache

@@ -1,4 +1,4 @@
-"""What all plots share: panels of a fixed size, styles that tell many GPUs apart, and labels that do not collide."""
+"""Parts that all plots share: panels of a fixed size, styles for many GPUs, and labels that do not collide."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _DECADES = 30.0
 
 @dataclass(frozen=True)
 class Style:
-    """How one GPU type looks everywhere in a figure."""
+    """Look of one GPU type everywhere in a figure."""
 
     color: str
     marker: str

@@ -1,1 +1,1 @@
-"""What the commands print: tables, documents, wording, progress."""
+"""Output of the commands: tables, documents, wording, progress."""

@@ -1,4 +1,4 @@
-"""How sized deployments are shown to people: of each GPU type what is expected and what is sure, side by side."""
+"""Sized deployments as tables: the expected and the certain figures of each GPU type, side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How tables and messages say how sure a figure is: ranges, probabilities, what it rests on, ties, what is unproven."""
+"""Wording of certainty in tables and messages: ranges, probabilities, backing, ties, what is unproven."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `gpuscout import` tells: of every file what was added or refused, as tables or as a document."""
+"""Report of `gpuscout import`: what was added or refused from each file, as tables or as a document."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How an inventory is read and what it serves is printed: one line a model."""
+"""Reading an inventory and printing what it can serve: one line a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How measured runs that are far from their estimates are printed."""
+"""Printing of measured runs that are far from their estimates."""
 
 from __future__ import annotations
 

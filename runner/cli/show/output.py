@@ -1,4 +1,4 @@
-"""How commands print rows: a table for people, CSV, Markdown, and lists of rows within a JSON document.
+"""Rows as output of commands: a table for people, CSV, Markdown, and lists of rows within a JSON document.
 
 A command that prints rows takes the options `Output`, says with `Column` what each cell is called and how it looks, and
 hands both to `print_rows`. CSV holds the bare values under names that carry units; tables and Markdown are for reading.

@@ -1,4 +1,4 @@
-"""How `gpuscout plan` prints what a run would do."""
+"""Output of `gpuscout plan`: what a run would do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How rows of operating points are shown, and the columns of `query` and `pareto`."""
+"""Rows of operating points as output, and the columns of `query` and `pareto`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How prices are shown: where they come from, which of them decide, and as a document."""
+"""Prices as output: their sources, which of them decide, and the document."""
 
 from __future__ import annotations
 

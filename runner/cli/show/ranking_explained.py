@@ -1,4 +1,4 @@
-"""Why configurations are or are not ranked, in lines for people: all of them, or what comes closest where none is."""
+"""Reasons why configurations are or are not ranked, in lines for people: all, or the closest where none is ranked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands around the rows of a ranking: marks, what is unproven, ties, sellers, prices, and what is missing."""
+"""Notes around the rows of a ranking: marks, what is unproven, ties, sellers, prices, and what is missing."""
 
 from __future__ import annotations
 

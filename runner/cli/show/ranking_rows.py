@@ -1,4 +1,4 @@
-"""How the rows of a ranking are printed as CSV and Markdown."""
+"""Rows of a ranking as CSV and Markdown."""
 
 from __future__ import annotations
 

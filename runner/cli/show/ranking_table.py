@@ -1,4 +1,4 @@
-"""How a ranking is shown to people: a line an answer, a matrix of several workloads, and what stands around them.
+"""A ranking as a table: one line for each answer, a matrix of several workloads, and the notes around them.
 
 Ten models fit into 24 lines of 80 columns: what there is to say of a row is a mark, of which the last line says what it
 stands for; sentences are for questions about one or two answers, and for `--explain`.

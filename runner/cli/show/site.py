@@ -1,4 +1,4 @@
-"""What a deployment needs besides its GPUs: nodes, the link between them, power, and who sells it."""
+"""Needs of a deployment besides its GPUs: nodes, the link between them, power, and who sells it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_SELLERS = 4
 
 @dataclass(frozen=True)
 class Site:
-    """What so many GPUs of one type come with.
+    """Nodes, power and sellers that so many GPUs of one type need.
 
     `link` None: a deployment is one GPU. `link_gb_per_s` is one way, of a GPU; `tdp_kw` that of the GPUs alone (None:
     not known). `sellers` are those whose prices count: who has GPUs free, and when, no price list says.

@@ -1,4 +1,4 @@
-"""How tables and messages call configurations, workloads, limits, figures and causes.
+"""Wording of configurations, workloads, limits, figures and causes in tables and messages.
 
 Lines must not break within what is glued.
 """

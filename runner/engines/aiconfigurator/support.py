@@ -1,4 +1,4 @@
-"""What AIConfigurator can be asked: its names for GPUs and number formats, and the models it can be given."""
+"""Support of AIConfigurator: its names for GPUs and number formats, and the models that it accepts."""
 
 from __future__ import annotations
 

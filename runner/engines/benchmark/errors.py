@@ -1,4 +1,4 @@
-"""Why a server cannot be benchmarked, or not any further."""
+"""Errors of a server that cannot be benchmarked, or not any further."""
 
 from __future__ import annotations
 

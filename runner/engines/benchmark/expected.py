@@ -1,4 +1,4 @@
-"""What to expect of measuring: which servers cannot hold their case, and how long it takes, to plan with."""
+"""Expectations of a measurement for plans: which servers cannot hold their case, and how long measuring takes."""
 
 from __future__ import annotations
 

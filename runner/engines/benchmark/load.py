@@ -46,12 +46,12 @@ class Observed:
 
     @property
     def failures(self) -> dict[str, int]:
-        """How many requests failed, by kind."""
+        """Numbers of failed requests, by kind."""
         return dict(Counter(reply.failure for reply in self.replies if reply.failure is not None))
 
     @property
     def client_bound(self) -> str | None:
-        """Why the client, not the server, may have limited the figures; None: it did not."""
+        """Reason why the client, not the server, may have limited the figures; None: it did not."""
         if self.cpu > MOST_BUSY:
             return f"the client used {percent(self.cpu)} of a core"
         return f"the client achieved {percent(self.kept_up)} of the load" if self.kept_up < LEAST_ACHIEVED else None

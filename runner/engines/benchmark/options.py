@@ -15,7 +15,7 @@ OWN = "gpuscout"
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How a server is loaded.
+    """Options of the load on a server.
 
     At a concurrency c, max(`requests_per_client` x c, `fewest_requests`) requests are counted; at a request rate r,
     those of `seconds_at_rate`, and no fewer than `fewest_requests` either. `max_in_flight` bounds what a server that
@@ -46,7 +46,7 @@ class LoadOptions:
 
 @dataclass(frozen=True)
 class ServedOptions:
-    """How servers are started. `command` None: as `gpuscout deploy` writes it; `path` is put before PATH.
+    """Options of starting servers. `command` None: as `gpuscout deploy` writes it; `path` is put before PATH.
 
     `model_path` is what a server loads instead of the model's name, `draft` what drafts tokens where a case has some
     drafted, as of `gpuscout deploy`. With `fit_check` none is started for a model whose weights are larger than memory.

@@ -1,4 +1,4 @@
-"""What llm-optimizer says: the report that it prints, as typed objects, and what it says instead of one.
+"""Output of llm-optimizer: the report that it prints, as typed objects, and its messages where there is no report.
 
 A damaged output gives fewer objects. What is wrong is read off messages: its exit status is no proof of success.
 """
@@ -24,7 +24,7 @@ _NUMBER = r"([-+]?(?:\d[\d,]*(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?|inf)"
 
 @dataclass(frozen=True)
 class Configuration:
-    """What the tool says it was asked; None for what it does not say. `parameters_b` counts 10^9 weights."""
+    """Question as the tool reports it; None for what it does not report. `parameters_b` counts 10^9 weights."""
 
     model: str | None = None
     gpu: str | None = None
@@ -78,7 +78,7 @@ class Roofline:
 
 @dataclass(frozen=True)
 class Concurrency:
-    """How many requests in flight each resource allows, in the tool's opinion. None: not said."""
+    """Requests in flight that each resource allows, in the tool's opinion. None: not reported."""
 
     kv_cache_limit: int | None = None
     prefill_compute_limit: int | None = None

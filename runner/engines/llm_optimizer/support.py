@@ -1,4 +1,4 @@
-"""What llm-optimizer can be asked: its names for GPUs and precisions, and the cases that it cannot express."""
+"""Support of llm-optimizer: its names for GPUs and precisions, and the cases that it cannot express."""
 
 from __future__ import annotations
 

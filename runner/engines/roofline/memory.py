@@ -1,4 +1,4 @@
-"""What fits into a GPU's memory: weights, activations, the runtime, and how many requests' caches beside them."""
+"""Memory of a GPU: weights, activations, the runtime, and the number of requests whose caches fit beside them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Memory:
 
     @property
     def cannot_fit(self) -> npt.NDArray[np.bool_]:
-        """Where weights and cache alone are too large, whatever activations and the runtime take."""
+        """True where weights and cache alone are too large, whatever activations and the runtime take."""
         too_large: npt.NDArray[np.bool_] = self.weights + self.one_request > self.usable
         return too_large
 

@@ -1,4 +1,4 @@
-"""Which combinations of server, accelerator and precision nobody can run, with the reason to tell the user.
+"""Combinations of server, accelerator and precision that nobody can run, with the reason for the user.
 
 NVIDIA: tensor units from compute capability 7.5 (int8), 8.0 (bf16), 8.9 (fp8) and 10.0 (fp4) on. Without them vLLM
 and SGLang still run fp8 weights, and vLLM fp4 weights, in 16-bit arithmetic from capability 8.0 on (Marlin kernels);

@@ -1,4 +1,4 @@
-"""How sure the roofline engine is of a figure: 80 % intervals and errors from cross-validated residuals, by regime.
+"""Uncertainty of the roofline engine: 80 % intervals and errors from cross-validated residuals, by regime.
 
 A regime is a band of concurrency on the GPUs of one vendor, of generations that were measured, or on generations that
 were not, for a model whose architecture is known or only approximate. An interval is a pair of factors: of the runs of

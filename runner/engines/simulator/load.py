@@ -27,7 +27,7 @@ Column = TypeVar("Column", FloatArray, IntColumn)
 
 @dataclass(frozen=True)
 class Server:
-    """What one rank of a server may hold and do at once. `policy` is one of the kernel's.
+    """Limits of one rank of a server. `policy` is one of the kernel's.
 
     `kept_once_tokens` of the capacity hold what prompts have in common; where there are any, the cached tokens of a
     prompt are those.
@@ -43,7 +43,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Simulated:
-    """What the counted requests of one load saw.
+    """Latencies and counts of the measured requests of one load.
 
     Means and percentiles over requests; ITL of a request is (E2E - TTFT) / (output tokens - 1).
 

@@ -1,4 +1,4 @@
-"""How sure the simulator is: the roofline's intervals and errors for means, and its own for percentiles.
+"""Uncertainty of the simulator: the roofline's intervals and errors for means, and its own for percentiles.
 
 Means take the roofline's, whose steps they are made of. `tails.json` has those of percentiles, by band of load, from
 runs on GPU families that a fit had not seen (`python -m tests.assets.update_tails`). Runs with percentiles are closed

@@ -38,7 +38,7 @@ class Failed:
 
 
 class Executor(Protocol):
-    """Where jobs are evaluated. Used by one thread; the caller alone talks to the store.
+    """Evaluator of jobs. Used by one thread; the caller alone talks to the store.
 
     `slots` jobs keep it busy; it may change. `next_done` returns None when nothing ended within `timeout_s`, so that
     the caller can notice an interrupt; it is only called while jobs are running. A job may have any number of parts

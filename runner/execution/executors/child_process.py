@@ -1,4 +1,4 @@
-"""What runs in a child process: receives a sweep, then jobs; answers each. Ends with its parent."""
+"""Main loop of a child process: receives a sweep, then jobs, and answers each. Ends with its parent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is still said when this process is ended by somebody else: Ray ends whoever has lost its cluster, unasked."""
+"""Last words of a process that is ended from outside: Ray ends any process that has lost its cluster."""
 
 from __future__ import annotations
 

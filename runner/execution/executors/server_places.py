@@ -1,4 +1,4 @@
-"""Which node of a cluster starts which server: one that has the GPUs of its case, once they are free."""
+"""Placement of servers on the nodes of a cluster: each on one that has the GPUs of its case, once they are free."""
 
 from __future__ import annotations
 

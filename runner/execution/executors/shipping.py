@@ -18,7 +18,7 @@ import gpuscout
 
 @dataclass(frozen=True)
 class Versions:
-    """What runs in a process. `source` identifies the code of gpuscout itself."""
+    """Versions of the software in a process. `source` identifies the code of gpuscout itself."""
 
     gpuscout: str
     source: str

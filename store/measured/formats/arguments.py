@@ -1,4 +1,4 @@
-"""What labels and server arguments say of a deployment, under the names that people and servers use for it."""
+"""Facts about a deployment from labels and server arguments, under the names that people and servers use for them."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class Node:
 
     @property
     def place(self) -> str:
-        """What leads here, to be written after the name of the file: ":3: benchmarks[0].metrics"."""
+        """Path to this node, to be written after the name of the file: ":3: benchmarks[0].metrics"."""
         return (f":{self.line}" if self.line else "") + (f": {self.path}" if self.path else "")
 
     def __getitem__(self, key: str) -> Node:

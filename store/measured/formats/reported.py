@@ -1,4 +1,4 @@
-"""What a result file says about one measured run, in one vocabulary for all tools; None where it says nothing."""
+"""One measured run as a result file reports it, in one vocabulary for all tools; None where the file is silent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEPLOYMENT = (
 
 
 class Load(NamedTuple):
-    """How requests were sent: one of `LOADS`, the requests always in flight, requests/s."""
+    """Arrival of requests: one of `LOADS`, the requests always in flight, requests/s."""
 
     kind: str
     concurrency: int | None = None
