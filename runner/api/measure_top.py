@@ -91,7 +91,7 @@ def _workloads(groups: Sequence[Group]) -> dict[tuple[object, ...], Workload]:
         name = group.workload or f"{group.input_len}-in-{group.output_len}-out"
         traffic = PLAIN if group.traffic is None else traffic_from(json.loads(group.traffic), None)
         if group.traffic is not None and json.loads(group.traffic).get("trace"):
-            raise InputError(f"--measure-top: workload {name} follows a trace, which the store does not hold")
+            raise InputError(f"--measure-top: workload {name} follows a trace, which the store does not contain")
         taken = {workload.name for workload in found.values()}
         if _key(group) not in found:
             unique = name if name not in taken else f"{name}-{len(found) + 1}"

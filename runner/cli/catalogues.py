@@ -29,7 +29,7 @@ gpus = typer.Typer(
 models = typer.Typer(
     help="The models gpuscout knows without a download.", epilog="Example: gpuscout models show gpt-oss-120b"
 )
-engines = typer.Typer(help="What estimates a task.", epilog="Example: gpuscout engines show roofline")
+engines = typer.Typer(help="Engines that estimate or measure tasks.", epilog="Example: gpuscout engines show roofline")
 
 
 def register(app: typer.Typer) -> None:

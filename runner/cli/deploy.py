@@ -62,11 +62,11 @@ def deploy(
         typer.Option(
             "--draft",
             metavar="mtp|ngram|MODEL",
-            help="What drafts the tokens of speculative decoding: heads of the checkpoint, n-grams, a model.",
+            help="Source of draft tokens for speculative decoding: heads of the checkpoint, n-grams, a model.",
             rich_help_panel=_WHAT,
         ),
     ] = None,
-    format: Annotated[Format, typer.Option("--format", help="What to write.", rich_help_panel=_WHAT)] = Format.COMMAND,
+    format: Annotated[Format, typer.Option("--format", help="Output format.", rich_help_panel=_WHAT)] = Format.COMMAND,
     rate: Annotated[
         float | None,
         typer.Option("--rate", help="Requests per second: as many replicas as they need.", rich_help_panel=_WHAT),

@@ -47,7 +47,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _fact(flag: str, metavar: str, text: str) -> Any:
-    return typer.Option(flag, metavar=metavar, help=text, rich_help_panel="What the files do not say")
+    return typer.Option(flag, metavar=metavar, help=text, rich_help_panel="Facts missing from the files")
 
 
 @dataclass(frozen=True)

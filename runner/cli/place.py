@@ -80,7 +80,7 @@ def place(
             "--min-replicas", min=1, help="Replicas of each model and workload at least.", rich_help_panel=_LOAD
         ),
     ] = 1,
-    least: Annotated[str, typer.Option("--least", help="What to use least of: gpus, or usd (per hour).")] = "gpus",
+    least: Annotated[str, typer.Option("--least", help="Resource to minimise: gpus, or usd (per hour).")] = "gpus",
     time_limit: Annotated[
         str, typer.Option("--time-limit", help="Time of each search; the best so far counts.")
     ] = "60s",

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from gpuscout.store.prices.prices import Quote
     from gpuscout.store.prices.tokens import TokenPrice
 
-prices = typer.Typer(
-    help="What an hour of a GPU costs.", no_args_is_help=True, epilog="Example: gpuscout prices show H100"
-)
+prices = typer.Typer(help="Prices of GPU hours.", no_args_is_help=True, epilog="Example: gpuscout prices show H100")
 
 Book = Annotated[str, typer.Option("--book", help="A price book of the store.")]
 Books = Annotated[str | None, typer.Option("--prices", metavar="BOOK[,BOOK]", help="Only these books.")]
@@ -90,7 +88,7 @@ def list_prices(output: Output, books: Books = None, db: Db = DEFAULT_STORE) -> 
 
         print()
         print_wrapped(
-            "USD per million tokens of APIs (gpuscout compare api:NAME says from which load one's own GPUs cost less)"
+            "USD per million tokens of APIs (gpuscout compare api:NAME says from which load your own GPUs cost less)"
         )
         print_rows(_TOKENS, [asdict(price) for price in tokens], output)
 

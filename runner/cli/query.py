@@ -68,7 +68,7 @@ def query(
     all_versions: AllVersions = False,
     list_columns: Annotated[bool, typer.Option("--list-columns", help="List all columns.")] = False,
     plot: Plot = None,
-    latency: Annotated[Latency, typer.Option("--latency", help="What --plot shows the throughput over.")] = Latency.ITL,
+    latency: Annotated[Latency, typer.Option("--latency", help="Latency axis of --plot.")] = Latency.ITL,
     rate: DeploymentRate = None,
     db: Db = DEFAULT_STORE,
 ) -> None:

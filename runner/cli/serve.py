@@ -21,7 +21,7 @@ def serve(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0: any that is free.")] = 8000,
     token: Annotated[
         str | None,
-        typer.Option("--token", envvar="GPUSCOUT_TOKEN", help="What callers must show; better in GPUSCOUT_TOKEN."),
+        typer.Option("--token", envvar="GPUSCOUT_TOKEN", help="Token that callers send; better in GPUSCOUT_TOKEN."),
     ] = None,
     allow_host: Annotated[
         list[str] | None,

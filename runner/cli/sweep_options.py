@@ -73,7 +73,7 @@ class SweepFlags:
         Many, _sweep("--engine-option", metavar="NAME=VALUE", help="Option of the engine: api_key_env=MY_KEY; repeat.")
     ] = None
     max_gpus: Annotated[int | None, _sweep("--max-gpus", help="At most this many GPUs.")] = None
-    name: Annotated[str | None, _sweep("--name", help="What to call the sweep.")] = None
+    name: Annotated[str | None, _sweep("--name", help="Name of the sweep.")] = None
 
     def spec(self, file: Path | None) -> SweepSpec:
         """Return the spec in a file, with the engines of the flags if there

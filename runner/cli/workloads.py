@@ -81,7 +81,7 @@ def show_workload(
 def from_trace(
     file: Annotated[Path, typer.Argument(help="Requests, JSON Lines or CSV: input_length, output_length, timestamp.")],
     output: Output,
-    name: Annotated[str, typer.Option("--name", help="What to call the workload.")] = "trace",
+    name: Annotated[str, typer.Option("--name", help="Name of the workload.")] = "trace",
     cache_tokens: Annotated[
         int | None, typer.Option("--cache-tokens", min=1, help="Tokens a prefix cache holds; else it never forgets.")
     ] = None,

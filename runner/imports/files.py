@@ -137,7 +137,7 @@ def _read(
     file.notes += contents.notes
     runs = [run for run in contents.runs if wanted(run)]
     if not runs:
-        raise InputError(f"{file.name}: no run in it", hint=contents.notes[0] if contents.notes else None)
+        raise InputError(f"{file.name}: contains no runs", hint=contents.notes[0] if contents.notes else None)
     if public:  # which neither flags nor mappings speak of
         completer = replace(completer, flags={}, mappings=Mappings())
     lacking: dict[str, int] = {}

@@ -188,5 +188,5 @@ def _hint(code: int) -> str:
     if code in (400, 422):
         return f"InferenceX knows {', '.join(ASKED)}"
     if code == 404:
-        return f"is it an InferenceX? {_PATH} is asked for; --url names another server"
+        return f"is this an InferenceX server? {_PATH} was requested; --url names another server"
     return "try again later, or --url for another server"

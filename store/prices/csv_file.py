@@ -123,7 +123,7 @@ class BookFile(Generic[Quoted]):
                 hint = f"did you mean {' or '.join(near)}?   " if near else ""
                 yield self.problem(1, None, f'unknown column "{name}"', f"{hint}there are {', '.join(self.columns)}")
             elif name in names[:position]:
-                yield self.problem(1, None, f'the column "{name}" is there twice')
+                yield self.problem(1, None, f'duplicate column "{name}"')
         yield from self._lacking(names)
 
 

@@ -39,7 +39,7 @@ def format_of(file: Path) -> Format:
     try:
         return Format(file.suffix.removeprefix(".").lower())
     except ValueError:
-        raise InputError(f"{file}: no format has this ending", hint="--format csv, jsonl or parquet") from None
+        raise InputError(f"{file}: unknown file ending", hint="--format csv, jsonl or parquet") from None
 
 
 def is_export(file: Path) -> bool:

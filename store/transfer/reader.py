@@ -131,7 +131,7 @@ class _Filling:
                 characters = 0
         self._store(portion)
         if not self.tasks and not self.runs:
-            raise InputError(f"{file}: there are no results in it")
+            raise InputError(f"{file}: contains no results")
         if self.lacking:
             key, points = next(iter(self.lacking.items()))
             raise InputError(
@@ -372,7 +372,7 @@ class _Filling:
         try:
             bulk.insert(self.connection, operating_points, columns)
         except sa.exc.IntegrityError as error:
-            raise InputError(f"{rows[0].place} and following: an operating point is there twice") from error
+            raise InputError(f"{rows[0].place} and following: duplicate operating point") from error
         tails = [
             (self.tasks[row.text("task_key")], row.count("concurrency"), *tail)
             for row in rows
@@ -393,7 +393,7 @@ class _Filling:
         runs = []
         for row in rows:
             if row.text("run_digest") in self.runs:
-                raise row.error("run_digest", "this run is there twice")
+                raise row.error("run_digest", "duplicate run")
             self.runs.add(row.text("run_digest"))
             run = self._run(row)
             if run.digest().hex() != row.text("run_digest"):

@@ -34,7 +34,7 @@ ZIP_AXES: tuple[str, ...] = (
     "workloads",
 )
 _NOT_ZIPPED = {
-    "concurrency": "every task is asked at all its concurrencies, so they cannot run in lockstep with an axis",
+    "concurrency": "every task is evaluated at all its concurrencies, so they cannot run in lockstep with an axis",
     "engine": "every engine answers all tasks, so engines cannot run in lockstep with an axis",
     "engines": "every engine answers all tasks, so engines cannot run in lockstep with an axis",
 }
@@ -151,7 +151,7 @@ def _load_faults(spec: SweepSpec) -> Iterator[Fault]:
     if spec.concurrency is not None:
         yield Fault("with `load: request_rate` the rate decides how many are in flight", ("concurrency",), at_key=True)
     if any("workloads" in group for group in spec.zip):
-        yield Fault("workloads cannot be zipped with `load: request_rate`: each is asked at every rate", ("zip",))
+        yield Fault("workloads cannot be zipped with `load: request_rate`: each is evaluated at every rate", ("zip",))
     for position in _repetitions([_key(rate) for rate in spec.request_rate]):
         yield Fault(f"{_key(spec.request_rate[position])} is listed twice", ("request_rate", position))
     for number, workload in enumerate(spec.workloads):

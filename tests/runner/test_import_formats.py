@@ -449,9 +449,9 @@ def test_a_file_that_may_be_several_formats_lists_them() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.json", '{"a": 1}', "a.json: no format is recognised"),
-        ("a.csv", "a,b\n1,2\n", "a.csv: no format is recognised"),
-        ("a.csv", "kind,model,gpu,case_digest,ttft_ms,itl_ms\n", "a.csv: no format is recognised"),
+        ("a.json", '{"a": 1}', "a.json: unrecognised format"),
+        ("a.csv", "a,b\n1,2\n", "a.csv: unrecognised format"),
+        ("a.csv", "kind,model,gpu,case_digest,ttft_ms,itl_ms\n", "a.csv: unrecognised format"),
         ("a.json", "", "a.json: the file is empty"),
         ("a.json", '{"a": 1', "a.json:1:8: not JSON"),
         ("a.json", '{"completed": 1}\n{"completed"', "a.json:2:13: not JSON"),

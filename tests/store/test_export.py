@@ -204,7 +204,7 @@ def _changed(file: Path, change: Callable[[list[dict[str, object]]], None]) -> P
         ("engine_fingerprint", "other", None),
         ("outcome", "fine", ':1: outcome: expected one of ok'),
         ("stored_at", "yesterday", "stored_at: expected a time"),
-        ("concurrency", 1, "an operating point is there twice"),
+        ("concurrency", 1, "duplicate operating point"),
         ("kind", "guessed", ':3: kind: expected one of estimated, measured'),
         ("kv_capacity_tokens", int("9" * 30), ":1: kv_capacity_tokens: expected a whole number"),
         ("needed_gib", -1, ":1: needed_gib: expected a finite number"),

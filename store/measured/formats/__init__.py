@@ -101,7 +101,7 @@ def recognise(file: SourceFile) -> Format:
         return found[0]
     if not found:
         all_of_them = ", ".join(f"{known.name} ({known.about})" for known in FORMATS)
-        raise InputError(f"{file.name}: no format is recognised", hint=f"known: {all_of_them}")
+        raise InputError(f"{file.name}: unrecognised format", hint=f"known: {all_of_them}")
     names = [known.name for known in found]
     raise InputError(
         f"{file.name}: may be of {len(found)} formats: {', '.join(names)}",

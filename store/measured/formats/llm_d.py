@@ -152,7 +152,7 @@ def _deployment(stack: Node) -> tuple[dict[str, str], dict[str, object]]:
     _check_count(accelerator["count"], stated, replicas)
     if replicas > 1:
         if stated.get("ep", "1") != "1":
-            raise accelerator["parallelism"].wrong(f"{replicas} replicas with expert parallelism are no single case")
+            raise accelerator["parallelism"].wrong(f"{replicas} replicas with expert parallelism cannot be one case")
         stated["dp"] = str(int(stated.get("dp", "1")) * replicas)
     return stated, arguments
 
