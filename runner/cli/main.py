@@ -9,35 +9,16 @@ from typing import Annotated
 
 import typer
 
-from gpuscout.runner.cli import (
-    accuracy,
-    calibrate,
-    capacity,
-    catalogues,
-    compare,
-    db,
-    deploy,
-    doctor,
-    export,
-    fit,
-    imports,
-    init,
-    mcp,
-    pareto,
-    place,
-    prices,
-    query,
-    recommend,
-    run,
-    serve,
-    sweeps,
-    workloads,
-)
+from gpuscout.runner.cli import doctor, mcp, serve
+from gpuscout.runner.cli.accuracy import accuracy, calibrate
 from gpuscout.runner.cli.aliases import Suggesting
+from gpuscout.runner.cli.ask import capacity, compare, deploy, fit, pareto, place, query, recommend
 from gpuscout.runner.cli.crash import traced, write_report
 from gpuscout.runner.cli.help import group_options
 from gpuscout.runner.cli.secrets import hide_password
+from gpuscout.runner.cli.store import catalogues, db, export, imports, prices
 from gpuscout.runner.cli.streams import OutputFailed, give_up, use_printable_streams
+from gpuscout.runner.cli.sweep import init, run, sweeps, workloads
 from gpuscout.sweeps.errors import GpuscoutError
 from gpuscout.sweeps.text import message_of, without_passwords
 

@@ -116,8 +116,8 @@ def _shown(
 
 def ask(db: str, fields: Fields) -> Context:
     """Return the answer to one question: in full where it is about one model and workload, else a line for each."""
-    from gpuscout.runner.cli.recommend import for_report, memory_of_bests
-    from gpuscout.runner.cli.show.report import report_body
+    from gpuscout.runner.cli.ask.recommend import for_report, memory_of_bests
+    from gpuscout.runner.cli.show.ranking.report import report_body
     from gpuscout.runner.cli.show.wording import case_of, measured_aside, none_meets
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.ranking.lookup import stored_names
@@ -171,7 +171,7 @@ def _is_about_one(question: Any) -> bool:
 
 
 def _overview(ranking: Any, group: Any, fields: Fields) -> Context:
-    from gpuscout.runner.cli.show.certainty import ranged
+    from gpuscout.runner.cli.show.ranking.certainty import ranged
     from gpuscout.runner.cli.show.wording import describe
 
     best = group.best
@@ -229,7 +229,7 @@ def _sliders(ranking: Any, fields: Fields) -> list[Context]:
 
 def _launch(connection: Connection, group: Any) -> Context | None:
     """Return what starts the best configuration; None where nothing qualifies."""
-    from gpuscout.runner.cli.deploy import launched
+    from gpuscout.runner.cli.ask.deploy import launched
     from gpuscout.runner.deploy.servers import shell_script
 
     if not group.configs:

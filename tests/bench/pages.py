@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx2
 
-from gpuscout.runner.cli.show.ranking_table import TIES
+from gpuscout.runner.cli.show.ranking.table import TIES
 from gpuscout.store.database.connect import open_store
 from gpuscout.store.ranking.rank import Question, rank
 from gpuscout.sweeps.slo import DEFAULT_ITL_MS, Slo

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from gpuscout.runner.cli.main import execute
-from gpuscout.runner.cli.sweep_options import priced_datacenter_gpus
+from gpuscout.runner.cli.sweep.options import priced_datacenter_gpus
 from gpuscout.store.database.connect import open_store
 from gpuscout.store.schema import sweeps
 from gpuscout.sweeps.errors import InputError

@@ -43,6 +43,14 @@ PLANTED = {
         ("runner.resolve.models", "gpuscout.runner.execution.work"),
         ("runner.engines.base", "gpuscout.runner.resolve.models"),
     ],
+    "the layers of the command line": [
+        ("runner.cli.sweep.run", "gpuscout.runner.cli.main"),
+        ("runner.cli.ask.query", "gpuscout.runner.cli.sweep.run"),
+        ("runner.cli.show.plan", "gpuscout.runner.cli.ask.query"),
+        ("runner.cli.options", "gpuscout.runner.cli.show.plan"),
+        ("runner.cli.common", "gpuscout.runner.cli.options"),
+        ("runner.cli.streams", "gpuscout.runner.cli.common"),
+    ],
     "nothing imports the command line, but the page that runs its commands": [
         ("runner.api.run", "gpuscout.runner.cli.common")
     ],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuscout.runner.cli.imports import CSV_COLUMNS
+from gpuscout.runner.cli.store.imports import CSV_COLUMNS
 from gpuscout.store.measured import LoadKind
 from gpuscout.store.measured.formats import SourceFile, recognise, table
 from gpuscout.sweeps.errors import InputError

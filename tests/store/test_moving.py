@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import gpuscout
 from gpuscout import run
-from gpuscout.runner.cli.capacity_load import parse_duration
+from gpuscout.runner.cli.ask.capacity_load import parse_duration
 from gpuscout.runner.cli.main import execute
 from gpuscout.store.database.connect import Store, open_store
 from gpuscout.store.queries.batch import Batch, offer_of

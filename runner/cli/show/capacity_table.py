@@ -9,10 +9,17 @@ from itertools import groupby
 from typing import Any
 
 from gpuscout.runner.cli.common import count, out
-from gpuscout.runner.cli.show.certainty import MEASURE_FIRST, chances, measured_so_far, met, trust, without_range
 from gpuscout.runner.cli.show.fitted import FittedColumn, fitted, short_gpu
 from gpuscout.runner.cli.show.output import number
 from gpuscout.runner.cli.show.prices import prices_by_gpu
+from gpuscout.runner.cli.show.ranking.certainty import (
+    MEASURE_FIRST,
+    chances,
+    measured_so_far,
+    met,
+    trust,
+    without_range,
+)
 from gpuscout.runner.cli.show.site import site, site_of
 from gpuscout.runner.cli.show.wording import (
     DOUBTS,

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from gpuscout.runner.cli.common import count, out
-from gpuscout.runner.cli.show.certainty import chances, trust, without_range
 from gpuscout.runner.cli.show.fitted import FittedColumn, fitted, short_gpu
 from gpuscout.runner.cli.show.output import number
 from gpuscout.runner.cli.show.prices import prices_by_gpu
+from gpuscout.runner.cli.show.ranking.certainty import chances, trust, without_range
 from gpuscout.runner.cli.show.wording import (
     GLUE,
     alike,

@@ -88,7 +88,7 @@ def with_range(column: Column, row: Mapping[str, Any], *, named: bool = True) ->
 
 def ranged_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the figures of a row with their ranges: "0.53 (0.33–0.86)", "0.53 (measured)", "0.53 (unknown)"."""
-    from gpuscout.runner.cli.show.certainty import ranged
+    from gpuscout.runner.cli.show.ranking.certainty import ranged
     from gpuscout.store.ranking.types import Kind
 
     found = dict(row)

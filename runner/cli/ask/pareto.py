@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gpuscout.runner.cli.ask.query import AllVersions, Columns, Plot
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, err
 from gpuscout.runner.cli.options import DeploymentRate, Filters, PriceOptions, SloOptions, grouped
-from gpuscout.runner.cli.query import AllVersions, Columns, Plot
 from gpuscout.runner.cli.show.output import Column, Output, print_json_rows, print_rows
 
 if TYPE_CHECKING:

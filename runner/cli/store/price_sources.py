@@ -14,8 +14,8 @@ import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, print_json
 from gpuscout.runner.cli.options import parse_day
-from gpuscout.runner.cli.prices import Book, Date, print_saved, print_saved_tokens, quotes_at, token_prices_at
 from gpuscout.runner.cli.show.document import picked
+from gpuscout.runner.cli.store.prices import Book, Date, print_saved, print_saved_tokens, quotes_at, token_prices_at
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:

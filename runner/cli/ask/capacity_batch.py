@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpuscout.runner.cli.capacity_load import parse_duration
+from gpuscout.runner.cli.ask.capacity_load import parse_duration
 from gpuscout.runner.cli.common import leave_if_nothing, out, print_json
 from gpuscout.runner.cli.options import Many, parse_prices
 from gpuscout.runner.cli.show.document import CASE, picked
@@ -242,8 +242,8 @@ def together(found: BatchCapacity) -> dict[str, Any] | None:
 
 def batch_lines(found: BatchCapacity, width: int) -> list[str]:
     """Yield what people read: of the cheapest configuration every way to pay, of other GPU types the cheapest."""
-    from gpuscout.runner.cli.show.certainty import trust
     from gpuscout.runner.cli.show.moving import gpus_out
+    from gpuscout.runner.cli.show.ranking.certainty import trust
     from gpuscout.runner.cli.show.wording import (
         case_of,
         doubt,
@@ -313,9 +313,9 @@ def _remarks(found: BatchCapacity, groups: Sequence[BatchGroup]) -> list[str]:
 
 
 def _table(group: BatchGroup, width: int) -> list[str]:
-    from gpuscout.runner.cli.show.certainty import without_range
     from gpuscout.runner.cli.show.fitted import FittedColumn, fitted
     from gpuscout.runner.cli.show.moving import spell_time
+    from gpuscout.runner.cli.show.ranking.certainty import without_range
     from gpuscout.runner.cli.show.wording import describe, doubt, load
 
     shown = list(_shown(group))

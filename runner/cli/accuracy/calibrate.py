@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gpuscout.runner.cli.accuracy import tell_left_out
+from gpuscout.runner.cli.accuracy.accuracy import tell_left_out
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, err, out, print_json
 from gpuscout.runner.cli.show.fit_errors import print_fit_errors
 from gpuscout.runner.cli.show.output import Output

@@ -13,7 +13,7 @@ from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, out
 from gpuscout.runner.cli.options import AimOptions, DeploymentRate, Filters, PriceOptions, grouped
 from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_json_rows, print_rows
-from gpuscout.runner.cli.show.ranking_document import config_document
+from gpuscout.runner.cli.show.ranking.document import config_document
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
@@ -131,8 +131,8 @@ def _print(found: Comparison, top: int) -> None:
 
 def _print_sides(found: Comparison, told: Sequence[Change | Winner], heading: str) -> None:
     """Print two lines for each, one a side: its configuration and its figure with its range."""
-    from gpuscout.runner.cli.show.certainty import ranged
     from gpuscout.runner.cli.show.fitted import FittedColumn, bare_names, fitted
+    from gpuscout.runner.cli.show.ranking.certainty import ranged
     from gpuscout.store.queries.compare import Winner
 
     names = bare_names(one.model for one in told)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpuscout.runner.cli.capacity import parse_rate
-from gpuscout.runner.cli.capacity_load import parse_duration
+from gpuscout.runner.cli.ask.capacity import parse_rate
+from gpuscout.runner.cli.ask.capacity_load import parse_duration
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, leave_if_nothing, print_json
 from gpuscout.runner.cli.options import Filters, LimitOptions, Many, PriceOptions, grouped
 from gpuscout.runner.cli.show.document import CASE, picked

@@ -28,7 +28,7 @@ Date = Annotated[str | None, typer.Option("--date", "--as-of", help="When the pr
 
 
 def register(app: typer.Typer) -> None:
-    from gpuscout.runner.cli import price_sources
+    from gpuscout.runner.cli.store import price_sources
 
     price_sources.register(prices)
     app.add_typer(prices, name="prices", rich_help_panel="Catalogues")

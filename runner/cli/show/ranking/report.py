@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from gpuscout.runner.cli.show.certainty import chances, ranged, tie, trust, unproven
 from gpuscout.runner.cli.show.output import number
+from gpuscout.runner.cli.show.ranking.certainty import chances, ranged, tie, trust, unproven
 from gpuscout.runner.cli.show.site import site, site_of
 from gpuscout.runner.cli.show.wording import (
     GLUE,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpuscout.runner.cli.capacity_batch import BatchOptions, print_batch
-from gpuscout.runner.cli.capacity_load import MovingOptions, print_load
+from gpuscout.runner.cli.ask.capacity_batch import BatchOptions, print_batch
+from gpuscout.runner.cli.ask.capacity_load import MovingOptions, print_load
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, leave_if_nothing, print_json
 from gpuscout.runner.cli.options import Filters, LimitOptions, PriceOptions, grouped
 from gpuscout.runner.cli.show.document import CASE, picked
@@ -265,7 +265,7 @@ def capacity_document(found: Capacity) -> dict[str, object]:
 
 def _plans(group: GroupCapacity, plans: Iterable[Plan]) -> list[dict[str, Any]]:
     """Return the rows with the settings of their configurations, less what the group says already."""
-    from gpuscout.runner.cli.show.ranking_document import percentiles_document
+    from gpuscout.runner.cli.show.ranking.document import percentiles_document
     from gpuscout.sweeps.settings import PARALLELISM, STARTED
 
     settings = (*PARALLELISM, "precision", "kv_precision", *STARTED)

@@ -14,7 +14,7 @@ import typer
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, json_text, leave_if_nothing, write_file
 from gpuscout.runner.cli.options import Have, PriceOptions, Sort, grouped, owned
 from gpuscout.runner.cli.show.document import CASE, picked
-from gpuscout.runner.cli.sweep_options import AskOptions, ExecutionOptions, GpuFile, SweepFlags
+from gpuscout.runner.cli.sweep.options import AskOptions, ExecutionOptions, GpuFile, SweepFlags
 from gpuscout.sweeps.errors import InputError, NothingMatchesError, NothingQualifiesError
 from gpuscout.sweeps.text import printable
 
@@ -117,14 +117,14 @@ def run_and_report(
     **options: Unpack[RunOptions],
 ) -> None:
     """Run a sweep with a line that moves, then print what to buy. Exit status 5 when tasks have failed."""
-    from gpuscout.runner.cli.capacity import capacity_document, parse_rate
+    from gpuscout.runner.cli.ask.capacity import capacity_document, parse_rate
     from gpuscout.runner.cli.show.capacity_table import print_capacity
     from gpuscout.runner.cli.show.inventory import print_inventory
     from gpuscout.runner.cli.show.output import Output
     from gpuscout.runner.cli.show.progress import progress_line
-    from gpuscout.runner.cli.show.ranking_document import config_document
-    from gpuscout.runner.cli.show.ranking_notes import DETAILED, in_8_bit
-    from gpuscout.runner.cli.show.ranking_table import TIES, print_ranking, ranking_document
+    from gpuscout.runner.cli.show.ranking.document import config_document
+    from gpuscout.runner.cli.show.ranking.notes import DETAILED, in_8_bit
+    from gpuscout.runner.cli.show.ranking.table import TIES, print_ranking, ranking_document
     from gpuscout.runner.cli.show.wording import print_wrapped
     from gpuscout.runner.execution.controller import RunCallbacks
     from gpuscout.runner.resolve.spec import explained_names

@@ -242,7 +242,7 @@ def _json(document: dict[str, Any]) -> str:
 def _document(
     group: Group, chosen: RankedConfig, deployment: Deployment, launch: Launch, replicas: int, image: str | None
 ) -> dict[str, Any]:
-    from gpuscout.runner.cli.show.ranking_document import config_document
+    from gpuscout.runner.cli.show.ranking.document import config_document
     from gpuscout.runner.deploy.servers import shell_script
 
     return {
@@ -266,8 +266,8 @@ def _about(
     aim: Aim, group: Group, chosen: RankedConfig, launch: Launch, replicas: int, rate: float | None
 ) -> list[str]:
     """Return what was chosen, and what to know of it: on standard error."""
-    from gpuscout.runner.cli.show.certainty import chances, ranged, trust
     from gpuscout.runner.cli.show.output import number
+    from gpuscout.runner.cli.show.ranking.certainty import chances, ranged, trust
     from gpuscout.runner.cli.show.wording import configuration, workload
 
     figures = ", ".join(

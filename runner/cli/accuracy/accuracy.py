@@ -116,7 +116,7 @@ def accuracy(
     found = measured_runs(sources, db, names, implausible=worst is not None)
     gpu_prices = _gpu_prices(prices, db, {run.gpu for run in found.runs})
     if percentiles:
-        from gpuscout.runner.cli.accuracy_percentiles import print_percentiles
+        from gpuscout.runner.cli.accuracy.percentiles import print_percentiles
 
         if predictions or plot or worst or store:
             raise InputError("--percentiles cannot be combined with --predictions, --plot, --worst or --store")
@@ -186,7 +186,7 @@ def _print_left_out(file: Path | None, output: Output) -> None:
 def _gpu_prices(options: PriceOptions, db: str, gpus: Iterable[str]) -> Mapping[str, float]:
     """Return USD per GPU hour: the reference prices, or those that the options name. Says which GPUs have none."""
     from gpuscout.runner.accuracy.choice import REFERENCE_PRICES
-    from gpuscout.runner.cli.prices import quotes_at
+    from gpuscout.runner.cli.store.prices import quotes_at
     from gpuscout.store.prices.prices import price_gpus
 
     if options == PriceOptions():

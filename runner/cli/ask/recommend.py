@@ -63,8 +63,8 @@ def recommend(
     status 6: nothing qualifies.
     """
     from gpuscout.runner.cli.show.inventory import print_inventory, read_inventory
-    from gpuscout.runner.cli.show.ranking_rows import print_ranking_rows
-    from gpuscout.runner.cli.show.ranking_table import (
+    from gpuscout.runner.cli.show.ranking.rows import print_ranking_rows
+    from gpuscout.runner.cli.show.ranking.table import (
         TIES,
         explanation,
         print_notes,
@@ -131,7 +131,7 @@ def for_report(question: Question) -> Question:
 
 def _write_report(ranking: Ranking, file: Path, db: str, store: str) -> None:
     """Write the page about a ranking. Raises InputError where the file cannot be written."""
-    from gpuscout.runner.cli.show.report import report_page
+    from gpuscout.runner.cli.show.ranking.report import report_page
 
     try:
         file.write_text(report_page(ranking, memory_of_bests(ranking, db), store=store), encoding="utf-8")

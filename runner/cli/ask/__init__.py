@@ -1,0 +1,1 @@
+"""Commands that ask the store: one question each."""

@@ -1,0 +1,1 @@
+"""Commands that write, run and list sweeps."""
