@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from operator import attrgetter
 
 from gpuscout.store.ranking.types import Configuration, Group, RankedConfig
 
 # A task is one rate; the settings are what stays.
-_SETTINGS = tuple(name for name in Configuration.__match_args__ if name not in ("task_id", "fingerprint"))
+_SETTINGS = tuple(one.name for one in fields(Configuration) if one.name not in ("task_id", "fingerprint"))
 settings_of = attrgetter(*_SETTINGS)
 """What tells configurations of one group apart, at whatever rates."""
 

@@ -164,7 +164,7 @@ def select_at_most(scope: Scope, choice: Choice, wanted: Sequence[tuple[int, int
     near, point = operating_points.alias("near"), operating_points.alias("point")
     below = (near.c.task_id == asked.c.column1, near.c.concurrency <= asked.c.column2, *scope.on_ladder(near))
     # What is on the ladder depends on the task's engine.
-    of_task = sa.select(sa.func.max(near.c.concurrency)).where(*below).correlate(asked, tasks)
+    of_task = sa.select(sa.func.max(near.c.concurrency)).where(*below).correlate(asked, tasks, cases)
     highest = of_task.scalar_subquery()
     source = (
         asked.join(tasks, tasks.c.id == asked.c.column1)

@@ -467,3 +467,56 @@ def test_workloads_from_a_trace(tmp_path: Path) -> None:
     assert gpuscout("workloads", "show", "chat", cwd=tmp_path).returncode == 0
     wrong = gpuscout("workloads", "from-trace", "nowhere.jsonl", cwd=tmp_path)
     assert (wrong.returncode, "nowhere.jsonl: No such file or directory" in wrong.stderr) == (2, True)
+
+
+STARTED = """
+name: started
+models: [Qwen/Qwen3-8B]
+gpus: [H100]
+tensor_parallel: [1]
+workloads: [chat]
+load: request_rate
+request_rate: [2, 4]
+server_options: [{max_num_seqs: 32}, {max_num_seqs: 256}]
+speculative: [none, {draft_tokens: 3, acceptance: 0.7, draft_cost: 0.05}]
+engine: simulator
+"""
+
+
+def test_what_a_deployment_is_started_with_keeps_its_rates_apart(tmp_path: Path) -> None:
+    (tmp_path / "started.yaml").write_text(STARTED)
+    done = gpuscout("run", "started.yaml", "--executor", "in-process", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    started = ("server_options", "speculative", "request_rate")
+    shown = gpuscout("query", "--columns", ",".join((*started, "itl_ms")), "--json", cwd=tmp_path)
+    points = json.loads(shown.stdout)["points"]
+    itl_ms = {tuple(row[name] or "" for name in started): row["itl_ms"] for row in points}
+    done = gpuscout("capacity", "--sweep", "started", "--rate", "3", "--top", "9", "--json", "--no-slo", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    [group] = json.loads(done.stdout)["groups"]
+    plans = [*group["best_per_gpu"], *group["further"]]
+    assert len({(plan["server_options"], plan["speculative"]) for plan in plans}) == len(plans) == 4
+    for plan in plans:
+        same = plan["server_options"] or "", plan["speculative"] or ""
+        assert plan["itl_ms"] == itl_ms[*same, plan["request_rate"]]
+        assert plan["at_rate_itl_ms"] == itl_ms[*same, plan["at_rate_request_rate"]]
+    done = gpuscout("recommend", "--sweep", "started", "--server-option", "max_num_seqs=256", cwd=tmp_path)
+    assert (done.returncode, "Warning" in done.stderr) == (0, False), done.stderr
+    drafted = ("--server-option", "max_num_seqs=256", "--speculative", "draft_tokens=3", "--slo", "ttft:p95<=9s")
+    for question in (("recommend",), ("capacity", "--rate", "3")):
+        shown = gpuscout(*question, *drafted, cwd=tmp_path).stdout
+        assert "estimated, simulated p95, drafts not checked against measurements" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("engines", [("roofline", "simulator"), ("simulator", "roofline")])
+def test_an_engine_that_does_not_support_open_loops_leaves_the_question_to_the_other(
+    tmp_path: Path, engines: tuple[str, str]
+) -> None:
+    spec = STARTED.replace("engine: simulator", f"engines: [{', '.join(engines)}]").replace(", {max_num_seqs: 256}", "")
+    (tmp_path / "both.yaml").write_text(spec)
+    assert gpuscout("run", "both.yaml", "--executor", "in-process", cwd=tmp_path).returncode == 0
+    for scope in (("--sweep", "started"), ()):
+        done = gpuscout("recommend", *scope, "--slo", "ttft:p95<=1s", "--rate", "3", "--json", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        [group] = json.loads(done.stdout)["groups"]
+        assert (group["engine"], group["other_engines"]) == ("simulator", ["roofline"])
