@@ -22,6 +22,7 @@ from gpuscout.store.ranking.placing import (
     Indices,
     OperatingPoints,
     UnitCosts,
+    engines_of_groups,
     first_engines,
     newest,
     operating_points_of,
@@ -205,7 +206,7 @@ def read_candidates(connection: sa.Connection, scope: Scope, question: Question)
         codes,
         configuration,
         _own(about, codes, runs),
-        _engines_of_groups(codes),
+        engines_of_groups(codes, about["outcome"]),
         operating,
         costs,
         values,
@@ -224,7 +225,7 @@ def _standing(rows: Rows, codes: Codes) -> dict[int, int]:
     """Return for each case the task of the engine that its group shows, where it ran."""
     if not len(rows):
         return {}
-    shown = codes.engine == first_engines(codes)[codes.group]
+    shown = codes.engine == first_engines(codes, rows.about["outcome"])[codes.group]
     shown &= rows.about["outcome"] == OUTCOME_CODES[Outcome.OK]
     pairs = (rows.about[name][shown].astype(np.int64).tolist() for name in ("case_id", "task_id"))
     return dict(zip(*pairs, strict=True))
@@ -234,7 +235,7 @@ def _own(about: Mapping[str, Array], codes: Codes, runs: Measured | None) -> Fla
     """Return which rows their groups may show: of one engine, and what was
     measured; of one configuration only one of both.
     """
-    first = first_engines(codes)
+    first = first_engines(codes, about["outcome"])
     own = np.asarray(codes.engine == first[codes.group])
     if runs is None:
         return own
@@ -336,15 +337,6 @@ def _straddling(
     if (hold(choice.limits, point) & choice.aim.known(point) | np.isnan(point["concurrency"])).all():
         return None
     return statements.fetch(connection, scope, statements.straddling(scope, choice), choice.columns)
-
-
-def _engines_of_groups(codes: Codes) -> dict[int, list[str]]:
-    """Return the engines that have answers for each group, the preferred first, whether these stand or not."""
-    pairs = np.unique(codes.group * len(codes.engines) + codes.engine)  # measured runs come last
-    engines: dict[int, list[str]] = {}
-    for group, engine in zip(*np.divmod(pairs, len(codes.engines)), strict=True):
-        engines.setdefault(int(group), []).append(codes.engines[engine])
-    return engines
 
 
 def _same_configurations(connection: sa.Connection, scope: Scope, case: Array) -> Array:

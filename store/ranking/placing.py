@@ -13,7 +13,9 @@ from gpuscout.store.prices.prices import GpuPrice
 from gpuscout.store.ranking.limits import Flags, Limit, between, hold
 from gpuscout.store.ranking.lookup import NameIndex
 from gpuscout.store.ranking.measures import DECIMALS, Aim, Array
-from gpuscout.store.ranking.statements import Rows
+from gpuscout.store.ranking.statements import OUTCOME_CODES, Rows
+from gpuscout.store.ranking.types import MEASURED
+from gpuscout.sweeps.outcomes import Outcome
 
 Indices = npt.NDArray[np.int64]
 
@@ -76,11 +78,31 @@ def newest(rows: Rows, codes: Codes, configuration: Array, ages: Sequence[Indice
     return np.sort(order[np.concatenate([[True], ~same])])
 
 
-def first_engines(codes: Codes) -> Indices:
+def first_engines(codes: Codes, outcome: Array) -> Indices:
     """Return for each group the engine that is preferred of those that have an answer."""
-    first = np.full(len(codes.groups), len(codes.engines), dtype=np.int64)
-    np.minimum.at(first, codes.group, codes.engine)
-    return first
+    first = np.full(len(codes.groups), 2 * len(codes.engines), dtype=np.int64)
+    np.minimum.at(first, codes.group, _preference(codes, outcome))
+    return first % len(codes.engines)
+
+
+def engines_of_groups(codes: Codes, outcome: Array) -> dict[int, list[str]]:
+    """Return the engines that have results for each group, the preferred first, whether these stand or not."""
+    ranks = 2 * len(codes.engines)
+    engines: dict[int, dict[str, None]] = {}
+    for group, rank in zip(
+        *np.divmod(np.unique(codes.group * ranks + _preference(codes, outcome)), ranks), strict=True
+    ):
+        engines.setdefault(int(group), {}).setdefault(codes.engines[rank % len(codes.engines)])
+    return {group: list(names) for group, names in engines.items()}
+
+
+def _preference(codes: Codes, outcome: Array) -> Indices:
+    """Return ranks of the engines of all rows, the preferred first; one that does not support a case has no answer
+    for it, and measured runs come last.
+    """
+    behind = np.array([name == MEASURED for name in codes.engines])[codes.engine]
+    behind |= outcome == OUTCOME_CODES[Outcome.NOT_SUPPORTED]
+    return np.asarray(codes.engine + len(codes.engines) * behind)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ buys a few per cent of throughput with seconds of waiting, so a configuration is
 `queued`, where none of its points without a queue meets the limits.
 *Measured over estimated.* Measured runs of a configuration stand for all estimates of it: see `ranking/measured.py`.
 *One engine per group.* Estimates of different engines are never mixed in one ranking: a group shows the engine that
-comes first in `Question.engines`, else in the sweep, else the one stored last, of those that have any answer for it;
-and, beside its estimates, what was measured. What the others say of the same configuration, each at its own best point,
-stands beside it (`RankedConfig.opinions`).
+comes first in `Question.engines`, else in the sweep, else the one stored last, of those that have any answer for it
+("not supported" is none); and, beside its estimates, what was measured. What the others say of the same configuration,
+each at its own best point, stands beside it (`RankedConfig.opinions`).
 *Percentiles.* An estimate is a mean. It meets a limit on a percentile only where `Question.assume_tail` says by what to
 multiply the mean; measured runs meet it by exactly that percentile.
 *Trust*: `Trusted`, `ranking/trust.py`. What measurements back goes first, whatever its figures, unless the question

@@ -320,15 +320,17 @@ class RankedConfig(Operating):
 
     @property
     def told_kind(self) -> str:
-        """ "estimated" (", drafts not checked …", ", mean of bins" or ", simulated p95"), "measured" (", extended")."""
-        if self.unchecked:
-            return f"{self.kind.value}, {DRAFTS_UNCHECKED}"
-        if self.mean_of_bins:
-            return f"{self.kind.value}, {MEAN_OF_BINS}"
+        """ "estimated" (", simulated p95", ", drafts not checked …" or ", mean of bins"), "measured" (", extended")."""
+        told = [self.kind.value]
         if self.percentiles and self.kind is Kind.ESTIMATED and self.assumed_tail is None:
-            tails = dict.fromkeys(name.partition(":")[2] for name in self.percentiles)
-            return f"{self.kind.value}, simulated {' and '.join(tails)}"
-        return f"{self.kind.value}, extended" if self.extended else self.kind.value
+            told.append(f"simulated {' and '.join(dict.fromkeys(name.partition(':')[2] for name in self.percentiles))}")
+        if self.unchecked:
+            told.append(DRAFTS_UNCHECKED)
+        elif self.mean_of_bins:
+            told.append(MEAN_OF_BINS)
+        if self.extended:
+            told.append("extended")
+        return ", ".join(told)
 
     @property
     def spread(self) -> tuple[float, float] | None:

@@ -9,7 +9,8 @@ import pytest
 
 from gpuscout.store.ranking.lookup import NameIndex
 from gpuscout.store.ranking.placing import Codes, OperatingPoints, first_engines, newest, placed, versions
-from gpuscout.store.ranking.statements import Rows
+from gpuscout.store.ranking.statements import OUTCOME_CODES, Rows
+from gpuscout.sweeps.outcomes import Outcome
 
 NAN = math.nan
 
@@ -51,7 +52,10 @@ def test_ages_count_from_the_id_stored_last() -> None:
 
 
 def test_a_group_shows_the_first_engine_that_has_an_answer() -> None:
-    assert first_engines(codes([0, 0, 1, 2], [0, 0, 0, 0], [2, 1, 2, 0])).tolist() == [1, 2, 0]
+    several, ok = codes([0, 0, 1, 2], [0, 0, 0, 0], [2, 1, 2, 0]), OUTCOME_CODES[Outcome.OK]
+    assert first_engines(several, np.full(4, ok)).tolist() == [1, 2, 0]
+    # What it does not support is none, unless nobody has another.
+    assert first_engines(several, np.array([ok, *[OUTCOME_CODES[Outcome.NOT_SUPPORTED]] * 3])).tolist() == [2, 2, 0]
 
 
 def ranked(rows: list[tuple[int, int, float, float, int, float]], *, more_is_better: bool = False) -> list[list[int]]:

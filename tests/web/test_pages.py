@@ -66,6 +66,7 @@ def text_of(page: str) -> str:
 def test_every_page_answers_without_inline_code(address: str, client: TestClient) -> None:
     answer = client.get(address)
     assert answer.status_code == 200, text_of(answer.text)
+    assert not re.search(r"(?<![\d.,])1 parameters", answer.text)
     assert answer.headers["content-security-policy"].startswith("default-src 'self'")
     assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=|javascript:", answer.text)
     assert not re.search(r"""(?:src|href|action)=["']?(?:https?:)?//""", answer.text)
