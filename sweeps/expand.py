@@ -464,7 +464,7 @@ class Expansion:
         return gpus * self._value("data_parallel", positions)
 
     def _matches(self, rule: Rule, positions: dict[str, Ints], part: EnginePart) -> Bools:
-        """Return which combinations a rule matches; a condition is asked once for each distinct value."""
+        """Return the combinations that a rule matches; a condition is asked once for each distinct value."""
         matched = np.ones(len(positions["models"]), dtype=bool)
         for name, condition in rule.conditions.items():
             values, codes = self._rule_field(name, positions, part)

@@ -91,7 +91,7 @@ def precision_called(name: str) -> Precision | None:
 
 
 def precision_detail(name: str) -> str | None:
-    """Return what a spelling says beyond its precision, such as "mxfp4" or "awq"; None: nothing."""
+    """Return the detail of a spelling beyond its precision, such as "mxfp4" or "awq"; None: there is none."""
     folded = _fold(name)
     return folded if folded in PRECISION_ALIASES and folded not in _PLAIN else None
 

@@ -33,22 +33,22 @@ class TooLarge(InputError):
 
 
 def results_mb() -> int:
-    """Return how large a file of results may be, unpacked."""
+    """Return the largest size of a file of results, unpacked."""
     return max(_RESULTS_MB, _raised_mb())
 
 
 def streamed_mb() -> int:
-    """Return how large a file may be that is read row by row, unpacked."""
+    """Return the largest size of a file that is read row by row, unpacked."""
     return max(_STREAMED_MB, 64 * _raised_mb())
 
 
 def most_rows() -> int:
-    """Return how many rows a table may have that is in memory as a whole."""
+    """Return the largest number of rows of a table that is in memory as a whole."""
     return results_mb() * _ROWS_PER_MB
 
 
 def most_values() -> int:
-    """Return how many values a document may have."""
+    """Return the largest number of values in a document."""
     return results_mb() * _VALUES_PER_MB
 
 
@@ -67,7 +67,7 @@ def read_bounded(file: Path, mb: int) -> bytes:
 
 
 def unpacked(data: bytes, name: str, mb: int) -> bytes:
-    """Return what was packed with gzip. Raises TooLarge, and InputError for what is damaged."""
+    """Return the data packed with gzip. Raises TooLarge, and InputError for what is damaged."""
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
             return bounded(stream, name, mb, "unpacked")

@@ -53,7 +53,7 @@ _EXAMPLE = "for example ttft<=500ms, itl<=30ms, e2e<=10s or rate>=5/s"
 
 
 def percentile_name(column: str, percentile: float) -> str:
-    """Return what a percentile of a column of operating points is called: "p95_ttft_ms"."""
+    """Return the name of a percentile of a column of operating points: "p95_ttft_ms"."""
     return f"p{percentile:g}_{column}"
 
 
@@ -164,7 +164,7 @@ def _check_operator(slo: Slo, operator: str, text: str, limit: str) -> None:
 
 
 def _scale(slo: Slo, unit: str, text: str) -> float:
-    """Return what turns the number that was written into the unit of the limit."""
+    """Return the factor from the number as written to the unit of the limit."""
     if slo.at_least:
         if unit and unit not in _PER_SECOND:
             raise InputError(f"unknown unit {quoted(unit)} in the SLO {quoted(text)}", hint="allowed: /s, /min, /h")

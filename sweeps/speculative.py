@@ -96,7 +96,7 @@ NO_DRAFTS = Speculative()
 
 
 def speculative_from(text: str) -> Speculative:
-    """Return what `Speculative.text` wrote. Raises ValueError for anything else."""
+    """Return the drafts in the text of `Speculative.text`. Raises ValueError for anything else."""
     if not text:
         return NO_DRAFTS
     words = dict(word.partition("=")[::2] for word in text.split())

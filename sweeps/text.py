@@ -55,7 +55,7 @@ def without_exponents(text: str) -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """Return what an error says, in one line and shortened; nothing of one that cannot say it."""
+    """Return the message of an error, in one line and shortened; empty for one without any."""
     try:
         text = " ".join(str(error).split())
     except Exception:

@@ -87,7 +87,7 @@ def kv_precision_of(run: MeasuredRun, model: ModelSpec, gpu: GPUSpec) -> Precisi
 
 
 def server_options_of(run: MeasuredRun, gpu: GPUSpec) -> ServerOptions:
-    """Return what a run's server was started with: as its source tells it, else what its benchmark's recipe says.
+    """Return the server options of a run: those its source states, else those of its benchmark's recipe.
 
     InferenceX starts SGLang on B200 and B300 with `--scheduler-recv-interval` 10, or 30 from 16 requests in flight on;
     AIConfigurator's validation set has its runs.
@@ -255,7 +255,7 @@ class _Answer:
 
 
 def _deployment(run: MeasuredRun) -> tuple[object, ...]:
-    """Return what makes the case of a run, and whether it is an offline maximum: equal values give equal curves."""
+    """Return the values that make a run's case, and whether it is an offline maximum: equal ones give equal curves."""
     sizes = (run.tp, run.pp, run.dp, run.ep, run.input_len, run.output_len)
     return (run.model, run.gpu, run.precision, run.kv_precision, run.server, *sizes, run.load)
 

@@ -27,7 +27,7 @@ class RunNames:
 
     @classmethod
     def at(cls, db: str, gpu_file: Path | None = None) -> RunNames:
-        """Return those of the catalogues, of a file with GPUs, and of the store at a URL, if there is one.
+        """Return the names of the catalogues, of a file with GPUs, and of the store at a URL, if there is one.
 
         Raises GpuFileError, InputError, and what `open_store` raises for a store that cannot be used.
         """

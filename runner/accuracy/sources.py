@@ -96,5 +96,5 @@ def _stored(db: str, patterns: Sequence[str], *, implausible: bool) -> Measured:
 
 
 def _content(run: MeasuredRun) -> tuple[object, ...]:
-    """Return what was measured, without what a store or a file calls it."""
+    """Return the measurement without the names that a store or a file gives it."""
     return tuple(getattr(run, name) for name in _CONTENT)

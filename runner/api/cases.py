@@ -114,7 +114,7 @@ def _known(store: Store, wanted: Mapping[bytes, _Wanted]) -> dict[bytes, StoredT
 
 
 def _missing(key: bytes, concurrencies: set[int], known: dict[bytes, StoredTask]) -> set[int]:
-    """Return those for which the engine has to be asked."""
+    """Return the cases for which the engine has to be asked."""
     _, lacking = split(tuple(sorted(concurrencies)), [key], known)
     return {concurrency for ladder in lacking for concurrency in ladder}
 

@@ -269,7 +269,7 @@ def price_rules(prices: PricesLike | None, gpus: GPUCatalogue) -> PriceRules:
 
 
 def in_one_line(error: InputError) -> str:
-    """Return what is wrong and what to do about it."""
+    """Return the problem and the way to solve it."""
     text = f"{error.message}; {error.hint}" if error.hint else error.message
     return " ".join(text.split())
 

@@ -11,7 +11,7 @@ GIB = 2.0**30
 
 
 def model_total_params(model: ModelLike, *, hf_token: str | None = None) -> int:
-    """Return how many weights the checkpoint holds, vision towers included. Raises what `ModelArchitecture` raises.
+    """Return the number of weights in the checkpoint, vision towers included. Raises as `ModelArchitecture` does.
 
     >>> model_total_params("Qwen/Qwen3-32B")
     32762123264

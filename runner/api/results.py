@@ -226,7 +226,7 @@ class RecommendationResult(Sequence[GPURecommendation]):
         self.recommendations.append(recommendation)
 
     def filter_fitting_only(self) -> RecommendationResult:
-        """Return those that fit into memory.
+        """Return the recommendations that fit into memory.
 
         >>> found = recommend_gpus("Llama-3.3-70B-Instruct", 2000, 256, gpus=["L40"])
         >>> [str(item) for item in found.filter_fitting_only()]
@@ -235,7 +235,7 @@ class RecommendationResult(Sequence[GPURecommendation]):
         return self._with(item for item in self if item.fits)
 
     def filter_by_gpu_name(self, *names: str) -> RecommendationResult:
-        """Return those of these GPUs, by name, alias or glob. Raises UnknownNameError with the nearest names.
+        """Return those on these GPUs, by name, alias or glob. Raises UnknownNameError with the nearest names.
 
         >>> found = recommend_gpus("gpt-oss-120b", 2000, 256, gpus=["H200", "L40"])
         >>> {item.gpu for item in found.filter_by_gpu_name("h200", "B*")}
@@ -348,7 +348,7 @@ class RecommendationResult(Sequence[GPURecommendation]):
 
 
 def _key(metric: str) -> Callable[[GPURecommendation], float]:
-    """Return what sorts ascending from the best to the worst."""
+    """Return the values that sort ascending from the best to the worst."""
 
     def key(item: GPURecommendation) -> float:
         known = asdict(item.estimate) if item.estimate else {}

@@ -207,9 +207,7 @@ def resume(store: Store, name: str, **options: Unpack[RunOptions]) -> RunReport:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return what differs between two sweeps, by their identities: keys of a
-    spec, with the entries where they have names.
-    """
+    """Return the differences of two sweeps by their identities: keys of a spec, with the entries where they have names."""
     now = json.loads(canonical_json(dict(now)))
     changed = []
     for key in {**before, **now}:
@@ -289,7 +287,7 @@ def check_limits(spec: SweepSpec, expansion: Expansion) -> None:
 
 
 def _tasks_up_to(limit: int, expansion: Expansion) -> tuple[int, bool]:
-    """Return how many tasks there are, and whether all were counted: counting ends once they are more than `limit`."""
+    """Return the number of tasks, and whether all were counted: counting ends once they are more than `limit`."""
     sweep = expansion.sweep
     # In blocks as large as counting likes them; of whom they are asked makes no difference to their number.
     engines = tuple(replace(part, block_size=_COUNTED_AT_ONCE) for part in sweep.engines)

@@ -28,7 +28,7 @@ _ROUGHLY = 1e-4  # the same where only its predictions count
 
 
 def parameters_of(kinds: Sequence[FitRows]) -> Parameters:
-    """Return what a fit to these rows may change: the factors of their vendors and families among it."""
+    """Return the parameters of a fit to these rows, the factors of their vendors and families included."""
     return Parameters(
         np.unique(np.concatenate([rows.vendor for rows in kinds])).tolist(),
         np.unique(np.concatenate([rows.family for rows in kinds])).tolist(),
@@ -36,7 +36,7 @@ def parameters_of(kinds: Sequence[FitRows]) -> Parameters:
 
 
 def predict(rows: FitRows, parameters: Parameters, vector: FloatArray) -> Figures:
-    """Return what the formulas say to rows with the constants of a vector."""
+    """Return the estimates for rows with the constants of a vector."""
     masks = parameters.masks(rows.vendor, rows.family, rows.server)
     return rows.predict(parameters.logs(vector, masks, parameters.before(rows.family)))
 

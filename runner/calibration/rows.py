@@ -104,7 +104,7 @@ class FitRows:
         return replace(self, weight=weight).take(keep)
 
     def predict(self, logs: FloatArray) -> Figures:
-        """Return what the formulas say with these logarithms of constants (constants x rows)."""
+        """Return the estimates with these logarithms of constants (constants x rows)."""
         columns = Features(**{name: values[:, None] for name, values in vars(self.features).items()})
         constants = Physical(*np.exp(logs)[:, :, None])
         operation = operate(columns, constants, self.running[:, None], self.ladder, self.median[:, None])

@@ -72,7 +72,7 @@ class LeftOverTails:
 
 
 def tails_document(estimates: Estimates, names: RunNames) -> dict[str, object]:
-    """Return what the simulator says of its percentiles, from estimates made without the GPU family of each run."""
+    """Return the simulator's errors of percentiles, from estimates made without the GPU family of each run."""
     left = LeftOverTails.of(estimates, names)
     intervals = {
         name: {band: factors(*left.interval(name, number)) for number, band in enumerate(BAND_NAMES)}

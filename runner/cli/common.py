@@ -43,12 +43,12 @@ Json = Annotated[
 
 
 def out() -> Console:
-    """Return where data goes."""
+    """Return the console for data."""
     return _console(sys.stdout)
 
 
 def err() -> Console:
-    """Return where messages and progress go."""
+    """Return the console for messages and progress."""
     return _console(messages())
 
 
@@ -62,7 +62,7 @@ def _console(stream: Any) -> Console:
 
 
 def document_head() -> dict[str, object]:
-    """Return what every document begins with: the meaning of its keys, and who wrote it when."""
+    """Return the first keys of every document: the meaning of its keys, and who wrote it when."""
     from datetime import UTC, datetime
 
     from gpuscout import __version__

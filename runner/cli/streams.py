@@ -117,12 +117,12 @@ def captured() -> Iterator[Captured]:
 
 
 def documents() -> IO[str]:
-    """Return where documents go: standard output, unless it is captured."""
+    """Return the stream for documents: standard output, unless it is captured."""
     taken = _CAPTURED.get()
     return sys.stdout if taken is None else taken.documents
 
 
 def messages() -> IO[str]:
-    """Return where messages go: standard error, unless it is captured."""
+    """Return the stream for messages: standard error, unless it is captured."""
     taken = _CAPTURED.get()
     return sys.stderr if taken is None else taken.messages

@@ -12,7 +12,7 @@ from gpuscout.sweeps.servers.options import unknown_to
 
 
 def launch_of(deployment: Deployment, server: str) -> Launch:
-    """Return how this server starts it. Raises UnknownNameError, and InputError for what it cannot do."""
+    """Return the launch by this server. Raises UnknownNameError, and InputError for what it does not support."""
     known = REGISTRY.get(server_called(server))
     if known is None or known.launch is None:
         able = [name for name, about in REGISTRY.items() if about.launch is not None]

@@ -123,13 +123,13 @@ class EngineInfo:
 
 
 def trust_of(engine: Engine) -> Trust:
-    """Return what an engine says of its own accuracy."""
+    """Return the accuracy that an engine states."""
     says = getattr(engine, "trust", None)
     return NO_TRUST if says is None else says()
 
 
 def understood_by(engine: Engine) -> frozenset[str]:
-    """Return which of `gpuscout.sweeps.settings.STARTED` an engine takes into account."""
+    """Return the members of `gpuscout.sweeps.settings.STARTED` that an engine takes into account."""
     return frozenset(getattr(engine, "understands", ()))
 
 
@@ -141,7 +141,7 @@ def settled(engine: Engine) -> Engine:
 
 
 def note_of(engine: Engine) -> str | None:
-    """Return what has to be said of an engine's results; None: nothing."""
+    """Return the note on an engine's results; None: nothing."""
     says = getattr(engine, "note", None)
     note: str | None = None if says is None else says()
     return note
@@ -158,7 +158,7 @@ def measures(engine: Engine) -> bool:
 
 
 def used_alone(engine: Engine) -> str:
-    """Return what only one task at a time may use, whoever runs it; empty: nothing."""
+    """Return the resource that only one task at a time may use, whoever runs it; empty: none."""
     return str(getattr(engine, "exclusive", "") or "")
 
 

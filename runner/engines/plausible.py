@@ -27,7 +27,7 @@ _SLACK = 0.98  # of a bound: figures are rounded
 
 
 def contradiction(run: MeasuredRun) -> str | None:
-    """Return how the figures of a run contradict each other; None: they do not."""
+    """Return the contradiction between the figures of a run; None: there is none."""
     return next(_contradictions(run), None)
 
 
@@ -63,7 +63,7 @@ def _contradictions(run: MeasuredRun) -> Iterator[str]:
 
 
 def _units(ratio: float) -> str:
-    """Return what to add where one figure is about a thousand times another."""
+    """Return a remark where one figure is about a thousand times another."""
     low, high = _SECONDS_FOR_MS
     thousandfold = low <= ratio <= high or low <= 1 / ratio <= high if ratio > 0 else False
     return ": are latencies in seconds where milliseconds are expected?" if thousandfold else ""

@@ -66,7 +66,7 @@ def _made(name: str, factory: EngineFactory, options: dict[str, object]) -> Engi
 
 
 def interface_fault(engine: Engine) -> str | None:
-    """Return what an engine lacks that every engine has, by asking it for everything but an answer; None: nothing."""
+    """Return the part of the interface that an engine lacks, by trying everything but an answer; None: nothing."""
     if not isinstance(engine.cost, Cost):
         return f"its cost is {engine.cost!r}, not one of {', '.join(map(str, Cost))}"
     if not isinstance(engine.in_process, bool):
@@ -85,7 +85,7 @@ def interface_fault(engine: Engine) -> str | None:
 
 
 def about(name: str) -> About:
-    """Return what the engine of this name tells about itself. Raises UnknownNameError."""
+    """Return the description of the engine of this name. Raises UnknownNameError."""
     try:
         with guarded(foreign=name not in _BUILT_IN):
             factory = _factory(name)
@@ -230,7 +230,7 @@ def _benchmark() -> EngineFactory:
 
 @cache
 def _factories() -> dict[str, Callable[[], EngineFactory]]:
-    """Return what loads the engine class of each name; nothing is imported before it is called."""
+    """Return a loader of the engine class for each name; nothing is imported before it is called."""
     factories: dict[str, Callable[[], EngineFactory]] = {
         "roofline": _roofline,
         "simulator": _simulator,

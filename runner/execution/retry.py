@@ -62,7 +62,7 @@ ENOUGH_IN_VAIN = 5
 
 
 def decide(kind: FailureKind, attempt: int, tasks: int, *, in_vain: int = 0) -> Decision:
-    """Return what to do after attempt number `attempt` (from 1) of a job of `tasks` tasks failed.
+    """Return the decision after attempt number `attempt` (from 1) of a job of `tasks` tasks failed.
 
     `in_vain` counts the tasks of the same block that were given up alone, as long as no task of it was answered: an
     engine that hangs on everything must not cost one timeout a task.

@@ -78,7 +78,7 @@ class SharedTasks:
         return several and cached_engine(part.name, part.options).cost is Cost.EXPENSIVE
 
     def _place(self, job: Job) -> str:
-        """Return where only one job at a time may work, such as the address of a server; empty: anywhere."""
+        """Return the place where only one job at a time may work, such as the address of a server; empty: anywhere."""
         part = self._part(job)
         return used_alone(cached_engine(part.name, part.options))
 

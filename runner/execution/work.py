@@ -41,7 +41,7 @@ class BlockWork:
 def block_work(
     connection: Connection, expansion: Expansion, sweep_id: int, block: int, *, retry_failed: bool = False
 ) -> BlockWork:
-    """Return what is to be done for one block of a registered sweep.
+    """Return the remaining work for one block of a registered sweep.
 
     A job is what has to finish within a task timeout: a call of a cheap engine, one task of a dear one. Tasks that
     crashed or timed out in an earlier run are left out unless `retry_failed`.

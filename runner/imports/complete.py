@@ -132,7 +132,7 @@ class Completer:
         return new, list(_oddities(new, replaced, values))
 
     def _added(self, said: Values, mapped: Values, named: Values) -> tuple[Values, Values]:
-        """Return what people add to what a file says, and what of that they replace. Raises InputError.
+        """Return the facts that people add to a file, and those of the file that they replace. Raises InputError.
 
         What the file's name says counts as what a flag says, and before flags.
         """
@@ -280,7 +280,7 @@ def _named_by_file(error: GpuscoutError, place: str | None, name: str) -> InputE
 
 
 def _load_of(values: Mapping[str, str]) -> Load | None:
-    """Return what was said of the load of a run whose file does not tell."""
+    """Return the stated load of a run whose file does not give it."""
     if "request_rate" in values:
         return Load("request_rate", None, float(values["request_rate"]))
     return Load("closed_loop", int(values["concurrency"])) if "concurrency" in values else None

@@ -163,7 +163,7 @@ def _too_large(host: str) -> InputError:
 
 
 def _wait(error: HTTPError, attempt: int) -> float | None:
-    """Return how long to wait before the next try; None: another one is of no use."""
+    """Return the seconds to wait before the next try; None: another one is of no use."""
     if attempt == _TRIES or error.code not in (429, 500, 502, 503, 504):
         return None
     asked: str | None = error.headers.get("Retry-After")

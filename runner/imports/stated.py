@@ -169,7 +169,7 @@ class Mappings:
         return cls(entries, {pattern for pattern, _ in entries})
 
     def of(self, file: str, label: str | None) -> dict[str, Value]:
-        """Return what the file says of runs with this label in this file."""
+        """Return the facts in the file about runs with this label in this file."""
         found: dict[str, Value] = {}
         for pattern, values in self.entries:
             if pattern.startswith(LABEL):

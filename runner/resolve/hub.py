@@ -157,7 +157,7 @@ def _cached_file(model: HubModel, filename: str, _: str | None) -> _File | None:
 
 
 def _contents_at(model: HubModel, file: _File, token: str | None, *, quantised: bool) -> _Contents:
-    """Return what the repository holds at the commit of a file; nothing is known when only the cache could answer."""
+    """Return the contents of the repository at the commit of a file; unknown when only the cache could answer."""
     nothing = _Contents(frozenset(), {})
     if file.commit is None:
         return nothing
@@ -234,9 +234,7 @@ def _patiently(model: HubModel, ask: Callable[[], Answer], pauses_s: Sequence[fl
 
 
 def _guard(place: str) -> type:
-    """Return what replaces the progress bar: it shows nothing, and stops a
-    download that is larger than was announced.
-    """
+    """Return the replacement for the progress bar: it shows nothing, and stops a download larger than announced."""
 
     class Guard:
         def __init__(self, *_: object, initial: int = 0, **__: object) -> None:

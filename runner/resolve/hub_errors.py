@@ -149,7 +149,7 @@ def holds_no_config(model: HubModel, files: Collection[str]) -> GpuscoutError:
 
 
 def endpoint() -> str:
-    """Return where the Hub is, as it may be printed: without credentials."""
+    """Return the address of the Hub, as it may be printed: without credentials."""
     from huggingface_hub import constants
 
     parts = urlsplit(constants.ENDPOINT)

@@ -40,7 +40,7 @@ class KnownModels(Protocol):
     """Models that were fetched before, by the names they are stored under: `gpuscout.store.results.catalogues`."""
 
     def find(self, names: Sequence[str]) -> Mapping[str, ModelSpec]:
-        """Return those that are known."""
+        """Return the known models among these names."""
 
     def remember(self, architectures: Sequence[ModelSpec]) -> None:
         """Keep models that were fetched."""

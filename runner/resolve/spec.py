@@ -96,7 +96,7 @@ def refusal(part: EnginePart, sweep: Sweep) -> str | None:
 def all_problems(
     invalid: InvalidSpecError, *, gpu_file: Path | None = None, known: KnownModels | None = None
 ) -> SpecError:
-    """Return what is wrong with an invalid spec, and with the names in its sound part: all at once."""
+    """Return the problems of an invalid spec, and of the names in its sound part: all at once."""
     problems = Problems(invalid.sound, invalid.broken)
     # A store that cannot be asked is told about when the spec can be used.
     with suppress(GpuscoutError):
@@ -181,7 +181,7 @@ def _asked_twice(spec: SweepSpec, one: SweptModel, other: SweptModel) -> SweptMo
 
 
 def explained_names(spec: SweepSpec, *, gpu_file: Path | None = None) -> list[str]:
-    """Return what short names and aliases of a spec were taken to mean, such as "A100 is A100-SXM-80GB"."""
+    """Return the meaning that short names and aliases of a spec were given, such as "A100 is A100-SXM-80GB"."""
     gpus = _Gpus(spec, gpu_file, Problems(spec)).known
     parts = [
         gpus.explain(selector.name)

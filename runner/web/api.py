@@ -100,7 +100,7 @@ def asked(request: Request) -> dict[str, list[str]]:
 
 
 def etag(question: Question, db: str) -> str | None:
-    """Return what stands for an answer: the state of the store, the question, the day (prices grow old), the version.
+    """Return a tag of an answer: the state of the store, the question, the day (prices grow old), the version.
 
     None where the store cannot say whether it has changed. Raises GpuscoutError.
     """

@@ -228,7 +228,7 @@ def _sliders(ranking: Any, fields: Fields) -> list[Context]:
 
 
 def _launch(connection: Connection, group: Any) -> Context | None:
-    """Return what starts the best configuration; None where nothing qualifies."""
+    """Return the launch of the best configuration; None where nothing qualifies."""
     from gpuscout.runner.cli.ask.deploy import launched
     from gpuscout.runner.deploy.servers import shell_script
 
@@ -371,7 +371,7 @@ def _flips(db: str) -> Context | None:
 
 
 def _own(given: Fields, store: str) -> Context:
-    """Return what an hour of one's own GPU costs, and what takes it into account.
+    """Return the price of an hour of the user's own GPU, and the options that take it into account.
 
     Raises InputError, UnknownNameError.
     """

@@ -17,7 +17,7 @@ _LOOK_UP_S = 0.25
 
 
 async def answered(request: Request, work: Callable[[], Response], longest_s: float) -> Response:
-    """Return what `work` returns, in a thread; what it reads ends after `longest_s`, or when the asker is gone."""
+    """Return the result of `work`, in a thread; its reading ends after `longest_s`, or when the client is gone."""
     ends = [time.monotonic() + longest_s]
 
     def working() -> Response:

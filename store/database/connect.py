@@ -200,7 +200,7 @@ def store_revision(store: Store) -> str | None:
 
 
 def _stored_revision(store: Store) -> str | None:
-    """Return what the table of revisions says; None: there is no such table, or it does not hold exactly one."""
+    """Return the revision in its table; None: there is no such table, or it does not hold exactly one."""
     try:
         with store.reading() as connection:
             revisions = connection.execute(REVISION_QUERY).scalars().all()

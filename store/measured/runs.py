@@ -192,7 +192,7 @@ class MeasuredRun:
         return self.details.get("notes")
 
     def requests(self, outcome: str) -> int | None:
-        """Return how many requests "completed" or "failed"; None: the file does not say."""
+        """Return the number of requests "completed" or "failed"; None: the file does not say."""
         number = self.details.get(outcome)
         return number if isinstance(number, int) else None
 

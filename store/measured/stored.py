@@ -156,7 +156,7 @@ def store_durably(store: Store, runs: Sequence[MeasuredRun]) -> tuple[dict[int, 
 
 
 def stored_digests(connection: sa.Connection, runs: Sequence[MeasuredRun]) -> set[bytes]:
-    """Return those of the runs' digests that are stored."""
+    """Return the digests of the runs that are stored."""
     return set(bulk.stored_ids(connection, measured_runs, "digest", [run.digest() for run in runs]))
 
 
@@ -190,7 +190,7 @@ def under_other_facts(connection: sa.Connection, runs: Sequence[MeasuredRun]) ->
 
 
 def imported_groups(connection: sa.Connection, patterns: Sequence[str] = ()) -> list[ImportedGroup]:
-    """Return what was imported, by place and tool, in the order of the first import."""
+    """Return imported runs by place and tool, in the order of the first import."""
     groups: dict[tuple[str | None, str, str | None], list[Any]] = {}
     for row in _matching(connection, patterns):
         groups.setdefault((row.file, row.source, row.tool), []).append(row)
@@ -335,16 +335,14 @@ def digest_without_kv(digest: bytes) -> bytes:
 
 
 def runs_without_concurrency(connection: sa.Connection, patterns: Sequence[str] = ()) -> int:
-    """Return how many stored runs no estimate can be compared with: at a
-    request rate, and the concurrency is not known.
-    """
+    """Return the number of stored runs at a request rate of unknown concurrency, which no estimate is compared with."""
     wanted = {row.id for row in _matching(connection, patterns)}
     rated = sa.and_(measured_runs.c.load == "request_rate", measured_runs.c.concurrency.is_(None))
     return len(wanted & set(connection.execute(sa.select(measured_runs.c.id).where(rated)).scalars()))
 
 
 def runs_of_variants(connection: sa.Connection, patterns: Sequence[str] = ()) -> int:
-    """Return how many stored runs no estimate can be compared with because their deployment was not a plain one."""
+    """Return the number of stored runs of deployments that are not plain, which no estimate is compared with."""
     return sum(variant(row.details) is not None for row in _matching(connection, patterns))
 
 

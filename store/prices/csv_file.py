@@ -41,7 +41,7 @@ _YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": 
 
 
 def check_price(usd: float) -> str | None:
-    """Return what is wrong with a price per GPU hour in USD; None: nothing."""
+    """Return the problem of a price per GPU hour in USD; None: it has none."""
     if not math.isfinite(usd) or usd <= 0:
         return f"invalid price {usd:g}: expected a number above 0"
     if not LOWEST_USD <= usd <= HIGHEST_USD:
@@ -65,15 +65,15 @@ class BookFile(Generic[Quoted]):
     columns: ClassVar[Mapping[str, str]]
 
     def _lacking(self, names: list[str]) -> Iterable[SpecProblem]:
-        """Return what a header lacks."""
+        """Return the columns that a header lacks."""
         raise NotImplementedError
 
     def _quote(self, row: Row) -> Quoted | None:
-        """Return what a row says; None where something is wrong with it, which it has reported."""
+        """Return the quote of a row; None where something is wrong with it, which it has reported."""
         raise NotImplementedError
 
     def _identity(self, quote: Quoted) -> tuple[object, ...]:
-        """Return what two rows of a file may not share."""
+        """Return the values that two rows of a file may not share."""
         raise NotImplementedError
 
     def read(self) -> list[Quoted]:

@@ -54,15 +54,13 @@ class Quote:
     note: str = ""
 
     def usd_per_hour(self, num_gpus: int, *, whole_instances: bool, replicas: int = 1) -> float:
-        """Return what so many deployments of `num_gpus` GPUs cost for an hour;
-        with `whole_instances` idle GPUs as well.
-        """
+        """Return the hourly cost of so many deployments of `num_gpus` GPUs; with `whole_instances` idle GPUs as well."""
         size = self.gpus_per_instance if whole_instances and self.gpus_per_instance else 1
         return self.usd_per_gpu_hour * size * packed(num_gpus, replicas, size)
 
 
 def packed(num_gpus: int, replicas: int, size: int) -> int:
-    """Return how many machines of `size` GPUs hold so many deployments of `num_gpus` GPUs.
+    """Return the number of machines of `size` GPUs that hold so many deployments of `num_gpus` GPUs.
 
     A deployment that fits a machine is never cut in two; one that does not has whole machines of its own.
     """
@@ -118,7 +116,7 @@ class GpuPrice:
     override: float | None = None
 
     def per_hour(self, num_gpus: int, replicas: int = 1) -> HourlyPrice:
-        """Return what a deployment of so many GPUs costs, or several of them side by side."""
+        """Return the cost of a deployment of so many GPUs, or of several of them side by side."""
         if self.override is not None:
             total = self.override * num_gpus * replicas
             return HourlyPrice(total, total, total)

@@ -167,7 +167,7 @@ class GroupCapacity:
 
 
 def replicas_for(rate: float, rate_per_replica: float, demand: Demand) -> int:
-    """Return how many replicas carry the rate with the headroom, and those to spare."""
+    """Return the number of replicas that carry the rate with the headroom, and those to spare."""
     needed = max(1, math.ceil(rate / (rate_per_replica * (1 - demand.headroom)) * (1 - _EXACT)))
     return max(needed + demand.spare, demand.min_replicas)
 
@@ -289,7 +289,7 @@ def is_known(config: RankedConfig) -> bool:
 
 
 def _simulated(rates: Sequence[RankedConfig], found: Plan) -> Load:
-    """Return what a replica sees at its share of the load."""
+    """Return the figures of a replica at its share of the load."""
     config = enough_for(rates, found.requests_per_s / found.replicas)
     latencies = config.ttft_ms, config.itl_ms, config.e2e_s
     return Load(config.concurrency or 0, *latencies, config.request_rate, config.percentiles)

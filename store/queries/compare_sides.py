@@ -105,7 +105,7 @@ def _different(first: Side, second: Side, one: str, other: str) -> tuple[Side, S
 
 
 def _meant(connection: sa.Connection, text: str) -> list[Form]:
-    """Return what a reference can be. Raises UnknownNameError."""
+    """Return the possible meanings of a reference. Raises UnknownNameError."""
     prefix, colon, name = text.partition(":")
     if colon and prefix in list(Form) and prefix != Form.NOW:
         if not name:

@@ -59,7 +59,7 @@ class Served:
 
 
 def replicas_on(count: int, num_gpus: int, gpus_per_node: int) -> int:
-    """Return how many deployments of `num_gpus` GPUs so many GPUs in nodes of this size hold."""
+    """Return the number of deployments of `num_gpus` GPUs that so many GPUs in nodes of this size hold."""
     if num_gpus > gpus_per_node:
         whole = -(-num_gpus // gpus_per_node) * gpus_per_node
         return count // whole if count >= whole else count // num_gpus

@@ -111,7 +111,7 @@ class OverTime:
 
 
 def needed(rates: Floats, rate_per_replica: float, demand: Demand) -> Ints:
-    """Return how many replicas carry each rate, as `replicas_for` has it."""
+    """Return the number of replicas that carry each rate, as `replicas_for` has it."""
     count = np.ceil(rates / (rate_per_replica * (1 - demand.headroom)) * (1 - _EXACT))
     found: Ints = np.maximum(np.maximum(count, 1) + demand.spare, demand.min_replicas).astype(np.int64)
     return found
@@ -139,7 +139,7 @@ def over_time(series: Series, rate_per_replica: float, demand: Demand, scaling: 
 
 
 def _place(starts: Ints, at: Ints) -> Ints:
-    """Return which step each moment is in; before the first, the first."""
+    """Return the step of each moment; before the first, the first."""
     found: Ints = np.maximum(np.searchsorted(starts, at, side="right") - 1, 0)
     return found
 

@@ -252,7 +252,7 @@ _BLOCK = 2_048
 
 
 def frontier(figures: Array) -> Flags:
-    """Return which columns of `figures` no other dominates. Two or three rows, of which less is better; no NaN.
+    """Return the columns of `figures` that no other dominates. Two or three rows, of which less is better; no NaN.
 
     Takes O(n log n) for two rows. For three it goes through the points from the best of the first row on, in blocks,
     and keeps the staircase of the other two: what it leaves of a block is compared pair by pair.

@@ -465,7 +465,7 @@ def missing(
 
 
 def _most_nodes(need: Need, gpu: str, size: int, headroom: float, min_replicas: int) -> int:
-    """Return how many nodes of a type carry the need alone, whatever the configuration."""
+    """Return the number of nodes of a type that carry the need alone, whatever the configuration."""
     best = 0
     for config in need.configs:
         rate = rate_of(config, need.group.output_len)

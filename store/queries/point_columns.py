@@ -134,7 +134,7 @@ _OF_RUNS = (
 
 
 def estimated_fields(workloads: Mapping[WorkloadKey, str], worth: DeploymentCosts | None) -> Field:
-    """Return how columns are read of estimates. `worth` may be None where no column needs a price or a TDP."""
+    """Return readers of columns of estimates. `worth` may be None where no column needs a price or a TDP."""
     point = operating_points.c
     own = {
         "kind": sa.case(
@@ -188,7 +188,7 @@ def estimated_fields(workloads: Mapping[WorkloadKey, str], worth: DeploymentCost
 
 
 def measured_fields(workloads: Mapping[WorkloadKey, str], worth: DeploymentCosts | None) -> Field:
-    """Return how columns are read of measured runs."""
+    """Return readers of columns of measured runs."""
     run = measured_runs.c
     own = {
         "kind": sa.literal(Kind.MEASURED.value),

@@ -268,7 +268,7 @@ class _Order:
         return (column.desc() if self.descending else column.asc()).nulls_last()
 
     def key(self, value: Any) -> tuple[bool, Any]:
-        """Return what Python sorts by, as the clause does."""
+        """Return the sort key in Python that matches the clause."""
         return (value is None, None if value is None else _Falling(value) if self.descending else value)
 
 

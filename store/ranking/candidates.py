@@ -127,7 +127,7 @@ class Candidates:
 
 
 def choice_of(connection: sa.Connection, scope: Scope, question: Question) -> Choice:
-    """Return what picks the points of a question. Raises UnknownNameError, InputError."""
+    """Return the rule that picks the points of a question. Raises UnknownNameError, InputError."""
     intervals = intervals_of(connection, scope.engines.all_ids())
     aim = question.aim
     for name in question.also:

@@ -59,13 +59,13 @@ def width(value: float, end: float) -> float:
 
 
 def probability_ahead(lead: float, widths: Iterable[float]) -> float:
-    """Return how likely the better of two is the better one, where `lead` is the logarithm of their ratio."""
+    """Return the probability that the better of two is the better one; `lead` is the logarithm of their ratio."""
     joint = math.hypot(*widths)
     return _NORMAL.cdf(lead / joint) if joint else 1.0
 
 
 def joint_error(widths: Iterable[float]) -> float:
-    """Return what a ratio of two figures is wrong by in half of all cases, as a fraction."""
+    """Return the median error of a ratio of two figures, as a fraction."""
     return math.expm1(_PROBABLE * math.hypot(*widths))
 
 

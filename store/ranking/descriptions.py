@@ -51,7 +51,7 @@ class Descriptions:
         return {**below, **figures, "concurrency": concurrency, "queued": above["queued"]}
 
     def intervals(self, row: int) -> dict[str, tuple[float, float]]:
-        """Return those around the metrics of a row that have one."""
+        """Return the intervals around the metrics of a row that have one."""
         return self._around(row, self._pool.intervals)
 
     def at_confidence(self, row: int) -> dict[str, float]:

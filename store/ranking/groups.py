@@ -130,7 +130,7 @@ def _range(
     first: float,
     parts: Mapping[str, float | None],
 ) -> tuple[float, float] | None:
-    """Return where the objective is expected.
+    """Return the range of the objective.
 
     Of several, weighted: if all of them were as good, or as bad, as expected.
     """

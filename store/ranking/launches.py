@@ -27,7 +27,7 @@ class Launches:
         self._figures: dict[tuple[str, str], Mapping[str, Any]] = {}
 
     def deployment(self, model: str, config: RankedConfig) -> Deployment:
-        """Return what a ranked configuration asks for. Raises InputError."""
+        """Return the launch options of a ranked configuration. Raises InputError."""
         if config.concurrency is None:
             raise InputError(
                 "how many requests were in flight is not known of this measured run", hint="--rank 2, or --config"

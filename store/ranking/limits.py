@@ -42,7 +42,7 @@ class Limit:
         return figures >= self.value if self.slo.at_least else figures <= self.value
 
     def ratio(self, figures: Figures) -> Array:
-        """Return how far a figure is from the limit: at most 1 where it holds, `UNKNOWN` where the figure is."""
+        """Return the ratio of a figure to the limit: at most 1 where it holds, `UNKNOWN` where the figure is."""
         found = figures[self.column]
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = self.value / np.where(found > 0, found, np.nan) if self.slo.at_least else found / self.value

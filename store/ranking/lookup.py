@@ -209,7 +209,7 @@ def workload_names(connection: sa.Connection, sweep_id: int | None) -> list[Name
 
 
 def workloads_called(workload: str, named: Sequence[NamedWorkload]) -> list[NamedWorkload]:
-    """Return what sweeps call by this name, whatever its case. Raises UnknownNameError."""
+    """Return the workloads that sweeps call by this name, whatever its case. Raises UnknownNameError."""
     names = list(dict.fromkeys(known.name for known in named))
     found = [known for known in named if matches(workload, known.name)]
     if not found:

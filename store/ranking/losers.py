@@ -207,7 +207,7 @@ def shortfalls_of(
         return Operating.of(pool.measured.described(-task - 1, point))
 
     def as_limited(value: float, slo: Slo, estimated: bool) -> float:
-        """Return what the limit is compared with: of an estimate's mean the percentile that is assumed."""
+        """Return the value compared with the limit: of an estimate's mean the percentile that is assumed."""
         means = estimated and slo.percentile is not None and not pool.choice.percentiles
         return value * (pool.question.assume_tail or 1.0) if means else value
 
@@ -296,7 +296,7 @@ def _nearest(pool: Candidates, rows: Indices, ratio: Array) -> dict[int, int]:
 
 
 def excluded(connection: sa.Connection, scope: Scope) -> tuple[SweepExclusion, ...]:
-    """Return what sweeps left out, the most frequent first; see `Ranking.exclusions`."""
+    """Return the exclusions of sweeps, the most frequent first; see `Ranking.exclusions`."""
     asked = scope.asked
     if not means_estimated(asked.kinds):
         return ()

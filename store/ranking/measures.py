@@ -139,7 +139,7 @@ class Aim:
         return any(measure.needs == what for measure, _ in self.measures)
 
     def exponents(self) -> dict[str, float]:
-        """Return how much each column counts between the points of one configuration, less being better."""
+        """Return the weight of each column between the points of one configuration, less being better."""
         found: dict[str, float] = {}
         for name, weight in self.weights:
             measure = MEASURES[name]
@@ -175,7 +175,7 @@ class Aim:
 
 
 def aim_of(objective: str, weights: Sequence[tuple[str, float]]) -> Aim:
-    """Return what to rank by; weights count more than the objective and need not sum up to 1.
+    """Return the aim of a ranking; weights count more than the objective and need not sum up to 1.
 
     Raises UnknownNameError for an unknown objective, InputError for invalid weights.
     """

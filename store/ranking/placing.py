@@ -63,7 +63,7 @@ def _looked_up(of: Mapping[int, int], ids: Array) -> Indices:
 
 
 def versions(rows: Rows, models: NameIndex, gpus: NameIndex, engines: NameIndex) -> list[Indices]:
-    """Return how old the engine, the model and the GPU of each row are, 0: the newest of its name."""
+    """Return the age of the engine, the model and the GPU of each row, 0: the newest of its name."""
     return [
         _looked_up({row_id: age for ids in names.ids.values() for age, row_id in enumerate(ids)}, rows.about[column])
         for names, column in ((engines, "engine_id"), (models, "model_id"), (gpus, "gpu_id"))

@@ -159,7 +159,7 @@ def _ranked(connection: sa.Connection, scope: Scope, question: Question) -> Rank
 
 
 def _missing_tasks(connection: sa.Connection, sweep_id: int) -> int:
-    """Return how many tasks of a sweep are not answered yet; a finished sweep lacks none."""
+    """Return the number of tasks of a sweep that are not answered yet; 0 for a finished sweep."""
     sweep = connection.execute(
         sa.select(sweeps.c.task_count, sweeps.c.finished_at).where(sweeps.c.id == sweep_id)
     ).one()

@@ -174,7 +174,7 @@ def estimated_cases(
 
 
 def on_runs(question: Question) -> list[Condition]:
-    """Return what a question asks of measured runs besides their cases."""
+    """Return the conditions of a question on measured runs besides their cases."""
     runs = measured_runs.c
     found: list[Condition] = []
     if not question.implausible:
@@ -207,9 +207,7 @@ def runs_statement(scope: Scope, question: Question) -> sa.Select[Any]:
 
 
 def left_out_as_implausible(connection: sa.Connection, scope: Scope, question: Question) -> int:
-    """Return how many measured runs that a question is about beat their
-    hardware, and do not count unless it asks for them.
-    """
+    """Return the number of measured runs in question that beat their hardware, and count only if it asks for them."""
     if question.implausible or not counts(connection, question):
         return 0
     asked = runs_statement(scope, dataclasses.replace(question, implausible=True)).order_by(None).subquery()
@@ -219,9 +217,7 @@ def left_out_as_implausible(connection: sa.Connection, scope: Scope, question: Q
 
 
 def left_out_as_set_aside(connection: sa.Connection, scope: Scope, question: Question) -> int:
-    """Return how many measured runs that a question is about do not stand
-    for their configuration, and so do not count.
-    """
+    """Return the number of measured runs in question that do not stand for their configuration, and so do not count."""
     if question.set_aside or not counts(connection, question):
         return 0
     asked = runs_statement(scope, dataclasses.replace(question, set_aside=True)).order_by(None)

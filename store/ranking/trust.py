@@ -163,7 +163,7 @@ class Errors:
         return enough and ANY not in (error.precision, error.link)
 
     def _distance(self, place: Place, error: ObservedError) -> tuple[float, bool, float]:
-        """Return how far runs that are near an estimate are from it: in size, then in link, then in load."""
+        """Return the distance of near runs from an estimate: in size, then in link, then in load."""
         least, most = error.tp_from, error.tp_to or math.inf
         factor = max(least / place.tensor_parallel, place.tensor_parallel / most, 1.0)
         return factor, error.link != self._link(place), _beyond(error, place.concurrency)

@@ -172,7 +172,7 @@ def open_failures(connection: sa.Connection, sweep_id: int, block: int | None = 
 
 
 def sweep_progress(connection: sa.Connection, sweep_id: int) -> SweepProgress:
-    """Return where a sweep stands, whoever computes it."""
+    """Return the progress of a sweep, whoever computes it."""
     states = {
         row.state: row
         for row in connection.execute(
@@ -202,7 +202,7 @@ def sweep_progress(connection: sa.Connection, sweep_id: int) -> SweepProgress:
 
 
 def count_open_failures(connection: sa.Connection, sweep_id: int, block: int | None = None) -> int:
-    """Return how many tasks of a sweep, or of one of its blocks, have failed and are still lacking."""
+    """Return the number of tasks of a sweep, or of one of its blocks, that have failed and are still lacking."""
     failed = _open_failures(sweep_id, block).subquery()
     return connection.execute(sa.select(sa.func.count()).select_from(failed)).scalar_one()
 

@@ -61,7 +61,7 @@ class Committer:
         return done
 
     def __len__(self) -> int:
-        """Return how many blocks were submitted and are not among what `finished` has given."""
+        """Return the number of submitted blocks that `finished` has not given yet."""
         return len(self._running) + len(self._done)
 
     def __enter__(self) -> Self:

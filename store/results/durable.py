@@ -67,7 +67,7 @@ def once_an_outage(notice: Callable[[str], None]) -> Callable[[str], None]:
 
 
 def reading(store: Store, work: Callable[[sa.Connection], _T], *, patience: Patience = PATIENT) -> _T:
-    """Return what `work` returns from a `Store.reading()` transaction, which is run again when the store went away.
+    """Return the result of `work` in a `Store.reading()` transaction, which is run again when the store went away.
 
     Raises StoreUnreachableError, saying for how long it was tried; StoreBusyError.
     """
@@ -80,7 +80,7 @@ def reading(store: Store, work: Callable[[sa.Connection], _T], *, patience: Pati
 
 
 def writing(store: Store, work: Callable[[sa.Connection], _T], *, patience: Patience = PATIENT) -> _T:
-    """Return what `work` returns from a `Store.writing()` transaction, which is run again when the store went away.
+    """Return the result of `work` in a `Store.writing()` transaction, which is run again when the store went away.
 
     `work` must do no harm when it is run again after it was committed: registering, releasing, noting; not claiming
     and not committing a block, for which there are `claim` and `commit`.

@@ -432,7 +432,7 @@ def spec_text(connection: sa.Connection, sweep_id: int) -> str:
 
 
 def resolved_identity(connection: sa.Connection, sweep_id: int) -> dict[str, Any]:
-    """Return what the spec meant when it was first run: `Sweep.identity()`."""
+    """Return the meaning of the spec when it was first run: `Sweep.identity()`."""
     stored = connection.execute(sa.select(sweeps.c.resolved).where(sweeps.c.id == sweep_id)).scalar_one()
     resolved: dict[str, Any] = json.loads(stored)
     return resolved

@@ -91,7 +91,7 @@ class BlockResult:
 
 
 def stored_tasks(connection: sa.Connection, keys: Sequence[bytes]) -> dict[bytes, StoredTask]:
-    """Return those of these keys that have an answer. 100,000 keys take well under a second."""
+    """Return the keys of these that have an answer. 100,000 keys take well under a second."""
     ladder_of = stored_ladders(connection)
     query = sa.select(tasks.c.key, tasks.c.id, tasks.c.ladder_id, tasks.c.outcome, tasks.c.fits_up_to)
     return {

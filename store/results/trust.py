@@ -44,7 +44,7 @@ def forget_errors(connection: sa.Connection, source: str) -> int:
 
 
 def trust_of(connection: sa.Connection, engine_id: int) -> Trust:
-    """Return what an engine itself says of its accuracy."""
+    """Return the accuracy that an engine itself states."""
     errors = errors_of(connection, [engine_id]).get(engine_id, [])
     shipped = tuple(error for source, error in errors if source == SHIPPED)
     return Trust(intervals_of(connection, [engine_id]).get(engine_id, {}), shipped)

@@ -92,7 +92,7 @@ class GPUCatalogue:
         return self._by_key.get(squeeze(_SHARED.sub("", text)))
 
     def explain(self, text: str) -> str | None:
-        """Return what a typed name stands for, such as "A100 -> A100-SXM-80GB"; None when it is the name itself."""
+        """Return the meaning of a typed name, such as "A100 -> A100-SXM-80GB"; None when it is the name itself."""
         name = self.resolve(text).name
         return None if name == text else f"{text} -> {name}"
 

@@ -22,7 +22,7 @@ def is_datacenter(name: str, vendor: str, family: str) -> bool:
 
 
 def member_of(text: str) -> Member:
-    """Return who belongs to the group that `text` names; nobody where it names none."""
+    """Return the members of the group that `text` names; none where it names no group."""
     wanted = squeeze(text)
     if wanted in (DATACENTER, "datacentre"):
         return is_datacenter

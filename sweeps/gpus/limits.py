@@ -18,7 +18,7 @@ class Limits:
     whole: bool = False
 
     def fault(self, name: str, value: object) -> str | None:
-        """Return what is wrong with a figure of a `GPUSpec`; None: nothing, or it is not known."""
+        """Return the fault of a figure of a `GPUSpec`; None: there is none, or the figure is not known."""
         if value is None or (value == 0 and name in _UNKNOWN_AT_ZERO and not isinstance(value, bool)):
             return None
         number = isinstance(value, int if self.whole else int | float) and not isinstance(value, bool)

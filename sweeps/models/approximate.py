@@ -46,7 +46,7 @@ def assumed_family(fields: Fields) -> Family:
 
 
 def assumptions(fields: Fields, model_type: str, layers: int, *, known: bool) -> tuple[str, ...]:
-    """Return what had to be assumed, in words; nothing for a known family that is described as usual.
+    """Return the assumptions made, in words; none for a known family that is described as usual.
 
     Raises ModelConfigError for a model of no known family that describes more than was understood.
     """

@@ -28,7 +28,7 @@ class Quantization:
 
 
 def quantization_of(fields: Fields, size: DecoderSize) -> Quantization:
-    """Return how the checkpoint is stored.
+    """Return the quantisation of the checkpoint.
 
     Without any list of spared modules, the usual practice of each method holds.
     """

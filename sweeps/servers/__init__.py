@@ -37,7 +37,7 @@ def server_called(name: str) -> str:
 
 
 def taken_for_engine(name: str) -> str | None:
-    """Return what to tell somebody who names a server where an engine is expected; None for another name."""
+    """Return the hint for a server named where an engine is expected; None for another name."""
     server = REGISTRY.get(server_called(name))
     return (
         None if server is None else f"{server.title} is a server, not an engine that estimates: --server {server.name}"

@@ -58,7 +58,7 @@ def default_options(server: str, gpu: str, memory_gib: float) -> dict[str, int]:
 def server_options(
     given: Mapping[str, int] | Iterable[tuple[str, int]], server: str, gpu: str, memory_gib: float
 ) -> ServerOptions:
-    """Return what was given as a case holds it: checked, without what is the default anyway. Raises InputError."""
+    """Return the options as a case holds them: checked, without defaults. Raises InputError."""
     defaults = default_options(server, gpu, memory_gib)
     values = dict(given)
     for name, value in values.items():
@@ -79,7 +79,7 @@ def options_text(options: ServerOptions) -> str:
 
 
 def options_from(text: str) -> ServerOptions:
-    """Return what `options_text` wrote. Raises ValueError for anything else."""
+    """Return the options in the text of `options_text`. Raises ValueError for anything else."""
     found = tuple((name, int(value)) for name, _, value in (word.partition("=") for word in text.split()))
     sound = all(name in OPTIONS and 1 <= value < 2**31 for name, value in found)
     if not sound or options_text(found) != text or list(found) != sorted(dict(found).items()):

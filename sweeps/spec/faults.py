@@ -59,7 +59,7 @@ class Faults:
 
 
 def found(value: object) -> str:
-    """Return how to speak of a value that was not expected."""
+    """Return words for a value that was not expected."""
     match value:
         case None:
             return "nothing"

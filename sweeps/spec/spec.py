@@ -428,7 +428,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def schema_of_files(own: dict[str, Any]) -> dict[str, Any]:
-    """Return what a spec file may hold, made of pydantic's schema of the spec itself.
+    """Return the schema of spec files, made of pydantic's schema of the spec itself.
 
     Names in catalogues and agreement between keys are beyond a schema. A spec that extends another may leave out
     what that one has, so only `name` is required.

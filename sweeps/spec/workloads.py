@@ -162,7 +162,7 @@ def _swept_workloads(name: str | None, entry: Mapping[Any, Any]) -> list[Workloa
 
 
 def _traffic(entry: Mapping[Any, Any], faults: Faults) -> dict[str, Any]:
-    """Return what the entry says besides lengths."""
+    """Return the traffic of the entry without its lengths."""
     parsers: Mapping[str, Callable[[object], object]] = {
         "cached_input": parse_cached_input,
         "arrivals": parse_arrivals,

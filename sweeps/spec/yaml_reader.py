@@ -251,7 +251,7 @@ def _line_at(text: str, mark: yaml.Mark | None) -> str:
 
 
 def _syntax(error: yaml.MarkedYAMLError, line: str) -> tuple[str, str | None]:
-    """Return what a YAML error means for somebody who writes a spec, and what to do."""
+    """Return the meaning of a YAML error for somebody who writes a spec, and what to do."""
     problem, context = error.problem or "", error.context or ""
     indentation = line[: len(line) - len(line.lstrip())]
     if "\t" in indentation or "'\\t'" in problem:

@@ -385,7 +385,7 @@ def _rate(path: Path, line: int, column: str, text: str) -> float:
 
 
 def _form_of(path: Path, line: int, text: str) -> Callable[[str], int]:
-    """Return how times are written, by the first one."""
+    """Return the form of the times, by the first one."""
     for form in (_seconds, _time_of_day, _date_without_zone, _date_with_zone):
         try:
             form(text)

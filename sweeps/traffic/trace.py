@@ -128,7 +128,7 @@ class Trace:
         return float(self.cached_tokens(cache_tokens, replicas).sum() / self.input_len.sum())
 
     def identity(self) -> Mapping[str, object]:
-        """Return what identifies the content, with figures for people; JSON-able."""
+        """Return the identity of the content, with figures for people; JSON-able."""
         return {"digest": self.digest, "requests": len(self)}
 
 

@@ -184,7 +184,7 @@ def _row(group: GroupCapacity, plan: Plan) -> dict[str, Any]:
 
 
 def _columns(output: Output) -> list[Column]:
-    """Return what every row has: all of it as CSV, what a reader wants as Markdown."""
+    """Return the columns of every row: all of them for CSV, a reader's choice for Markdown."""
     if output.md:
         return list(_FOR_READERS)
     names = [*CASE, "gpu", "configuration", "usd_per_hour", "usd_per_hour_lowest_price", "usd_per_hour_highest_price"]

@@ -241,7 +241,7 @@ def together(found: BatchCapacity) -> dict[str, Any] | None:
 
 
 def batch_lines(found: BatchCapacity, width: int) -> list[str]:
-    """Yield what people read: of the cheapest configuration every way to pay, of other GPU types the cheapest."""
+    """Yield lines for people: every way to pay for the cheapest configuration, the cheapest one of other GPU types."""
     from gpuscout.runner.cli.show.moving import gpus_out
     from gpuscout.runner.cli.show.ranking.certainty import trust
     from gpuscout.runner.cli.show.wording import (

@@ -124,7 +124,7 @@ def deploy(
 def launched(
     connection: Connection, group: Group, chosen: RankedConfig, run_with: str | None = None, draft: str | None = None
 ) -> tuple[Deployment, Launch]:
-    """Return what is deployed of a ranked configuration, and what starts it, with what must be known.
+    """Return the deployment of a ranked configuration, its launch, and remarks that must be known.
 
     Raises InputError.
     """
@@ -265,7 +265,7 @@ def _document(
 def _about(
     aim: Aim, group: Group, chosen: RankedConfig, launch: Launch, replicas: int, rate: float | None
 ) -> list[str]:
-    """Return what was chosen, and what to know of it: on standard error."""
+    """Return the choice and remarks on it, for standard error."""
     from gpuscout.runner.cli.show.output import number
     from gpuscout.runner.cli.show.ranking.certainty import chances, ranged, trust
     from gpuscout.runner.cli.show.wording import configuration, workload

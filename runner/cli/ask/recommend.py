@@ -153,9 +153,7 @@ def _write_measurements(ranking: Ranking, top: int, file: Path, *, adaptive: boo
 
 
 def memory_of_bests(ranking: Ranking, db: str) -> list[MemoryFit | None]:
-    """Return what fills the memory of each group's best; None where there is
-    none, or a file alone knows its model or GPU.
-    """
+    """Return the memory use of each group's best; None where there is none, or a file alone knows its model or GPU."""
     from gpuscout.runner.api.fit import fit_memory
     from gpuscout.store.results.catalogues import ModelsAt
     from gpuscout.sweeps.errors import GpuscoutError

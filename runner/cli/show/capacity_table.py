@@ -69,7 +69,7 @@ def print_capacity(found: Capacity) -> None:
 
 
 def capacity_lines(found: Capacity, width: int) -> list[str]:
-    """Return what `print_capacity` prints in a terminal of this width."""
+    """Return the output of `print_capacity` in a terminal of this width."""
     lines = [line for told in _premises(found) for line in wrapped(told, width, indent=0)]
     aside = measured_aside(found.rankings[0].question, (group.group for group in found.groups))
     found = replace(found, groups=tuple(group for group in found.groups if case_of(group.group) not in aside))
@@ -169,7 +169,7 @@ def _milliseconds(value: float | None) -> str:
 
 
 def _notes(found: Capacity, group: GroupCapacity) -> Iterator[str]:
-    """Yield how sure the first plan is, and what there is besides."""
+    """Yield notes on the certainty of the first plan, and other remarks."""
     if not group.plans:
         return
     first = group.plans[0]
@@ -245,7 +245,7 @@ def _why_out(group: GroupCapacity) -> Iterator[str]:
 
 
 def together(found: Capacity) -> Iterator[dict[str, Any]]:
-    """Yield what several workloads of a model cost together, each with its own replicas, where all have a price."""
+    """Yield the joint cost of several workloads of a model, each with its own replicas, where all have a price."""
     aside = measured_aside(found.rankings[0].question, (group.group for group in found.groups))
     shown = [group for group in found.groups if case_of(group.group) not in aside]
     by_model = sorted(shown, key=lambda group: group.group.model)

@@ -67,7 +67,7 @@ def _total(columns: Sequence[FittedColumn], gap: int) -> int:
 
 
 def _spare(columns: Sequence[FittedColumn]) -> int:
-    """Return how much narrower the columns get if all names are cut as far as they may be."""
+    """Return the width that columns lose if all names are cut as far as they may be."""
     return sum(max(column.width - column.least, 0) for column in columns if column.least is not None)
 
 

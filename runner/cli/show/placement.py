@@ -58,7 +58,7 @@ def _premises(found: Placing) -> list[str]:
 
 
 def _remarks(found: Placing, notes: Sequence[str]) -> list[str]:
-    """Return how many GPUs are used or missing, how surely, and what was not counted."""
+    """Return the number of GPUs used or missing, with its certainty, and what was not counted."""
     said: list[str] = []
     if found.fit.placement is not None:
         said.append(_used(found, found.fit.placement))

@@ -80,7 +80,7 @@ def _loads(sweep: Sweep, ladder: Sequence[int]) -> str:
 
 
 def _caveats(sweep: Sweep) -> list[str]:
-    """Return what was guessed or assumed of the models."""
+    """Return guesses and assumptions about the models."""
     return [caveat for model in sweep.models for caveat in model.architecture.caveats]
 
 

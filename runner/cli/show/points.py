@@ -66,7 +66,7 @@ _WORDS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
 
 
 def column_of(name: str) -> Column:
-    """Return how a column of points is shown."""
+    """Return the format of a column of points."""
     if form := PERCENTILE.fullmatch(name):
         return a_figure(name, f"p{form['percentile']} {_HEADINGS[form['metric']][0]}")
     if name in _HEADINGS:

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 
 def price_notes(ranking: Ranking, *, top: int = 1) -> list[str]:
-    """Return where the prices of the `top` rows of each group, or else of
-    the best two, come from, and where they decide.
-    """
+    """Return sources of the prices of the `top` rows of each group, or else of the best two, and where they decide."""
     from gpuscout.store.ranking.rows import listed
 
     question = ranking.question
@@ -32,7 +30,7 @@ def price_notes(ranking: Ranking, *, top: int = 1) -> list[str]:
 
 
 def _sellers(ranking: Ranking) -> list[str]:
-    """Return what wins at each provider's own prices, where there is one answer only."""
+    """Return the winners at each provider's own prices, where there is one answer only."""
     if len(ranking.groups) != 1 or not ranking.groups[0].sellers:
         return []
     unit = ranking.question.aim.unit
@@ -91,7 +89,7 @@ def _in_short(prices: Prices, gpu: str) -> str:
 
 
 def _unpriced(ranking: Ranking, shown: Iterable[str]) -> list[str]:
-    """Return which GPUs have no price, and why."""
+    """Return the GPUs without a price, with the reasons."""
     ranked_by_price = ranking.question.aim.needs("price")
     lacking: dict[str, list[str]] = defaultdict(list)
     unranked = (one.gpu for group in ranking.groups for one in group.unranked)
@@ -105,7 +103,7 @@ def _unpriced(ranking: Ranking, shown: Iterable[str]) -> list[str]:
 
 
 def prices_told(prices: Prices, gpus: Iterable[str]) -> list[str]:
-    """Return where the prices of these GPUs come from, in one note, and which --price changed nothing."""
+    """Return the sources of the prices of these GPUs, in one note, and each --price that changed nothing."""
     rules = prices.rules
     # What one GPU costs then depends on how many of an instance's a deployment takes.
     hour = "hour of a single GPU, its whole instance paid" if rules.whole_instances else "GPU hour"
@@ -166,7 +164,7 @@ def _range(prices: Prices, gpu: str) -> str:
 
 
 def price_row(price: GpuPrice) -> dict[str, Any]:
-    """Return what a GPU costs by the hour, and the book that says so."""
+    """Return the price of a GPU by the hour, and the book it comes from."""
     figures = {"usd_per_gpu_hour": "usd", "lowest_usd_per_gpu_hour": "low", "highest_usd_per_gpu_hour": "high"}
     return {**picked(price, "gpu", "book"), **picked(price.per_hour(1), **figures)}
 

@@ -21,7 +21,7 @@ class Line:
 
 @contextmanager
 def progress_line(*, quiet: bool) -> Iterator[Line]:
-    """Yield what to call after every block. Shows no line when quiet or when standard error is not a terminal.
+    """Yield a callback for every block. Shows no line when quiet or when standard error is not a terminal.
 
     When quiet, messages are dropped as well.
     """

@@ -30,7 +30,7 @@ class Site:
 
 
 def site_of(prices: Prices, config: Configuration, *, gpus: int | None = None, nodes: int | None = None) -> Site | None:
-    """Return that of one deployment, or of `gpus` GPUs on `nodes` nodes. None: no catalogue here has the GPU."""
+    """Return the site of one deployment, or of `gpus` GPUs on `nodes` nodes. None: no catalogue here has the GPU."""
     gpu = GPUCatalogue.load().find(config.gpu)
     if gpu is None:
         return None

@@ -85,7 +85,7 @@ def workload(group: Group) -> str:
 
 
 def traffic_words(text: str) -> list[str]:
-    """Return how requests vary and arrive: "lengths vary", "40 % cached", "poisson arrivals"."""
+    """Return words for the variation and arrival of requests: "lengths vary", "40 % cached", "poisson arrivals"."""
     shape = json.loads(text)
     told = ["lengths vary"] if {"input_len", "output_len", "trace"} & set(shape) else []
     if "cached_input" in shape:
@@ -97,7 +97,7 @@ def traffic_words(text: str) -> list[str]:
 
 
 def not_shown(aside: Collection[CaseKey]) -> str:
-    """Return what is said of them instead."""
+    """Return the note on pairs that are not shown."""
     pairs = count(len(aside), "pair")
     return f"not shown: {pairs} of model and lengths that only measured runs have (--kind measured shows them)"
 
@@ -110,13 +110,13 @@ def limit(slo: Slo) -> str:
 
 
 def default_limit(question: Question) -> str:
-    """Return what is said of a limit that nobody asked for."""
+    """Return the note about a limit that nobody asked for."""
     limits = ", ".join(limit(slo) for slo in question.slos)
     return f"{limits}: the limit that counts unless --slo names others; --no-slo lifts it"
 
 
 def assumed(question: Question) -> str | None:
-    """Return what stands in for the percentiles of estimates, where the question lets anything."""
+    """Return the stand-in for the percentiles of estimates, where the question allows one."""
     if question.assume_tail is None:
         return None
     tail = f"{question.assume_tail:g} x the mean"
@@ -124,9 +124,7 @@ def assumed(question: Question) -> str | None:
 
 
 def premises(question: Question, *more: str) -> list[str]:
-    """Return what an answer about money or GPUs holds for: limits and
-    `more`, percentiles that are assumed, confidence.
-    """
+    """Return the premises of an answer about money or GPUs: limits and `more`, assumed percentiles, confidence."""
     limits = ", ".join(map(limit, question.slos)) or "no limit on latencies"
     limits += " (unless --slo names others; --no-slo lifts it)" if question.default_slo else ""
     told = ["; ".join([limits, *more])]
@@ -138,7 +136,7 @@ def premises(question: Question, *more: str) -> list[str]:
 
 
 def none_meets(question: Question) -> str:
-    """Return what is said where no stored point is within the limits."""
+    """Return the message where no stored point is within the limits."""
     told = f"no stored point meets {', '.join(map(str, question.slos))}"
     untold = question.assume_tail is None and any(slo.percentile is not None for slo in question.slos)
     if not untold:

@@ -235,7 +235,7 @@ def show_engine(
 
 
 def _engine(name: str) -> dict[str, Any]:
-    """Return what there is to tell about one engine, as a document."""
+    """Return the description of one engine, as a document."""
     from gpuscout.runner.engines.base import MissingEngine
     from gpuscout.runner.engines.registry import about, create_engine
 

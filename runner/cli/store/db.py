@@ -77,7 +77,7 @@ def copy(
 
 @contextmanager
 def _progress(*, quiet: bool) -> Iterator[Callable[[Copied], None]]:
-    """Yield what to call after every portion. Shows nothing when quiet or when standard error is not a terminal."""
+    """Yield a callback for every portion. Shows nothing when quiet or when standard error is not a terminal."""
     console = err()
     if quiet or not console.is_terminal:
         yield lambda copied: None

@@ -229,7 +229,7 @@ def _import(
 
 
 def _online(flags: dict[str, str | None], since: str | None, url: str | None) -> Question:
-    """Return what to ask InferenceX for. Raises InputError."""
+    """Return the question for InferenceX. Raises InputError."""
     from gpuscout.runner.cli.options import parse_day
     from gpuscout.runner.imports.inferencex import DEFAULT_URL, Question
     from gpuscout.store.measured.formats.inferencex import MODELS

@@ -116,7 +116,7 @@ class SweepFlags:
         )
 
     def _mapping(self) -> dict[str, object]:
-        """Return what a spec file would say. Raises InputError."""
+        """Return the flags as the mapping of a spec file. Raises InputError."""
         from gpuscout.sweeps.spec.serving import drafts_in_flags, options_in_flags
 
         lengths = [number_of_tokens(text) for text in (self.input_len, self.output_len)]
@@ -207,7 +207,7 @@ def _scalar(text: str) -> object:
 
 
 def _named(models: Sequence[str], workloads: Sequence[object]) -> str:
-    """Return what a sweep is called when --name does not say: "Qwen3-8B-chat"."""
+    """Return the name of a sweep when --name does not give one: "Qwen3-8B-chat"."""
     model = bare(models[0]) if len(models) == 1 else f"{len(models)}-models"
     first = workloads[0] if workloads else "chat"
     load = f"{first['input_len']}-{first['output_len']}" if isinstance(first, dict) else str(first)

@@ -165,7 +165,7 @@ class AIConfiguratorEngine:
 
 
 def meaning(error: Exception) -> CaseAnswer:
-    """Return what an exception of the package says about a case."""
+    """Return the outcome for a case that an exception of the package stands for."""
     text = _shortened(" ".join(str(error).split()))
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, RuntimeError) and text.startswith("OOM"):

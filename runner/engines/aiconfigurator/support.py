@@ -73,7 +73,7 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def their_system(gpu: str) -> str | None:
-    """Return what it calls a GPU of the catalogue; None when it has none of these."""
+    """Return its name for a GPU of the catalogue; None when it has none of these."""
     return _SYSTEMS.get(gpu)
 
 
@@ -109,7 +109,7 @@ def number_formats(case: Case) -> dict[str, str]:
 
 
 def model_path(model: ModelSpec, bundled: frozenset[str]) -> str | None:
-    """Return what to give it as the model; None when it cannot find this one by its name.
+    """Return the model argument for it; None when it cannot find this one by its name.
 
     In this order: the name of a model it comes with, a folder with the configuration from gpuscout's catalogue, a name
     on the Hugging Face Hub. A model of the user's own is none of these, whatever it is called.
@@ -149,7 +149,7 @@ def _folder(name: str) -> str | None:
 
 @functools.cache
 def _folders() -> Path:
-    """Return where this process writes configurations, until it ends."""
+    """Return the folder in which this process writes configurations, until it ends."""
     folder = tempfile.TemporaryDirectory(prefix="gpuscout-models-")
     atexit.register(folder.cleanup)
     return Path(folder.name)

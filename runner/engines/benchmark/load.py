@@ -165,7 +165,7 @@ class _Watch:
             raise _first_of(errors) from None
 
     def observed(self, *, meant_s: float | None = None) -> Observed:
-        """Return what was observed. `meant_s`: how long sending was to take; None: as long as it took."""
+        """Return the observations. `meant_s`: how long sending was to take; None: as long as it took."""
         cpu_s = time.process_time() - self._cpu_s
         ended_s = max(self._ended_s)
         sent = [reply.sent_s for reply in self._replies]

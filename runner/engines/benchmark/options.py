@@ -36,11 +36,11 @@ class LoadOptions:
     seed: int = 0
 
     def requests_at(self, concurrency: int) -> int:
-        """Return how many requests are counted at a concurrency."""
+        """Return the number of counted requests at a concurrency."""
         return max(self.requests_per_client * concurrency, self.fewest_requests)
 
     def requests_at_rate(self, request_rate: float) -> int:
-        """Return how many requests are counted at a request rate."""
+        """Return the number of counted requests at a request rate."""
         return max(round(self.seconds_at_rate * request_rate), self.fewest_requests)
 
 

@@ -38,7 +38,7 @@ def identity(process: psutil.Process) -> Identity:
 
 
 def found(known: Iterable[Sequence[float]]) -> list[psutil.Process]:
-    """Return those of these processes that still run; a zombie does not."""
+    """Return the processes of these that still run; a zombie does not."""
     alive = []
     for pid, created in known:
         with suppress(psutil.Error):
@@ -70,7 +70,7 @@ def end(processes: Sequence[psutil.Process], patience_s: float = TERM_PATIENCE_S
 
 
 def _after(processes: Sequence[psutil.Process], seconds: float) -> list[psutil.Process]:
-    """Return those that still run after so long, at most. Zombies are their parents' to bury."""
+    """Return the processes that still run after so long, at most. Zombies are their parents' to reap."""
     until = time.monotonic() + seconds
     while left := [process for process in processes if _runs(process)]:
         if time.monotonic() >= until:

@@ -113,7 +113,7 @@ class RunningServer:
         return self._ask("POST", "/v1/completions", timeout_s, body)[0] == http.client.OK
 
     def how_it_ended(self) -> str | None:
-        """Return how the server's process ended; None: it runs."""
+        """Return the end of the server's process in words; None: it runs."""
         status = self._process.poll()
         if status is None:
             return None

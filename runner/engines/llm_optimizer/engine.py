@@ -103,7 +103,7 @@ class LlmOptimizerEngine:
         )
 
     def note(self) -> str | None:
-        """Return what has to be said of the results of this engine; None: nothing."""
+        """Return the note on the results of this engine; None: nothing."""
         if not self._offline:
             return None
         return "engine llm-optimizer: the Hub is not asked, its models have the architectures that gpuscout knows"
@@ -269,7 +269,7 @@ def _wrong_package(version: str | None = None) -> str:
 
 
 def _failed(error: Exception, *expected: Finding) -> CaseAnswer:
-    """Return what an exception of the package means; one that means nothing else is an error, tried again."""
+    """Return the outcome for an exception of the package; an unknown one is an error, tried again."""
     message = error_chain(error)
     finding = finding_in(message)
     if finding in expected:

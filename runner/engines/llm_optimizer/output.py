@@ -126,7 +126,7 @@ class Report:
 
 
 def extras(report: Report) -> dict[str, object]:
-    """Return what is kept with a task, JSON-able: only what was said, and only finite figures."""
+    """Return the JSON-able part that is kept with a task: only what was said, and only finite figures."""
 
     def said(section: Any) -> dict[str, object]:
         return {
@@ -357,7 +357,7 @@ _PATTERNS: tuple[tuple[Finding, re.Pattern[str]], ...] = tuple(
 
 
 def finding_in(message: str) -> Finding | None:
-    """Return what an error message of the tool, or of the Hub through it, is about; None when it is something else."""
+    """Return the subject of an error message of the tool, or of the Hub through it; None when it is unknown."""
     return next((finding for finding, pattern in _PATTERNS if pattern.search(message)), None)
 
 

@@ -32,7 +32,7 @@ def kind() -> str:
 
 
 def version() -> str:
-    """Return what the installed distribution calls itself; it says nothing about which code it is."""
+    """Return the version of the installed distribution; it does not identify the code."""
     try:
         return importlib.metadata.version(DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:

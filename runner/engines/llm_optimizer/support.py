@@ -33,7 +33,7 @@ FIXED_MEMORY_UTILIZATION = 0.9
 
 
 def their_gpu(name: str) -> str | None:
-    """Return what the tool calls a GPU of the catalogue; None when it has none of these."""
+    """Return the tool's name for a GPU of the catalogue; None when it has none of these."""
     return _THEIR_GPUS.get(name)
 
 
@@ -43,7 +43,7 @@ def our_gpu(name: str) -> str | None:
 
 
 def their_precision(precision: Precision) -> str | None:
-    """Return what the tool calls a precision of weights; None when it has none of this kind."""
+    """Return the tool's name for a precision of weights; None when it has none of this kind."""
     return _PRECISIONS.get(precision)
 
 

@@ -179,7 +179,7 @@ class Constants:
         )
 
     def to_dict(self) -> dict[str, Mapping[str, object]]:
-        """Return what decides the numbers, in the form that `from_dict` reads: `pooled`, `vendors`, `families` …"""
+        """Return all that decides the numbers, in the form that `from_dict` reads: `pooled`, `vendors`, `families` …"""
 
         def factors(names: tuple[str, ...], rows: FloatArray) -> dict[str, object]:
             return {name: dict(zip(NAMES, row.tolist(), strict=True)) for name, row in zip(names, rows, strict=False)}

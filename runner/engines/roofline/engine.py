@@ -158,7 +158,7 @@ class RooflineEngine:
 
 
 def _invalid(cases: CaseColumns) -> dict[int, str]:
-    """Return what makes a case meaningless, by position."""
+    """Return the reason why a case is meaningless, by position."""
     ranks = cases.tensor_parallel * cases.data_parallel
     least = np.minimum.reduce(
         [

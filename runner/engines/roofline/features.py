@@ -46,7 +46,7 @@ class WeightSplit:
 
 
 def split_weights(model: ModelSpec, precision: Precision) -> WeightSplit:
-    """Return where the bytes of `model.weight_bytes(precision)` are."""
+    """Return the bytes of `model.weight_bytes(precision)` by their place."""
     if precision is model.precision:
         shrunk, bits = model.native_quantized_parameters, model.native_weight_bits
     else:
@@ -75,7 +75,7 @@ def is_mxfp4(model: ModelSpec, precision: Precision) -> bool:
 
 
 def padded_experts(model: ModelSpec, gpu: GPUSpec, precision: Precision) -> float:
-    """Return how many times larger routed experts are in memory than in the checkpoint.
+    """Return the ratio of the size of routed experts in memory to that in the checkpoint.
 
     MXFP4 kernels for Hopper and Blackwell want widths in multiples of 256: the 2880 of gpt-oss are stored as 3072.
     """

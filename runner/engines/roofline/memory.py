@@ -48,7 +48,7 @@ class Memory:
 
 
 def memory(f: Features) -> Memory:
-    """Return how the memory of the fullest GPU of every case is used.
+    """Return the use of memory on the fullest GPU of every case.
 
     Tensor parallelism divides all weights, the experts are divided further by the data-parallel ranks (which share
     them), pipeline stages hold whole layers; the first one also holds the input table, the last one the output head.

@@ -146,7 +146,7 @@ def prefill(f: Features, k: Physical, tokens: FloatArray | None = None) -> tuple
 
 
 def prefill_passes(f: Features, tokens: FloatArray) -> FloatArray:
-    """Return how often a prompt reads the weights: once, and once more for each chunk beyond those of a usual budget.
+    """Return the number of times a prompt reads the weights: once, and once more for each chunk beyond a usual budget.
 
     The constants are fitted to servers with their defaults: what their chunks cost is in them.
     """
@@ -242,7 +242,7 @@ def soft_max(a: FloatArray, b: FloatArray, exponent: FloatArray) -> FloatArray:
 
 
 def _imbalance(f: Features, k: Physical, routed: FloatArray) -> FloatArray:
-    """Return how much more than the mean the fullest of `ep` ranks has to do (>= 1).
+    """Return the work of the fullest of `ep` ranks as a multiple of the mean (>= 1).
 
     n tokens fall on a rank like balls into bins: the fullest bin exceeds the mean n by about sqrt(2 n ln ep).
     """

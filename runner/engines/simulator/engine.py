@@ -231,7 +231,7 @@ class _Deployment:
         return self._point(max(round(in_flight), 1), whole, whole.queued, in_open_loop=True)
 
     def _regime(self, concurrency: int) -> int:
-        """Return which intervals hold; with drafts none, since they are those of runs without."""
+        """Return the regime whose intervals hold; none with drafts, since the intervals are of runs without."""
         if not self._server.drafts.is_plain:
             return -1
         return int(self._roofline.known_regimes(regimes(np.array([concurrency]), self._group))[0])

@@ -43,7 +43,7 @@ def _around(random: np.random.Generator, n: int, length: int, spread: float, var
 
 
 def _of_trace(trace: Trace, kv_tokens: int, ranks: int, cached_input: float) -> Lengths:
-    """Return what every rank gets of the trace, one rank's requests after the other's, over and over."""
+    """Return the requests of the trace for every rank, one rank's after the other's, over and over."""
     cached = _cached(trace.input_len, cached_input) if cached_input else trace.cached_tokens(kv_tokens, ranks)
     order = np.concatenate(_in_turn(trace, ranks))
 

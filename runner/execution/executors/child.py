@@ -64,7 +64,7 @@ class Child:
             self._connection.send(job)
 
     def poll(self, timeout_s: float) -> Done | Failed | Part | None:
-        """Return how the job ended, or what it has measured so far; None if nothing came within `timeout_s`."""
+        """Return the end of the job, or its measurements so far; None if nothing came within `timeout_s`."""
         until = time.monotonic() + timeout_s
         while True:
             ended = self._step(until)

@@ -294,7 +294,7 @@ def _check_versions(address: str) -> None:
 
 
 def _ray_options(part: EnginePart) -> dict[str, Any]:
-    """Return what `ray.remote` is told about the tasks of an engine."""
+    """Return the options of `ray.remote` for the tasks of an engine."""
     placement = part.placement
     options: dict[str, Any] = {"max_retries": 0, "num_cpus": placement.num_cpus, "num_gpus": placement.num_gpus}
     if placement.accelerator_type is not None:
@@ -334,7 +334,7 @@ def _demands(part: EnginePart) -> dict[str, float]:
 
 
 def _places(part: EnginePart, resources: dict[str, float]) -> int:
-    """Return how many tasks of an engine these resources take at once, should nothing else run."""
+    """Return the number of tasks of an engine that these resources take at once, should nothing else run."""
     most = [resources.get(name, 0.0) / amount for name, amount in _demands(part).items()]
     return int(min([*most, resources.get("CPU", 1.0) * 100]))
 

@@ -27,16 +27,14 @@ class Versions:
 
 
 def versions() -> Versions:
-    """Return those of this process."""
+    """Return the versions in this process."""
     import ray
 
     return Versions(gpuscout.__version__, _source(), platform.python_version(), ray.__version__)
 
 
 def difference(here: Versions, there: Versions) -> str | None:
-    """Return what the other side has instead, such as "Python 3.10.4, not
-    3.11.7 as here"; None when nothing differs.
-    """
+    """Return the other side's difference, such as "Python 3.10.4, not 3.11.7 as here"; None when nothing differs."""
     for name, label in (("gpuscout", "gpuscout"), ("python", "Python"), ("ray", "Ray")):
         ours, theirs = getattr(here, name), getattr(there, name)
         if ours != theirs:

@@ -139,7 +139,7 @@ def _lengths(config: Node) -> tuple[int | None, int | None]:
 
 
 def _scale(metric: Node, unit: str) -> float:
-    """Return what the metric's figures are multiplied with to be in `unit`."""
+    """Return the factor that brings the metric's figures to `unit`."""
     if metric.missing:
         return 1.0
     stated = metric.mapping()["unit"].required()

@@ -100,7 +100,7 @@ def _run(report: Node, entry: Node) -> Reported:
 
 
 def _requests(entry: Node) -> Node:
-    """Return how many requests succeeded, failed and were cut off."""
+    """Return the numbers of requests that succeeded, failed and were cut off."""
     for node in (entry["run_stats"]["requests_made"], entry["scheduler_metrics"]["requests_made"]):
         if not node.missing:
             return node
@@ -138,7 +138,7 @@ def _percentiles(summary: Node) -> dict[float, float]:
 
 
 def _data(report: Node, entry: Node) -> str:
-    """Return what the requests were made from, as text: a mapping (schema 2), or the command line's own writing."""
+    """Return the source of the requests, as text: a mapping (schema 2), or the command line's own writing."""
     for node in (report["config"]["spec"]["data"], report["args"]["data"], entry["request_loader"]["data"]):
         first = next(iter(node.value), None) if isinstance(node.value, list) else node.value
         if isinstance(first, dict):

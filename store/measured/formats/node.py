@@ -157,7 +157,7 @@ class Node:
         raise self.wrong("expected a time")
 
     def wrong(self, message: str) -> InputError:
-        """Return what is wrong here, with the place and what stands there."""
+        """Return the error at this place, with the value that stands there."""
         got = "" if self.missing else f", got {shown(self.value)}"
         return InputError(f"{self.file}{self.place}: {message}{got}")
 

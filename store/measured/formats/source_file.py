@@ -142,7 +142,7 @@ class SourceFile:
 
 
 def _expanded(value: object, counts: dict[int, int]) -> int:
-    """Return how many values a document of YAML has when its aliases are followed."""
+    """Return the number of values in a document of YAML once its aliases are followed."""
     if not isinstance(value, dict | list):
         return 1
     if id(value) not in counts:

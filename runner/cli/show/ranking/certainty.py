@@ -55,9 +55,7 @@ def percent(probability: float) -> str:
 
 
 def met(config: RankedConfig) -> str:
-    """Return how likely the limit is met that is least likely: "72 %", "yes"
-    where it was measured, "-" where nobody knows.
-    """
+    """Return the probability of the limit least likely met: "72 %", "yes" where measured, "-" where nobody knows."""
     if config.likelihood is not None:
         return percent(config.likelihood)
     return "yes" if config.kind is Kind.MEASURED else "-"
@@ -87,7 +85,7 @@ def better(ranking: Ranking, config: RankedConfig) -> str:
 
 
 def unproven(ranking: Ranking, group: Group) -> str | None:
-    """Return what would be better than the best if its estimate held; None: nothing would."""
+    """Return the one that would be better than the best if its estimate held; None: nothing would."""
     config = group.unproven
     if config is None:
         return None
@@ -100,9 +98,7 @@ def unproven(ranking: Ranking, group: Group) -> str | None:
 
 
 def measured_so_far(config: RankedConfig) -> str:
-    """Return what the runs are of that come nearest to an unproven estimate:
-    "CDNA4 was measured with 1 MoE model only".
-    """
+    """Return the scope of the runs nearest to an unproven estimate: "CDNA4 was measured with 1 MoE model only"."""
     if config.backing is None:
         return "nothing measured is near it"
     error = config.backing.error
@@ -139,7 +135,7 @@ def benchmark(ranking: Ranking, group: Group) -> str:
 
 
 def trust(config: RankedConfig) -> str:
-    """Return what a row rests on: runs, or the errors that its engine has made near it."""
+    """Return the basis of a row: runs, or the errors that its engine has made near it."""
     if config.runs is not None:
         return _runs(config.runs, config.server)
     if config.speculative:

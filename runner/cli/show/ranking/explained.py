@@ -57,7 +57,7 @@ def nothing(ranking: Ranking, group: Group) -> str:
 
 
 def _came_to(ranking: Ranking, slo: Slo, value: float | None, config: Operating) -> str:
-    """Return what was reached of a limit: "79.4 ms (1.9 x the mean)" where a tail is assumed."""
+    """Return the value reached for a limit: "79.4 ms (1.9 x the mean)" where a tail is assumed."""
     told = quantity(value, slo.column, exact=True)
     tail = ranking.question.assume_tail
     if slo.percentile is None or config.kind is not Kind.ESTIMATED or tail is None:
@@ -99,7 +99,7 @@ def explained(ranking: Ranking, width: int) -> list[str]:
 
 
 def _server(config: Operating) -> str:
-    """Return what a simulated server shows: "3.2 requests wait, KV cache 41 % full, 0.4 % preempted"."""
+    """Return the state of a simulated server: "3.2 requests wait, KV cache 41 % full, 0.4 % preempted"."""
     told = []
     if config.requests_waiting is not None:
         told.append(f"{figure(config.requests_waiting)} requests wait")

@@ -64,9 +64,7 @@ def is_old(ranking: Ranking, gpu: str) -> bool:
 
 
 def legend(ranking: Ranking, rows: Sequence[str], configs: Sequence[RankedConfig]) -> str | None:
-    """Return what the marks of these rows stand for, `configs` being those
-    whose load is shown; None: there are none.
-    """
+    """Return the legend of these rows' marks, `configs` being those whose load is shown; None: there are none."""
     used = set("".join(rows).replace("<<", ""))
     used |= {"<", "<<"} if any("<<" in row for row in rows) else set()
     used |= {"*"} if any(config.queued for config in configs) else set()
@@ -81,7 +79,7 @@ def legend(ranking: Ranking, rows: Sequence[str], configs: Sequence[RankedConfig
 
 
 def before(ranking: Ranking, groups: Sequence[Group], *, top: int) -> Iterator[str]:
-    """Yield what is said before the figures: what they lack altogether, and what they are priced with."""
+    """Yield the notes before the figures: what they lack altogether, and what they are priced with."""
     question = ranking.question
     if ranking.missing_tasks:
         yield unfinished(ranking)
@@ -115,12 +113,12 @@ def before(ranking: Ranking, groups: Sequence[Group], *, top: int) -> Iterator[s
 
 
 def one_of(groups: Sequence[Group]) -> str:
-    """Return what to ask for to have fewer answers."""
+    """Return the options that narrow the answers."""
     return "--model NAME" if len({group.model for group in groups}) > 1 else "--workload NAME"
 
 
 def after(ranking: Ranking, groups: Sequence[Group]) -> Iterator[str]:
-    """Yield what is said after the figures, of all answers together."""
+    """Yield the notes after the figures, of all answers together."""
     better = [group.unproven for group in groups if group.unproven]
     if len(groups) > DETAILED and better:
         gains = sorted(abs(config.behind_best) for config in better)
@@ -204,7 +202,7 @@ def details(ranking: Ranking, group: Group) -> Iterator[str]:
 
 
 def qualify(ranking: Ranking) -> str | None:
-    """Return how many configurations there are, and how many are ranked."""
+    """Return the number of configurations, and of ranked ones."""
     candidates = sum(group.candidates for group in ranking.groups)
     total = candidates + sum(losers.count for group in ranking.groups for losers in group.losers)
     if not total:
@@ -213,7 +211,7 @@ def qualify(ranking: Ranking) -> str | None:
 
 
 def imported(groups: Iterable[Group]) -> Iterator[str]:
-    """Yield which exports the best answers came from."""
+    """Yield the exports that the best answers came from."""
     files = dict.fromkeys(config.imported_from for group in groups for config in group.configs if config.imported_from)
     if files:
         yield f"imported from {', '.join(files)}: its maker answers for these estimates, nothing here can check them"

@@ -33,7 +33,7 @@ def print_ranking_rows(ranking: Ranking, output: Output, *, top: int | None) -> 
 
 
 def _columns(ranking: Ranking, rows: Sequence[Row]) -> list[Column]:
-    """Return what a reader wants: the objective with its range first, a column for each figure that was asked for."""
+    """Return the columns for a reader: the objective with its range first, one for each figure that was asked for."""
     from gpuscout.store.ranking.rows import COLUMNS, columns_of
     from gpuscout.store.ranking.types import MEASURES
 

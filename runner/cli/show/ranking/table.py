@@ -81,7 +81,7 @@ def print_ranking(ranking: Ranking, *, top: int = 1) -> None:
 
 
 def ranking_lines(ranking: Ranking, width: int, *, top: int = 1) -> list[str]:
-    """Return what `print_ranking` prints in a terminal of this width."""
+    """Return the output of `print_ranking` in a terminal of this width."""
     aside = measured_aside(ranking.question, ranking.groups)
     groups = [group for group in ranking.groups if case_of(group) not in aside]
     ranking = replace(ranking, groups=tuple(groups))
@@ -119,7 +119,7 @@ def ranking_lines(ranking: Ranking, width: int, *, top: int = 1) -> list[str]:
 
 
 def _why_none(groups: Sequence[Group]) -> str:
-    """Return what "none" means in a table of many answers: the reason itself where nothing has percentiles."""
+    """Return the meaning of "none" in a table of many answers: the reason itself where nothing has percentiles."""
     causes = {losers.cause for group in groups if not group.configs for losers in group.losers}
     if Cause.NO_PERCENTILE in causes and Cause.MISSES_SLO not in causes:
         return f"{_NOTHING}: {CAUSES[Cause.NO_PERCENTILE]}"
