@@ -70,7 +70,7 @@ def read_back(file: Path, target: Store, *, on_progress: Callable[[Copied], None
 
 
 def size_of(file: Path, target: Store) -> Copied:
-    """Return the numbers of rows in an export, checked as `read_back` checks it; nothing is added. Raises InputError."""
+    """Return the row counts of an export, checked as `read_back` checks it; nothing is added. Raises InputError."""
     with _as_store(file, target) as own:
         with own.reading() as connection:
             tables = (tasks, operating_points, measured_runs)

@@ -43,7 +43,7 @@ class Program:
         return None if path is None else cls(path)
 
     def look(self) -> dict[str, Any]:
-        """Return the result of `probe.look` in the program's own environment; empty when its interpreter is not found."""
+        """Return the result of `probe.look` in the program's own environment; empty when no interpreter is found."""
         return _look(self.path)
 
     def fingerprint(self) -> str:
