@@ -207,7 +207,7 @@ def resume(store: Store, name: str, **options: Unpack[RunOptions]) -> RunReport:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return the differences of two sweeps by their identities: keys of a spec, with named entries where there are any."""
+    """Return the differences of two sweeps by their identities: keys of a spec, with named entries."""
     now = json.loads(canonical_json(dict(now)))
     changed = []
     for key in {**before, **now}:

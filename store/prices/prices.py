@@ -54,7 +54,7 @@ class Quote:
     note: str = ""
 
     def usd_per_hour(self, num_gpus: int, *, whole_instances: bool, replicas: int = 1) -> float:
-        """Return the hourly cost of so many deployments of `num_gpus` GPUs; `whole_instances` counts idle GPUs as well."""
+        """Return the hourly cost of so many deployments of `num_gpus` GPUs; `whole_instances`: idle GPUs as well."""
         size = self.gpus_per_instance if whole_instances and self.gpus_per_instance else 1
         return self.usd_per_gpu_hour * size * packed(num_gpus, replicas, size)
 
