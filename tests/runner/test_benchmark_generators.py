@@ -35,6 +35,10 @@ TOOL = """
     #!{python}
     import json, os, pathlib, sys
     arguments = sys.argv[1:]
+    if arguments == ["--version"]:
+        print("INFO 11-28 20:00:00 [start.py:1] looking for a platform")
+        print("0.32.1+cpu")
+        sys.exit()
     pathlib.Path({log!r}).write_text(json.dumps([arguments, dict(os.environ)]))
     print("key is", os.environ.get("OPENAI_API_KEY"))
     def after(name):
@@ -93,6 +97,8 @@ def test_a_tool_measures_a_point(tmp_path: Path, generator: str, file: str, argu
     assert (run.ttft_ms, run.output_tokens_per_s) == (reported.ttft_ms, reported.output_tokens_per_s)
     assert run.percentiles == reported.percentiles
     assert run.tool == reported.tool
+    assert run.details["tool_version"] == (reported.tool_version or "0.32.1+cpu")
+    assert reported.tool_version or generator == "vllm"  # whose files do not say it: it is asked
     assert (run.model, run.concurrency, run.server_version) == ("Qwen/Qwen3-0.6B", 4, "0.32.0")
     assert {"endpoint", "host", "run", "mean_concurrency"} <= run.details.keys()
     called, environ = json.loads((tmp_path / "called.json").read_text())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -36,6 +38,7 @@ from gpuscout.sweeps.traffic.traffic import POISSON
 
 _START_S = 600.0
 _STOP_S = 15.0
+_VERSION_S = 120.0
 _LAST_WORDS = 2_000
 
 
@@ -97,7 +100,10 @@ def point(name: str, endpoint: Endpoint, case: Case, concurrency: int | None, lo
             raise BenchmarkError(f"{name} left no result: {error.message}; its last words: {words}") from error
         if not read.runs:
             raise BenchmarkError(f"{name}: {'; '.join(read.notes)}; its last words: {words}")
-        return _measured(read.runs[-1], case, endpoint, job, started)
+        reported = read.runs[-1]
+        if reported.tool_version is None:
+            reported = replace(reported, tool_version=_version(command))
+        return _measured(reported, case, endpoint, job, started)
 
 
 def _job(
@@ -176,6 +182,19 @@ def _run(command: Sequence[str], environment: Mapping[str, str], job: Job, load:
     if process.returncode:
         raise BenchmarkError(f"{command[0]} ended with status {process.returncode}; its last words: {words}")
     return words
+
+
+@cache
+def _version(command: str) -> str | None:
+    """Ask a tool for its version, once, as the files of `vllm bench serve` have none; None: it does not say."""
+    try:
+        answer = subprocess.run(  # noqa: S603
+            [command, "--version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=_VERSION_S, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = re.findall(r"(?<!\S)v?(\d+(?:\.\d+)+\S{0,40})", answer.stdout.decode(errors="replace"))
+    return printable(found[-1]) if found else None
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
