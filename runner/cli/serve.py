@@ -29,7 +29,7 @@ def serve(
     ] = None,
     time_limit: Annotated[
         float,
-        typer.Option("--time-limit", min=0.1, metavar="S", help="Seconds after which an answer is given up."),
+        typer.Option("--time-limit", min=0.1, metavar="S", help="Time limit of an answer, in seconds."),
     ] = 60,
     workers: Annotated[
         int,

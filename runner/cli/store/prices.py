@@ -131,7 +131,9 @@ def show_price(
 def set_prices(
     given: Annotated[list[str], typer.Argument(metavar="GPU=USD", help="USD per GPU hour; several at once.")],
     book: Book = "own",
-    provider: Annotated[str | None, typer.Option("--provider", help="Who asks it (unless given: the book).")] = None,
+    provider: Annotated[
+        str | None, typer.Option("--provider", help="Seller of that price (unless given: the book).")
+    ] = None,
     purchase: Annotated[str, typer.Option("--purchase", help="on-demand, spot or reserved.")] = "on-demand",
     date: Date = None,
     note: Annotated[str, typer.Option("--note", help="A remark to keep.")] = "",
