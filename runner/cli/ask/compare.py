@@ -13,7 +13,6 @@ from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, out
 from gpuscout.runner.cli.options import AimOptions, DeploymentRate, Filters, PriceOptions, grouped
 from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_json_rows, print_rows
-from gpuscout.runner.cli.show.ranking.document import config_document
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
@@ -379,6 +378,8 @@ def _row(change: Change) -> dict[str, Any]:
 
 
 def _document(found: Comparison) -> dict[str, object]:
+    from gpuscout.runner.cli.show.ranking.document import config_document
+
     question = found.sides[0].question
     return {
         "a": found.sides[0].label,
