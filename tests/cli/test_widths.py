@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,30 @@ def test_the_answer_for_ten_models_fits_a_small_terminal(
     capsys.readouterr()
     assert execute(["recommend"]) == 0
     assert len(capsys.readouterr().out.splitlines()) <= 24
+
+
+def test_no_figure_is_cut_however_narrow_the_terminal_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    run = ["run", "--model", "Qwen3-32B", "--gpu", "H100,H200,B200", "--workload", "chat", "--engine", "simulator"]
+    limits = ["--slo", "p99_e2e<=30s", "--slo", "p95_itl<=80ms", "--slo", "p95_ttft<=5s"]
+    assert execute(run) == 0
+    capsys.readouterr()
+    for width in (80, 50):
+        monkeypatch.setenv("COLUMNS", str(width))
+        assert execute(["pareto", *limits, "--json"]) == 0
+        points = [one for one in json.loads(capsys.readouterr().out)["points"] if not one.get("dominated")]
+        assert execute(["pareto", *limits]) == 0
+        told = [line.split() for line in capsys.readouterr().out.splitlines()]
+        rows = [words for words in told if words and words[0] in ("H100", "H200", "B200")]
+        assert len(rows) == len(points)
+        for words, point in zip(rows, points, strict=True):
+            assert str(point["concurrency"]) in words
+    monkeypatch.setenv("COLUMNS", "80")
+    assert execute(["recommend", *limits]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    place = next(place for place, line in enumerate(lines) if line.split()[:2] == ["model", "best"])
+    heading, below, row = lines[place : place + 3]
+    assert (heading.split()[-1], below.split()[-1], row.split()[-1]) == ("limits", "met", "%")

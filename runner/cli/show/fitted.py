@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from gpuscout.runner.cli.common import on_two_lines
 
 _CUT = "…"
 _SHORTEST = 8
@@ -26,13 +28,14 @@ class FittedColumn:
 
     @property
     def width(self) -> int:
-        return max(map(len, (self.heading, *self.cells)))
+        return max(map(len, (*self.heading.split("\n"), *self.cells)))
 
 
 def fitted(columns: Iterable[FittedColumn], width: int, *, indent: int = 0) -> list[str]:
     """Return a line of headings and one a row, none longer than `width`.
 
-    What may be left out goes first, then gaps get narrower and names shorter; at last lines end where the width does.
+    What may be left out goes first, then gaps get narrower and names shorter, then headings take a second line; at last
+    lines end where the width does, in a mark that says so.
     """
     shown = [column for column in columns if any(column.cells)]
     room = width - indent
@@ -43,22 +46,29 @@ def fitted(columns: Iterable[FittedColumn], width: int, *, indent: int = 0) -> l
             break
         shown.remove(dropped)
     gap = 2 if _total(shown, 2) - _spare(shown) <= room else 1
+    if _total(shown, gap) - _spare(shown) > room:
+        shown = [replace(column, heading=on_two_lines(column.heading)) for column in shown]
     widths = [column.width for column in shown]
-    texts = [[column.heading, *column.cells] for column in shown]
+    headings = [column.heading.split("\n") for column in shown]
+    tallest = max(map(len, headings), default=1)
+    heads = [[*lines, *[""] * (tallest - len(lines))] for lines in headings]
+    texts = [[*head, *column.cells] for head, column in zip(heads, shown, strict=True)]
     for place in sorted(range(len(shown)), key=lambda place: -widths[place]):
         over = sum(widths) + gap * (len(shown) - 1) - room
         least = shown[place].least
         if over > 0 and least is not None:
-            widths[place] = max(least, widths[place] - over)
+            widths[place] = max(min(least, widths[place]), widths[place] - over)
             short = shortened(shown[place].cells, widths[place])
-            texts[place] = [shown[place].heading[: widths[place]], *(short[cell] for cell in shown[place].cells)]
+            head = [line[: widths[place]] for line in heads[place]]
+            texts[place] = [*head, *(short[cell] for cell in shown[place].cells)]
     lines = []
     for row in zip(*texts, strict=True):
         cells = (
             f"{cell:>{size}}" if column.right else f"{cell:<{size}}"
             for cell, size, column in zip(row, widths, shown, strict=True)
         )
-        lines.append((" " * indent + (" " * gap).join(cells)).rstrip()[:width])
+        line = (" " * indent + (" " * gap).join(cells)).rstrip()
+        lines.append(line if len(line) <= width else line[: width - len(_CUT)] + _CUT)
     return lines
 
 
