@@ -87,7 +87,8 @@ class Front:
 
     `points` are rows of operating points, with "dominated": those on the frontier, best of the first metric first, then
     any others that were asked for. `considered` counts both; `queued` and `incomplete` points were left out, the latter
-    because a figure of theirs is not known.
+    because a figure of theirs is not known. `traffic` is how requests vary and arrive, as JSON; None: fixed lengths
+    in a closed loop.
     """
 
     model: str | None
@@ -98,6 +99,7 @@ class Front:
     considered: int
     queued: int
     incomplete: int
+    traffic: str | None = None
 
 
 @dataclass(frozen=True)
@@ -163,9 +165,11 @@ def pareto(
         waiting = int(waits[members].sum())
         incomplete = int((~usable & ~waits)[members].sum())
         told_rows = tuple({**rows[found.key(point)], "dominated": not best[point]} for point in points)
-        model, workload, input_len, output_len, _ = group
+        model, workload, input_len, output_len, traffic = group
         considered = len(members) - waiting - incomplete
-        fronts.append(Front(model, workload, input_len, output_len, told_rows, considered, waiting, incomplete))
+        fronts.append(
+            Front(model, workload, input_len, output_len, told_rows, considered, waiting, incomplete, traffic)
+        )
     fronts.sort(key=lambda front: (front.input_len or 0, front.output_len or 0, front.model or ""))
     return Pareto(axes, tuple(fronts), reader.prices if priced else None)
 

@@ -502,6 +502,8 @@ def test_what_a_deployment_is_started_with_keeps_its_rates_apart(tmp_path: Path)
         assert plan["at_rate_itl_ms"] == itl_ms[*same, plan["at_rate_request_rate"]]
     done = gpuscout("recommend", "--sweep", "started", "--server-option", "max_num_seqs=256", cwd=tmp_path)
     assert (done.returncode, "Warning" in done.stderr) == (0, False), done.stderr
+    shown = gpuscout("pareto", "--metrics", "cost,ttft", cwd=tmp_path).stdout
+    assert "Qwen/Qwen3-8B, chat (1,024 in / 512 out, poisson arrivals)" in shown
     drafted = ("--server-option", "max_num_seqs=256", "--speculative", "draft_tokens=3", "--slo", "ttft:p95<=9s")
     for question in (("recommend",), ("capacity", "--rate", "3")):
         shown = gpuscout(*question, *drafted, cwd=tmp_path).stdout

@@ -172,11 +172,11 @@ def _metric(axis: Any) -> dict[str, object]:
 def _print(found: Pareto, front: Front, names: list[str], *, dominated: bool, across: bool, whole: bool) -> None:
     """Print one group: its name, its frontier, and what was left out."""
     from gpuscout.runner.cli.show.points import DROP, ranged_row, telling, with_range
-    from gpuscout.runner.cli.show.wording import print_wrapped
+    from gpuscout.runner.cli.show.wording import print_wrapped, traffic_words
 
     title = "all models and workloads"
     if front.model is not None:
-        lengths = f"{front.input_len:,} in / {front.output_len:,} out"
+        lengths = ", ".join([f"{front.input_len:,} in / {front.output_len:,} out", *traffic_words(front.traffic)])
         title = f"{front.model}, {f'{front.workload} ({lengths})' if front.workload else lengths}"
     shown = [point for point in front.points if dominated or not point["dominated"]]
     best = sum(not point["dominated"] for point in shown)

@@ -78,15 +78,13 @@ def configuration(config: Configuration, input_len: int, output_len: int, *, gpu
 
 def workload(group: Group) -> str:
     """Return text such as "chat (1,024 in / 512 out)" """
-    lengths = f"{group.input_len:,} in / {group.output_len:,} out"
-    if group.traffic is not None:
-        lengths = ", ".join([lengths, *traffic_words(group.traffic)])
+    lengths = ", ".join([f"{group.input_len:,} in / {group.output_len:,} out", *traffic_words(group.traffic)])
     return f"{group.workload} ({lengths})" if group.workload else lengths
 
 
-def traffic_words(text: str) -> list[str]:
+def traffic_words(text: str | None) -> list[str]:
     """Return words for the variation and arrival of requests: "lengths vary", "40 % cached", "poisson arrivals"."""
-    shape = json.loads(text)
+    shape = json.loads(text) if text else {}
     told = ["lengths vary"] if {"input_len", "output_len", "trace"} & set(shape) else []
     if "cached_input" in shape:
         told.append(f"{percent(shape['cached_input'])} cached")
