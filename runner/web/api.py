@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from gpuscout.runner.web.answers import QUESTIONS, Question, parameters
-from gpuscout.runner.web.errors import problem
+from gpuscout.runner.web.errors import problem, refusal
 from gpuscout.runner.web.patience import answered
 from gpuscout.sweeps.errors import GpuscoutError
 
@@ -122,6 +123,13 @@ def etag(question: Question, db: str) -> str | None:
 def problem_response(error: GpuscoutError) -> Response:
     document = problem(error)
     return JSONResponse(document, int(str(document["status"])), media_type="application/problem+json")
+
+
+def unanswered(path: str, status: int, headers: Mapping[str, str] | None) -> Response:
+    """Return the problem document of an address or a method that no route takes."""
+    title, detail, hint = refusal(path, status)
+    document = {"type": "about:blank", "title": title, "status": status, "detail": detail, "hint": hint}
+    return JSONResponse(document, status, headers=headers, media_type="application/problem+json")
 
 
 def _described(name: str, path: str) -> list[dict[str, object]]:

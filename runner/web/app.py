@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastapi import FastAPI
-from starlette.responses import PlainTextResponse
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from gpuscout import __version__
-from gpuscout.runner.web.api import api
-from gpuscout.runner.web.pages import pages
+from gpuscout.runner.web.api import api, unanswered
+from gpuscout.runner.web.pages import no_page, pages
 from gpuscout.runner.web.patience import LONGEST_ANSWER_S
 from gpuscout.runner.web.safety import Guard, Guarded
 
@@ -34,9 +35,17 @@ def make_app(db: str, guard: Guard | None = None, *, longest_s: float = LONGEST_
     app.include_router(api(db, longest_s))
     app.include_router(pages(db, longest_s))
     app.add_api_route("/healthz", _healthy, methods=["GET"], include_in_schema=False)
+    app.add_exception_handler(HTTPException, _refused)
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
     return app
 
 
 def _healthy() -> PlainTextResponse:
     return PlainTextResponse("ok\n")
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """Answer what no route takes: with a problem document below /api/v1, else with a page."""
+    assert isinstance(error, HTTPException)
+    shown = unanswered if request.url.path.startswith("/api/v1") else no_page
+    return shown(request.url.path, error.status_code, error.headers)

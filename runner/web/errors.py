@@ -37,3 +37,10 @@ def problem(error: GpuscoutError) -> dict[str, object]:
         "hint": error.hint and without_passwords(error.hint),
         "exit_status": error.exit_code,
     }
+
+
+def refusal(path: str, status: int) -> tuple[str, str, str]:
+    """Return title, message and hint for an address that no route has (404), or a method that it does not take."""
+    if status == 404:
+        return "Not found", f"nothing is served at {path}", "/ is the first page, /api lists the routes of the REST API"
+    return "Not allowed", f"{path} cannot be asked this way", "use GET: answers are read, nothing is changed"

@@ -23,7 +23,7 @@ from gpuscout.runner.cli.show.wording import workload
 from gpuscout.runner.web.agreement import agreement
 from gpuscout.runner.web.answers import Question
 from gpuscout.runner.web.charts import Course, course, scatter
-from gpuscout.runner.web.errors import status_of, title_of
+from gpuscout.runner.web.errors import refusal, status_of, title_of
 from gpuscout.runner.web.forms import (
     OBJECTIVES,
     OWN,
@@ -109,6 +109,14 @@ def _shown(
         }
     text = _environment().get_template(f"{template}.html").render(context)
     return HTMLResponse(text, status, headers={"Cache-Control": "no-cache"})
+
+
+def no_page(path: str, status: int, headers: Mapping[str, str] | None) -> Response:
+    """Return the page that says that there is none at this address, or not for this method."""
+    title, message, hint = refusal(path, status)
+    error = {"title": title, "message": message, "hint": hint}
+    text = _environment().get_template("base.html").render(page=None, error=error)
+    return HTMLResponse(text, status, headers=headers)
 
 
 # --- the pages ---------------------------------------------------------------------------------------------------

@@ -327,3 +327,18 @@ def fetched(address: str) -> str:
             return str(answer.read().decode())
     except urllib.error.HTTPError as error:
         return error.read().decode()
+
+
+def test_an_address_without_a_page_says_so(client: TestClient) -> None:
+    for path in ("/nope", "/static/nope.js", "/docs"):
+        answer = client.get(path)
+        assert (answer.status_code, answer.headers["content-type"]) == (404, "text/html; charset=utf-8"), path
+        assert f"nothing is served at {path}" in text_of(answer.text)
+    assert "use GET" in text_of(client.post("/").text)
+    for method, path, status in (("GET", "/api/v1/nope", 404), ("POST", "/api/v1/recommend", 405)):
+        answer = client.request(method, path)
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+        problem = answer.json()
+        assert problem["status"] == status
+        assert path in problem["detail"]
+        assert problem["hint"]
