@@ -68,7 +68,7 @@ def measured_runs(
         found += [run for run, content in zip(runs, contents, strict=True) if content not in seen]
         seen.update(contents)
     if not found:
-        where = ", ".join(sources)
+        where = ", ".join("the store" if source == "stored" else source for source in sources)
         rated = (
             f": all {not_comparable:,} are at a request rate whose concurrency is not known" if not_comparable else ""
         )

@@ -444,3 +444,14 @@ def test_the_command_tells_people_and_machines(
     assert told(capsys, store_url, "roofline", "oracle", "--md").startswith("| model |")
     assert execute(["compare", "--db", store_url, "roofline", "nightly"]) == 2
     assert "cannot be compared" in capsys.readouterr().err
+
+
+def test_cases_without_an_answer_on_either_side_stand_on_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
+    with open_store(url, create=True) as store, store.writing() as connection:
+        fill(connection, [an_answer(), an_answer(model="a/Two")])
+    shown = " ".join(told(capsys, url, "now", "price:H100=1.8", "--slo", "ttft<=0.001ms").split())
+    assert "nothing qualifies on either side for 2 pairs of model and workload" in shown
+    assert "stand on one side only" not in shown

@@ -222,6 +222,10 @@ def _summary(found: Comparison, shared: Sequence[Winner], alone: Sequence[Winner
     for name, heading in _METRICS.items():
         if (metric := found.metrics.get(name)) is not None:
             yield f"{heading} at equal concurrencies ({metric.points:,} points): {_told(metric)}"
+    neither = [winner for winner in alone if not (winner.before or winner.after)]
+    if neither:
+        yield f"nothing qualifies on either side for {count(len(neither), 'pair')} of model and workload"
+    alone = [winner for winner in alone if winner not in neither]
     if alone:
         of_a = sum(winner.before is not None for winner in alone)
         yield (
