@@ -44,6 +44,7 @@ def points(gpus: list[str], **how: Any) -> list[dict[str, Any]]:
         "workload": "chat",
         "input_len": 1024,
         "output_len": 512,
+        "traffic": None,
         "kind": "estimated",
         "num_gpus": 1,
     }
@@ -129,6 +130,17 @@ def test_panels_for_models_and_workloads() -> None:
         curves((row for model in models for row in points(["X"], model=model)), METRICS["itl"])
     with pytest.raises(InputError, match="nothing to draw"):
         curves(points(["X"], queued=True), METRICS["itl"])
+
+
+def test_panels_name_how_requests_vary_and_arrive() -> None:
+    traffic = '{"arrivals": "poisson", "cached_input": 0.4, "input_len": {"cv": 1}}'
+    told = "a/One, chat (1,024 in / 512 out, lengths vary, 40 % cached, poisson arrivals)"
+    drawing = curves([*points(GPUS[:1]), *points(GPUS[:1], traffic=traffic)], METRICS["itl"])
+    titles = {text for text, _ in texts(drawing)}
+    assert titles >= {"a/One, chat (1,024 in / 512 out)", told}
+    found = a_front(METRICS["itl"], METRICS["throughput-per-gpu"])
+    arriving = replace(found, fronts=tuple(replace(front, traffic=traffic) for front in found.fronts))
+    assert any("poisson arrivals" in text for text, _ in texts(frontier(arriving)))
 
 
 def a_front(*metrics: Metric) -> Pareto:

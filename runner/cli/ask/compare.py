@@ -304,7 +304,7 @@ def _short(told: Change | Winner, config: RankedConfig) -> str:
 
 
 def _workload(told: Change | Winner) -> str:
-    from gpuscout.runner.cli.show.wording import traffic_words
+    from gpuscout.sweeps.traffic.words import traffic_words
 
     name = told.workload or f"{told.input_len}/{told.output_len}"
     return ", ".join([name, *(traffic_words(told.traffic) if told.traffic else ())])

@@ -172,7 +172,8 @@ def _metric(axis: Any) -> dict[str, object]:
 def _print(found: Pareto, front: Front, names: list[str], *, dominated: bool, across: bool, whole: bool) -> None:
     """Print one group: its name, its frontier, and what was left out."""
     from gpuscout.runner.cli.show.points import DROP, ranged_row, telling, with_range
-    from gpuscout.runner.cli.show.wording import print_wrapped, traffic_words
+    from gpuscout.runner.cli.show.wording import print_wrapped
+    from gpuscout.sweeps.traffic.words import traffic_words
 
     title = "all models and workloads"
     if front.model is not None:

@@ -12,12 +12,13 @@ from gpuscout.runner.cli.plots.panels import Label, add_caption, add_labels, che
 from gpuscout.store.queries.pareto import Metric, frontier
 from gpuscout.store.queries.point_columns import ends_of
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.traffic.words import traffic_words
 
 _Y = "output_tokens_per_s_per_gpu"
 _BAND = 0.1
 COLUMNS = (
-    "kind", "model", "workload", "input_len", "output_len", "gpu", "num_gpus", "precision", "server", "concurrency",
-    "queued", _Y, *ends_of([_Y]),
+    "kind", "model", "workload", "input_len", "output_len", "traffic", "gpu", "num_gpus", "precision", "server",
+    "concurrency", "queued", _Y, *ends_of([_Y]),
 )  # fmt: skip
 """The columns of points that `curves` reads, besides that of the latency."""
 
@@ -88,8 +89,8 @@ def curves(rows: Iterable[Row], latency: Metric) -> Drawing:
 
 
 def title_of(row: Row) -> str:
-    """Return text such as "Qwen/Qwen3-32B, chat (1,024 in / 512 out)" """
-    lengths = f"{row['input_len']:,} in / {row['output_len']:,} out"
+    """Return text such as "Qwen/Qwen3-32B, chat (1,024 in / 512 out, poisson arrivals)" """
+    lengths = ", ".join([f"{row['input_len']:,} in / {row['output_len']:,} out", *traffic_words(row["traffic"])])
     return f"{row['model']}, {row['workload']} ({lengths})" if row["workload"] else f"{row['model']}, {lengths}"
 
 

@@ -203,7 +203,7 @@ def _sizes(points: Sequence[Any], third: Sequence[Metric]) -> dict[int, float]:
 def _title(front: Front) -> str:
     if front.model is None:
         return "all models and workloads"
-    names = ("model", "workload", "input_len", "output_len")
+    names = ("model", "workload", "input_len", "output_len", "traffic")
     return title_of({name: getattr(front, name) for name in names})
 
 

@@ -5,7 +5,6 @@ Lines must not break within what is glued.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import textwrap
@@ -30,7 +29,7 @@ from gpuscout.store.ranking.types import (
 )
 from gpuscout.sweeps.slo import Slo
 from gpuscout.sweeps.speculative import speculative_from
-from gpuscout.sweeps.text import percent
+from gpuscout.sweeps.traffic.words import traffic_words
 
 CAUSES = {
     Cause.DOES_NOT_FIT: "does not fit",
@@ -80,18 +79,6 @@ def workload(group: Group) -> str:
     """Return text such as "chat (1,024 in / 512 out)" """
     lengths = ", ".join([f"{group.input_len:,} in / {group.output_len:,} out", *traffic_words(group.traffic)])
     return f"{group.workload} ({lengths})" if group.workload else lengths
-
-
-def traffic_words(text: str | None) -> list[str]:
-    """Return words for the variation and arrival of requests: "lengths vary", "40 % cached", "poisson arrivals"."""
-    shape = json.loads(text) if text else {}
-    told = ["lengths vary"] if {"input_len", "output_len", "trace"} & set(shape) else []
-    if "cached_input" in shape:
-        told.append(f"{percent(shape['cached_input'])} cached")
-    if "arrivals" in shape:
-        arrivals = shape["arrivals"]
-        told.append(f"{arrivals if isinstance(arrivals, str) else 'gamma'} arrivals")
-    return told
 
 
 def not_shown(aside: Collection[CaseKey]) -> str:
