@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from gpuscout.runner.web.app import make_app
 from gpuscout.runner.web.safety import LOOPBACK, Guard
 from gpuscout.store.database.connect import keep_stores
+from gpuscout.store.database.urls import parse_url
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ def serve(
 ) -> None:
     """Serve until a signal comes, by so many processes. `say` is called with the address once requests are taken.
 
-    Raises InputError where the address cannot be used, or others could reach it and no token is given.
+    The store need not be there yet. Raises InputError where it never can be, where the address cannot be used, or where
+    others could reach it and no token is given.
     """
     import uvicorn
     from uvicorn.supervisors import Multiprocess
@@ -52,6 +54,7 @@ def serve(
             hint="--token TOKEN (or GPUSCOUT_TOKEN); or leave --host out and put a reverse proxy in front",
         )
     hosts = (*LOOPBACK, *map(str.casefold, allowed_hosts)) if is_loopback(host) or allowed_hosts else None
+    parse_url(db)
     listening = _listening(host, port)
     shown = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
     config = uvicorn.Config(

@@ -315,3 +315,10 @@ def test_only_loopback_is_served_without_a_token(folder: Path) -> None:
     assert done.returncode == 2
     assert "others can reach 0.0.0.0, and no token is set" in done.stderr
     assert "--token" in done.stderr
+
+
+def test_a_database_that_holds_no_stores_is_refused_at_start(folder: Path) -> None:
+    done = gpuscout("serve", "--db", "mysql://x/y", "--port", "0", cwd=folder, timeout_s=60)
+    assert done.returncode == 2
+    assert done.stderr == gpuscout("recommend", "--db", "mysql://x/y", cwd=folder).stderr
+    assert "results cannot be stored in 'mysql'" in done.stderr
