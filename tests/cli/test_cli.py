@@ -16,9 +16,12 @@ import yaml
 
 from gpuscout import estimate_performance
 from gpuscout.runner.cli.main import app, execute
+from gpuscout.runner.cli.show.wording import cause, counted
 from gpuscout.store.database.connect import open_store
+from gpuscout.store.ranking.types import Cause
 from gpuscout.store.results.catalogues import StoredModels
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
+from gpuscout.sweeps.slo import parse_slo
 from tests.support.commands import environment
 from tests.support.forked import gpuscout
 
@@ -384,3 +387,17 @@ def test_a_sweep_without_a_spec_says_so(tmp_path: Path, capsys: pytest.CaptureFi
     (sweep,) = json.loads(capsys.readouterr().out)["sweeps"]
     assert execute(["sweeps", "resume", sweep["name"], "--db", url]) == 2
     assert f"no spec describes {sweep['name']}: it was stored through the Python API" in capsys.readouterr().err
+
+
+def test_verbs_agree_with_what_is_counted(tmp_path: Path) -> None:
+    few = ("run", "--model", "Qwen/Qwen3-32B", "--workload", "chat", "--precision", "bf16", "--tp", "1")
+    assert "1 computed (1 does not fit)" in gpuscout(*few, "--gpu", "L4", cwd=tmp_path).stderr
+    ran = gpuscout(*few, "--gpu", "A10G", "--gpu", "L40S", "--gpu", "H200", "--gpu", "B200", cwd=tmp_path)
+    assert "4 computed (2 do not fit)" in ran.stderr
+    asked = gpuscout("recommend", "--gpu", "A10G,L4,L40S", cwd=tmp_path)
+    assert "no configuration runs: 3 do not fit" in asked.stdout
+    reason = cause(Cause.MISSES_SLO, parse_slo("itl<=40ms"))
+    assert [counted(number, reason) for number in (1, 1_100)] == ["1 misses ITL <= 40 ms", "1,100 miss ITL <= 40 ms"]
+    sized = gpuscout("capacity", "--rate", "5", "--slo", "itl<=0.1ms", cwd=tmp_path)
+    told = " ".join((sized.stdout + sized.stderr).replace("\u00a0", " ").split())
+    assert re.search(r"out: [^:]*, [^:]*: miss ITL <= 0.1 ms", told), told

@@ -35,6 +35,7 @@ from gpuscout.runner.cli.show.wording import (
     not_shown,
     premises,
     print_aside,
+    said_of,
     share,
     workload,
     wrapped,
@@ -238,7 +239,8 @@ def _why_out(group: GroupCapacity) -> Iterator[str]:
     for reason, outs in sorted(reasons.items()):
         nearest = min(outs, key=lambda one: one.nearest.ratio or float("inf"))
         told = configuration(nearest.nearest, group.group.input_len, group.group.output_len)
-        yield f"out: {', '.join(one.gpu for one in outs)}: {reason}; nearest {told}: {nearest.nearest.detail}"
+        out = f"{', '.join(one.gpu for one in outs)}: {said_of(len(outs), reason)}"
+        yield f"out: {out}; nearest {told}: {nearest.nearest.detail}"
     unpriced = [plan.config.gpu for plan in group.plans if plan.usd_per_hour is None]
     if unpriced:
         yield f"without a price: {', '.join(unpriced)}; --price '{unpriced[0]}'=USD prices it"

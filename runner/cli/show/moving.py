@@ -25,6 +25,7 @@ from gpuscout.runner.cli.show.wording import (
     not_shown,
     premises,
     print_aside,
+    said_of,
     share,
     workload,
     wrapped,
@@ -190,7 +191,7 @@ def gpus_out(outs: Iterable[Out]) -> Iterator[str]:
     for one in outs:
         reasons.setdefault(cause(one.cause, one.slo), []).append(short_gpu(one.gpu))
     for reason, gpus in sorted(reasons.items()):
-        yield f"out: {', '.join(gpus)}: {reason}"
+        yield f"out: {', '.join(gpus)}: {said_of(len(gpus), reason)}"
 
 
 def bars(course: OverTime, width: int = 48) -> str:

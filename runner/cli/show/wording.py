@@ -43,6 +43,7 @@ CAUSES = {
     Cause.NOT_TRUSTED: "not trusted as asked (--trust)",
     Cause.NOT_ASKED: "measured in a precision or with a server that was not asked about (--precision, --server)",
 }
+_PLURAL_VERBS = {"does": "do", "misses": "miss"}
 _METRICS = {"ttft": "TTFT", "itl": "ITL", "e2e": "E2E", "rate": "rate"}
 
 
@@ -135,6 +136,17 @@ def none_meets(question: Question) -> str:
 def cause(why: Cause, slo: Slo | None) -> str:
     """Return why a configuration is not ranked: "misses ITL <= 40 ms"."""
     return f"misses {limit(slo)}" if slo else CAUSES.get(why, why.value.replace("_", " "))
+
+
+def said_of(number: int, reason: str) -> str:
+    """Return a reason in its form for so many: "misses ITL <= 40 ms" of one, "miss ITL <= 40 ms" of several."""
+    verb, space, rest = reason.partition(" ")
+    return f"{_PLURAL_VERBS[verb]}{space}{rest}" if number != 1 and verb in _PLURAL_VERBS else reason
+
+
+def counted(number: int, reason: str) -> str:
+    """Return text such as "1 does not fit", "274 do not fit", "11 miss ITL <= 40 ms"."""
+    return f"{number:,} {said_of(number, reason)}"
 
 
 def print_wrapped(text: str, *, indent: int = 0) -> None:

@@ -268,11 +268,13 @@ def _print_reasons(store: Store, report: RunReport) -> None:
 
 
 def _summary(report: RunReport) -> str:
+    from gpuscout.runner.cli.show.wording import counted
+
     progress = report.progress
     if report.already_complete:
         return f"nothing to compute: all {count(progress.total_tasks, 'task')} of {report.sweep.name} are in the store."
     curveless = [
-        f"{number:,} {outcome.value.replace('_', ' ')}"
+        counted(number, outcome.value.replace("_", " "))
         for outcome, number in progress.outcomes.most_common()
         if outcome.is_answer and outcome != "ok"
     ]

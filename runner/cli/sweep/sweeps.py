@@ -228,7 +228,7 @@ def _print_sweep(
     print(f"  engines   {engines}")
     print(f"  tasks     {progress.tasks_done:,} of {progress.tasks:,} done ({share:.0f} %), {failed:,} of them failed")
     print(f"  blocks    {progress.done:,} of {progress.blocks:,} done")
-    print(f"  excluded  {sweep.excluded_count:,} combinations that no engine could run")
+    print(f"  excluded  {count(sweep.excluded_count, 'combination')} that no engine could run")
     for one in excluded[:_MOST_GROUPS]:
         of = " and ".join(filter(None, (one.model, one.gpu)))
         told = f"{one.combinations:,} {one.reason.replace('_', ' ')}{f' ({of})' if of else ''}: {one.detail}"

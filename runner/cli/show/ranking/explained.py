@@ -9,6 +9,7 @@ from gpuscout.runner.cli.show.wording import (
     at_load,
     behind,
     cause,
+    counted,
     describe,
     figure,
     glued_limit,
@@ -41,7 +42,7 @@ def nothing(ranking: Ranking, group: Group) -> str:
             f"{describe(group.closest, group)} with {figures} {at_load(group.closest)}"
         )
     told = [
-        f"{losers.count:,} {_reason(losers)}, {'nearest is' if loser.ratio else 'such as'} "
+        f"{counted(losers.count, _reason(losers))}, {'nearest is' if loser.ratio else 'such as'} "
         f"{describe(loser, group)}: {loser.detail}"
         for losers in group.losers
         for loser in losers.examples[:1]
