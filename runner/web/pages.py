@@ -16,10 +16,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.responses import HTMLResponse, Response
 
+from gpuscout.runner.cli.common import count
 from gpuscout.runner.cli.options import AimOptions, Filters, PriceOptions
 from gpuscout.runner.cli.show.output import number
 from gpuscout.runner.cli.show.token_api import tokens
-from gpuscout.runner.cli.show.wording import workload
+from gpuscout.runner.cli.show.wording import limit, workload
 from gpuscout.runner.web.agreement import agreement
 from gpuscout.runner.web.answers import Question
 from gpuscout.runner.web.charts import Course, course, scatter
@@ -40,6 +41,7 @@ from gpuscout.runner.web.forms import (
 from gpuscout.runner.web.patience import answered
 from gpuscout.store.database.connect import Connection
 from gpuscout.sweeps.errors import GpuscoutError, InputError
+from gpuscout.sweeps.slo import parse_slo
 from gpuscout.sweeps.text import printable_lines, without_passwords
 
 Context = dict[str, Any]
@@ -332,7 +334,7 @@ def load(db: str, fields: Fields) -> Context:
 
 def place(db: str, fields: Fields) -> Context:
     """Return models and workloads on GPUs that are there."""
-    if not fields.get("have") or not fields.get("rate"):
+    if not fields.get("have") and not fields.get("rate"):
         return {"document": None}
     asked = Question("place", given(fields))
     return {"document": json.loads(asked.ask(db).text), "command": asked.command(_display(db))}
@@ -375,7 +377,7 @@ def _flips(db: str) -> Context | None:
         for group in groups
         for flip in group.flips
     ]
-    return {"rows": rows[:_MOST_ANSWERS], "slos": [str(slo) for slo in question.slos]}
+    return {"rows": rows[:_MOST_ANSWERS], "slos": [limit(slo) for slo in question.slos]}
 
 
 def _own(given: Fields, store: str) -> Context:
@@ -479,6 +481,9 @@ def _environment() -> Environment:
         finalize=lambda value: printable_lines(value) if type(value) is str else value,
     )
     found.filters["number"] = lambda value: "-" if value is None else number(value)
+    found.filters["whole"] = lambda value: "-" if value is None else f"{value:,}"
+    found.filters["counted"] = count
+    found.filters["limit"] = lambda text: limit(parse_slo(text))
     found.filters["tokens"] = tokens
     found.filters["percent"] = lambda value: "-" if value is None else f"{100 * value:.0f} %"
     found.globals.update(address=address, objectives=OBJECTIVES, own_fields=OWN, purchases=PURCHASES, trusts=TRUSTS)

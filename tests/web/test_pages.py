@@ -100,11 +100,14 @@ def test_compared_winners_have_kind_and_range(client: TestClient, folder: Path) 
 @pytest.mark.parametrize(
     ("address", "told"),
     [
-        ("/load?rate=50", ("Within itl<=50ms. 20 %", RANGES, "Prices: on-demand, USD per GPU hour, median of sellers")),
+        (
+            "/load?rate=50",
+            ("Within ITL <= 50 ms. 20 %", RANGES, "Prices: on-demand, USD per GPU hour, median of sellers"),
+        ),
         (
             "/load?load=0:00=2,8:00=40&itl=80&usd.H100=1.5",
             (
-                *("Within itl<=80ms. 20 %", RANGES, "H100-SXM-80GB 1.50 (yours)"),
+                *("Within ITL <= 80 ms. 20 %", RANGES, "H100-SXM-80GB 1.50 (yours)"),
                 "ordered 60.0 s after a rise, ready 180 s later and end when fewer do for 300 s",
             ),
         ),
@@ -112,12 +115,51 @@ def test_compared_winners_have_kind_and_range(client: TestClient, folder: Path) 
             "/load?batch=5M&within=8h&interruptions=1/d",
             ("No limit on latencies. Nothing is kept free.", RANGES, "interrupted 0.042 times an hour", "Prices: "),
         ),
-        ("/place?have=H100=16&rate=5", ("Within itl<=50ms. 20 %", "ranges hold with a probability of 80 %")),
+        ("/place?have=H100=16&rate=5", ("Within ITL <= 50 ms. 20 %", "ranges hold with a probability of 80 %")),
     ],
 )
 def test_answers_about_loads_say_what_they_assume(address: str, told: tuple[str, ...], client: TestClient) -> None:
     shown = text_of(client.get(address).text)
     assert [words for words in told if words not in shown] == [], shown
+
+
+def test_a_load_has_the_likelihood_of_its_limits(client: TestClient) -> None:
+    for more in ("rate=50", "load=0:00=2,8:00=40", "batch=5M&within=8h&itl=50"):
+        (group, *_) = client.get(f"/api/v1/capacity?{more.replace('&itl=50', '')}&slo=itl<=50ms").json()["groups"]
+        plan = (group.get("best_per_gpu") or group["plans"])[0]
+        page = client.get(f"/load?{more}").text
+        assert "limits met" in text_of(page)
+        assert "(80 % range)" in text_of(page)
+        assert f'<td class="n">{100 * plan["limits_met"]:.0f} %</td>' in page
+    assert "limits met" not in client.get("/load?batch=5M&within=8h").text
+
+
+def test_counts_have_separators_and_limits_are_for_people(client: TestClient) -> None:
+    assert re.search(r"roofline, \d,\d{3} runs", text_of(client.get("/accuracy").text))
+    compared = text_of(client.get("/compare?a=now&b=price:H100=1&itl=40").text)
+    assert ", ITL <= 40 ms. " in compared
+    assert "1,024 in / 512 out" in compared
+    assert "itl<=" not in compared.partition("The command that gives")[0]
+
+
+def test_a_seller_stands_once_beside_a_gpu(client: TestClient) -> None:
+    page = client.get("/prices?books=default").text
+    for gpu in client.get("/api/v1/prices?books=default").json()["gpus"]:
+        sellers = {quote["provider"] for quote in gpu["quotes"]}
+        (row,) = re.findall(rf"<tr><td>{re.escape(gpu['gpu'])}</td>(.*?)</tr>", page, re.DOTALL)
+        listed = text_of(row.partition("<details>")[0].rpartition("<td>")[2]).split(", ")
+        assert len(listed) == len(sellers)
+        assert row.count("<li>") == len(gpu["quotes"])
+    assert "Azure 2026-11-09 (3 offers)" in text_of(page)
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"), [("have=H100=16", "nothing to place: give --rate"), ("rate=5", "name the GPUs")]
+)
+def test_half_a_question_about_a_place_says_what_it_lacks(asked: str, says: str, client: TestClient) -> None:
+    answer = client.get(f"/place?{asked}")
+    assert answer.status_code == 400
+    assert says in text_of(answer.text)
 
 
 def test_what_own_hardware_costs(client: TestClient, tmp_path: Path) -> None:
