@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gpuscout.runner.cli.common import count
+
 WIDTH, HEIGHT = 760, 420
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 16, 14, 46
 _COLOURS = 8
@@ -197,12 +199,13 @@ def course(group: Mapping[str, Any], seconds: float) -> Course | None:
             up(row["ready"]),
             round(across(end) - across(row["start_s"]), 1),
             round(Course.bottom - up(row["ready"]), 1),
-            f"{row['ready']} replicas from {row['start_s'] / 3600:.4g} h, for {row['requests_per_s']:.4g} requests/s",
+            f"{count(row['ready'], 'replica')} from {row['start_s'] / 3600:.4g} h, "
+            f"for {row['requests_per_s']:.4g} requests/s",
         )
         for row, end in zip(rows, ends, strict=True)
     ]
     times = [Tick(across(seconds * part / 4), f"{seconds * part / 4 / 3600:.3g} h") for part in range(5)]
-    return Course(bars, times, [Tick(up(count), f"{count}") for count in dict.fromkeys((0, most // 2, most))])
+    return Course(bars, times, [Tick(up(ready), f"{ready:,}") for ready in dict.fromkeys((0, most // 2, most))])
 
 
 def _axis(values: Sequence[float], start: float, end: float) -> _Axis:

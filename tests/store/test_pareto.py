@@ -204,7 +204,7 @@ def test_limits_that_no_point_meets_are_named_and_not_the_filters(
     shown = capsys.readouterr()
     document = json.loads(shown.out)
     assert (document["points"], document["slos"]) == ([], ["itl<=1ms"])
-    assert shown.err.strip() == "no stored point meets itl<=1ms"
+    assert shown.err.strip() == "no stored point meets ITL <= 1 ms"
     assert execute([*asked, "--slo", "itl:p95<=1s"]) == 0
     assert "estimates have no such percentile: --assume-tail" in capsys.readouterr().err
     assert execute([*asked, "--slo", "itl<=1ms", "--plot", str(tmp_path / "none.svg")]) == 2

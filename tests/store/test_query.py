@@ -446,7 +446,7 @@ def test_all_versions_percentiles_and_limits(db: str, capsys: pytest.CaptureFixt
     assert tail["points"] == [{"kind": "measured", "p95_ttft_ms": 321.5}]
     out, err = run(capsys, *everything, "--slo", "itl<=1ms")
     assert json.loads(out)["points"] == []
-    assert "no stored point meets itl<=1ms" in err
+    assert "no stored point meets ITL <= 1 ms" in err
 
 
 def test_the_table_tells_what_differs_and_fits(

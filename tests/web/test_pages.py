@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from gpuscout.runner.cli.common import count
 from gpuscout.runner.web.app import make_app
 from tests.support.forked import gpuscout
 from tests.support.served import serving, small_store
@@ -131,7 +132,9 @@ def test_a_load_has_the_likelihood_of_its_limits(client: TestClient) -> None:
         assert "limits met" in text_of(page)
         assert "(80 % range)" in text_of(page)
         assert f'<td class="n">{100 * plan["limits_met"]:.0f} %</td>' in page
-    assert "limits met" not in client.get("/load?batch=5M&within=8h").text
+    batch = text_of(client.get("/load?batch=5M&within=8h").text)
+    assert "limits met" not in batch
+    assert " 5,000,000 requests, 2,560,000,000 output tokens." in batch
 
 
 def test_counts_have_separators_and_limits_are_for_people(client: TestClient) -> None:
@@ -190,7 +193,9 @@ def test_a_load_that_moves_is_a_chart(client: TestClient) -> None:
     (group,) = client.get(f"/api/v1/capacity?{address}").json()["groups"]
     page = client.get(f"/load?{address}").text
     assert page.count('class="bar"') == len(group["over_time"]) > 3
-    assert all(f"{row['ready']} replicas from {row['start_s'] / 3600:.4g} h" in page for row in group["over_time"])
+    assert all(
+        f"{count(row['ready'], 'replica')} from {row['start_s'] / 3600:.4g} h" in page for row in group["over_time"]
+    )
 
 
 def test_accuracy_shows_estimates_against_measured_runs(client: TestClient) -> None:

@@ -123,7 +123,7 @@ def premises(question: Question, *more: str) -> list[str]:
 
 def none_meets(question: Question) -> str:
     """Return the message where no stored point is within the limits."""
-    told = f"no stored point meets {', '.join(map(str, question.slos))}"
+    told = f"no stored point meets {', '.join(map(limit, question.slos))}"
     untold = question.assume_tail is None and any(slo.percentile is not None for slo in question.slos)
     if not untold:
         return told
