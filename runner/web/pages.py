@@ -312,8 +312,7 @@ def _point(row: Mapping[str, Any], *metrics: Mapping[str, Any]) -> str:
 
 def compare(db: str, fields: Fields) -> Context:
     """Return two answers to one question side by side."""
-    against_api = any(text.startswith("api:") for text in fields.get("a", []))
-    if not fields.get("a") or not (fields.get("b") or against_api):
+    if not fields.get("a") and not fields.get("b"):
         return {"document": None}
     asked = Question("compare", given(fields))
     return {"document": json.loads(asked.ask(db).text), "command": asked.command(_display(db))}

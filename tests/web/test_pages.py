@@ -157,10 +157,16 @@ def test_a_seller_stands_once_beside_a_gpu(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "says"), [("have=H100=16", "nothing to place: give --rate"), ("rate=5", "name the GPUs")]
+    ("address", "says"),
+    [
+        ("/place?have=H100=16", "nothing to place: give --rate"),
+        ("/place?rate=5", "name the GPUs"),
+        ("/compare?a=now", "expected two sides to compare, got one"),
+        ("/compare?b=now", "expected two sides to compare, got one"),
+    ],
 )
-def test_half_a_question_about_a_place_says_what_it_lacks(asked: str, says: str, client: TestClient) -> None:
-    answer = client.get(f"/place?{asked}")
+def test_half_a_question_says_what_it_lacks(address: str, says: str, client: TestClient) -> None:
+    answer = client.get(address)
     assert answer.status_code == 400
     assert says in text_of(answer.text)
 
