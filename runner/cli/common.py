@@ -108,7 +108,8 @@ def print_table(
 
     cells = [["" if value is None else printable(str(value)) for value in row] for row in rows]
     shown = list(range(len(columns)))
-    widths = [max(len(text) for text in column) for column in zip(columns, *cells, strict=True)]
+    texts = list(zip(columns, *cells, strict=True))
+    widths = [max(map(len, column)) for column in texts]
     for name in drop:
         if sum(widths[i] + _GAP for i in shown) - _GAP <= out().width:
             break
@@ -120,7 +121,7 @@ def print_table(
         heads = [on_two_lines(name) if name in figures else name for name in columns]
     least = [
         max(map(len, (*head.split("\n"), *column))) if name in unbroken else min(width, _LEAST)
-        for name, head, width, column in zip(columns, heads, widths, zip(*cells, strict=True), strict=True)
+        for (name, *column), head, width in zip(texts, heads, widths, strict=True)
     ]
     table = Table(
         box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold", title=title, title_justify="left"
