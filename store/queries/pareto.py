@@ -12,7 +12,7 @@ of waiting, which a metric without TTFT does not show: such points are left out 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,11 +21,15 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from gpuscout.store.prices.prices import Prices
-from gpuscout.store.queries.point_columns import ends_of
+from gpuscout.store.queries.point_columns import ends_of, estimated_metric
 from gpuscout.store.queries.points import PointReader
 from gpuscout.store.ranking.measures import DECIMALS, MEASURES, Array
+from gpuscout.store.ranking.statements import about_tasks
+from gpuscout.store.ranking.trust import Errors, metric_with_errors
 from gpuscout.store.ranking.types import Kind, Question
+from gpuscout.store.schema import cases, tasks
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
+from gpuscout.sweeps.slo import is_percentile
 
 Row = dict[str, Any]
 Flags = npt.NDArray[np.bool_]
@@ -85,10 +89,11 @@ def metric_of(name: str) -> Metric:
 class Front:
     """The frontier of one group; `model`, `workload` and lengths (tokens) are None where groups are put together.
 
-    `points` are rows of operating points, with "dominated": those on the frontier, best of the first metric first, then
-    any others that were asked for. `considered` counts both; `queued` and `incomplete` points were left out, the latter
-    because a figure of theirs is not known. `traffic` is how requests vary and arrive, as JSON; None: fixed lengths
-    in a closed loop.
+    `points` are rows of operating points, with "dominated" and "backed" (measured, or measured runs are near in every
+    metric): those on the frontier, best of the first metric first, then any others that were asked for. Their "kind"
+    says which percentiles were simulated, as that of a ranking. `considered` counts both; `queued` and `incomplete`
+    points were left out, the latter because a figure of theirs is not known. `traffic` is how requests vary and
+    arrive, as JSON; None: fixed lengths in a closed loop.
     """
 
     model: str | None
@@ -104,16 +109,20 @@ class Front:
 
 @dataclass(frozen=True)
 class Pareto:
-    """Frontiers, by input length, output length and model; `prices` where a metric needs them."""
+    """Frontiers, by input length, output length and model; `prices` where a metric needs them.
+
+    `tails` are the percentiles that limits are on.
+    """
 
     metrics: tuple[Metric, ...]
     fronts: tuple[Front, ...]
     prices: Prices | None
+    tails: tuple[str, ...] = ()
 
     @property
     def range_columns(self) -> list[str]:
-        """The columns with the ends of the 80 % intervals of the metrics; what costs no estimate has none."""
-        return ends_of(axis.column for axis in self.metrics)
+        """The columns with the ends of the 80 % intervals of metrics and tails; what costs no estimate has none."""
+        return ends_of(dict.fromkeys([*(axis.column for axis in self.metrics), *self.tails]))
 
 
 def pareto(
@@ -142,10 +151,11 @@ def pareto(
         )
     reader = PointReader(connection, question, all_versions=all_versions)
     found = _Points.of(reader, axes, across=across)
+    tails = tuple(dict.fromkeys(slo.figure for slo in question.slos if slo.percentile is not None))
     priced = any(axis.column.startswith("usd_") for axis in axes)
     if not len(found):
         reader.check_any()
-        return Pareto(axes, (), reader.prices if priced else None)
+        return Pareto(axes, (), reader.prices if priced else None, tails)
     usable = np.asarray(~np.isnan(found.figures).any(axis=0))
     waits = np.asarray(found.waits & (not queued))
     signs = np.array([[-1.0 if axis.more_is_better else 1.0] for axis in axes])
@@ -157,9 +167,12 @@ def pareto(
         kept = compete if dominated else compete[best[compete]]
         order = np.lexsort((kept, found.figures[0, kept] * signs[0, 0], ~best[kept]))
         shown.append(kept[order].tolist())
-    figures = [axis.column for axis in axes]
-    names = list(dict.fromkeys([*columns, *figures, *ends_of(figures)]))
+    figures = list(dict.fromkeys([*(axis.column for axis in axes), *tails]))
+    names = list(dict.fromkeys([*columns, "kind", *figures, *ends_of(figures)]))
     rows = _described(reader, names, [found.key(point) for points in shown for point in points])
+    backed = _backed(connection, reader, rows, figures)
+    for key, row in rows.items():
+        row |= {"kind": _told_kind(row, figures), "backed": key in backed}
     fronts = []
     for group, members, points in zip(found.groups, found.members(), shown, strict=True):
         waiting = int(waits[members].sum())
@@ -171,7 +184,7 @@ def pareto(
             Front(model, workload, input_len, output_len, told_rows, considered, waiting, incomplete, traffic)
         )
     fronts.sort(key=lambda front: (front.input_len or 0, front.output_len or 0, front.model or ""))
-    return Pareto(axes, tuple(fronts), reader.prices if priced else None)
+    return Pareto(axes, tuple(fronts), reader.prices if priced else None, tails)
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
@@ -248,6 +261,42 @@ def _described(reader: PointReader, columns: Sequence[str], keys: Sequence[Key])
                 if key in wanted:
                     found[key] = {name: row[name] for name in columns}
     return found
+
+
+def _told_kind(row: Row, figures: Sequence[str]) -> str:
+    """Return the kind of a row with the percentiles that were simulated: "estimated, simulated p95"."""
+    kind, *more = str(row["kind"]).split(", ")
+    tails = [name.partition("_")[0] for name in figures if is_percentile(name) and row[name] is not None]
+    if tails and kind == Kind.ESTIMATED:
+        more.insert(0, f"simulated {' and '.join(dict.fromkeys(tails))}")
+    return ", ".join([kind, *more])
+
+
+def _backed(
+    connection: sa.Connection, reader: PointReader, rows: Mapping[Key, Row], figures: Sequence[str]
+) -> set[Key]:
+    """Return the points that were measured, and those that measured runs are near in all of these figures."""
+    estimates = [key for key in rows if key[0] == Kind.ESTIMATED]
+    backed = {key for key in rows if key[0] != Kind.ESTIMATED}
+    errors = Errors.of(connection, reader.scope.engines.all_ids(), reader.scope.models.all_ids())
+    if not estimates or not errors.seen:
+        return backed
+    about_task: dict[int, Sequence[Any]] = {}
+    columns = about_tasks()
+    numbers = sorted({task for _, task, _ in estimates})
+    for start in range(0, len(numbers), _BATCH):
+        source = tasks.join(cases, cases.c.id == tasks.c.case_id)
+        asked = sa.select(*columns).select_from(source).where(tasks.c.id.in_(numbers[start : start + _BATCH]))
+        about_task |= {row[0]: tuple(row) for row in connection.execute(asked)}
+    told = np.array([about_task[task] for _, task, _ in estimates], dtype=np.float64).T
+    about = dict(zip((column.name for column in columns), told, strict=True))
+    load = np.array([concurrency for _, _, concurrency in estimates], dtype=np.float64)
+    near = np.ones(len(estimates), dtype=bool)
+    for figure in figures:
+        if (metric := estimated_metric(figure)) is not None:
+            has_none = np.array([rows[key][figure] is None for key in estimates])
+            near &= errors.backed(about, load, metric_with_errors(metric)) | has_none
+    return backed | {key for key, is_near in zip(estimates, near.tolist(), strict=True) if is_near}
 
 
 # --- the frontier ------------------------------------------------------------------------------------------------

@@ -116,6 +116,11 @@ def ends_of(names: Iterable[str]) -> list[str]:
     return [f"{name}_{end}" for name in names if name in _FOLLOWS for end in ENDS]
 
 
+def estimated_metric(name: str) -> str | None:
+    """Return the metric whose errors are those of a column; None: it does not depend on an estimate."""
+    return _FOLLOWS[name][0] if name in _FOLLOWS else None
+
+
 def needs_of(name: str) -> str:
     """Return what must be known of a GPU for this column: `PRICE`, `TDP` or nothing."""
     return COLUMNS.get(RANGES.get(name, (name, ""))[0], (float, "", ""))[2]

@@ -241,8 +241,9 @@ def _with_points(
     return sa.select(*_about(scope), *figures).select_from(source).where(*scope.conditions, _RAN)
 
 
-def _about(scope: Scope) -> list[Number]:
-    about = [
+def about_tasks() -> list[Number]:
+    """Return columns of tasks with their cases: ids, sizes and codes, by which answers are put together and trusted."""
+    return [
         tasks.c.id.label("task_id"),
         tasks.c.case_id,
         tasks.c.engine_id,
@@ -252,8 +253,11 @@ def _about(scope: Scope) -> list[Number]:
         sa.case((cases.c.speculative != "", 1), else_=0).label("drafted"),
         sa.case((cases.c.request_rate.is_not(None), 1), else_=0).label("arriving"),
     ]
+
+
+def _about(scope: Scope) -> list[Number]:
     shared = scope.shared_ids
-    return [column for column in about if column.name not in shared]
+    return [column for column in about_tasks() if column.name not in shared]
 
 
 def _by_concurrency(

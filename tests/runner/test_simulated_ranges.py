@@ -114,3 +114,21 @@ def test_rows_frontiers_and_python_have_the_ends(folder: Path) -> None:
 
 def test_the_page_shows_the_intervals_that_ship() -> None:
     assert table(json.loads(FILE.read_text(encoding="utf-8"))) in PAGE.read_text(encoding="utf-8")
+
+
+def test_a_frontier_says_what_was_simulated_and_how_sure_it_is(folder: Path) -> None:
+    """As a ranking does: the kind, the range of a percentile that a limit is on, and what nobody measured."""
+    asked = ("pareto", "--slo", "ttft:p95<=20s")
+    for sweep, backed in (("closed", True), ("dense", False), ("open", False)):
+        points = json.loads(said(folder, *asked, "--sweep", sweep, "--json"))["points"]
+        assert {point["kind"] for point in points} == {"estimated, simulated p95"}
+        assert {point["backed"] for point in points} == {backed}
+        assert all(point["p95_ttft_ms_low"] < point["p95_ttft_ms"] < point["p95_ttft_ms_high"] for point in points)
+        shown = said(folder, *asked, "--sweep", sweep)
+        assert "; estimated, simulated p95\n" in shown
+        assert "p95 TTFT ms (80 % range)" in " ".join(shown.split())
+        assert ("? unmeasured" in shown) is not backed
+    markdown = said(folder, *asked, "--sweep", "closed", "--md")
+    assert "| estimated, simulated p95 |" in markdown
+    measured = ("pareto", "--metrics", "cost,ttft:p95", "--sweep", "dense")
+    assert "; estimated, simulated p95\n" in said(folder, *measured)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
@@ -112,7 +114,7 @@ def pareto(
     if output.json:
         document = {"metrics": [_metric(axis) for axis in found.metrics], "across": across}
         document |= {**limits_document(question), "caveats": caveats}
-        print_json_rows(document, "points", _rows(found, ["kind", *names, "dominated", *ranges], dominated))
+        print_json_rows(document, "points", _rows(found, ["kind", *names, "dominated", "backed", *ranges], dominated))
     elif output.for_people:
         for front in found.fronts:
             _print(found, front, names, dominated=dominated, across=across, whole=columns is not None)
@@ -127,8 +129,9 @@ def pareto(
         axes_shown = (a.column for a in found.metrics)
         shown = list(dict.fromkeys(["model", "input_len", "output_len", "kind", *names, *axes_shown]))
         ends = [name for name in ranges if name not in shown]
-        rows = _rows(found, [*shown, "dominated", *ends], dominated)
-        print_rows([*_columns(shown, dominated), *map(column_of, ends)], rows, output)
+        rows = _rows(found, [*shown, "dominated", *ends, "backed"], dominated)
+        backed = Column("backed", "backed", lambda backed: "yes" if backed else "no")
+        print_rows([*_columns(shown, dominated), *map(column_of, ends), backed], rows, output)
     if plot is not None:
         err().print(f"drawn: {plot}", soft_wrap=True)
 
@@ -169,10 +172,22 @@ def _metric(axis: Any) -> dict[str, object]:
     return {"name": axis.name, "column": axis.column, "unit": axis.unit, "more_is_better": axis.more_is_better}
 
 
+def _kinds(kinds: Sequence[str]) -> str:
+    """Return text such as "estimated, simulated p95 and measured"; what some are besides, with how many of them."""
+    told = []
+    for kind in sorted({kind.partition(", ")[0] for kind in kinds}):
+        own = [one.split(", ")[1:] for one in kinds if one.partition(", ")[0] == kind]
+        words = [kind]
+        for more, number in Counter(chain.from_iterable(own)).items():
+            words.append(more if number == len(own) else f"{number:,} of {len(own):,} {more}")
+        told.append(", ".join(words))
+    return " and ".join(told)
+
+
 def _print(found: Pareto, front: Front, names: list[str], *, dominated: bool, across: bool, whole: bool) -> None:
     """Print one group: its name, its frontier, and what was left out."""
     from gpuscout.runner.cli.show.points import DROP, ranged_row, telling, with_range
-    from gpuscout.runner.cli.show.wording import print_wrapped
+    from gpuscout.runner.cli.show.wording import DOUBTS, UNMEASURED, print_wrapped
     from gpuscout.sweeps.traffic.words import traffic_words
 
     title = "all models and workloads"
@@ -185,15 +200,21 @@ def _print(found: Pareto, front: Front, names: list[str], *, dominated: bool, ac
         f"{axis.label} ({axis.unit})" if axis.unit not in axis.label else axis.label for axis in found.metrics
     )
     print_wrapped(title)
-    kinds = " and ".join(sorted({point["kind"] for point in shown}))
+    kinds = _kinds([point["kind"] for point in shown])
     print_wrapped(f"{best:,} of {count(front.considered, 'point')} on the frontier of {by}; {kinds}", indent=2)
     lead = ["model", "input_len", "output_len"] if across else []
     note = names if whole else telling(names, shown)
     columns = list(dict.fromkeys([*lead, *note, *(axis.column for axis in found.metrics)]))
     if shown:
+        doubtful = not all(point["backed"] for point in shown)
         rows = [ranged_row(point) for point in shown]
         headed = [with_range(column, rows[0]) for column in _columns(columns, dominated)]
+        if doubtful:
+            mark = Column("backed", "", lambda backed: "" if backed else UNMEASURED)
+            headed.insert(columns.index("gpu") + 1 if "gpu" in columns else 0, mark)
         print_rows(headed, rows, Output(), drop=() if whole else DROP)
+        if doubtful:
+            print(f"{UNMEASURED} {DOUBTS[UNMEASURED]}")
     out = [(front.queued, "wait for memory (--queued)"), (front.incomplete, "lack one of the figures")]
     left = "; ".join(f"{number:,} {reason}" for number, reason in out if number)
     if left:

@@ -83,8 +83,8 @@ def frontier(found: Pareto, slos: Sequence[Slo] = (), caption: Sequence[str] = (
             note = f"size: {_axis(metric)}, {min(values):,.3g} to {max(values):,.3g}"
             axes.text(0.01, 0.99, note, transform=axes.transAxes, fontsize=7, va="top")
     kinds = sorted({point["kind"] for front in fronts for point in front.points})
-    shapes = ", ".join(f"{'dots' if kind == 'estimated' else 'diamonds'}: {kind}" for kind in kinds)
-    bands = "; bands: 80 % intervals" if ends_of([found.metrics[1].column]) and "estimated" in kinds else ""
+    shapes = "; ".join(f"{'diamonds' if kind == 'measured' else 'dots'}: {kind}" for kind in kinds)
+    bands = "; bands: 80 % intervals" if ends_of([found.metrics[1].column]) and kinds != ["measured"] else ""
     add_caption(figure, [f"{shapes}{bands}", *caption])
     return Drawing(figure, f"frontier of {', '.join(metric.label for metric in found.metrics)}", tips)
 
@@ -165,7 +165,7 @@ def _draw(
             [point[y] for point in chosen],
             gid=gid,
             linestyle="none",
-            marker=_SHAPES[kind],
+            marker=_SHAPES[kind.partition(",")[0]],
             color=style.color,
             markerfacecolor="white" if kind == "measured" else style.color,
             markersize=size if named else 2.0,

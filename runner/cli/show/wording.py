@@ -189,7 +189,8 @@ def _folded(text: str, width: int, indent: int) -> list[str]:
 
 
 GLUE = "\u00a0"
-DOUBTS = {"?": "unmeasured", "#": "architecture guessed"}
+UNMEASURED = "?"
+DOUBTS = {UNMEASURED: "unmeasured", "#": "architecture guessed"}
 LATENCIES = {"ttft_ms": "TTFT", "itl_ms": "ITL", "e2e_s": "E2E"}
 _FIGURE = re.compile(r"(?<=\d) (?=(?:ms|s|GiB)\b|%)")
 
