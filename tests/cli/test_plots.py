@@ -194,6 +194,17 @@ def test_measured_points_have_a_shape_of_their_own() -> None:
     assert "diamonds: measured" in " ".join(text for text, _ in texts(drawing))
 
 
+def test_estimates_of_every_kind_are_dots() -> None:
+    found = a_front(METRICS["cost"], METRICS["itl"])
+    front = found.fronts[0]
+    drafted = "estimated, drafts not checked against measurements"
+    drawing = frontier(
+        replace(found, fronts=(replace(front, points=tuple(p | {"kind": drafted} for p in front.points)),))
+    )
+    assert {line.get_marker() for line in drawing.figure.axes[0].lines if line.get_gid()} == {"o"}
+    assert f"dots: {drafted}; bands: 80 % intervals" in [text for text, _ in texts(drawing)]
+
+
 def test_svg_and_html_hold_texts_and_tooltips_and_need_nothing_else(tmp_path: Path) -> None:
     drawing = curves(points(GPUS[:12]), METRICS["itl"])
     for name in ("curves.svg", "again.svg", "curves.html", "curves.png"):

@@ -97,3 +97,10 @@ def test_no_figure_is_cut_however_narrow_the_terminal_is(
     place = next(place for place, line in enumerate(lines) if line.split()[:2] == ["model", "best"])
     heading, below, row = lines[place : place + 3]
     assert (heading.split()[-1], below.split()[-1], row.split()[-1]) == ("limits", "met", "%")
+    for width in (80, 70):
+        monkeypatch.setenv("COLUMNS", str(width))
+        assert execute(["recommend", *limits, "--top", "2"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        place = next(place for place, line in enumerate(lines) if line.split()[:2] == ["model", "best"])
+        assert "limits" in lines[place]
+        assert all("%" in line and "…" not in line for line in lines[place + 2 : place + 4])

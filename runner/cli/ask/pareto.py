@@ -186,6 +186,7 @@ def _kinds(kinds: Sequence[str]) -> str:
 
 def _print(found: Pareto, front: Front, names: list[str], *, dominated: bool, across: bool, whole: bool) -> None:
     """Print one group: its name, its frontier, and what was left out."""
+    from gpuscout.runner.cli.show.fitted import short_gpu
     from gpuscout.runner.cli.show.points import DROP, ranged_row, telling, with_range
     from gpuscout.runner.cli.show.wording import DOUBTS, UNMEASURED, print_wrapped
     from gpuscout.sweeps.traffic.words import traffic_words
@@ -207,7 +208,7 @@ def _print(found: Pareto, front: Front, names: list[str], *, dominated: bool, ac
     columns = list(dict.fromkeys([*lead, *note, *(axis.column for axis in found.metrics)]))
     if shown:
         doubtful = not all(point["backed"] for point in shown)
-        rows = [ranged_row(point) for point in shown]
+        rows = [ranged_row(point if whole else point | {"gpu": short_gpu(point["gpu"])}) for point in shown]
         headed = [with_range(column, rows[0]) for column in _columns(columns, dominated)]
         if doubtful:
             mark = Column("backed", "", lambda backed: "" if backed else UNMEASURED)

@@ -10,14 +10,15 @@ from gpuscout.runner.cli.common import on_two_lines
 
 _CUT = "…"
 _SHORTEST = 8
+LAST_RESORT = 100
 
 
 @dataclass(frozen=True)
 class FittedColumn:
     """One column: what its cells say, from the first row to the last.
 
-    `right`: figures, to the right. `drop`: how soon it may be left out, 1 first; None: never. `least`: names may be cut
-    to so many characters; None: never cut.
+    `right`: figures, to the right. `drop`: how soon it may be left out, 1 first, from `LAST_RESORT` on only where
+    nothing else makes room; None: never. `least`: names may be cut to so many characters; None: never cut.
     """
 
     heading: str
@@ -34,13 +35,13 @@ class FittedColumn:
 def fitted(columns: Iterable[FittedColumn], width: int, *, indent: int = 0) -> list[str]:
     """Return a line of headings and one a row, none longer than `width`.
 
-    What may be left out goes first, then gaps get narrower and names shorter, then headings take a second line; at last
-    lines end where the width does, in a mark that says so.
+    What may be left out goes first, then gaps get narrower and names shorter, then headings take a second line, then
+    what is left out as a last resort goes; at last lines end where the width does, in a mark that says so.
     """
     shown = [column for column in columns if any(column.cells)]
     room = width - indent
     while (over := _total(shown, 2) - room) > 0:
-        dropped = min((column for column in shown if column.drop), key=lambda one: one.drop or 0, default=None)
+        dropped = min((column for column in shown if 0 < (column.drop or 0) < LAST_RESORT), key=_drop, default=None)
         # A name that is cut a little says more than a column that is gone.
         if dropped is None or over <= _spare(shown) // 3:
             break
@@ -48,6 +49,8 @@ def fitted(columns: Iterable[FittedColumn], width: int, *, indent: int = 0) -> l
     gap = 2 if _total(shown, 2) - _spare(shown) <= room else 1
     if _total(shown, gap) - _spare(shown) > room:
         shown = [replace(column, heading=on_two_lines(column.heading)) for column in shown]
+    while _total(shown, gap) - _spare(shown) > room and any(column.drop for column in shown):
+        shown.remove(min((column for column in shown if column.drop), key=_drop))
     widths = [column.width for column in shown]
     headings = [column.heading.split("\n") for column in shown]
     tallest = max(map(len, headings), default=1)
@@ -70,6 +73,10 @@ def fitted(columns: Iterable[FittedColumn], width: int, *, indent: int = 0) -> l
         line = (" " * indent + (" " * gap).join(cells)).rstrip()
         lines.append(line if len(line) <= width else line[: width - len(_CUT)] + _CUT)
     return lines
+
+
+def _drop(column: FittedColumn) -> int:
+    return column.drop or 0
 
 
 def _total(columns: Sequence[FittedColumn], gap: int) -> int:

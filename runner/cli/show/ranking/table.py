@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import groupby
 
 from gpuscout.runner.cli.common import out
-from gpuscout.runner.cli.show.fitted import FittedColumn, bare_names, fitted, short_gpu
+from gpuscout.runner.cli.show.fitted import LAST_RESORT, FittedColumn, bare_names, fitted, short_gpu
 from gpuscout.runner.cli.show.prices import price_notes
 from gpuscout.runner.cli.show.ranking.certainty import met, ranged
 from gpuscout.runner.cli.show.ranking.document import ranking_document
@@ -170,6 +170,9 @@ def _block(ranking: Ranking, groups: Sequence[Group], top: int, width: int) -> l
         return [] if len(groups) <= DETAILED else [line for group in groups for line in _none(ranking, group, width)]
     cells = {name: _cells(ranking, rows, name) for name in _columns(ranking)}
     drops = {name: place for place, name in enumerate(_droppable(ranking), 1)}
+    # Whether limits are met says more than by how much, or how far a row is behind.
+    tails = [slo.name for slo in ranking.question.slos if slo.percentile is not None]
+    drops |= {name: LAST_RESORT + place for place, name in enumerate(tails, 1)}
     columns = [
         FittedColumn("model", [name for name, _, _ in rows], least=_LEAST_MODEL),
         FittedColumn(
@@ -185,7 +188,12 @@ def _block(ranking: Ranking, groups: Sequence[Group], top: int, width: int) -> l
     ]
     if top > 1:
         columns.append(
-            FittedColumn("behind", [_behind(ranking, group, config) for _, group, config in rows], right=True)
+            FittedColumn(
+                "behind",
+                [_behind(ranking, group, config) for _, group, config in rows],
+                right=True,
+                drop=LAST_RESORT,
+            )
         )
     return fitted(columns, width, indent=2)
 
