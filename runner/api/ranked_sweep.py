@@ -249,6 +249,7 @@ class _Answers:
             notes=(*model.caveats, *([note] if note else [])),
             unproven=next(unproven, None),
             analyses=analyses_of(analysed) if asked.with_analyses else (),
+            slos=tuple(map(str, asked.question.slos)),
         )
 
     def _engine_note(self) -> str | None:

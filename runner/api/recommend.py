@@ -64,7 +64,8 @@ def recommend_gpus(
                                  `estimate_performance_flag`, its name in earlier recommenders, says
     gpus                         names, aliases, globs, groups (datacenter, AMD, Hopper) or `GPUSpec`s; None: all
     objective                    cost, throughput, throughput-per-gpu, ttft, itl, e2e …; "latency" means e2e
-    slos                         limits to meet, such as "itl<=30ms"; what misses one fits, but is not recommended
+    slos                         limits to meet, such as "itl<=30ms"; what misses one fits, but is not recommended; by
+                                 default none, which the result says (the command line takes ITL <= 50 ms)
     trust                        prefer: estimates with measured runs near them first; any: all alike; backed: no others
     confidence                   how likely an estimate must be to hold, to be ranked and to meet a limit: 0.5 … 0.99
 

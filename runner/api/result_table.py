@@ -55,6 +55,11 @@ def fitting(result: RecommendationResult) -> str:
     return summary if recommended == len(fit) else f"{summary}, {recommended:,} can be recommended"
 
 
+def has_no_limit(result: RecommendationResult) -> bool:
+    """Return whether estimates were ranked whatever their latencies."""
+    return result.slos == () and any(item.estimate for item in result)
+
+
 def _title(result: RecommendationResult) -> str:
     lengths = f"{result.input_length:,} in / {result.output_length:,} out"
     return f"GPU Recommendations: {result.model_id}, {result.precision}, {lengths}, by {result.objective}"
@@ -106,6 +111,8 @@ def _figures(item: GPURecommendation) -> tuple[str, ...]:
 
 def _remarks(result: RecommendationResult) -> list[str]:
     remarks = [_LEGEND] if any(item.estimate for item in result) else []
+    if has_no_limit(result):
+        remarks.append("no latency limit was asked: recommend_gpus(…, slos='itl<=50ms') gives one")
     if result.unproven in result.recommendations:
         better = f"{result.unproven} would be better by {result.objective}"
         remarks.append(f"{better} if its estimate holds: no measured runs are near it")
@@ -118,10 +125,10 @@ def _remarks(result: RecommendationResult) -> list[str]:
 
 
 def _figure(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    """Return a figure, with the ends of its interval where they are known: "24.1 (18.3-30.9)"."""
+    """Return a figure, with the ends of its interval where they are known: "24.1 (18.3–30.9)"."""
     if value is None:
         return "-"
-    return _number(value) if low is None or high is None else f"{_number(value)} ({_number(low)}-{_number(high)})"
+    return _number(value) if low is None or high is None else f"{_number(value)} ({_number(low)}–{_number(high)})"
 
 
 def _number(value: float) -> str:

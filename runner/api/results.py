@@ -150,12 +150,13 @@ class RecommendationResult(Sequence[GPURecommendation]):
     precision    of the weights: what was asked for, or the checkpoint's own
     exclusions   which configurations were left out because no engine could run them, and why
     notes        what is assumed or approximate about the model
+    slos         the limits that were asked for; empty: none, whatever the latencies; None: not known
     unproven     what would be better than the best if its estimate held, which no measured runs back; None: nothing
     analyses     of `GPURecommender`: what limits each configuration. Empty otherwise
 
-    >>> found = recommend_gpus("gpt-oss-120b", 2000, 256, gpus=["H200", "L40"])
+    >>> found = recommend_gpus("gpt-oss-120b", 2000, 256, slos="itl<=50ms", gpus=["H200", "L40"])
     >>> found
-    <RecommendationResult: openai/gpt-oss-120b, 7 of 8 configurations fit, best by cost: H200-SXM-141GB x1 fp4>
+    <RecommendationResult: openai/gpt-oss-120b, 7 of 8 configurations fit, best by cost: H200-SXM-141GB x2 fp4>
     >>> found.best.gpu, found[0] == found.best, len(found[:3])
     ('H200-SXM-141GB', True, 3)
     """
@@ -170,6 +171,7 @@ class RecommendationResult(Sequence[GPURecommendation]):
     notes: tuple[str, ...] = ()
     unproven: GPURecommendation | None = field(default=None, compare=False)
     analyses: tuple[PerformanceAnalysis, ...] = field(default=(), compare=False)
+    slos: tuple[str, ...] | None = field(default=None, compare=False)
 
     def __len__(self) -> int:
         return len(self.recommendations)
@@ -337,7 +339,8 @@ class RecommendationResult(Sequence[GPURecommendation]):
 
     def __repr__(self) -> str:
         best = f"best by {self.objective}: {self.best}" if self.best else "none can be recommended"
-        return f"<RecommendationResult: {self.model_id}, {result_table.fitting(self)}, {best}>"
+        unlimited = ", no latency limit was asked (slos)" if result_table.has_no_limit(self) else ""
+        return f"<RecommendationResult: {self.model_id}, {result_table.fitting(self)}, {best}{unlimited}>"
 
     def _with(self, items: Iterable[GPURecommendation]) -> RecommendationResult:
         return replace(self, recommendations=list(items))

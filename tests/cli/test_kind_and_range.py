@@ -154,11 +154,22 @@ def test_plots(database: str, command: tuple[str, ...], tmp_path: Path, capsys: 
     assert "80 %" in drawn
 
 
+def test_python_says_where_no_limit_was_asked() -> None:
+    free = recommend_gpus("Qwen/Qwen3-8B", gpus=["L40S"], max_gpus=1)
+    for text in (free.summary(), free._repr_html_(), repr(free)):
+        assert "no latency limit was asked" in text
+        assert "slos" in text
+    limited = recommend_gpus("Qwen/Qwen3-8B", gpus=["L40S"], max_gpus=1, slos="itl<=50ms")
+    by_memory = recommend_gpus("Qwen/Qwen3-8B", gpus=["L40S"], max_gpus=1, with_estimates=False)
+    for found in (limited, by_memory):
+        assert "no latency limit" not in found.summary() + repr(found)
+
+
 def test_python() -> None:
     found = recommend_gpus("Qwen/Qwen3-8B", gpus=["H200", "L40S"], slos="itl<=50ms", max_gpus=1)
     for text in (found.summary(), found._repr_html_()):
         assert "80 %" in text
-        assert re.search(r"\d \(\d[\d.]*[-–]\d[\d.]*\)", text)
+        assert re.search(r"\d \(\d[\d.]*–\d[\d.]*\)", text)
         assert "estimated" in text
     for item in found:
         assert item.estimate is not None
