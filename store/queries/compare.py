@@ -24,7 +24,7 @@ from gpuscout.store.ranking.lookup import means_estimated
 from gpuscout.store.ranking.measures import DECIMALS, Array
 from gpuscout.store.ranking.rank import rank
 from gpuscout.store.ranking.scope import Scope, scope_of
-from gpuscout.store.ranking.types import Configuration, Group, Kind, RankedConfig, Ranking
+from gpuscout.store.ranking.types import Cause, Configuration, Group, Kind, RankedConfig, Ranking
 from gpuscout.store.schema import cases, engines, operating_points, tasks
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.settings import SETTINGS
@@ -75,7 +75,8 @@ class Winner:
     """The best of one model under one workload on both sides.
 
     Leads are those over the best of another GPU type, as fractions; None: there is none. `staying`: how far the first
-    side's winner is behind the best of the second; None: it is not ranked there, or there was none.
+    side's winner is behind the best of the second; None: it is not ranked there, or there was none. `refused`: why the
+    one side without a winner answers nothing here, where its engine does not support it; the winner does not change.
     """
 
     model: str
@@ -90,10 +91,11 @@ class Winner:
     change: float | None
     changes: bool
     traffic: str | None = None
+    refused: str | None = None
 
     @property
     def changes_gpu(self) -> bool:
-        return (self.before and self.before.gpu) != (self.after and self.after.gpu)
+        return self.refused is None and (self.before and self.before.gpu) != (self.after and self.after.gpu)
 
 
 @dataclass(frozen=True)
@@ -293,6 +295,7 @@ def _winners(one: _Seen, other: _Seen) -> Iterable[Winner]:
         left, right = one.groups.get(case), other.groups.get(case)
         before, after = (group.best if group else None for group in (left, right))
         keys = [config and _key(case, config, one.side.form) for config in (before, after)]
+        refused = _refusal(left, right) if (before is None) != (after is None) else None
         stays = other.ranked.get(keys[0]) if keys[0] else None
         yield Winner(
             model=case[0],
@@ -305,9 +308,23 @@ def _winners(one: _Seen, other: _Seen) -> Iterable[Winner]:
             lead_after=_lead(right),
             staying=stays.behind_best if stays else None,
             change=_relative(before.objective, after.objective) if before and after else None,
-            changes=keys[0] != keys[1],
+            changes=keys[0] != keys[1] and refused is None,
             traffic=case[3],
+            refused=refused,
         )
+
+
+def _refusal(*groups: Group | None) -> str | None:
+    """Return what the engine of the side without a winner says, where it supports nothing of it."""
+    for group in groups:
+        if (
+            group
+            and not group.configs
+            and group.losers
+            and {one.cause for one in group.losers} == {Cause.NOT_SUPPORTED}
+        ):
+            return next((loser.detail for one in group.losers for loser in one.examples), "not supported")
+    return None
 
 
 def _lead(group: Group | None) -> float | None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -135,3 +136,24 @@ def test_its_range_is_wider_and_no_error_of_known_families_is_its_own(
             of_known = math.log(known[f"{metric}_{end}"] / known[metric])
             of_guessed = math.log(guessed[f"{metric}_{end}"] / guessed[metric])
             assert abs(of_guessed) == pytest.approx(math.hypot(of_known, math.log(APPROXIMATE_FACTOR)))
+
+
+def test_what_an_engine_does_not_support_changes_no_winner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An open loop is answered by the simulator alone: the roofline has no other winner there, but none."""
+    spec = {"models": ["Qwen/Qwen3-8B"], "gpus": ["H200"], "load": "request_rate", "request_rate": [1]}
+    spec |= {"workloads": [{"name": "live", "input_len": 256, "output_len": 32, "arrivals": "poisson"}]}
+    db = ("--db", f"sqlite:///{tmp_path / 'gpuscout.db'}")
+    for engine in ("simulator", "roofline"):
+        (tmp_path / "spec.json").write_text(json.dumps(spec | {"name": engine, "engine": engine}))
+        execute(["run", str(tmp_path / "spec.json"), *db])
+    capsys.readouterr()
+    for sides, refused in ((("simulator", "roofline"), "B"), (("roofline", "simulator"), "A")):
+        asked = ["compare", *(f"engine:{side}" for side in sides), *db]
+        assert execute(asked) == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        assert f"{refused} does not support 1 pair of model and workload: roofline answers for closed loops" in shown
+        assert "the winner changes" not in shown
+        assert execute([*asked, "--json"]) == 0
+        (winner,) = json.loads(capsys.readouterr().out)["winners"]
+        assert not winner["changes"]
+        assert not winner["changes_gpu"]

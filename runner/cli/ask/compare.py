@@ -182,7 +182,7 @@ def _sided(found: Comparison) -> tuple[list[Winner], list[Winner]]:
     there = {case_of(change) for change in found.changes if change.status not in (Status.ADDED, Status.VANISHED)}
     shared: list[Winner] = []
     alone: list[Winner] = []
-    for winner in found.winners:
+    for winner in (winner for winner in found.winners if winner.refused is None):
         both = (winner.before and winner.after) or case_of(winner) in there
         (shared if both else alone).append(winner)
     return shared, alone
@@ -222,6 +222,11 @@ def _summary(found: Comparison, shared: Sequence[Winner], alone: Sequence[Winner
     for name, heading in _METRICS.items():
         if (metric := found.metrics.get(name)) is not None:
             yield f"{heading} at equal concurrencies ({metric.points:,} points): {_told(metric)}"
+    for side, reason in dict.fromkeys(
+        ("B" if one.before else "A", one.refused) for one in found.winners if one.refused
+    ):
+        number = sum((one.refused, bool(one.before)) == (reason, side == "B") for one in found.winners)
+        yield f"{side} does not support {count(number, 'pair')} of model and workload: {reason}"
     neither = [winner for winner in alone if not (winner.before or winner.after)]
     if neither:
         yield f"nothing qualifies on either side for {count(len(neither), 'pair')} of model and workload"
