@@ -96,10 +96,10 @@ def _row(one: Served, *, gpu: bool) -> dict[str, Any]:
         "gpus": one.gpus,
         "concurrency": one.concurrency,
         "output_tokens_per_s": one.output_tokens_per_s,
-        "range": None if ends is None else f"{number(ends[0])}-{number(ends[1])}",
+        "range": None if ends is None else f"{number(ends[0])}–{number(ends[1])}",
         "tokens_low": ends and ends[0],
         "tokens_high": ends and ends[1],
         "ttft_ms": first.ttft_ms,
         "itl_ms": first.itl_ms,
-        "trust": first.kind.value if first.runs is not None else "backed" if first.backed else "unproven",
+        "trust": first.kind.value if first.runs is not None else "backed" if first.backed else "unmeasured",
     }

@@ -1,4 +1,4 @@
-"""Wording of certainty in tables and messages: ranges, probabilities, backing, ties, what is unproven."""
+"""Wording of certainty in tables and messages: ranges, probabilities, backing, ties, what is unmeasured."""
 
 from __future__ import annotations
 
