@@ -427,7 +427,7 @@ def test_runs_of_a_store_give_the_figures_of_their_file(tmp_path: Path) -> None:
     sources = ("stored", str(tmp_path / "mine.csv"), "public:serving_runs")
     assert len(measured_runs(sources, f"sqlite:///{tmp_path / 'gpuscout.db'}").runs) == 1986 + 4
     # Of what the engine was fitted to, it brings errors on models left out.
-    assert "errors over 4 runs of this store kept; 1,986 public runs apart" in stored.stderr
+    assert "errors over 4 runs of this store kept; 1,986 public runs excluded" in stored.stderr
     with open_store(f"sqlite:///{tmp_path / 'gpuscout.db'}") as store, store.reading() as connection:
         ids = connection.execute(sa.select(engines.c.id).where(engines.c.name == "roofline")).scalars().all()
         kept = [error for errors in errors_of(connection, ids).values() for _, error in errors]
@@ -456,7 +456,7 @@ def test_errors_over_public_runs_that_no_fit_has_seen_are_kept(tmp_path: Path) -
     for arguments in (("import", "public:serving_runs_2026_11"), ("accuracy", "--measured", "stored", "--store")):
         done = gpuscout(*arguments, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-    kept = re.search(r"errors over ([\d,]+) runs of this store kept; ([\d,]+) public runs apart", done.stderr)
+    kept = re.search(r"errors over ([\d,]+) runs of this store kept; ([\d,]+) public runs excluded", done.stderr)
     assert kept is not None, done.stderr
     unseen, fitted = (int(number.replace(",", "")) for number in kept.groups())
     assert unseen > 0 < fitted
