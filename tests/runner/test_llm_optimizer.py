@@ -245,7 +245,7 @@ def test_each_way_to_have_no_estimate(package: Path) -> None:
         (4, "unknown GPU: llm-optimizer has no H100-PCIe-80GB"),
         (5, "precision not supported: ValueError: fp8 precision not supported on A100"),
         (6, "precision not supported: "),
-        (8, "no pipeline parallelism"),
+        (8, "not pipeline parallelism"),
         (12, "only the newest revision of Qwen/Qwen3-8B"),
     ):
         assert text in told[row][1]
