@@ -44,10 +44,13 @@ def _group(group: list[Row], trust: Mapping[str, Trust], question: Question) -> 
     measured = [one for one in group if one["task"] is None]
     # Of two engines the preferred, else the newest ("oracle" was stored last; the sweep lists it last).
     order = question.engines or (("roofline", "oracle") if question.sweep else ("oracle", "roofline"))
-    engine = min((one["engine"][0] for one in group if one["task"] is not None), key=order.index, default="measured")
     standing: dict[tuple[Any, ...], Row] = {}
     for one in sorted((one for one in group if one["task"] is not None), key=lambda one: _version(one, question)):
         standing[one["engine"][0], *identity(one)] = one
+    # What an engine does not support is no answer, unless nobody has another.
+    ranks = ((one["outcome"] == "not_supported", order.index(one["engine"][0])) for one in standing.values())
+    _, first = min(ranks, default=(False, None))
+    engine = "measured" if first is None else order[first]
     for one in measured:
         _extend(one, [other for other in standing.values() if other["engine"][0] == engine], question)
     for one in [*standing.values(), *measured]:
