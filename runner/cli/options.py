@@ -239,7 +239,7 @@ class LimitOptions(SloOptions):
 
         Raises InputError.
         """
-        from gpuscout.store.ranking.confidence import CAUTIOUS, EXPECTED
+        from gpuscout.store.ranking.question.confidence import CAUTIOUS, EXPECTED
 
         if self.cautious and self.confidence is not None:
             raise InputError("--cautious is --confidence 0.9: give one of them")

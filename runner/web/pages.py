@@ -130,7 +130,7 @@ def ask(db: str, fields: Fields) -> Context:
     from gpuscout.runner.cli.show.ranking.report import report_body
     from gpuscout.runner.cli.show.wording import case_of, measured_aside, none_meets
     from gpuscout.store.database.connect import open_store
-    from gpuscout.store.ranking.lookup import stored_names
+    from gpuscout.store.ranking.question.lookup import stored_names
     from gpuscout.store.ranking.rank import rank
     from gpuscout.store.schema import gpus
 
@@ -452,7 +452,7 @@ class Choices:
 def choices(db: str) -> Choices:
     """Raise StoreUnreachableError, StoreOutdatedError."""
     from gpuscout.store.database.connect import open_store
-    from gpuscout.store.ranking.lookup import stored_names, workload_names
+    from gpuscout.store.ranking.question.lookup import stored_names, workload_names
     from gpuscout.store.schema import models
 
     with open_store(db) as store, store.reading() as connection:

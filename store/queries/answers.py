@@ -9,8 +9,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from gpuscout.store.ranking.intervals import Intervals, intervals_around
-from gpuscout.store.ranking.statements import described
+from gpuscout.store.ranking.candidates.statements import described
+from gpuscout.store.ranking.question.intervals import Intervals, intervals_around
 from gpuscout.store.results.trust import intervals_of
 from gpuscout.store.schema import tasks
 from gpuscout.sweeps.outcomes import Outcome

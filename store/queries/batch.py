@@ -24,7 +24,7 @@ from gpuscout.store.queries.capacity import Out, expected_rates, is_known, out_o
 from gpuscout.store.queries.capacity_question import both_rankings, node_sizes
 from gpuscout.store.queries.moving import Hourly, hourly_of
 from gpuscout.store.queries.simulated_rates import highest_rates, of_one_load, settings_of
-from gpuscout.store.ranking.aside import case_of
+from gpuscout.store.ranking.answer.aside import case_of
 from gpuscout.store.ranking.rank import Question, Ranking
 from gpuscout.store.ranking.types import Group, RankedConfig, Trusted
 from gpuscout.sweeps.errors import InputError

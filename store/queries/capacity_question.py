@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from gpuscout.store.prices.prices import Prices
 from gpuscout.store.queries.capacity import Demand, GroupCapacity, Load, Plan, Users, capacity_of, load_at
 from gpuscout.store.queries.simulated_rates import of_one_load
-from gpuscout.store.ranking.aside import CaseKey, case_of
-from gpuscout.store.ranking.confidence import CAUTIOUS
+from gpuscout.store.ranking.answer.aside import CaseKey, case_of
+from gpuscout.store.ranking.question.confidence import CAUTIOUS
 from gpuscout.store.ranking.rank import Question, Ranking, rank
 from gpuscout.store.ranking.types import Group, Trusted
 from gpuscout.store.schema import gpus, operating_points

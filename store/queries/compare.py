@@ -20,10 +20,10 @@ import sqlalchemy as sa
 from gpuscout.store.prices.books import book_names, prices_for, quotes_of
 from gpuscout.store.prices.prices import Prices
 from gpuscout.store.queries.compare_sides import PRICE_FORMS, Form, Side
-from gpuscout.store.ranking.lookup import means_estimated
 from gpuscout.store.ranking.measures import DECIMALS, Array
+from gpuscout.store.ranking.question.lookup import means_estimated
+from gpuscout.store.ranking.question.scope import Scope, scope_of
 from gpuscout.store.ranking.rank import rank
-from gpuscout.store.ranking.scope import Scope, scope_of
 from gpuscout.store.ranking.types import Cause, Configuration, Group, Kind, RankedConfig, Ranking
 from gpuscout.store.schema import cases, engines, operating_points, tasks
 from gpuscout.sweeps.errors import InputError, UnknownNameError

@@ -16,7 +16,7 @@ from enum import StrEnum
 import sqlalchemy as sa
 
 from gpuscout.store.prices.books import book_names
-from gpuscout.store.ranking.lookup import listed
+from gpuscout.store.ranking.question.lookup import listed
 from gpuscout.store.ranking.types import MEASURED, Kind, Question
 from gpuscout.store.schema import engines, gpus, measured_runs, sweeps
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest

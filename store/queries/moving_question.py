@@ -15,7 +15,7 @@ from gpuscout.store.queries.capacity import Demand, Out, out_of
 from gpuscout.store.queries.capacity_question import both_rankings, node_sizes
 from gpuscout.store.queries.moving import Hourly, MovingPlan, OverTime, Scaling, hourly_of, moving_plans, over_time
 from gpuscout.store.queries.simulated_rates import highest_rates, of_one_load, settings_of
-from gpuscout.store.ranking.aside import CaseKey, case_of
+from gpuscout.store.ranking.answer.aside import CaseKey, case_of
 from gpuscout.store.ranking.rank import Question, Ranking
 from gpuscout.store.ranking.types import Group, RankedConfig, Trusted
 from gpuscout.sweeps.errors import InputError

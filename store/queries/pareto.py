@@ -23,9 +23,9 @@ import sqlalchemy as sa
 from gpuscout.store.prices.prices import Prices
 from gpuscout.store.queries.point_columns import ends_of, estimated_metric
 from gpuscout.store.queries.points import PointReader
+from gpuscout.store.ranking.candidates.statements import about_tasks
+from gpuscout.store.ranking.candidates.trust import Errors, metric_with_errors
 from gpuscout.store.ranking.measures import DECIMALS, MEASURES, Array
-from gpuscout.store.ranking.statements import about_tasks
-from gpuscout.store.ranking.trust import Errors, metric_with_errors
 from gpuscout.store.ranking.types import Kind, Question
 from gpuscout.store.schema import cases, tasks
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest

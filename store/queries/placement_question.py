@@ -13,7 +13,7 @@ from gpuscout.store.queries.capacity_question import Rate, both_rankings, check_
 from gpuscout.store.queries.moving_question import about, check_names
 from gpuscout.store.queries.placement import Missing, Need, Nodes, Placement, merged, missing, place
 from gpuscout.store.queries.simulated_rates import of_one_load
-from gpuscout.store.ranking.aside import case_of, measured_aside
+from gpuscout.store.ranking.answer.aside import case_of, measured_aside
 from gpuscout.store.ranking.rank import Question, Ranking
 from gpuscout.store.ranking.types import Group
 from gpuscout.sweeps.errors import InputError

@@ -1,1 +1,1 @@
-"""Steps of `rank()`: candidates from the store, limits, points, places, trust; one step a module."""
+"""Which configuration is best: `rank()`, from what is asked over the candidates in the store to the answer."""

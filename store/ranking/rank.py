@@ -2,31 +2,31 @@
 
 Of every configuration (task) the operating point counts that is best for the objective and meets *all* SLOs, and the
 configurations of a group (a model under one pair of lengths) are ranked by it. The database reduces curves to points
-(`ranking/points.py`), placing them is arithmetic on columns (`ranking/places.py`). The rules:
+(`candidates/statements.py`), placing them is arithmetic on columns (`candidates/placing.py`). The rules:
 
-*Objectives and weights*: `ranking/measures.py`. *Prices*: `prices`. *Points between stored ones*: `ranking/limits.py`.
+*Objectives and weights*: `measures.py`. *Prices*: `prices`. *Points between stored ones*: `question/limits.py`.
 *Ties.* Figures equal to six decimals are equal. Between points of one configuration, the lower concurrency goes first.
 Between configurations: not queued, fewer GPUs, lower ITL, lower TTFT, then GPU name, TP, PP, DP, EP, precision, KV
 precision, server, memory fraction and maximum length, ascending.
 *Queueing.* A point with more requests in flight than the KV cache holds is real, and its TTFT includes the wait. It
 buys a few per cent of throughput with seconds of waiting, so a configuration is only shown at such a point, marked
 `queued`, where none of its points without a queue meets the limits.
-*Measured over estimated.* Measured runs of a configuration stand for all estimates of it: see `ranking/measured.py`.
+*Measured over estimated.* Measured runs of a configuration stand for all estimates of it: see `candidates/measured.py`.
 *One engine per group.* Estimates of different engines are never mixed in one ranking: a group shows the engine that
 comes first in `Question.engines`, else in the sweep, else the one stored last, of those that have any answer for it
 ("not supported" is none); and, beside its estimates, what was measured. What the others say of the same configuration,
 each at its own best point, stands beside it (`RankedConfig.opinions`).
 *Percentiles.* An estimate is a mean. It meets a limit on a percentile only where `Question.assume_tail` says by what to
 multiply the mean; measured runs meet it by exactly that percentile.
-*Trust*: `Trusted`, `ranking/trust.py`. What measurements back goes first, whatever its figures, unless the question
+*Trust*: `Trusted`, `candidates/trust.py`. What measurements back goes first, whatever its figures, unless the question
 ranks all alike; what would be better if its estimate held is told beside it.
 *Confidence.* Where the question asks for one, estimates count by the figures that hold with this probability
-(`ranking/confidence.py`): for the point of each configuration, for the limits and for the objective.
+(`question/confidence.py`): for the point of each configuration, for the limits and for the objective.
 *Load.* Where what measurements back goes first, an estimate that is best beyond all measured loads stands at the
 highest one that runs are near (`RankedConfig.held`).
-*Ties.* A lead below what the two may be wrong by together is a tie (`ranking/trust.py`).
+*Ties.* A lead below what the two may be wrong by together is a tie (`candidates/trust.py`).
 *What can be started.* Of every configuration that is returned the ranking says what keeps its server from being started
-so (`ranking/launches.py`).
+so (`answer/launches.py`).
 *What was asked.* A measured run in a precision, or with a server, that none of its group's estimates has answers only
 where the question names it.
 *Versions never compete.* Of the answers of one engine (whatever fingerprint and options) for one configuration, by the
@@ -50,17 +50,15 @@ import sqlalchemy as sa
 
 from gpuscout.store.prices.csv_file import gpu_name
 from gpuscout.store.prices.prices import PriceRules
-from gpuscout.store.ranking import statements as statements
-from gpuscout.store.ranking.candidates import Candidates, choice_of, read_candidates
-from gpuscout.store.ranking.confidence import EXPECTED, HIGHEST
-from gpuscout.store.ranking.descriptions import Descriptions
-from gpuscout.store.ranking.groups import Shown, configs_of, unranked_of, unranked_rows
-from gpuscout.store.ranking.launches import Launches
-from gpuscout.store.ranking.lookup import choose_word, means_estimated, stored_names
-from gpuscout.store.ranking.losers import excluded, in_words, losers_of, shortfalls_of
-from gpuscout.store.ranking.placing import placed
-from gpuscout.store.ranking.price_changes import flips_of, sellers_of
-from gpuscout.store.ranking.runs import (
+from gpuscout.store.ranking.answer.descriptions import Descriptions
+from gpuscout.store.ranking.answer.groups import Shown, configs_of, unranked_of, unranked_rows
+from gpuscout.store.ranking.answer.launches import Launches
+from gpuscout.store.ranking.answer.losers import excluded, in_words, losers_of, shortfalls_of
+from gpuscout.store.ranking.answer.price_changes import flips_of, sellers_of
+from gpuscout.store.ranking.candidates import statements as statements
+from gpuscout.store.ranking.candidates.candidates import Candidates, choice_of, read_candidates
+from gpuscout.store.ranking.candidates.placing import placed
+from gpuscout.store.ranking.candidates.runs import (
     check_there_are_any,
     counts,
     left_out_as_implausible,
@@ -68,8 +66,10 @@ from gpuscout.store.ranking.runs import (
     runs_statement,
     with_left_out,
 )
-from gpuscout.store.ranking.scope import Scope, nothing_matches, scopes_of
-from gpuscout.store.ranking.trust import ties_of
+from gpuscout.store.ranking.candidates.trust import ties_of
+from gpuscout.store.ranking.question.confidence import EXPECTED, HIGHEST
+from gpuscout.store.ranking.question.lookup import choose_word, means_estimated, stored_names
+from gpuscout.store.ranking.question.scope import Scope, nothing_matches, scopes_of
 from gpuscout.store.ranking.types import (
     DEFAULT_OBJECTIVE,
     MEASURED,

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from gpuscout.store.database import bulk
-from gpuscout.store.ranking.scope import Condition, scope_of
+from gpuscout.store.ranking.question.scope import Condition, scope_of
 from gpuscout.store.ranking.types import Question
 from gpuscout.store.results.trust import trust_document
 from gpuscout.store.schema import (

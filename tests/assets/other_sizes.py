@@ -4,7 +4,7 @@
 
 fits the constants without the runs of one GPU family at one tensor parallelism, in turn for all that have others, and
 prints the errors on what was left out, beside those of a fit to all runs, and how many lie inside the 80 % intervals
-that ship. `store/ranking/trust.py` lets runs back every smaller tensor parallelism and twice their own.
+that ship. `store/ranking/candidates/trust.py` lets runs back every smaller tensor parallelism and twice their own.
 """
 
 from __future__ import annotations

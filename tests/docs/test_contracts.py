@@ -29,8 +29,8 @@ PLANTED = {
     ],
     "the layers of the store": [
         ("store.queries.frames", "gpuscout.store.transfer.rows"),
-        ("store.ranking.limits", "gpuscout.store.queries.points"),
-        ("store.measured.runs", "gpuscout.store.ranking.limits"),
+        ("store.ranking.question.limits", "gpuscout.store.queries.points"),
+        ("store.measured.runs", "gpuscout.store.ranking.question.limits"),
         ("store.results.growth", "gpuscout.store.measured.runs"),
         ("store.prices.prices", "gpuscout.store.results.growth"),
         ("store.database.filesystems", "gpuscout.store.prices.prices"),
@@ -50,6 +50,13 @@ PLANTED = {
         ("runner.cli.options", "gpuscout.runner.cli.show.plan"),
         ("runner.cli.common", "gpuscout.runner.cli.options"),
         ("runner.cli.streams", "gpuscout.runner.cli.common"),
+    ],
+    "the layers of the ranking": [
+        ("store.ranking.answer.groups", "gpuscout.store.ranking.rank"),
+        ("store.ranking.candidates.trust", "gpuscout.store.ranking.answer.groups"),
+        ("store.ranking.question.limits", "gpuscout.store.ranking.candidates.trust"),
+        ("store.ranking.types", "gpuscout.store.ranking.question.limits"),
+        ("store.ranking.measures", "gpuscout.store.ranking.types"),
     ],
     "nothing imports the command line, but the page that runs its commands": [
         ("runner.api.run", "gpuscout.runner.cli.common")

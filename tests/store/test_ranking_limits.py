@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from gpuscout.store.ranking.limits import (
+from gpuscout.store.ranking.question.limits import (
     UNKNOWN,
     between,
     hold,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gpuscout.store.database.connect import Store
-from gpuscout.store.ranking.lookup import choose_gpus, choose_models
+from gpuscout.store.ranking.question.lookup import choose_gpus, choose_models
 from gpuscout.store.results.registry import register_gpus, register_models
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.models.catalogue import ModelCatalogue

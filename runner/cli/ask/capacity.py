@@ -79,7 +79,7 @@ def capacity(
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.capacity import Demand
     from gpuscout.store.queries.capacity_question import capacity as sized
-    from gpuscout.store.ranking.lookup import stored_names
+    from gpuscout.store.ranking.question.lookup import stored_names
     from gpuscout.store.schema import gpus
 
     rates = [parse_rate("--rate", text) for text in rate or ()]
@@ -224,7 +224,7 @@ def capacity_document(found: Capacity) -> dict[str, object]:
     from gpuscout.runner.cli.show.capacity_table import together
     from gpuscout.runner.cli.show.prices import prices_document
     from gpuscout.store.queries.capacity import HOURS_PER_MONTH
-    from gpuscout.store.ranking.confidence import CAUTIOUS
+    from gpuscout.store.ranking.question.confidence import CAUTIOUS
 
     question, demand = found.rankings[0].question, found.demand
     return {

@@ -113,7 +113,7 @@ def print_batch(
     from gpuscout.runner.cli.show.wording import GLUE, caveats_of, print_aside
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.batch import batch_capacity
-    from gpuscout.store.ranking.lookup import stored_names
+    from gpuscout.store.ranking.question.lookup import stored_names
     from gpuscout.store.schema import gpus
 
     batches = options.batches(startup)
@@ -188,7 +188,7 @@ def _offer(group: BatchGroup, offer: BatchOffer) -> dict[str, Any]:
 
 def batch_document(found: BatchCapacity) -> dict[str, object]:
     from gpuscout.runner.cli.show.prices import prices_document
-    from gpuscout.store.ranking.confidence import CAUTIOUS
+    from gpuscout.store.ranking.question.confidence import CAUTIOUS
 
     question, batch = found.rankings[0].question, found.batches[0]
     return {

@@ -93,7 +93,7 @@ def print_load(
     from gpuscout.runner.cli.show.moving import print_moving, print_moving_aside
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.moving_question import capacity_over_time
-    from gpuscout.store.ranking.lookup import stored_names
+    from gpuscout.store.ranking.question.lookup import stored_names
     from gpuscout.store.schema import gpus
     from gpuscout.sweeps.traffic.moving import read_load
 
@@ -221,7 +221,7 @@ def moving_document(found: CapacityOverTime) -> dict[str, object]:
     from gpuscout.runner.cli.show.moving import together
     from gpuscout.runner.cli.show.prices import prices_document
     from gpuscout.store.queries.capacity import HOURS_PER_MONTH
-    from gpuscout.store.ranking.confidence import CAUTIOUS
+    from gpuscout.store.ranking.question.confidence import CAUTIOUS
 
     question, load = found.rankings[0].question, found.load
     return {

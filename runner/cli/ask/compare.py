@@ -67,7 +67,7 @@ def compare(
     from gpuscout.store.queries.compare import compare as compared
     from gpuscout.store.queries.compare_sides import side_of, sides_of
     from gpuscout.store.queries.token_api import against_api
-    from gpuscout.store.ranking.lookup import stored_names
+    from gpuscout.store.ranking.question.lookup import stored_names
     from gpuscout.store.schema import gpus
 
     question = replace(aim.asked(filters.question()), request_rate=rate)

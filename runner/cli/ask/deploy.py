@@ -94,7 +94,7 @@ def deploy(
     is started.
     """
     from gpuscout.store.database.connect import open_store
-    from gpuscout.store.ranking.lookup import stored_names
+    from gpuscout.store.ranking.question.lookup import stored_names
     from gpuscout.store.ranking.rank import rank as ranked
     from gpuscout.store.schema import gpus
 
@@ -129,7 +129,7 @@ def launched(
     Raises InputError.
     """
     from gpuscout.runner.deploy.servers import launch_of
-    from gpuscout.store.ranking.launches import Launches
+    from gpuscout.store.ranking.answer.launches import Launches
     from gpuscout.store.ranking.types import Kind
 
     deployment = replace(Launches(connection).deployment(group.model, chosen), draft=draft)

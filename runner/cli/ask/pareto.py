@@ -73,7 +73,7 @@ def pareto(
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.pareto import metric_of
     from gpuscout.store.queries.pareto import pareto as frontiers
-    from gpuscout.store.ranking.lookup import stored_names
+    from gpuscout.store.ranking.question.lookup import stored_names
     from gpuscout.store.results.catalogues import caveats_of
     from gpuscout.store.schema import gpus
 

@@ -95,7 +95,7 @@ def place(
     from gpuscout.runner.resolve.fleet import FORM, fleet_from, read_fleet
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.placement_question import Rules, place_on
-    from gpuscout.store.ranking.lookup import stored_names
+    from gpuscout.store.ranking.question.lookup import stored_names
     from gpuscout.store.schema import gpus
 
     if bool(have) == (gpus_from is not None):
@@ -182,7 +182,7 @@ def _rows(found: Placing) -> list[dict[str, Any]]:
 
 
 def placing_document(found: Placing, fleet: Fleet) -> dict[str, object]:
-    from gpuscout.store.ranking.confidence import CAUTIOUS
+    from gpuscout.store.ranking.question.confidence import CAUTIOUS
 
     question, placement = found.rankings[0].question, found.fit.placement
     return {

@@ -82,7 +82,7 @@ def query(
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.points import PointReader
     from gpuscout.store.queries.reports import reported
-    from gpuscout.store.ranking.lookup import stored_names
+    from gpuscout.store.ranking.question.lookup import stored_names
     from gpuscout.store.schema import gpus
 
     if plot is not None:

@@ -74,7 +74,7 @@ def recommend(
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.capacity_question import node_sizes
     from gpuscout.store.queries.inventory import served
-    from gpuscout.store.ranking.lookup import stored_names
+    from gpuscout.store.ranking.question.lookup import stored_names
     from gpuscout.store.ranking.rank import rank, sql_of
     from gpuscout.store.schema import gpus
 
@@ -188,7 +188,7 @@ def memory_of_bests(ranking: Ranking, db: str) -> list[MemoryFit | None]:
 
 def _check_one(ranking: Ranking) -> None:
     """Raise InputError where several models would be explained: hundreds of lines that nobody reads."""
-    from gpuscout.store.ranking.lookup import listed
+    from gpuscout.store.ranking.question.lookup import listed
 
     models = sorted({group.model for group in ranking.groups})
     if len(models) > 1:

@@ -13,10 +13,10 @@ from collections.abc import Collection, Iterable
 from gpuscout.runner.cli.common import count, err, out
 from gpuscout.runner.cli.show.fitted import short_gpu
 from gpuscout.runner.cli.show.output import number
-from gpuscout.store.ranking.aside import CaseKey
-from gpuscout.store.ranking.aside import case_of as case_of
-from gpuscout.store.ranking.aside import measured_aside as measured_aside
-from gpuscout.store.ranking.confidence import EXPECTED
+from gpuscout.store.ranking.answer.aside import CaseKey
+from gpuscout.store.ranking.answer.aside import case_of as case_of
+from gpuscout.store.ranking.answer.aside import measured_aside as measured_aside
+from gpuscout.store.ranking.question.confidence import EXPECTED
 from gpuscout.store.ranking.types import (
     Cause,
     Configuration,

@@ -78,7 +78,7 @@ def import_prices(
     from gpuscout.store.prices.offers import parse_parts
     from gpuscout.store.prices.token_books import save_token_prices
     from gpuscout.store.prices.tokens import TokenFile
-    from gpuscout.store.ranking.lookup import stored_names
+    from gpuscout.store.ranking.question.lookup import stored_names
     from gpuscout.store.schema import gpus
 
     book = book if book is not None else "skypilot" if form is Form.SKYPILOT else "own"
@@ -139,7 +139,7 @@ def fetch_prices(
     from gpuscout.runner.api.prices import fetch_prices as fetch
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.prices.offers import parse_parts
-    from gpuscout.store.ranking.lookup import stored_names
+    from gpuscout.store.ranking.question.lookup import stored_names
     from gpuscout.store.schema import gpus
     from gpuscout.sweeps.names import parted
 
@@ -188,7 +188,7 @@ def own_hardware(
     from gpuscout.store.prices.csv_file import gpu_name
     from gpuscout.store.prices.own_hardware import OwnHardware
     from gpuscout.store.prices.prices import Quote
-    from gpuscout.store.ranking.lookup import stored_names
+    from gpuscout.store.ranking.question.lookup import stored_names
     from gpuscout.store.schema import gpus
 
     check_book_name(book)

@@ -145,7 +145,7 @@ def set_prices(
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.prices.books import check_book_name, save_quotes
     from gpuscout.store.prices.prices import Quote
-    from gpuscout.store.ranking.lookup import stored_names
+    from gpuscout.store.ranking.question.lookup import stored_names
     from gpuscout.store.schema import gpus
 
     check_book_name(book)

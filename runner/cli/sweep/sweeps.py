@@ -77,8 +77,8 @@ _LISTED = (
 def show_sweep(name: Name, db: Db = DEFAULT_STORE, json: Json = False) -> None:
     """Show how far a sweep is, what failed and what was excluded, by reason."""
     from gpuscout.store.database.connect import open_store
-    from gpuscout.store.ranking.losers import excluded as excluded_of
-    from gpuscout.store.ranking.scope import scope_of
+    from gpuscout.store.ranking.answer.losers import excluded as excluded_of
+    from gpuscout.store.ranking.question.scope import scope_of
     from gpuscout.store.ranking.types import Question
     from gpuscout.store.results.blocks import sweep_progress
     from gpuscout.store.results.sweeps import failure_groups, named_sweep

@@ -25,7 +25,7 @@ from gpuscout.runner.cli.show.wording import (
     share,
     workload,
 )
-from gpuscout.store.ranking.confidence import EXPECTED
+from gpuscout.store.ranking.question.confidence import EXPECTED
 from gpuscout.store.ranking.rows import listed
 from gpuscout.store.ranking.types import Group, RankedConfig, Ranking
 

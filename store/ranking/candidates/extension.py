@@ -14,10 +14,10 @@ from dataclasses import replace
 import numpy as np
 import sqlalchemy as sa
 
+from gpuscout.store.ranking.candidates.placing import Indices
+from gpuscout.store.ranking.candidates.runs import CLOSED_LOOP, Points
 from gpuscout.store.ranking.measures import Array
-from gpuscout.store.ranking.placing import Indices
-from gpuscout.store.ranking.runs import CLOSED_LOOP, Points
-from gpuscout.store.ranking.scope import Scope
+from gpuscout.store.ranking.question.scope import Scope
 from gpuscout.store.schema import operating_points
 from gpuscout.sweeps.curves import METRICS
 

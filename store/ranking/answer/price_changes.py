@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 
 from gpuscout.store.prices.prices import GpuPrice
-from gpuscout.store.ranking.candidates import Candidates
+from gpuscout.store.ranking.candidates.candidates import Candidates
+from gpuscout.store.ranking.candidates.placing import Indices, Placed, unit_costs
 from gpuscout.store.ranking.measures import DECIMALS, Array
-from gpuscout.store.ranking.placing import Indices, Placed, unit_costs
 from gpuscout.store.ranking.types import Flip, Seller
 
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 import sqlalchemy as sa
 
-from gpuscout.store.ranking import statements as statements
-from gpuscout.store.ranking.candidates import Candidates
-from gpuscout.store.ranking.descriptions import Description, Descriptions, describe
-from gpuscout.store.ranking.limits import UNKNOWN, Limit
-from gpuscout.store.ranking.lookup import means_estimated
+from gpuscout.store.ranking.answer.descriptions import Description, Descriptions, describe
+from gpuscout.store.ranking.candidates import statements as statements
+from gpuscout.store.ranking.candidates.candidates import Candidates
+from gpuscout.store.ranking.candidates.placing import Indices
+from gpuscout.store.ranking.candidates.statements import OUTCOME_CODES
 from gpuscout.store.ranking.measures import Array
-from gpuscout.store.ranking.placing import Indices
-from gpuscout.store.ranking.scope import Scope
-from gpuscout.store.ranking.statements import OUTCOME_CODES
+from gpuscout.store.ranking.question.limits import UNKNOWN, Limit
+from gpuscout.store.ranking.question.lookup import means_estimated
+from gpuscout.store.ranking.question.scope import Scope
 from gpuscout.store.ranking.types import MEASURED, Cause, Loser, Losers, Operating, SweepExclusion, Trusted, Unmet
 from gpuscout.store.schema import exclusions, sweep_workloads, sweeps
 from gpuscout.sweeps.outcomes import Outcome

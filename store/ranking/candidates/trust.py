@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from gpuscout.store.ranking import confidence
-from gpuscout.store.ranking.limits import Flags
+from gpuscout.store.ranking.candidates.placing import Indices
 from gpuscout.store.ranking.measures import MEASURES, Aim, Array
-from gpuscout.store.ranking.placing import Indices
+from gpuscout.store.ranking.question import confidence
+from gpuscout.store.ranking.question.limits import Flags
 from gpuscout.store.ranking.types import Backing, Kind, RankedConfig, Tie
 from gpuscout.store.results.trust import errors_of
 from gpuscout.store.schema import gpus, models

@@ -18,10 +18,10 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from gpuscout.store.ranking.intervals import Intervals, pessimistic, pessimistic_tail
-from gpuscout.store.ranking.limits import UNKNOWN, Limit
 from gpuscout.store.ranking.measures import DECIMALS, Aim, Array
-from gpuscout.store.ranking.scope import Condition, Scope
+from gpuscout.store.ranking.question.intervals import Intervals, pessimistic, pessimistic_tail
+from gpuscout.store.ranking.question.limits import UNKNOWN, Limit
+from gpuscout.store.ranking.question.scope import Condition, Scope
 from gpuscout.store.schema import cases, engines, gpus, models, operating_points, point_percentiles, tasks
 from gpuscout.sweeps.curves import MEAN_OF_BINS, METRICS, SERVER_METRICS
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
@@ -78,7 +78,7 @@ class Choice:
         return [percentile_name(*which) for which in self.percentiles.values()]
 
     def sides(self, *, interpolate: bool) -> tuple[str, ...]:
-        """Return the stored neighbours to fetch besides, see `ranking/limits.py`."""
+        """Return the stored neighbours to fetch besides, see `ranking/question/limits.py`."""
         if not interpolate:
             return ()
         upwards = any(not limit.slo.at_least for limit in self.limits)

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable
 from statistics import NormalDist
 
-from gpuscout.store.ranking.intervals import Intervals
+from gpuscout.store.ranking.question.intervals import Intervals
 
 EXPECTED = 0.5
 CAUTIOUS = 0.9

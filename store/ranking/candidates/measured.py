@@ -23,11 +23,9 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from gpuscout.store.ranking.extension import extended
-from gpuscout.store.ranking.limits import Flags, Limit, at, hold, limits_on_runs, worst_ratio
-from gpuscout.store.ranking.measures import Aim, Array
-from gpuscout.store.ranking.placing import Indices, OperatingPoints, operating_points_of
-from gpuscout.store.ranking.runs import (
+from gpuscout.store.ranking.candidates.extension import extended
+from gpuscout.store.ranking.candidates.placing import Indices, OperatingPoints, operating_points_of
+from gpuscout.store.ranking.candidates.runs import (
     CLOSED_LOOP,
     LENGTHS,
     Points,
@@ -37,8 +35,10 @@ from gpuscout.store.ranking.runs import (
     points_of,
     runs_statement,
 )
-from gpuscout.store.ranking.scope import Scope
-from gpuscout.store.ranking.statements import OUTCOME_CODES, PRECISION_CODES, SERVER_CODES, Choice, Rows
+from gpuscout.store.ranking.candidates.statements import OUTCOME_CODES, PRECISION_CODES, SERVER_CODES, Choice, Rows
+from gpuscout.store.ranking.measures import Aim, Array
+from gpuscout.store.ranking.question.limits import Flags, Limit, at, hold, limits_on_runs, worst_ratio
+from gpuscout.store.ranking.question.scope import Scope
 from gpuscout.store.ranking.types import MEASURED, Question, Runs, Trusted
 from gpuscout.sweeps.curves import METRICS, Bound
 from gpuscout.sweeps.outcomes import Outcome

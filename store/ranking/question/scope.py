@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from gpuscout.store.ranking.lookup import (
+from gpuscout.store.ranking.question.lookup import (
     NamedWorkload,
     NameIndex,
     SweepParts,
@@ -25,7 +25,7 @@ from gpuscout.store.ranking.lookup import (
     workload_names,
     workloads_called,
 )
-from gpuscout.store.ranking.started import started_as
+from gpuscout.store.ranking.question.started import started_as
 from gpuscout.store.ranking.types import BENCHMARK, Question
 from gpuscout.store.schema import cases, engines, gpus, measured_runs, membership, models, sweeps, tasks, traffics
 from gpuscout.sweeps.errors import InputError, NothingMatchesError, UnknownNameError
@@ -104,7 +104,7 @@ class Scope:
         """Return for each engine's answers to one configuration the newest: by
         engine, then the model's figures, the GPU's.
 
-        The same rule as `ranking/placing.py` has for rows.
+        The same rule as `ranking/candidates/placing.py` has for rows.
         """
         if not any(names.have_versions for names in (self.engines, self.models, self.gpus)):
             return []

@@ -10,14 +10,9 @@ import sqlalchemy as sa
 
 from gpuscout.store.prices.books import prices_for, tdp_w
 from gpuscout.store.prices.prices import Prices
-from gpuscout.store.ranking import statements as statements
-from gpuscout.store.ranking.confidence import at_confidence
-from gpuscout.store.ranking.intervals import Intervals
-from gpuscout.store.ranking.limits import Flags, Limit, hold, limits_of, need_percentiles
-from gpuscout.store.ranking.lookup import NameIndex, means_estimated
-from gpuscout.store.ranking.measured import MEASURED_ID, Measured, measured
-from gpuscout.store.ranking.measures import Aim, Array, measure_of
-from gpuscout.store.ranking.placing import (
+from gpuscout.store.ranking.candidates import statements as statements
+from gpuscout.store.ranking.candidates.measured import MEASURED_ID, Measured, measured
+from gpuscout.store.ranking.candidates.placing import (
     Codes,
     Indices,
     OperatingPoints,
@@ -29,9 +24,14 @@ from gpuscout.store.ranking.placing import (
     unit_costs,
     versions,
 )
-from gpuscout.store.ranking.scope import Scope
-from gpuscout.store.ranking.statements import OUTCOME_CODES, Choice, Rows
-from gpuscout.store.ranking.trust import Errors, trusted_metric
+from gpuscout.store.ranking.candidates.statements import OUTCOME_CODES, Choice, Rows
+from gpuscout.store.ranking.candidates.trust import Errors, trusted_metric
+from gpuscout.store.ranking.measures import Aim, Array, measure_of
+from gpuscout.store.ranking.question.confidence import at_confidence
+from gpuscout.store.ranking.question.intervals import Intervals
+from gpuscout.store.ranking.question.limits import Flags, Limit, hold, limits_of, need_percentiles
+from gpuscout.store.ranking.question.lookup import NameIndex, means_estimated
+from gpuscout.store.ranking.question.scope import Scope
 from gpuscout.store.ranking.types import MEASURED, Question, Trusted
 from gpuscout.store.results.trust import intervals_of
 from gpuscout.sweeps.outcomes import Outcome
@@ -46,7 +46,7 @@ class Candidates:
     `about` are the columns of `Rows`, `configuration` is the same for tasks of different engines that answer the same.
     `values` are those of the aim, NaN where a price or TDP is not known (or the point). `no_percentiles`: limits ask
     for percentiles, which no estimate meets. `backed`: measured, or an estimate with measured runs near it, see
-    `ranking/trust.py`. `level` of trust: the lower the better. `trusted`: enough for the question. `asked`: not
+    `trust.py`. `level` of trust: the lower the better. `trusted`: enough for the question. `asked`: not
     measured in a precision or with a server that nobody asked about. `held`: its point is the highest that measured
     runs are near, below its best.
     """

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from gpuscout.store.ranking import statements as statements
-from gpuscout.store.ranking.candidates import Candidates
-from gpuscout.store.ranking.intervals import Intervals, intervals_around, pessimistic_end
+from gpuscout.store.ranking.candidates import statements as statements
+from gpuscout.store.ranking.candidates.candidates import Candidates
 from gpuscout.store.ranking.measures import MEASURES, value_of
+from gpuscout.store.ranking.question.intervals import Intervals, intervals_around, pessimistic_end
 from gpuscout.store.ranking.types import Operating
 from gpuscout.sweeps.curves import METRICS, SERVER_METRICS
 

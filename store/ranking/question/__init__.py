@@ -1,0 +1,1 @@
+"""What a ranking is asked: names looked up, filters, limits, and how surely they have to be met."""
