@@ -11,36 +11,40 @@ from typing import TYPE_CHECKING
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
-    from gpuscout.runner.api.analysis import AnalysisConfig as AnalysisConfig
-    from gpuscout.runner.api.analysis import AnalysisMetrics as AnalysisMetrics
-    from gpuscout.runner.api.analysis import PerformanceAnalysis as PerformanceAnalysis
-    from gpuscout.runner.api.bentoml import BentoMLEstimator as BentoMLEstimator
-    from gpuscout.runner.api.estimate import estimate_many as estimate_many
-    from gpuscout.runner.api.estimate import estimate_performance as estimate_performance
-    from gpuscout.runner.api.estimate import estimate_performance_batch as estimate_performance_batch
-    from gpuscout.runner.api.fit import MemoryFit as MemoryFit
-    from gpuscout.runner.api.fit import fit_memory as fit_memory
+    from gpuscout.runner.api.estimates.analysis import AnalysisConfig as AnalysisConfig
+    from gpuscout.runner.api.estimates.analysis import AnalysisMetrics as AnalysisMetrics
+    from gpuscout.runner.api.estimates.analysis import PerformanceAnalysis as PerformanceAnalysis
+    from gpuscout.runner.api.estimates.estimate import estimate_many as estimate_many
+    from gpuscout.runner.api.estimates.estimate import estimate_performance as estimate_performance
+    from gpuscout.runner.api.estimates.estimate import estimate_performance_batch as estimate_performance_batch
+    from gpuscout.runner.api.estimates.performance import PerformanceEstimate as PerformanceEstimate
     from gpuscout.runner.api.gpus import get_gpu_spec as get_gpu_spec
     from gpuscout.runner.api.gpus import list_available_gpus as list_available_gpus
-    from gpuscout.runner.api.model import KVCacheDetail as KVCacheDetail
-    from gpuscout.runner.api.model import KVCacheGroup as KVCacheGroup
-    from gpuscout.runner.api.model import ModelArchitecture as ModelArchitecture
-    from gpuscout.runner.api.performance import PerformanceEstimate as PerformanceEstimate
-    from gpuscout.runner.api.planner import find_possible_tp as find_possible_tp
-    from gpuscout.runner.api.planner import kv_cache_req as kv_cache_req
-    from gpuscout.runner.api.planner import max_context_len as max_context_len
-    from gpuscout.runner.api.planner import model_memory_req as model_memory_req
-    from gpuscout.runner.api.planner import model_total_params as model_total_params
+    from gpuscout.runner.api.models.fit import MemoryFit as MemoryFit
+    from gpuscout.runner.api.models.fit import fit_memory as fit_memory
+    from gpuscout.runner.api.models.model import KVCacheDetail as KVCacheDetail
+    from gpuscout.runner.api.models.model import KVCacheGroup as KVCacheGroup
+    from gpuscout.runner.api.models.model import ModelArchitecture as ModelArchitecture
+    from gpuscout.runner.api.models.planner import find_possible_tp as find_possible_tp
+    from gpuscout.runner.api.models.planner import kv_cache_req as kv_cache_req
+    from gpuscout.runner.api.models.planner import max_context_len as max_context_len
+    from gpuscout.runner.api.models.planner import model_memory_req as model_memory_req
+    from gpuscout.runner.api.models.planner import model_total_params as model_total_params
     from gpuscout.runner.api.prices import fetch_prices as fetch_prices
     from gpuscout.runner.api.prices import import_skypilot as import_skypilot
-    from gpuscout.runner.api.recommend import GPURecommender as GPURecommender
-    from gpuscout.runner.api.recommend import filter_recommendations_by_budget as filter_recommendations_by_budget
-    from gpuscout.runner.api.recommend import find_gpu_recommendations as find_gpu_recommendations
-    from gpuscout.runner.api.recommend import recommend_gpus as recommend_gpus
-    from gpuscout.runner.api.results import GPURecommendation as GPURecommendation
-    from gpuscout.runner.api.results import GPURecommendations as GPURecommendations
-    from gpuscout.runner.api.results import RecommendationResult as RecommendationResult
-    from gpuscout.runner.api.results import RecommendationWithPerformance as RecommendationWithPerformance
+    from gpuscout.runner.api.recommendations.bentoml import BentoMLEstimator as BentoMLEstimator
+    from gpuscout.runner.api.recommendations.recommend import GPURecommender as GPURecommender
+    from gpuscout.runner.api.recommendations.recommend import (
+        filter_recommendations_by_budget as filter_recommendations_by_budget,
+    )
+    from gpuscout.runner.api.recommendations.recommend import find_gpu_recommendations as find_gpu_recommendations
+    from gpuscout.runner.api.recommendations.recommend import recommend_gpus as recommend_gpus
+    from gpuscout.runner.api.recommendations.results import GPURecommendation as GPURecommendation
+    from gpuscout.runner.api.recommendations.results import GPURecommendations as GPURecommendations
+    from gpuscout.runner.api.recommendations.results import RecommendationResult as RecommendationResult
+    from gpuscout.runner.api.recommendations.results import (
+        RecommendationWithPerformance as RecommendationWithPerformance,
+    )
     from gpuscout.runner.api.run import expand as expand
     from gpuscout.runner.api.run import run as run
     from gpuscout.runner.engines.llm_optimizer import parse_bentoml_output as parse_bentoml_output
@@ -53,18 +57,18 @@ if TYPE_CHECKING:
     from gpuscout.store.database.connect import open_store as open_store
     from gpuscout.store.prices.own_hardware import OwnHardware as OwnHardware
     from gpuscout.store.prices.prices import PriceRules as PriceRules
-    from gpuscout.store.queries.batch import Batch as Batch
-    from gpuscout.store.queries.batch import batch_capacity as batch_capacity
-    from gpuscout.store.queries.capacity import Demand as Demand
-    from gpuscout.store.queries.capacity_question import Rate as Rate
     from gpuscout.store.queries.frames import to_dataframe as to_dataframe
-    from gpuscout.store.queries.moving import Scaling as Scaling
-    from gpuscout.store.queries.moving_question import capacity_over_time as capacity_over_time
-    from gpuscout.store.queries.pareto import pareto as pareto
-    from gpuscout.store.queries.placement import Nodes as Nodes
-    from gpuscout.store.queries.placement_question import place_on as place_on
-    from gpuscout.store.queries.points import query as query
-    from gpuscout.store.queries.token_api import against_api as against_api
+    from gpuscout.store.queries.operating_points.pareto import pareto as pareto
+    from gpuscout.store.queries.operating_points.points import query as query
+    from gpuscout.store.queries.placements.placement import Nodes as Nodes
+    from gpuscout.store.queries.placements.placement_question import place_on as place_on
+    from gpuscout.store.queries.sizing.batch import Batch as Batch
+    from gpuscout.store.queries.sizing.batch import batch_capacity as batch_capacity
+    from gpuscout.store.queries.sizing.capacity import Demand as Demand
+    from gpuscout.store.queries.sizing.capacity_question import Rate as Rate
+    from gpuscout.store.queries.sizing.moving import Scaling as Scaling
+    from gpuscout.store.queries.sizing.moving_question import capacity_over_time as capacity_over_time
+    from gpuscout.store.queries.sizing.token_api import against_api as against_api
     from gpuscout.store.ranking.rank import Question as Question
     from gpuscout.store.ranking.rank import Ranking as Ranking
     from gpuscout.store.ranking.rank import rank as rank
@@ -88,76 +92,76 @@ if TYPE_CHECKING:
 
 # Where each name comes from, for everybody but type checkers.
 _HOMES = {
-    "against_api": "store.queries.token_api",
-    "AnalysisConfig": "runner.api.analysis",
-    "AnalysisMetrics": "runner.api.analysis",
+    "against_api": "store.queries.sizing.token_api",
+    "AnalysisConfig": "runner.api.estimates.analysis",
+    "AnalysisMetrics": "runner.api.estimates.analysis",
     "Architecture": "sweeps.models.architecture",
-    "Batch": "store.queries.batch",
-    "batch_capacity": "store.queries.batch",
-    "BentoMLEstimator": "runner.api.bentoml",
-    "capacity_over_time": "store.queries.moving_question",
+    "Batch": "store.queries.sizing.batch",
+    "batch_capacity": "store.queries.sizing.batch",
+    "BentoMLEstimator": "runner.api.recommendations.bentoml",
+    "capacity_over_time": "store.queries.sizing.moving_question",
     "Case": "sweeps.cases",
-    "Demand": "store.queries.capacity",
-    "estimate_many": "runner.api.estimate",
-    "estimate_performance": "runner.api.estimate",
-    "estimate_performance_batch": "runner.api.estimate",
+    "Demand": "store.queries.sizing.capacity",
+    "estimate_many": "runner.api.estimates.estimate",
+    "estimate_performance": "runner.api.estimates.estimate",
+    "estimate_performance_batch": "runner.api.estimates.estimate",
     "expand": "runner.api.run",
     "fetch_prices": "runner.api.prices",
-    "filter_recommendations_by_budget": "runner.api.recommend",
-    "find_gpu_recommendations": "runner.api.recommend",
-    "find_possible_tp": "runner.api.planner",
-    "fit_memory": "runner.api.fit",
+    "filter_recommendations_by_budget": "runner.api.recommendations.recommend",
+    "find_gpu_recommendations": "runner.api.recommendations.recommend",
+    "find_possible_tp": "runner.api.models.planner",
+    "fit_memory": "runner.api.models.fit",
     "get_gpu_spec": "runner.api.gpus",
     "GPU_LIBRARY": "sweeps.gpus.library",
     "GPUCatalogue": "sweeps.gpus.catalogue",
     "GpuCatalogue": "sweeps.gpus.catalogue",
     "GPULibrary": "sweeps.gpus.library",
-    "GPURecommendation": "runner.api.results",
-    "GPURecommendations": "runner.api.results",
-    "GPURecommender": "runner.api.recommend",
+    "GPURecommendation": "runner.api.recommendations.results",
+    "GPURecommendations": "runner.api.recommendations.results",
+    "GPURecommender": "runner.api.recommendations.recommend",
     "GpuscoutError": "sweeps.errors",
     "GPUSpec": "sweeps.gpus.gpu",
     "GpuSpec": "sweeps.gpus.gpu",
     "import_skypilot": "runner.api.prices",
-    "kv_cache_req": "runner.api.planner",
-    "KVCacheDetail": "runner.api.model",
-    "KVCacheGroup": "runner.api.model",
+    "kv_cache_req": "runner.api.models.planner",
+    "KVCacheDetail": "runner.api.models.model",
+    "KVCacheGroup": "runner.api.models.model",
     "list_available_gpus": "runner.api.gpus",
     "load_spec": "sweeps.spec.spec",
-    "max_context_len": "runner.api.planner",
-    "MemoryFit": "runner.api.fit",
-    "model_memory_req": "runner.api.planner",
-    "model_total_params": "runner.api.planner",
-    "ModelArchitecture": "runner.api.model",
+    "max_context_len": "runner.api.models.planner",
+    "MemoryFit": "runner.api.models.fit",
+    "model_memory_req": "runner.api.models.planner",
+    "model_total_params": "runner.api.models.planner",
+    "ModelArchitecture": "runner.api.models.model",
     "ModelCatalogue": "sweeps.models.catalogue",
     "ModelSpec": "sweeps.models.architecture",
-    "Nodes": "store.queries.placement",
+    "Nodes": "store.queries.placements.placement",
     "open_store": "store.database.connect",
     "OwnHardware": "store.prices.own_hardware",
-    "pareto": "store.queries.pareto",
+    "pareto": "store.queries.operating_points.pareto",
     "parse_bentoml_output": "runner.engines.llm_optimizer",
     "parse_llm_optimizer_output": "runner.engines.llm_optimizer",
     "parse_slo": "sweeps.slo",
     "parse_spec": "sweeps.spec.spec",
-    "PerformanceAnalysis": "runner.api.analysis",
-    "PerformanceEstimate": "runner.api.performance",
-    "place_on": "store.queries.placement_question",
+    "PerformanceAnalysis": "runner.api.estimates.analysis",
+    "PerformanceEstimate": "runner.api.estimates.performance",
+    "place_on": "store.queries.placements.placement_question",
     "PriceRules": "store.prices.prices",
-    "query": "store.queries.points",
+    "query": "store.queries.operating_points.points",
     "Question": "store.ranking.rank",
     "rank": "store.ranking.rank",
     "Ranking": "store.ranking.rank",
-    "recommend_gpus": "runner.api.recommend",
-    "Rate": "store.queries.capacity_question",
+    "recommend_gpus": "runner.api.recommendations.recommend",
+    "Rate": "store.queries.sizing.capacity_question",
     "read_fleet": "runner.resolve.fleet",
     "read_load": "sweeps.traffic.moving",
-    "RecommendationResult": "runner.api.results",
-    "RecommendationWithPerformance": "runner.api.results",
+    "RecommendationResult": "runner.api.recommendations.results",
+    "RecommendationWithPerformance": "runner.api.recommendations.results",
     "resolve_model": "runner.resolve.spec",
     "run": "runner.api.run",
     "RunCallbacks": "runner.execution.controller",
     "RunReport": "runner.execution.controller",
-    "Scaling": "store.queries.moving",
+    "Scaling": "store.queries.sizing.moving",
     "spec_from_mapping": "sweeps.spec.spec",
     "Store": "store.database.connect",
     "SweepSpec": "sweeps.spec.spec",

@@ -18,8 +18,8 @@ from starlette.responses import HTMLResponse, Response
 
 from gpuscout.runner.cli.common import count
 from gpuscout.runner.cli.options import AimOptions, Filters, PriceOptions
+from gpuscout.runner.cli.show.deployments.token_api import tokens
 from gpuscout.runner.cli.show.output import number
-from gpuscout.runner.cli.show.token_api import tokens
 from gpuscout.runner.cli.show.wording import limit, workload
 from gpuscout.runner.web.agreement import agreement
 from gpuscout.runner.web.answers import Question
@@ -181,7 +181,7 @@ def _is_about_one(question: Any) -> bool:
 
 
 def _overview(ranking: Any, group: Any, fields: Fields) -> Context:
-    from gpuscout.runner.cli.show.ranking.certainty import ranged
+    from gpuscout.runner.cli.show.certainty import ranged
     from gpuscout.runner.cli.show.wording import describe
 
     best = group.best

@@ -7,8 +7,8 @@ from datetime import date, datetime
 from importlib import import_module
 from typing import Any
 
-from gpuscout.store.queries.pareto import Pareto
-from gpuscout.store.queries.point_columns import COLUMNS
+from gpuscout.store.queries.operating_points.pareto import Pareto
+from gpuscout.store.queries.operating_points.point_columns import COLUMNS
 from gpuscout.store.ranking.rows import columns_of, ranking_rows
 from gpuscout.store.ranking.types import Ranking
 from gpuscout.sweeps.errors import InputError

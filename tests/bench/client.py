@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gpuscout.runner.engines.benchmark.endpoint import Endpoint
 from gpuscout.runner.engines.benchmark.measure import measure
 from gpuscout.runner.engines.benchmark.options import LoadOptions
+from gpuscout.runner.engines.benchmark.traffic.endpoint import Endpoint
 from gpuscout.sweeps.cases import Case
 from gpuscout.sweeps.curves import METRICS
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuscout.runner.api.fit import fit_memory
+from gpuscout.runner.api.models.fit import fit_memory
 from gpuscout.runner.cli.main import execute
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.names import counted, tokens

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from gpuscout.runner.cli.main import execute
-from gpuscout.runner.cli.show.inventory import read_inventory
-from gpuscout.store.queries.inventory import replicas_on
+from gpuscout.runner.cli.show.deployments.inventory import read_inventory
+from gpuscout.store.queries.placements.inventory import replicas_on
 from gpuscout.sweeps.errors import InputError
 
 pytestmark = pytest.mark.slow

@@ -21,7 +21,7 @@ from gpuscout.runner.cli.plots.files import Drawing, check_plot, save
 from gpuscout.runner.cli.plots.frontier import frontier
 from gpuscout.runner.cli.plots.panels import spread, styles
 from gpuscout.store.database.connect import open_store
-from gpuscout.store.queries.pareto import METRICS, Front, Metric, Pareto
+from gpuscout.store.queries.operating_points.pareto import METRICS, Front, Metric, Pareto
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.slo import parse_slo
 from tests.support.commands import environment

@@ -29,7 +29,7 @@ PLANTED = {
     ],
     "the layers of the store": [
         ("store.queries.frames", "gpuscout.store.transfer.rows"),
-        ("store.ranking.question.limits", "gpuscout.store.queries.points"),
+        ("store.ranking.question.limits", "gpuscout.store.queries.operating_points.points"),
         ("store.measured.runs", "gpuscout.store.ranking.question.limits"),
         ("store.results.growth", "gpuscout.store.measured.runs"),
         ("store.prices.prices", "gpuscout.store.results.growth"),
@@ -57,6 +57,29 @@ PLANTED = {
         ("store.ranking.question.limits", "gpuscout.store.ranking.candidates.trust"),
         ("store.ranking.types", "gpuscout.store.ranking.question.limits"),
         ("store.ranking.measures", "gpuscout.store.ranking.types"),
+    ],
+    "the layers of the queries": [
+        ("store.queries.operating_points.points", "gpuscout.store.queries.frames"),
+        ("store.queries.sizing.capacity", "gpuscout.store.queries.placements.placement"),
+        ("store.queries.answers", "gpuscout.store.queries.sizing.capacity"),
+    ],
+    "the layers of the Python API": [
+        ("runner.api.estimates.analysis", "gpuscout.runner.api.recommendations.results"),
+        ("runner.api.models.model", "gpuscout.runner.api.estimates.analysis"),
+        ("runner.api.fp8", "gpuscout.runner.api.models.model"),
+        ("runner.api.cases", "gpuscout.runner.api.fp8"),
+    ],
+    "the layers of the engine benchmark": [
+        ("runner.engines.benchmark.measure", "gpuscout.runner.engines.benchmark.engine"),
+        ("runner.engines.benchmark.traffic.client", "gpuscout.runner.engines.benchmark.servers.gpus"),
+        ("runner.engines.benchmark.expected", "gpuscout.runner.engines.benchmark.traffic.client"),
+        ("runner.engines.benchmark.options", "gpuscout.runner.engines.benchmark.expected"),
+    ],
+    "the layers of what is printed": [
+        ("runner.cli.show.ranking.rows", "gpuscout.runner.cli.show.deployments.inventory"),
+        ("runner.cli.show.points", "gpuscout.runner.cli.show.ranking.rows"),
+        ("runner.cli.show.wording", "gpuscout.runner.cli.show.points"),
+        ("runner.cli.show.output", "gpuscout.runner.cli.show.wording"),
     ],
     "nothing imports the command line, but the page that runs its commands": [
         ("runner.api.run", "gpuscout.runner.cli.common")

@@ -26,12 +26,12 @@ PAGES = [
     if "```python" in page.read_text("utf-8")
 ]
 MODULES = (
-    "runner.api.estimate",
+    "runner.api.estimates.estimate",
     "runner.api.gpus",
-    "runner.api.results",
-    "runner.api.recommend",
-    "runner.api.model",
-    "runner.api.planner",
+    "runner.api.recommendations.results",
+    "runner.api.recommendations.recommend",
+    "runner.api.models.model",
+    "runner.api.models.planner",
     "sweeps.gpus.gpu",
     "sweeps.gpus.library",
 )

@@ -14,8 +14,9 @@ from typing import Any
 import psutil
 import pytest
 
-from gpuscout.runner.engines.benchmark import gpus, processes
-from gpuscout.runner.engines.benchmark.server import RunningServer, ServerFailed, free_port
+from gpuscout.runner.engines.benchmark import processes
+from gpuscout.runner.engines.benchmark.servers import gpus
+from gpuscout.runner.engines.benchmark.servers.server import RunningServer, ServerFailed, free_port
 from gpuscout.sweeps.gpus.library import gpus_with
 from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.secret import redacted
@@ -125,7 +126,7 @@ def test_a_program_that_is_not_there() -> None:
 
 OWNER = """
 import sys, time
-from gpuscout.runner.engines.benchmark.server import RunningServer, free_port
+from gpuscout.runner.engines.benchmark.servers.server import RunningServer, free_port
 port = free_port()
 server = RunningServer([sys.executable, {server!r}, "--port", str(port), *{options!r}], port, about="a test")
 server.wait_until_healthy(120)

@@ -17,13 +17,13 @@ import numpy as np
 import psutil
 import pytest
 
-from gpuscout.runner.engines.benchmark.client import connected
-from gpuscout.runner.engines.benchmark.endpoint import Endpoint, probe
-from gpuscout.runner.engines.benchmark.figures import run_of
-from gpuscout.runner.engines.benchmark.load import closed_loop, warm_up
 from gpuscout.runner.engines.benchmark.options import LoadOptions
-from gpuscout.runner.engines.benchmark.requests import Requests
-from gpuscout.runner.engines.benchmark.server import RunningServer, free_port
+from gpuscout.runner.engines.benchmark.servers.server import RunningServer, free_port
+from gpuscout.runner.engines.benchmark.traffic.client import connected
+from gpuscout.runner.engines.benchmark.traffic.endpoint import Endpoint, probe
+from gpuscout.runner.engines.benchmark.traffic.figures import run_of
+from gpuscout.runner.engines.benchmark.traffic.load import closed_loop, warm_up
+from gpuscout.runner.engines.benchmark.traffic.requests import Requests
 from gpuscout.runner.resolve.models import ModelFinder
 from gpuscout.sweeps.cases import Case
 from gpuscout.sweeps.gpus.library import gpus_with

@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpuscout.runner.engines.benchmark.client import Reply, connected
-from gpuscout.runner.engines.benchmark.endpoint import Endpoint, checked_url, probe
 from gpuscout.runner.engines.benchmark.errors import BenchmarkError, RefusedError
-from gpuscout.runner.engines.benchmark.figures import run_of
-from gpuscout.runner.engines.benchmark.load import Observed, closed_loop, open_loop, warm_up
 from gpuscout.runner.engines.benchmark.measure import measure
 from gpuscout.runner.engines.benchmark.options import LoadOptions
-from gpuscout.runner.engines.benchmark.requests import Requests
+from gpuscout.runner.engines.benchmark.traffic.client import Reply, connected
+from gpuscout.runner.engines.benchmark.traffic.endpoint import Endpoint, checked_url, probe
+from gpuscout.runner.engines.benchmark.traffic.figures import run_of
+from gpuscout.runner.engines.benchmark.traffic.load import Observed, closed_loop, open_loop, warm_up
+from gpuscout.runner.engines.benchmark.traffic.requests import Requests
 from gpuscout.store.measured import LoadKind, MeasuredRun
 from gpuscout.sweeps.cases import Case
 from gpuscout.sweeps.curves import PERCENTILES

@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gpuscout.runner.engines.benchmark.endpoint import Endpoint
 from gpuscout.runner.engines.benchmark.errors import BenchmarkError
-from gpuscout.runner.engines.benchmark.generators import stop
 from gpuscout.runner.engines.benchmark.measure import measure
 from gpuscout.runner.engines.benchmark.options import LoadOptions
+from gpuscout.runner.engines.benchmark.traffic.endpoint import Endpoint
+from gpuscout.runner.engines.benchmark.traffic.generators import stop
 from gpuscout.store.measured import MeasuredRun
 from gpuscout.store.measured.formats import SourceFile, recognise
 from gpuscout.sweeps.cases import Case
@@ -172,7 +172,7 @@ def test_a_key_is_no_argument(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_tool_is_ended_with_what_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that does not heed SIGINT, nor does its child."""
-    monkeypatch.setattr("gpuscout.runner.engines.benchmark.generators._STOP_S", 0.2)
+    monkeypatch.setattr("gpuscout.runner.engines.benchmark.traffic.generators._STOP_S", 0.2)
     ready = tmp_path / "ready"
     child = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(600)"
     parent = (

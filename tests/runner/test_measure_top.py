@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from gpuscout.runner.engines.benchmark.adaptive import around_limits, between
-from gpuscout.runner.engines.benchmark.command import check_command, command_for
 from gpuscout.runner.engines.benchmark.options import ServedOptions
+from gpuscout.runner.engines.benchmark.servers.command import check_command, command_for
 from gpuscout.runner.execution.executors.server_places import Node, NoSuchNode, ServerPlaces
 from gpuscout.runner.resolve.models import ModelFinder
 from gpuscout.store.measured import MeasuredRun

@@ -12,7 +12,7 @@ import pytest
 
 from gpuscout.runner.engines.aiconfigurator.engine import AIConfiguratorEngine
 from gpuscout.runner.engines.base import Cost, MissingEngine
-from gpuscout.runner.engines.benchmark.figures import deployed
+from gpuscout.runner.engines.benchmark.traffic.figures import deployed
 from gpuscout.runner.engines.llm_optimizer.engine import LlmOptimizerEngine
 from gpuscout.runner.execution.evaluate import evaluate
 from gpuscout.store.database.connect import open_store

@@ -17,8 +17,8 @@ from gpuscout import run
 from gpuscout.runner.cli.main import execute
 from gpuscout.store.database.connect import Store, open_store
 from gpuscout.store.prices.prices import GpuPrice, PriceRules, Quote, packed
-from gpuscout.store.queries.capacity import HOURS_PER_MONTH, Demand, load_at, plan, replicas_for
-from gpuscout.store.queries.capacity_question import Rate, capacity
+from gpuscout.store.queries.sizing.capacity import HOURS_PER_MONTH, Demand, load_at, plan, replicas_for
+from gpuscout.store.queries.sizing.capacity_question import Rate, capacity
 from gpuscout.store.ranking.rank import Question
 from gpuscout.store.ranking.types import Cause
 from gpuscout.sweeps.errors import InputError

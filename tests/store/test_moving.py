@@ -24,9 +24,9 @@ from gpuscout import run
 from gpuscout.runner.cli.ask.capacity_load import parse_duration
 from gpuscout.runner.cli.main import execute
 from gpuscout.store.database.connect import Store, open_store
-from gpuscout.store.queries.batch import Batch, offer_of
-from gpuscout.store.queries.capacity import Demand, replicas_for
-from gpuscout.store.queries.moving import Scaling, fleets_of, missed_share, needed, over_time
+from gpuscout.store.queries.sizing.batch import Batch, offer_of
+from gpuscout.store.queries.sizing.capacity import Demand, replicas_for
+from gpuscout.store.queries.sizing.moving import Scaling, fleets_of, missed_share, needed, over_time
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.spec.spec import spec_from_mapping
 from gpuscout.sweeps.traffic.moving import MOST_STEPS, Series, read_load, read_rates

@@ -18,8 +18,8 @@ from gpuscout.runner.cli.main import execute
 from gpuscout.store.database.connect import Store, open_store
 from gpuscout.store.prices.prices import PriceRules
 from gpuscout.store.queries.frames import to_dataframe
-from gpuscout.store.queries.pareto import METRICS, Pareto, frontier, metric_of, pareto
-from gpuscout.store.queries.points import query
+from gpuscout.store.queries.operating_points.pareto import METRICS, Pareto, frontier, metric_of, pareto
+from gpuscout.store.queries.operating_points.points import query
 from gpuscout.store.ranking.types import Question
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.slo import parse_slo

@@ -22,8 +22,8 @@ from gpuscout.runner.cli.main import execute
 from gpuscout.store.database.connect import Store, open_store
 from gpuscout.store.prices.prices import PriceRules
 from gpuscout.store.queries.frames import to_dataframe
-from gpuscout.store.queries.point_columns import RANGES, ends_of
-from gpuscout.store.queries.points import COLUMNS, query
+from gpuscout.store.queries.operating_points.point_columns import RANGES, ends_of
+from gpuscout.store.queries.operating_points.points import COLUMNS, query
 from gpuscout.store.ranking.rank import rank
 from gpuscout.store.ranking.types import Question
 from gpuscout.sweeps.errors import UnknownNameError

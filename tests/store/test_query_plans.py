@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from gpuscout.store import schema
 from gpuscout.store.database.connect import Store, open_store
-from gpuscout.store.queries.points import query
+from gpuscout.store.queries.operating_points.points import query
 from gpuscout.store.ranking.rank import Question, rank, sql_of
 from gpuscout.store.results.blocks import claim_blocks, open_failures
 from gpuscout.sweeps.slo import parse_slo

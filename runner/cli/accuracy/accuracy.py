@@ -10,7 +10,7 @@ import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, err, out, print_json
 from gpuscout.runner.cli.options import PriceOptions, grouped
-from gpuscout.runner.cli.show.fit_errors import fit_errors, print_fit_errors
+from gpuscout.runner.cli.show.measured.fit_errors import fit_errors, print_fit_errors
 from gpuscout.runner.cli.show.output import Column, Output, Row, a_figure, print_rows, whole_number
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.text import percent
@@ -93,7 +93,7 @@ def accuracy(
     from gpuscout.runner.accuracy.sources import PUBLIC, STORED, measured_runs
     from gpuscout.runner.cli.plots.accuracy import accuracy_plot
     from gpuscout.runner.cli.plots.files import check_plot, save
-    from gpuscout.runner.cli.show.outliers import print_worst
+    from gpuscout.runner.cli.show.measured.outliers import print_worst
     from gpuscout.runner.engines.registry import create_engine
 
     if left_out:

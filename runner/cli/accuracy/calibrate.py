@@ -9,7 +9,7 @@ import typer
 
 from gpuscout.runner.cli.accuracy.accuracy import tell_left_out
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, err, out, print_json
-from gpuscout.runner.cli.show.fit_errors import print_fit_errors
+from gpuscout.runner.cli.show.measured.fit_errors import print_fit_errors
 from gpuscout.runner.cli.show.output import Output
 from gpuscout.sweeps.errors import InputError
 

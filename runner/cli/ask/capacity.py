@@ -19,8 +19,8 @@ from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.text import percent
 
 if TYPE_CHECKING:
-    from gpuscout.store.queries.capacity import GroupCapacity, Plan
-    from gpuscout.store.queries.capacity_question import Capacity, Rate
+    from gpuscout.store.queries.sizing.capacity import GroupCapacity, Plan
+    from gpuscout.store.queries.sizing.capacity_question import Capacity, Rate
 
 _LOAD = "The load"
 _RATE = re.compile(
@@ -75,10 +75,10 @@ def capacity(
     were simulated (load: request_rate) the highest within the limits. All its GPUs are paid, busy or not. A month has
     730 hours. Exit status 6: nothing can carry the load.
     """
-    from gpuscout.runner.cli.show.capacity_table import print_capacity, print_capacity_aside
+    from gpuscout.runner.cli.show.deployments.capacity_table import print_capacity, print_capacity_aside
     from gpuscout.store.database.connect import open_store
-    from gpuscout.store.queries.capacity import Demand
-    from gpuscout.store.queries.capacity_question import capacity as sized
+    from gpuscout.store.queries.sizing.capacity import Demand
+    from gpuscout.store.queries.sizing.capacity_question import capacity as sized
     from gpuscout.store.ranking.question.lookup import stored_names
     from gpuscout.store.schema import gpus
 
@@ -119,7 +119,7 @@ def capacity(
 
 def parse_rate(flag: str, text: str, *, tokens: bool = False, users: bool = False) -> Rate:
     """Read "chat=50", "300/min" or "1e3". Raises InputError."""
-    from gpuscout.store.queries.capacity_question import Rate
+    from gpuscout.store.queries.sizing.capacity_question import Rate
 
     form = _RATE.fullmatch(text)
     value = float(form["value"]) * _PER_SECOND[form["unit"]] if form else 0.0
@@ -221,9 +221,9 @@ _FOR_READERS = (
 
 
 def capacity_document(found: Capacity) -> dict[str, object]:
-    from gpuscout.runner.cli.show.capacity_table import together
+    from gpuscout.runner.cli.show.deployments.capacity_table import together
     from gpuscout.runner.cli.show.prices import prices_document
-    from gpuscout.store.queries.capacity import HOURS_PER_MONTH
+    from gpuscout.store.queries.sizing.capacity import HOURS_PER_MONTH
     from gpuscout.store.ranking.question.confidence import CAUTIOUS
 
     question, demand = found.rankings[0].question, found.demand

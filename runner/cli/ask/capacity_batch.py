@@ -18,7 +18,7 @@ from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
     from gpuscout.runner.cli.options import PriceOptions
-    from gpuscout.store.queries.batch import Batch, BatchCapacity, BatchGroup, BatchOffer, BatchPlan
+    from gpuscout.store.queries.sizing.batch import Batch, BatchCapacity, BatchGroup, BatchOffer, BatchPlan
     from gpuscout.store.ranking.types import Question
 
 _WORK = "Work to finish"
@@ -66,7 +66,7 @@ class BatchOptions:
                 raise InputError(f"{flag} needs {lacking}")
 
     def batches(self, startup: str) -> list[Batch]:
-        from gpuscout.store.queries.batch import Batch
+        from gpuscout.store.queries.sizing.batch import Batch
 
         found = []
         for text in self.batch or ():
@@ -112,7 +112,7 @@ def print_batch(
 
     from gpuscout.runner.cli.show.wording import GLUE, caveats_of, print_aside
     from gpuscout.store.database.connect import open_store
-    from gpuscout.store.queries.batch import batch_capacity
+    from gpuscout.store.queries.sizing.batch import batch_capacity
     from gpuscout.store.ranking.question.lookup import stored_names
     from gpuscout.store.schema import gpus
 
@@ -223,7 +223,7 @@ def batch_document(found: BatchCapacity) -> dict[str, object]:
 def together(found: BatchCapacity) -> dict[str, Any] | None:
     """Sum what the cheapest of all groups take; None: there is one group, or one without a price."""
     from gpuscout.runner.cli.show.wording import case_of, measured_aside
-    from gpuscout.store.queries.capacity import summed_range
+    from gpuscout.store.queries.sizing.capacity import summed_range
 
     aside = measured_aside(found.rankings[0].question, (group.group for group in found.groups))
     groups = [group for group in found.groups if case_of(group.group) not in aside]
@@ -242,8 +242,8 @@ def together(found: BatchCapacity) -> dict[str, Any] | None:
 
 def batch_lines(found: BatchCapacity, width: int) -> list[str]:
     """Yield lines for people: every way to pay for the cheapest configuration, the cheapest one of other GPU types."""
-    from gpuscout.runner.cli.show.moving import gpus_out
-    from gpuscout.runner.cli.show.ranking.certainty import trust
+    from gpuscout.runner.cli.show.certainty import trust
+    from gpuscout.runner.cli.show.deployments.moving import gpus_out
     from gpuscout.runner.cli.show.wording import (
         case_of,
         doubt,
@@ -273,7 +273,7 @@ def batch_lines(found: BatchCapacity, width: int) -> list[str]:
 
 
 def _premises(found: BatchCapacity) -> list[str]:
-    from gpuscout.runner.cli.show.moving import spell_time
+    from gpuscout.runner.cli.show.deployments.moving import spell_time
     from gpuscout.runner.cli.show.wording import premises
 
     first, *others = premises(found.rankings[0].question, "nothing is kept free")
@@ -282,8 +282,8 @@ def _premises(found: BatchCapacity) -> list[str]:
 
 def _remarks(found: BatchCapacity, groups: Sequence[BatchGroup]) -> list[str]:
     """Return the sum of several batches, prices, and what spot machines and start-up are taken for."""
+    from gpuscout.runner.cli.show.deployments.moving import spell_time
     from gpuscout.runner.cli.show.fitted import short_gpu
-    from gpuscout.runner.cli.show.moving import spell_time
     from gpuscout.runner.cli.show.prices import prices_by_gpu
     from gpuscout.runner.cli.show.wording import alike
 
@@ -313,9 +313,9 @@ def _remarks(found: BatchCapacity, groups: Sequence[BatchGroup]) -> list[str]:
 
 
 def _table(group: BatchGroup, width: int) -> list[str]:
+    from gpuscout.runner.cli.show.certainty import without_range
+    from gpuscout.runner.cli.show.deployments.moving import spell_time
     from gpuscout.runner.cli.show.fitted import FittedColumn, fitted
-    from gpuscout.runner.cli.show.moving import spell_time
-    from gpuscout.runner.cli.show.ranking.certainty import without_range
     from gpuscout.runner.cli.show.wording import describe, doubt, load
 
     shown = list(_shown(group))

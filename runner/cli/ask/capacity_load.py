@@ -17,9 +17,9 @@ from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
     from gpuscout.runner.cli.options import PriceOptions
-    from gpuscout.store.queries.capacity import Demand
-    from gpuscout.store.queries.moving import Fleet, MovingPlan, Scaling
-    from gpuscout.store.queries.moving_question import CapacityOverTime, MovingGroup
+    from gpuscout.store.queries.sizing.capacity import Demand
+    from gpuscout.store.queries.sizing.moving import Fleet, MovingPlan, Scaling
+    from gpuscout.store.queries.sizing.moving_question import CapacityOverTime, MovingGroup
     from gpuscout.store.ranking.types import Question
 
 _MOVING = "A load that moves"
@@ -68,7 +68,7 @@ class MovingOptions:
                 raise InputError(f"--{one.name.replace('_', '-')} needs --load")
 
     def scaling(self) -> Scaling:
-        from gpuscout.store.queries.moving import Scaling
+        from gpuscout.store.queries.sizing.moving import Scaling
 
         return Scaling(
             parse_duration("--startup", self.startup),
@@ -90,9 +90,9 @@ def print_load(
     db: str, question: Question, moving: MovingOptions, demand: Demand, prices: PriceOptions, output: Output
 ) -> None:
     """Answer `capacity --load`."""
-    from gpuscout.runner.cli.show.moving import print_moving, print_moving_aside
+    from gpuscout.runner.cli.show.deployments.moving import print_moving, print_moving_aside
     from gpuscout.store.database.connect import open_store
-    from gpuscout.store.queries.moving_question import capacity_over_time
+    from gpuscout.store.queries.sizing.moving_question import capacity_over_time
     from gpuscout.store.ranking.question.lookup import stored_names
     from gpuscout.store.schema import gpus
     from gpuscout.sweeps.traffic.moving import read_load
@@ -184,7 +184,7 @@ def _about(group: MovingGroup, plan: MovingPlan) -> dict[str, Any]:
 
 def _paid(found: CapacityOverTime, fleet: Fleet) -> dict[str, Any]:
     """Return the cost of a month: the load over and over again, for 730 hours."""
-    from gpuscout.store.queries.capacity import HOURS_PER_MONTH
+    from gpuscout.store.queries.sizing.capacity import HOURS_PER_MONTH
 
     monthly = HOURS_PER_MONTH * 3600 / found.load.seconds
     low, high = fleet.usd_range or (None, None)
@@ -218,9 +218,9 @@ def _course_rows(found: CapacityOverTime) -> Iterator[dict[str, Any]]:
 
 def moving_document(found: CapacityOverTime) -> dict[str, object]:
     """Return the document; of replicas over time at most a thousand rows: `--over-time --csv` has all."""
-    from gpuscout.runner.cli.show.moving import together
+    from gpuscout.runner.cli.show.deployments.moving import together
     from gpuscout.runner.cli.show.prices import prices_document
-    from gpuscout.store.queries.capacity import HOURS_PER_MONTH
+    from gpuscout.store.queries.sizing.capacity import HOURS_PER_MONTH
     from gpuscout.store.ranking.question.confidence import CAUTIOUS
 
     question, load = found.rankings[0].question, found.load

@@ -61,12 +61,12 @@ def compare(
     api:NAME is a price of tokens (api:Groq, api:Groq/gpt-oss-120b; `prices list` has them): from which load GPUs cost
     less than the API, and what --tokens-per-day costs either way. B then narrows the GPUs, or names another API.
     """
-    from gpuscout.runner.cli.show.token_api import number_of_tokens_per_day, show_api_comparison
+    from gpuscout.runner.cli.show.deployments.token_api import number_of_tokens_per_day, show_api_comparison
     from gpuscout.runner.cli.show.wording import print_aside
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.compare import compare as compared
     from gpuscout.store.queries.compare_sides import side_of, sides_of
-    from gpuscout.store.queries.token_api import against_api
+    from gpuscout.store.queries.sizing.token_api import against_api
     from gpuscout.store.ranking.question.lookup import stored_names
     from gpuscout.store.schema import gpus
 
@@ -130,8 +130,8 @@ def _print(found: Comparison, top: int) -> None:
 
 def _print_sides(found: Comparison, told: Sequence[Change | Winner], heading: str) -> None:
     """Print two lines for each, one a side: its configuration and its figure with its range."""
+    from gpuscout.runner.cli.show.certainty import ranged
     from gpuscout.runner.cli.show.fitted import FittedColumn, bare_names, fitted
-    from gpuscout.runner.cli.show.ranking.certainty import ranged
     from gpuscout.store.queries.compare import Winner
 
     names = bare_names(one.model for one in told)

@@ -180,8 +180,8 @@ def _chosen(group: Group, rank: int, config: int | None) -> RankedConfig:
 
 def _replicas(group: Group, chosen: RankedConfig, rate: float | None, headroom: float | None) -> int:
     """Raise InputError."""
-    from gpuscout.store.queries.capacity import Demand, rate_of, replicas_for
-    from gpuscout.store.queries.capacity_question import Rate, check_rate
+    from gpuscout.store.queries.sizing.capacity import Demand, rate_of, replicas_for
+    from gpuscout.store.queries.sizing.capacity_question import Rate, check_rate
 
     if rate is None:
         if headroom is not None:
@@ -266,8 +266,8 @@ def _about(
     aim: Aim, group: Group, chosen: RankedConfig, launch: Launch, replicas: int, rate: float | None
 ) -> list[str]:
     """Return the choice and remarks on it, for standard error."""
+    from gpuscout.runner.cli.show.certainty import chances, ranged, trust
     from gpuscout.runner.cli.show.output import number
-    from gpuscout.runner.cli.show.ranking.certainty import chances, ranged, trust
     from gpuscout.runner.cli.show.wording import configuration, workload
 
     figures = ", ".join(

@@ -13,7 +13,7 @@ from gpuscout.sweeps.names import counted
 from gpuscout.sweeps.servers import ONE_OF_SERVERS
 
 if TYPE_CHECKING:
-    from gpuscout.runner.api.fit import MemoryFit
+    from gpuscout.runner.api.models.fit import MemoryFit
 
 
 def register(app: typer.Typer) -> None:
@@ -48,7 +48,7 @@ def fit(
 
     Needs no sweep. Exit status 6: it does not fit.
     """
-    from gpuscout.runner.api.fit import fit_memory
+    from gpuscout.runner.api.models.fit import fit_memory
     from gpuscout.store.results.catalogues import ModelsAt
 
     number, gpu = counted(gpus)

@@ -16,7 +16,7 @@ from gpuscout.runner.cli.options import DeploymentRate, Filters, PriceOptions, S
 from gpuscout.runner.cli.show.output import Column, Output, print_json_rows, print_rows
 
 if TYPE_CHECKING:
-    from gpuscout.store.queries.pareto import Front, Pareto
+    from gpuscout.store.queries.operating_points.pareto import Front, Pareto
     from gpuscout.store.ranking.types import Question
 
 _DEFAULT_METRICS = "cost,interactivity"
@@ -71,8 +71,8 @@ def pareto(
     from gpuscout.runner.cli.show.points import TABLE, chosen, column_of, limits_document, price_remarks
     from gpuscout.runner.cli.show.wording import assumed, none_meets, print_wrapped
     from gpuscout.store.database.connect import open_store
-    from gpuscout.store.queries.pareto import metric_of
-    from gpuscout.store.queries.pareto import pareto as frontiers
+    from gpuscout.store.queries.operating_points.pareto import metric_of
+    from gpuscout.store.queries.operating_points.pareto import pareto as frontiers
     from gpuscout.store.ranking.question.lookup import stored_names
     from gpuscout.store.results.catalogues import caveats_of
     from gpuscout.store.schema import gpus

@@ -21,9 +21,9 @@ from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
     from gpuscout.runner.resolve.fleet import Fleet
-    from gpuscout.store.queries.capacity_question import Rate
-    from gpuscout.store.queries.placement import Added, Placed
-    from gpuscout.store.queries.placement_question import Fit, Placing
+    from gpuscout.store.queries.placements.placement import Added, Placed
+    from gpuscout.store.queries.placements.placement_question import Fit, Placing
+    from gpuscout.store.queries.sizing.capacity_question import Rate
     from gpuscout.sweeps.traffic.moving import MovingLoad
 
 _LOAD = "The load"
@@ -91,10 +91,10 @@ def place(
     Solved exactly (gpuscout[placement]), with the bound that was proved. A replica stays within a node if it fits one.
     Where not everything fits, it says how many of which GPU are missing. Exit status 6: not everything fits.
     """
-    from gpuscout.runner.cli.show.placement import print_placing, print_placing_aside
+    from gpuscout.runner.cli.show.deployments.placement import print_placing, print_placing_aside
     from gpuscout.runner.resolve.fleet import FORM, fleet_from, read_fleet
     from gpuscout.store.database.connect import open_store
-    from gpuscout.store.queries.placement_question import Rules, place_on
+    from gpuscout.store.queries.placements.placement_question import Rules, place_on
     from gpuscout.store.ranking.question.lookup import stored_names
     from gpuscout.store.schema import gpus
 
@@ -164,7 +164,7 @@ def _placed(found: Placing, one: Placed) -> dict[str, Any]:
 
 
 def _need(found: Placing, need: int) -> dict[str, Any]:
-    from gpuscout.store.queries.placement_question import sustained
+    from gpuscout.store.queries.placements.placement_question import sustained
 
     rate, ends = sustained(found, need) if found.fit.placement else (None, None)
     return {

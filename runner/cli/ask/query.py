@@ -17,7 +17,7 @@ from gpuscout.runner.cli.show.output import Column, Output, print_json_rows, pri
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
-    from gpuscout.store.queries.points import PointReader
+    from gpuscout.store.queries.operating_points.points import PointReader
 
 _DEFAULT_LIMIT = 20
 Columns = Annotated[
@@ -80,7 +80,7 @@ def query(
         _print_columns(output)
         return
     from gpuscout.store.database.connect import open_store
-    from gpuscout.store.queries.points import PointReader
+    from gpuscout.store.queries.operating_points.points import PointReader
     from gpuscout.store.queries.reports import reported
     from gpuscout.store.ranking.question.lookup import stored_names
     from gpuscout.store.schema import gpus
@@ -131,7 +131,7 @@ def _print_points(reader: PointReader, given: str | None, sort: list[str], page:
         with_range,
     )
     from gpuscout.runner.cli.show.wording import assumed, print_wrapped
-    from gpuscout.store.queries.point_columns import ends_of
+    from gpuscout.store.queries.operating_points.point_columns import ends_of
 
     names = chosen(given, output, slos=reader.question.slos)
     ends = [] if given else ends_of(["usd_per_mtok", *(by.lstrip("-") for by in sort)])
@@ -193,7 +193,7 @@ def _some(reader: PointReader, rows: Iterator[dict[str, Any]]) -> Iterator[dict[
 def _plot_curves(reader: PointReader, file: Path, latency: Latency) -> None:
     from gpuscout.runner.cli.plots.curves import COLUMNS, curves
     from gpuscout.runner.cli.plots.files import save
-    from gpuscout.store.queries.pareto import metric_of
+    from gpuscout.store.queries.operating_points.pareto import metric_of
 
     metric = metric_of(latency.value)
     save(curves(reader.rows([*COLUMNS, metric.column]), metric), file)
@@ -201,7 +201,7 @@ def _plot_curves(reader: PointReader, file: Path, latency: Latency) -> None:
 
 
 def _print_columns(output: Output) -> None:
-    from gpuscout.store.queries.points import COLUMNS
+    from gpuscout.store.queries.operating_points.points import COLUMNS
 
     rows: Iterable[dict[str, Any]] = [{"name": name, "meaning": about[1]} for name, about in COLUMNS.items()]
     rows = [

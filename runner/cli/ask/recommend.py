@@ -16,7 +16,7 @@ from gpuscout.runner.cli.show.output import Output
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
-    from gpuscout.runner.api.fit import MemoryFit
+    from gpuscout.runner.api.models.fit import MemoryFit
     from gpuscout.store.ranking.types import Question, Ranking
 
 _REPORTED = 12
@@ -62,7 +62,7 @@ def recommend(
     With --have, what GPUs that are there can serve instead: of each model the most output tokens per second. Exit
     status 6: nothing qualifies.
     """
-    from gpuscout.runner.cli.show.inventory import print_inventory, read_inventory
+    from gpuscout.runner.cli.show.deployments.inventory import print_inventory, read_inventory
     from gpuscout.runner.cli.show.ranking.rows import print_ranking_rows
     from gpuscout.runner.cli.show.ranking.table import (
         TIES,
@@ -72,8 +72,8 @@ def recommend(
         ranking_document,
     )
     from gpuscout.store.database.connect import open_store
-    from gpuscout.store.queries.capacity_question import node_sizes
-    from gpuscout.store.queries.inventory import served
+    from gpuscout.store.queries.placements.inventory import served
+    from gpuscout.store.queries.sizing.capacity_question import node_sizes
     from gpuscout.store.ranking.question.lookup import stored_names
     from gpuscout.store.ranking.rank import rank, sql_of
     from gpuscout.store.schema import gpus
@@ -154,7 +154,7 @@ def _write_measurements(ranking: Ranking, top: int, file: Path, *, adaptive: boo
 
 def memory_of_bests(ranking: Ranking, db: str) -> list[MemoryFit | None]:
     """Return the memory use of each group's best; None where there is none, or a file alone knows its model or GPU."""
-    from gpuscout.runner.api.fit import fit_memory
+    from gpuscout.runner.api.models.fit import fit_memory
     from gpuscout.store.results.catalogues import ModelsAt
     from gpuscout.sweeps.errors import GpuscoutError
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from gpuscout.runner.cli.plots.files import Drawing
 from gpuscout.runner.cli.plots.panels import Label, add_caption, add_labels, check_panels, panels, scale, styles
-from gpuscout.store.queries.pareto import Metric, frontier
-from gpuscout.store.queries.point_columns import ends_of
+from gpuscout.store.queries.operating_points.pareto import Metric, frontier
+from gpuscout.store.queries.operating_points.point_columns import ends_of
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.traffic.words import traffic_words
 

@@ -12,9 +12,9 @@ import numpy as np
 from gpuscout.runner.cli.plots.curves import describe, title_of
 from gpuscout.runner.cli.plots.files import Drawing
 from gpuscout.runner.cli.plots.panels import Label, Style, add_caption, add_labels, check_panels, panels, scale, styles
-from gpuscout.store.queries.pareto import Front, Metric, Pareto
-from gpuscout.store.queries.pareto import frontier as best_of
-from gpuscout.store.queries.point_columns import ends_of
+from gpuscout.store.queries.operating_points.pareto import Front, Metric, Pareto
+from gpuscout.store.queries.operating_points.pareto import frontier as best_of
+from gpuscout.store.queries.operating_points.point_columns import ends_of
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.slo import Slo
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, whole_number
-from gpuscout.store.queries.point_columns import COLUMNS, PERCENTILE, RANGES, ends_of
+from gpuscout.store.queries.operating_points.point_columns import COLUMNS, PERCENTILE, RANGES, ends_of
 from gpuscout.sweeps.settings import PARALLELISM, STARTED
 from gpuscout.sweeps.speculative import speculative_from
 
@@ -88,7 +88,7 @@ def with_range(column: Column, row: Mapping[str, Any], *, named: bool = True) ->
 
 def ranged_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the figures of a row with their ranges: "0.53 (0.33–0.86)", "0.53 (measured)", "0.53 (unknown)"."""
-    from gpuscout.runner.cli.show.ranking.certainty import ranged
+    from gpuscout.runner.cli.show.certainty import ranged
     from gpuscout.store.ranking.types import Kind
 
     found = dict(row)
@@ -102,7 +102,7 @@ def ranged_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def chosen(given: str | None, output: Output, default: Sequence[str] = TABLE, *, slos: Sequence[Slo] = ()) -> list[str]:
     """Return the columns of `--columns`, or else those that suit the output and the limits. Raises UnknownNameError."""
-    from gpuscout.store.queries.points import check_column
+    from gpuscout.store.queries.operating_points.points import check_column
 
     if given is not None:
         return list(dict.fromkeys(check_column(name.strip()) for name in given.split(",")))

@@ -12,8 +12,8 @@ import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, print_json, print_table
 from gpuscout.runner.cli.options import grouped
-from gpuscout.runner.cli.show.import_report import import_document, print_exports, print_files, print_refused
-from gpuscout.runner.cli.show.outliers import far_off, outlier_row
+from gpuscout.runner.cli.show.measured.import_report import import_document, print_exports, print_files, print_refused
+from gpuscout.runner.cli.show.measured.outliers import far_off, outlier_row
 from gpuscout.sweeps.errors import InputError, NoStoreError
 from gpuscout.sweeps.servers import ONE_OF_SERVERS
 

@@ -68,7 +68,7 @@ def run(
     """
     from gpuscout.runner.api import run as api
     from gpuscout.runner.api.fp8 import in_fp8
-    from gpuscout.runner.cli.show.inventory import read_inventory
+    from gpuscout.runner.cli.show.deployments.inventory import read_inventory
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.results.catalogues import ModelsAt
 
@@ -118,8 +118,8 @@ def run_and_report(
 ) -> None:
     """Run a sweep with a line that moves, then print what to buy. Exit status 5 when tasks have failed."""
     from gpuscout.runner.cli.ask.capacity import capacity_document, parse_rate
-    from gpuscout.runner.cli.show.capacity_table import print_capacity
-    from gpuscout.runner.cli.show.inventory import print_inventory
+    from gpuscout.runner.cli.show.deployments.capacity_table import print_capacity
+    from gpuscout.runner.cli.show.deployments.inventory import print_inventory
     from gpuscout.runner.cli.show.output import Output
     from gpuscout.runner.cli.show.progress import progress_line
     from gpuscout.runner.cli.show.ranking.document import config_document
@@ -128,9 +128,9 @@ def run_and_report(
     from gpuscout.runner.cli.show.wording import print_wrapped
     from gpuscout.runner.execution.controller import RunCallbacks
     from gpuscout.runner.resolve.spec import explained_names
-    from gpuscout.store.queries.capacity import Demand
-    from gpuscout.store.queries.capacity_question import capacity, node_sizes
-    from gpuscout.store.queries.inventory import served
+    from gpuscout.store.queries.placements.inventory import served
+    from gpuscout.store.queries.sizing.capacity import Demand
+    from gpuscout.store.queries.sizing.capacity_question import capacity, node_sizes
     from gpuscout.store.ranking.rank import rank
 
     load = [parse_rate("--rate", text) for text in rates]

@@ -8,11 +8,11 @@ from dataclasses import fields
 
 from gpuscout.runner.engines.base import About, Cost, Ended, Expected, Measurement
 from gpuscout.runner.engines.benchmark.adaptive import around_limits, between
-from gpuscout.runner.engines.benchmark.command import check_command
-from gpuscout.runner.engines.benchmark.endpoint import Endpoint, checked_url, probe
 from gpuscout.runner.engines.benchmark.errors import BenchmarkError
 from gpuscout.runner.engines.benchmark.measure import measure
 from gpuscout.runner.engines.benchmark.options import LABELS, OPTIONS, SERVER, LoadOptions, ServedOptions
+from gpuscout.runner.engines.benchmark.servers.command import check_command
+from gpuscout.runner.engines.benchmark.traffic.endpoint import Endpoint, checked_url, probe
 from gpuscout.store.measured import MeasuredRun
 from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.curves import Curves, IntArray
@@ -135,7 +135,7 @@ class BenchmarkEngine:
     def measure(self, cases: CaseColumns, ladders: Sequence[tuple[int, ...]]) -> Iterator[Measurement | Ended]:
         """Yield every point as soon as it is measured, and how each case ended."""
         if "endpoint" not in self.options:
-            from gpuscout.runner.engines.benchmark.served import Served
+            from gpuscout.runner.engines.benchmark.servers.served import Served
 
             load = self._load
             served = Served(self._server, self._measured, load.request_timeout_s, load.api_key_env)

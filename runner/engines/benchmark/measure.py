@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from gpuscout.runner.engines.benchmark.client import api_key, connected
-from gpuscout.runner.engines.benchmark.endpoint import Endpoint
 from gpuscout.runner.engines.benchmark.errors import BenchmarkError
-from gpuscout.runner.engines.benchmark.figures import run_of
-from gpuscout.runner.engines.benchmark.generators import point
-from gpuscout.runner.engines.benchmark.load import Observed, closed_loop, open_loop, warm_up
 from gpuscout.runner.engines.benchmark.options import OWN, LoadOptions
-from gpuscout.runner.engines.benchmark.requests import Requests
+from gpuscout.runner.engines.benchmark.traffic.client import api_key, connected
+from gpuscout.runner.engines.benchmark.traffic.endpoint import Endpoint
+from gpuscout.runner.engines.benchmark.traffic.figures import run_of
+from gpuscout.runner.engines.benchmark.traffic.generators import point
+from gpuscout.runner.engines.benchmark.traffic.load import Observed, closed_loop, open_loop, warm_up
+from gpuscout.runner.engines.benchmark.traffic.requests import Requests
 from gpuscout.store.measured import MeasuredRun
 from gpuscout.sweeps.cases import Case
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from gpuscout.runner.engines.benchmark.gpus import accelerator_types, driver_names
+from gpuscout.runner.engines.benchmark.servers.gpus import accelerator_types, driver_names
 from gpuscout.runner.execution.evaluate import EngineMissing, Job, block_cases, measured_parts
 from gpuscout.runner.execution.executors.base import Done, Failed, Part
 from gpuscout.runner.execution.executors.server_places import Node, NoSuchNode, ServerPlaces

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gpuscout.runner.engines.benchmark.gpus import is_one_of
+from gpuscout.runner.engines.benchmark.servers.gpus import is_one_of
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.gpus.library import gpus_with

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpuscout.runner.cli.common import count
-from gpuscout.runner.cli.show.ranking.certainty import met, ranged, trust
+from gpuscout.runner.cli.show.certainty import met, ranged, trust
 from gpuscout.runner.cli.show.wording import (
     GLUE,
     at_load,

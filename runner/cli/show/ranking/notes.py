@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from gpuscout.runner.cli.common import count
+from gpuscout.runner.cli.show.certainty import MEASURE_FIRST, benchmark, chances, ranged, tie, trust, unproven
 from gpuscout.runner.cli.show.fitted import bare_names, short_gpu
 from gpuscout.runner.cli.show.prices import decisions, price_notes, prices_in_short
-from gpuscout.runner.cli.show.ranking.certainty import MEASURE_FIRST, benchmark, chances, ranged, tie, trust, unproven
 from gpuscout.runner.cli.show.ranking.explained import nothing
 from gpuscout.runner.cli.show.site import site, site_of
 from gpuscout.runner.cli.show.wording import (

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from gpuscout.runner.cli.show.certainty import chances, ranged, tie, trust, unproven
 from gpuscout.runner.cli.show.output import number
-from gpuscout.runner.cli.show.ranking.certainty import chances, ranged, tie, trust, unproven
 from gpuscout.runner.cli.show.site import site, site_of
 from gpuscout.runner.cli.show.wording import (
     GLUE,
@@ -26,7 +26,7 @@ from gpuscout.store.ranking.types import Group, RankedConfig, Ranking
 from gpuscout.sweeps.text import percent, printable_lines
 
 if TYPE_CHECKING:
-    from gpuscout.runner.api.fit import MemoryFit
+    from gpuscout.runner.api.models.fit import MemoryFit
 
 _MOST_ROWS = 12
 _STYLE = """

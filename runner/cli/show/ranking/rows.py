@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gpuscout.runner.cli.show.certainty import trust
 from gpuscout.runner.cli.show.output import Column, Output, Row, a_figure, print_rows
 from gpuscout.runner.cli.show.points import column_of
-from gpuscout.runner.cli.show.ranking.certainty import trust
 from gpuscout.runner.cli.show.wording import configuration, limit, workload
 from gpuscout.sweeps.curves import METRICS
 from gpuscout.sweeps.text import percent

@@ -11,9 +11,9 @@ from dataclasses import replace
 from itertools import groupby
 
 from gpuscout.runner.cli.common import out
+from gpuscout.runner.cli.show.certainty import met, ranged
 from gpuscout.runner.cli.show.fitted import LAST_RESORT, FittedColumn, bare_names, fitted, short_gpu
 from gpuscout.runner.cli.show.prices import price_notes
-from gpuscout.runner.cli.show.ranking.certainty import met, ranged
 from gpuscout.runner.cli.show.ranking.document import ranking_document
 from gpuscout.runner.cli.show.ranking.explained import explained, nothing
 from gpuscout.runner.cli.show.ranking.notes import (

@@ -1,0 +1,1 @@
+"""What a model is and needs, from Python: parameters, memory, whether it fits."""

@@ -1,0 +1,1 @@
+"""Sized and placed deployments as tables and documents."""

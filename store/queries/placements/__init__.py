@@ -1,0 +1,1 @@
+"""Replicas placed on GPUs that somebody owns or is offered."""
