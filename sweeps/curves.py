@@ -90,7 +90,7 @@ class Points:
 
     @classmethod
     def joined(cls, parts: Sequence[Points]) -> Points:
-        """Return one after the other."""
+        """Return these curves concatenated."""
         columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in POINT_COLUMNS}
         known: dict[str, Any] = {}
         for name, width in _PARTLY_KNOWN.items():

@@ -76,7 +76,7 @@ def unpacked(data: bytes, name: str, mb: int) -> bytes:
 
 
 def bounded(stream: io.BufferedIOBase, name: str, mb: int, what: str = "") -> bytes:
-    """Return everything that is left in a stream. Raises TooLarge."""
+    """Return the rest of a stream. Raises TooLarge."""
     data = stream.read(mb * 1_000_000 + 1)
     if len(data) > mb * 1_000_000:
         raise TooLarge(name, f"{mb:,} MB {what}".rstrip())

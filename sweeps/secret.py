@@ -39,7 +39,7 @@ def redacted(text: str, environment: Mapping[str, str]) -> str:
 
 
 def secret_in(argument: str) -> str | None:
-    """Return what of a command's argument holds a secret or wants one, without it; None: nothing."""
+    """Return the part of a command's argument that holds a secret or asks for one, without it; None: no part does."""
     if found := _FLAG.search(argument) or _ASSIGNMENT.search(argument):
         return found[1]
     return "a token" if _TOKEN.search(argument) else None

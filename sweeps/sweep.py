@@ -124,7 +124,7 @@ class Sweep:
     max_gpus: int | None = None
 
     def identity(self) -> dict[str, object]:
-        """Return everything that decides which tasks this sweep has and how they are cut into blocks, JSON-able.
+        """Return all that determines the tasks of this sweep and their division into blocks, JSON-able.
 
         The name is part of it: two sweeps of one content under two names are two sweeps that share their tasks.
         """

@@ -34,7 +34,7 @@ def printable_lines(text: str) -> str:
 
 
 def fault_in(text: str) -> str | None:
-    """Return why a name or another line of text is refused; None: nothing is wrong with it."""
+    """Return the reason why a name or another line of text is refused; None: it is accepted."""
     found = _UNPRINTABLE.search(text)
     if found is None:
         return None

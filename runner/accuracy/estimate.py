@@ -56,7 +56,7 @@ class Estimates:
         return len(self.runs)
 
     def followed_by(self, other: Estimates) -> Estimates:
-        """Return these and then those of another."""
+        """Return the estimates followed by those of another."""
         return Estimates(
             self.runs + other.runs,
             np.concatenate([self.ttft_ms, other.ttft_ms]),

@@ -98,7 +98,7 @@ def of_system(folder: Path, gpu: GPUSpec) -> Found:
 
 
 def kernel_factors() -> dict[str, dict[str, float]]:
-    """Return those of `family_factors` that place generations outside `REFERENCE`, of which there are few runs or none.
+    """Return the `family_factors` of generations outside `REFERENCE`, of which there are few runs or none.
 
     Those inside have serving runs enough to say it better, kernels and all. Exchanges over PCIe are left out: what
     servers send over it is not what the tables measure.
@@ -111,8 +111,8 @@ def kernel_factors() -> dict[str, dict[str, float]]:
 
 
 def family_factors(document: Mapping[str, Any] | None = None) -> dict[str, dict[str, float]]:
-    """Return how the kernels of every generation compare with those of
-    `REFERENCE` in the mean; None: of the shipped file.
+    """Return the mean ratio of each generation's kernel times to those of
+    `REFERENCE`; None: of the shipped file.
     """
     families: Mapping[str, Mapping[str, float]] = (document or shipped())["families"]
     found: dict[str, dict[str, float]] = {}

@@ -39,7 +39,7 @@ class LeftOverTails:
 
     @classmethod
     def of(cls, estimates: Estimates, names: RunNames) -> LeftOverTails:
-        """Return them for estimates that were made without the family of each run."""
+        """Return the residuals of estimates that were made without the family of each run."""
         found = (names.gpus.find(run.gpu) for run in estimates.runs)
         return cls(
             {name: -np.log(ratio) for name, ratio in tail_ratios(estimates).items() if np.isfinite(ratio).any()},

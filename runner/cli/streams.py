@@ -107,7 +107,7 @@ def _closed() -> IO[str]:
 
 @contextmanager
 def captured() -> Iterator[Captured]:
-    """Take what commands of this thread print as JSON or as a launch command, and what they say on standard error."""
+    """Capture the JSON documents and launch commands that commands of this thread print, and their standard error."""
     taken = Captured()
     token = _CAPTURED.set(taken)
     try:

@@ -176,7 +176,7 @@ class Completer:
             return True
 
     def _overruled(self, name: str, said: Value, flag_: Value) -> Value:
-        """Return what a file said and a flag may say otherwise: its model, and what nobody understands.
+        """Return the statements of a file that a flag may override: its model, and names nobody knows.
 
         Raises InputError.
         """

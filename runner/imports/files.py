@@ -107,7 +107,7 @@ def compare_files(files: Sequence[ImportedFile], store: Store | None) -> None:
 
 
 def _note_again(file: ImportedFile, places: Mapping[int, str]) -> None:
-    """Tell of runs that are new only because something else is said of them than when they were imported before."""
+    """Report runs that are new only because their description differs from that of an earlier import."""
     if found := [place for position, place in places.items() if file.new[position]]:
         runs = "1 run has" if len(found) == 1 else f"{len(found):,} runs have"
         file.notes.append(

@@ -109,7 +109,7 @@ def read_fleet(texts: Iterable[str], gpu_file: Path | None = None) -> Fleet:
 
 
 def _entries(texts: Iterable[str]) -> Iterator[tuple[str, str, str, str | None]]:
-    """Yield where it stands, the GPU, the number, and the node's name (None: none is stated)."""
+    """Yield the place in the file, the GPU, the number, and the node's name (None: not stated)."""
     for text in texts:
         if "=" in text or not Path(text).exists():
             yield from (("--have", *_parted("--have", part), None) for part in parted([text]))

@@ -170,8 +170,8 @@ def _contents_at(model: HubModel, file: _File, token: str | None, *, quantised: 
 
 
 def _contents(model: HubModel, commit: str | None, token: str | None, *, quantised: bool = False) -> _Contents:
-    """Return what the repository holds. An endpoint without this part of the
-    API is no error: it only makes counts exact.
+    """Return the contents of the repository. An endpoint without this part of the
+    API is not an error: it only makes counts exact.
 
     A Hub that is busy or failing is: otherwise the same sweep could mean something else tomorrow.
     """

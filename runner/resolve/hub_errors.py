@@ -55,7 +55,7 @@ class Explained:
 
 
 def explained(error: Exception, model: HubModel) -> Explained:
-    """Return whatever huggingface_hub raised, for the user."""
+    """Return an error for the user in place of one that huggingface_hub raised."""
     from huggingface_hub import errors as hub
 
     if isinstance(error, hub.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):

@@ -100,8 +100,8 @@ def _nearest(
 
 
 def _defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what transformers' class for a `model_type` has for fields that
-    are left out; nothing without such a class.
+    """Return the defaults in transformers' class for a `model_type` for fields
+    that are left out; none without such a class.
 
     Only classes that ship with transformers are used: `auto_map` and other code of the repository are not looked at.
     """

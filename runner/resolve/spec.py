@@ -87,7 +87,7 @@ def resolve(spec: SweepSpec, *, gpu_file: Path | None = None, known: KnownModels
 
 
 def refusal(part: EnginePart, sweep: Sweep) -> str | None:
-    """Return why an engine of a sweep cannot answer for it; None: it can."""
+    """Return the reason why an engine of a sweep cannot answer for it; None: it can."""
     refuses = getattr(cached_engine(part.name, part.options), "refuses", None)
     why: str | None = None if refuses is None else refuses(sweep)
     return why

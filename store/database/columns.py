@@ -32,7 +32,7 @@ def row_count(columns: Columns) -> int:
 
 
 def take(columns: Columns, rows: Sequence[int]) -> dict[str, Any]:
-    """Return these rows, in this order."""
+    """Return the selected rows, in the given order."""
     chosen = np.asarray(rows, dtype=np.intp)
     return {name: _take(values, rows, chosen) for name, values in columns.items()}
 

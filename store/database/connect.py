@@ -250,7 +250,7 @@ def _require_head(revision: str, store: Store) -> None:
 
 
 def _check_file(path: Path, *, create: bool) -> None:
-    """Say what is wrong with a path before SQLite says it worse, or changes a file that is not ours."""
+    """Check a path before SQLite fails with a vaguer message, or changes a file that is not a store."""
     try:
         start = _start_of(path)
     except OSError as error:

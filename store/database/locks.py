@@ -129,7 +129,7 @@ class RunnerLock:
             return taken
 
     def leave_task(self, key: bytes) -> None:
-        """Give the lock of a task back. Nothing happens when it was not taken."""
+        """Release the lock of a task. Does nothing when it was not taken."""
         with self._session_use:
             if self._session is not None and key in self._tasks:
                 with suppress(DBAPIError):

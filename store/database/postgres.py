@@ -53,7 +53,7 @@ class Session(psycopg.Connection[Any]):
     pooled = False
 
     def wait(self, gen: Any, interval: float = 0.1, *more: Any, **others: Any) -> Any:
-        """Return what psycopg does while the server works on something, but looking up now and then.
+        """Return the result of psycopg's wait for the server, with `look_up` called now and then.
 
         Whoever stops waiting takes the request back, as far as the server still listens, and ends the connection.
         """

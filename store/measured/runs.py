@@ -300,7 +300,7 @@ def runs_digest(runs: Iterable[MeasuredRun]) -> str:
 
 
 def _contents(run: MeasuredRun) -> list[object]:
-    """Return what was measured; what only some runs tell is there only where they do."""
+    """Return the measured figures; those that only some runs report are present only where they do."""
     plain = [getattr(run, name) for name in _IDENTITY]
     facts = {name: value for name in _TOLD if (value := getattr(run, name)) not in (None, ())}
     if run.latency_stat != "mean":
@@ -361,7 +361,7 @@ def _run(reported: Reported, file: str) -> MeasuredRun:
 
 
 def day_or_month(day: date | None, details: Mapping[str, Any]) -> str | None:
-    """Return when a run was measured, as exactly as its source says: a day, a month or a year."""
+    """Return the date of a run, as exact as its source states it: a day, a month or a year."""
     return None if day is None else details.get("measured_in") or day.isoformat()
 
 

@@ -216,7 +216,7 @@ def _parts(offer: Offer, by_instance: Mapping[tuple[str, str], str]) -> list[str
 
 
 def _of_memory(family: list[GPUSpec], texts: Iterable[str], stated: Iterable[float]) -> list[GPUSpec]:
-    """Return those with the memory that the name says, or else that is stated: all where neither is."""
+    """Return the GPUs with the memory in the name, or else with the stated memory; all where neither is given."""
     named = [float(match[1]) for text in texts if (match := _MEMORY.search(text))]
     for readings in (named, list(stated)):
         found: dict[str, GPUSpec] = {}

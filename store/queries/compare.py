@@ -228,7 +228,7 @@ _SETTINGS_OF = {form: attrgetter(*names) for form, names in _TOLD_APART.items()}
 
 
 def _key(case: _Case, config: Configuration, form: Form) -> Key:
-    """Return what is the same on both sides. Between kinds it says nothing of the kind."""
+    """Return the key that is equal on both sides; it leaves out the kind when kinds are compared."""
     settings = _SETTINGS_OF[form](config)
     rate = getattr(config, "request_rate", None)
     apart = form is not Form.KIND and config.kind is Kind.MEASURED
@@ -315,7 +315,7 @@ def _winners(one: _Seen, other: _Seen) -> Iterable[Winner]:
 
 
 def _refusal(*groups: Group | None) -> str | None:
-    """Return what the engine of the side without a winner says, where it supports nothing of it."""
+    """Return the explanation of the engine on the side without a winner, where it supports none of its cases."""
     for group in groups:
         if (
             group
@@ -332,7 +332,7 @@ def _lead(group: Group | None) -> float | None:
 
 
 def _of_books(connection: sa.Connection, one: Side, other: Side) -> Iterable[PriceChange]:
-    """Return where the price of a GPU is another one, of all GPUs of the books of both sides."""
+    """Return the price changes among all GPUs in the books of both sides."""
     rules = [side.question.prices for side in (one, other)]
     known = book_names(connection)
     books = dict.fromkeys(book for rule in rules for book in rule.precedence if book in known or book in rule.books)
@@ -343,7 +343,7 @@ def _of_books(connection: sa.Connection, one: Side, other: Side) -> Iterable[Pri
 
 
 def _prices(one: Prices, other: Prices) -> Iterable[PriceChange]:
-    """Yield where the price of a GPU is another one."""
+    """Yield the GPUs whose prices differ."""
     left, right = one.known, other.known
     for gpu in sorted(left.keys() | right.keys()):
         before, after = (prices[gpu].per_hour(1).usd if gpu in prices else None for prices in (left, right))

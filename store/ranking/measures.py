@@ -149,12 +149,12 @@ class Aim:
         return found
 
     def known(self, figures: Mapping[str, Array]) -> npt.NDArray[np.bool_]:
-        """Return where all figures that it needs of a point are known."""
+        """Return a mask of the points of which all needed figures are known."""
         flags = [figures[name] > 0 if self.positive else ~np.isnan(figures[name]) for name in self.columns]
         return np.asarray(np.logical_and.reduce(flags))
 
     def point_score(self, figures: Mapping[str, Array]) -> Array:
-        """Return what sorts the points of one configuration from the best to the worst; the statements sort alike."""
+        """Return the sort key of one configuration's points, best first; the statements sort alike."""
         if not self.is_weighted:
             sign = -1 if self.single.highest_column else 1
             return np.rint(figures[self.columns[0]] * sign * DECIMALS)

@@ -257,7 +257,7 @@ def _groups(connection: sa.Connection, scope: Scope, pool: Candidates) -> list[G
 
 
 def _unproven(configs: Sequence[RankedConfig]) -> RankedConfig | None:
-    """Return what would be better than the best if its estimate held, best first; see `Group.unproven`."""
+    """Return the configurations that would beat the best if their estimates held, best first; see `Group.unproven`."""
     better = (config for config in configs if config.behind_best < 0 and not config.backed)
     return next(better, None) if configs and configs[0].backed else None
 

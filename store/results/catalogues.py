@@ -40,8 +40,8 @@ def _described(connection: sa.Connection, names: Collection[str]) -> dict[str, M
 
 
 def caveats_of(connection: sa.Connection, names: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """Return what answers about these models have to say, see
-    `ModelSpec.caveats`; only of models with something to say.
+    """Return the caveats that answers about these models carry, see
+    `ModelSpec.caveats`; only of models that have any.
     """
     doubtful = sa.or_(*(models.c.architecture.contains(mark) for mark in _DOUBTFUL))
     query = sa.select(models.c.name).where(models.c.name.in_(names), doubtful)
@@ -99,7 +99,7 @@ def stored_gpus(connection: sa.Connection) -> list[GPUSpec]:
 
 
 def newest_figures(connection: sa.Connection, table: sa.Table, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return what `to_dict` of the models or GPUs (by `table`) stored last under these names gave, by name."""
+    """Return the `to_dict` values of the models or GPUs (by `table`) stored last under these names, by name."""
     column = table.c.architecture if table is models else table.c.figures
     stored = (
         sa.select(table.c.name, column).where(table.c.name.in_(sorted(names))).order_by(table.c.created_at, table.c.id)

@@ -348,7 +348,7 @@ def _unless_negative(values: IntArray) -> np.ma.MaskedArray[Any, Any]:
 
 
 def _printable(text: str) -> str:
-    """Return what an engine wrote, as any database takes it: Postgres knows
-    no NUL, neither knows half a surrogate pair.
+    """Return an engine's text in a form that both databases accept: Postgres
+    takes no NUL, neither takes half a surrogate pair.
     """
     return text.replace("\0", "").encode(errors="replace").decode()[:_LONGEST_TEXT]

@@ -30,7 +30,7 @@ class Column:
     free: bool = False
 
     def check(self, value: object) -> Value:
-        """Return what a JSON or Parquet file says. Raises InputError, also for what no database takes."""
+        """Return a value of a JSON or Parquet file, checked. Raises InputError, also for values no database takes."""
         match value:
             case None:
                 return None

@@ -33,8 +33,8 @@ Ids = Mapping[sa.Table, Mapping[int, int]]
 
 
 def register_all(read: sa.Connection, target: Store, ids: Ids) -> tuple[dict[int, int], int]:
-    """Return where each sweep of the source is in the target, in the order
-    in which they were run last; how many are new.
+    """Return the target's id of each sweep of the source, in the order of
+    their last runs, and the number of new ones.
 
     New ones arrive with all their blocks pending and without having been run.
     """
@@ -81,7 +81,7 @@ def settle(
 
 
 def _registration(read: sa.Connection, row: Mapping[str, Any], ids: Ids) -> Callable[[sa.Connection], tuple[int, bool]]:
-    """Read what belongs to a sweep; what is returned stores it and gives its id and whether it is new there."""
+    """Read the parts of a sweep; the returned function stores them and returns the id and whether it is new."""
     parts = {
         table: [
             {name: value for name, value in part.items() if name != "id"}

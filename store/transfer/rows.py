@@ -58,7 +58,7 @@ _NAMED = (
 
 
 def export_rows(connection: sa.Connection, question: Question) -> Iterator[Row]:
-    """Yield everything that a question is about, estimates first, as rows of
+    """Yield all answers a question is about, estimates first, as rows of
     `COLUMNS`; limits and objectives do not count.
 
     All points of a task come, whatever the ladder of the sweep that is asked for: with fewer the task would not be the

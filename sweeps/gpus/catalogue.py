@@ -139,7 +139,7 @@ class GPUCatalogue:
         raise InputError(f"no GPU {' and '.join(filter(None, conditions))}", hint=self._what_exists())
 
     def with_file(self, path: str | Path) -> GPUCatalogue:
-        """Return this catalogue and the GPUs of a YAML file, whose list `gpus` holds mappings with these keys:
+        """Return this catalogue extended by the GPUs of a YAML file, whose list `gpus` holds mappings with these keys:
 
         name, vendor, family, memory_gb, memory_bandwidth_gbs (GB/s), dense_tflops (a mapping of fp32, fp16, bf16,
         fp8, fp4, int8 to dense TFLOPS), pcie_gbs (GB/s in one direction) and gpus_per_node are required.

@@ -176,7 +176,7 @@ MAPPINGS = ("dense_tflops", "sources")
 
 
 def usable_gib(memory_gb: float) -> float:
-    """Return what software sees of a nominal size where nobody has said so, in GiB; 0 of what is no size."""
+    """Return the GiB that software sees of a nominal size where no figure is stated; 0 for an invalid size."""
     if not isinstance(memory_gb, int | float):
         return 0.0
     return round(_USABLE_SHARE * memory_gb * 1e9 / 2**30, 2)

@@ -163,7 +163,7 @@ class GpuFile:
         return OwnGpu(item.place, values.get("name"), replaces, tuple(spellings), spec)
 
     def _value(self, key: str, item: _Item) -> Any:
-        """Return what the catalogue would hold under this key; None, and a problem, when it cannot be understood."""
+        """Return the catalogue's value for this key; None, and a problem, when it cannot be understood."""
         if key in NUMBERS:
             return self._number(item, NUMBERS[key])
         if key in _TEXTS:

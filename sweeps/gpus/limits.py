@@ -51,8 +51,8 @@ _UNKNOWN_AT_ZERO = ("memory_bandwidth_gbs", "link_gbs", "link_pair_gbs", "pcie_g
 
 
 def faults_of(spec: GPUSpec) -> list[str]:
-    """Return what cannot be in a specification that a program made: every
-    fault in a line, empty where there is none.
+    """Return the faults of a specification that a program made, one a line;
+    empty where there are none.
     """
     faults = [
         f"{key}: expected a text of letters, digits, spaces and . _ + - ( ), got {value!r}"

@@ -130,8 +130,8 @@ class ModelSpec:
         return self.routed_expert_parameters // per_layer if per_layer else 0
 
     def part_of_a_block(self, width: int, ranks: int) -> int | None:
-        """Return what `ranks` ranks would each hold of a width, where that is
-        no multiple of the checkpoint's FP8 blocks.
+        """Return the part of a width that each of `ranks` ranks would hold, where
+        that is no multiple of the checkpoint's FP8 blocks.
 
         None: they hold whole blocks, or the weights do not share scales in blocks of 128 x 128.
         """
@@ -230,7 +230,7 @@ class ModelSpec:
         return tuple(degree for degree in range(1, limit + 1) if self.indivisible(degree) is None)
 
     def indivisible(self, degree: int) -> str | None:
-        """Return what this tensor-parallel degree does not divide, in words; None: a server accepts it."""
+        """Return the size that this tensor-parallel degree does not divide, in words; None: a server accepts it."""
         if not all(_splits(group, degree) for group in self.attention):
             return f"{self.attention_heads} attention heads ({self.kv_heads} for keys and values)"
         if width := next((width for width in self.mlp_widths if width % degree), None):

@@ -121,7 +121,7 @@ def with_stated_dtype(config: Mapping[str, Any], elements: Mapping[str, int]) ->
 
 
 def missing_parameters(model: ModelSpec, config: Mapping[str, Any], stored: StoredWeights) -> int:
-    """Return how many more parameters the checkpoint holds than were derived; 0 when they agree or cannot be compared.
+    """Return the number of parameters in the checkpoint beyond those derived; 0 when they agree or cannot be compared.
 
     They agree within 0.1 %. They cannot be compared for a quantised checkpoint, and a larger one may hold
     multi-token-prediction layers, which `ModelSpec` leaves out, or a copy of the tied output projection.

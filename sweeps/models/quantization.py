@@ -133,7 +133,7 @@ def _spared(sections: Iterable[Fields], size: DecoderSize) -> set[tuple[int, Com
 
 
 def _named(pattern: str) -> list[tuple[int | None, Component]]:
-    """Return what a name or pattern such as `model.layers.3.self_attn*` or `re:.*shared_experts.*` stands for.
+    """Return the parts that a name or pattern such as `model.layers.3.self_attn*` or `re:.*shared_experts.*` selects.
 
     Layer numbers (None: all) and components. Patterns are read for the words in them, never run.
     """
@@ -150,8 +150,8 @@ def _named(pattern: str) -> list[tuple[int | None, Component]]:
 
 
 def _usually_spared(fields: Fields, formats: Formats, method: str, size: DecoderSize) -> set[tuple[int, Component]]:
-    """Return what is spared without a list: MXFP4 is for experts only, NVFP4
-    leaves latent attention of MoE models alone.
+    """Return the parts left unquantised without a list: MXFP4 is for experts only,
+    NVFP4 leaves latent attention of MoE models alone.
     """
     every = range(len(size.layers))
     if not size.experts:

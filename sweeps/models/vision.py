@@ -55,7 +55,7 @@ def vision_parameters(fields: Fields, model_type: str | None, text_hidden: int) 
 
 
 def tower_notes(fields: Fields, model_type: str | None, vision: int, total: int) -> Iterator[str]:
-    """Yield what is not exact about the towers, in words. A hundredth of all weights is not worth one."""
+    """Yield notes on inexact figures of the towers. Less than a hundredth of all weights is not worth one."""
     if fields.has("vision_parameters"):
         return
     if fields.has("audio_config", "speech_config", "audio_encoder_config"):

@@ -88,7 +88,7 @@ def options_from(text: str) -> ServerOptions:
 
 
 def unknown_to(server: str, options: ServerOptions) -> str | None:
-    """Return why this server cannot be started with these options: it lacks one of them. None: it has them all."""
+    """Return the reason why this server cannot be started with these options: it lacks one. None: it has them all."""
     for name, _ in options:
         if OPTIONS[name].servers and server not in OPTIONS[name].servers:
             return f"{server} has no {name}: it is an option of {', '.join(OPTIONS[name].servers)}"

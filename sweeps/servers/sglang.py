@@ -145,7 +145,7 @@ _CHUNKS = ((35, 2048), (60, 4096), (160, 8192))
 
 
 def batch_defaults(gpu: str, memory_gib: float) -> tuple[int, int]:
-    """Return it as many sequences as the cache has room for, 2,048 at least; chunks of prompts by the GPU's memory."""
+    """Return the default limits: 2,048 sequences, more where the cache has room; chunks by the GPU's memory."""
     return 2048, next((tokens for limit, tokens in _CHUNKS if memory_gib < limit), 16384)
 
 

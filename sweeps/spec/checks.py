@@ -105,7 +105,7 @@ def zip_json_schema() -> dict[str, object]:
 
 
 def check(spec: SweepSpec, data: Mapping[str, object], broken: Set[str]) -> list[Fault]:
-    """Return everything that does not agree; `data` is what `spec` was made of.
+    """Return all contradictions in a spec; `data` is the mapping that `spec` was made of.
 
     Keys in `broken` hold placeholders, because they are wrong by themselves.
     """
@@ -231,7 +231,7 @@ def _key(value: object) -> str:
 
 
 def _unlisted(spec: SweepSpec, axis: str) -> str | None:
-    """Return why it is not known how many values an axis has, if so."""
+    """Return the reason why the number of an axis's values is unknown; None: it is known."""
     match axis:
         case "tensor_parallel" if spec.tensor_parallel == "auto":
             return "its sizes are automatic, and differ from model to model"

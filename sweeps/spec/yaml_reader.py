@@ -46,7 +46,7 @@ class YamlDocument:
 
 
 def path_text(path: Path) -> str:
-    """Return it as people write it: workloads.chat.input_len, gpus[2]."""
+    """Return the path as people write it: workloads.chat.input_len, gpus[2]."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)

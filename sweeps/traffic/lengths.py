@@ -42,7 +42,7 @@ class Lengths(Protocol):
         ...
 
     def as_given(self) -> object:
-        """Return it as written in a spec; JSON-able, and the same for equal distributions."""
+        """Return the distribution as written in a spec; JSON-able, and the same for equal distributions."""
         ...
 
 

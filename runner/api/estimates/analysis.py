@@ -74,7 +74,7 @@ class PerformanceAnalysis:
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON types."""
+        """Return the value as JSON types."""
         return asdict(self)
 
     def __str__(self) -> str:

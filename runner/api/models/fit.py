@@ -82,7 +82,7 @@ class MemoryFit:
         return self.weights_gib + self.activations_gib + self.runtime_gib + self.kv_request_gib
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON types."""
+        """Return the value as JSON types."""
         document = asdict(self)
         changes = document.pop("changes")
         caveats = list(document.pop("caveats"))
@@ -182,7 +182,7 @@ def _layouts(case: Case, num_gpus: int, fixed: _Sizes) -> list[Case]:
 
 
 def _obstacle(case: Case) -> str | None:
-    """Return why no server could run this, whatever the memory."""
+    """Return the reason why no server could run this, whatever the memory."""
     from gpuscout.runner.engines.roofline.support import refusal
 
     model, tp = case.model, case.tensor_parallel
@@ -235,8 +235,8 @@ def _fit(case: Case) -> MemoryFit:
 
 
 def _changes(asked: Case, num_gpus: int, fixed: _Sizes) -> Iterator[FitChange]:
-    """Yield what makes it fit, one change at a time: first what costs
-    nothing, then what costs tokens, GPUs, quality.
+    """Yield the changes that make it fit, one at a time: first those that
+    cost nothing, then those that cost tokens, GPUs, quality.
     """
     for change, case, gpus, sizes in _candidates(asked, num_gpus, fixed):
         if (found := _first_fit(case, gpus, sizes)) is not None:

@@ -77,7 +77,7 @@ class KVCacheDetail:
         return self.total_gb
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON types."""
+        """Return the value as JSON types."""
         return asdict(self) | {"groups": [asdict(group) for group in self.groups]}
 
 

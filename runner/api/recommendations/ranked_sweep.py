@@ -154,7 +154,7 @@ class _KnownHere:
     given: Mapping[str, ModelSpec]
 
     def find(self, names: Sequence[str]) -> dict[str, ModelSpec]:
-        """Return those that are known."""
+        """Return the known ones."""
         return {**self.stored.find(names), **{name: self.given[name] for name in names if name in self.given}}
 
     def remember(self, architectures: Sequence[ModelSpec]) -> None:

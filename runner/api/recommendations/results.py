@@ -237,7 +237,7 @@ class RecommendationResult(Sequence[GPURecommendation]):
         return self._with(item for item in self if item.fits)
 
     def filter_by_gpu_name(self, *names: str) -> RecommendationResult:
-        """Return those on these GPUs, by name, alias or glob. Raises UnknownNameError with the nearest names.
+        """Return the part on these GPUs, by name, alias or glob. Raises UnknownNameError with the nearest names.
 
         >>> found = recommend_gpus("gpt-oss-120b", 2000, 256, gpus=["H200", "L40"])
         >>> {item.gpu for item in found.filter_by_gpu_name("h200", "B*")}

@@ -200,7 +200,7 @@ def _gpu_prices(options: PriceOptions, db: str, gpus: Iterable[str]) -> Mapping[
 
 
 def tell_left_out(found: Measured) -> None:
-    """Say on standard error how many runs cannot be compared with estimates, if any."""
+    """Print the number of runs that cannot be compared with estimates to standard error, if any."""
     if found.not_comparable:
         err().print(f"left out: {count(found.not_comparable, 'run')} at a request rate whose concurrency is not known")
     if found.variants:

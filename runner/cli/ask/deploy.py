@@ -88,7 +88,7 @@ def deploy(
     db: Db = DEFAULT_STORE,
     json: Annotated[bool, typer.Option("--json", help="--format json.", rich_help_panel=_WHAT)] = False,
 ) -> None:
-    """Write what starts the recommended configuration: a launch command or a Kubernetes manifest.
+    """Write the launch command or the Kubernetes manifest of the recommended configuration.
 
     It takes as many sequences at once as its operating point has requests in flight, so that the limits hold. Nothing
     is started.

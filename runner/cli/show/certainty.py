@@ -203,7 +203,7 @@ def _sizes(error: ObservedError) -> str:
 
 
 def tie(found: Tie, group: Group) -> str:
-    """Return why the best may not be the best."""
+    """Return the reason why the best may not be the best."""
     best, other = (describe(config, group) for config in (group.best_per_gpu[0], found.config))
     lead = f"{best} leads {other} by {share(found.lead)}" if found.lead else f"{best} equals {other}"
     return f"a tie: {lead}, less than their joint error ({share(found.joint_error)})"

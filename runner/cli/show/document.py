@@ -8,5 +8,5 @@ CASE = ("model", "workload", "input_len", "output_len")
 
 
 def picked(value: object, *names: str, **renamed: str) -> dict[str, Any]:
-    """Return these fields and properties of a value; of `renamed`, key by key, the field that each key is for."""
+    """Return the named fields and properties of a value; `renamed` maps other keys to their fields."""
     return {key: getattr(value, name) for key, name in {**dict(zip(names, names, strict=True)), **renamed}.items()}

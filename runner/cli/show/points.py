@@ -128,7 +128,7 @@ def limits_document(question: Question) -> dict[str, object]:
 
 
 def price_remarks(prices: Prices, rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return why GPUs of these rows have no price."""
+    """Return the reasons why GPUs of these rows have no price."""
     gpus: dict[str, list[str]] = defaultdict(list)
     for gpu in sorted({row["gpu"] for row in rows if row.get("gpu") in prices.missing}):
         gpus[prices.missing[gpu]].append(gpu)

@@ -134,7 +134,7 @@ def none_meets(question: Question) -> str:
 
 
 def cause(why: Cause, slo: Slo | None) -> str:
-    """Return why a configuration is not ranked: "misses ITL <= 40 ms"."""
+    """Return the reason why a configuration is not ranked: "misses ITL <= 40 ms"."""
     return f"misses {limit(slo)}" if slo else CAUSES.get(why, why.value.replace("_", " "))
 
 
@@ -156,7 +156,7 @@ def print_wrapped(text: str, *, indent: int = 0) -> None:
 
 
 def print_aside(notes: Iterable[str]) -> None:
-    """Print what rows of CSV and Markdown cannot tell, on standard error."""
+    """Print notes that rows of CSV and Markdown cannot hold to standard error."""
     for note in notes:
         for line in wrapped(note, err().width, indent=0):
             print(line.replace(GLUE, " ").rstrip(), file=sys.stderr)
@@ -216,7 +216,7 @@ def doubt(config: RankedConfig, group: Group) -> str:
 
 
 def doubts(marks: Iterable[str]) -> list[str]:
-    """Say what the marks of rows stand for, where there are any."""
+    """Explain the marks of rows, where there are any."""
     shown = "".join(marks)
     meanings = [f"{mark}{GLUE}{words.replace(' ', GLUE)}" for mark, words in DOUBTS.items() if mark in shown]
     return ["  ".join(meanings)] if meanings else []
@@ -228,7 +228,7 @@ def alike(low: float | None, high: float | None) -> str:
 
 
 def caveats_of(groups: Iterable[Group]) -> list[str]:
-    """List what was guessed or assumed of their models, each once."""
+    """List the guesses and assumptions about their models, each once."""
     return list(dict.fromkeys(caveat for group in groups for caveat in group.caveats))
 
 

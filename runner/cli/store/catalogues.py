@@ -134,7 +134,7 @@ def show_model(
     db: Db = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
-    """Show what gpuscout derives from a model's configuration, fetched if neither catalogue nor store holds it."""
+    """Show the architecture derived from a model's configuration, fetched if neither catalogue nor store holds it."""
     from gpuscout.runner.resolve.models import ModelFinder
     from gpuscout.store.results.catalogues import ModelsAt
 

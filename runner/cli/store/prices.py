@@ -231,7 +231,7 @@ def _remarks(quote: Quote) -> str:
 
 
 def print_saved(book: str, quotes: Sequence[Quote], gone: int, *, json: bool, chosen: Chosen | None = None) -> None:
-    """Print what was stored, and of offers those that were left out."""
+    """Print the stored prices, and the offers that were left out."""
     from gpuscout.store.clock import today
 
     # Somewhere on Earth it is tomorrow already.

@@ -205,7 +205,7 @@ def plan(
     db: Db = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
-    """Show what a run would do, without computing: tasks, exclusions with reasons, what is stored, expected time."""
+    """Show the plan of a run without computing: tasks, exclusions with reasons, stored results, expected time."""
     from gpuscout.runner.api import run as api
     from gpuscout.runner.cli.show.plan import print_plan, print_why
     from gpuscout.store.results.catalogues import ModelsAt

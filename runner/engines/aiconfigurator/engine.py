@@ -69,7 +69,7 @@ class AIConfiguratorEngine:
         self.options: Mapping[str, object] = {"database_mode": database_mode}
 
     def missing(self) -> str | None:
-        """Return why it cannot run here, with the command that installs it; None when it can. Imports nothing of it."""
+        """Return the reason why it cannot run here, and how to install it; None when it can. Imports nothing of it."""
         versions = [_version(package) for package in _PACKAGES]
         if None in versions or importlib.util.find_spec("aiconfigurator") is None:
             return f"aiconfigurator is not installed: {INSTALL}"
@@ -134,7 +134,7 @@ class AIConfiguratorEngine:
         return replace(answer, points=points, fits_up_to=points[-1].concurrency)
 
     def _estimate(self, case: Case, path: str, concurrency: int) -> Any:
-        """Return its result for one operating point, or a `CaseAnswer` that says why there is none."""
+        """Return the result for one operating point, or a `CaseAnswer` with the reason why there is none."""
         ranks = case.data_parallel * case.pipeline_parallel
         experts = {}
         if case.model.is_moe:

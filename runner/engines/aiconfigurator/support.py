@@ -73,7 +73,7 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def their_system(gpu: str) -> str | None:
-    """Return its name for a GPU of the catalogue; None when it has none of these."""
+    """Return the tool's name for a GPU of the catalogue; None when it does not know the GPU."""
     return _SYSTEMS.get(gpu)
 
 

@@ -139,7 +139,7 @@ class AISimulateEngine:
     def _predict(
         self, case: Case, model: str, concurrency: int, seats: int, tokens: int
     ) -> tuple[Point | CaseAnswer, int | None]:
-        """Return one process: the operating point or why there is none, and the tokens that the KV cache holds."""
+        """Return the result of one process: the operating point or why there is none, and the KV cache in tokens."""
         assert self._program is not None
         with tempfile.TemporaryDirectory(prefix="gpuscout-aisimulate-") as folder:
             file, out, trace = (Path(folder) / name for name in ("question.yaml", "out", "trace.jsonl"))

@@ -60,7 +60,7 @@ def question(
 
 
 def unsupported(traffic: Traffic) -> str | None:
-    """Return why it cannot answer for requests like these: its shared prefixes have one length, and no bursts."""
+    """Return the reason why it cannot answer for such requests: its shared prefixes have one length, and no bursts."""
     if not traffic.cached_input:
         return None
     if traffic.varies:

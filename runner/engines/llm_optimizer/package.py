@@ -73,7 +73,7 @@ class Package:
         return figures(result, concurrency=concurrency, output_len=case.output_len)
 
     def report(self, case: Case, constraints: str | None) -> Report:
-        """Return what it reports beside operating points. Raises ValueError when the constraints cannot be met."""
+        """Return the report beside the operating points. Raises ValueError when the constraints cannot be met."""
         params = self._params(
             model=case.model.name,
             input_len=case.input_len,
@@ -164,7 +164,7 @@ def figures(result: object, *, concurrency: int, output_len: int) -> Figures:
 
 
 def report(result: object) -> Report:
-    """Read what `run_performance_estimation` returns beside the operating points."""
+    """Read the report that `run_performance_estimation` returns beside the operating points."""
     best = value(value(result, "best_configs"), "best_output_throughput")
     limits = value(result, "concurrency_limits")
     return Report(

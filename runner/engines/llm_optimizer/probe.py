@@ -40,7 +40,7 @@ def version() -> str:
 
 
 def gpu_table() -> dict[str, str]:
-    """Return its own table of GPUs: each row as text, under its upper-case name."""
+    """Return the tool's own table of GPUs: each row as text, under its upper-case name."""
     specs: Any = importlib.import_module(PACKAGE + ".predefined.gpus").GPU_SPECS
     return {str(name).upper(): _text(row) for name, row in specs.items()}
 
@@ -52,7 +52,7 @@ def fingerprint() -> str:
 
 
 def look() -> dict[str, Any]:
-    """Return everything at once, JSON-able."""
+    """Return all findings, JSON-able."""
     found: dict[str, Any] = {"kind": kind(), "version": version()}
     if found["kind"] == "bentoml":
         found["fingerprint"] = fingerprint()

@@ -48,7 +48,7 @@ class RooflineEngine:
         self._median = 0.0
 
     def of_medians(self) -> RooflineEngine:
-        """Return this engine for latencies that are medians: most requests do not arrive with all others."""
+        """Return a variant of this engine for median latencies: most requests do not arrive with all others."""
         engine = copy.copy(self)
         engine._median = 1.0
         return engine
@@ -57,7 +57,7 @@ class RooflineEngine:
         return f"{VERSION}-{self.constants.digest}"
 
     def unsupported_traffic(self, traffic: Traffic) -> str | None:
-        """Return why: queueing and the order of requests have no closed form."""
+        """Return the reason: queueing and the order of requests have no closed form."""
         if traffic.open_loop:
             return "roofline answers for closed loops only; the engine simulator answers for requests that arrive"
         if isinstance(traffic.trace, NamedTrace):

@@ -21,7 +21,7 @@ Factors = Mapping[str, tuple[float, float]]
 
 
 def with_tails(means: Trust, groups: int) -> Trust:
-    """Return what is known of the means, by the regimes of the roofline, with that of percentiles.
+    """Return the uncertainty of the means, by the regimes of the roofline, with that of percentiles.
 
     `groups`: how many groups of intervals there are; the regimes of approximate architectures follow theirs.
     """

@@ -23,7 +23,7 @@ class LastWords:
             )
 
     def take_back(self) -> None:
-        """Take it back: nothing will be said."""
+        """Withdraw the message: nothing will be printed."""
         if self._waits is not None and self._waits.stdin is not None:
             with suppress(OSError):
                 self._waits.stdin.write(b"\n")

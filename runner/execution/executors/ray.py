@@ -307,7 +307,7 @@ def _ray_options(part: EnginePart) -> dict[str, Any]:
 
 
 def _all_modules(runtime_env: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return its `py_modules`, and this gpuscout, which was sent with those
+    """Return the job's `py_modules`, and this gpuscout, which was sent with those
     of the job: of the two Ray takes its own only.
     """
     import ray

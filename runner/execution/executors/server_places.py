@@ -28,7 +28,7 @@ class Node:
     resources: tuple[tuple[str, float], ...] = ()
 
     def lacks(self, asked: Mapping[str, float]) -> bool:
-        """Tell whether the node has too little of something, should nothing else run there."""
+        """Return whether the node lacks a resource even when nothing else runs there."""
         has = dict(self.resources)
         return any(has.get(name, 0.0) < amount for name, amount in asked.items())
 

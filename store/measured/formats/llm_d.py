@@ -122,7 +122,7 @@ def _run(document: Node) -> Reported:
 
 
 def _deployment(stack: Node) -> tuple[dict[str, str], dict[str, object]]:
-    """Return what the inference engines of the stack say, and their arguments.
+    """Return the entries of the stack's inference engines, and their arguments.
 
     Several replicas that are all alike are ranks of data parallelism. A deployment that splits prefill and decode, or
     mixes engines, is none that a case can describe: InputError.

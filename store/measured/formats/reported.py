@@ -97,7 +97,7 @@ _VARIANTS = {
 
 
 def variant(details: Mapping[str, object]) -> str | None:
-    """Return how a run differs from a plain deployment's: "drafted",
+    """Return the difference from a plain deployment: "drafted",
     "disaggregated", "prefix-cached"; None: in nothing.
     """
     return ", ".join(word for name, word in _VARIANTS.items() if details.get(name)) or None

@@ -248,7 +248,7 @@ class _Points:
 
 
 def _described(reader: PointReader, columns: Sequence[str], keys: Sequence[Key]) -> dict[Key, Row]:
-    """Return these points with all columns."""
+    """Return the points with all columns."""
     wanted = set(keys)
     found: dict[Key, Row] = {}
     names = list(dict.fromkeys([*columns, *_KEY]))
@@ -360,7 +360,7 @@ class _Staircase:
         return np.asarray((step >= 0) & (self.second[step] <= second))
 
     def plus(self, first: Array, second: Array) -> _Staircase:
-        """Return it with these pairs."""
+        """Return the staircase extended by these pairs."""
         firsts, seconds = np.concatenate([self.first, first]), np.concatenate([self.second, second])
         order = np.lexsort((seconds, firsts))
         kept = order[_two(seconds[order])]

@@ -122,7 +122,7 @@ def estimated_metric(name: str) -> str | None:
 
 
 def needs_of(name: str) -> str:
-    """Return what must be known of a GPU for this column: `PRICE`, `TDP` or nothing."""
+    """Return the fact about a GPU that this column needs: `PRICE`, `TDP` or none."""
     return COLUMNS.get(RANGES.get(name, (name, ""))[0], (float, "", ""))[2]
 
 
@@ -175,7 +175,7 @@ def estimated_fields(workloads: Mapping[WorkloadKey, str], worth: DeploymentCost
         return found.correlate(tasks, operating_points).scalar_subquery()
 
     def with_ends(name: str) -> sa.ColumnElement[Any]:
-        """Return it with the ends of ranges, as `intervals_around` has them."""
+        """Return the columns with the ends of ranges, as `intervals_around` has them."""
         if name not in RANGES:
             return field(name)
         column, end = RANGES[name]

@@ -68,7 +68,7 @@ def replicas_on(count: int, num_gpus: int, gpus_per_node: int) -> int:
 
 
 def served(groups: Iterable[Group], inventory: Mapping[str, int], nodes: Mapping[str, int]) -> list[Served]:
-    """Return what the inventory (GPUs by type) serves of every group, the most output tokens per second first."""
+    """Return the deployments that the inventory (GPUs by type) serves, most output tokens per second first."""
     found = []
     for group in groups:
         best: dict[str, Share] = {}

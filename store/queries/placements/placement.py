@@ -337,7 +337,7 @@ def _pack(
 
 
 def _filled(pool: Nodes, arcs: Mapping[tuple[int, int], int], counts: Mapping[_Choice, int]) -> list[Filled]:
-    """Return what is on which nodes, those that are filled alike together."""
+    """Return the contents of the nodes, with equally filled ones together."""
     single = {choice: count for choice, count in counts.items() if choice.spans == 1}
     spanned = sum(choice.spans * count for choice, count in counts.items() if choice.spans > 1)
     bins = _first_fit(single, pool.gpus_per_node)

@@ -296,7 +296,7 @@ def _simulated(rates: Sequence[RankedConfig], found: Plan) -> Load:
 
 
 def _cut(plans: Sequence[Plan]) -> tuple[tuple[Plan, ...], tuple[Plan, ...]]:
-    """Return these, and apart from them those that cost so much more than the first that they are no option."""
+    """Return the plans, and apart from them those that cost so much more than the first that they are no option."""
     first = plans[0].usd_per_hour if plans else None
     if first is None:
         return tuple(plans), ()

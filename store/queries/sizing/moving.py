@@ -118,8 +118,8 @@ def needed(rates: Floats, rate_per_replica: float, demand: Demand) -> Ints:
 
 
 def over_time(series: Series, rate_per_replica: float, demand: Demand, scaling: Scaling) -> OverTime:
-    """Return what an autoscaler orders, and what takes requests, with nothing
-    that is always on but what `demand` asks for.
+    """Return the replicas that an autoscaler orders, and those that take requests,
+    with none always on but those that `demand` asks for.
     """
     begins, ends = int(series.starts_ms[0]), series.ends_ms
     wants = needed(series.rates, rate_per_replica, demand)
@@ -319,7 +319,7 @@ def moving_plans(
 
 
 def _cheapest_first(fleets: Iterable[Fleet], scaling: Scaling) -> list[Fleet]:
-    """Return those with a price and few enough requests that miss first."""
+    """Return the plans sorted: those with a price and few enough missed requests first."""
     return sorted(
         fleets,
         key=lambda one: (

@@ -29,7 +29,7 @@ def case_of(of: HasCase) -> CaseKey:
 
 
 def measured_aside(question: Question, groups: Iterable[Group]) -> set[CaseKey]:
-    """Return what only measured runs answer, at lengths that no sweep has, unless the question names them.
+    """Return the groups that only measured runs answer, at lengths no sweep has, unless the question names them.
 
     Imported public runs have so many lengths that they would bury the answer.
     """

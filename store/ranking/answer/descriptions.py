@@ -108,8 +108,8 @@ class Descriptions:
     def ranges(
         self, row: int, intervals: Mapping[str, tuple[float, float]], names: Iterable[str]
     ) -> dict[str, tuple[float, float]]:
-        """Return where the figures of objectives are expected, of those that
-        are estimated and whose interval is known.
+        """Return the expected ranges of the objectives' figures that are estimated
+        and whose interval is known.
         """
         found = {}
         for name in names:

@@ -250,7 +250,7 @@ class _Credentials:
 
 
 def _names(about: Description) -> tuple[Any, ...]:
-    """Return what decides between equal figures, compared here because databases sort text differently."""
+    """Return the names that order equal figures, compared here because databases sort text differently."""
     return (
         about["gpu"],
         about["tensor_parallel"],
@@ -283,7 +283,7 @@ def unranked_rows(pool: Candidates) -> list[int]:
 
 
 def unranked_of(pool: Candidates, rows: list[int], described: Descriptions) -> dict[int, list[Unranked]]:
-    """Return these rows in words, by group, in the order of the names of GPUs."""
+    """Return the rows in words, by group, in the order of the names of GPUs."""
     missing = pool.prices.missing if pool.aim.needs("price") else {}
     reasons = [missing.get(gpu, "its TDP is not known") for gpu in pool.codes.gpus]
     found: dict[int, list[Unranked]] = {}
@@ -297,7 +297,7 @@ def unranked_of(pool: Candidates, rows: list[int], described: Descriptions) -> d
 
 
 def _opinions(pool: Candidates, rows: Indices) -> dict[int, tuple[Opinion, ...]]:
-    """Return what every engine that answered says of these rows' configurations, the row itself first.
+    """Return the answers of all engines for these rows' configurations, the row itself first.
 
     A measured configuration may be that of several tasks of an engine: the best of them is its opinion.
     """

@@ -51,7 +51,7 @@ class _Types:
 
 
 def flips_of(pool: Candidates, ranked: Placed) -> dict[int, list[Flip]]:
-    """Return where another GPU type would be best if one GPU's price were the lowest or the highest of its range."""
+    """Return the prices, lowest or highest of one GPU's range, at which another GPU type would be best."""
     if not pool.aim.needs("price") or not len(ranked.rows):
         return {}
     types = _Types(pool, ranked)
@@ -86,7 +86,7 @@ def flips_of(pool: Candidates, ranked: Placed) -> dict[int, list[Flip]]:
 
 
 def sellers_of(pool: Candidates, ranked: Placed) -> dict[int, list[Seller]]:
-    """Return what is best of each group at the prices of each provider alone,
+    """Return the best of each group at the prices of each provider alone,
     where it sells at least two of the GPU types.
     """
     if not pool.aim.needs("price") or pool.aim.is_weighted or not len(ranked.rows):
@@ -110,7 +110,7 @@ def sellers_of(pool: Candidates, ranked: Placed) -> dict[int, list[Seller]]:
 
 
 def _by_provider(prices: Iterable[GpuPrice]) -> Mapping[str, Mapping[str, GpuPrice]]:
-    """Return what each provider alone asks for each GPU type; of several spellings of its name one."""
+    """Return the prices of each provider alone for each GPU type, under one spelling of its name."""
     names: dict[str, str] = {}
     found: dict[str, dict[str, GpuPrice]] = defaultdict(dict)
     for price in prices:

@@ -232,8 +232,8 @@ def _standing(rows: Rows, codes: Codes) -> dict[int, int]:
 
 
 def _own(about: Mapping[str, Array], codes: Codes, runs: Measured | None) -> Flags:
-    """Return which rows their groups may show: of one engine, and what was
-    measured; of one configuration only one of both.
+    """Return a mask of the rows that their groups may show: those of one engine
+    and measured ones; of one configuration only one of both.
     """
     first = first_engines(codes, about["outcome"])
     own = np.asarray(codes.engine == first[codes.group])
@@ -250,7 +250,7 @@ def _own(about: Mapping[str, Array], codes: Codes, runs: Measured | None) -> Fla
 
 
 def _trust(wanted: str, about: Mapping[str, Array], backed: Flags) -> tuple[Indices, Flags]:
-    """Return how far each row can be trusted, and whether that is enough; where nothing is wanted, all alike."""
+    """Return the level of trust of each row, and whether it suffices; where no trust is asked for, all are equal."""
     alike, enough = np.zeros(len(backed), dtype=np.int64), np.ones(len(backed), dtype=bool)
     if wanted == Trusted.PREFER:
         return np.where(backed, 0, 1), enough
@@ -309,7 +309,7 @@ def _hold_to_measured_load(
 
 
 def _asked(question: Question, about: Mapping[str, Array], codes: Codes, estimates: int) -> Flags:
-    """Return which rows answer for what was asked: runs of a quantised
+    """Return a mask of the rows that answer the question: runs of a quantised
     checkpoint, say, do not answer for the plain one.
 
     A group's estimates say which precisions and servers it is about, unless the question names them; where it has no

@@ -116,7 +116,7 @@ class OperatingPoints:
     high: Array
 
     def followed_by(self, other: OperatingPoints) -> OperatingPoints:
-        """Return these rows and then those of another, which has the same figures or more."""
+        """Return the rows followed by those of another, which has the same figures or more."""
         figures = {name: np.concatenate([column, other.figures[name]]) for name, column in self.figures.items()}
         return OperatingPoints(
             figures,
@@ -253,7 +253,7 @@ def placed(
 
 
 def _in_order(group: Indices, keys: Sequence[Array]) -> Indices:
-    """Return what sorts rows by group and these keys. The first two leave few undecided, which the others then sort."""
+    """Return the order of rows by group and these keys. The first two leave few ties, which the others then decide."""
     first = (group, *keys[:2])
     order = np.lexsort(first[::-1])
     same = np.logical_and.reduce([key[order[1:]] == key[order[:-1]] for key in first])

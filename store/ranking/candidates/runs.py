@@ -125,7 +125,7 @@ def _on_cases(scope: Scope, question: Question) -> list[Condition]:
 
 
 def _key(row: Mapping[Any, Any]) -> Key:
-    """Return what tells configurations apart, but for the KV precision."""
+    """Return the key that distinguishes configurations, without the KV precision."""
     return tuple(row[name] for name in ("model", "gpu", *LENGTHS, *_SETTINGS))
 
 

@@ -351,7 +351,7 @@ def _known(points: sa.FromClause, choice: Choice) -> list[Condition]:
 
 
 def _score(points: sa.FromClause, choice: Choice) -> Number:
-    """Return what sorts ascending from the best to the worst, as `Aim.point_score` does."""
+    """Return an ascending sort key, best first, equal to `Aim.point_score`."""
     aim = choice.aim
     if not aim.is_weighted:
         value = choice.figure(points, aim.columns[0])
@@ -392,14 +392,14 @@ class Rows:
         return len(self.about["task_id"])
 
     def take(self, rows: Any) -> Rows:
-        """Return these rows, by position or as flags."""
+        """Return the selected rows; `rows` are positions or flags."""
         return Rows(
             {name: column[rows] for name, column in self.about.items()},
             {at: {name: column[rows] for name, column in figures.items()} for at, figures in self.points.items()},
         )
 
     def followed_by(self, out: Rows) -> Rows:
-        """Return these tasks, which ran, and then those that could not, which have no points."""
+        """Return the tasks that ran followed by those that could not, which have no points."""
         ran = {"outcome": float(OUTCOME_CODES[Outcome.OK]), "memory_ratio": np.nan}
         about = self.about | {name: np.full(len(self), value) for name, value in ran.items()}
         none = np.full(len(out), np.nan)

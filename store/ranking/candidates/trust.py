@@ -172,7 +172,7 @@ class Errors:
         return link_of(place.num_gpus, self.gpus[place.gpu_id].scale_up_gpus)
 
     def backed(self, about: Mapping[str, Array], concurrency: Array, metric: str) -> Flags:
-        """Return which of these estimates have measured runs near them: `_is_near` of whole columns."""
+        """Return a mask of the estimates with measured runs near them: `_is_near` for whole columns."""
         result = np.zeros(len(concurrency), dtype=bool)
         for alike, error in self._alike(about, metric):
             least, most = _loads(error)
@@ -206,7 +206,7 @@ class Errors:
         precision = _CLASS_OF[about["precision"].astype(np.int64)]
 
         def code(engine: Any, family: Any, kind: Any, precision: Any, link: Any) -> Any:
-            """Return one number for what must be the same; of columns, or of single values."""
+            """Return one number for the properties that must be equal, for columns or single values."""
             total = engine
             for part, size in (
                 (family, len(families)),
@@ -329,7 +329,7 @@ def ties_of(aim: Aim, best_per_gpu: Sequence[RankedConfig]) -> tuple[Tie, ...]:
 
 
 def _width(config: RankedConfig, *, worse: bool, more_is_better: bool) -> float | None:
-    """Return how wide what is measured scatters around the objective, on its worse or better side; None: not known."""
+    """Return the scatter of measurements around the objective, on its worse or better side; None: not known."""
     if config.objective <= 0:
         return None
     if config.objective_range is not None:

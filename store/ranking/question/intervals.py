@@ -74,7 +74,7 @@ def pessimistic(points: sa.FromClause, metric: str, intervals: Intervals) -> sa.
 
 
 def pessimistic_tail(points: sa.FromClause, name: str, intervals: Intervals) -> sa.ColumnElement[Any]:
-    """Return what a percentile of points of a task ("p95_ttft_ms") is multiplied by to be at that end; 1: not known."""
+    """Return the factor from a percentile of a task's points ("p95_ttft_ms") to that end of its range; 1: not known."""
     known = _that_have((name,), intervals)
     as_is = sa.literal(1.0, sa.Double)
     return sa.func.coalesce(_factor(points, name, known, 1), as_is) if known else as_is

@@ -35,7 +35,7 @@ class Limit:
     column: str
 
     def allows(self, figures: Any) -> Any:
-        """Return where figures are within the limit: a column of them, or an expression of SQL.
+        """Return a mask of the figures within the limit, for a column of them or an expression of SQL.
 
         Unknown ones never are.
         """
@@ -75,7 +75,7 @@ def need_percentiles(slos: Sequence[Slo], assume_tail: float | None) -> bool:
 
 
 def hold(limits: Sequence[Limit], figures: Figures) -> Flags:
-    """Return where there is a point and all limits hold."""
+    """Return a mask of the rows with a point at which all limits hold."""
     known: Flags = ~np.isnan(figures["concurrency"])
     return np.asarray(np.logical_and.reduce([known, *(limit.allows(figures[limit.column]) for limit in limits)]))
 

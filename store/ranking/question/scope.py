@@ -272,7 +272,7 @@ def _at_rate(connection: sa.Connection, request_rate: float, sweep: SweepParts |
 
 
 def _shape(connection: sa.Connection, traffic: tuple[int | None, ...] | None) -> str | None:
-    """Return what a single kind of traffic is; None: plain, or several."""
+    """Return the shape of a single kind of traffic; None: plain, or several kinds."""
     if traffic is None or len(traffic) != 1 or traffic[0] is None:
         return None
     shape: str = connection.execute(sa.select(traffics.c.shape).where(traffics.c.id == traffic[0])).scalar_one()
@@ -294,7 +294,7 @@ def _check(question: Question) -> None:
 
 
 def _on_cases(question: Question, chosen: Sequence[NamedWorkload] | None) -> list[Condition]:
-    """Return what does not depend on names of the store."""
+    """Return the conditions that do not depend on names in the store."""
     found: list[Condition] = []
     if chosen is not None:
         lengths = dict.fromkeys((workload.input_len, workload.output_len) for workload in chosen)
@@ -321,7 +321,7 @@ def _on_cases(question: Question, chosen: Sequence[NamedWorkload] | None) -> lis
 
 
 def _on_tasks(question: Question) -> list[Condition]:
-    """Return what is another thing for an estimate than for a measured run."""
+    """Return the conditions that differ between estimates and measured runs."""
     found: list[Condition] = []
     if question.min_context is not None:
         found.append(cases.c.max_model_len >= question.min_context)
@@ -333,7 +333,7 @@ def _on_tasks(question: Question) -> list[Condition]:
 
 
 def nothing_matches(connection: sa.Connection, scope: Scope) -> NothingMatchesError:
-    """Return why there is no answer at all, and what the store, or the sweep that was asked for, does have."""
+    """Return the error for a question without any answer, with the contents of the store or of the sweep asked for."""
     within: sa.FromClause = cases.outerjoin(tasks, cases.c.id == tasks.c.case_id)
     measured = sa.exists().where(measured_runs.c.case_id == cases.c.id)
     answered = sa.or_(tasks.c.id.is_not(None), measured)

@@ -88,7 +88,7 @@ def capacity_lines(found: Capacity, width: int) -> list[str]:
 
 
 def print_capacity_aside(found: Capacity) -> None:
-    """Print what rows of CSV and Markdown cannot tell."""
+    """Print notes that rows of CSV and Markdown cannot hold."""
     print_aside([*_premises(found), *_remarks(found)])
 
 

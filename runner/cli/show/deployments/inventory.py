@@ -43,7 +43,7 @@ SORTS = tuple(column.name for column in _TABLE if column.name not in ("workload"
 
 
 def print_inventory(found: Sequence[Served], inventory: Mapping[str, int], output: Output, *, sort: str | None) -> None:
-    """Print what an inventory serves, sorted by a column (descending with "-"), the most tokens per second first."""
+    """Print the deployments an inventory serves, sorted by a column (descending with "-"); by default by tokens/s."""
     from gpuscout.runner.cli.show.wording import caveats_of, print_aside, print_wrapped
 
     short = output.for_people and len(inventory) == 1  # the heading names it

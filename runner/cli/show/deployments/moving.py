@@ -69,7 +69,7 @@ def moving_lines(found: CapacityOverTime, width: int) -> list[str]:
 
 
 def print_moving_aside(found: CapacityOverTime) -> None:
-    """Print what rows of CSV and Markdown cannot tell."""
+    """Print notes that rows of CSV and Markdown cannot hold."""
     caveats = caveats_of(group.group for group in found.groups)
     print_aside([*_premises(found), *caveats, *_remarks(found, found.groups)])
 

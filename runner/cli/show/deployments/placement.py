@@ -47,7 +47,7 @@ def placing_lines(found: Placing, notes: Sequence[str], width: int) -> list[str]
 
 
 def print_placing_aside(found: Placing, notes: Sequence[str]) -> None:
-    """Print what rows of CSV and Markdown cannot tell."""
+    """Print notes that rows of CSV and Markdown cannot hold."""
     print_aside([*_premises(found), *_remarks(found, notes)])
 
 

@@ -37,7 +37,7 @@ def number_of_tokens_per_day(text: str) -> float:
 
 
 def show_api_comparison(found: ApiComparison, output: Output, top: int) -> None:
-    """Print it in the form asked for."""
+    """Print the comparison in the form asked for."""
     from gpuscout.runner.cli.show.wording import print_aside
 
     if output.json:

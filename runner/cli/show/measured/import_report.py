@@ -20,7 +20,7 @@ _SHOWN = 20
 
 
 def print_exports(exports: Sequence[ImportedExport], *, dry_run: bool, json: bool) -> None:
-    """Tell what exports added, and why some were refused."""
+    """Print the rows that exports added, and the reasons why some were refused."""
     if json:
         document = [
             {
@@ -107,7 +107,7 @@ def _load(run: MeasuredRun) -> str:
 
 
 def print_refused(files: Iterable[ImportedFile]) -> None:
-    """Print why files were refused; files with the same reason together."""
+    """Print the reasons why files were refused; files with the same reason together."""
     same: dict[tuple[str, str | None], list[str]] = defaultdict(list)
     for file in files:
         if file.error:

@@ -24,7 +24,7 @@ from gpuscout.sweeps.slo import Slo
 
 
 def nothing(ranking: Ranking, group: Group) -> str:
-    """Return why no configuration of this group is recommended, and what comes closest."""
+    """Return the reason why no configuration of this group is recommended, and the nearest ones."""
     if group.unreachable:
         told = [
             f"no configuration meets {glued_limit(unmet.slo)}: closest is {describe(unmet.nearest, group)} with "

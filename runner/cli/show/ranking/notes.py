@@ -160,8 +160,8 @@ def in_8_bit(ranking: Ranking, others: Iterable[Group]) -> Iterator[str]:
 
 
 def _measure_first(ranking: Ranking, groups: Sequence[Group]) -> Iterator[str]:
-    """Yield where an unmeasured one looks more than twice as good, by how
-    much for the worst of them, and what to run.
+    """Yield the warning about unmeasured configurations that look more than twice
+    as good: by how much for the worst of them, and the command to run.
     """
     far = sorted((group for group in groups if group.measure_first), key=lambda group: group.unproven_lead)
     if not far:
@@ -218,7 +218,7 @@ def imported(groups: Iterable[Group]) -> Iterator[str]:
 
 
 def print_notes(ranking: Ranking, *, top: int | None) -> None:
-    """Print what rows of CSV and Markdown cannot tell, on standard error: who is not among them, why, and prices."""
+    """Print notes that rows of CSV and Markdown cannot hold to standard error: omissions with reasons, and prices."""
     print_aside(notes_in_full(ranking, top=top))
 
 

@@ -127,7 +127,7 @@ def _why_none(groups: Sequence[Group]) -> str:
 
 
 def explanation(ranking: Ranking, width: int) -> list[str]:
-    """Return everything there is to say of one model: every configuration, why others are out, prices and sellers."""
+    """Return the full account of one model: all configurations, reasons for exclusion, prices and sellers."""
     backed = any(group.is_backed for group in ranking.groups)
     lines = [] if backed else _wrapped([UNBACKED], width)
     lines += _wrapped((f"# {caveat}" for caveat in caveats_of(ranking.groups)), width)

@@ -28,7 +28,7 @@ class Guardian:
     """The owner's side: watches over what this process starts under a note, from before its start to `leave`."""
 
     def __init__(self, note: Note) -> None:
-        """Return when the guardian is awake."""
+        """Start the guardian, and wait until it is ready."""
         arguments = (*note.owner, os.getppid(), str(note.path), note.about)
         code = (
             f"import sys; sys.path[:] = {sys.path!r}\n"

@@ -156,7 +156,7 @@ class Served:
 
 
 def _configuration(case: Case) -> object:
-    """Return what a server is started with.
+    """Return the configuration that a server is started with.
 
     A context that is exactly what the workload takes is nothing it was asked for.
     """

@@ -79,7 +79,7 @@ class RunningServer:
         return f"http://{HOST}:{self.port}"
 
     def wait_until_healthy(self, timeout_s: float) -> None:
-        """Return when it answers a completion. Raises ServerFailed with its last lines when it ends or is too slow."""
+        """Wait until it answers a completion. Raises ServerFailed with its last lines when it ends or is too slow."""
         until = time.monotonic() + timeout_s
         asked = "/health"
         model = None
