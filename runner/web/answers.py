@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from gpuscout.runner.cli.main import app
@@ -167,11 +167,12 @@ class Question:
 
     def groups(self, *kinds: type[Any]) -> tuple[Any, ...]:
         """Return the groups of options of the command, as it would be given them."""
-        given = self.options()
+        given = self.options
         return tuple(kind(**{one.name: given[one.name] for one in fields(kind)}) for kind in kinds)
 
+    @cached_property
     def options(self) -> dict[str, Any]:
-        """Return the options of the command by name, as it would be given them."""
+        """The options of the command by name, as it would be given them."""
         command = _command(self.name)
         with usage_errors():
             found: dict[str, Any] = command.make_context(command.name, self.arguments()).params

@@ -12,7 +12,8 @@ from starlette.responses import JSONResponse, Response
 
 from gpuscout.runner.web.answers import QUESTIONS, Question, parameters
 from gpuscout.runner.web.errors import problem, refusal
-from gpuscout.runner.web.patience import answered
+from gpuscout.runner.web.freshness import freshness
+from gpuscout.runner.web.patience import Patience
 from gpuscout.sweeps.errors import GpuscoutError
 
 _ROUTES = {
@@ -34,13 +35,13 @@ _ROUTES = {
 }
 
 
-def api(db: str, longest_s: float) -> APIRouter:
-    """Return the routes over the store at `db`; an answer takes at most `longest_s`."""
+def api(db: str, patience: Patience) -> APIRouter:
+    """Return the routes over the store at `db`."""
     router = APIRouter(prefix="/api/v1")
     for path, name in _ROUTES.items():
         router.add_api_route(
             path,
-            _answering(name, db, longest_s),
+            _answering(name, db, patience),
             methods=["GET"],
             name=name,
             summary=f"What gpuscout {' '.join(QUESTIONS[name].command)} --json prints",
@@ -69,9 +70,9 @@ def routes() -> list[dict[str, object]]:
     ]
 
 
-def _answering(name: str, db: str, longest_s: float) -> Any:
+def _answering(name: str, db: str, patience: Patience) -> Any:
     async def answer(request: Request) -> Response:
-        return await answered(request, lambda: respond(name, db, request), longest_s)
+        return await patience.answered(request, lambda: respond(name, db, request))
 
     return answer
 
@@ -101,22 +102,14 @@ def asked(request: Request) -> dict[str, list[str]]:
 
 
 def etag(question: Question, db: str) -> str | None:
-    """Return a tag of an answer: the state of the store, the question, the day (prices grow old), the version.
+    """Return a tag of an answer, which stays as long as the answer is true.
 
     None where the store cannot say whether it has changed. Raises GpuscoutError.
     """
-    from gpuscout import __version__
-    from gpuscout.store.clock import today
-    from gpuscout.store.database.connect import reach
-    from gpuscout.store.database.state import state_of
-
-    state = "-"
-    if question.kind.store:
-        with reach(db) as store:
-            state = state_of(store)
-        if not state:
-            return None
-    parts = [__version__, state, today().isoformat(), question.name, *question.arguments()]
+    fresh = freshness(db if question.kind.store else None)
+    if fresh is None:
+        return None
+    parts = [fresh, question.name, *question.arguments()]
     return f'W/"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}"'
 
 

@@ -12,7 +12,7 @@ from starlette.staticfiles import StaticFiles
 from gpuscout import __version__
 from gpuscout.runner.web.api import api, unanswered
 from gpuscout.runner.web.pages import no_page, pages
-from gpuscout.runner.web.patience import LONGEST_ANSWER_S
+from gpuscout.runner.web.patience import LONGEST_ANSWER_S, Patience
 from gpuscout.runner.web.safety import Guard, Guarded
 
 _HERE = Path(__file__).parent
@@ -32,8 +32,9 @@ def make_app(db: str, guard: Guard | None = None, *, longest_s: float = LONGEST_
         redoc_url=None,
     )
     app.add_middleware(Guarded, guard=guard or Guard())
-    app.include_router(api(db, longest_s))
-    app.include_router(pages(db, longest_s))
+    patience = Patience(longest_s)
+    app.include_router(api(db, patience))
+    app.include_router(pages(db, patience))
     app.add_api_route("/healthz", _healthy, methods=["GET"], include_in_schema=False)
     app.add_exception_handler(HTTPException, _refused)
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")

@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -38,13 +38,17 @@ from gpuscout.runner.web.forms import (
     given,
     number_from,
 )
-from gpuscout.runner.web.patience import answered
+from gpuscout.runner.web.freshness import freshness
+from gpuscout.runner.web.patience import Patience
 from gpuscout.store.database.connect import Connection
 from gpuscout.sweeps.errors import GpuscoutError, InputError
 from gpuscout.sweeps.slo import parse_slo
 from gpuscout.sweeps.text import printable_lines, without_passwords
 
 Context = dict[str, Any]
+Given = tuple[tuple[str, str], ...]
+# Of each kind of page.
+_MOST_KEPT = 32
 _MOST_ANSWERS = 40
 _MOST_CHARTS = 4
 _MOST_MARKS = 3000
@@ -64,8 +68,8 @@ METRICS = {
 }
 
 
-def pages(db: str, longest_s: float) -> APIRouter:
-    """Return the pages over the store at `db`; one takes at most `longest_s`."""
+def pages(db: str, patience: Patience) -> APIRouter:
+    """Return the pages over the store at `db`."""
     router = APIRouter(include_in_schema=False)
     for path, template, answering in (
         ("/", "ask", ask),
@@ -79,38 +83,61 @@ def pages(db: str, longest_s: float) -> APIRouter:
         ("/accuracy", "accuracy", accuracy),
         ("/api", "api", reference),
     ):
-        router.add_api_route(path, _page(path, template, answering, db, longest_s), methods=["GET"])
+        router.add_api_route(path, _page(Page(path, template, answering, db), patience), methods=["GET"])
     return router
 
 
-def _page(path: str, template: str, answering: Callable[[str, Fields], Context], db: str, longest_s: float) -> Any:
-    async def page(request: Request) -> Response:
-        return await answered(request, lambda: _shown(request, path, template, answering, db), longest_s)
+def _page(page: Page, patience: Patience) -> Any:
+    async def answer(request: Request) -> Response:
+        given = (*request.query_params.multi_items(), *request.path_params.items())
+        return await patience.answered(request, lambda: page.response(given))
 
-    return page
+    return answer
 
 
-def _shown(
-    request: Request, path: str, template: str, answering: Callable[[str, Fields], Context], db: str
-) -> Response:
-    """Return the page; where the question or the store is at fault, the page
-    that says so and what to do, below the form.
+class Page:
+    """One page over the store at `db`: a template, and the function that answers what its address asks.
+
+    Pages that were made are kept, and shown again for as long as they are true; what runs now is looked up each time.
     """
-    fields = fields_of([*request.query_params.multi_items(), *request.path_params.items()])
-    context: Context = {"page": path, "fields": fields, "error": None, "choices": Choices((), ())}
-    status = 200
-    try:
-        context["choices"] = choices(db)
-        context |= answering(db, fields)
-    except GpuscoutError as error:
-        status = status_of(error)
-        context["error"] = {
+
+    def __init__(self, path: str, template: str, answering: Callable[[str, Fields], Context], db: str) -> None:
+        self._path, self._template, self._answering, self._db = path, template, answering, db
+        self._again = self._made if answering in (sweeps, sweep) else lru_cache(_MOST_KEPT)(self._made)
+
+    def response(self, given: Given) -> Response:
+        """Return the page; where the question or the store is at fault, the page
+        that says so and what to do, below the form.
+        """
+        try:
+            fresh = freshness(self._db)
+            make = self._made if fresh is None else self._again
+            text, status = make(fresh, given), 200
+        except GpuscoutError as error:
+            text, status = self._refused(error, given), status_of(error)
+        return HTMLResponse(text, status, headers={"Cache-Control": "no-cache"})
+
+    def _made(self, _fresh: str | None, given: Given) -> str:
+        """Return the page with its answer, as the store is now. Raises GpuscoutError."""
+        fields = fields_of(given)
+        known = choices(self._db)
+        return self._rendered(fields, error=None, choices=known, **self._answering(self._db, fields))
+
+    def _refused(self, error: GpuscoutError, given: Given) -> str:
+        shown = {
             "title": title_of(error),
             "message": without_passwords(error.message),
             "hint": error.hint and without_passwords(error.hint),
         }
-    text = _environment().get_template(f"{template}.html").render(context)
-    return HTMLResponse(text, status, headers={"Cache-Control": "no-cache"})
+        try:
+            known = choices(self._db)
+        except GpuscoutError:
+            known = Choices((), ())
+        return self._rendered(fields_of(given), error=shown, choices=known)
+
+    def _rendered(self, fields: Fields, **context: Any) -> str:
+        template = _environment().get_template(f"{self._template}.html")
+        return template.render(page=self._path, fields=fields, **context)
 
 
 def no_page(path: str, status: int, headers: Mapping[str, str] | None) -> Response:
@@ -136,7 +163,7 @@ def ask(db: str, fields: Fields) -> Context:
 
     asked = Question("recommend", given(fields))
     aim, filters, prices = asked.groups(AimOptions, Filters, PriceOptions)
-    question = replace(aim.asked(filters.question()), request_rate=asked.options()["rate"])
+    question = replace(aim.asked(filters.question()), request_rate=asked.options["rate"])
     with open_store(db) as store, store.reading() as connection:
         question = replace(question, prices=prices.rules(stored_names(connection, gpus).ids))
         in_full = _is_about_one(question)

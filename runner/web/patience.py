@@ -1,4 +1,4 @@
-"""Ends questions that take too long, or whose asker has left."""
+"""Ends questions that take too long, or whose asker has left; the others wait for their turn."""
 
 from __future__ import annotations
 
@@ -14,19 +14,33 @@ from gpuscout.store.database.waiting import answer_by
 
 LONGEST_ANSWER_S = 60.0
 _LOOK_UP_S = 0.25
+# One process uses one core: twenty at once take twice as long for all of them as one after the other, and one alone
+# would let whoever asks about everything keep all others waiting.
+_AT_ONCE = 3
 
 
-async def answered(request: Request, work: Callable[[], Response], longest_s: float) -> Response:
-    """Return the result of `work`, in a thread; its reading ends after `longest_s`, or when the client is gone."""
-    ends = [time.monotonic() + longest_s]
+class Patience:
+    """The threads of an application that answer questions, each for at most `longest_s`, its wait for one included."""
 
-    def working() -> Response:
-        with answer_by(lambda: ends[0]):
-            return work()
+    def __init__(self, longest_s: float) -> None:
+        self._longest_s = longest_s
+        self._turns = asyncio.Semaphore(_AT_ONCE)
 
-    task = asyncio.ensure_future(run_in_threadpool(working))
-    while not (await asyncio.wait({task}, timeout=_LOOK_UP_S))[0]:
-        if await request.is_disconnected():
-            ends[0] = 0.0
-            break
-    return await task
+    async def answered(self, request: Request, work: Callable[[], Response]) -> Response:
+        """Return the result of `work`, in a thread; its reading ends when time is up, or when the client is gone."""
+        ends = [time.monotonic() + self._longest_s]
+
+        def working() -> Response:
+            with answer_by(lambda: ends[0]):
+                return work()
+
+        async def in_turn() -> Response:
+            async with self._turns:
+                return await run_in_threadpool(working)
+
+        task = asyncio.ensure_future(in_turn())
+        while not (await asyncio.wait({task}, timeout=_LOOK_UP_S))[0]:
+            if await request.is_disconnected():
+                ends[0] = 0.0
+                break
+        return await task

@@ -15,6 +15,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 from starlette.testclient import TestClient
 
 from gpuscout.runner.cli.common import count
@@ -326,6 +328,29 @@ def test_a_store_that_is_being_written_is_shown(client: TestClient, folder: Path
         writer.execute("BEGIN IMMEDIATE")
         assert client.get("/?model=Qwen3-8B").status_code == 200
         writer.execute("ROLLBACK")
+
+
+def test_a_page_is_made_once_until_the_store_changes(tmp_path: Path) -> None:
+    small_store(tmp_path)
+    statements: list[str] = []
+
+    def count_statement(*executed: object) -> None:
+        statements.append(str(executed[2]))
+
+    event.listen(Engine, "before_cursor_execute", count_statement)
+    try:
+        with TestClient(make_app(str(tmp_path / "gpuscout.db")), base_url="http://localhost") as asker:
+            first = asker.get("/?model=Qwen3-8B").text
+            asked = len(statements)
+            assert asker.get("/?model=Qwen3-8B").text == first
+            assert len(statements) == asked > 0
+            assert asker.get("/?model=Qwen3-32B").text != first
+            assert gpuscout("prices", "set", "H100=0.01", "L40S=9", cwd=tmp_path).returncode == 0
+            dearer = asker.get("/?model=Qwen3-8B").text
+            assert dearer != first
+            assert "0.01" in dearer
+    finally:
+        event.remove(Engine, "before_cursor_execute", count_statement)
 
 
 def test_text_of_strangers_stays_text(tmp_path: Path) -> None:

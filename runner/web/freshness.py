@@ -1,0 +1,20 @@
+"""What answers depend on besides the question: as long as it is the same, an answer given before is still true."""
+
+from __future__ import annotations
+
+from gpuscout import __version__
+from gpuscout.store.clock import today
+from gpuscout.store.database.connect import reach
+from gpuscout.store.database.state import state_of
+
+
+def freshness(db: str | None) -> str | None:
+    """Return a text of the version, the day (prices grow old) and the state of the store, where one is asked.
+
+    None where the store cannot say whether it has changed. Raises GpuscoutError where it cannot be reached.
+    """
+    state = "-"
+    if db is not None:
+        with reach(db) as store:
+            state = state_of(store)
+    return f"{__version__} {today().isoformat()} {state}" if state else None
