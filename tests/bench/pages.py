@@ -36,12 +36,14 @@ _EVERYTHING = Question(top=1, examples=1, gpu_types=TIES, briefly=True, slos=(Sl
 def pages(say: Say, url: str) -> None:
     """Print the latencies of the pages over the store at `url`, which has the workload of `queries.filled`."""
     with _asking(url, 1) as client:
-        say("  page: one model and workload, first byte", _median(client, lambda turn: 2.0), "ms")
-        say("    a slider moved: another price each time", _median(client, lambda turn: 1.5 + turn / 100), "ms")
-        say(f"    {_CLIENTS} clients at once, the last answer", _last(client), "ms")
-        everything = min(_first_byte(client, "/", {}) for _ in range(_ROUNDS))
+        say("  page: one model and workload, another limit each time", _median(client, _limit), "ms")
+        say("    a slider moved: another price each time", _median(client, _price), "ms")
+        say("    asked again", _median(client, lambda turn: _price(0)), "ms")
+        say(f"    {_CLIENTS} clients at once with one question, the last answer", _last(client, apart=0), "ms")
+        say(f"    {_CLIENTS} clients at once, each with a price of its own", _last(client, apart=1), "ms")
+        everything = min(_first_byte(client, "/", {"price": f"H100={2 + turn}"}) for turn in range(_ROUNDS))
     with _asking(url, 2) as client:
-        say(f"    {_CLIENTS} clients at once, two workers, the last answer", _last(client), "ms")
+        say("    the same with two workers", _last(client, apart=1), "ms")
     say("  page: everything", everything, "ms")
     say("    ratio to the ranking of `recommend`", everything / _ranking(url), "x", ".2f")
 
@@ -65,27 +67,32 @@ def _asking(url: str, workers: int) -> Iterator[httpx2.Client]:
         serving(Path(directory), "--db", url, "--workers", str(workers)) as address,
         httpx2.Client(base_url=address, timeout=300, limits=_FRESH) as client,
     ):
-        _together(client, 2.0)
+        _together(client, 1000, 1)
         yield client
 
 
-def _last(client: httpx2.Client) -> float:
+def _last(client: httpx2.Client, *, apart: float) -> float:
     """When the last of many clients has its answer, in the best of several rounds. Raises HTTPError for a loss."""
-    return min(max(_together(client, 3.0 + turn)) for turn in range(_ROUNDS))
+    return min(max(_together(client, 100 * (1 + turn) + apart, apart)) for turn in range(_ROUNDS))
 
 
-def _together(client: httpx2.Client, price: float) -> list[float]:
+def _together(client: httpx2.Client, first: float, apart: float) -> list[float]:
     """Ask once over each of as many connections. A client for each would load its certificates on our own cores."""
     with ThreadPoolExecutor(_CLIENTS) as threads:
-        return list(threads.map(lambda turn: _milliseconds(client, price + turn / 100), range(_CLIENTS)))
+        return list(threads.map(lambda turn: _first_byte(client, "/", _price(first + turn * apart)), range(_CLIENTS)))
 
 
-def _median(client: httpx2.Client, price: Callable[[int], float]) -> float:
-    return statistics.median(_milliseconds(client, price(turn)) for turn in range(_REPEATS))
+def _median(client: httpx2.Client, asked: Callable[[int], dict[str, object]]) -> float:
+    """The milliseconds to the first byte of one question after the other."""
+    return statistics.median(_first_byte(client, "/", asked(turn)) for turn in range(_REPEATS))
 
 
-def _milliseconds(client: httpx2.Client, price: float) -> float:
-    return _first_byte(client, "/", {**_ONE, "price": f"H100={price}"})
+def _limit(turn: int) -> dict[str, object]:
+    return {**_ONE, "slo": ["itl<=30ms", f"ttft<={2000 + turn}ms"]}
+
+
+def _price(turn: float) -> dict[str, object]:
+    return {**_ONE, "price": f"H100={2 + turn / 100:g}"}
 
 
 def _first_byte(client: httpx2.Client, path: str, parameters: dict[str, object]) -> float:
