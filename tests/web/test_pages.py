@@ -311,7 +311,11 @@ def test_mistakes_are_told_in_words_of_the_command_below_the_form(client: TestCl
 def test_stores_that_have_no_answer_say_what_to_do(tmp_path: Path) -> None:
     outdated = shutil.copy(ASSETS / "store-0001.sqlite", tmp_path / "old.db")
     assert gpuscout("prices", "set", "H100=2", cwd=tmp_path).returncode == 0
+    shutil.copy(tmp_path / "gpuscout.db", tmp_path / "newer.db")
+    with closing(sqlite3.connect(tmp_path / "newer.db")) as store, store:
+        store.execute("UPDATE gpuscout_revision SET version_num = '9999'")
     for db, status, says in (
+        (tmp_path / "newer.db", 503, "pip install --upgrade gpuscout"),
         (tmp_path / "missing.db", 503, "gpuscout run SPEC"),
         (outdated, 503, "gpuscout db upgrade"),
         (tmp_path / "gpuscout.db", 400, "gpuscout run"),
