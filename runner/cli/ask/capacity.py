@@ -154,23 +154,19 @@ def _row(group: GroupCapacity, plan: Plan) -> dict[str, Any]:
 
     Low and high are the ends of 80 % intervals; what is "safe" holds with a probability of 90 %.
     """
-    from gpuscout.runner.cli.show.wording import configuration
+    from gpuscout.runner.cli.show.deployments.sized import plan_row
 
     config, hourly, error = plan.config, plan.usd_per_hour, plan.config.backing and plan.config.backing.error
     low, high = plan.usd_per_month_range or (None, None)
     return {
         **picked(group.group, *CASE),
-        "gpu": config.gpu,
-        "configuration": configuration(config, group.group.input_len, group.group.output_len),
+        **plan_row(group.group, plan),
         "usd_per_hour": hourly and hourly.usd,
         "usd_per_hour_lowest_price": hourly and hourly.low,
         "usd_per_hour_highest_price": hourly and hourly.high,
         "usd_per_month_low": low,
         "usd_per_month_high": high,
         **{name: plan.safe and getattr(plan.safe, field) for name, field in _SAFE.items()},
-        "kind": config.told_kind,
-        "backed": config.backed,
-        "limits_met": config.likelihood,
         "error_metric": error and error.metric,
         "error_median": error and error.median_error,
         "error_p90": error and error.p90_error,
@@ -222,19 +218,14 @@ _FOR_READERS = (
 
 def capacity_document(found: Capacity) -> dict[str, object]:
     from gpuscout.runner.cli.show.deployments.capacity_table import together
+    from gpuscout.runner.cli.show.deployments.sized import outs_document, question_document
     from gpuscout.runner.cli.show.prices import prices_document
     from gpuscout.store.queries.sizing.capacity import HOURS_PER_MONTH
-    from gpuscout.store.ranking.question.confidence import CAUTIOUS
 
-    question, demand = found.rankings[0].question, found.demand
     return {
-        **picked(demand, "headroom", "min_replicas", "whole_nodes", spare_replicas="spare"),
+        **picked(found.demand, "headroom", "min_replicas", "whole_nodes", spare_replicas="spare"),
         "hours_per_month": HOURS_PER_MONTH,
-        "slos": [str(slo) for slo in question.slos],
-        "trust": str(question.trust),
-        "confidence": question.confidence,
-        "safe_confidence": max(CAUTIOUS, question.confidence),
-        "assumed_tail": question.assume_tail,
+        **question_document(found.rankings[0].question),
         "prices": prices_document(found.prices),
         "groups": [
             {
@@ -247,14 +238,8 @@ def capacity_document(found: Capacity) -> dict[str, object]:
                 "cut": [plan.config.gpu for plan in group.cut],
                 "further": _plans(group, group.further),
                 "out": [
-                    {
-                        "gpu": out.gpu,
-                        "cause": out.cause.value,
-                        "slo": str(out.slo) if out.slo else None,
-                        "configurations": out.count,
-                        "nearest": asdict(out.nearest),
-                    }
-                    for out in group.out
+                    {**told, "configurations": out.count, "nearest": asdict(out.nearest)}
+                    for told, out in zip(outs_document(group.out), group.out, strict=True)
                 ],
             }
             for group in found.groups

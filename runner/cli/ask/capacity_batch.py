@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gpuscout.runner.cli.ask.capacity_load import parse_duration
-from gpuscout.runner.cli.common import leave_if_nothing, out, print_json
+from gpuscout.runner.cli.common import leave_if_nothing, print_json
 from gpuscout.runner.cli.options import Many, parse_prices
 from gpuscout.runner.cli.show.document import CASE, picked
-from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, print_rows, whole_number, yes_or_no
+from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number, yes_or_no
 from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ _AMOUNT = re.compile(
 )
 _SCALES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
 _INTERRUPTIONS = re.compile(r"\s*(?P<value>\d{1,6}(?:\.\d{1,9})?)\s*/\s*(?P<unit>h|d)\s*")
-_MOST_GPUS = 8
 
 
 def _option(*names: str, help: str, **rest: Any) -> Any:
@@ -110,7 +108,7 @@ def print_batch(
     """Answer `capacity --batch`."""
     from dataclasses import replace
 
-    from gpuscout.runner.cli.show.wording import GLUE, caveats_of, print_aside
+    from gpuscout.runner.cli.show.deployments.batch import print_batch_aside, print_batch_lines
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.sizing.batch import batch_capacity
     from gpuscout.store.ranking.question.lookup import stored_names
@@ -125,8 +123,7 @@ def print_batch(
     if output.json:
         print_json(batch_document(found))
     elif output.for_people:
-        for line in batch_lines(found, out().width):
-            print(line.replace(GLUE, " ").rstrip())
+        print_batch_lines(found)
     else:
         rows = [
             {**picked(group.group, *CASE), **_about(group, plan), **_offer(group, offer)}
@@ -136,8 +133,7 @@ def print_batch(
         ]
         for_machines = [Column(name, name) for name in (*CASE, *_ABOUT, *_OFFER)]
         print_rows(_FOR_READERS if output.md else for_machines, rows, output)
-        caveats = caveats_of(group.group for group in found.groups)
-        print_aside([*_premises(found), *caveats, *_remarks(found, found.groups)])
+        print_batch_aside(found)
     leave_if_nothing(any(group.plans for group in found.groups))
 
 
@@ -163,13 +159,9 @@ _OFFER = (*_PLAIN, "usd_low", "usd_high", "usd_per_mtok", "safe_replicas", "safe
 
 
 def _about(group: BatchGroup, plan: BatchPlan) -> dict[str, Any]:
-    from gpuscout.runner.cli.show.wording import configuration
+    from gpuscout.runner.cli.show.deployments.sized import plan_row
 
-    return {
-        "configuration": configuration(plan.config, group.group.input_len, group.group.output_len),
-        **picked(plan.config, "gpu", "backed", "concurrency", kind="told_kind", limits_met="likelihood"),
-        **picked(plan, "requests_per_s_per_replica"),
-    }
+    return {**plan_row(group.group, plan), **picked(plan.config, "concurrency")}
 
 
 def _offer(group: BatchGroup, offer: BatchOffer) -> dict[str, Any]:
@@ -187,17 +179,13 @@ def _offer(group: BatchGroup, offer: BatchOffer) -> dict[str, Any]:
 
 
 def batch_document(found: BatchCapacity) -> dict[str, object]:
+    from gpuscout.runner.cli.show.deployments.batch import together
+    from gpuscout.runner.cli.show.deployments.sized import outs_document, question_document
     from gpuscout.runner.cli.show.prices import prices_document
-    from gpuscout.store.ranking.question.confidence import CAUTIOUS
 
-    question, batch = found.rankings[0].question, found.batches[0]
     return {
-        **picked(batch, "within_s", "startup_s", "interruptions_per_h", "lost_work_s"),
-        "slos": [str(slo) for slo in question.slos],
-        "assumed_tail": question.assume_tail,
-        "trust": str(question.trust),
-        "confidence": question.confidence,
-        "safe_confidence": max(CAUTIOUS, question.confidence),
+        **picked(found.batches[0], "within_s", "startup_s", "interruptions_per_h", "lost_work_s"),
+        **question_document(found.rankings[0].question),
         "prices": prices_document(found.prices),
         "spot_prices": None if found.spot is None else prices_document(found.spot),
         "groups": [
@@ -209,142 +197,9 @@ def batch_document(found: BatchCapacity) -> dict[str, object]:
                     {**_about(group, plan), "offers": [_offer(group, offer) for offer in plan.offers]}
                     for plan in group.plans
                 ],
-                "out": [
-                    {"gpu": one.gpu, "cause": one.cause.value, "slo": str(one.slo) if one.slo else None}
-                    for one in group.out
-                ],
+                "out": outs_document(group.out),
             }
             for group in found.groups
         ],
         "together": together(found),
     }
-
-
-def together(found: BatchCapacity) -> dict[str, Any] | None:
-    """Sum what the cheapest of all groups take; None: there is one group, or one without a price."""
-    from gpuscout.runner.cli.show.wording import case_of, measured_aside
-    from gpuscout.store.queries.sizing.capacity import summed_range
-
-    aside = measured_aside(found.rankings[0].question, (group.group for group in found.groups))
-    groups = [group for group in found.groups if case_of(group.group) not in aside]
-    best = [group.plans[0].best for group in groups if group.plans]
-    if len(groups) < 2 or len(best) < len(groups) or any(offer.usd is None for offer in best):
-        return None
-    low, high = summed_range(offer.usd_range for offer in best) or (None, None)
-    return {
-        "groups": len(best),
-        "gpus": sum(offer.gpus for offer in best),
-        "usd": sum(offer.usd or 0.0 for offer in best),
-        "usd_low": low,
-        "usd_high": high,
-    }
-
-
-def batch_lines(found: BatchCapacity, width: int) -> list[str]:
-    """Yield lines for people: every way to pay for the cheapest configuration, the cheapest one of other GPU types."""
-    from gpuscout.runner.cli.show.certainty import trust
-    from gpuscout.runner.cli.show.deployments.moving import gpus_out
-    from gpuscout.runner.cli.show.wording import (
-        case_of,
-        doubt,
-        doubts,
-        measured_aside,
-        not_shown,
-        workload,
-        wrapped,
-    )
-
-    lines = [line for told in _premises(found) for line in wrapped(told, width, indent=0)]
-    aside = measured_aside(found.rankings[0].question, (group.group for group in found.groups))
-    groups = [group for group in found.groups if case_of(group.group) not in aside]
-    for group in groups:
-        heading = f"{number(group.requests)} requests ({number(group.requests * group.group.output_len)} output tokens)"
-        lines += ["", *wrapped(f"{group.group.model}, {workload(group.group)}: {heading}", width, indent=0)]
-        lines += _table(group, width) if group.plans else ["  no configuration can do it"]
-        notes = list(group.group.caveats)
-        if group.plans:
-            first = group.plans[0]
-            notes.append(f"{first.config.told_kind}: {trust(first.config)}")
-            notes += doubts(doubt(plan.config, group.group) for plan in group.plans)
-        notes += gpus_out(group.out)
-        lines += [line for note in notes for line in wrapped(note, width, indent=2)]
-    notes = [*([not_shown(aside)] if aside else []), *_remarks(found, groups)]
-    return [*lines, "", *(line for note in notes for line in wrapped(note, width, indent=0))]
-
-
-def _premises(found: BatchCapacity) -> list[str]:
-    from gpuscout.runner.cli.show.deployments.moving import spell_time
-    from gpuscout.runner.cli.show.wording import premises
-
-    first, *others = premises(found.rankings[0].question, "nothing is kept free")
-    return [f"within {spell_time(found.batches[0].within_s)}; {first}", *others]
-
-
-def _remarks(found: BatchCapacity, groups: Sequence[BatchGroup]) -> list[str]:
-    """Return the sum of several batches, prices, and what spot machines and start-up are taken for."""
-    from gpuscout.runner.cli.show.deployments.moving import spell_time
-    from gpuscout.runner.cli.show.fitted import short_gpu
-    from gpuscout.runner.cli.show.prices import prices_by_gpu
-    from gpuscout.runner.cli.show.wording import alike
-
-    batch = found.batches[0]
-    notes = []
-    if (sums := together(found)) is not None:
-        told = f"the first of all {sums['groups']} together: {sums['gpus']:,} GPUs, {sums['usd']:,.0f} USD"
-        notes.append(told + alike(sums["usd_low"], sums["usd_high"]))
-    gpus = list(dict.fromkeys(plan.config.gpu for group in groups for plan in group.plans[:2]))
-    notes += prices_by_gpu(found.prices, gpus)
-    if found.spot is not None:
-        unknown = [short_gpu(gpu) for gpu in gpus if gpu not in found.spot.known]
-        if unknown:
-            notes.append(
-                f"no spot price of {', '.join(unknown)}: --spot-price '{unknown[0]}'=USD, or rows of a price book"
-            )
-        notes.append(
-            f"spot: a machine is interrupted {number(batch.interruptions_per_h or 0)} times an hour on average, "
-            f"another is there at once and starts in {spell_time(batch.startup_s)}, {spell_time(batch.lost_work_s)} of "
-            f"work are done again: {100 * batch.lasting(1):.3g} % of the paid time of a machine is work that lasts"
-        )
-    notes.append(
-        f"replicas are paid from their order to the end of the work, and start in {spell_time(batch.startup_s)}. safe: "
-        "sized to be done in time with a probability of 90 %."
-    )
-    return notes
-
-
-def _table(group: BatchGroup, width: int) -> list[str]:
-    from gpuscout.runner.cli.show.certainty import without_range
-    from gpuscout.runner.cli.show.deployments.moving import spell_time
-    from gpuscout.runner.cli.show.fitted import FittedColumn, fitted
-    from gpuscout.runner.cli.show.wording import describe, doubt, load
-
-    shown = list(_shown(group))
-
-    def money(plan: BatchPlan, offer: BatchOffer) -> str:
-        if offer.usd is None:
-            return "-"
-        told = f"{offer.usd:,.0f}" if offer.usd >= 100 else f"{offer.usd:,.2f}"
-        if offer.usd_range is None:
-            return without_range(told, plan.config.kind)
-        low, high = map(number, offer.usd_range)
-        return f"{told} ({low}–{high})"
-
-    columns = [
-        FittedColumn("configuration", [describe(plan.config, group.group) for plan, _ in shown], least=16),
-        FittedColumn("", [doubt(plan.config, group.group) for plan, _ in shown]),
-        FittedColumn("paid", [offer.purchase for _, offer in shown]),
-        FittedColumn("GPUs", [f"{offer.gpus:,}" for _, offer in shown], right=True),
-        FittedColumn("done in", [spell_time(offer.seconds) for _, offer in shown], right=True),
-        FittedColumn("USD (80 % range)", [money(plan, offer) for plan, offer in shown], right=True),
-        FittedColumn("safe", [f"{o.safe.gpus:,}" if o.safe else "-" for _, o in shown], right=True),
-        FittedColumn("USD", [number(o.safe.usd) if o.safe and o.safe.usd else "-" for _, o in shown], right=True),
-        FittedColumn("req/s each", [number(p.requests_per_s_per_replica) for p, _ in shown], right=True, drop=1),
-        FittedColumn("c", [load(plan.config) for plan, _ in shown], right=True, drop=2),
-    ]
-    return fitted(columns, width, indent=2)
-
-
-def _shown(group: BatchGroup) -> Iterator[tuple[BatchPlan, BatchOffer]]:
-    for place, plan in enumerate(group.plans[: _MOST_GPUS + 1]):
-        for offer in plan.offers if place == 0 else plan.offers[:1]:
-            yield plan, offer

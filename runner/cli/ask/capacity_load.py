@@ -165,32 +165,17 @@ _FOR_READERS = (
 
 
 def _row(found: CapacityOverTime, group: MovingGroup, plan: MovingPlan, fleet: Fleet) -> dict[str, Any]:
-    return {**picked(group.group, *CASE), **_about(group, plan), **_paid(found, fleet)}
+    from gpuscout.runner.cli.show.deployments.sized import plan_row
 
-
-def _about(group: MovingGroup, plan: MovingPlan) -> dict[str, Any]:
-    from gpuscout.runner.cli.show.wording import configuration
-
-    config = plan.config
-    return {
-        "gpu": config.gpu,
-        "configuration": configuration(config, group.group.input_len, group.group.output_len),
-        "kind": config.told_kind,
-        "backed": config.backed,
-        "limits_met": config.likelihood,
-        "requests_per_s_per_replica": plan.requests_per_s_per_replica,
-    }
+    return {**picked(group.group, *CASE), **plan_row(group.group, plan), **_paid(found, fleet)}
 
 
 def _paid(found: CapacityOverTime, fleet: Fleet) -> dict[str, Any]:
     """Return the cost of a month: the load over and over again, for 730 hours."""
-    from gpuscout.store.queries.sizing.capacity import HOURS_PER_MONTH
-
-    monthly = HOURS_PER_MONTH * 3600 / found.load.seconds
     low, high = fleet.usd_range or (None, None)
 
     def a_month(usd: float | None) -> float | None:
-        return None if usd is None else usd * monthly
+        return None if usd is None else usd * found.times_a_month
 
     return {
         **picked(fleet, *_FLEET),
@@ -219,21 +204,16 @@ def _course_rows(found: CapacityOverTime) -> Iterator[dict[str, Any]]:
 def moving_document(found: CapacityOverTime) -> dict[str, object]:
     """Return the document; of replicas over time at most a thousand rows: `--over-time --csv` has all."""
     from gpuscout.runner.cli.show.deployments.moving import together
+    from gpuscout.runner.cli.show.deployments.sized import question_document
     from gpuscout.runner.cli.show.prices import prices_document
     from gpuscout.store.queries.sizing.capacity import HOURS_PER_MONTH
-    from gpuscout.store.ranking.question.confidence import CAUTIOUS
 
-    question, load = found.rankings[0].question, found.load
     return {
-        "load": {**picked(load, "file", "seconds", "begins", "notes")},
+        "load": {**picked(found.load, "file", "seconds", "begins", "notes")},
         **picked(found.demand, "headroom", "min_replicas", "whole_nodes", spare_replicas="spare"),
         **picked(found.scaling, "startup_s", "scale_up_s", "scale_down_s", "most_missed"),
         "hours_per_month": HOURS_PER_MONTH,
-        "slos": [str(slo) for slo in question.slos],
-        "assumed_tail": question.assume_tail,
-        "trust": str(question.trust),
-        "confidence": question.confidence,
-        "safe_confidence": max(CAUTIOUS, question.confidence),
+        **question_document(found.rankings[0].question),
         "prices": prices_document(found.prices),
         "reserved_prices": prices_document(found.reserved),
         "groups": [_group(found, group) for group in found.groups],
@@ -242,6 +222,8 @@ def moving_document(found: CapacityOverTime) -> dict[str, object]:
 
 
 def _group(found: CapacityOverTime, group: MovingGroup) -> dict[str, object]:
+    from gpuscout.runner.cli.show.deployments.sized import outs_document, plan_row
+
     course, series = group.course, group.series
     rows: Iterable[Mapping[str, Any]] = ()
     if course is not None:
@@ -255,11 +237,10 @@ def _group(found: CapacityOverTime, group: MovingGroup) -> dict[str, object]:
         "requests_per_s_mean": series.requests / found.load.seconds,
         "mean_lengths": series.mean_lengths,
         "plans": [
-            {**_about(group, plan), "fleets": [_paid(found, fleet) for fleet in plan.fleets]} for plan in group.plans
+            {**plan_row(group.group, plan), "fleets": [_paid(found, fleet) for fleet in plan.fleets]}
+            for plan in group.plans
         ],
-        "out": [
-            {"gpu": out.gpu, "cause": out.cause.value, "slo": str(out.slo) if out.slo else None} for out in group.out
-        ],
+        "out": outs_document(group.out),
         "over_time": listed,
         "over_time_rows": 0 if course is None else len(course.starts_ms),
     }

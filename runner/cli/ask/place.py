@@ -182,19 +182,15 @@ def _rows(found: Placing) -> list[dict[str, Any]]:
 
 
 def placing_document(found: Placing, fleet: Fleet) -> dict[str, object]:
-    from gpuscout.store.ranking.question.confidence import CAUTIOUS
+    from gpuscout.runner.cli.show.deployments.sized import outs_document, question_document
 
-    question, placement = found.rankings[0].question, found.fit.placement
+    placement = found.fit.placement
     return {
         "inventory": [{**picked(pool, "gpu", "gpus_per_node", "nodes", "gpus", "names")} for pool in found.pools],
         "inventory_notes": fleet.notes,
         "unknown_gpus": found.unknown,
         **picked(found.rules, "headroom", "min_replicas", "least", "time_limit_s"),
-        "slos": [str(slo) for slo in question.slos],
-        "assumed_tail": question.assume_tail,
-        "trust": str(question.trust),
-        "confidence": question.confidence,
-        "safe_confidence": max(CAUTIOUS, question.confidence),
+        **question_document(found.rankings[0].question),
         "needs": [
             _need(found, need)
             | {
@@ -216,15 +212,7 @@ def placing_document(found: Placing, fleet: Fleet) -> dict[str, object]:
         ],
         "expected": _fit(found.fit),
         "safe": None if found.safe is None else _fit(found.safe),
-        "impossible": [
-            {
-                **picked(need.group, *CASE),
-                "out": [
-                    {"gpu": one.gpu, "cause": one.cause.value, "slo": str(one.slo) if one.slo else None} for one in outs
-                ],
-            }
-            for need, outs in found.impossible
-        ],
+        "impossible": [{**picked(need.group, *CASE), "out": outs_document(outs)} for need, outs in found.impossible],
     }
 
 

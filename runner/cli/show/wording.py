@@ -9,6 +9,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Collection, Iterable
+from typing import TextIO
 
 from gpuscout.runner.cli.common import count, err, out
 from gpuscout.runner.cli.show.fitted import short_gpu
@@ -157,9 +158,18 @@ def print_wrapped(text: str, *, indent: int = 0) -> None:
 
 def print_aside(notes: Iterable[str]) -> None:
     """Print notes that rows of CSV and Markdown cannot hold to standard error."""
-    for note in notes:
-        for line in wrapped(note, err().width, indent=0):
-            print(line.replace(GLUE, " ").rstrip(), file=sys.stderr)
+    print_lines(wrapped_all(notes, err().width), sys.stderr)
+
+
+def print_lines(lines: Iterable[str], file: TextIO | None = None) -> None:
+    """Print lines that are folded, on standard output unless a file is given."""
+    for line in unglued(lines):
+        print(line, file=file)
+
+
+def unglued(lines: Iterable[str]) -> list[str]:
+    """Return lines that are folded as they are printed."""
+    return [line.replace(GLUE, " ").rstrip() for line in lines]
 
 
 def print_field(name: str, value: object, width: int, *, indent: int = 0) -> None:
@@ -291,5 +301,10 @@ def at_load(config: Operating) -> str:
     return "as measured"
 
 
-def wrapped(text: str, width: int, *, indent: int) -> list[str]:
+def wrapped(text: str, width: int, *, indent: int = 0) -> list[str]:
     return _folded(_FIGURE.sub(GLUE, text), width, indent)
+
+
+def wrapped_all(notes: Iterable[str], width: int, *, indent: int = 0) -> list[str]:
+    """Return notes one after the other, each on lines of its own."""
+    return [line for note in notes for line in wrapped(note, width, indent=indent)]

@@ -21,7 +21,7 @@ from gpuscout.store.prices.books import prices_for
 from gpuscout.store.prices.csv_file import prices_by_name
 from gpuscout.store.prices.prices import Prices
 from gpuscout.store.queries.sizing.capacity import Out, expected_rates, is_known, out_of, rate_of
-from gpuscout.store.queries.sizing.capacity_question import both_rankings, node_sizes
+from gpuscout.store.queries.sizing.capacity_question import all_prices, both_rankings, node_sizes
 from gpuscout.store.queries.sizing.moving import Hourly, hourly_of
 from gpuscout.store.queries.sizing.simulated_rates import highest_rates, of_one_load, settings_of
 from gpuscout.store.ranking.answer.aside import case_of
@@ -125,9 +125,7 @@ class BatchCapacity:
     @property
     def prices(self) -> Prices:
         """Those on demand, of all GPUs of the rankings."""
-        known = {gpu: price for ranking in self.rankings for gpu, price in ranking.prices.known.items()}
-        missing = {gpu: reason for ranking in self.rankings for gpu, reason in ranking.prices.missing.items()}
-        return replace(self.rankings[0].prices, known=known, missing=missing)
+        return all_prices(self.rankings)
 
 
 def offer_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
@@ -36,9 +36,7 @@ class Capacity:
     @property
     def prices(self) -> Prices:
         """Those of all GPUs of the rankings."""
-        known = {gpu: price for ranking in self.rankings for gpu, price in ranking.prices.known.items()}
-        missing = {gpu: reason for ranking in self.rankings for gpu, reason in ranking.prices.missing.items()}
-        return Prices(self.rankings[0].prices.rules, known, missing, self.rankings[0].prices.day)
+        return all_prices(self.rankings)
 
 
 @dataclass(frozen=True)
@@ -86,6 +84,13 @@ def capacity(
             )
             groups.append(replace(found, further=found.further[:further]))
     return Capacity(demand, tuple(rankings), tuple(_with_load(connection, groups)))
+
+
+def all_prices(rankings: Sequence[Ranking]) -> Prices:
+    """Return the prices of all GPUs of rankings under one set of rules."""
+    known = {gpu: price for ranking in rankings for gpu, price in ranking.prices.known.items()}
+    missing = {gpu: reason for ranking in rankings for gpu, reason in ranking.prices.missing.items()}
+    return replace(rankings[0].prices, known=known, missing=missing)
 
 
 def both_rankings(connection: sa.Connection, question: Question) -> tuple[Ranking, dict[CaseKey, Group]]:

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from gpuscout.store.prices.books import prices_for
 from gpuscout.store.prices.csv_file import prices_by_name
 from gpuscout.store.prices.prices import Prices
-from gpuscout.store.queries.sizing.capacity import Demand, Out, out_of
-from gpuscout.store.queries.sizing.capacity_question import both_rankings, node_sizes
+from gpuscout.store.queries.sizing.capacity import HOURS_PER_MONTH, Demand, Out, out_of
+from gpuscout.store.queries.sizing.capacity_question import all_prices, both_rankings, node_sizes
 from gpuscout.store.queries.sizing.moving import (
     Hourly,
     MovingPlan,
@@ -58,9 +58,12 @@ class CapacityOverTime:
     @property
     def prices(self) -> Prices:
         """Those on demand, of all GPUs of the rankings."""
-        known = {gpu: price for ranking in self.rankings for gpu, price in ranking.prices.known.items()}
-        missing = {gpu: reason for ranking in self.rankings for gpu, reason in ranking.prices.missing.items()}
-        return replace(self.rankings[0].prices, known=known, missing=missing)
+        return all_prices(self.rankings)
+
+    @property
+    def times_a_month(self) -> float:
+        """The load comes over and over again, as often as it fits into a month."""
+        return HOURS_PER_MONTH * 3600 / self.load.seconds
 
 
 def capacity_over_time(

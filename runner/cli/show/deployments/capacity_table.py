@@ -15,8 +15,8 @@ from gpuscout.runner.cli.show.certainty import (
     measured_so_far,
     met,
     trust,
-    without_range,
 )
+from gpuscout.runner.cli.show.deployments.sized import by_reason, shown_groups, whole_dollars, with_range
 from gpuscout.runner.cli.show.fitted import FittedColumn, fitted, short_gpu
 from gpuscout.runner.cli.show.output import number
 from gpuscout.runner.cli.show.prices import prices_by_gpu
@@ -25,26 +25,24 @@ from gpuscout.runner.cli.show.wording import (
     DOUBTS,
     GLUE,
     alike,
-    case_of,
-    cause,
     configuration,
     describe,
     doubt,
+    figure,
     load,
-    measured_aside,
-    not_shown,
     premises,
     print_aside,
+    print_lines,
     said_of,
     share,
     workload,
     wrapped,
+    wrapped_all,
 )
 from gpuscout.store.queries.sizing.capacity import (
     MOST_TIMES_THE_BEST,
     GroupCapacity,
     Load,
-    Out,
     Plan,
     is_known,
     summed_range,
@@ -65,26 +63,22 @@ _MARKS = {
 
 def print_capacity(found: Capacity) -> None:
     """Print every group as a table that fits the terminal, and what stands around it."""
-    for line in capacity_lines(found, out().width):
-        print(line.replace(GLUE, " ").rstrip())
+    print_lines(capacity_lines(found, out().width))
 
 
 def capacity_lines(found: Capacity, width: int) -> list[str]:
     """Return the output of `print_capacity` in a terminal of this width."""
-    lines = [line for told in _premises(found) for line in wrapped(told, width, indent=0)]
-    aside = measured_aside(found.rankings[0].question, (group.group for group in found.groups))
-    found = replace(found, groups=tuple(group for group in found.groups if case_of(group.group) not in aside))
-    for group in found.groups:
+    lines = wrapped_all(_premises(found), width)
+    groups, aside = shown_groups(found.rankings, found.groups)
+    found = replace(found, groups=tuple(groups))
+    for group in groups:
         asked = f"{number(group.rate)} requests/s ({number(group.rate * group.group.output_len)} output tokens/s)"
         if group.users is not None:
             asked = f"{number(group.users)} users at once, each with a request in flight"
-        lines += ["", *wrapped(f"{group.group.model}, {workload(group.group)}: {asked}", width, indent=0)]
+        lines += ["", *wrapped(f"{group.group.model}, {workload(group.group)}: {asked}", width)]
         lines += _table(found, group, width) if group.plans else ["  no configuration can carry it"]
-        for told in (*_notes(found, group), *_why_out(group), *group.group.caveats):
-            lines += wrapped(told, width, indent=2)
-    lines.append("")
-    notes = [*([not_shown(aside)] if aside else []), *_remarks(found)]
-    return lines + [line for note in notes for line in wrapped(note, width, indent=0)]
+        lines += wrapped_all([*_notes(found, group), *_why_out(group), *group.group.caveats], width, indent=2)
+    return [*lines, "", *wrapped_all([*aside, *_remarks(found)], width)]
 
 
 def print_capacity_aside(found: Capacity) -> None:
@@ -112,17 +106,18 @@ def _remarks(found: Capacity) -> list[str]:
 
 def _table(found: Capacity, group: GroupCapacity, width: int) -> list[str]:
     plans = [*group.plans, *group.further]
+    safes = [plan.safe for plan in plans]
     marks = [_marks(found, group.group, plan) for plan in plans]
     columns = [
         FittedColumn("configuration", [describe(plan.config, group.group) for plan in plans], least=_LEAST),
         FittedColumn("", marks),
         FittedColumn("GPUs", [f"{plan.gpus:,}" for plan in plans], right=True),
         FittedColumn("USD/month (80 % range)", [_money(plan) for plan in plans], right=True),
-        FittedColumn("safe", [f"{plan.safe.gpus:,}" if plan.safe else "-" for plan in plans], right=True),
-        FittedColumn("USD/month", [_safe_money(plan) for plan in plans], right=True),
+        FittedColumn("safe", [f"{safe.gpus:,}" if safe else "-" for safe in safes], right=True),
+        FittedColumn("USD/month", [whole_dollars(safe.usd_per_month if safe else None) for safe in safes], right=True),
         FittedColumn("replicas", [f"{plan.replicas:,}" for plan in plans], right=True, drop=5),
         FittedColumn("nodes", [f"{plan.nodes:,}" for plan in plans], right=True, drop=3),
-        FittedColumn("USD/Mtok", [_figure(plan.usd_per_mtok) for plan in plans], right=True, drop=6),
+        FittedColumn("USD/Mtok", [figure(plan.usd_per_mtok) for plan in plans], right=True, drop=6),
         FittedColumn("req/s each", [number(plan.requests_per_s_per_replica) for plan in plans], right=True, drop=2),
         FittedColumn("free", [share(plan.headroom) for plan in plans], right=True, drop=1),
         FittedColumn("c", [load(plan.config) for plan in plans], right=True, drop=7),
@@ -149,20 +144,10 @@ def _money(plan: Plan) -> str:
     """Return text such as "364,095 (298,000–452,000)", a month."""
     if plan.usd_per_month is None:
         return "-"
-    if plan.usd_per_month_range is None:
-        money = f"{plan.usd_per_month:,.0f}"
-        return f"{money} (unchecked)" if plan.config.unchecked else without_range(money, plan.config.kind)
-    low, high = plan.usd_per_month_range
-    return f"{plan.usd_per_month:,.0f} ({low:,.0f}–{high:,.0f})"
-
-
-def _safe_money(plan: Plan) -> str:
-    usd = plan.safe.usd_per_month if plan.safe else None
-    return "-" if usd is None else f"{usd:,.0f}"
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else number(value)
+    money = whole_dollars(plan.usd_per_month)
+    if plan.usd_per_month_range is None and plan.config.unchecked:
+        return f"{money} (unchecked)"
+    return with_range(money, plan.usd_per_month_range, plan.config.kind, whole_dollars)
 
 
 def _milliseconds(value: float | None) -> str:
@@ -233,10 +218,7 @@ def _extras(found: Capacity) -> str:
 
 def _why_out(group: GroupCapacity) -> Iterator[str]:
     """Yield GPU types that cannot carry it, those with the same reason together."""
-    reasons: dict[str, list[Out]] = {}
-    for one in group.out:
-        reasons.setdefault(cause(one.cause, one.slo), []).append(one)
-    for reason, outs in sorted(reasons.items()):
+    for reason, outs in by_reason(group.out):
         nearest = min(outs, key=lambda one: one.nearest.ratio or float("inf"))
         told = configuration(nearest.nearest, group.group.input_len, group.group.output_len)
         out = f"{', '.join(one.gpu for one in outs)}: {said_of(len(outs), reason)}"
@@ -248,8 +230,7 @@ def _why_out(group: GroupCapacity) -> Iterator[str]:
 
 def together(found: Capacity) -> Iterator[dict[str, Any]]:
     """Yield the joint cost of several workloads of a model, each with its own replicas, where all have a price."""
-    aside = measured_aside(found.rankings[0].question, (group.group for group in found.groups))
-    shown = [group for group in found.groups if case_of(group.group) not in aside]
+    shown, _ = shown_groups(found.rankings, found.groups)
     by_model = sorted(shown, key=lambda group: group.group.model)
     for model, same in groupby(by_model, key=lambda group: group.group.model):
         groups = list(same)

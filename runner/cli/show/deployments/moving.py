@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from gpuscout.runner.cli.common import count, out
-from gpuscout.runner.cli.show.certainty import chances, trust, without_range
+from gpuscout.runner.cli.show.certainty import chances, trust
+from gpuscout.runner.cli.show.deployments.sized import gpus_out, shown_groups, whole_dollars, with_range
 from gpuscout.runner.cli.show.fitted import FittedColumn, fitted, short_gpu
 from gpuscout.runner.cli.show.output import number
 from gpuscout.runner.cli.show.prices import prices_by_gpu
 from gpuscout.runner.cli.show.wording import (
-    GLUE,
     alike,
-    case_of,
-    cause,
     caveats_of,
     describe,
     doubt,
     doubts,
-    measured_aside,
-    not_shown,
     premises,
     print_aside,
-    said_of,
+    print_lines,
     share,
     workload,
     wrapped,
+    wrapped_all,
 )
-from gpuscout.store.queries.sizing.capacity import HOURS_PER_MONTH, Out, summed_range
+from gpuscout.store.queries.sizing.capacity import HOURS_PER_MONTH, summed_range
 from gpuscout.store.queries.sizing.moving import Fleet, OverTime
 from gpuscout.store.queries.sizing.moving_question import CapacityOverTime, MovingGroup
 from gpuscout.store.ranking.types import Kind
@@ -43,14 +40,12 @@ _OTHER_LENGTHS = 1.25
 
 def print_moving(found: CapacityOverTime) -> None:
     """Print every group as a table that fits the terminal, and what stands around it."""
-    for line in moving_lines(found, out().width):
-        print(line.replace(GLUE, " ").rstrip())
+    print_lines(moving_lines(found, out().width))
 
 
 def moving_lines(found: CapacityOverTime, width: int) -> list[str]:
-    lines = [line for told in _premises(found) for line in wrapped(told, width, indent=0)]
-    aside = measured_aside(found.rankings[0].question, (group.group for group in found.groups))
-    groups = [group for group in found.groups if case_of(group.group) not in aside]
+    lines = wrapped_all(_premises(found), width)
+    groups, aside = shown_groups(found.rankings, found.groups)
     for group in groups:
         series = group.series
         hours = found.load.seconds / 3600
@@ -59,13 +54,10 @@ def moving_lines(found: CapacityOverTime, width: int) -> list[str]:
             f"{number(series.peak)} requests/s, {number(series.requests / found.load.seconds)} on average over "
             f"{number(hours)} h ({number(series.requests)} requests)"
         )
-        lines += ["", *wrapped(heading, width, indent=0)]
+        lines += ["", *wrapped(heading, width)]
         lines += _table(found, group, width) if group.plans else ["  no configuration can carry it"]
-        for note in _notes(found, group):
-            lines += wrapped(note, width, indent=2)
-    lines.append("")
-    notes = [*([not_shown(aside)] if aside else []), *_remarks(found, groups)]
-    return lines + [line for note in notes for line in wrapped(note, width, indent=0)]
+        lines += wrapped_all(_notes(found, group), width, indent=2)
+    return [*lines, "", *wrapped_all([*aside, *_remarks(found, groups)], width)]
 
 
 def print_moving_aside(found: CapacityOverTime) -> None:
@@ -146,17 +138,12 @@ def _replicas(fleet: Fleet) -> str:
 
 def _money(found: CapacityOverTime, kind: Kind, fleet: Fleet) -> str:
     if fleet.usd is None:
-        return _monthly(found, fleet)
-    if fleet.usd_range is None:
-        return without_range(_monthly(found, fleet), kind)
-    low, high = (usd * HOURS_PER_MONTH * 3600 / found.load.seconds for usd in fleet.usd_range)
-    return f"{_monthly(found, fleet)} ({low:,.0f}–{high:,.0f})"
+        return "-"
+    return with_range(_monthly(found, fleet), fleet.usd_range, kind, lambda usd: f"{usd * found.times_a_month:,.0f}")
 
 
 def _monthly(found: CapacityOverTime, fleet: Fleet | None) -> str:
-    if fleet is None or fleet.usd is None:
-        return "-"
-    return f"{fleet.usd * HOURS_PER_MONTH * 3600 / found.load.seconds:,.0f}"
+    return whole_dollars(None if fleet is None or fleet.usd is None else fleet.usd * found.times_a_month)
 
 
 def _notes(found: CapacityOverTime, group: MovingGroup) -> Iterator[str]:
@@ -185,15 +172,6 @@ def _notes(found: CapacityOverTime, group: MovingGroup) -> Iterator[str]:
     yield from gpus_out(group.out)
 
 
-def gpus_out(outs: Iterable[Out]) -> Iterator[str]:
-    """Yield the GPU types that cannot do it, those with the same reason together."""
-    reasons: dict[str, list[str]] = {}
-    for one in outs:
-        reasons.setdefault(cause(one.cause, one.slo), []).append(short_gpu(one.gpu))
-    for reason, gpus in sorted(reasons.items()):
-        yield f"out: {', '.join(gpus)}: {said_of(len(gpus), reason)}"
-
-
 def bars(course: OverTime, width: int = 48) -> str:
     """Return the number of ready replicas over time, from its lowest to its highest, as a line of bars."""
     edges = np.linspace(course.starts_ms[0], course.ends_ms, width + 1)[:-1]
@@ -217,12 +195,11 @@ def together(found: CapacityOverTime) -> dict[str, Any] | None:
 
     None: there is one group, or one without a price.
     """
-    aside = measured_aside(found.rankings[0].question, (group.group for group in found.groups))
-    groups = [group for group in found.groups if case_of(group.group) not in aside]
+    groups, _ = shown_groups(found.rankings, found.groups)
     best = [group.plans[0].best for group in groups if group.plans]
     if len(groups) < 2 or len(best) < len(groups) or any(fleet.usd is None for fleet in best):
         return None
-    monthly = HOURS_PER_MONTH * 3600 / found.load.seconds
+    monthly = found.times_a_month
     low, high = summed_range(fleet.usd_range for fleet in best) or (None, None)
     return {
         "groups": len(best),

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from gpuscout.runner.cli.common import count, out
-from gpuscout.runner.cli.show.deployments.moving import gpus_out
+from gpuscout.runner.cli.show.deployments.sized import gpus_out
 from gpuscout.runner.cli.show.fitted import FittedColumn, bare_names, fitted, short_gpu
 from gpuscout.runner.cli.show.output import number
 from gpuscout.runner.cli.show.wording import (
-    GLUE,
     caveats_of,
     describe,
     doubt,
     doubts,
     premises,
     print_aside,
+    print_lines,
     share,
     workload,
-    wrapped,
+    wrapped_all,
 )
 from gpuscout.store.queries.placements.placement import MOST_NODES, Missing, Nodes, Placement
 from gpuscout.store.queries.placements.placement_question import Fit, Placing, sustained
@@ -29,21 +29,17 @@ _PROVED = 1e-9
 
 
 def print_placing(found: Placing, notes: Sequence[str]) -> None:
-    for line in placing_lines(found, notes, out().width):
-        print(line.replace(GLUE, " ").rstrip())
+    print_lines(placing_lines(found, notes, out().width))
 
 
 def placing_lines(found: Placing, notes: Sequence[str], width: int) -> list[str]:
     placement = found.fit.placement
-    lines = [line for told in _premises(found) for line in wrapped(told, width, indent=0)]
-    lines.append("")
+    lines = [*wrapped_all(_premises(found), width), ""]
     if placement is not None:
         lines += _table(found, placement, width)
-        lines += [line for told in _nodes(found, placement) for line in wrapped(told, width, indent=2)]
         marks = (doubt(one.config, found.needs[one.need].group) for one in placement.placed)
-        lines += [line for told in doubts(marks) for line in wrapped(told, width, indent=2)]
-        lines.append("")
-    return lines + [line for told in _remarks(found, notes) for line in wrapped(told, width, indent=0)]
+        lines += [*wrapped_all([*_nodes(found, placement), *doubts(marks)], width, indent=2), ""]
+    return lines + wrapped_all(_remarks(found, notes), width)
 
 
 def print_placing_aside(found: Placing, notes: Sequence[str]) -> None:

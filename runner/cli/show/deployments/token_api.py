@@ -180,10 +180,9 @@ def _at_load(one: AgainstApi) -> dict[str, Any] | None:
 
 
 def _say(text: str, indent: int = 0) -> None:
-    from gpuscout.runner.cli.show.wording import GLUE, wrapped
+    from gpuscout.runner.cli.show.wording import print_lines, wrapped
 
-    for line in wrapped(text, out().width, indent=indent):
-        print(line.replace(GLUE, " ").rstrip())
+    print_lines(wrapped(text, out().width, indent=indent))
 
 
 def _price(one: AgainstApi, day: date | None) -> str:

@@ -6,7 +6,7 @@ stands for; sentences are for questions about one or two answers, and for `--exp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -43,8 +43,10 @@ from gpuscout.runner.cli.show.wording import (
     name_of,
     not_shown,
     quantity,
+    unglued,
     workload,
     wrapped,
+    wrapped_all,
 )
 from gpuscout.store.ranking.rows import shown
 from gpuscout.store.ranking.types import MEASURES, Cause, Group, Kind, RankedConfig, Ranking
@@ -85,9 +87,9 @@ def ranking_lines(ranking: Ranking, width: int, *, top: int = 1) -> list[str]:
     aside = measured_aside(ranking.question, ranking.groups)
     groups = [group for group in ranking.groups if case_of(group) not in aside]
     ranking = replace(ranking, groups=tuple(groups))
-    lines = [*_wrapped(before(ranking, groups, top=top), width)]
+    lines = [*wrapped_all(before(ranking, groups, top=top), width)]
     if aside:
-        lines += _wrapped([not_shown(aside)], width)
+        lines += wrapped_all([not_shown(aside)], width)
     blocks = [list(same) for _, same in groupby(groups, key=lambda group: (group.input_len, group.output_len))]
     if len(blocks) > 1 and top == 1 and (matrix := _matrix(ranking, groups, width)):
         lines += matrix
@@ -95,11 +97,11 @@ def ranking_lines(ranking: Ranking, width: int, *, top: int = 1) -> list[str]:
     else:
         shown_rows, with_load = [shown(group, top) for group in groups], True
         for block in blocks:
-            lines += [*_wrapped([f"{workload(block[0])}: {_objective(ranking)}"], width)]
+            lines += [*wrapped_all([f"{workload(block[0])}: {_objective(ranking)}"], width)]
             lines += _block(ranking, block, top, width)
             if len(groups) <= DETAILED:
                 for group in block:
-                    lines += [line for told in details(ranking, group) for line in wrapped(told, width, indent=2)]
+                    lines += wrapped_all(details(ranking, group), width, indent=2)
     rows = [marks(ranking, group, config) for group, own in zip(groups, shown_rows, strict=True) for config in own]
     configs = [config for own in shown_rows for config in own] if with_load else []
     if not with_load:
@@ -107,15 +109,15 @@ def ranking_lines(ranking: Ranking, width: int, *, top: int = 1) -> list[str]:
         if old := [
             short_gpu(gpu) for gpu in dict.fromkeys(g.best.gpu for g in groups if g.best) if is_old(ranking, gpu)
         ]:
-            lines += _wrapped([f"prices over 180 days old: {', '.join(old)}"], width)
+            lines += wrapped_all([f"prices over 180 days old: {', '.join(old)}"], width)
     if (used := legend(ranking, rows, configs)) is not None:
         lines += wrapped(used, width, indent=0)
     if any(" spread " in line for line in lines):
-        lines += _wrapped(["spread: the lowest and the highest opinion of the same configuration"], width)
-    lines += _wrapped(after(ranking, groups), width)
+        lines += wrapped_all(["spread: the lowest and the highest opinion of the same configuration"], width)
+    lines += wrapped_all(after(ranking, groups), width)
     if len(groups) > DETAILED and any(not group.configs for group in groups):
-        lines += _wrapped([_why_none(groups)], width)
-    return [line.replace(GLUE, " ").rstrip() for line in lines]
+        lines += wrapped_all([_why_none(groups)], width)
+    return unglued(lines)
 
 
 def _why_none(groups: Sequence[Group]) -> str:
@@ -129,11 +131,11 @@ def _why_none(groups: Sequence[Group]) -> str:
 def explanation(ranking: Ranking, width: int) -> list[str]:
     """Return the full account of one model: all configurations, reasons for exclusion, prices and sellers."""
     backed = any(group.is_backed for group in ranking.groups)
-    lines = [] if backed else _wrapped([UNBACKED], width)
-    lines += _wrapped((f"# {caveat}" for caveat in caveats_of(ranking.groups)), width)
+    lines = [] if backed else wrapped_all([UNBACKED], width)
+    lines += wrapped_all((f"# {caveat}" for caveat in caveats_of(ranking.groups)), width)
     lines += [line for group in ranking.groups for line in _explained_group(ranking, group, width)]
-    lines += _wrapped(price_notes(ranking, top=_PRICED), width)
-    return [line.replace(GLUE, " ").rstrip() for line in lines]
+    lines += wrapped_all(price_notes(ranking, top=_PRICED), width)
+    return unglued(lines)
 
 
 def _explained_group(ranking: Ranking, group: Group, width: int) -> Iterator[str]:
@@ -142,10 +144,6 @@ def _explained_group(ranking: Ranking, group: Group, width: int) -> Iterator[str
     for told in details(ranking, group):
         yield from wrapped(told, width, indent=2)
     yield from explained(replace(ranking, groups=(group,)), width)
-
-
-def _wrapped(notes: Iterable[str], width: int) -> list[str]:
-    return [line for note in notes for line in wrapped(note, width, indent=0)]
 
 
 def _objective(ranking: Ranking) -> str:
