@@ -44,7 +44,7 @@ from gpuscout.sweeps.outcomes import OUTCOMES
 from gpuscout.sweeps.precision import PRECISIONS
 from gpuscout.sweeps.workloads import LOADS
 
-REVISIONS: tuple[str, ...] = tuple(f"{number:04}" for number in range(1, 13))
+REVISIONS: tuple[str, ...] = tuple(f"{number:04}" for number in range(1, 14))
 """Every revision of the schema, oldest first: what alembic knows, readable without importing it."""
 HEAD = REVISIONS[-1]
 REVISION_TABLE = "gpuscout_revision"
@@ -417,6 +417,17 @@ sweep_workloads = Table(
     Column("traffic_id", Id, nullable=True),  # as of its cases
     _number("request_rate", nullable=True),
     PrimaryKeyConstraint("sweep_id", "name"),
+)
+
+# Names that came with an export, which has no sweeps.
+imported_workloads = Table(
+    "imported_workloads",
+    metadata,
+    _id(),
+    _text("name"),
+    _big("input_len"),
+    _big("output_len"),
+    Column("traffic_id", Id, nullable=True),  # as of its cases
 )
 
 membership = Table(

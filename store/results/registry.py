@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from gpuscout.store.schema import engines, gpus, ladders, models, traffics
+from gpuscout.store.schema import engines, gpus, imported_workloads, ladders, models, traffics
 from gpuscout.sweeps.cases import canonical_json, content_digest
 from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.models.architecture import ModelSpec
@@ -91,6 +91,16 @@ def register_traffics(connection: sa.Connection, shapes: Sequence[str | None]) -
     ids = register_rows(connection, traffics, [{"shape": shape} for shape in named], lambda _: {})
     id_of = dict(zip(named, ids, strict=True))
     return [None if shape is None else id_of[shape] for shape in shapes]
+
+
+def name_workloads(connection: sa.Connection, names: Iterable[tuple[str, int, int, int | None]]) -> None:
+    """Store names of workloads that belong to no sweep, but those that are stored: name, input_len, output_len and
+    the id of the traffic of each, the newest name last.
+    """
+    columns = ("name", "input_len", "output_len", "traffic_id")
+    stored = set(map(tuple, connection.execute(sa.select(*(imported_workloads.c[name] for name in columns)))))
+    if new := [dict(zip(columns, row, strict=True)) for row in names if row not in stored]:
+        connection.execute(sa.insert(imported_workloads), new)
 
 
 def register_engine(connection: sa.Connection, engine: EngineIdentity) -> int:

@@ -2,8 +2,9 @@
 
 Lengths in tokens, memory in GiB per GPU, latencies and throughputs as their names say; throughputs count the whole
 deployment. Keys and digests are hexadecimal. `ladder` lists every concurrency the task was asked for, `points` is the
-number of its rows that are operating points. What is JSON in the store is its text. `model_architecture`, `gpu_figures`
-and `engine_trust` define a model, a GPU and an engine and stand in the first row that names it, empty in all others;
+number of its rows that are operating points. `workload` has the names that sweeps give the requests of the case, the
+newest first, such as "chat,talk". What is JSON in the store is its text. `model_architecture`, `gpu_figures` and
+`engine_trust` define a model, a GPU and an engine and stand in the first row that names it, empty in all others;
 `engine_trust` has the engine's intervals, the errors it brings, and those that `gpuscout accuracy --store` kept. A task
 without points has one row without them.
 """
@@ -126,6 +127,7 @@ COLUMNS = (
     Column("kind", str),
     Column("model", str),
     Column("gpu", str),
+    Column("workload", str),
     *CASE,
     *POINT,
     *ENGINE,

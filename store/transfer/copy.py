@@ -20,13 +20,14 @@ from gpuscout.store.database.connect import Store
 from gpuscout.store.database.locks import RunnerLock
 from gpuscout.store.results import durable
 from gpuscout.store.results.growth import Offer, grow
-from gpuscout.store.results.registry import register_rows, stored_ladders
+from gpuscout.store.results.registry import name_workloads, register_rows, stored_ladders
 from gpuscout.store.results.tasks import stored_tasks
 from gpuscout.store.schema import (
     cases,
     engines,
     errors_seen,
     gpus,
+    imported_workloads,
     intervals,
     ladders,
     measured_runs,
@@ -114,6 +115,7 @@ class _Copy:
         # one that is done says that its tasks are there.
         for table, names in _IDENTITY.items():
             self._ids[table] = self._names(table, names)
+        self._names_of_workloads()
         self._sweep_ids, self._copied.sweeps = copy_sweeps.register_all(self._read, self._target, self._ids)
         for rows in self._portions(tasks):
             self._tasks(rows)
@@ -147,6 +149,14 @@ class _Copy:
             self._target, lambda connection: register_rows(connection, table, identities, others.__getitem__)
         )
         return dict(zip((row["id"] for row in rows), ids, strict=True))
+
+    def _names_of_workloads(self) -> None:
+        rows = self._read.execute(sa.select(imported_workloads).order_by(imported_workloads.c.id)).all()
+        names = [
+            (row.name, row.input_len, row.output_len, row.traffic_id and self._ids[traffics][row.traffic_id])
+            for row in rows
+        ]
+        durable.writing(self._target, lambda connection: name_workloads(connection, names))
 
     def _cases(self, ids: Iterable[int]) -> CopyCases:
         """Read cases of the source; what is returned stores them in a target and gives their ids there."""

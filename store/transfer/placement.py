@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -13,6 +14,7 @@ from gpuscout.store.measured.formats.reported import PERCENTILE_METRICS
 from gpuscout.store.transfer.columns import Value
 from gpuscout.sweeps.cases import DIGEST_BYTES
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.spec.entries import LONGEST_NAME, NAME_PATTERN
 
 _T = TypeVar("_T")
 
@@ -93,6 +95,13 @@ class Placed:
         if len(steps) < len(parts) or steps != sorted(set(steps)) or not 0 < steps[0] <= steps[-1] < 2**31:
             raise self.error(name, f"expected ascending concurrencies such as 1,2,4, got {shown(self.text(name))}")
         return steps
+
+    def names(self, name: str) -> list[str]:
+        """Return names of workloads, the newest first."""
+        names = self.text(name).split(",")
+        if not all(re.fullmatch(NAME_PATTERN, one) and len(one) <= LONGEST_NAME for one in names):
+            raise self.error(name, f"expected names such as chat,rag, got {shown(self.text(name))}")
+        return names
 
     def moment(self, name: str) -> datetime:
         try:

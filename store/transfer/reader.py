@@ -23,6 +23,7 @@ from gpuscout.store.database.connect import Store, open_store
 from gpuscout.store.measured.runs import MeasuredRun, day_or_month
 from gpuscout.store.measured.stored import digest_without_kv, store_runs
 from gpuscout.store.results.registry import (
+    name_workloads,
     register_engine,
     register_gpus,
     register_ladder,
@@ -118,6 +119,8 @@ class _Filling:
     steps: dict[str, frozenset[int]] = field(default_factory=dict)
     # Operating points that are still to come, by the key of their task.
     lacking: dict[str, int] = field(default_factory=dict)
+    # Name, input_len, output_len and traffic_id of workloads; in their order, so without values.
+    workloads: dict[tuple[str, int, int, int | None], None] = field(default_factory=dict)
 
     def everything(self, file: Path) -> None:
         portion: list[Placed] = []
@@ -130,6 +133,8 @@ class _Filling:
                 portion.clear()
                 characters = 0
         self._store(portion)
+        # What was stored last is the newest name.
+        name_workloads(self.connection, reversed(self.workloads))
         if not self.tasks and not self.runs:
             raise InputError(f"{file}: contains no results")
         if self.lacking:
@@ -179,6 +184,9 @@ class _Filling:
             "traffic_id": register_traffics(self.connection, [case.traffic.shape_text for case in asked]),
             "request_rate": [case.traffic.request_rate for case in asked],
         }  # fmt: skip
+        for row, traffic_id in zip(new.values(), columns["traffic_id"], strict=True):
+            for name in row.known("workload", row.names) or ():
+                self.workloads[name, row.tokens("input_len"), row.tokens("output_len"), traffic_id] = None
         ids, _ = bulk.insert_missing(
             self.connection,
             cases,

@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from gpuscout.store.database import bulk
+from gpuscout.store.ranking.question.lookup import workload_names
 from gpuscout.store.ranking.question.scope import Condition, scope_of
 from gpuscout.store.ranking.types import Question
 from gpuscout.store.results.trust import trust_document
@@ -39,6 +40,7 @@ from gpuscout.sweeps.cases import canonical_json
 from gpuscout.sweeps.settings import STARTED
 
 Row = list[Value]
+WorkloadKey = tuple[int, int, int | None]  # input_len, output_len, traffic_id
 
 _AT_ONCE = 2_000
 _PERCENTILES = NAMES.index("percentiles") - FIRST_POINT - len(POINT)
@@ -49,6 +51,7 @@ _NAMED = (
     gpus.c.digest.label("gpu_digest"),
     cases.c.model_id,
     cases.c.gpu_id,
+    cases.c.traffic_id,
     cases.c.digest.label("case_digest"),
     *(cases.c[column.name] for column in CASE if column.name not in ("traffic", *STARTED)),
     *(sa.func.nullif(cases.c[name], "").label(name) for name in STARTED),
@@ -66,12 +69,24 @@ def export_rows(connection: sa.Connection, question: Question) -> Iterator[Row]:
     """
     scope = scope_of(connection, question)
     defined = _Defined(connection)
+    called = _names_of_workloads(connection)
     kinds = question.kinds or (ESTIMATED, MEASURED)
     if ESTIMATED in kinds and question.engines != (MEASURED,):
-        yield from _estimated(connection, scope.source, scope.conditions, defined)
+        yield from _estimated(connection, scope.source, scope.conditions, defined, called)
     # Sweeps have no measured runs.
     if MEASURED in kinds and scope.sweep is None and (not question.engines or MEASURED in question.engines):
-        yield from _measured(connection, scope.on_cases, defined)
+        yield from _measured(connection, scope.on_cases, defined, called)
+
+
+def _names_of_workloads(connection: sa.Connection) -> Mapping[WorkloadKey, str]:
+    names: dict[WorkloadKey, list[str]] = {}
+    for known in workload_names(connection, None):
+        names.setdefault((known.input_len, known.output_len, known.traffic_id), []).append(known.name)
+    return {key: ",".join(of_key) for key, of_key in names.items()}
+
+
+def _workload(row: sa.RowMapping, called: Mapping[WorkloadKey, str]) -> str | None:
+    return called.get((row["input_len"], row["output_len"], row["traffic_id"]))
 
 
 class _Defined:
@@ -105,7 +120,11 @@ class _Defined:
 
 
 def _estimated(
-    connection: sa.Connection, source: sa.FromClause, conditions: Sequence[Condition], defined: _Defined
+    connection: sa.Connection,
+    source: sa.FromClause,
+    conditions: Sequence[Condition],
+    defined: _Defined,
+    called: Mapping[WorkloadKey, str],
 ) -> Iterator[Row]:
     query = (
         sa.select(
@@ -136,6 +155,7 @@ def _estimated(
                     **task,
                     "points": len(found),
                     "kind": ESTIMATED,
+                    "workload": _workload(task, called),
                     "task_key": task["key"],
                     "request_rate": task["case_request_rate"],
                     "stored_at": _moment(task["created_at"]),
@@ -176,7 +196,9 @@ def _point_percentiles(
     return found
 
 
-def _measured(connection: sa.Connection, conditions: Sequence[Condition], defined: _Defined) -> Iterator[Row]:
+def _measured(
+    connection: sa.Connection, conditions: Sequence[Condition], defined: _Defined, called: Mapping[WorkloadKey, str]
+) -> Iterator[Row]:
     query = (
         sa.select(measured_runs, *_NAMED)
         .select_from(
@@ -195,6 +217,7 @@ def _measured(connection: sa.Connection, conditions: Sequence[Condition], define
                 {
                     **run,
                     "kind": MEASURED,
+                    "workload": _workload(run, called),
                     "run_digest": run["digest"],
                     "measured_on": run["measured_on"] and run["measured_on"].isoformat(),
                     "percentiles": json.dumps(sorted(tails[run["id"]])) if run["id"] in tails else None,

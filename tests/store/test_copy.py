@@ -276,7 +276,7 @@ def test_every_table_is_known_to_the_copy() -> None:
     assert set(metadata.tables) - {"runners"} == {
         "models", "gpus", "engines", "ladders", "cases", "tasks", "operating_points", "measured_runs", "percentiles",
         "sweeps", "sweep_engines", "sweep_workloads", "membership", "exclusions", "blocks", "failures", "prices",
-        "intervals", "errors_seen", "point_percentiles", "traffics", "token_prices",
+        "intervals", "errors_seen", "point_percentiles", "traffics", "token_prices", "imported_workloads",
     }  # fmt: skip
     assert {engines.name, measured_runs.name, percentiles.name, sweeps.name} <= set(metadata.tables)
 

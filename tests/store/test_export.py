@@ -23,6 +23,7 @@ from gpuscout.store.schema import (
     engines,
     errors_seen,
     gpus,
+    imported_workloads,
     intervals,
     ladders,
     measured_runs,
@@ -164,6 +165,43 @@ def test_it_answers_as_before(filled: Store, tmp_path: Path, store: Store) -> No
     assert answers[0] == answers[1]
 
 
+VARIED = """
+name: {sweep}
+models: [Qwen/Qwen3-8B]
+gpus: [H100]
+tensor_parallel: 1
+workloads:
+  - {{name: {name}, input_len: {{uniform: [100, 300]}}, output_len: 20, cached_input: 0.4}}
+  - {{name: plain, input_len: 100, output_len: 10}}
+load: request_rate
+request_rate: [1, 4]
+engine: simulator
+"""
+
+
+@pytest.mark.parametrize("form", BACK)
+def test_names_of_workloads_come_along(tmp_path: Path, form: Format, store: Store) -> None:
+    file, again = tmp_path / f"all.{form}", tmp_path / f"again.{form}"
+    with open_store(str(tmp_path / "first.db"), create=True) as first:
+        for name in ("older", "newer"):
+            run(parse_spec(VARIED.format(sweep=name, name=name)), first, executor="in-process")
+        write(first, file)
+    read_back(file, store)
+    write(store, again)
+    read_back(again, store)
+    with store.reading() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(imported_workloads)).scalar_one() == 3
+    with open_store(str(tmp_path / "third.db"), create=True) as third:
+        read_back(again, third)
+        for one in (store, third):
+            with one.reading() as connection:
+                for asked, answered in (("older", "newer"), ("newer", "newer"), ("plain", "plain")):
+                    [group] = rank(connection, Question(workload=asked, objective="throughput")).groups
+                    assert group.workload == answered
+                with pytest.raises(InputError, match="chat"):
+                    rank(connection, Question(workload="chat"))
+
+
 def test_filters_choose_tasks_and_all_their_points(filled: Store, tmp_path: Path) -> None:
     file = tmp_path / "some.csv"
     write(filled, file, Question(models=("Qwen3-8B",), gpus=("H100",), kinds=("estimated",)))
@@ -219,6 +257,7 @@ def _changed(file: Path, change: Callable[[list[dict[str, object]]], None]) -> P
         ("outcome", "does_not_fit", ":1: outcome: does_not_fit with an operating point"),
         ("model", "Qwen/Qwen3-4B", ":1: model: its digest is that of Qwen/Qwen3-"),
         ("gpu", "B200", ":1: gpu: its digest is that of"),
+        ("workload", "a day", ':1: workload: expected names such as chat,rag, got "a day"'),
     ],
 )  # fmt: skip
 def test_what_was_changed_is_refused_whole(

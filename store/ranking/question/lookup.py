@@ -12,7 +12,17 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from gpuscout.store.ranking.types import BENCHMARK, MEASURED, Kind, Question
-from gpuscout.store.schema import engines, gpus, ladders, models, sweep_engines, sweep_workloads, sweeps, traffics
+from gpuscout.store.schema import (
+    engines,
+    gpus,
+    imported_workloads,
+    ladders,
+    models,
+    sweep_engines,
+    sweep_workloads,
+    sweeps,
+    traffics,
+)
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 from gpuscout.sweeps.gpus.groups import member_of
 from gpuscout.sweeps.names import matches, meant, near
@@ -186,7 +196,7 @@ def choose_word(kind: str, wanted: Sequence[str], words: Sequence[str]) -> list[
 
 @dataclass(frozen=True)
 class NamedWorkload:
-    """A sweep's name for requests of these lengths (tokens) and this traffic; `traffic_id` None: plain traffic."""
+    """A name for requests of these lengths (tokens) and this traffic; `traffic_id` None: plain traffic."""
 
     name: str
     input_len: int
@@ -195,21 +205,27 @@ class NamedWorkload:
 
 
 def workload_names(connection: sa.Connection, sweep_id: int | None) -> list[NamedWorkload]:
-    """Return the workloads of a sweep, or of all sweeps, those run last first; at whatever rate, one has one name."""
-    columns = (sweep_workloads.c[name] for name in ("name", "input_len", "output_len", "traffic_id"))
+    """Return the workloads of a sweep, or of all sweeps, those run last first, and then those that were imported.
+
+    At whatever rate, one has one name.
+    """
+    columns = ("name", "input_len", "output_len", "traffic_id")
     statement = (
-        sa.select(*columns)
+        sa.select(*(sweep_workloads.c[name] for name in columns))
         .join(sweeps, sweeps.c.id == sweep_workloads.c.sweep_id)
         .order_by(sweeps.c.latest_run.desc(), sweep_workloads.c.name)
     )
     if sweep_id is not None:
         statement = statement.where(sweeps.c.id == sweep_id)
-    found = (NamedWorkload(name.partition(RATE_MARK)[0], *rest) for name, *rest in connection.execute(statement))
+    found = [NamedWorkload(name.partition(RATE_MARK)[0], *rest) for name, *rest in connection.execute(statement)]
+    if sweep_id is None:
+        imported = sa.select(*(imported_workloads.c[name] for name in columns)).order_by(imported_workloads.c.id.desc())
+        found += [NamedWorkload(*row) for row in connection.execute(imported)]
     return list(dict.fromkeys(found))
 
 
 def workloads_called(workload: str, named: Sequence[NamedWorkload]) -> list[NamedWorkload]:
-    """Return the workloads that sweeps call by this name, whatever its case. Raises UnknownNameError."""
+    """Return the workloads that go by this name, whatever its case. Raises UnknownNameError."""
     names = list(dict.fromkeys(known.name for known in named))
     found = [known for known in named if matches(workload, known.name)]
     if not found:
