@@ -9,7 +9,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from gpuscout.store.database.connect import Store
-from gpuscout.store.prices.books import book_names, check_book_name, quotes_of, save_quotes
+from gpuscout.store.prices.book_rows import check_book_name
+from gpuscout.store.prices.books import book_names, quotes_of, save_quotes
 from gpuscout.store.prices.offers import Chosen, Offer, quotes_of_offers
 from gpuscout.store.prices.skypilot import SkyPilotFile
 from gpuscout.sweeps.errors import InputError

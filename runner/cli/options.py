@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
@@ -24,10 +24,6 @@ from gpuscout.sweeps.slo import DEFAULT_ITL_MS, OBJECTIVE_SYNONYMS, Slo, parse_s
 if TYPE_CHECKING:
     from gpuscout.store.prices.prices import PriceRules
     from gpuscout.store.ranking.types import Question
-
-_FILTERS = "What counts"
-_PRICES = "Prices"
-_AIM = "What is best"
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
@@ -64,18 +60,12 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     return flat
 
 
-def _filter(*names: str, help: str, **rest: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=_FILTERS, **rest)
+def under(heading: str) -> Callable[..., Any]:
+    """Return `typer.Option` for the options under one heading of the help."""
+    return partial(typer.Option, rich_help_panel=heading)
 
 
-def _price(*names: str, help: str, **rest: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=_PRICES, **rest)
-
-
-def _aim(*names: str, help: str, **rest: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=_AIM, **rest)
-
-
+_filter, _price, _aim = under("What counts"), under("Prices"), under("What is best")
 Many = list[str] | None
 
 

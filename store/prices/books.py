@@ -7,22 +7,19 @@ region and date; storing it again replaces its price, a newer date adds to its h
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 import json
-import pkgutil
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
-from datetime import UTC, date, datetime
+from datetime import date
 
 import sqlalchemy as sa
 
 from gpuscout.store.clock import today
+from gpuscout.store.prices.book_rows import check_book_name, save_rows, shipped_rows
 from gpuscout.store.prices.csv_file import by_every_name
 from gpuscout.store.prices.prices import (
     DEFAULT_BOOK,
-    OWN_BOOK,
     PriceRules,
     Prices,
     Quote,
@@ -32,19 +29,15 @@ from gpuscout.store.prices.prices import (
 )
 from gpuscout.store.schema import gpus, token_prices
 from gpuscout.store.schema import prices as table
-from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
-from gpuscout.sweeps.text import fault_in, printable
+from gpuscout.sweeps.errors import UnknownNameError, nearest
 
 _IDENTITY = ("book", "gpu", "provider", "instance_type", "purchase", "region", "date")
-_AT_ONCE = 500
 _FIELDS = tuple(field.name for field in fields(Quote))
 
 
 @functools.cache
 def shipped_quotes() -> tuple[Quote, ...]:
     """Return the book "default": list prices with their dates and sources, read once per process."""
-    data = pkgutil.get_data("gpuscout.store", "data/prices.csv")
-    assert data is not None  # it raises if the file is missing
     return tuple(
         Quote(
             book=DEFAULT_BOOK,
@@ -61,7 +54,7 @@ def shipped_quotes() -> tuple[Quote, ...]:
             source=row["source"],
             note=row["note"],
         )
-        for row in csv.DictReader(io.StringIO(data.decode()))
+        for row in shipped_rows("prices.csv")
     )
 
 
@@ -117,25 +110,7 @@ def save_quotes(connection: sa.Connection, quotes: Sequence[Quote], *, replace_b
 
     With `replace_book` nothing else of that book is kept. Raises InputError for the book that ships.
     """
-    for book in {quote.book for quote in quotes} | ({replace_book} if replace_book else set()):
-        check_book_name(book)
-    gone = 0
-    if replace_book is not None:
-        gone = connection.execute(sa.delete(table).where(table.c.book == replace_book)).rowcount
-    else:
-        columns = [table.c[name] for name in _IDENTITY]
-        books = {quote.book for quote in quotes}
-        stored = connection.execute(sa.select(table.c.id, *columns).where(table.c.book.in_(books)))
-        given = {tuple(getattr(quote, name) for name in _IDENTITY) for quote in quotes}
-        ids = [row[0] for row in stored if tuple(row[1:]) in given]
-        for start in range(0, len(ids), _AT_ONCE):
-            same = table.c.id.in_(ids[start : start + _AT_ONCE])
-            gone += connection.execute(sa.delete(table).where(same)).rowcount
-    if quotes:
-        now = datetime.now(UTC)
-        rows = [{name: getattr(quote, name) for name in _FIELDS} | {"stored_at": now} for quote in quotes]
-        connection.execute(sa.insert(table), rows)
-    return gone
+    return save_rows(connection, table, _IDENTITY, quotes, replace_book)
 
 
 def remove_quotes(connection: sa.Connection, book: str, gpu: str | None = None) -> int:
@@ -151,16 +126,6 @@ def remove_quotes(connection: sa.Connection, book: str, gpu: str | None = None) 
     if gpu is not None:
         return connection.execute(sa.delete(table).where(table.c.book == book, table.c.gpu == gpu)).rowcount
     return sum(connection.execute(sa.delete(one).where(one.c.book == book)).rowcount for one in (table, token_prices))
-
-
-def check_book_name(book: str) -> None:
-    """Raise InputError for a name that cannot be given to a book of the store."""
-    if book == DEFAULT_BOOK:
-        raise InputError(
-            f'the book "{DEFAULT_BOOK}" ships with gpuscout and cannot be changed', hint=f"--book {OWN_BOOK}"
-        )
-    if not book or "," in book or book != book.strip() or fault_in(book):
-        raise InputError(f'"{printable(book)}" cannot name a price book', hint="letters, digits, - and _")
 
 
 def tdp_w(connection: sa.Connection) -> dict[str, float]:

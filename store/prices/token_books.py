@@ -5,17 +5,14 @@ A price is identified by book, provider, model and date; storing it again replac
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
-import pkgutil
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
-from datetime import UTC, date, datetime
+from datetime import date
 
 import sqlalchemy as sa
 
-from gpuscout.store.prices.books import check_book_name
+from gpuscout.store.prices.book_rows import save_rows, shipped_rows
 from gpuscout.store.prices.prices import DEFAULT_BOOK, OWN_BOOK
 from gpuscout.store.prices.tokens import TokenPrice
 from gpuscout.store.schema import token_prices as table
@@ -29,8 +26,6 @@ _FIELDS = tuple(field.name for field in fields(TokenPrice))
 @functools.cache
 def shipped_token_prices() -> tuple[TokenPrice, ...]:
     """Return the book "default": public prices with their dates and sources, read once per process."""
-    data = pkgutil.get_data("gpuscout.store", "data/token_prices.csv")
-    assert data is not None  # it raises if the file is missing
     return tuple(
         TokenPrice(
             DEFAULT_BOOK,
@@ -43,7 +38,7 @@ def shipped_token_prices() -> tuple[TokenPrice, ...]:
             source=row["source"],
             note=row["note"],
         )
-        for row in csv.DictReader(io.StringIO(data.decode()))
+        for row in shipped_rows("token_prices.csv")
     )
 
 
@@ -65,19 +60,7 @@ def save_token_prices(
 
     With `replace_book` no other token price of that book is kept. Raises InputError for the book that ships.
     """
-    for book in {price.book for price in prices} | ({replace_book} if replace_book else set()):
-        check_book_name(book)
-    gone = 0
-    if replace_book is not None:
-        gone = connection.execute(sa.delete(table).where(table.c.book == replace_book)).rowcount
-    for price in prices:
-        same = sa.and_(*(table.c[name] == getattr(price, name) for name in _IDENTITY))
-        gone += connection.execute(sa.delete(table).where(same)).rowcount
-    if prices:
-        now = datetime.now(UTC)
-        rows = [{name: getattr(price, name) for name in _FIELDS} | {"stored_at": now} for price in prices]
-        connection.execute(sa.insert(table), rows)
-    return gone
+    return save_rows(connection, table, _IDENTITY, prices, replace_book)
 
 
 def current(prices: Iterable[TokenPrice], as_of: date | None = None) -> list[TokenPrice]:

@@ -51,14 +51,6 @@ def shared() -> Iterator[Served]:
         yield server
 
 
-@pytest.fixture
-def server(shared: Served) -> Served:
-    """The server of this file, well-behaved and with nothing recorded."""
-    shared.behave()
-    shared.record()
-    return shared
-
-
 def observe(server: Served, case: Case, concurrency: int | None = None, *, count: int = 32) -> Observed:
     """What a client observes of so many requests."""
 

@@ -37,13 +37,6 @@ def shared() -> Iterator[Served]:
         yield server
 
 
-@pytest.fixture
-def server(shared: Served) -> Served:
-    shared.behave()
-    shared.record()
-    return shared
-
-
 def write_spec(folder: Path, server: Served, ladder: str = "[1, 4]", more: str = "", **changes: str) -> None:
     text = SPEC.format(model=MODEL, url=server.url, ladder=ladder, more=more)
     for old, new in changes.items():

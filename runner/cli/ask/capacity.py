@@ -12,7 +12,7 @@ import typer
 from gpuscout.runner.cli.ask.capacity_batch import BatchOptions, print_batch
 from gpuscout.runner.cli.ask.capacity_load import MovingOptions, print_load
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, leave_if_nothing, print_json
-from gpuscout.runner.cli.options import Filters, LimitOptions, PriceOptions, grouped
+from gpuscout.runner.cli.options import Filters, LimitOptions, Many, PriceOptions, grouped, under
 from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number
 from gpuscout.sweeps.errors import InputError
@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from gpuscout.store.queries.sizing.capacity import GroupCapacity, Plan
     from gpuscout.store.queries.sizing.capacity_question import Capacity, Rate
 
-_LOAD = "The load"
 _RATE = re.compile(
     r"(?:(?P<workload>.+)=)?\s*(?P<value>\d{1,15}(?:\.\d{1,15})?(?:[eE]\d{1,2})?)\s*(?P<unit>/s|/min|/h)?\s*"
 )
+_load = under("The load")
+RateOption = Annotated[Many, _load("--rate", help="Requests per second: 50, 300/min, chat=50; repeat.")]
+TokensRate = Annotated[Many, _load("--tokens-rate", help="Instead: output tokens per second; repeat.")]
+Headroom = Annotated[float, _load("--headroom", help="Share of the capacity that is kept free.")]
 _PER_SECOND = {None: 1.0, "/s": 1.0, "/min": 1 / 60, "/h": 1 / 3600}
 
 
@@ -42,30 +45,16 @@ def capacity(
     output: Output,
     moving: MovingOptions,
     batch: BatchOptions,
-    rate: Annotated[
-        list[str] | None,
-        typer.Option("--rate", help="Requests per second: 50, 300/min, chat=50; repeat.", rich_help_panel=_LOAD),
-    ] = None,
-    tokens_rate: Annotated[
-        list[str] | None,
-        typer.Option("--tokens-rate", help="Instead: output tokens per second; repeat.", rich_help_panel=_LOAD),
-    ] = None,
+    rate: RateOption = None,
+    tokens_rate: TokensRate = None,
     users: Annotated[
-        list[str] | None,
-        typer.Option("--users", help="Instead: requests in flight, one a user: 100, chat=100.", rich_help_panel=_LOAD),
+        Many,
+        _load("--users", help="Instead: requests in flight, one a user: 100, chat=100."),
     ] = None,
-    headroom: Annotated[
-        float, typer.Option("--headroom", help="Share of the capacity that is kept free.", rich_help_panel=_LOAD)
-    ] = 0.2,
-    min_replicas: Annotated[
-        int, typer.Option("--min-replicas", min=1, help="Never fewer replicas.", rich_help_panel=_LOAD)
-    ] = 1,
-    spare: Annotated[
-        int, typer.Option("--spare", min=0, help="Replicas beyond what the load needs.", rich_help_panel=_LOAD)
-    ] = 0,
-    whole_nodes: Annotated[
-        bool, typer.Option("--whole-nodes", help="Pay for all GPUs of every node.", rich_help_panel=_LOAD)
-    ] = False,
+    headroom: Headroom = 0.2,
+    min_replicas: Annotated[int, _load("--min-replicas", min=1, help="Never fewer replicas.")] = 1,
+    spare: Annotated[int, _load("--spare", min=0, help="Replicas beyond what the load needs.")] = 0,
+    whole_nodes: Annotated[bool, _load("--whole-nodes", help="Pay for all GPUs of every node.")] = False,
     top: Annotated[int, typer.Option("--top", min=0, help="Configurations besides the cheapest of each GPU type.")] = 0,
     db: Db = DEFAULT_STORE,
 ) -> None:

@@ -6,11 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from gpuscout.runner.cli.ask.capacity_load import parse_duration
 from gpuscout.runner.cli.common import leave_if_nothing, print_json
-from gpuscout.runner.cli.options import Many, parse_prices
+from gpuscout.runner.cli.options import Many, parse_prices, under
 from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number, yes_or_no
 from gpuscout.sweeps.errors import InputError
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from gpuscout.store.queries.sizing.batch import Batch, BatchCapacity, BatchGroup, BatchOffer, BatchPlan
     from gpuscout.store.ranking.types import Question
 
-_WORK = "Work to finish"
 _AMOUNT = re.compile(
     r"(?:(?P<workload>.+)=)?\s*(?P<value>\d{1,15}(?:\.\d{1,15})?)\s*(?P<scale>[kKMGBT]?)\s*"
     r"(?P<unit>|requests?|req|tokens?|tok)\s*"
@@ -28,9 +25,7 @@ _AMOUNT = re.compile(
 _SCALES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
 _INTERRUPTIONS = re.compile(r"\s*(?P<value>\d{1,6}(?:\.\d{1,9})?)\s*/\s*(?P<unit>h|d)\s*")
 
-
-def _option(*names: str, help: str, **rest: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=_WORK, **rest)
+_option = under("Work to finish")
 
 
 @dataclass(frozen=True)

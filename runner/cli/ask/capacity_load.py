@@ -7,10 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from gpuscout.runner.cli.common import leave_if_nothing, print_json
-from gpuscout.runner.cli.options import Many, parse_prices
+from gpuscout.runner.cli.options import Many, parse_prices, under
 from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, a_share, print_rows, whole_number, yes_or_no
 from gpuscout.sweeps.errors import InputError
@@ -22,14 +20,11 @@ if TYPE_CHECKING:
     from gpuscout.store.queries.sizing.moving_question import CapacityOverTime, MovingGroup
     from gpuscout.store.ranking.types import Question
 
-_MOVING = "A load that moves"
 _DURATION = re.compile(r"\s*(?P<value>\d{1,12}(?:\.\d{1,9})?)\s*(?P<unit>ms|s|min|m|h|d)\s*")
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 _MOST_ROWS = 1_000
 
-
-def _option(*names: str, help: str, **rest: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=_MOVING, **rest)
+_option = under("A load that moves")
 
 
 @dataclass(frozen=True)

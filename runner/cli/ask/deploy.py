@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, err
-from gpuscout.runner.cli.options import AimOptions, Filters, PriceOptions, grouped
+from gpuscout.runner.cli.options import AimOptions, Filters, PriceOptions, grouped, under
 from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.streams import documents
 from gpuscout.sweeps.errors import InputError, NothingQualifiesError, UnknownNameError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gpuscout.store.ranking.types import Group, RankedConfig
     from gpuscout.sweeps.servers.base import Deployment, Launch
 
-_WHAT = "What is written"
+_what = under("What is written")
 _HEADROOM = 0.2
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
 _LABEL_VALUE = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
@@ -54,39 +54,32 @@ def deploy(
     config: Annotated[
         int | None, typer.Option("--config", metavar="ID", help="The configuration of this task_id (recommend --json).")
     ] = None,
-    run_with: Annotated[
-        str | None, typer.Option("--run-with", help=f"Another server: {ONE_OF_SERVERS}.", rich_help_panel=_WHAT)
-    ] = None,
+    run_with: Annotated[str | None, _what("--run-with", help=f"Another server: {ONE_OF_SERVERS}.")] = None,
     draft: Annotated[
         str | None,
-        typer.Option(
+        _what(
             "--draft",
             metavar="mtp|ngram|MODEL",
             help="Source of draft tokens for speculative decoding: heads of the checkpoint, n-grams, a model.",
-            rich_help_panel=_WHAT,
         ),
     ] = None,
-    format: Annotated[Format, typer.Option("--format", help="Output format.", rich_help_panel=_WHAT)] = Format.COMMAND,
+    format: Annotated[Format, _what("--format", help="Output format.")] = Format.COMMAND,
     rate: Annotated[
         float | None,
-        typer.Option("--rate", help="Requests per second: as many replicas as they need.", rich_help_panel=_WHAT),
+        _what("--rate", help="Requests per second: as many replicas as they need."),
     ] = None,
     headroom: Annotated[
         float | None,
-        typer.Option(
-            "--headroom", help=f"With --rate: share of the capacity kept free ({_HEADROOM}).", rich_help_panel=_WHAT
-        ),
+        _what("--headroom", help=f"With --rate: share of the capacity kept free ({_HEADROOM})."),
     ] = None,
-    image: Annotated[str | None, typer.Option("--image", help="The container's image.", rich_help_panel=_WHAT)] = None,
+    image: Annotated[str | None, _what("--image", help="The container's image.")] = None,
     node_selector: Annotated[
         list[str] | None,
-        typer.Option("--node-selector", metavar="LABEL=VALUE", help="Of nodes; repeat.", rich_help_panel=_WHAT),
+        _what("--node-selector", metavar="LABEL=VALUE", help="Of nodes; repeat."),
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write to this file.", rich_help_panel=_WHAT)
-    ] = None,
+    output: Annotated[Path | None, _what("--output", "-o", help="Write to this file.")] = None,
     db: Db = DEFAULT_STORE,
-    json: Annotated[bool, typer.Option("--json", help="--format json.", rich_help_panel=_WHAT)] = False,
+    json: Annotated[bool, _what("--json", help="--format json.")] = False,
 ) -> None:
     """Write the launch command or the Kubernetes manifest of the recommended configuration.
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpuscout.runner.cli.ask.capacity import parse_rate
+from gpuscout.runner.cli.ask.capacity import Headroom, RateOption, TokensRate, parse_rate
 from gpuscout.runner.cli.ask.capacity_load import parse_duration
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, leave_if_nothing, print_json
-from gpuscout.runner.cli.options import Filters, LimitOptions, Many, PriceOptions, grouped
+from gpuscout.runner.cli.options import Filters, LimitOptions, Many, PriceOptions, grouped, under
 from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number, yes_or_no
 from gpuscout.sweeps.errors import InputError
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from gpuscout.store.queries.sizing.capacity_question import Rate
     from gpuscout.sweeps.traffic.moving import MovingLoad
 
-_LOAD = "The load"
-_GPUS = "The GPUs"
+_load, _gpus = under("The load"), under("The GPUs")
 
 
 def register(app: typer.Typer) -> None:
@@ -43,42 +42,28 @@ def place(
     output: Output,
     have: Annotated[
         Many,
-        typer.Option(
+        _gpus(
             "--have",
             metavar="GPU=N",
             help="A100-40GB=16, H100=4x8 (four nodes of eight), or a file of such lines or of node,gpu,gpus; repeat.",
-            rich_help_panel=_GPUS,
         ),
     ] = None,
-    gpus_from: Annotated[
-        str | None, typer.Option("--gpus-from", help="Ask ray, kubectl or nvidia-smi.", rich_help_panel=_GPUS)
-    ] = None,
-    ray_address: Annotated[
-        str, typer.Option("--ray-address", help="With --gpus-from ray: the cluster.", rich_help_panel=_GPUS)
-    ] = "auto",
-    rate: Annotated[
-        Many, typer.Option("--rate", help="Requests per second: 50, 300/min, chat=50; repeat.", rich_help_panel=_LOAD)
-    ] = None,
-    tokens_rate: Annotated[
-        Many, typer.Option("--tokens-rate", help="Instead: output tokens per second; repeat.", rich_help_panel=_LOAD)
-    ] = None,
+    gpus_from: Annotated[str | None, _gpus("--gpus-from", help="Ask ray, kubectl or nvidia-smi.")] = None,
+    ray_address: Annotated[str, _gpus("--ray-address", help="With --gpus-from ray: the cluster.")] = "auto",
+    rate: RateOption = None,
+    tokens_rate: TokensRate = None,
     load: Annotated[
         str | None,
-        typer.Option(
+        _load(
             "--load",
             metavar="FILE",
             help="CSV: model, workload, rate; of rates over time (time) and of traces the highest counts.",
-            rich_help_panel=_LOAD,
         ),
     ] = None,
-    headroom: Annotated[
-        float, typer.Option("--headroom", help="Share of the capacity that is kept free.", rich_help_panel=_LOAD)
-    ] = 0.2,
+    headroom: Headroom = 0.2,
     min_replicas: Annotated[
         int,
-        typer.Option(
-            "--min-replicas", min=1, help="Replicas of each model and workload at least.", rich_help_panel=_LOAD
-        ),
+        _load("--min-replicas", min=1, help="Replicas of each model and workload at least."),
     ] = 1,
     least: Annotated[str, typer.Option("--least", help="Resource to minimise: gpus, or usd (per hour).")] = "gpus",
     time_limit: Annotated[
@@ -101,7 +86,7 @@ def place(
     if bool(have) == (gpus_from is not None):
         raise InputError("name the GPUs: either --have or --gpus-from", hint=FORM)
     rules = Rules(headroom, min_replicas, least.casefold(), parse_duration("--time-limit", time_limit))
-    needed = _load(rate, tokens_rate, load)
+    needed = _asked(rate, tokens_rate, load)
     fleet = read_fleet(have) if have else fleet_from(str(gpus_from), ray_address=ray_address)
     question = limits.limited(filters.question())
     with open_store(db) as store, store.reading() as connection:
@@ -117,7 +102,7 @@ def place(
     leave_if_nothing(found.fit.placement is not None)
 
 
-def _load(rate: Many, tokens_rate: Many, file: str | None) -> MovingLoad | list[Rate]:
+def _asked(rate: Many, tokens_rate: Many, file: str | None) -> MovingLoad | list[Rate]:
     from gpuscout.sweeps.traffic.moving import read_rates
 
     rates = [parse_rate("--rate", text) for text in rate or ()]

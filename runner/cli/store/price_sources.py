@@ -73,7 +73,8 @@ def import_prices(
     """
     from gpuscout.runner.api.prices import import_skypilot
     from gpuscout.store.database.connect import open_store
-    from gpuscout.store.prices.books import check_book_name, save_quotes
+    from gpuscout.store.prices.book_rows import check_book_name
+    from gpuscout.store.prices.books import save_quotes
     from gpuscout.store.prices.csv_file import PriceFile
     from gpuscout.store.prices.offers import parse_parts
     from gpuscout.store.prices.token_books import save_token_prices
@@ -184,7 +185,8 @@ def own_hardware(
     from gpuscout.runner.cli.show.wording import print_wrapped
     from gpuscout.store.clock import today
     from gpuscout.store.database.connect import open_store
-    from gpuscout.store.prices.books import check_book_name, save_quotes
+    from gpuscout.store.prices.book_rows import check_book_name
+    from gpuscout.store.prices.books import save_quotes
     from gpuscout.store.prices.csv_file import gpu_name
     from gpuscout.store.prices.own_hardware import OwnHardware
     from gpuscout.store.prices.prices import Quote

@@ -143,7 +143,8 @@ def set_prices(
     """Set prices of GPUs in a book of the store, dated today unless told otherwise."""
     from gpuscout.store.clock import today
     from gpuscout.store.database.connect import open_store
-    from gpuscout.store.prices.books import check_book_name, save_quotes
+    from gpuscout.store.prices.book_rows import check_book_name
+    from gpuscout.store.prices.books import save_quotes
     from gpuscout.store.prices.prices import Quote
     from gpuscout.store.ranking.question.lookup import stored_names
     from gpuscout.store.schema import gpus
