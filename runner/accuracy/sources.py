@@ -87,7 +87,8 @@ def not_fitted(runs: Sequence[MeasuredRun]) -> list[int]:
 
 def _stored(db: str, patterns: Sequence[str], *, implausible: bool) -> Measured:
     from gpuscout.store.database.connect import open_store
-    from gpuscout.store.measured.stored import runs_of_variants, runs_without_concurrency, stored_runs
+    from gpuscout.store.measured.imported import runs_of_variants, runs_without_concurrency
+    from gpuscout.store.measured.stored import stored_runs
 
     with open_store(db) as store, store.reading() as connection:
         runs = stored_runs(connection, patterns, rate_driven=True, implausible=implausible)

@@ -16,6 +16,7 @@ from sqlalchemy.schema import CreateTable
 
 from gpuscout.store.database.columns import Coded, Columns, plain, row_count, take
 from gpuscout.store.database.pgcopy import copy_rows
+from gpuscout.store.portions import portions
 
 __all__ = ["Coded", "Columns", "insert", "insert_missing", "select_by_keys", "stored_ids"]
 
@@ -84,12 +85,11 @@ def select_by_keys(
     The statement must have no parameters of its own; values come as the driver gives them.
     """
     if connection.dialect.name == "sqlite":
-        for start in range(0, len(keys), _KEYS_PER_QUERY):
-            chunk = tuple(keys[start : start + _KEYS_PER_QUERY])
+        for chunk in portions(keys, _KEYS_PER_QUERY):
             # SQLAlchemy would handle every parameter by itself, which takes longer than the query.
             marks: sa.ColumnElement[Any] = sa.literal_column(f"({','.join('?' * len(chunk))})")
             text = statement.where(column.op("IN")(marks)).compile(dialect=connection.dialect)
-            yield from connection.exec_driver_sql(str(text), chunk)
+            yield from connection.exec_driver_sql(str(text), tuple(chunk))
     elif keys:
         kind = postgresql.ARRAY(column.type)
         wanted = statement.where(column == sa.any_(sa.cast(sa.bindparam("keys", type_=kind), kind)))

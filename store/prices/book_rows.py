@@ -11,12 +11,11 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
+from gpuscout.store.portions import portions
 from gpuscout.store.prices.prices import DEFAULT_BOOK, OWN_BOOK, Quote
 from gpuscout.store.prices.tokens import TokenPrice
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.text import fault_in, printable
-
-_AT_ONCE = 500
 
 
 def shipped_rows(name: str) -> list[dict[str, str]]:
@@ -48,9 +47,8 @@ def save_rows(
         stored = connection.execute(sa.select(table.c.id, *columns).where(table.c.book.in_(books)))
         given = {tuple(getattr(price, name) for name in identity) for price in prices}
         ids = [row[0] for row in stored if tuple(row[1:]) in given]
-        for start in range(0, len(ids), _AT_ONCE):
-            same = table.c.id.in_(ids[start : start + _AT_ONCE])
-            gone += connection.execute(sa.delete(table).where(same)).rowcount
+        for some in portions(ids):
+            gone += connection.execute(sa.delete(table).where(table.c.id.in_(some))).rowcount
     if prices:
         names = [field.name for field in fields(prices[0])]
         now = datetime.now(UTC)

@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from gpuscout.store.portions import portions
 from gpuscout.store.ranking.candidates.statements import described
 from gpuscout.store.ranking.question.intervals import Intervals, intervals_around
 from gpuscout.store.results.trust import intervals_of
@@ -57,8 +58,8 @@ def answers_at(connection: sa.Connection, wanted: Sequence[tuple[int, int]]) -> 
 
 
 def _rows(connection: sa.Connection, wanted: Sequence[tuple[int, int]]) -> Iterator[Any]:
-    for start in range(0, len(wanted), _PAIRS_PER_QUERY):
-        query = described(wanted[start : start + _PAIRS_PER_QUERY])
+    for some in portions(wanted, _PAIRS_PER_QUERY):
+        query = described(some)
         yield from connection.execute(query.add_columns(tasks.c.kv_capacity_tokens, tasks.c.fits_up_to, tasks.c.extras))
 
 

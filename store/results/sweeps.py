@@ -6,28 +6,23 @@ The caller owns the transaction of every function here: `Store.writing()` for th
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 
 from gpuscout.store.database import bulk
-from gpuscout.store.results.blocks import _open_failures
 from gpuscout.store.results.deletion import Unshared
 from gpuscout.store.results.registry import register_engine, register_ladder, register_traffics, stored_ladders
 from gpuscout.store.results.trust import note_trust
 from gpuscout.store.schema import (
     blocks,
-    cases,
     engines,
     exclusions,
     failures,
-    gpus,
     membership,
-    models,
     sweep_engines,
     sweep_workloads,
     sweeps,
@@ -35,7 +30,6 @@ from gpuscout.store.schema import (
 from gpuscout.sweeps.cases import canonical_json
 from gpuscout.sweeps.errors import UnknownNameError, nearest
 from gpuscout.sweeps.expand import Census, Exclusion, Expansion
-from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.trust import NO_TRUST, Trust
 from gpuscout.sweeps.workloads import Workload
 
@@ -391,25 +385,6 @@ def _record(connection: sa.Connection, row: sa.Row[*tuple[Any, ...]]) -> SweepRe
     )
 
 
-_FIGURE = re.compile(r"\d+(\.\d+)?")
-
-
-@dataclass(frozen=True)
-class FailureGroup:
-    """Open failures of one engine for one reason: messages that differ in figures only count as one.
-
-    `example` describes the case of the first of them, `message` is what was said of it, `attempts` how many runs have
-    tried it.
-    """
-
-    engine: str
-    outcome: Outcome
-    message: str
-    tasks: int
-    example: str
-    attempts: int
-
-
 def named_sweep(connection: sa.Connection, name: str, revision: int | None = None) -> SweepRecord:
     """Return a revision of a sweep; None is the one that was run last. Raises UnknownNameError."""
     sweep = sweep_by_name(connection, name)
@@ -436,56 +411,3 @@ def resolved_identity(connection: sa.Connection, sweep_id: int) -> dict[str, Any
     stored = connection.execute(sa.select(sweeps.c.resolved).where(sweeps.c.id == sweep_id)).scalar_one()
     resolved: dict[str, Any] = json.loads(stored)
     return resolved
-
-
-def failure_groups(connection: sa.Connection, sweep_id: int) -> list[FailureGroup]:
-    """Return the open failures of a sweep by engine and reason, the most frequent first."""
-    failed = _open_failures(sweep_id).subquery()
-    rows = connection.execute(
-        sa.select(
-            engines.c.name,
-            failed.c.outcome,
-            failed.c.message,
-            sa.func.count().label("tasks"),
-            sa.func.min(failed.c.id).label("first"),
-        )
-        .join_from(failed, engines, failed.c.engine_id == engines.c.id)
-        .group_by(engines.c.name, failed.c.outcome, failed.c.message)
-        .order_by(sa.func.min(failed.c.id))
-    )
-    groups: dict[tuple[str, str, str], tuple[int, FailureGroup]] = {}
-    for engine, outcome, message, tasks, first in rows:
-        key = (engine, outcome, _FIGURE.sub("#", message))
-        if key in groups:
-            known, group = groups[key]
-            groups[key] = known, replace(group, tasks=group.tasks + tasks)
-        else:
-            groups[key] = first, FailureGroup(engine, Outcome(outcome), message, tasks, "", 0)
-    found = [_with_example(connection, sweep_id, group, first) for first, group in groups.values()]
-    return sorted(found, key=lambda group: -group.tasks)
-
-
-def _with_example(connection: sa.Connection, sweep_id: int, group: FailureGroup, failure_id: int) -> FailureGroup:
-    row = connection.execute(
-        sa.select(failures.c.task_key, models.c.name.label("model"), gpus.c.name.label("gpu"), cases)
-        .join_from(failures, cases, failures.c.case_id == cases.c.id)
-        .join(models, cases.c.model_id == models.c.id)
-        .join(gpus, cases.c.gpu_id == gpus.c.id)
-        .where(failures.c.id == failure_id)
-    ).one()
-    attempts = connection.execute(
-        sa.select(sa.func.count()).where(failures.c.sweep_id == sweep_id, failures.c.task_key == row.task_key)
-    ).scalar_one()
-    return replace(group, example=_case_text(row), attempts=attempts)
-
-
-def _case_text(row: Any) -> str:
-    sizes: Sequence[tuple[str, int]] = (
-        ("tp", row.tensor_parallel),
-        ("pp", row.pipeline_parallel),
-        ("dp", row.data_parallel),
-        ("ep", row.expert_parallel),
-    )
-    parallel = " ".join(f"{name}={size}" for name, size in sizes if size > 1 or name == "tp")
-    lengths = f"{row.input_len:,} in / {row.output_len:,} out"
-    return f"{row.model} on {row.gpu} {parallel}  {row.precision}  {row.server}  {lengths}"

@@ -12,11 +12,9 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuscout.sweeps.errors import InputError, nearest
+from gpuscout.sweeps.traffic.times import DAY_MS, EXAMPLE, LATEST_S, form_of, time_at, time_of_day
 from gpuscout.sweeps.traffic.trace import (
     INPUT_NAMES,
     LONGEST_LINE,
@@ -40,13 +39,9 @@ MOST_SERIES = 1_000
 STEP_OF_TRACES_S = 60.0
 HIGHEST_RATE = 1e9
 """Requests/s of any load that is sized."""
-_DAY_MS = 86_400_000
-_LATEST_S = 1e11
 _PER_SECOND = {"rate": 1.0, "requests_per_s": 1.0, "requests_per_min": 1 / 60, "requests_per_h": 1 / 3600}
 _CALLED = {"timestamp": "time", "rps": "rate", "qps": "rate", "requests_per_second": "rate"}
 _NAMES = ("model", "workload")
-_CLOCK = re.compile(r"(?P<h>[01]?\d|2[0-4]):(?P<m>[0-5]\d)(?::(?P<s>[0-5]\d(?:\.\d{1,6})?))?")
-_EXAMPLE = "the first lines are, for example, time,rate and 08:00,12.5"
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +91,7 @@ def read_load(file: str | Path, step_s: float | None = None) -> MovingLoad:
     Raises InputError with the line and the column of what is wrong, for more than `MOST_STEPS` steps, and for more than
     `MOST_SERIES` pairs of model and workload.
     """
-    if step_s is not None and not 0.001 <= step_s <= _LATEST_S:
+    if step_s is not None and not 0.001 <= step_s <= LATEST_S:
         raise InputError(f"invalid step of {step_s:g} s: expected at least a millisecond")
     if "=" in str(file):
         text = "time,rate\n" + "\n".join(",".join(part.split("=", 1)) for part in str(file).split(","))
@@ -219,8 +214,8 @@ def _rated(path: Path, names: list[str], stream: IO[str], step_s: float | None, 
     parse: Callable[[str], int] | None = None
     begins, total = "", 0
     for line, row in _csv_rows(path, names, stream, header):
-        parse = parse or _form_of(path, line, row["time"])
-        at = _at(path, line, row["time"], parse)
+        parse = parse or form_of(path, line, row["time"])
+        at = time_at(path, line, row["time"], parse)
         key = _key(row)
         steps = found.get(key)
         if steps is None:
@@ -251,7 +246,7 @@ def _rated(path: Path, names: list[str], stream: IO[str], step_s: float | None, 
             raise _too_many_steps(path, line)
     _check_any(path, found)
     for steps in found.values():
-        end = _DAY_MS if parse is _time_of_day else steps.last + steps.gaps[2] if steps.gaps else None
+        end = DAY_MS if parse is time_of_day else steps.last + steps.gaps[2] if steps.gaps else None
         if steps.rate is not None and end is None:
             raise InputError(
                 f"{path}: only one row for a model and workload: the end of its rate is missing",
@@ -267,7 +262,7 @@ def _rated(path: Path, names: list[str], stream: IO[str], step_s: float | None, 
     if high > low * 1.001:
         notes.append(f"rows are {low:g} to {high:g} s apart: a rate holds until the next row")
     first = min(steps.first for steps in found.values() if steps.first is not None)
-    if parse is _time_of_day and first > 0:
+    if parse is time_of_day and first > 0:
         clock = f"{first // 3_600_000}:{first // 60_000 % 60:02}"
         notes.append(f"the load begins at {clock}: a row at 0:00 says what comes before")
     return _load(path, found, begins, notes)
@@ -288,8 +283,8 @@ def _counted(path: Path, stream: IO[str], step_s: float) -> MovingLoad:
             )
         origin = at if math.isnan(origin) else origin
         last = at
-        if not at - origin <= _LATEST_S:
-            raise InputError(f"{path}:{line}: expected a time of at most {_LATEST_S:g} s after the first")
+        if not at - origin <= LATEST_S:
+            raise InputError(f"{path}:{line}: expected a time of at most {LATEST_S:g} s after the first")
         key = _key(row)
         steps = found.get(key)
         if steps is None:
@@ -347,7 +342,7 @@ def _rate_column(path: Path, names: list[str], *, times: bool) -> str:
     rates = [name for name in names if name in _PER_SECOND]
     if len(rates) != 1 or (times and "time" not in names):
         what = "time and one of " if times else "one of "
-        raise InputError(f"{path}:1: expected the columns {what}{', '.join(_PER_SECOND)}", hint=_EXAMPLE)
+        raise InputError(f"{path}:1: expected the columns {what}{', '.join(_PER_SECOND)}", hint=EXAMPLE)
     return rates[0]
 
 
@@ -384,67 +379,9 @@ def _rate(path: Path, line: int, column: str, text: str) -> float:
     return rate
 
 
-def _form_of(path: Path, line: int, text: str) -> Callable[[str], int]:
-    """Return the form of the times, by the first one."""
-    for form in (_seconds, _time_of_day, _date_without_zone, _date_with_zone):
-        try:
-            form(text)
-        except ValueError:
-            continue
-        return form
-    raise InputError(
-        f"{path}:{line}: time: expected seconds, 08:30 or 2026-11-28T08:30, got {text!r:.40}", hint=_EXAMPLE
-    )
-
-
-def _at(path: Path, line: int, text: str, parse: Callable[[str], int]) -> int:
-    try:
-        return parse(text)
-    except ValueError:
-        raise InputError(
-            f"{path}:{line}: time: expected {_FORMS[parse]} as in the first row, got {text!r:.40}"
-        ) from None
-
-
-def _seconds(text: str) -> int:
-    at = float(text)
-    if not abs(at) <= _LATEST_S:
-        raise ValueError
-    return round(at * 1000)
-
-
-def _time_of_day(text: str) -> int:
-    form = _CLOCK.fullmatch(text.strip())
-    if form is None:
-        raise ValueError
-    return round(1000 * (int(form["h"]) * 3600 + int(form["m"]) * 60 + float(form["s"] or 0)))
-
-
-def _date_without_zone(text: str) -> int:
-    at = datetime.fromisoformat(text.strip())
-    if at.tzinfo is not None:
-        raise ValueError
-    return round(at.replace(tzinfo=UTC).timestamp() * 1000)
-
-
-def _date_with_zone(text: str) -> int:
-    at = datetime.fromisoformat(text.strip())
-    if at.tzinfo is None:
-        raise ValueError
-    return round(at.timestamp() * 1000)
-
-
-_FORMS: Mapping[Callable[[str], int], str] = {
-    _seconds: "seconds",
-    _time_of_day: "a time of day",
-    _date_without_zone: "a date and time without a zone",
-    _date_with_zone: "a date and time with its zone",
-}
-
-
 def _check_any(path: Path, found: Iterable[object]) -> None:
     if not any(True for _ in found):
-        raise InputError(f"{path}: no rates", hint=_EXAMPLE)
+        raise InputError(f"{path}: no rates", hint=EXAMPLE)
 
 
 def _too_many_series(path: Path, line: int) -> InputError:

@@ -21,8 +21,9 @@ from gpuscout.runner.engines.base import EngineInfo
 from gpuscout.runner.imports.files import compare_files, read_files, store_file
 from gpuscout.store.database.connect import Store, open_store
 from gpuscout.store.measured import public_runs
+from gpuscout.store.measured.imported import imported_groups, remove_runs
 from gpuscout.store.measured.runs import PUBLIC_FILES, public_file
-from gpuscout.store.measured.stored import imported_groups, remove_runs, stored_runs
+from gpuscout.store.measured.stored import stored_runs
 from gpuscout.store.results.registry import register_engine
 from gpuscout.store.results.tasks import commit_block
 from gpuscout.store.results.trust import OVER_STORED, SHIPPED, errors_of, note_errors

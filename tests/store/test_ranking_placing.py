@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from gpuscout.store.ranking.candidates.fetched import Rows
 from gpuscout.store.ranking.candidates.placing import Codes, OperatingPoints, first_engines, newest, placed, versions
-from gpuscout.store.ranking.candidates.statements import OUTCOME_CODES, Rows
+from gpuscout.store.ranking.candidates.statements import OUTCOME_CODES
 from gpuscout.store.ranking.question.lookup import NameIndex
 from gpuscout.sweeps.outcomes import Outcome
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gpuscout.runner.accuracy.worst import Outlier
     from gpuscout.runner.imports.files import ImportedFile
     from gpuscout.runner.imports.inferencex import Question
-    from gpuscout.store.measured.stored import ImportedGroup
+    from gpuscout.store.measured.imported import ImportedGroup
 
 
 _FAR_OFF = 2.0
@@ -264,7 +264,7 @@ def _far_off(files: Sequence[ImportedFile], db: str, gpu_file: Path | None) -> l
 
 def _list(patterns: list[str], db: str, *, json: bool) -> None:
     from gpuscout.store.database.connect import open_store
-    from gpuscout.store.measured.stored import imported_groups
+    from gpuscout.store.measured.imported import imported_groups
 
     with open_store(db) as store, store.reading() as connection:
         groups = imported_groups(connection, patterns)
@@ -283,7 +283,7 @@ def _list(patterns: list[str], db: str, *, json: bool) -> None:
 
 def _remove(patterns: list[str], db: str, *, yes: bool, json: bool) -> None:
     from gpuscout.store.database.connect import open_store
-    from gpuscout.store.measured.stored import imported_groups, remove_runs
+    from gpuscout.store.measured.imported import imported_groups, remove_runs
 
     if not patterns:
         raise InputError("nothing to remove given", hint="name files or sources: `gpuscout import --list` has them")

@@ -252,7 +252,7 @@ _MOST_REASONS = 5
 
 def _print_reasons(store: Store, report: RunReport) -> None:
     """Print the last lines of a run with failures: every reason once, the most frequent first."""
-    from gpuscout.store.results.sweeps import failure_groups
+    from gpuscout.store.results.failure_groups import failure_groups
 
     if not report.open_failures:
         return

@@ -22,7 +22,8 @@ from gpuscout.sweeps.text import printable
 if TYPE_CHECKING:
     from gpuscout.store.ranking.types import SweepExclusion
     from gpuscout.store.results.blocks import SweepProgress
-    from gpuscout.store.results.sweeps import FailureGroup, SweepRecord
+    from gpuscout.store.results.failure_groups import FailureGroup
+    from gpuscout.store.results.sweeps import SweepRecord
 
 sweeps = typer.Typer(help="The sweeps of a store.", epilog="Example: gpuscout sweeps show nightly")
 Name = Annotated[str, typer.Argument(help="The sweep's name; it means the revision that was run last.")]
@@ -81,7 +82,8 @@ def show_sweep(name: Name, db: Db = DEFAULT_STORE, json: Json = False) -> None:
     from gpuscout.store.ranking.question.scope import scope_of
     from gpuscout.store.ranking.types import Question
     from gpuscout.store.results.blocks import sweep_progress
-    from gpuscout.store.results.sweeps import failure_groups, named_sweep
+    from gpuscout.store.results.failure_groups import failure_groups
+    from gpuscout.store.results.sweeps import named_sweep
 
     with open_store(db) as store, store.reading() as connection:
         sweep = named_sweep(connection, name)

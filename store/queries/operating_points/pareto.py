@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
+from gpuscout.store.portions import portions
 from gpuscout.store.prices.prices import Prices
 from gpuscout.store.queries.operating_points.point_columns import ends_of, estimated_metric
 from gpuscout.store.queries.operating_points.points import PointReader
@@ -192,7 +193,6 @@ def pareto(
 Key = tuple[str, int, int]
 _KEY = ("kind", "task_id", "run_id", "concurrency")
 _GROUP = ("model", "workload", "input_len", "output_len", "traffic")
-_BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -254,8 +254,8 @@ def _described(reader: PointReader, columns: Sequence[str], keys: Sequence[Key])
     names = list(dict.fromkeys([*columns, *_KEY]))
     ids = {kind: sorted({key[1] for key in keys if key[0] == kind}) for kind in Kind}
     for kind, numbers in ids.items():
-        for start in range(0, len(numbers), _BATCH):
-            for row in reader.rows(names, of={kind: numbers[start : start + _BATCH]}):
+        for some in portions(numbers):
+            for row in reader.rows(names, of={kind: some}):
                 measured = row["run_id"] is not None
                 key = (kind.value, row["run_id"] or row["task_id"], 0 if measured else row["concurrency"])
                 if key in wanted:
@@ -283,10 +283,9 @@ def _backed(
         return backed
     about_task: dict[int, Sequence[Any]] = {}
     columns = about_tasks()
-    numbers = sorted({task for _, task, _ in estimates})
-    for start in range(0, len(numbers), _BATCH):
+    for some in portions(sorted({task for _, task, _ in estimates})):
         source = tasks.join(cases, cases.c.id == tasks.c.case_id)
-        asked = sa.select(*columns).select_from(source).where(tasks.c.id.in_(numbers[start : start + _BATCH]))
+        asked = sa.select(*columns).select_from(source).where(tasks.c.id.in_(some))
         about_task |= {row[0]: tuple(row) for row in connection.execute(asked)}
     told = np.array([about_task[task] for _, task, _ in estimates], dtype=np.float64).T
     about = dict(zip((column.name for column in columns), told, strict=True))

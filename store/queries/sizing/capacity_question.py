@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
+from gpuscout.store.portions import portions
 from gpuscout.store.prices.prices import Prices
 from gpuscout.store.queries.sizing.capacity import Demand, GroupCapacity, Load, Plan, Users, capacity_of, load_at
 from gpuscout.store.queries.sizing.simulated_rates import of_one_load
@@ -21,8 +22,6 @@ from gpuscout.sweeps.traffic.moving import HIGHEST_RATE
 
 Curve = list[tuple[float, float, float | None, float | None, float | None]]
 _MOST_TOKENS = 1_000  # a request, in the highest rate of tokens
-# Tasks whose curves one statement reads.
-_BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -156,10 +155,10 @@ def _curves(connection: sa.Connection, tasks: list[int]) -> dict[int, Curve]:
     point = operating_points.c
     columns = (point.concurrency, point.requests_per_s, point.ttft_ms, point.itl_ms, point.e2e_s)
     found: dict[int, Curve] = {}
-    for start in range(0, len(tasks), _BATCH):
+    for some in portions(tasks):
         statement = (
             sa.select(point.task_id, *columns)
-            .where(point.task_id.in_(tasks[start : start + _BATCH]), point.requests_per_s.is_not(None))
+            .where(point.task_id.in_(some), point.requests_per_s.is_not(None))
             .order_by(point.task_id, point.concurrency)
         )
         for task, *figures in connection.execute(statement):

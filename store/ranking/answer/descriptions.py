@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
+from gpuscout.store.portions import portions
 from gpuscout.store.ranking.candidates import statements as statements
 from gpuscout.store.ranking.candidates.candidates import Candidates
 from gpuscout.store.ranking.measures import MEASURES, value_of
@@ -131,8 +132,8 @@ def describe(
     """Return tasks at stored concurrencies (0: none) in words, with these percentiles of metrics: "p95_ttft_ms"."""
     wanted = sorted(pairs)
     found: dict[tuple[int, int], Description] = {}
-    for start in range(0, len(wanted), _BATCH):
-        result = connection.execute(statements.described(wanted[start : start + _BATCH], tails))
+    for some in portions(wanted, _BATCH):
+        result = connection.execute(statements.described(some, tails))
         names = tuple(result.keys())
         found.update({(row[0], row[1]): dict(zip(names, row, strict=True)) for row in result.all()})
     return found

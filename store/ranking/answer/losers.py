@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from gpuscout.store.ranking.answer.descriptions import Description, Descriptions, describe
 from gpuscout.store.ranking.candidates import statements as statements
 from gpuscout.store.ranking.candidates.candidates import Candidates
+from gpuscout.store.ranking.candidates.fetched import fetch
 from gpuscout.store.ranking.candidates.placing import Indices
 from gpuscout.store.ranking.candidates.statements import OUTCOME_CODES
 from gpuscout.store.ranking.measures import Array
@@ -252,7 +253,7 @@ def _nearest_alone(
     found: dict[int, _Near] = {}
     if (tasks > 0).any():
         statement = statements.nearest_alone(scope, pool.choice, limit, ids)
-        stored = statements.fetch(connection, scope, statement, (limit.column,))
+        stored = fetch(connection, scope, statement, (limit.column,))
         stored = stored.take(np.isin(stored.about["task_id"], tasks))
         point = stored.points["point"]
         ratio = limit.ratio(point)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import sqlalchemy as sa
 
+from gpuscout.store.portions import portions
 from gpuscout.store.prices.books import prices_for, tdp_w
 from gpuscout.store.prices.prices import Prices
 from gpuscout.store.ranking.candidates import statements as statements
+from gpuscout.store.ranking.candidates.fetched import Rows, fetch
 from gpuscout.store.ranking.candidates.measured import MEASURED_ID, Measured, measured
 from gpuscout.store.ranking.candidates.placing import (
     Codes,
@@ -24,7 +26,7 @@ from gpuscout.store.ranking.candidates.placing import (
     unit_costs,
     versions,
 )
-from gpuscout.store.ranking.candidates.statements import OUTCOME_CODES, Choice, Rows
+from gpuscout.store.ranking.candidates.statements import OUTCOME_CODES, Choice
 from gpuscout.store.ranking.candidates.trust import Errors, trusted_metric
 from gpuscout.store.ranking.measures import Aim, Array, measure_of
 from gpuscout.store.ranking.question.confidence import at_confidence
@@ -155,7 +157,7 @@ def read_candidates(connection: sa.Connection, scope: Scope, question: Question)
     asked = [statements.select_answered(scope, choice, sides=sides), statements.select_refused(scope)]
     if not means_estimated(question.kinds):
         asked = [statement.where(sa.false()) for statement in asked]
-    ran, refused = (statements.fetch(connection, scope, statement, choice.columns) for statement in asked)
+    ran, refused = (fetch(connection, scope, statement, choice.columns) for statement in asked)
     rows = ran.followed_by(refused)
     codes = Codes.of(rows.about, scope.models, scope.gpus, scope.engines)
     configuration = rows.about["case_id"]
@@ -291,10 +293,8 @@ def _hold_to_measured_load(
     row_of = {int(about["task_id"][row]): row for row in beyond.tolist()}
     wanted = [(task, int(most[row])) for task, row in row_of.items() if most[row] >= 1]
     names = ("concurrency", "queued", *choice.columns)
-    for start in range(0, len(wanted), _BATCH):
-        for task, *values in connection.execute(
-            statements.select_at_most(scope, choice, wanted[start : start + _BATCH])
-        ):
+    for some in portions(wanted, _BATCH):
+        for task, *values in connection.execute(statements.select_at_most(scope, choice, some)):
             figures = {
                 name: np.array([np.nan if v is None else v], np.float64) for name, v in zip(names, values, strict=True)
             }
@@ -336,7 +336,7 @@ def _straddling(
     point = rows.points["point"]
     if (hold(choice.limits, point) & choice.aim.known(point) | np.isnan(point["concurrency"])).all():
         return None
-    return statements.fetch(connection, scope, statements.straddling(scope, choice), choice.columns)
+    return fetch(connection, scope, statements.straddling(scope, choice), choice.columns)
 
 
 def _same_configurations(connection: sa.Connection, scope: Scope, case: Array) -> Array:

@@ -14,14 +14,13 @@ from dataclasses import replace
 import numpy as np
 import sqlalchemy as sa
 
+from gpuscout.store.portions import portions
 from gpuscout.store.ranking.candidates.placing import Indices
 from gpuscout.store.ranking.candidates.runs import CLOSED_LOOP, Points
 from gpuscout.store.ranking.measures import Array
 from gpuscout.store.ranking.question.scope import Scope
 from gpuscout.store.schema import operating_points
 from gpuscout.sweeps.curves import METRICS
-
-_BATCH = 500
 
 
 def extended(
@@ -100,10 +99,10 @@ def _curves(connection: sa.Connection, scope: Scope, tasks: Sequence[int]) -> di
     point = operating_points.c
     columns = (point.task_id, point.concurrency, point.queued, *(point[name] for name in METRICS))
     found: dict[int, list[list[float]]] = {}
-    for start in range(0, len(tasks), _BATCH):
+    for some in portions(tasks):
         statement = (
             sa.select(*columns)
-            .where(point.task_id.in_(tasks[start : start + _BATCH]), *scope.on_ladder(operating_points))
+            .where(point.task_id.in_(some), *scope.on_ladder(operating_points))
             .order_by(point.task_id, point.concurrency)
         )
         for task, *figures in connection.execute(statement):

@@ -24,6 +24,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from gpuscout.store.ranking.candidates.extension import extended
+from gpuscout.store.ranking.candidates.fetched import Rows
 from gpuscout.store.ranking.candidates.placing import Indices, OperatingPoints, operating_points_of
 from gpuscout.store.ranking.candidates.runs import (
     CLOSED_LOOP,
@@ -35,7 +36,7 @@ from gpuscout.store.ranking.candidates.runs import (
     points_of,
     runs_statement,
 )
-from gpuscout.store.ranking.candidates.statements import OUTCOME_CODES, PRECISION_CODES, SERVER_CODES, Choice, Rows
+from gpuscout.store.ranking.candidates.statements import OUTCOME_CODES, PRECISION_CODES, SERVER_CODES, Choice
 from gpuscout.store.ranking.measures import Aim, Array
 from gpuscout.store.ranking.question.limits import Flags, Limit, at, hold, limits_on_runs, worst_ratio
 from gpuscout.store.ranking.question.scope import Scope

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuscout.store.prices.prices import GpuPrice
-from gpuscout.store.ranking.candidates.statements import OUTCOME_CODES, Rows
+from gpuscout.store.ranking.candidates.fetched import Rows
+from gpuscout.store.ranking.candidates.statements import OUTCOME_CODES
 from gpuscout.store.ranking.measures import DECIMALS, Aim, Array
 from gpuscout.store.ranking.question.limits import Flags, Limit, between, hold
 from gpuscout.store.ranking.question.lookup import NameIndex
