@@ -1,6 +1,8 @@
 # Everything a developer or a newcomer runs. `make help` lists it.
 PYTHON ?= python3
 BIN := .venv/bin
+# Tests start hundreds of processes: without byte code each would compile all modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help quickstart demo test test-fast test-lowest coverage constraints docs check format bench clean fuzz attacks test-servers
 
@@ -43,10 +45,10 @@ demo: .venv/.installed
 	$(BIN)/gpuscout run sweeps/examples/quickstart.yaml
 	$(BIN)/gpuscout serve --open --port $(or $(PORT),8000)
 
-# In two processes; a file stays in one, with what its tests share. What fails is tried once more, and the summary names
-# it: processes are killed and networks go silent here, on machines that others use too.
+# In four processes, also on two cores: many tests wait for what they have killed or silenced. A file stays in one, with
+# what its tests share. What fails is tried once more, and the summary names it: machines are shared with others.
 test: .venv/.dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15 --reruns 1
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder --durations 15 --reruns 1
 
 test-fast: .venv/.dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m fast --durations 5
@@ -63,7 +65,7 @@ test-lowest: .venv/.uv
 
 coverage: .venv/.dev
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m coverage run -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 

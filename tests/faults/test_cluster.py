@@ -93,6 +93,46 @@ def place(store_url: str) -> str:
     return store_url.removeprefix("sqlite:///")
 
 
+def is_agent(command: str) -> bool:
+    """Ray's two agents, which compute nothing, go a minute after the rest of it."""
+    # By its title, or by its module until it has one. The raylet is told how to start them.
+    return "agent" in command.lower() and "raylet/raylet" not in command
+
+
+@pytest.fixture(scope="module")
+def left() -> Iterator[set[int]]:
+    """What was left of a Ray whose controller was killed: by the end of these tests, which take longer, it is gone."""
+    pids: set[int] = set()
+    yield pids
+    wait_for(lambda: not any(map(is_running, pids)), timeout_s=150)
+
+
+def test_a_killed_controller_takes_its_local_ray_along(
+    tmp_path: Path, plugins: Path, quiet: str, left: set[int]
+) -> None:
+    (tmp_path / "spec.yaml").write_text(SLOW_SPEC)
+    process = started("run", "spec.yaml", "--executor", "ray", cwd=tmp_path, plugins=plugins)
+    wait_for(lambda: pids(plugins), process)
+    family = {child.pid: " ".join(child.cmdline()) for child in psutil.Process(process.pid).children(recursive=True)}
+    others = [pid for pid, command in family.items() if not is_agent(command)]
+    assert len(others) >= 3
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not any(map(is_running, others)), timeout_s=60)
+    left |= family.keys()
+
+    # The next one is ended by a SIGTERM, which Ray would otherwise answer in its own way.
+    known = len(pids(plugins))
+    process = started("run", "spec.yaml", "--executor", "ray", cwd=tmp_path, plugins=plugins)
+    wait_for(lambda: len(pids(plugins)) > known, process)
+    os.kill(process.pid, signal.SIGTERM)
+    messages = process.communicate(timeout=30)[1]
+    assert process.returncode == 130, messages
+    done = gpuscout("run", "spec.yaml", "--executor", "in-process", cwd=tmp_path, plugins=plugins)
+    assert done.returncode == 0, done.stderr
+    assert digest(results(tmp_path / "gpuscout.db")) == quiet
+
+
 def test_workers_and_a_node_die_and_a_new_node_joins(
     tmp_path: Path, nodes: TwoNodes, quiet: str, store_url: str
 ) -> None:
@@ -229,36 +269,6 @@ def test_a_node_with_another_gpuscout_is_refused(
         assert pids(nodes.plugins) == []
     finally:
         nodes.cluster.remove_node(odd)
-
-
-def is_agent(command: str) -> bool:
-    """Ray's two agents, which compute nothing, go a minute after the rest of it."""
-    # By its title, or by its module until it has one. The raylet is told how to start them.
-    return "agent" in command.lower() and "raylet/raylet" not in command
-
-
-def test_a_killed_controller_takes_its_local_ray_along(tmp_path: Path, plugins: Path, quiet: str) -> None:
-    (tmp_path / "spec.yaml").write_text(SLOW_SPEC)
-    process = started("run", "spec.yaml", "--executor", "ray", cwd=tmp_path, plugins=plugins)
-    wait_for(lambda: pids(plugins), process)
-    family = {child.pid: " ".join(child.cmdline()) for child in psutil.Process(process.pid).children(recursive=True)}
-    others = [pid for pid, command in family.items() if not is_agent(command)]
-    assert len(others) >= 3
-    process.kill()
-    process.communicate()
-    wait_for(lambda: not any(map(is_running, others)), timeout_s=60)
-
-    # The next one is ended by a SIGTERM, which Ray would otherwise answer in its own way.
-    known = len(pids(plugins))
-    process = started("run", "spec.yaml", "--executor", "ray", cwd=tmp_path, plugins=plugins)
-    wait_for(lambda: len(pids(plugins)) > known, process)
-    os.kill(process.pid, signal.SIGTERM)
-    messages = process.communicate(timeout=30)[1]
-    assert process.returncode == 130, messages
-    done = gpuscout("run", "spec.yaml", "--executor", "in-process", cwd=tmp_path, plugins=plugins)
-    assert done.returncode == 0, done.stderr
-    assert digest(results(tmp_path / "gpuscout.db")) == quiet
-    wait_for(lambda: not any(map(is_running, family)), timeout_s=150)
 
 
 def test_what_no_cluster_gives_is_said_in_a_sentence(tmp_path: Path, plugins: Path, nodes: TwoNodes) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Protocol
 
 GPUSCOUT = Path(sys.executable).with_name("gpuscout")
 
@@ -51,14 +52,19 @@ def started(
     )
 
 
-def wait_for(what: Callable[[], object], process: subprocess.Popen[str] | None = None, timeout_s: float = 120) -> None:
+class Process(Protocol):
+    def poll(self) -> int | None: ...
+    def communicate(self) -> tuple[str, str]: ...
+
+
+def wait_for(what: Callable[[], object], process: Process | None = None, timeout_s: float = 120) -> None:
     """Wait until something is true, while a process is still running."""
     until = time.monotonic() + timeout_s
     while not what():
         if process is not None and process.poll() is not None:
             raise AssertionError(process.communicate()[1])
         assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def install_engine(

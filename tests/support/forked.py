@@ -39,22 +39,46 @@ FORKS.set_forkserver_preload(
 )
 
 
+class Started:
+    """A command in a forked process, for a test that disturbs it."""
+
+    def __init__(self, *arguments: str | Path, cwd: Path, plugins: Path | None = None) -> None:
+        self.command = [str(GPUSCOUT), *map(str, arguments)]
+        self._folder = tempfile.TemporaryDirectory()
+        self._streams = Path(self._folder.name, "stdout"), Path(self._folder.name, "stderr")
+        _start_server()
+        self._process = FORKS.Process(
+            target=_run, args=(self.command, cwd, environment(plugins), _PATH, *self._streams)
+        )
+        self._process.start()
+
+    def poll(self) -> int | None:
+        """The exit status; None while it runs."""
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def communicate(self, timeout: float = 300) -> tuple[str, str]:
+        """Wait for its end; what it has written to standard output and standard error."""
+        self._process.join(timeout)
+        if self.poll() is None:
+            self.kill()
+            self._process.join()
+            raise subprocess.TimeoutExpired(self.command, timeout)
+        # Killed early, it may not have opened them.
+        out, err = (stream.read_text() if stream.exists() else "" for stream in self._streams)
+        self._folder.cleanup()
+        return out, err
+
+
 def gpuscout(
     *arguments: str | Path, cwd: Path, plugins: Path | None = None, timeout_s: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """Run the command in a folder; the caller looks at the exit status. Engines of `plugins` are known to it."""
-    command = [str(GPUSCOUT), *map(str, arguments)]
-    with tempfile.TemporaryDirectory() as folder:
-        streams = Path(folder, "stdout"), Path(folder, "stderr")
-        _start_server()
-        process = FORKS.Process(target=_run, args=(command, cwd, environment(plugins), _PATH, *streams))
-        process.start()
-        process.join(timeout_s)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-            raise subprocess.TimeoutExpired(command, timeout_s)
-        return subprocess.CompletedProcess(command, process.exitcode, *(stream.read_text() for stream in streams))
+    process = Started(*arguments, cwd=cwd, plugins=plugins)
+    out, err = process.communicate(timeout_s)
+    return subprocess.CompletedProcess(process.command, process.poll(), out, err)
 
 
 def _start_server() -> None:
