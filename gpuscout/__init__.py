@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from gpuscout.store.queries.frames import to_dataframe as to_dataframe
     from gpuscout.store.queries.operating_points.pareto import pareto as pareto
     from gpuscout.store.queries.operating_points.points import query as query
-    from gpuscout.store.queries.placements.placement import Nodes as Nodes
+    from gpuscout.store.queries.placements.nodes import Nodes as Nodes
     from gpuscout.store.queries.placements.placement_question import place_on as place_on
     from gpuscout.store.queries.sizing.batch import Batch as Batch
     from gpuscout.store.queries.sizing.batch import batch_capacity as batch_capacity
@@ -135,7 +135,7 @@ _HOMES = {
     "ModelArchitecture": "runner.api.models.model",
     "ModelCatalogue": "sweeps.models.catalogue",
     "ModelSpec": "sweeps.models.architecture",
-    "Nodes": "store.queries.placements.placement",
+    "Nodes": "store.queries.placements.nodes",
     "open_store": "store.database.connect",
     "OwnHardware": "store.prices.own_hardware",
     "pareto": "store.queries.operating_points.pareto",

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpuscout.store.queries.placements.placement import Nodes, merged
+from gpuscout.store.queries.placements.nodes import Nodes, merged
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.gpus.library import gpus_with

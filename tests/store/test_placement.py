@@ -21,7 +21,8 @@ from gpuscout import run
 from gpuscout.runner.cli.main import execute
 from gpuscout.runner.resolve.fleet import fleet_from, read_fleet
 from gpuscout.store.database.connect import Store, open_store
-from gpuscout.store.queries.placements.placement import Need, Nodes, Placement, candidates, missing, place
+from gpuscout.store.queries.placements.nodes import Need, Nodes, Placement
+from gpuscout.store.queries.placements.placement import candidates, missing, place
 from gpuscout.store.queries.placements.placement_question import Rules
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.spec.spec import spec_from_mapping

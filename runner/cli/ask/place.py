@@ -21,7 +21,7 @@ from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
     from gpuscout.runner.resolve.fleet import Fleet
-    from gpuscout.store.queries.placements.placement import Added, Placed
+    from gpuscout.store.queries.placements.nodes import Added, Placed
     from gpuscout.store.queries.placements.placement_question import Fit, Placing
     from gpuscout.store.queries.sizing.capacity_question import Rate
     from gpuscout.sweeps.traffic.moving import MovingLoad

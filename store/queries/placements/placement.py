@@ -17,120 +17,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from gpuscout.store.queries.placements.filling import Choice, contents
+from gpuscout.store.queries.placements.nodes import MOST_NODES, Added, Filled, Missing, Need, Nodes, Placed, Placement
 from gpuscout.store.queries.sizing.capacity import rate_of
-from gpuscout.store.ranking.types import Group, RankedConfig
+from gpuscout.store.ranking.types import RankedConfig
 from gpuscout.sweeps.errors import InputError, OutOfTimeError
 
 _EXACT = 1e-6  # what the solver may be off by, relative to each rate
-MOST_NODES = 100_000
-"""Of a type that are added, in the search for what is missing."""
-
-
-@dataclass(frozen=True)
-class Nodes:
-    """So many nodes with so many GPUs of a type each. `names`: of the nodes, where they are known.
-
-    Raises InputError for fewer than one of either.
-    """
-
-    gpu: str
-    gpus_per_node: int
-    nodes: int
-    names: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.nodes < 1 or self.gpus_per_node < 1:
-            raise InputError(
-                f"invalid nodes: {self.nodes} with {self.gpus_per_node} {self.gpu} each: expected at least 1 of both"
-            )
-
-    @property
-    def gpus(self) -> int:
-        return self.nodes * self.gpus_per_node
-
-
-@dataclass(frozen=True)
-class Need:
-    """A load to carry: a model under one workload, with its configurations, at `rate` requests/s."""
-
-    group: Group
-    rate: float
-    configs: tuple[RankedConfig, ...]
-
-
-@dataclass(frozen=True)
-class Placed:
-    """Replicas of one configuration for a need (its place in the order of needs) on nodes of one kind."""
-
-    need: int
-    config: RankedConfig
-    gpus_per_node: int
-    replicas: int
-
-
-@dataclass(frozen=True)
-class Filled:
-    """Nodes that are filled alike: `contents` are needs, configurations and how many replicas of each a node holds.
-
-    `nodes_per_replica` above 1: one replica takes so many nodes. `names` as in `Nodes`.
-    """
-
-    gpu: str
-    gpus_per_node: int
-    nodes: int
-    contents: tuple[tuple[int, RankedConfig, int], ...]
-    nodes_per_replica: int = 1
-    names: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Added:
-    """So many GPUs of a type on so many nodes that are not there."""
-
-    gpu: str
-    gpus: int
-    gpus_per_node: int
-    nodes: int
-
-
-@dataclass(frozen=True)
-class Missing:
-    """Nodes with which everything is carried; `bound`: so many GPUs of these types it is proved to take at least."""
-
-    added: tuple[Added, ...]
-    bound: int
-
-    @property
-    def gpus(self) -> int:
-        return sum(one.gpus for one in self.added)
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Replicas on GPUs. `used` is the objective (GPUs or USD per hour), `bound` its proven lower bound.
-
-    `gpus` are used in all, on nodes that are there or `added`: GPUs used of nodes that are not there, and those nodes.
-    """
-
-    placed: tuple[Placed, ...]
-    filled: tuple[Filled, ...]
-    gpus: int
-    used: float
-    bound: float
-    added: tuple[Added, ...] = ()
-
-    @property
-    def gap(self) -> float:
-        """Largest possible distance to the optimum, as a fraction of what is used; 0: proved to be the least."""
-        return max(0.0, (self.used - self.bound) / self.used) if self.used else 0.0
 
 
 def candidates(need: Need, sizes: Mapping[str, int], nodes: Nodes) -> list[tuple[RankedConfig, int]]:
@@ -173,15 +72,6 @@ def _stands_for(small: RankedConfig, large: RankedConfig, need: Need, size: int)
 
 def _worth(config: RankedConfig, need: Need) -> tuple[bool, float]:
     return config.backed, rate_of(config, need.group.output_len) or 0.0
-
-
-@dataclass(frozen=True, eq=False)
-class _Choice:
-    need: int
-    config: RankedConfig
-    pool: int
-    spans: int
-    rate: float
 
 
 class _Programme:
@@ -244,7 +134,7 @@ def place(
     """
     programme = _Programme()
     all_pools = [*pools, *added]
-    choices: list[_Choice] = []
+    choices: list[Choice] = []
     columns: list[int] = []
     flows: list[dict[tuple[int, int], int]] = []
     whole: list[list[int]] = [[] for _ in all_pools]
@@ -256,7 +146,7 @@ def place(
                 rate = rate_of(config, need.group.output_len) or 0.0
                 taken = config.num_gpus if spans == 1 else spans * pool.gpus_per_node
                 most = math.ceil(need.rate / (rate * (1 - headroom))) + min_replicas
-                choices.append(_Choice(place_of_need, config, place_of_pool, spans, rate))
+                choices.append(Choice(place_of_need, config, place_of_pool, spans, rate))
                 column = programme.column(weight * taken, min(most, pool.gpus // taken))
                 columns.append(column)
                 if spans == 1:
@@ -285,7 +175,7 @@ def place(
     for place_of_pool, pool in enumerate(all_pools):
         arcs = {arc: found[column] for arc, column in flows[place_of_pool].items() if found[column]}
         mine = {choices[place]: count for place, count in counts.items() if choices[place].pool == place_of_pool}
-        here_filled = _filled(pool, arcs, mine)
+        here_filled = contents(pool, arcs, mine)
         filled += here_filled
         if mine and place_of_pool >= len(pools):
             gpus = sum(_taken(choice, all_pools) * count for choice, count in mine.items())
@@ -302,7 +192,7 @@ def place(
     return Placement(placed, tuple(filled), gpus, used, min(bound, used), tuple(new))
 
 
-def _taken(choice: _Choice, pools: Sequence[Nodes]) -> int:
+def _taken(choice: Choice, pools: Sequence[Nodes]) -> int:
     return choice.config.num_gpus if choice.spans == 1 else choice.spans * pools[choice.pool].gpus_per_node
 
 
@@ -334,94 +224,6 @@ def _pack(
         carried = {column: 1.0 for (_, length), column in arcs.items() if length == size}
         programme.at_least(0.0, carried | dict.fromkeys(columns, -1.0))
     return arcs
-
-
-def _filled(pool: Nodes, arcs: Mapping[tuple[int, int], int], counts: Mapping[_Choice, int]) -> list[Filled]:
-    """Return the contents of the nodes, with equally filled ones together."""
-    single = {choice: count for choice, count in counts.items() if choice.spans == 1}
-    spanned = sum(choice.spans * count for choice, count in counts.items() if choice.spans > 1)
-    bins = _first_fit(single, pool.gpus_per_node)
-    if sum(one.nodes for one in bins) > pool.nodes - spanned:
-        bins = _along_arcs(single, arcs)
-    names = iter(pool.names)
-
-    def named(nodes: int) -> tuple[str, ...]:
-        return tuple(name for name, _ in zip(names, range(nodes), strict=False)) if pool.names else ()
-
-    found = [
-        Filled(
-            pool.gpu,
-            pool.gpus_per_node,
-            one.nodes,
-            tuple((choice.need, choice.config, count) for choice, count in one.holds.items()),
-            names=named(one.nodes),
-        )
-        for one in bins
-    ]
-    for choice, count in counts.items():
-        if choice.spans > 1:
-            nodes = choice.spans * count
-            contents = ((choice.need, choice.config, 1),)
-            found.append(Filled(pool.gpu, pool.gpus_per_node, nodes, contents, choice.spans, named(nodes)))
-    return found
-
-
-@dataclass
-class _Alike:
-    """So many nodes that hold the same, with so many free GPUs each."""
-
-    nodes: int
-    room: int
-    holds: dict[_Choice, int]
-
-
-def _first_fit(counts: Mapping[_Choice, int], size: int) -> list[_Alike]:
-    """Return replicas on nodes, the largest first, each on the first node
-    with room: few nodes, most often the fewest.
-    """
-    bins: list[_Alike] = []
-    for choice in sorted(counts, key=lambda choice: -choice.config.num_gpus):
-        needs, left = choice.config.num_gpus, counts[choice]
-        at = 0
-        while left:
-            if at == len(bins):
-                bins.append(_Alike(left, size, {}))
-            here = bins[at]
-            each = min(here.room // needs, left)
-            if not each:
-                at += 1
-                continue
-            nodes = min(here.nodes, left // each)
-            if nodes < here.nodes:
-                bins.insert(at + 1, _Alike(here.nodes - nodes, here.room, dict(here.holds)))
-            bins[at] = _Alike(nodes, here.room - each * needs, here.holds | {choice: each})
-            left -= nodes * each
-            at += 1
-    alike: dict[tuple[tuple[int, int], ...], _Alike] = {}
-    for one in bins:
-        same = alike.setdefault(tuple((id(choice), count) for choice, count in one.holds.items()), one)
-        same.nodes += 0 if same is one else one.nodes
-    return [one for one in alike.values() if one.holds]
-
-
-def _along_arcs(counts: Mapping[_Choice, int], arcs: Mapping[tuple[int, int], int]) -> list[_Alike]:
-    """Return replicas on nodes as the arcs of the solution have them."""
-    by_size: dict[int, list[_Choice]] = {}
-    for choice, count in counts.items():
-        by_size.setdefault(choice.config.num_gpus, []).extend([choice] * count)
-    left = dict(arcs)
-    alike: Counter[tuple[tuple[_Choice, int], ...]] = Counter()
-    while any(by_size.values()):
-        at, held = 0, Counter[_Choice]()
-        while (arc := next((arc for arc in left if arc[0] == at and left[arc]), None)) is not None:
-            left[arc] -= 1
-            at += arc[1]
-            if by_size.get(arc[1]):
-                held[by_size[arc[1]].pop()] += 1
-        assert at, "the arcs hold every replica"
-        if held:
-            alike[tuple(held.items())] += 1
-    return [_Alike(nodes, 0, dict(holds)) for holds, nodes in alike.items()]
 
 
 def missing(
@@ -473,14 +275,3 @@ def _most_nodes(need: Need, gpu: str, size: int, headroom: float, min_replicas: 
             replicas = max(math.ceil(need.rate / (rate * (1 - headroom))), min_replicas)
             best = max(best, replicas * -(-config.num_gpus // size))
     return best
-
-
-def merged(pools: Iterable[Nodes]) -> list[Nodes]:
-    """Return nodes of one GPU type and size together, in the order of their first."""
-    found: dict[tuple[str, int], list[Nodes]] = {}
-    for pool in pools:
-        found.setdefault((pool.gpu, pool.gpus_per_node), []).append(pool)
-    return [
-        replace(same[0], nodes=sum(one.nodes for one in same), names=tuple(name for one in same for name in one.names))
-        for same in found.values()
-    ]

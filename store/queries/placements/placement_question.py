@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
-from gpuscout.store.queries.placements.placement import Missing, Need, Nodes, Placement, merged, missing, place
+from gpuscout.store.queries.placements.nodes import Missing, Need, Nodes, Placement, merged
+from gpuscout.store.queries.placements.placement import missing, place
 from gpuscout.store.queries.sizing.capacity import Out, Users, out_of, rate_of
 from gpuscout.store.queries.sizing.capacity_question import Rate, both_rankings, check_rates, node_sizes
 from gpuscout.store.queries.sizing.moving_question import about, check_names

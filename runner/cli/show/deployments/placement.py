@@ -20,7 +20,7 @@ from gpuscout.runner.cli.show.wording import (
     workload,
     wrapped_all,
 )
-from gpuscout.store.queries.placements.placement import MOST_NODES, Missing, Nodes, Placement
+from gpuscout.store.queries.placements.nodes import MOST_NODES, Missing, Nodes, Placement
 from gpuscout.store.queries.placements.placement_question import Fit, Placing, sustained
 
 _MOST_NODES = 12
