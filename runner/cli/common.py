@@ -35,12 +35,12 @@ Db = Annotated[
         envvar="GPUSCOUT_DB",
         metavar="URL",
         help="The store: sqlite:///FILE or postgresql://USER@HOST/NAME.",
-        rich_help_panel="Everywhere",
+        rich_help_panel="Common options",
     ),
 ]
 Json = Annotated[
     bool,
-    typer.Option("--json", help="One JSON document on standard output.", rich_help_panel="Everywhere"),
+    typer.Option("--json", help="One JSON document on standard output.", rich_help_panel="Common options"),
 ]
 
 

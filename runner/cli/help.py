@@ -12,7 +12,7 @@ from typer.core import TyperCommand
 # How newer releases of typer call the types of options, and people.
 _TYPES = {"str": "TEXT", "list[str]": "TEXT", "path": "FILE", "list[path]": "FILE", "int": "N", "float": "NUMBER"}
 _TYPE = re.compile(r"<([a-z\[\]]+)(?: range)?>$")
-_ARGUMENTS, _OPTIONS, _EVERYWHERE = "Arguments", "Options", "Everywhere"
+_ARGUMENTS, _OPTIONS, _COMMON = "Arguments", "Options", "Common options"
 
 
 class Grouped(TyperCommand):
@@ -27,8 +27,8 @@ class Grouped(TyperCommand):
                 panel = _ARGUMENTS if argument else getattr(parameter, "rich_help_panel", None) or _OPTIONS
                 called = _TYPE.sub(lambda form: _TYPES.get(form[1], form[0]), record[0])
                 sections.setdefault(panel, []).append((called, record[1]))
-        sections[_EVERYWHERE] = [
-            *sections.pop(_EVERYWHERE, []),
+        sections[_COMMON] = [
+            *sections.pop(_COMMON, []),
             *(record for record in sections[_OPTIONS] if record[0].startswith("-h, ")),
         ]
         sections[_OPTIONS] = [record for record in sections[_OPTIONS] if not record[0].startswith("-h, ")]

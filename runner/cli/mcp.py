@@ -15,9 +15,10 @@ def register(app: typer.Typer) -> None:
 
 
 def mcp(db: Db = DEFAULT_STORE) -> None:
-    """Let an assistant ask the store: recommend, compare, capacity and fit as MCP tools on standard input and output.
+    """Serve the answers of a store to assistants, as MCP tools.
 
-    Reads only, and never asks the Hugging Face Hub.
+    The tools recommend, compare, capacity and fit answer on standard input and output. Reads only, and never asks the
+    Hugging Face Hub.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
     try:

@@ -65,7 +65,7 @@ def under(heading: str) -> Callable[..., Any]:
     return partial(typer.Option, rich_help_panel=heading)
 
 
-_filter, _price, _aim = under("What counts"), under("Prices"), under("What is best")
+_filter, _price, _aim = under("Filters"), under("Prices"), under("Objective and limits")
 Many = list[str] | None
 
 
@@ -77,7 +77,9 @@ class Filters:
     model: Annotated[Many, _filter("--model", help="An id, bare name or glob; repeat.")] = None
     gpu: Annotated[Many, _filter("--gpu", help="H100, 2xH200, 'RTX*', Hopper, AMD, datacenter; repeat.")] = None
     vendor: Annotated[Many, _filter("--vendor", help="NVIDIA, AMD …; repeat.")] = None
-    min_memory: Annotated[float | None, _filter("--min-memory", help="GB (10^9) of one GPU.")] = None
+    min_memory: Annotated[
+        float | None, _filter("--min-memory", help="Minimum memory of one GPU in GB (10^9 bytes).")
+    ] = None
     workload: Annotated[str | None, _filter("--workload", help="A workload of a stored sweep.")] = None
     input_len: Annotated[str | None, _filter("--input-len", metavar="N", help="Tokens of input, such as 32k.")] = None
     output_len: Annotated[str | None, _filter("--output-len", metavar="N", help="Tokens of output.")] = None
@@ -92,16 +94,16 @@ class Filters:
     tp: Annotated[str | None, _filter("--tp", help="Tensor parallelism: 1,2,4.")] = None
     max_gpus: Annotated[int | None, _filter("--max-gpus", min=1, help="GPUs of one deployment.")] = None
     min_context: Annotated[
-        str | None, _filter("--min-context", metavar="N", help="Tokens a deployment must take: 32k.")
+        str | None, _filter("--min-context", metavar="N", help="Minimum context of a deployment in tokens: 32k.")
     ] = None
     implausible: Annotated[
-        bool, _filter("--implausible", help="Also measured runs that are better than their hardware can be.")
+        bool, _filter("--implausible", help="Include measured runs that exceed what their hardware can do.")
     ] = False
     set_aside: Annotated[
         bool,
         _filter(
             "--set-aside",
-            help="Also measured runs that are drafted, cached, client-bound, superseded, low trust.",
+            help="Include measured runs that are drafted, cached, client-bound, superseded, low trust.",
         ),
     ] = False
     since: Annotated[str | None, _filter("--since", help="Stored (or measured) on this day or later.")] = None
@@ -157,9 +159,9 @@ class PriceOptions:
     provider: Annotated[Many, _price("--provider", help="AWS, Lambda …; repeat.")] = None
     region: Annotated[str | None, _price("--region", help="us-east-1 …")] = None
     purchase: Annotated[str, _price("--purchase", help="on-demand, spot or reserved.")] = "on-demand"
-    as_of: Annotated[str | None, _price("--as-of", help="No newer prices.")] = None
+    as_of: Annotated[str | None, _price("--as-of", help="Ignore newer prices.")] = None
     price: Annotated[Many, _price("--price", metavar="GPU=USD", help="USD per GPU hour; repeat.")] = None
-    discount: Annotated[float, _price("--discount", help="Off the prices of the books: 0.3 is 30 %.")] = 0.0
+    discount: Annotated[float, _price("--discount", help="Discount on the books' prices: 0.3 is 30 %.")] = 0.0
     whole_instances: Annotated[bool, _price("--whole-instances", help="Pay for all GPUs of an instance.")] = False
 
     def rules(self, stored_gpus: Iterable[str]) -> PriceRules:
@@ -211,13 +213,13 @@ class LimitOptions(SloOptions):
         str,
         _aim(
             "--trust",
-            help="Which estimates count: prefer (unless given): with measured runs near them before all else; backed: "
+            help="Which estimates count: prefer: those with measured runs near them first; backed: "
             "no others; any: all alike; measured: none, only runs in their precisions and with their servers.",
         ),
     ] = "prefer"
     confidence: Annotated[
         float | None,
-        _aim("--confidence", help="How likely each limit and the figures must hold: 0.5 (unless given) to 0.99."),
+        _aim("--confidence", help="How likely each limit and the figures must hold: 0.5 (default) to 0.99."),
     ] = None
     cautious: Annotated[bool, _aim("--cautious", help="--confidence 0.9.")] = False
     no_slo: Annotated[
@@ -234,7 +236,7 @@ class LimitOptions(SloOptions):
         if self.cautious and self.confidence is not None:
             raise InputError("--cautious is --confidence 0.9: give one of them")
         if question.kinds == ("estimated",) and self.trust.casefold() == "measured":
-            raise InputError("--kind estimated and --trust measured leave nothing: give one of them")
+            raise InputError("--kind estimated and --trust measured exclude each other: give one of them")
         confidence = CAUTIOUS if self.cautious else EXPECTED if self.confidence is None else self.confidence
         if self.no_slo and self.slo:
             raise InputError("--no-slo lifts all limits: leave --slo out")
@@ -255,7 +257,7 @@ class AimOptions(LimitOptions):
         _aim(
             "--objective",
             "--metric",
-            help="cost (unless given), cost-per-hour, throughput, throughput-per-gpu, ttft, itl, e2e or energy; "
+            help="cost (default), cost-per-hour, throughput, throughput-per-gpu, ttft, itl, e2e or energy; "
             "the first ranks, more are shown.",
         ),
     ] = None
@@ -277,7 +279,7 @@ class AimOptions(LimitOptions):
 
 
 Have = Annotated[
-    Many, _filter("--have", metavar="GPU=N", help="GPUs that are there: A100-40GB=16, or a file of such lines; repeat.")
+    Many, _filter("--have", metavar="GPU=N", help="Available GPUs: A100-40GB=16, or a file of such lines; repeat.")
 ]
 Sort = Annotated[
     str | None,
@@ -309,7 +311,7 @@ def counted_gpus(texts: Iterable[str] | None) -> list[tuple[int | None, str]]:
     found = [counted(text) for text in parted(texts)]
     if len({number for number, _ in found}) > 1:
         numbers = ", ".join(f"{number or 'any number'} x {name}" for number, name in found)
-        raise InputError(f"--gpu: {numbers}: expected one number of GPUs for all", hint="ask for each apart")
+        raise InputError(f"--gpu: {numbers}: expected one number of GPUs for all", hint="ask for each separately")
     return found
 
 
@@ -325,7 +327,9 @@ def _sizes(text: str | None) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",")) if text else ()
     except ValueError as error:
-        raise InputError(f'--tp: "{text}" is not a list of numbers', hint="for example --tp 1,2,4") from error
+        raise InputError(
+            f'--tp: expected whole numbers with commas between them, got "{text}"', hint="for example --tp 1,2,4"
+        ) from error
 
 
 def parse_prices(given: Iterable[str], stored_gpus: Iterable[str]) -> dict[str, float]:
@@ -340,7 +344,7 @@ def parse_prices(given: Iterable[str], stored_gpus: Iterable[str]) -> dict[str, 
         except ValueError:
             usd = None
         if usd is None or not name.strip():
-            raise InputError(f'"{text}" is not a price of a GPU', hint="write GPU=USD, such as H100=2.10")
+            raise InputError(f'invalid price "{text}": expected GPU=USD', hint="for example H100=2.10")
         found.append((name.strip(), usd))
     return prices_by_name(found, stored_gpus)
 
@@ -362,12 +366,14 @@ def parse_day(flag: str, text: str | None) -> date | None:
     try:
         return None if text is None else date.fromisoformat(text)
     except ValueError as error:
-        raise InputError(f'{flag}: "{text}" is not a date', hint="write YYYY-MM-DD") from error
+        raise InputError(f'{flag}: invalid date "{text}": expected YYYY-MM-DD') from error
 
 
 def split_books(books: str | None) -> tuple[str, ...]:
     """Return names parted by commas; None: none. Raises InputError where a text names none."""
     names = tuple(part.strip() for part in (books or "").split(",") if part.strip())
     if books is not None and not names:
-        raise InputError(f'--prices: "{books}" names no price book', hint="gpuscout prices list names them")
+        raise InputError(
+            f'--prices: expected names of price books, got "{books}"', hint="gpuscout prices list names them"
+        )
     return names

@@ -33,12 +33,15 @@ def serve(
     ] = 60,
     workers: Annotated[
         int,
-        typer.Option("--workers", min=1, max=64, help="Processes that answer: as many cores may be busy."),
+        typer.Option("--workers", min=1, max=64, help="Number of processes that answer, each on one core."),
     ] = 1,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     db: Db = DEFAULT_STORE,
 ) -> None:
-    """Serve the answers of a store as pages and as a REST API (/api/v1), until Ctrl-C. Computes nothing."""
+    """Serve the answers of a store as web pages and a REST API.
+
+    The API is at /api/v1. Computes nothing; Ctrl-C ends it.
+    """
     try:
         from gpuscout.runner.web.server import serve as run
     except ModuleNotFoundError as error:

@@ -33,7 +33,7 @@ def guarded(*, foreign: bool) -> Iterator[None]:
         except KeyboardInterrupt as error:
             if was_sent():
                 raise
-            raise EngineFailed("KeyboardInterrupt, which nobody sent") from error
+            raise EngineFailed("an unexpected KeyboardInterrupt") from error
         except BaseException as error:
             raise EngineFailed(words_of(error)) from error
 

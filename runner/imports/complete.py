@@ -274,7 +274,7 @@ def _checked(name: str, value: Value, *, said: bool) -> str:
 
 
 def _named_by_file(error: GpuscoutError, place: str | None, name: str) -> InputError:
-    hint = f"{flag(name)} says which it is"
+    hint = f"{flag(name)} overrides the file"
     message = f"{place}: {error.message}" if place else error.message
     return InputError(message, hint=f"{error.hint}   {hint}" if error.hint else hint)
 

@@ -111,7 +111,7 @@ def _note_again(file: ImportedFile, places: Mapping[int, str]) -> None:
     if found := [place for position, place in places.items() if file.new[position]]:
         runs = "1 run has" if len(found) == 1 else f"{len(found):,} runs have"
         file.notes.append(
-            f"{file.name}: {runs} the very figures of stored ones of {found[0]}, but another deployment or load; "
+            f"{file.name}: {runs} exactly the figures of stored ones of {found[0]}, but another deployment or load; "
             f"if those are wrong: gpuscout import --remove {found[0]}"
         )
 

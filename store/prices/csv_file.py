@@ -22,15 +22,15 @@ COLUMNS: dict[str, str] = {
     "usd_per_gpu_hour": "the price in USD (this or one of the next two)",
     "price_per_gpu_hour": "the price in `currency`",
     "price_per_instance_hour": "the price of the whole instance in `currency`; needs gpus_per_instance",
-    "currency": "USD unless given; others need --rate",
+    "currency": "default: USD; others need --rate",
     "date": "when the price was read, YYYY-MM-DD (required unless --date)",
-    "provider": "AWS, Lambda … (the name of the book unless given)",
-    "purchase": "on-demand (unless given), spot or reserved",
+    "provider": "AWS, Lambda … (default: the name of the book)",
+    "purchase": "on-demand (default), spot or reserved",
     "region": "names separated by blanks; * for all",
     "instance_type": "what the provider calls it",
     "gpus_per_instance": "a whole number",
-    "date_kind": "read (unless given), or upper-bound: the price may be older",
-    "exact": "yes (unless given), or no: of a near variant, never ranked",
+    "date_kind": "read (default), or upper-bound: the price may be older",
+    "exact": "yes (default), or no: of a near variant, never ranked",
     "source": "where the price was read",
     "note": "anything else",
 }
@@ -241,7 +241,7 @@ class Row:
         try:
             return float(self[column])
         except ValueError:
-            self.report(column, f'"{self[column]}" is not a number', "write 2.49: no currency signs, a decimal point")
+            self.report(column, f'invalid number "{self[column]}"', "write 2.49: no currency signs, a decimal point")
             return None
 
     def whole_number(self, column: str) -> int | None:
@@ -249,7 +249,7 @@ class Row:
         if not text:
             return None
         if not text.isdecimal() or not 1 <= int(text) <= 10_000:
-            self.report(column, f'"{text}" is not a number of GPUs')
+            self.report(column, f'expected a whole number from 1 to 10,000, got "{text}"')
             return None
         return int(text)
 
@@ -261,7 +261,7 @@ class Row:
         try:
             return date.fromisoformat(self["date"])
         except ValueError:
-            self.report("date", f'"{self["date"]}" is not a date', "YYYY-MM-DD")
+            self.report("date", f'invalid date "{self["date"]}"', "expected YYYY-MM-DD")
             return None
 
     def word(self, column: str, words: tuple[str, ...]) -> str:
@@ -275,7 +275,7 @@ class Row:
     def flag(self, column: str) -> bool:
         text = self[column].casefold() or "yes"
         if text not in _YES:
-            self.report(column, f'"{self[column]}" is neither yes nor no')
+            self.report(column, f'expected yes or no, got "{self[column]}"')
         return _YES.get(text, True)
 
 

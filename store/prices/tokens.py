@@ -19,7 +19,7 @@ COLUMNS: dict[str, str] = {
     "input_per_mtok": "the price of a million tokens of input in `currency` (required)",
     "cached_input_per_mtok": "the price of a million cached tokens of input, where it is less",
     "output_per_mtok": "the price of a million tokens of output in `currency` (required)",
-    "currency": "USD unless given; others need --rate",
+    "currency": "default: USD; others need --rate",
     "date": "when the price was read, YYYY-MM-DD (required unless --date)",
     "source": "where the price was read",
     "note": "anything else",

@@ -109,7 +109,7 @@ def _meant(connection: sa.Connection, text: str) -> list[Form]:
     prefix, colon, name = text.partition(":")
     if colon and prefix in list(Form) and prefix != Form.NOW:
         if not name:
-            raise InputError(f'"{text}" names nothing', hint=_EXAMPLES)
+            raise InputError(f'"{text}" lacks a name: expected {text}NAME', hint=_EXAMPLES)
         return [Form(prefix)]
     known = {
         Form.SWEEP: _sweep_names(connection),
@@ -208,7 +208,7 @@ def _check_versions(connection: sa.Connection, names: Sequence[str]) -> None:
     known = list(connection.execute(sa.select(column).where(column.is_not(None)).distinct().order_by(column)).scalars())
     for name in names:
         if not any(version == name or version.startswith(f"{name}.") for version in known):
-            hint = f"measured runs have {listed(known)}" if known else "no measured run says its server's version"
+            hint = f"measured runs have {listed(known)}" if known else "no measured run states its server's version"
             raise UnknownNameError("server version", name, nearest(name, known), hint=hint)
 
 
@@ -229,7 +229,7 @@ def _check(form: Form, question: Question) -> None:
     }
     option, given = taken.get(form, ("", False))
     if given:
-        raise InputError(f"{option} leaves nothing to compare: the two sides say it")
+        raise InputError(f"{option} cannot be combined with these sides: both already set it")
 
 
 def _sweep_names(connection: sa.Connection) -> list[str]:

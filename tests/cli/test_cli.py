@@ -53,6 +53,15 @@ def test_every_command_has_help_with_an_example(path: tuple[str, ...], capsys: p
     assert all(parameter.help for parameter in command.params if parameter.param_type_name == "option")
 
 
+@pytest.mark.parametrize("path", sorted({path[:-1] for path in COMMANDS}), ids=" ".join)
+def test_lists_of_commands_fit_a_terminal(path: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """In 80 columns no description of a command is cut off."""
+    assert execute([*path, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "Commands:" in shown
+    assert [line for line in shown.splitlines() if line.endswith("...") and line.startswith("  ")] == []
+
+
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_every_command_is_on_its_page(path: tuple[str, ...]) -> None:
     assert path[0] in (ROOT / "docs/commands.md").read_text(encoding="utf-8")

@@ -144,7 +144,7 @@ def test_a_model_that_an_unfinished_sweep_may_still_answer(folder: Path, capsys:
     assert execute(["recommend", "--model", "Qwen3-32B"]) == 2
     told = capsys.readouterr().err
     assert 'unknown model "Qwen3-32B"' in told
-    assert "sweep Qwen3-8B-chat is at 25 %: it may be among what is missing" in told
+    assert "sweep Qwen3-8B-chat is at 25 %: it may be among the missing results" in told
 
 
 READ_ONLY = """

@@ -52,7 +52,7 @@ def test_a_page_that_a_lead_can_sign(
     assert f"{best['gpu']} x{best['num_gpus']}" in told
     for part in ("TTFT <= 900 ms, ITL <= 30 ms", "USD per million output tokens", "By seller", "Memory of one GPU"):
         assert part in told, part
-    for part in ("Alternatives", "Prices by seller", "What does not qualify", "gpuscout ", "Decided by"):
+    for part in ("Alternatives", "Prices by seller", "Configurations that do not qualify", "gpuscout ", "Decided by"):
         assert part in told, part
     low, high = best["objective_low"], best["objective_high"]
     assert f"{best['objective_value']:.2f} ({low:.2f}–{high:.2f})" in told

@@ -14,8 +14,8 @@ from tests.support.forked import gpuscout
 ENGINES = {
     "leaves": ("", "import sys; sys.exit(0)", "SystemExit: 0"),
     "leaves-at-import": ("import sys; sys.exit(0)", "", "leaves-at-import does not load: SystemExit: 0"),
-    "interrupts": ("raise KeyboardInterrupt", "", "KeyboardInterrupt, which nobody sent"),
-    "interrupts-later": ("", "raise KeyboardInterrupt", "KeyboardInterrupt, which nobody sent"),
+    "interrupts": ("raise KeyboardInterrupt", "", "an unexpected KeyboardInterrupt"),
+    "interrupts-later": ("", "raise KeyboardInterrupt", "an unexpected KeyboardInterrupt"),
     "unspeakable": (
         "class Mute(Exception):\n    def __str__(self): raise ValueError('no')",
         "raise Mute()",

@@ -105,7 +105,7 @@ def test_a_server_that_does_not_come_up(start: Start, options: tuple[str, ...], 
 @pytest.mark.parametrize("guard", [(), ("--guard-health",)])
 def test_a_server_that_wants_a_key(start: Start, guard: tuple[str, ...]) -> None:
     """It is not waited for in vain: no other answer will come. What it says of the key is not repeated."""
-    wants = "it wants a key: `api_key_env` names its variable"
+    wants = "it requires a key: `api_key_env` names the variable that holds it"
     for key, told in ((None, wants), ("serving", "it refuses the key of `api_key_env`")):
         with pytest.raises(ServerFailed) as raised:
             start("--key", "HF_TOKEN", *guard, key=key).wait_until_healthy(600)

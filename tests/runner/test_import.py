@@ -87,7 +87,7 @@ def test_a_run_that_comes_again_with_other_facts_is_told(store: Store, tmp_path:
     first = imported(store, file)[0].notes
     [again] = completed(file, **{**FACTS, "server_version": "0.19.2"})
     compare_files([again], store)
-    told = f"{file}: 1 run has the very figures of stored ones of {file}, but another deployment or load; "
+    told = f"{file}: 1 run has exactly the figures of stored ones of {file}, but another deployment or load; "
     assert told in again.notes[-1]
     [again] = imported(store, file, **{**FACTS, "server_version": "0.19.2"})
     assert (again.added, told in again.notes[-1]) == (1, True)

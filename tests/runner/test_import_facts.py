@@ -107,7 +107,7 @@ def test_a_flag_replaces_what_nobody_understands_and_the_name_a_model_was_served
     assert new.details["file_says"] == {"gpu": "GPU of rack 7", "model": "my-chat"}
     with pytest.raises(InputError, match='f: unknown GPU "GPU of rack 7"') as refused:
         completer(model=MODEL).complete(run, "f")
-    assert "--gpu says which it is" in str(refused.value.hint)
+    assert "--gpu overrides the file" in str(refused.value.hint)
 
 
 def test_a_mapping_file_speaks_of_single_files_and_labels(tmp_path: Path) -> None:

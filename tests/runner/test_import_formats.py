@@ -370,7 +370,7 @@ def test_servers_for_decode_alone_do_both_and_llm_d_is_no_server() -> None:
     [run] = reported("llm-d.json", change)
     with pytest.raises(InputError, match=r'llm-d.json: server: expected one of vllm.*got "llm-d"') as refused:
         completer().complete(run, "llm-d.json")
-    assert "--server says which it is" in str(refused.value.hint)
+    assert "--server overrides the file" in str(refused.value.hint)
     assert complete(run, server="vllm").case.server == "vllm"
 
 

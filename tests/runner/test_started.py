@@ -101,12 +101,12 @@ def test_tables_and_comparisons_tell_them_apart(folder: Path) -> None:
     for sides, told in (
         (("option:max_num_seqs=64", "option:max_num_seqs=7"), "stored: max_num_seqs=1024, max_num_seqs=64"),
         (("drafts:none", "server:vllm"), "not of one kind"),
-        (("option:", "option:max_num_seqs=7"), "names nothing"),
+        (("option:", "option:max_num_seqs=7"), "lacks a name"),
     ):
         refused = gpuscout("compare", *sides, cwd=folder)
         assert (refused.returncode, told in " ".join(refused.stderr.split())) == (2, True), refused.stderr
     left = gpuscout("compare", "drafts:none", "drafts:draft_tokens=3", "--speculative", "none", cwd=folder)
-    assert "--speculative leaves nothing to compare" in left.stderr
+    assert "--speculative cannot be combined with these sides" in left.stderr
 
 
 def test_every_answer_says_that_drafts_were_not_checked(folder: Path) -> None:

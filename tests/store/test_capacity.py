@@ -258,7 +258,10 @@ def test_the_highest_loads_are_named(database: str, capsys: pytest.CaptureFixtur
     assert execute([*command, "--db", database, "--rate", "chat=1e9"]) in (0, 6)
     shown = " ".join(capsys.readouterr().out.split())
     if command[0] == "place":
-        assert "not everything fits, and up to 100,000 further nodes of each stored type were not found to do" in shown
+        assert (
+            "not everything fits, and with up to 100,000 further nodes of each stored type no solution was found"
+            in shown
+        )
 
 
 # --- what is sure, and what is not -------------------------------------------------------------------------------

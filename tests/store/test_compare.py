@@ -220,7 +220,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         ("engine:roofline", "engine:nobody", {}, "nobody"),
         ("rooflin", "oracle", {}, "rooflin"),
         ("as-of:yesterday", "as-of:2026-01-01", {}, "invalid day"),
-        ("engine:", "engine:oracle", {}, "names nothing"),
+        ("engine:", "engine:oracle", {}, "lacks a name"),
         ("kind:estimated", "kind:measured", {}, "kind:measured: the store has no measured runs"),
         ("nightly", "nightly@1", {}, "the same"),
         ("nightly@1", "1", {}, "the same"),
@@ -262,7 +262,7 @@ def test_settings_are_compared_by_everything_else(answered: Callable[..., Ask]) 
     gpus = ask("gpu:H100", "gpu:L4", servers=("vllm",), precisions=("fp8",))
     assert [(change.status, round(change.change or 0, 6)) for change in gpus.changes] == [(Status.WORSE, 0.25)]
     assert gpus.winners[0].changes_gpu
-    with pytest.raises(InputError, match="--server leaves nothing to compare"):
+    with pytest.raises(InputError, match="--server cannot be combined with these sides"):
         ask("server:vllm", "server:sglang", servers=("vllm",))
 
 

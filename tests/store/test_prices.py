@@ -182,11 +182,11 @@ def test_every_problem_is_told_with_its_line(tmp_path: Path) -> None:
         (3, "price_per_gpu_hour: invalid price -1: expected a number above 0"),
         (4, "price_per_gpu_hour: invalid price nan: expected a number above 0"),
         (5, "price_per_gpu_hour: 9,000 USD per GPU hour cannot be right"),
-        (6, 'price_per_gpu_hour: "$3" is not a number'),
+        (6, 'price_per_gpu_hour: invalid number "$3"'),
         (7, "currency: prices in EUR need a rate"),
-        (7, 'date: "2026-13-01" is not a date'),
+        (7, 'date: invalid date "2026-13-01"'),
         (7, 'purchase: unknown purchase "sport"'),
-        (7, 'gpus_per_instance: "0" is not a number of GPUs'),
+        (7, 'gpus_per_instance: expected a whole number from 1 to 10,000, got "0"'),
         (8, "date: missing"),
         (9, "a row needs exactly one price"),
         (11, "the same quote as line 10"),
@@ -281,8 +281,8 @@ def test_what_is_told_of_prices(
     assert "the price decides: L4: with 1.00 L4 wins instead of L40S\n" in shown
     assert "--price changes nothing here" not in told("--price", "L4=0.5")
     shown = told("--price", "L4=0.5", "--price", "B200=1", "--price", "A100=1")
-    assert "--price changes nothing here: nothing that was asked about runs on A100-SXM-80GB, B200\n" in shown
-    assert "names no price book" in told("--prices", ",", status=2)
+    assert "--price changes nothing here: no result of this question runs on A100-SXM-80GB, B200\n" in shown
+    assert 'expected names of price books, got ","' in told("--prices", ",", status=2)
 
 
 def test_what_an_import_may_have_missed_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -409,7 +409,7 @@ def test_explain_lists_every_configuration(database: str, capsys: pytest.Capture
     assert "2. H100 x1 fp8 kv-fp8: 12.0 (unknown) tokens/s per GPU at c=1 (-99 %)" in text
     assert execute(["recommend", "--db", database, "--explain"]) == 2
     told = capsys.readouterr().err
-    assert "--explain is about one model, and 3 match" in told
+    assert "--explain takes one model, but 3 match" in told
     assert "add --model NAME: a/One, a/Two, b/One-v2" in told
     assert "L40S x1 fp8 kv-fp8: needs 67.7 of 40.5 GiB per GPU" in text
 

@@ -202,7 +202,7 @@ def test_what_a_name_means() -> None:
         ("p,,1,,2,2026-01-01", "model: missing"),
         ("p,m,1,3,2,2026-01-01", "cached_input_per_mtok: above the price of input that is not cached"),
         ("p,m,$1,,2,2026-01-01", 'invalid price "$1"'),
-        ("p,m,1,,2,soon", 'date: "soon" is not a date'),
+        ("p,m,1,,2,soon", 'date: invalid date "soon"'),
         ("p,m,1,,2,", "date: missing"),
         ("p,m,1,,2,2026-01-01,x", "more cells than columns"),
         ("p\x1b,m,1,,2,2026-01-01", "text with a control character"),

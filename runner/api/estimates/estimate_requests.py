@@ -80,7 +80,7 @@ def parse_request(given: Mapping[str, object]) -> EstimateRequest:
         raise InputError("; ".join(map(_in_words, invalid.faults))) from None
     for name in ("precision", "kv_precision", *STARTED):
         if len(getattr(request, name) or ("native",)) > 1:
-            raise InputError(f"{name}: one estimate has one", hint="ask for several estimates")
+            raise InputError(f"{name}: expected a single value", hint="make one estimate for each value")
     return request
 
 

@@ -264,7 +264,7 @@ def _gpu_names(gpus: GPUs | None, gpu_file: str | Path | None) -> list[object] |
         if isinstance(gpu, GPUSpec):
             if GPU_LIBRARY.get(gpu.name) != gpu:
                 hint = f"GPU_LIBRARY[{gpu.name!r}] = … adds it"
-                raise InputError(f"gpus: this {gpu.name} is not the one of GPU_LIBRARY", hint=hint)
+                raise InputError(f"gpus: GPU_LIBRARY does not hold this {gpu.name}", hint=hint)
             named.append(gpu.name)
         elif not isinstance(gpu, str) or has_wildcard(gpu) or catalogue.find(gpu):
             named.append(gpu)

@@ -53,7 +53,9 @@ def accuracy(
     ] = None,
     worst: Annotated[
         int | None,
-        typer.Option("--worst", min=1, help="List so many runs furthest from their estimates (of --measured stored)."),
+        typer.Option(
+            "--worst", min=1, help="List this many runs, furthest from their estimates first (of --measured stored)."
+        ),
     ] = None,
     percentiles: Annotated[
         bool, typer.Option("--percentiles", help="Compare simulated with measured percentiles instead.")
@@ -78,15 +80,16 @@ def accuracy(
     ] = None,
     gpu_file: Annotated[Path | None, typer.Option("--gpu-file", help="A YAML file with GPUs of your own.")] = None,
     store: Annotated[
-        bool, typer.Option("--store", help="Keep the errors over stored runs, for `gpuscout recommend` to tell.")
+        bool, typer.Option("--store", help="Keep the errors over stored runs, for `gpuscout recommend` to show.")
     ] = False,
     db: Db = DEFAULT_STORE,
 ) -> None:
-    """Estimate measured runs and show the errors, by group, and how good the choice of GPU is.
+    """Compare estimates with measured runs.
 
-    The choice is made with one fixed list of prices, so that figures can be compared, unless prices are named. With
-    --worst, the files that may be wrong instead. roofline was fitted to the public runs: --left-out prints its errors
-    on what a fit had not seen. Exit status 5: an engine answered nothing.
+    Shows errors by group, and how often the cheapest GPU is chosen. The choice is made with one fixed list of prices,
+    so that figures can be compared, unless prices are named. With --worst, the files that may be wrong instead.
+    roofline was fitted to the public runs: --left-out prints its errors on what a fit had not seen. Exit status 5: an
+    engine answered nothing.
     """
     from gpuscout.runner.accuracy.names import RunNames
     from gpuscout.runner.accuracy.report import DEFAULT_GROUPINGS, report, write_predictions
@@ -296,7 +299,9 @@ def _print_report(one: AccuracyReport, output: Output) -> None:
         )
     for fraction, runs in one.memory_assumed.items():
         if float(fraction) > 1:
-            out().print(f"{count(runs, 'run')} measured where the engine says the model does not fit: as if it did")
+            out().print(
+                f"{count(runs, 'run')} measured where the engine finds no room for the model: estimated as if it fitted"
+            )
     for reason, runs in one.reasons.items():
         out().print(f"not answered: {count(runs, 'run')}: {reason}")
     out().print("err: median of |estimate / measured - 1|; p90: its 90th percentile; bias: median of the signed error")

@@ -24,7 +24,7 @@ def calibrate(
         list[str] | None,
         typer.Option("--measured", help="`public`, `public:serving_runs`, `stored` (in --db) or a CSV file; repeat."),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the constants go.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write the constants to.")] = Path(
         "roofline_constants.json"
     ),
     validate: Annotated[
@@ -34,7 +34,10 @@ def calibrate(
     db: Db = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
-    """Fit the constants of `roofline` to measured runs and say how well they carry to what was left out."""
+    """Fit the constants of `roofline` to measured runs.
+
+    Prints their errors, also on the models, GPU types and GPU families left out of a fit.
+    """
     from gpuscout.runner.accuracy.names import RunNames
     from gpuscout.runner.accuracy.sources import PUBLIC, measured_runs
     from gpuscout.runner.calibration.document import calibrate, write_constants

@@ -27,7 +27,7 @@ _RATE = re.compile(
 )
 _load = under("The load")
 RateOption = Annotated[Many, _load("--rate", help="Requests per second: 50, 300/min, chat=50; repeat.")]
-TokensRate = Annotated[Many, _load("--tokens-rate", help="Instead: output tokens per second; repeat.")]
+TokensRate = Annotated[Many, _load("--tokens-rate", help="Output tokens per second instead; repeat.")]
 Headroom = Annotated[float, _load("--headroom", help="Share of the capacity that is kept free.")]
 _PER_SECOND = {None: 1.0, "/s": 1.0, "/min": 1 / 60, "/h": 1 / 3600}
 
@@ -49,20 +49,20 @@ def capacity(
     tokens_rate: TokensRate = None,
     users: Annotated[
         Many,
-        _load("--users", help="Instead: requests in flight, one a user: 100, chat=100."),
+        _load("--users", help="Users instead, each with a request in flight: 100, chat=100."),
     ] = None,
     headroom: Headroom = 0.2,
-    min_replicas: Annotated[int, _load("--min-replicas", min=1, help="Never fewer replicas.")] = 1,
+    min_replicas: Annotated[int, _load("--min-replicas", min=1, help="Minimum number of replicas.")] = 1,
     spare: Annotated[int, _load("--spare", min=0, help="Replicas beyond what the load needs.")] = 0,
     whole_nodes: Annotated[bool, _load("--whole-nodes", help="Pay for all GPUs of every node.")] = False,
     top: Annotated[int, typer.Option("--top", min=0, help="Configurations besides the cheapest of each GPU type.")] = 0,
     db: Db = DEFAULT_STORE,
 ) -> None:
-    """Size a deployment for a load: replicas, GPUs, nodes and USD, for each GPU type. Computes nothing.
+    """Size a deployment for a load: replicas, GPUs, nodes and USD.
 
-    A replica takes the requests per second that it sustains within all --slo limits, less the headroom: of rates that
-    were simulated (load: request_rate) the highest within the limits. All its GPUs are paid, busy or not. A month has
-    730 hours. Exit status 6: nothing can carry the load.
+    Each GPU type has an answer; nothing is computed. A replica takes the requests per second that it sustains within
+    all --slo limits, less the headroom: of rates that were simulated (load: request_rate) the highest within the
+    limits. All its GPUs are paid, busy or not. A month has 730 hours. Exit status 6: nothing can carry the load.
     """
     from gpuscout.runner.cli.show.deployments.capacity_table import print_capacity, print_capacity_aside
     from gpuscout.store.database.connect import open_store

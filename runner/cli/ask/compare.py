@@ -41,12 +41,12 @@ def compare(
     rate: DeploymentRate = None,
     db: Db = DEFAULT_STORE,
 ) -> None:
-    """Compare two answers to one question: what was added, removed and changed, and whether the winner changed.
+    """Compare two answers to one question.
 
-    A and B are sweeps (nightly, nightly@1, an id), engines (engine:roofline), kinds (kind:estimated kind:measured),
-    settings (server:vllm, gpu:H100, precision:fp8, option:max_num_seqs=64, drafts:none), server versions of measured
-    runs (version:0.18 version:0.19), or prices: now, other ones (price:H100=1.8), books (prices:own), days
-    (as-of:2026-01-31). Computes nothing.
+    Shows added, removed and changed configurations, and whether the winner changed. A and B are sweeps (nightly,
+    nightly@1, an id), engines (engine:roofline), kinds (kind:estimated kind:measured), settings (server:vllm, gpu:H100,
+    precision:fp8, option:max_num_seqs=64, drafts:none), server versions of measured runs (version:0.18 version:0.19),
+    or prices: now, other ones (price:H100=1.8), books (prices:own), days (as-of:2026-01-31). Computes nothing.
 
     api:NAME is a price of tokens (api:Groq, api:Groq/gpt-oss-120b; `prices list` has them): from which load GPUs cost
     less than the API, and what --tokens-per-day costs either way. B then narrows the GPUs, or names another API.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gpuscout.store.ranking.types import Group, RankedConfig
     from gpuscout.sweeps.servers.base import Deployment, Launch
 
-_what = under("What is written")
+_what = under("Output")
 _HEADROOM = 0.2
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
 _LABEL_VALUE = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
@@ -50,7 +50,7 @@ def deploy(
     aim: AimOptions,
     filters: Filters,
     prices: PriceOptions,
-    rank: Annotated[int, typer.Option("--rank", min=1, help="Not the best: the second is 2 …")] = 1,
+    rank: Annotated[int, typer.Option("--rank", min=1, help="Place in the ranking: 2 is the second best …")] = 1,
     config: Annotated[
         int | None, typer.Option("--config", metavar="ID", help="The configuration of this task_id (recommend --json).")
     ] = None,
@@ -75,16 +75,16 @@ def deploy(
     image: Annotated[str | None, _what("--image", help="The container's image.")] = None,
     node_selector: Annotated[
         list[str] | None,
-        _what("--node-selector", metavar="LABEL=VALUE", help="Of nodes; repeat."),
+        _what("--node-selector", metavar="LABEL=VALUE", help="Label of the nodes to run on; repeat."),
     ] = None,
     output: Annotated[Path | None, _what("--output", "-o", help="Write to this file.")] = None,
     db: Db = DEFAULT_STORE,
     json: Annotated[bool, _what("--json", help="--format json.")] = False,
 ) -> None:
-    """Write the launch command or the Kubernetes manifest of the recommended configuration.
+    """Write the launch command of the recommended configuration.
 
-    It takes as many sequences at once as its operating point has requests in flight, so that the limits hold. Nothing
-    is started.
+    Or its Kubernetes manifest. The server takes as many sequences at once as its operating point has requests in
+    flight, so that the limits hold. Nothing is started.
     """
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.ranking.question.lookup import stored_names
@@ -192,7 +192,7 @@ def _selector(texts: list[str] | None) -> dict[str, str]:
     for text in texts or ():
         label, equals, value = text.partition("=")
         if not (label and equals and value):
-            raise InputError(f'--node-selector: "{text}" is not LABEL=VALUE')
+            raise InputError(f'--node-selector: expected LABEL=VALUE, got "{text}"')
         if not (re.fullmatch(_LABEL, label) and re.fullmatch(_LABEL_VALUE, value)):
             raise InputError(
                 f'--node-selector: invalid Kubernetes label "{text}"',

@@ -44,9 +44,10 @@ def fit(
     db: Db = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
-    """Say whether one replica fits, by weights, KV cache, activations and runtime, or what would make it fit.
+    """Show whether one replica fits into the memory of its GPUs.
 
-    Needs no sweep. Exit status 6: it does not fit.
+    Lists weights, KV cache, activations and runtime, and changes that would make it fit. Needs no sweep. Exit status 6:
+    it does not fit.
     """
     from gpuscout.runner.api.models.fit import fit_memory
     from gpuscout.store.results.catalogues import ModelsAt

@@ -51,11 +51,9 @@ def pareto(
         ),
     ] = _DEFAULT_METRICS,
     across: Annotated[bool, typer.Option("--across", help="One frontier over all models and workloads.")] = False,
-    dominated: Annotated[
-        bool, typer.Option("--all", help="Also the points that are dominated, marked as such.")
-    ] = False,
+    dominated: Annotated[bool, typer.Option("--all", help="Include dominated points, marked as such.")] = False,
     queued: Annotated[
-        bool, typer.Option("--queued", help="Also points with more requests in flight than the KV cache holds.")
+        bool, typer.Option("--queued", help="Include points with more requests in flight than the KV cache holds.")
     ] = False,
     columns: Columns = None,
     all_versions: AllVersions = False,
@@ -63,10 +61,10 @@ def pareto(
     rate: DeploymentRate = None,
     db: Db = DEFAULT_STORE,
 ) -> None:
-    """Show the frontier of operating points for each model and workload. Computes nothing.
+    """Show the Pareto frontier of each model and workload.
 
-    A point is dominated if another is at least as good in all metrics and better in one; figures equal to six decimals
-    are equal, and equal points are all kept.
+    Computes nothing. A point is dominated if another is at least as good in all metrics and better in one; figures
+    equal to six decimals are equal, and equal points are all kept.
     """
     from gpuscout.runner.cli.show.points import TABLE, chosen, column_of, limits_document, price_remarks
     from gpuscout.runner.cli.show.wording import assumed, none_meets, print_wrapped

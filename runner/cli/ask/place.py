@@ -63,7 +63,7 @@ def place(
     headroom: Headroom = 0.2,
     min_replicas: Annotated[
         int,
-        _load("--min-replicas", min=1, help="Replicas of each model and workload at least."),
+        _load("--min-replicas", min=1, help="Minimum number of replicas of each model and workload."),
     ] = 1,
     least: Annotated[str, typer.Option("--least", help="Resource to minimise: gpus, or usd (per hour).")] = "gpus",
     time_limit: Annotated[
@@ -71,10 +71,11 @@ def place(
     ] = "60s",
     db: Db = DEFAULT_STORE,
 ) -> None:
-    """Place models on the GPUs you have: all limits hold, and the fewest are used. Computes no estimate.
+    """Place models on the GPUs you have, using the fewest of them.
 
-    Solved exactly (gpuscout[placement]), with the bound that was proved. A replica stays within a node if it fits one.
-    Where not everything fits, it says how many of which GPU are missing. Exit status 6: not everything fits.
+    All limits hold; no estimate is computed. Solved exactly (gpuscout[placement]), with the bound that was proved. A
+    replica stays within a node if it fits one. Where not everything fits, it says how many of which GPU are missing.
+    Exit status 6: not everything fits.
     """
     from gpuscout.runner.cli.show.deployments.placement import print_placing, print_placing_aside
     from gpuscout.runner.resolve.fleet import FORM, fleet_from, read_fleet

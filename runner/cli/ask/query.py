@@ -24,7 +24,8 @@ Columns = Annotated[
     str | None, typer.Option("--columns", metavar="A,B,C", help="These columns, in this order; see --list-columns.")
 ]
 AllVersions = Annotated[
-    bool, typer.Option("--all-versions", help="Also answers that newer versions of an engine, model or GPU replaced.")
+    bool,
+    typer.Option("--all-versions", help="Include answers that newer versions of an engine, model or GPU replaced."),
 ]
 Plot = Annotated[
     Path | None, typer.Option("--plot", metavar="FILE", help="Draw it too: FILE.png, FILE.svg or FILE.html.")

@@ -42,7 +42,7 @@ def recommend(
     ] = False,
     report: Annotated[
         Path | None,
-        typer.Option("--report", metavar="FILE.html", help="Write one page about the answer, to sign."),
+        typer.Option("--report", metavar="FILE.html", help="Write a report of one page, to sign."),
     ] = None,
     measure_top: Annotated[
         int | None,
@@ -193,7 +193,7 @@ def _check_one(ranking: Ranking) -> None:
     models = sorted({group.model for group in ranking.groups})
     if len(models) > 1:
         raise InputError(
-            f"--explain is about one model, and {len(models)} match", hint=f"add --model NAME: {listed(models)}"
+            f"--explain takes one model, but {len(models)} match", hint=f"add --model NAME: {listed(models)}"
         )
 
 

@@ -67,7 +67,7 @@ def chances(config: RankedConfig) -> str:
     def told(chance: Chance) -> str:
         if chance.probability is not None:
             return odds(chance.probability)
-        return "measured" if config.kind is Kind.MEASURED else "nobody knows how likely"
+        return "measured" if config.kind is Kind.MEASURED else "probability unknown"
 
     return "; ".join(f"{glued_limit(chance.slo)}: {told(chance)}" for chance in config.chances)
 

@@ -21,7 +21,7 @@ from gpuscout.runner.cli.streams import documents
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.text import printable
 
-_PANEL = "Everywhere"
+_PANEL = "Common options"
 Row = Mapping[str, Any]
 
 

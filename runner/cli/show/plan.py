@@ -147,7 +147,7 @@ def _narrowed(expansion: Expansion, text: str) -> Expansion:
     sweep = expansion.sweep
     names = [part.strip() for part in text.split(",")]
     if len(names) < 2:
-        raise InputError(f'--why: "{text}" names no model and GPU', hint=f"--why {_WHY_FORM}")
+        raise InputError(f'--why: expected a model and a GPU, got "{text}"', hint=f"--why {_WHY_FORM}")
     by_name = {model.architecture.name: model for model in sweep.models}
     models = [by_name[name] for name in meant(names[0], by_name, ModelCatalogue.load().spellings)]
     gpu = next((g for g in sweep.gpus if g.name == names[1]), None) or GPUCatalogue.load().resolve(names[1])

@@ -73,7 +73,7 @@ def _kind(found: Prices) -> str:
 
 def _unused(found: Prices) -> list[str]:
     unused = _unused_overrides(found)
-    where = "nothing that was asked about runs on"
+    where = "no result of this question runs on"
     return [f"--price changes nothing here: {where} {', '.join(unused)}"] if unused else []
 
 

@@ -23,7 +23,7 @@ GpuFile = Annotated[Path | None, typer.Option("--gpu-file", help="A YAML file wi
 Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit on the Hugging Face Hub.")]
 
 gpus = typer.Typer(
-    help="The accelerators gpuscout knows; --gpu-file adds your own (docs/specs.md shows the format).",
+    help="The accelerators gpuscout knows; --gpu-file adds your own.",
     epilog="Example: gpuscout gpus list --vendor AMD",
 )
 models = typer.Typer(
@@ -134,7 +134,10 @@ def show_model(
     db: Db = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
-    """Show the architecture derived from a model's configuration, fetched if neither catalogue nor store holds it."""
+    """Show the architecture derived from a model's configuration.
+
+    It is fetched if neither the catalogue nor the store holds it.
+    """
     from gpuscout.runner.resolve.models import ModelFinder
     from gpuscout.store.results.catalogues import ModelsAt
 
@@ -163,7 +166,7 @@ def add_models(
     db: Db = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
-    """Fetch models and keep them in the store, for runs without a network. A model that is stored is fetched anew."""
+    """Fetch models and keep them for runs without a network. A stored model is fetched anew."""
     from gpuscout.runner.resolve.hub_errors import HubModel
     from gpuscout.runner.resolve.models import ModelFinder, target_of
     from gpuscout.store.database.connect import open_store
@@ -192,7 +195,7 @@ def add_models(
 @engines.command("list", epilog="Example: gpuscout engines list")
 @grouped
 def list_engines(output: Output) -> None:
-    """List the engines, the fingerprint that their results are stored under, and how to install what is missing."""
+    """List the engines, and how to install those that are missing."""
     from gpuscout.runner.cli.show.wording import print_wrapped
     from gpuscout.runner.engines.registry import engine_names
 

@@ -14,7 +14,9 @@ from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, prin
 if TYPE_CHECKING:
     from gpuscout.store.transfer.copy import Copied
 
-db_commands = typer.Typer(help="The store itself.", no_args_is_help=True, epilog="Example: gpuscout db status")
+db_commands = typer.Typer(
+    help="Status, upgrades and copies of stores.", no_args_is_help=True, epilog="Example: gpuscout db status"
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +39,7 @@ def status(db: Db = DEFAULT_STORE, json: Json = False) -> None:
 
 @db_commands.command("upgrade", epilog="Example: gpuscout db upgrade --db sqlite:///gpuscout.db")
 def upgrade(db: Db = DEFAULT_STORE) -> None:
-    """Bring a store to this version's schema; a SQLite file is backed up first."""
+    """Upgrade a store to this version's schema. A SQLite file is backed up first."""
     from gpuscout.store.database.upgrade import upgrade_store
 
     done = upgrade_store(db)
@@ -50,7 +52,7 @@ def copy(
     target: Annotated[str, typer.Argument(metavar="DST", help="The store to add to; made when it does not exist.")],
     json: Json = False,
 ) -> None:
-    """Add all results, sweeps and measured runs of one store to another one.
+    """Add all results and sweeps of one store to another.
 
     What DST holds never changes. Copying again adds only what is new; a copy that was stopped goes on.
     """

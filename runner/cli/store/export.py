@@ -34,12 +34,15 @@ def export(
         str, typer.Option("--output", "-o", metavar="FILE", help="A .csv, .jsonl or .parquet file; -: standard output.")
     ],
     form: Annotated[
-        str | None, typer.Option("--format", help="csv, jsonl or parquet; else what the name of the file says.")
+        str | None, typer.Option("--format", help="csv, jsonl or parquet (default: by the file's name).")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     db: Db = DEFAULT_STORE,
 ) -> None:
-    """Write every stored figure with what identifies it: an archive, a table for other tools, a way to a store."""
+    """Write stored results to a file, with their identifiers.
+
+    The file is an archive, a table for other tools, or the way to another store.
+    """
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.transfer.files import Format, format_of, write_text
     from gpuscout.store.transfer.rows import export_rows

@@ -57,17 +57,13 @@ class Facts:
     model: Annotated[str | None, _fact("--model", "NAME", "The model: a name, org/name or ./folder.")] = None
     gpu: Annotated[str | None, _fact("--gpu", "NAME", "The GPU.")] = None
     tp: Annotated[str | None, _fact("--tp", "N", "Tensor parallelism.")] = None
-    pp: Annotated[str | None, _fact("--pp", "N", "Pipeline parallelism (1 if nobody says).")] = None
-    dp: Annotated[str | None, _fact("--dp", "N", "Data parallelism (1 if nobody says).")] = None
-    ep: Annotated[str | None, _fact("--ep", "N", "Expert parallelism (1 if nobody says).")] = None
+    pp: Annotated[str | None, _fact("--pp", "N", "Pipeline parallelism (default: 1).")] = None
+    dp: Annotated[str | None, _fact("--dp", "N", "Data parallelism (default: 1).")] = None
+    ep: Annotated[str | None, _fact("--ep", "N", "Expert parallelism (default: 1).")] = None
     server: Annotated[str | None, _fact("--server", "NAME", f"{ONE_OF_SERVERS}.")] = None
     server_version: Annotated[str | None, _fact("--server-version", "VERSION", "Such as 0.24.0, or unknown.")] = None
-    precision: Annotated[
-        str | None, _fact("--precision", "NAME", "Of the weights (the model's own if nobody says).")
-    ] = None
-    kv_precision: Annotated[
-        str | None, _fact("--kv-precision", "NAME", "Of the KV cache (unknown if nobody says).")
-    ] = None
+    precision: Annotated[str | None, _fact("--precision", "NAME", "Of the weights (default: the model's own).")] = None
+    kv_precision: Annotated[str | None, _fact("--kv-precision", "NAME", "Of the KV cache (default: unknown).")] = None
     input_len: Annotated[str | None, _fact("--input-len", "TOKENS", "Input tokens of a request.")] = None
     output_len: Annotated[str | None, _fact("--output-len", "TOKENS", "Output tokens of a request.")] = None
     concurrency: Annotated[str | None, _fact("--concurrency", "N", "Requests always in flight.")] = None
@@ -172,7 +168,7 @@ def _import(
     refused = False
     if exports:
         if json and arguments:
-            raise InputError("--json describes exports or other results, not both", hint="import them apart")
+            raise InputError("--json describes exports or other results, not both", hint="import them separately")
         with open_store(db, create=True) as store:
             taken = import_exports(exports, store, dry_run=dry_run)
         print_exports(taken, dry_run=dry_run, json=json)
@@ -305,7 +301,7 @@ def _remove(patterns: list[str], db: str, *, yes: bool, json: bool) -> None:
         print(f"removed {count(removed.runs, 'measured run')}; estimates are untouched")
     if removed.engines:
         print(
-            "the errors over stored runs counted these and are forgotten; those over the others: "
+            "the stored errors of engines included these runs and were removed, too; to compute them again: "
             "gpuscout accuracy --measured stored --store",
             file=sys.stderr,
         )

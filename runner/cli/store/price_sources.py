@@ -27,7 +27,7 @@ Rates = Annotated[
 ]
 Parts = Annotated[
     list[str] | None,
-    typer.Option("--part", metavar="NAME=GPU", help="Which GPU a name means: A100-80GB=A100-PCIe-80GB; repeat."),
+    typer.Option("--part", metavar="NAME=GPU", help="GPU meant by a name: A100-80GB=A100-PCIe-80GB; repeat."),
 ]
 
 
@@ -55,7 +55,7 @@ def import_prices(
     ],
     form: Annotated[Form, typer.Option("--format", help="csv; skypilot: a vms.csv; tokens: of APIs.")] = Form.CSV,
     book: Annotated[
-        str | None, typer.Option("--book", help="A price book of the store: own, or skypilot, unless given.")
+        str | None, typer.Option("--book", help="A price book of the store (default: own, or skypilot).")
     ] = None,
     rate: Rates = None,
     date: Date = None,
@@ -172,7 +172,9 @@ def own_hardware(
     server_capex: Annotated[float, typer.Option("--server-capex", help="USD for a server without its GPUs.")] = 0.0,
     opex: Annotated[float, typer.Option("--opex-per-year", help="USD a year and GPU: space, staff, support.")] = 0.0,
     book: Book = "own",
-    provider: Annotated[str, typer.Option("--provider", help="Its name among providers.")] = "own hardware",
+    provider: Annotated[
+        str, typer.Option("--provider", help="Name of this hardware among providers.")
+    ] = "own hardware",
     date: Date = None,
     db: Db = DEFAULT_STORE,
     json: Json = False,

@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
 @prices.command("list", epilog="Example: gpuscout prices list")
 @grouped
 def list_prices(output: Output, books: Books = None, db: Db = DEFAULT_STORE) -> None:
-    """List the books, and the price of every GPU that a ranking would use by default."""
+    """List the price books and the default price of every GPU."""
     from gpuscout.store.prices.prices import PriceRules, price_gpus
     from gpuscout.store.prices.token_books import current
 
@@ -132,7 +132,7 @@ def set_prices(
     given: Annotated[list[str], typer.Argument(metavar="GPU=USD", help="USD per GPU hour; several at once.")],
     book: Book = "own",
     provider: Annotated[
-        str | None, typer.Option("--provider", help="Seller of that price (unless given: the book).")
+        str | None, typer.Option("--provider", help="Seller of that price (default: the book).")
     ] = None,
     purchase: Annotated[str, typer.Option("--purchase", help="on-demand, spot or reserved.")] = "on-demand",
     date: Date = None,
@@ -140,7 +140,7 @@ def set_prices(
     db: Db = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
-    """Set prices of GPUs in a book of the store, dated today unless told otherwise."""
+    """Set prices of GPUs in a book of the store. They are dated today by default."""
     from gpuscout.store.clock import today
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.prices.book_rows import check_book_name

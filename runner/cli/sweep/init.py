@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def init(
-    file: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("sweep.yaml"),
+    file: Annotated[Path, typer.Argument(help="The file to write.")] = Path("sweep.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
 ) -> None:
     """Write a commented sweep spec that runs as it is."""
@@ -34,7 +34,7 @@ def init(
 
 
 def schema() -> None:
-    """Print the JSON Schema of sweep specs, for completion in editors."""
+    """Print the JSON Schema of sweep specs, for editors."""
     import json
 
     from gpuscout.sweeps.spec.spec import spec_json_schema

@@ -265,13 +265,11 @@ class ExecutionOptions:
     executor: Annotated[str, typer.Option("--executor", help="auto, in-process or ray.")] = "auto"
     ray_address: Annotated[str | None, typer.Option("--ray-address", help="A running Ray cluster.")] = None
     max_servers: Annotated[
-        int | None, typer.Option("--max-servers", min=1, help="Most servers at once, of engine benchmark.")
+        int | None, typer.Option("--max-servers", min=1, help="Most servers that the engine benchmark runs at once.")
     ] = None
     task_timeout: Annotated[
         float | None,
-        typer.Option(
-            "--task-timeout", metavar="SECONDS", min=0.001, help="End tasks that take longer, of every engine."
-        ),
+        typer.Option("--task-timeout", metavar="SECONDS", min=0.001, help="Time limit of a task, for every engine."),
     ] = None
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try tasks again that crashed or timed out in earlier runs, too.")
@@ -297,7 +295,8 @@ def _rates(text: str | None) -> list[float] | None:
         return None if text is None else [float(part) for part in text.split(",")]
     except ValueError as error:
         raise InputError(
-            f'--request-rate: "{text}" is not a list of numbers', hint="for example --request-rate 0.5,1,2"
+            f'--request-rate: expected numbers with commas between them, got "{text}"',
+            hint="for example --request-rate 0.5,1,2",
         ) from error
 
 
@@ -308,4 +307,6 @@ def _numbers(flag: str, text: str | None) -> list[int] | None:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise InputError(f'{flag}: "{text}" is not a list of numbers', hint=f"for example {flag} 1,2,4") from error
+        raise InputError(
+            f'{flag}: expected whole numbers with commas between them, got "{text}"', hint=f"for example {flag} 1,2,4"
+        ) from error

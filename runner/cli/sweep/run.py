@@ -33,7 +33,7 @@ SaveSpec = Annotated[
     Path | None, typer.Option("--save-spec", help="Write the sweep to this file, as a spec that asks the same.")
 ]
 OutputJson = Annotated[
-    Path | None, typer.Option("--output-json", metavar="FILE", help="Write to a file what --json prints.")
+    Path | None, typer.Option("--output-json", metavar="FILE", help="Write the document of --json to a file.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Let --save-spec replace a file that exists.")]
 
@@ -205,7 +205,10 @@ def plan(
     db: Db = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
-    """Show the plan of a run without computing: tasks, exclusions with reasons, stored results, expected time."""
+    """Show the plan of a run, without computing anything.
+
+    Lists tasks, exclusions with reasons, stored results and the expected time.
+    """
     from gpuscout.runner.api import run as api
     from gpuscout.runner.cli.show.plan import print_plan, print_why
     from gpuscout.store.results.catalogues import ModelsAt

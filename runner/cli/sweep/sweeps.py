@@ -76,7 +76,7 @@ _LISTED = (
 
 @sweeps.command("show", epilog="Example: gpuscout sweeps show quickstart")
 def show_sweep(name: Name, db: Db = DEFAULT_STORE, json: Json = False) -> None:
-    """Show how far a sweep is, what failed and what was excluded, by reason."""
+    """Show the progress, failures and exclusions of a sweep."""
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.ranking.answer.losers import excluded as excluded_of
     from gpuscout.store.ranking.question.scope import scope_of
@@ -107,7 +107,7 @@ def resume_sweep(
     db: Db = DEFAULT_STORE,
     json: Json = False,
 ) -> None:
-    """Go on with a sweep, without the file it came from. It must still mean the same."""
+    """Resume a sweep without its file. Its tasks must still be the same."""
     from gpuscout.runner.api import run as api
     from gpuscout.store.database.connect import open_store
 
@@ -126,7 +126,7 @@ def resume_sweep(
 
 @sweeps.command("cancel", epilog="Example: gpuscout sweeps cancel capacity")
 def cancel_sweep(name: Name, db: Db = DEFAULT_STORE, json: Json = False) -> None:
-    """Stop a sweep wherever it runs: blocks under way are finished, no more are begun. What is stored stays."""
+    """Stop a sweep, wherever it runs. Blocks under way are finished, no more are begun; stored results stay."""
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.results import sweeps as stored
     from gpuscout.store.results.blocks import sweep_progress
@@ -150,8 +150,10 @@ def cancel_sweep(name: Name, db: Db = DEFAULT_STORE, json: Json = False) -> None
 @sweeps.command("delete", epilog="Example: gpuscout sweeps delete first-look --yes")
 def delete_sweep(
     name: Name,
-    revision: Annotated[int | None, typer.Option("--revision", help="This one, not the one run last.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    revision: Annotated[
+        int | None, typer.Option("--revision", help="The revision to delete (default: the one run last).")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
     db: Db = DEFAULT_STORE,
     json: Json = False,
 ) -> None:

@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
 @workloads.command("list", epilog="Example: gpuscout workloads list")
 @grouped
 def list_workloads(output: Output) -> None:
-    """List the presets with their lengths and what they stand for."""
+    """List the presets with their lengths and descriptions."""
     from gpuscout.sweeps.workloads import PRESETS
 
     rows = [
@@ -58,7 +58,7 @@ def show_workload(
     output: Output,
     spec: Annotated[Path | None, typer.Option("--spec", help="A sweep spec that has the workload.")] = None,
 ) -> None:
-    """Show the lengths of a workload's requests with their percentiles, and how they arrive."""
+    """Show the lengths and arrivals of a workload's requests."""
     workload = _workload(name, spec)
     traffic = workload.traffic.shape
     if output.json:
@@ -87,7 +87,7 @@ def from_trace(
     ] = None,
     bins: Annotated[int, typer.Option("--bins", min=1, max=1000, help="Bins of each length in the workload.")] = 20,
 ) -> None:
-    """Describe recorded requests, and write a workload of bins for a sweep spec."""
+    """Describe recorded requests and write a workload from them."""
     from gpuscout.sweeps.traffic.trace import read_trace
 
     trace = read_trace(file)

@@ -225,7 +225,7 @@ def _maybe_missing(connection: sa.Connection, error: UnknownNameError) -> Unknow
         return error
     found = UnknownNameError(error.kind, error.name, error.suggestions)
     found.hint = "   ".join(
-        part for part in (found.hint, f"{listed(unfinished)}: it may be among what is missing") if part
+        part for part in (found.hint, f"{listed(unfinished)}: it may be among the missing results") if part
     )
     return found
 

@@ -132,7 +132,7 @@ def _used(found: Placing, placement: Placement) -> str:
 def _lacking(fit: Fit) -> str:
     """Return text such as ": 4 more H100 (1 node of 8) would do, or 8 more L40S (1 node of 8)" """
     if not fit.missing:
-        return f", and up to {MOST_NODES:,} further nodes of each stored type were not found to do (--time-limit)"
+        return f", and with up to {MOST_NODES:,} further nodes of each stored type no solution was found (--time-limit)"
     options = " or ".join(map(_more, fit.missing[:_MOST_MISSING]))
     return f": {options} would do"
 

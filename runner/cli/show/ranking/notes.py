@@ -214,7 +214,7 @@ def imported(groups: Iterable[Group]) -> Iterator[str]:
     """Yield the exports that the best answers came from."""
     files = dict.fromkeys(config.imported_from for group in groups for config in group.configs if config.imported_from)
     if files:
-        yield f"imported from {', '.join(files)}: its maker answers for these estimates, nothing here can check them"
+        yield f"imported from {', '.join(files)}: these estimates were made elsewhere and cannot be checked here"
 
 
 def print_notes(ranking: Ranking, *, top: int | None) -> None:

@@ -149,7 +149,7 @@ def _row(group: Group, config: RankedConfig) -> tuple[str, ...]:
 def _changes(group: Group) -> Iterator[str]:
     if not group.flips:
         return
-    yield _tag("h3", "What would change it")
+    yield _tag("h3", "Changes that would alter the answer")
     rows = [(flip.gpu, f"{flip.usd_per_gpu_hour:.2f}", flip.winner, flip.loser) for flip in group.flips]
     yield _table(("at this price of", "USD per GPU hour", "wins", "instead of"), rows, figures=(1,))
 
@@ -171,7 +171,7 @@ def _memory(fit: MemoryFit | None) -> Iterator[str]:
 def _losers(group: Group) -> Iterator[str]:
     if not group.losers:
         return
-    yield _tag("h3", "What does not qualify")
+    yield _tag("h3", "Configurations that do not qualify")
     rows = []
     for out in group.losers:
         nearest = out.examples[0] if out.examples else None

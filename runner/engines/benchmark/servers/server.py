@@ -172,7 +172,11 @@ class RunningServer:
     def _check_key(self, status: int | None) -> None:
         """Raise ServerFailed for an answer that will be the same however long it is waited for."""
         if status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
-            wants = "refuses the key of `api_key_env`" if self._key else "wants a key: `api_key_env` names its variable"
+            wants = (
+                "refuses the key of `api_key_env`"
+                if self._key
+                else "requires a key: `api_key_env` names the variable that holds it"
+            )
             raise self.failed(f"the server answers {status}, it {wants}", Outcome.ERROR)
 
     def _served_model(self, timeout_s: float) -> str | None:
