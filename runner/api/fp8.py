@@ -10,8 +10,9 @@ from gpuscout.runner.engines.base import Cost
 from gpuscout.runner.engines.guard import is_foreign
 from gpuscout.runner.engines.registry import cached_engine
 from gpuscout.store.prices.prices import PriceRules
+from gpuscout.store.ranking.question.asked import Question
 from gpuscout.store.ranking.rank import rank
-from gpuscout.store.ranking.types import Group, Question, Ranking
+from gpuscout.store.ranking.types import Group, Ranking
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.expand import Expansion
 from gpuscout.sweeps.precision import Precision

@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from gpuscout.runner.resolve.spec import CHEAP_LADDER, EXPENSIVE_LADDER
-from gpuscout.store.ranking.types import Group, Kind, RankedConfig, Ranking
+from gpuscout.store.ranking.question.asked import Kind
+from gpuscout.store.ranking.types import Group, RankedConfig, Ranking
 from gpuscout.sweeps.errors import InputError, NothingQualifiesError
 from gpuscout.sweeps.servers.options import options_from
 from gpuscout.sweeps.settings import PARALLELISM

@@ -23,7 +23,7 @@ from gpuscout.sweeps.slo import DEFAULT_ITL_MS, OBJECTIVE_SYNONYMS, Slo, parse_s
 
 if TYPE_CHECKING:
     from gpuscout.store.prices.prices import PriceRules
-    from gpuscout.store.ranking.types import Question
+    from gpuscout.store.ranking.question.asked import Question
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
@@ -112,7 +112,7 @@ class Filters:
     def question(self) -> Question:
         """Return the question about these results, by the default objective. Raises InputError."""
 
-        from gpuscout.store.ranking.types import Question
+        from gpuscout.store.ranking.question.asked import Question
 
         gpus = counted_gpus(self.gpu)
         return Question(
@@ -265,7 +265,7 @@ class AimOptions(LimitOptions):
 
     def asked(self, question: Question) -> Question:
         """Return the question with this aim. Raises InputError."""
-        from gpuscout.store.ranking.types import DEFAULT_OBJECTIVE
+        from gpuscout.store.ranking.measures import DEFAULT_OBJECTIVE
 
         if self.objective and self.weight:
             raise InputError("--weight replaces --objective: name the objective in one of them")

@@ -21,10 +21,11 @@ from gpuscout.store.prices.books import book_names, prices_for, quotes_of
 from gpuscout.store.prices.prices import Prices
 from gpuscout.store.queries.compare_sides import PRICE_FORMS, Form, Side
 from gpuscout.store.ranking.measures import DECIMALS, Array
+from gpuscout.store.ranking.question.asked import Kind
 from gpuscout.store.ranking.question.lookup import means_estimated
 from gpuscout.store.ranking.question.scope import Scope, scope_of
 from gpuscout.store.ranking.rank import rank
-from gpuscout.store.ranking.types import Cause, Configuration, Group, Kind, RankedConfig, Ranking
+from gpuscout.store.ranking.types import Cause, Configuration, Group, RankedConfig, Ranking
 from gpuscout.store.schema import cases, engines, operating_points, tasks
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.settings import SETTINGS

@@ -16,8 +16,8 @@ from enum import StrEnum
 import sqlalchemy as sa
 
 from gpuscout.store.prices.books import book_names
+from gpuscout.store.ranking.question.asked import MEASURED, Kind, Question
 from gpuscout.store.ranking.question.lookup import listed
-from gpuscout.store.ranking.types import MEASURED, Kind, Question
 from gpuscout.store.schema import engines, gpus, measured_runs, sweeps
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue

@@ -7,8 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from gpuscout.store.ranking.question.asked import Question
 from gpuscout.store.ranking.question.scope import ABOUT, nothing_matches, scope_of
-from gpuscout.store.ranking.types import Question
 from gpuscout.store.schema import cases, engines, gpus, models, tasks
 from gpuscout.sweeps.errors import InputError
 

@@ -67,20 +67,12 @@ from gpuscout.store.ranking.candidates.runs import (
     with_left_out,
 )
 from gpuscout.store.ranking.candidates.trust import ties_of
+from gpuscout.store.ranking.measures import DEFAULT_OBJECTIVE, MEASURES
+from gpuscout.store.ranking.question.asked import MEASURED, Question, Trusted
 from gpuscout.store.ranking.question.confidence import EXPECTED, HIGHEST
 from gpuscout.store.ranking.question.lookup import choose_word, means_estimated, stored_names
 from gpuscout.store.ranking.question.scope import Scope, nothing_matches, scopes_of
-from gpuscout.store.ranking.types import (
-    DEFAULT_OBJECTIVE,
-    MEASURED,
-    MEASURES,
-    Group,
-    Losers,
-    Question,
-    RankedConfig,
-    Ranking,
-    Trusted,
-)
+from gpuscout.store.ranking.types import Group, Losers, RankedConfig, Ranking
 from gpuscout.store.results.catalogues import caveats_of
 from gpuscout.store.schema import gpus, membership, sweeps
 from gpuscout.sweeps.errors import InputError

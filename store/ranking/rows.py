@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from gpuscout.store.ranking.types import Group, Kind, RankedConfig, Ranking
+from gpuscout.store.ranking.question.asked import Kind
+from gpuscout.store.ranking.types import Group, RankedConfig, Ranking
 from gpuscout.sweeps.curves import METRICS, SERVER_METRICS
 from gpuscout.sweeps.settings import SETTINGS
 from gpuscout.sweeps.trust import TRUSTED_METRICS

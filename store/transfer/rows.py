@@ -10,9 +10,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from gpuscout.store.database import bulk
+from gpuscout.store.ranking.question.asked import Question
 from gpuscout.store.ranking.question.lookup import workload_names
 from gpuscout.store.ranking.question.scope import Condition, scope_of
-from gpuscout.store.ranking.types import Question
 from gpuscout.store.results.trust import trust_document
 from gpuscout.store.schema import (
     cases,

@@ -54,9 +54,9 @@ PLANTED = {
     "the layers of the ranking": [
         ("store.ranking.answer.groups", "gpuscout.store.ranking.rank"),
         ("store.ranking.candidates.trust", "gpuscout.store.ranking.answer.groups"),
-        ("store.ranking.question.limits", "gpuscout.store.ranking.candidates.trust"),
-        ("store.ranking.types", "gpuscout.store.ranking.question.limits"),
-        ("store.ranking.measures", "gpuscout.store.ranking.types"),
+        ("store.ranking.question.limits", "gpuscout.store.ranking.types"),
+        ("store.ranking.types", "gpuscout.store.ranking.candidates.trust"),
+        ("store.ranking.measures", "gpuscout.store.ranking.question.limits"),
     ],
     "the layers of the queries": [
         ("store.queries.operating_points.points", "gpuscout.store.queries.frames"),

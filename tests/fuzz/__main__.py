@@ -31,7 +31,7 @@ from gpuscout.store.prices.csv_file import PriceFile
 from gpuscout.store.prices.offers import quotes_of_offers
 from gpuscout.store.prices.skypilot import SkyPilotFile
 from gpuscout.store.prices.tokens import TokenFile
-from gpuscout.store.ranking.types import Question
+from gpuscout.store.ranking.question.asked import Question
 from gpuscout.store.transfer.files import Format, is_export, write_text
 from gpuscout.store.transfer.reader import size_of
 from gpuscout.store.transfer.rows import export_rows

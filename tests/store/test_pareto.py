@@ -20,7 +20,7 @@ from gpuscout.store.prices.prices import PriceRules
 from gpuscout.store.queries.frames import to_dataframe
 from gpuscout.store.queries.operating_points.pareto import METRICS, Pareto, frontier, metric_of, pareto
 from gpuscout.store.queries.operating_points.points import query
-from gpuscout.store.ranking.types import Question
+from gpuscout.store.ranking.question.asked import Question
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.slo import parse_slo
 from tests.support.rank_stores import a_run, an_answer, fill

@@ -24,8 +24,8 @@ from gpuscout.store.prices.prices import PriceRules
 from gpuscout.store.queries.frames import to_dataframe
 from gpuscout.store.queries.operating_points.point_columns import RANGES, ends_of
 from gpuscout.store.queries.operating_points.points import COLUMNS, query
+from gpuscout.store.ranking.question.asked import Question
 from gpuscout.store.ranking.rank import rank
-from gpuscout.store.ranking.types import Question
 from gpuscout.sweeps.errors import UnknownNameError
 from gpuscout.sweeps.slo import Slo
 from gpuscout.sweeps.trust import Trust

@@ -21,7 +21,7 @@ from gpuscout.store.prices.prices import PriceRules, Quote, packed
 from gpuscout.store.prices.token_books import save_token_prices
 from gpuscout.store.prices.tokens import TokenPrice
 from gpuscout.store.queries.sizing.token_api import MOST_REPLICAS, break_even
-from gpuscout.store.ranking.types import Question
+from gpuscout.store.ranking.question.asked import Question
 from tests.support.rank_stores import an_answer, fill
 
 DAY = date(2026, 11, 1)

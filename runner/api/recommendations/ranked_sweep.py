@@ -22,8 +22,9 @@ from gpuscout.runner.resolve.models import ModelFinder, model_text, target_of
 from gpuscout.store.database.connect import Connection, Store
 from gpuscout.store.prices.prices import GpuPrice
 from gpuscout.store.queries.answers import StoredAnswer, answers_at
+from gpuscout.store.ranking.question.asked import Trusted
 from gpuscout.store.ranking.rank import DEFAULT_OBJECTIVE, Group, Question, RankedConfig, rank
-from gpuscout.store.ranking.types import Cause, Configuration, Losers, Trusted
+from gpuscout.store.ranking.types import Cause, Configuration, Losers
 from gpuscout.store.results.blocks import open_failures
 from gpuscout.store.results.catalogues import StoredModels
 from gpuscout.sweeps.cases import Case, CaseColumns

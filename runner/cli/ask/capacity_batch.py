@@ -16,7 +16,7 @@ from gpuscout.sweeps.errors import InputError
 if TYPE_CHECKING:
     from gpuscout.runner.cli.options import PriceOptions
     from gpuscout.store.queries.sizing.batch import Batch, BatchCapacity, BatchGroup, BatchOffer, BatchPlan
-    from gpuscout.store.ranking.types import Question
+    from gpuscout.store.ranking.question.asked import Question
 
 _AMOUNT = re.compile(
     r"(?:(?P<workload>.+)=)?\s*(?P<value>\d{1,15}(?:\.\d{1,15})?)\s*(?P<scale>[kKMGBT]?)\s*"

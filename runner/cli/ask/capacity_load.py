@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gpuscout.store.queries.sizing.capacity import Demand
     from gpuscout.store.queries.sizing.moving import Fleet, MovingPlan, Scaling
     from gpuscout.store.queries.sizing.moving_question import CapacityOverTime, MovingGroup
-    from gpuscout.store.ranking.types import Question
+    from gpuscout.store.ranking.question.asked import Question
 
 _DURATION = re.compile(r"\s*(?P<value>\d{1,12}(?:\.\d{1,9})?)\s*(?P<unit>ms|s|min|m|h|d)\s*")
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}

@@ -123,7 +123,7 @@ def launched(
     """
     from gpuscout.runner.deploy.servers import launch_of
     from gpuscout.store.ranking.answer.launches import Launches
-    from gpuscout.store.ranking.types import Kind
+    from gpuscout.store.ranking.question.asked import Kind
 
     deployment = replace(Launches(connection).deployment(group.model, chosen), draft=draft)
     launch = launch_of(deployment, run_with or chosen.server)

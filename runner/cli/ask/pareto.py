@@ -17,7 +17,7 @@ from gpuscout.runner.cli.show.output import Column, Output, print_json_rows, pri
 
 if TYPE_CHECKING:
     from gpuscout.store.queries.operating_points.pareto import Front, Pareto
-    from gpuscout.store.ranking.types import Question
+    from gpuscout.store.ranking.question.asked import Question
 
 _DEFAULT_METRICS = "cost,interactivity"
 # Of the columns of a table these are told above it, or are metrics.

@@ -17,7 +17,8 @@ from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
     from gpuscout.runner.api.models.fit import MemoryFit
-    from gpuscout.store.ranking.types import Question, Ranking
+    from gpuscout.store.ranking.question.asked import Question
+    from gpuscout.store.ranking.types import Ranking
 
 _REPORTED = 12
 

@@ -7,7 +7,8 @@ import shlex
 from gpuscout.runner.cli.common import count
 from gpuscout.runner.cli.show.output import number
 from gpuscout.runner.cli.show.wording import GLUE, LATENCIES, describe, glued, glued_limit, share
-from gpuscout.store.ranking.types import Backing, Chance, Group, Kind, RankedConfig, Ranking, Runs, Tie
+from gpuscout.store.ranking.question.asked import Kind
+from gpuscout.store.ranking.types import Backing, Chance, Group, RankedConfig, Ranking, Runs, Tie
 from gpuscout.sweeps.slo import is_percentile
 from gpuscout.sweeps.speculative import AS_GIVEN
 from gpuscout.sweeps.trust import Link, ObservedError

@@ -13,7 +13,7 @@ from gpuscout.sweeps.speculative import speculative_from
 
 if TYPE_CHECKING:
     from gpuscout.store.prices.prices import Prices
-    from gpuscout.store.ranking.types import Question
+    from gpuscout.store.ranking.question.asked import Question
     from gpuscout.sweeps.slo import Slo
 
 # What a table holds unless columns are chosen; machines get everything.
@@ -89,7 +89,7 @@ def with_range(column: Column, row: Mapping[str, Any], *, named: bool = True) ->
 def ranged_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the figures of a row with their ranges: "0.53 (0.33–0.86)", "0.53 (measured)", "0.53 (unknown)"."""
     from gpuscout.runner.cli.show.certainty import ranged
-    from gpuscout.store.ranking.types import Kind
+    from gpuscout.store.ranking.question.asked import Kind
 
     found = dict(row)
     for name in RANGES:

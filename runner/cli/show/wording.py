@@ -17,17 +17,9 @@ from gpuscout.runner.cli.show.output import number
 from gpuscout.store.ranking.answer.aside import CaseKey
 from gpuscout.store.ranking.answer.aside import case_of as case_of
 from gpuscout.store.ranking.answer.aside import measured_aside as measured_aside
+from gpuscout.store.ranking.question.asked import Kind, Question
 from gpuscout.store.ranking.question.confidence import EXPECTED
-from gpuscout.store.ranking.types import (
-    Cause,
-    Configuration,
-    Group,
-    Kind,
-    Operating,
-    Question,
-    RankedConfig,
-    Ranking,
-)
+from gpuscout.store.ranking.types import Cause, Configuration, Group, Operating, RankedConfig, Ranking
 from gpuscout.sweeps.slo import Slo
 from gpuscout.sweeps.speculative import speculative_from
 from gpuscout.sweeps.traffic.words import traffic_words

@@ -21,7 +21,7 @@ from gpuscout.sweeps.workloads import PRESETS
 
 if TYPE_CHECKING:
     from gpuscout.runner.api.run import RunOptions
-    from gpuscout.store.ranking.types import Question
+    from gpuscout.store.ranking.question.asked import Question
     from gpuscout.sweeps.spec.spec import SweepSpec
 
 GpuFile = Annotated[Path | None, typer.Option("--gpu-file", help="A YAML file with GPUs of your own.")]
@@ -247,7 +247,8 @@ class AskOptions(AimOptions):
 
     def question(self, spec: SweepSpec, prices: PriceOptions, gpus: Iterable[str] = ()) -> Question:
         """Raise InputError, UnknownNameError: better before the sweep than after it."""
-        from gpuscout.store.ranking.types import Question, measure_of
+        from gpuscout.store.ranking.measures import measure_of
+        from gpuscout.store.ranking.question.asked import Question
 
         asked = self.asked(Question())
         if not self.objective and not self.weight and spec.objective:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from gpuscout.runner.execution.controller import RunReport
     from gpuscout.runner.execution.executor_choice import Choice
     from gpuscout.store.database.connect import Store
-    from gpuscout.store.ranking.types import Group, Question, Ranking
+    from gpuscout.store.ranking.question.asked import Question
+    from gpuscout.store.ranking.types import Group, Ranking
     from gpuscout.sweeps.spec.spec import SweepSpec
 
 _EXIT_FAILURES = 5

@@ -79,8 +79,8 @@ def show_sweep(name: Name, db: Db = DEFAULT_STORE, json: Json = False) -> None:
     """Show the progress, failures and exclusions of a sweep."""
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.ranking.answer.losers import excluded as excluded_of
+    from gpuscout.store.ranking.question.asked import Question
     from gpuscout.store.ranking.question.scope import scope_of
-    from gpuscout.store.ranking.types import Question
     from gpuscout.store.results.blocks import sweep_progress
     from gpuscout.store.results.failure_groups import failure_groups
     from gpuscout.store.results.sweeps import named_sweep

@@ -27,7 +27,7 @@ from gpuscout.store.queries.operating_points.points import PointReader
 from gpuscout.store.ranking.candidates.statements import about_tasks
 from gpuscout.store.ranking.candidates.trust import Errors, metric_with_errors
 from gpuscout.store.ranking.measures import DECIMALS, MEASURES, Array
-from gpuscout.store.ranking.types import Kind, Question
+from gpuscout.store.ranking.question.asked import Kind, Question
 from gpuscout.store.schema import cases, tasks
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
 from gpuscout.sweeps.slo import is_percentile

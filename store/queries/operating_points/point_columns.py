@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from gpuscout.store.prices.books import prices_for, tdp_w
 from gpuscout.store.prices.prices import PriceRules, Prices
 from gpuscout.store.ranking.measures import value_of
+from gpuscout.store.ranking.question.asked import MEASURED, Kind
 from gpuscout.store.ranking.question.scope import Scope, WorkloadKey
-from gpuscout.store.ranking.types import MEASURED, Kind
 from gpuscout.store.results.catalogues import APPROXIMATE_MARK
 from gpuscout.store.schema import (
     cases,

@@ -32,10 +32,10 @@ from gpuscout.store.queries.operating_points.point_columns import (
     needs_of,
 )
 from gpuscout.store.ranking.candidates.runs import on_runs, with_left_out
+from gpuscout.store.ranking.question.asked import Kind, Question
 from gpuscout.store.ranking.question.limits import limits_on_runs
 from gpuscout.store.ranking.question.lookup import means_estimated, means_measured
 from gpuscout.store.ranking.question.scope import Condition, Scope, nothing_matches, scope_of
-from gpuscout.store.ranking.types import Kind, Question
 from gpuscout.store.results.catalogues import caveats_of
 from gpuscout.store.schema import cases, engines, gpus, measured_runs, membership, models, operating_points, tasks
 from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest

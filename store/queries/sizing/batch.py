@@ -25,8 +25,9 @@ from gpuscout.store.queries.sizing.capacity_question import all_prices, both_ran
 from gpuscout.store.queries.sizing.moving import Hourly, hourly_of
 from gpuscout.store.queries.sizing.simulated_rates import highest_rates, of_one_load, settings_of
 from gpuscout.store.ranking.answer.aside import case_of
+from gpuscout.store.ranking.question.asked import Trusted
 from gpuscout.store.ranking.rank import Question, Ranking
-from gpuscout.store.ranking.types import Group, RankedConfig, Trusted
+from gpuscout.store.ranking.types import Group, RankedConfig
 from gpuscout.sweeps.errors import InputError
 
 _EXACT = 1e-9  # floating point must not ask for one more replica

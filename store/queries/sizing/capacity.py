@@ -20,7 +20,8 @@ from dataclasses import dataclass, field, replace
 
 from gpuscout.store.prices.prices import GpuPrice, HourlyPrice, Prices, packed
 from gpuscout.store.queries.sizing.simulated_rates import enough_for, highest_rates, settings_of
-from gpuscout.store.ranking.types import Cause, Group, Kind, Loser, RankedConfig
+from gpuscout.store.ranking.question.asked import Kind
+from gpuscout.store.ranking.types import Cause, Group, Loser, RankedConfig
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.slo import Slo
 

@@ -13,9 +13,10 @@ from gpuscout.store.prices.prices import Prices
 from gpuscout.store.queries.sizing.capacity import Demand, GroupCapacity, Load, Plan, Users, capacity_of, load_at
 from gpuscout.store.queries.sizing.simulated_rates import of_one_load
 from gpuscout.store.ranking.answer.aside import CaseKey, case_of
+from gpuscout.store.ranking.question.asked import Trusted
 from gpuscout.store.ranking.question.confidence import CAUTIOUS
 from gpuscout.store.ranking.rank import Question, Ranking, rank
-from gpuscout.store.ranking.types import Group, Trusted
+from gpuscout.store.ranking.types import Group
 from gpuscout.store.schema import gpus, operating_points
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.traffic.moving import HIGHEST_RATE

@@ -24,8 +24,9 @@ from gpuscout.store.queries.sizing.moving import (
 )
 from gpuscout.store.queries.sizing.simulated_rates import highest_rates, of_one_load, settings_of
 from gpuscout.store.ranking.answer.aside import CaseKey, case_of
+from gpuscout.store.ranking.question.asked import Trusted
 from gpuscout.store.ranking.rank import Question, Ranking
-from gpuscout.store.ranking.types import Group, RankedConfig, Trusted
+from gpuscout.store.ranking.types import Group, RankedConfig
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.traffic.moving import MovingLoad, Series
 

@@ -24,7 +24,8 @@ from gpuscout.store.prices.token_books import check_cached_share, current, named
 from gpuscout.store.prices.tokens import TokenPrice
 from gpuscout.store.queries.sizing.capacity import Demand, Plan, expected_rates, plan, rate_of
 from gpuscout.store.queries.sizing.capacity_question import both_rankings, node_sizes
-from gpuscout.store.ranking.types import Group, Question, RankedConfig, Ranking, Trusted
+from gpuscout.store.ranking.question.asked import Question, Trusted
+from gpuscout.store.ranking.types import Group, RankedConfig, Ranking
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.names import matches
 

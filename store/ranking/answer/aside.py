@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from gpuscout.store.ranking.types import MEASURED, Group, Question, Trusted
+from gpuscout.store.ranking.question.asked import MEASURED, Question, Trusted
+from gpuscout.store.ranking.types import Group
 
 CaseKey = tuple[str, int, int, str | None]
 

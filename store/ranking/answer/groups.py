@@ -14,9 +14,10 @@ from gpuscout.store.ranking.candidates.candidates import Candidates
 from gpuscout.store.ranking.candidates.placing import Indices, Placed
 from gpuscout.store.ranking.candidates.trust import Place, metric_with_errors, trusted_metric
 from gpuscout.store.ranking.measures import DECIMALS, MEASURES, Aim, Array
+from gpuscout.store.ranking.question.asked import Question
 from gpuscout.store.ranking.question.confidence import chance
 from gpuscout.store.ranking.question.limits import UNKNOWN, Flags
-from gpuscout.store.ranking.types import Backing, Chance, Operating, Opinion, Question, RankedConfig, Unranked
+from gpuscout.store.ranking.types import Backing, Chance, Operating, Opinion, RankedConfig, Unranked
 from gpuscout.sweeps.slo import Slo
 
 

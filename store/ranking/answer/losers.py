@@ -16,10 +16,11 @@ from gpuscout.store.ranking.candidates.fetched import fetch
 from gpuscout.store.ranking.candidates.placing import Indices
 from gpuscout.store.ranking.candidates.statements import OUTCOME_CODES
 from gpuscout.store.ranking.measures import Array
+from gpuscout.store.ranking.question.asked import MEASURED, Trusted
 from gpuscout.store.ranking.question.limits import UNKNOWN, Limit
 from gpuscout.store.ranking.question.lookup import means_estimated
 from gpuscout.store.ranking.question.scope import Scope
-from gpuscout.store.ranking.types import MEASURED, Cause, Loser, Losers, Operating, SweepExclusion, Trusted, Unmet
+from gpuscout.store.ranking.types import Cause, Loser, Losers, Operating, SweepExclusion, Unmet
 from gpuscout.store.schema import exclusions, sweep_workloads, sweeps
 from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.slo import Slo

@@ -29,12 +29,12 @@ from gpuscout.store.ranking.candidates.placing import (
 from gpuscout.store.ranking.candidates.statements import OUTCOME_CODES, Choice
 from gpuscout.store.ranking.candidates.trust import Errors, trusted_metric
 from gpuscout.store.ranking.measures import Aim, Array, measure_of
+from gpuscout.store.ranking.question.asked import MEASURED, Question, Trusted
 from gpuscout.store.ranking.question.confidence import at_confidence
 from gpuscout.store.ranking.question.intervals import Intervals
 from gpuscout.store.ranking.question.limits import Flags, Limit, hold, limits_of, need_percentiles
 from gpuscout.store.ranking.question.lookup import NameIndex, means_estimated
 from gpuscout.store.ranking.question.scope import Scope
-from gpuscout.store.ranking.types import MEASURED, Question, Trusted
 from gpuscout.store.results.trust import intervals_of
 from gpuscout.sweeps.outcomes import Outcome
 

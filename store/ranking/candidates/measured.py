@@ -38,9 +38,10 @@ from gpuscout.store.ranking.candidates.runs import (
 )
 from gpuscout.store.ranking.candidates.statements import OUTCOME_CODES, PRECISION_CODES, SERVER_CODES, Choice
 from gpuscout.store.ranking.measures import Aim, Array
+from gpuscout.store.ranking.question.asked import MEASURED, Question, Trusted
 from gpuscout.store.ranking.question.limits import Flags, Limit, at, hold, limits_on_runs, worst_ratio
 from gpuscout.store.ranking.question.scope import Scope
-from gpuscout.store.ranking.types import MEASURED, Question, Runs, Trusted
+from gpuscout.store.ranking.types import Runs
 from gpuscout.sweeps.curves import METRICS, Bound
 from gpuscout.sweeps.outcomes import Outcome
 from gpuscout.sweeps.workloads import LOADS

@@ -13,9 +13,9 @@ from gpuscout.store.prices.prices import GpuPrice
 from gpuscout.store.ranking.candidates.fetched import Rows
 from gpuscout.store.ranking.candidates.statements import OUTCOME_CODES
 from gpuscout.store.ranking.measures import DECIMALS, Aim, Array
+from gpuscout.store.ranking.question.asked import MEASURED
 from gpuscout.store.ranking.question.limits import Flags, Limit, between, hold
 from gpuscout.store.ranking.question.lookup import NameIndex
-from gpuscout.store.ranking.types import MEASURED
 from gpuscout.sweeps.outcomes import Outcome
 
 Indices = npt.NDArray[np.int64]

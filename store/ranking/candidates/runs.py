@@ -14,10 +14,10 @@ import sqlalchemy as sa
 
 from gpuscout.store.ranking.candidates.placing import Indices
 from gpuscout.store.ranking.measures import Array
+from gpuscout.store.ranking.question.asked import Question
 from gpuscout.store.ranking.question.limits import Limit
 from gpuscout.store.ranking.question.lookup import means_measured
 from gpuscout.store.ranking.question.scope import Condition, Scope
-from gpuscout.store.ranking.types import Question
 from gpuscout.store.schema import cases, failures, gpus, measured_runs, membership, models, percentiles, tasks
 from gpuscout.sweeps.curves import METRICS
 from gpuscout.sweeps.errors import InputError, NothingMatchesError

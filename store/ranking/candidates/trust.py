@@ -27,8 +27,9 @@ import sqlalchemy as sa
 from gpuscout.store.ranking.candidates.placing import Indices
 from gpuscout.store.ranking.measures import MEASURES, Aim, Array
 from gpuscout.store.ranking.question import confidence
+from gpuscout.store.ranking.question.asked import Kind
 from gpuscout.store.ranking.question.limits import Flags
-from gpuscout.store.ranking.types import Backing, Kind, RankedConfig, Tie
+from gpuscout.store.ranking.types import Backing, RankedConfig, Tie
 from gpuscout.store.results.trust import errors_of
 from gpuscout.store.schema import gpus, models
 from gpuscout.sweeps.curves import PERCENTILES

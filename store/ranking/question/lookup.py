@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from gpuscout.store.ranking.types import BENCHMARK, MEASURED, Kind, Question
+from gpuscout.store.ranking.question.asked import BENCHMARK, MEASURED, Kind, Question
 from gpuscout.store.schema import (
     engines,
     gpus,

@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from gpuscout.store.ranking.question.asked import BENCHMARK, Question
 from gpuscout.store.ranking.question.lookup import (
     NamedWorkload,
     NameIndex,
@@ -26,7 +27,6 @@ from gpuscout.store.ranking.question.lookup import (
     workloads_called,
 )
 from gpuscout.store.ranking.question.started import started_as
-from gpuscout.store.ranking.types import BENCHMARK, Question
 from gpuscout.store.schema import cases, engines, gpus, measured_runs, membership, models, sweeps, tasks, traffics
 from gpuscout.sweeps.errors import InputError, NothingMatchesError, UnknownNameError
 from gpuscout.sweeps.precision import PRECISIONS, precision_called

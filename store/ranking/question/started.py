@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
+from gpuscout.store.ranking.question.asked import Question
 from gpuscout.store.ranking.question.lookup import listed
-from gpuscout.store.ranking.types import Question
 from gpuscout.store.schema import cases, gpus
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.gpus.gpu import GPUSpec

@@ -30,7 +30,7 @@ from gpuscout.runner.cli.show.wording import (
 from gpuscout.store.queries.sizing.capacity import HOURS_PER_MONTH, summed_range
 from gpuscout.store.queries.sizing.moving import Fleet, OverTime
 from gpuscout.store.queries.sizing.moving_question import CapacityOverTime, MovingGroup
-from gpuscout.store.ranking.types import Kind
+from gpuscout.store.ranking.question.asked import Kind
 
 _LEAST = 16
 _MOST_GPUS = 6

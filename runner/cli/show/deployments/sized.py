@@ -10,8 +10,9 @@ from gpuscout.runner.cli.show.document import picked
 from gpuscout.runner.cli.show.fitted import short_gpu
 from gpuscout.runner.cli.show.wording import case_of, cause, configuration, measured_aside, not_shown, said_of
 from gpuscout.store.queries.sizing.capacity import Out
+from gpuscout.store.ranking.question.asked import Kind, Question
 from gpuscout.store.ranking.question.confidence import CAUTIOUS
-from gpuscout.store.ranking.types import Group, Kind, Question, RankedConfig, Ranking
+from gpuscout.store.ranking.types import Group, RankedConfig, Ranking
 
 
 class SizedGroup(Protocol):

@@ -8,16 +8,9 @@ from dataclasses import asdict
 from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.show.prices import prices_document
 from gpuscout.runner.cli.show.site import site_of
-from gpuscout.store.ranking.types import (
-    MEASURES,
-    Backing,
-    Configuration,
-    Group,
-    Operating,
-    Question,
-    RankedConfig,
-    Ranking,
-)
+from gpuscout.store.ranking.measures import MEASURES
+from gpuscout.store.ranking.question.asked import Question
+from gpuscout.store.ranking.types import Backing, Configuration, Group, Operating, RankedConfig, Ranking
 from gpuscout.sweeps.slo import Slo
 
 _ENDS = ("low", "high")

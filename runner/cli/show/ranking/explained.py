@@ -19,7 +19,8 @@ from gpuscout.runner.cli.show.wording import (
     share,
     wrapped,
 )
-from gpuscout.store.ranking.types import Cause, Group, Kind, Loser, Losers, Operating, Ranking
+from gpuscout.store.ranking.question.asked import Kind
+from gpuscout.store.ranking.types import Cause, Group, Loser, Losers, Operating, Ranking
 from gpuscout.sweeps.slo import Slo
 
 

@@ -34,8 +34,8 @@ def print_ranking_rows(ranking: Ranking, output: Output, *, top: int | None) -> 
 
 def _columns(ranking: Ranking, rows: Sequence[Row]) -> list[Column]:
     """Return the columns for a reader: the objective with its range first, one for each figure that was asked for."""
+    from gpuscout.store.ranking.measures import MEASURES
     from gpuscout.store.ranking.rows import COLUMNS, columns_of
-    from gpuscout.store.ranking.types import MEASURES
 
     question, aim = ranking.question, ranking.question.aim
     names = [name for name in (*dict(aim.weights), *question.also) if aim.is_weighted or name != aim.name]

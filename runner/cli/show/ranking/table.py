@@ -48,8 +48,10 @@ from gpuscout.runner.cli.show.wording import (
     wrapped,
     wrapped_all,
 )
+from gpuscout.store.ranking.measures import MEASURES
+from gpuscout.store.ranking.question.asked import Kind
 from gpuscout.store.ranking.rows import shown
-from gpuscout.store.ranking.types import MEASURES, Cause, Group, Kind, RankedConfig, Ranking
+from gpuscout.store.ranking.types import Cause, Group, RankedConfig, Ranking
 from gpuscout.sweeps.slo import Slo
 
 __all__ = ["TIES", "explanation", "print_notes", "print_ranking", "ranking_document"]
