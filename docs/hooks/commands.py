@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import typer
-
-from gpuscout.runner.cli.main import app
+from gpuscout.runner.cli.main import all_commands
 
 _INTRO = """# Commands
 
@@ -18,7 +16,7 @@ documents are described in [JSON documents](../json-documents.md); those that us
 
 def page() -> str:
     """A section for each command and subcommand, with its options."""
-    return "\n".join([_INTRO, *(_section(path, command) for path, command in walk(typer.main.get_command(app)))])
+    return "\n".join([_INTRO, *(_section(path, command) for path, command in walk(all_commands()))])
 
 
 def walk(command: Any, path: tuple[str, ...] = ("gpuscout",)) -> Iterator[tuple[tuple[str, ...], Any]]:

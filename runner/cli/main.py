@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import sys
 from contextlib import suppress
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Any
 
 import typer
 
@@ -74,6 +75,12 @@ def _options(
         raise typer.Exit
 
 
+@cache
+def all_commands() -> Any:
+    """Return all commands as one, built once: the page and tests run many in a process."""
+    return typer.main.get_command(app)
+
+
 def main() -> None:
     """Run the command line and leave with its exit status."""
     hide_password()
@@ -109,7 +116,7 @@ def execute(arguments: list[str]) -> int:
 
 def _status_of(arguments: list[str]) -> int:
     try:
-        app(arguments)
+        all_commands()(arguments)
         return 0
     except SystemExit as leave:
         # typer's own way to end: usage errors (2), Ctrl-C (130), typer.Exit, and 1 when the reader of a pipe has left.

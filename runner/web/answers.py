@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
 from typing import Any
 
-from gpuscout.runner.cli.main import app
+from gpuscout.runner.cli.main import all_commands
 from gpuscout.runner.cli.options import AimOptions, Filters, LimitOptions, PriceOptions, SloOptions
 from gpuscout.runner.cli.streams import captured
 from gpuscout.sweeps.errors import GpuscoutError, InputError, nearest
@@ -162,7 +162,7 @@ class Question:
         store = ["--db", db] if self.kind.store else []
         line = [*self.kind.command, *options, *(form or ("--json",)), *store, *marks, *places]
         with captured() as printed, usage_errors():
-            status = _commands().main(args=line, prog_name="gpuscout", standalone_mode=False)
+            status = all_commands().main(args=line, prog_name="gpuscout", standalone_mode=False)
         return Answer(printed.documents.getvalue(), printed.messages.getvalue().strip(), status or 0)
 
     def groups(self, *kinds: type[Any]) -> tuple[Any, ...]:
@@ -200,15 +200,8 @@ def usage_errors() -> Iterator[None]:
 
 
 @cache
-def _commands() -> Any:
-    from typer.main import get_command
-
-    return get_command(app)
-
-
-@cache
 def _command(name: str) -> Any:
-    found = _commands()
+    found = all_commands()
     for word in QUESTIONS[name].command:
         found = found.commands[word]
     return found

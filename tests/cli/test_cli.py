@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
 import yaml
 
 from gpuscout import estimate_performance
-from gpuscout.runner.cli.main import app, execute
+from gpuscout.runner.cli.main import all_commands, execute
 from gpuscout.runner.cli.show.wording import cause, counted
 from gpuscout.store.database.connect import open_store
 from gpuscout.store.ranking.types import Cause
@@ -36,7 +35,7 @@ def every_command() -> list[tuple[tuple[str, ...], Any]]:
             return [(path, command)]
         return [found for name, child in children.items() for found in below((*path, name), child)]
 
-    return below((), typer.main.get_command(app))
+    return below((), all_commands())
 
 
 COMMANDS = dict(every_command())

@@ -35,13 +35,12 @@ def test_the_site_builds_without_a_dead_link(tmp_path: Path) -> None:
 
 
 def test_every_command_has_a_section_with_its_options() -> None:
-    import typer
 
-    from gpuscout.runner.cli.main import app
+    from gpuscout.runner.cli.main import all_commands
 
     commands = hook("commands")
     page = commands.page()
-    for path, command in commands.walk(typer.main.get_command(app)):
+    for path, command in commands.walk(all_commands()):
         section = page.partition(f"\n## {' '.join(path)}\n")[2].partition("\n## ")[0]
         assert "Example:" in section, path
         for option in command.params:

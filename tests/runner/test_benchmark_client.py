@@ -103,6 +103,7 @@ def test_measures_what_the_server_did(server: Served) -> None:
     assert (run.details["completed"], run.details["failed"]) == (64, 0)
 
 
+@pytest.mark.slow
 def test_figures_at_64_in_flight_are_within_5_percent_of_what_the_server_did() -> None:
     """Means, percentiles and throughput, beside the server's own record: it is late itself where a machine is busy.
 

@@ -89,6 +89,7 @@ def test_a_ladder_is_measured_stored_and_ranked_as_measured(server: Served, tmp_
     assert server.record() == []
 
 
+@pytest.mark.slow
 def test_a_longer_ladder_measures_what_is_missing(server: Served, tmp_path: Path) -> None:
     write_spec(tmp_path, server, "[2]")
     assert gpuscout("run", "bench.yaml", cwd=tmp_path).returncode == 0
@@ -99,6 +100,7 @@ def test_a_longer_ladder_measures_what_is_missing(server: Served, tmp_path: Path
     assert rows(tmp_path, "SELECT concurrency FROM measured_runs ORDER BY 1") == [(1,), (2,)]
 
 
+@pytest.mark.slow
 def test_removed_runs_are_measured_again(server: Served, tmp_path: Path) -> None:
     write_spec(tmp_path, server, "[1]")
     assert gpuscout("run", "bench.yaml", cwd=tmp_path).returncode == 0
@@ -111,6 +113,7 @@ def test_removed_runs_are_measured_again(server: Served, tmp_path: Path) -> None
     assert "finished" in gpuscout("sweeps", "show", "bench", cwd=tmp_path).stdout
 
 
+@pytest.mark.slow
 def test_points_before_a_failure_are_kept_and_the_rest_is_measured_later(server: Served, tmp_path: Path) -> None:
     write_spec(tmp_path, server, "[1, 2, 4]")
     server.behave(after=(1 + 8) + (2 + 8), answer=500, words="CUDA out of memory")
@@ -127,6 +130,7 @@ def test_points_before_a_failure_are_kept_and_the_rest_is_measured_later(server:
     assert rows(tmp_path, "SELECT concurrency FROM measured_runs ORDER BY 1") == [(1,), (2,), (4,)]
 
 
+@pytest.mark.slow
 def test_few_points_around_a_limit_go_on_where_they_were_stopped(server: Served, tmp_path: Path) -> None:
     """What was measured before tells where the limit is not."""
     write_spec(tmp_path, server, "[1, 2, 4, 8, 16, 32]", ', adaptive: ["itl<=10s"]')
@@ -141,6 +145,7 @@ def test_few_points_around_a_limit_go_on_where_they_were_stopped(server: Served,
     assert len(server.record()) == 32 + 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_the_end_of_a_run_loses_no_finished_point(server: Served, tmp_path: Path, how: signal.Signals) -> None:
     write_spec(tmp_path, server, "[1, 2]")
@@ -188,6 +193,7 @@ def test_one_run_at_a_time_measures_an_endpoint(server: Served, tmp_path: Path, 
     assert again.returncode == 0, again.stderr
 
 
+@pytest.mark.slow
 def test_request_rates_are_measured(server: Served, tmp_path: Path) -> None:
     write_spec(tmp_path, server, more=", seconds_at_rate: 0.2")
     text = (
@@ -204,6 +210,7 @@ def test_request_rates_are_measured(server: Served, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_an_endpoint_is_one_deployment(server: Served, tmp_path: Path) -> None:
     write_spec(tmp_path, server, gpus="[H100, L4]", tensor_parallel="[1, 2]")
     refused = gpuscout("run", "bench.yaml", cwd=tmp_path)
@@ -256,6 +263,7 @@ def test_says_what_is_wrong(server: Served, tmp_path: Path, spec: str, told: str
     assert "pw" not in done.stderr
 
 
+@pytest.mark.slow
 def test_from_the_command_line(server: Served, tmp_path: Path) -> None:
     flags = ("--model", MODEL, "--gpu", "H100", "--tp", "1", "--input-len", "32", "--output-len", "8")
     more = ("--endpoint", server.url, "--engine-option", "fewest_requests=8", "--concurrency", "1", "--name", "flags")
@@ -271,6 +279,7 @@ def test_from_the_command_line(server: Served, tmp_path: Path) -> None:
     assert server.record() == []  # the very task that the flags have measured
 
 
+@pytest.mark.slow
 def test_a_real_server(tmp_path: Path) -> None:
     """llama.cpp, which batches, queues, ends with an event of its own and writes text that is not UTF-8."""
     pytest.importorskip("xllamacpp")

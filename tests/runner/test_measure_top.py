@@ -63,6 +63,7 @@ def test_the_best_of_a_recommendation_as_a_sweep_that_measures_them(tmp_path: Pa
     assert (useless.returncode, "add --measure-top 5" in useless.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_what_is_recommended_at_a_rate_is_measured_at_it(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(
         "{name: rates, models: Qwen/Qwen3-0.6B, gpus: [L40S, L4], tensor_parallel: 1, engine: simulator,"

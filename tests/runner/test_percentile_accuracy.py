@@ -54,6 +54,7 @@ def test_errors_are_those_of_the_engines_own_percentiles() -> None:
     assert percentile_errors(replace(estimates, runs=as_measured), lambda run: run.concurrency).keys() == {"4", "16"}
 
 
+@pytest.mark.slow
 def test_the_command_prints_them_with_the_family_left_out(tmp_path: Path) -> None:
     with (tmp_path / "runs.csv").open("w", newline="") as file:
         writer = csv.writer(file)

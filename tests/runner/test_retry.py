@@ -122,6 +122,7 @@ def test_differing_versions_are_told_in_one_sentence(there: Versions, told: str 
     assert difference(HERE, there) == told
 
 
+@pytest.mark.slow
 def test_the_copy_for_a_cluster_is_a_whole_package_without_links() -> None:
     assert versions() == versions()
     with packaged() as package:

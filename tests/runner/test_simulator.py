@@ -483,6 +483,7 @@ engine: simulator
 """
 
 
+@pytest.mark.slow
 def test_what_a_deployment_is_started_with_keeps_its_rates_apart(tmp_path: Path) -> None:
     (tmp_path / "started.yaml").write_text(STARTED)
     done = gpuscout("run", "started.yaml", "--executor", "in-process", cwd=tmp_path)
@@ -510,6 +511,7 @@ def test_what_a_deployment_is_started_with_keeps_its_rates_apart(tmp_path: Path)
         assert "estimated, simulated p95, drafts not checked against measurements" in " ".join(shown.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engines", [("roofline", "simulator"), ("simulator", "roofline")])
 def test_an_engine_that_does_not_support_open_loops_leaves_the_question_to_the_other(
     tmp_path: Path, engines: tuple[str, str]

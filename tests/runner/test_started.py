@@ -52,6 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_answers_show_and_filter_what_servers_are_started_with(folder: Path) -> None:
     everything = configurations(folder)
     assert {(options, drafts) for options, drafts, _ in everything} == {
@@ -109,6 +110,7 @@ def test_tables_and_comparisons_tell_them_apart(folder: Path) -> None:
     assert "--speculative cannot be combined with these sides" in left.stderr
 
 
+@pytest.mark.slow
 def test_every_answer_says_that_drafts_were_not_checked(folder: Path) -> None:
     said = "not checked against measurements"
     for command in (
@@ -141,6 +143,7 @@ def test_no_measured_run_backs_a_drafted_estimate(folder: Path) -> None:
             assert (config["trust"] is not None, config["objective_low"] is not None) == (backed, backed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
 def test_exports_bring_them_back(folder: Path, form: str, tmp_path: Path) -> None:
     file = tmp_path / f"out.{form}"
@@ -162,6 +165,7 @@ def test_exports_bring_them_back(folder: Path, form: str, tmp_path: Path) -> Non
         assert (refused.returncode, "server_options: invalid server options" in refused.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_copies_hold_them_and_the_sweep_is_not_computed_again(folder: Path, tmp_path: Path) -> None:
     assert (
         gpuscout("db", "copy", f"sqlite:///{folder}/gpuscout.db", "sqlite:///gpuscout.db", cwd=tmp_path).returncode == 0

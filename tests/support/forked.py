@@ -15,10 +15,11 @@ from collections.abc import Mapping
 from multiprocessing import forkserver
 from pathlib import Path
 
-from gpuscout.runner.cli.main import main
+from gpuscout.runner.cli.main import all_commands, main
 from tests.support.commands import GPUSCOUT, environment
 
 _PATH = sys.path[:]
+all_commands()  # for all that are forked
 _ROOT = Path(__file__).parents[2]
 FORKS = multiprocessing.get_context("forkserver")
 # What nearly every command imports when it begins to work. Ray, transformers and their like are not among it.
@@ -31,6 +32,9 @@ FORKS.set_forkserver_preload(
         "sqlalchemy.dialects.sqlite",
         "tests.support.stores",
         "gpuscout.runner.api.run",
+        "gpuscout.runner.cli.console",
+        "gpuscout.runner.cli.show.points",
+        "gpuscout.runner.cli.show.ranking.table",
         "gpuscout.runner.execution.controller",
         "gpuscout.runner.engines.roofline.engine",
         "gpuscout.runner.execution.executors.in_process",
