@@ -22,6 +22,7 @@ from gpuscout.sweeps.servers import ONE_OF_SERVERS
 from gpuscout.sweeps.slo import DEFAULT_ITL_MS, OBJECTIVE_SYNONYMS, Slo, parse_slo
 
 if TYPE_CHECKING:
+    from gpuscout.store.database.connect import Connection
     from gpuscout.store.prices.prices import PriceRules
     from gpuscout.store.ranking.question.asked import Question
 
@@ -163,6 +164,13 @@ class PriceOptions:
     price: Annotated[Many, _price("--price", metavar="GPU=USD", help="USD per GPU hour; repeat.")] = None
     discount: Annotated[float, _price("--discount", help="Discount on the books' prices: 0.3 is 30 %.")] = 0.0
     whole_instances: Annotated[bool, _price("--whole-instances", help="Pay for all GPUs of an instance.")] = False
+
+    def of(self, question: Question, connection: Connection) -> Question:
+        """Return the question under these rules. Raises InputError, UnknownNameError for a GPU the store lacks too."""
+        from gpuscout.store.ranking.question.lookup import stored_names
+        from gpuscout.store.schema import gpus
+
+        return dataclasses.replace(question, prices=self.rules(stored_names(connection, gpus).ids))
 
     def rules(self, stored_gpus: Iterable[str]) -> PriceRules:
         """Raise InputError, UnknownNameError. `stored_gpus` are names of GPUs besides those of the catalogue."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -68,8 +68,6 @@ def capacity(
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.sizing.capacity import Demand
     from gpuscout.store.queries.sizing.capacity_question import capacity as sized
-    from gpuscout.store.ranking.question.lookup import stored_names
-    from gpuscout.store.schema import gpus
 
     rates = [parse_rate("--rate", text) for text in rate or ()]
     rates += [parse_rate("--tokens-rate", text, tokens=True) for text in tokens_rate or ()]
@@ -94,7 +92,7 @@ def capacity(
         print_batch(db, unlimited, batch, moving.startup, prices, output, whole_nodes=whole_nodes)
         return
     with open_store(db) as store, store.reading() as connection:
-        question = replace(question, prices=prices.rules(stored_names(connection, gpus).ids))
+        question = prices.of(question, connection)
         found = sized(connection, question, rates, demand, further=top)
     if output.json:
         print_json(capacity_document(found))

@@ -57,8 +57,6 @@ def compare(
     from gpuscout.store.queries.compare import compare as compared
     from gpuscout.store.queries.compare_sides import side_of, sides_of
     from gpuscout.store.queries.sizing.token_api import against_api
-    from gpuscout.store.ranking.question.lookup import stored_names
-    from gpuscout.store.schema import gpus
 
     question = replace(aim.asked(filters.question()), request_rate=rate)
     apis = [text.removeprefix(_API) for text in (a, b or "") if text.startswith(_API)]
@@ -67,7 +65,7 @@ def compare(
     if not apis and b is None:
         raise InputError("expected two sides to compare, got one", hint="for example: now price:H100=1.8")
     with open_store(db) as store, store.reading() as connection:
-        question = replace(question, prices=prices.rules(stored_names(connection, gpus).ids))
+        question = prices.of(question, connection)
         if apis:
             for text in (text for text in (a, b) if text is not None and not text.startswith(_API)):
                 question = side_of(connection, text, question).question

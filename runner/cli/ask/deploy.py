@@ -87,14 +87,12 @@ def deploy(
     flight, so that the limits hold. Nothing is started.
     """
     from gpuscout.store.database.connect import open_store
-    from gpuscout.store.ranking.question.lookup import stored_names
     from gpuscout.store.ranking.rank import rank as ranked
-    from gpuscout.store.schema import gpus
 
     format = Format.JSON if json else format
     question = replace(aim.asked(filters.question()), top=None if config is not None else rank)
     with open_store(db) as store, store.reading() as connection:
-        question = replace(question, prices=prices.rules(stored_names(connection, gpus).ids))
+        question = prices.of(question, connection)
         ranking = ranked(connection, question)
         group = _only(ranking)
         chosen = _chosen(group, rank, config)

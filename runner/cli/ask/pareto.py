@@ -71,9 +71,7 @@ def pareto(
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.operating_points.pareto import metric_of
     from gpuscout.store.queries.operating_points.pareto import pareto as frontiers
-    from gpuscout.store.ranking.question.lookup import stored_names
     from gpuscout.store.results.catalogues import caveats_of
-    from gpuscout.store.schema import gpus
 
     if plot is not None:
         from gpuscout.runner.cli.plots.files import check_plot
@@ -88,7 +86,7 @@ def pareto(
         slos=question.slos,
     )
     with open_store(db) as store, store.reading() as connection:
-        question = replace(question, prices=prices.rules(stored_names(connection, gpus).ids))
+        question = prices.of(question, connection)
         found = frontiers(
             connection,
             question,

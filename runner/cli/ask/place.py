@@ -6,7 +6,6 @@ assignment of everything at once.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -81,8 +80,6 @@ def place(
     from gpuscout.runner.resolve.fleet import FORM, fleet_from, read_fleet
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.placements.placement_question import Rules, place_on
-    from gpuscout.store.ranking.question.lookup import stored_names
-    from gpuscout.store.schema import gpus
 
     if bool(have) == (gpus_from is not None):
         raise InputError("name the GPUs: either --have or --gpus-from", hint=FORM)
@@ -91,7 +88,7 @@ def place(
     fleet = read_fleet(have) if have else fleet_from(str(gpus_from), ray_address=ray_address)
     question = limits.limited(filters.question())
     with open_store(db) as store, store.reading() as connection:
-        question = replace(question, prices=prices.rules(stored_names(connection, gpus).ids))
+        question = prices.of(question, connection)
         found = place_on(connection, question, fleet.nodes, needed, rules)
     if output.json:
         print_json(placing_document(found, fleet))

@@ -83,8 +83,6 @@ def query(
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.operating_points.points import PointReader
     from gpuscout.store.queries.reports import reported
-    from gpuscout.store.ranking.question.lookup import stored_names
-    from gpuscout.store.schema import gpus
 
     if plot is not None:
         from gpuscout.runner.cli.plots.files import check_plot
@@ -97,7 +95,7 @@ def query(
         if show is Show.TUNING:
             _print_tuning(reported(connection, question, show.value), limit or None, output)
             return
-        question = replace(question, prices=prices.rules(stored_names(connection, gpus).ids))
+        question = prices.of(question, connection)
         reader = PointReader(connection, question, all_versions=all_versions)
         _print_points(reader, columns, sort or [], Page(offset, limit or None), output)
         if plot is not None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from gpuscout.runner.cli.show.certainty import ranged
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, whole_number
+from gpuscout.store.prices.prices import Prices
 from gpuscout.store.queries.operating_points.point_columns import COLUMNS, PERCENTILE, RANGES, ends_of
+from gpuscout.store.queries.operating_points.points import check_column
+from gpuscout.store.ranking.question.asked import Kind, Question
 from gpuscout.sweeps.settings import PARALLELISM, STARTED
+from gpuscout.sweeps.slo import Slo
 from gpuscout.sweeps.speculative import speculative_from
-
-if TYPE_CHECKING:
-    from gpuscout.store.prices.prices import Prices
-    from gpuscout.store.ranking.question.asked import Question
-    from gpuscout.sweeps.slo import Slo
 
 # What a table holds unless columns are chosen; machines get everything.
 TABLE = (
@@ -88,8 +88,6 @@ def with_range(column: Column, row: Mapping[str, Any], *, named: bool = True) ->
 
 def ranged_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the figures of a row with their ranges: "0.53 (0.33–0.86)", "0.53 (measured)", "0.53 (unknown)"."""
-    from gpuscout.runner.cli.show.certainty import ranged
-    from gpuscout.store.ranking.question.asked import Kind
 
     found = dict(row)
     for name in RANGES:
@@ -102,8 +100,6 @@ def ranged_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def chosen(given: str | None, output: Output, default: Sequence[str] = TABLE, *, slos: Sequence[Slo] = ()) -> list[str]:
     """Return the columns of `--columns`, or else those that suit the output and the limits. Raises UnknownNameError."""
-    from gpuscout.store.queries.operating_points.points import check_column
-
     if given is not None:
         return list(dict.fromkeys(check_column(name.strip()) for name in given.split(",")))
     tails = [slo.figure for slo in slos if slo.percentile is not None]

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gpuscout.runner.cli.common import count, print_json
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, print_rows, whole_number
+from gpuscout.runner.cli.show.wording import caveats_of, configuration, print_aside, print_wrapped
+from gpuscout.runner.resolve.fleet import read_fleet
+from gpuscout.store.queries.placements.inventory import Served
 from gpuscout.sweeps.errors import UnknownNameError, nearest
-
-if TYPE_CHECKING:
-    from gpuscout.store.queries.placements.inventory import Served
 
 _LISTED = 6
 
 
 def read_inventory(texts: Iterable[str], gpu_file: Path | None = None) -> dict[str, int]:
     """Read "A100-40GB=16" or files with such lines as GPUs by canonical name. Raises InputError, UnknownNameError."""
-    from gpuscout.runner.resolve.fleet import read_fleet
 
     found: dict[str, int] = {}
     for pool in read_fleet(texts, gpu_file).nodes:
@@ -44,7 +43,6 @@ SORTS = tuple(column.name for column in _TABLE if column.name not in ("workload"
 
 def print_inventory(found: Sequence[Served], inventory: Mapping[str, int], output: Output, *, sort: str | None) -> None:
     """Print the deployments an inventory serves, sorted by a column (descending with "-"); by default by tokens/s."""
-    from gpuscout.runner.cli.show.wording import caveats_of, print_aside, print_wrapped
 
     short = output.for_people and len(inventory) == 1  # the heading names it
     rows = _sorted([_row(one, gpu=not short) for one in found if one.shares], sort)
@@ -83,8 +81,6 @@ def _sorted(rows: list[dict[str, Any]], sort: str | None) -> list[dict[str, Any]
 
 
 def _row(one: Served, *, gpu: bool) -> dict[str, Any]:
-    from gpuscout.runner.cli.show.wording import configuration
-
     group, first = one.group, one.shares[0].config
     told = [configuration(s.config, group.input_len, group.output_len, gpu=gpu) for s in one.shares]
     ends = one.tokens_range

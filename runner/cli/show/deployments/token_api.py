@@ -5,20 +5,28 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from datetime import date
+from typing import Any
 
 from gpuscout.runner.cli.common import count, leave_if_nothing, out, print_json
 from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, print_rows
 from gpuscout.runner.cli.show.prices import prices_document, prices_told, usd
+from gpuscout.runner.cli.show.wording import (
+    GLUE,
+    caveats_of,
+    describe,
+    premises,
+    print_aside,
+    print_lines,
+    share,
+    workload,
+    wrapped,
+)
+from gpuscout.store.prices.prices import OLD_AFTER_DAYS
+from gpuscout.store.queries.sizing.token_api import AgainstApi, ApiComparison, BreakEven, OwnGpus, usd_per_day
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.text import percent, printable
-
-if TYPE_CHECKING:
-    from datetime import date
-
-    from gpuscout.store.queries.sizing.token_api import AgainstApi, ApiComparison, BreakEven, OwnGpus
-
 
 _LOAD = re.compile(r"(?P<value>\d{1,15}(?:\.\d{1,15})?(?:[eE]\d{1,2})?)\s*(?P<unit>[kKmMbBtT]?)")
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
@@ -38,8 +46,6 @@ def number_of_tokens_per_day(text: str) -> float:
 
 def show_api_comparison(found: ApiComparison, output: Output, top: int) -> None:
     """Print the comparison in the form asked for."""
-    from gpuscout.runner.cli.show.wording import print_aside
-
     if output.json:
         print_json(api_document(found))
     elif output.for_people:
@@ -62,8 +68,6 @@ def show_api_comparison(found: ApiComparison, output: Output, top: int) -> None:
 
 def print_api_comparison(found: ApiComparison, top: int) -> None:
     """Print every model and workload against every price, with the `top` GPU types of each."""
-    from gpuscout.runner.cli.show.wording import workload
-
     for told in _premises(found):
         _say(told)
     for one in found.answers:
@@ -81,16 +85,12 @@ def print_api_comparison(found: ApiComparison, top: int) -> None:
 
 
 def _premises(found: ApiComparison) -> list[str]:
-    from gpuscout.runner.cli.show.wording import premises, share
-
     kept_free = f"{share(found.demand.headroom)} of the capacity kept free"
     return premises(found.ranking.question, kept_free, "GPUs are paid around the clock")
 
 
 def _remarks(found: ApiComparison, top: int | None) -> list[str]:
     """Return prices of the GPUs shown, and how to read the columns."""
-    from gpuscout.runner.cli.show.wording import caveats_of
-
     shown = [own.config.gpu for one in found.answers for own in one.own[:top]]
     return [
         *caveats_of(one.group for one in found.answers),
@@ -147,8 +147,6 @@ def _row(own: OwnGpus) -> dict[str, Any]:
 
 
 def _shown(one: AgainstApi, own: OwnGpus) -> dict[str, Any]:
-    from gpuscout.runner.cli.show.wording import GLUE, describe
-
     low, high = (tokens(at.tokens_per_day if at else None) for at in (own.optimistic, own.pessimistic))
     return {
         **_row(own),
@@ -158,8 +156,6 @@ def _shown(one: AgainstApi, own: OwnGpus) -> dict[str, Any]:
 
 
 def _at_load(one: AgainstApi) -> dict[str, Any] | None:
-    from gpuscout.store.queries.sizing.token_api import usd_per_day
-
     if one.at_load is None:
         return None
     plans = []
@@ -180,8 +176,6 @@ def _at_load(one: AgainstApi) -> dict[str, Any] | None:
 
 
 def _say(text: str, indent: int = 0) -> None:
-    from gpuscout.runner.cli.show.wording import print_lines, wrapped
-
     print_lines(wrapped(text, out().width, indent=indent))
 
 
@@ -189,7 +183,6 @@ def _price(one: AgainstApi, day: date | None) -> str:
     """Return text such as "0.15 in, 0.6 out USD per million tokens
     (2026-06-04, book default): 0.000461 USD a request"
     """
-    from gpuscout.store.prices.prices import OLD_AFTER_DAYS
 
     price = one.price
     read = f"{price.input_usd_per_mtok:g} in"
@@ -204,9 +197,6 @@ def _price(one: AgainstApi, day: date | None) -> str:
 
 
 def _notes(one: AgainstApi) -> Iterator[str]:
-    from gpuscout.runner.cli.show.wording import describe
-    from gpuscout.store.queries.sizing.token_api import usd_per_day
-
     at = one.at_load
     if at is None:
         return

@@ -5,8 +5,9 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
+from gpuscout import __version__
+from gpuscout.runner.api.models.fit import MemoryFit
 from gpuscout.runner.cli.show.certainty import chances, ranged, tie, trust, unproven
 from gpuscout.runner.cli.show.output import number
 from gpuscout.runner.cli.show.site import site, site_of
@@ -25,9 +26,6 @@ from gpuscout.store.ranking.rows import listed
 from gpuscout.store.ranking.types import Group, RankedConfig, Ranking
 from gpuscout.sweeps.text import percent, printable_lines
 
-if TYPE_CHECKING:
-    from gpuscout.runner.api.models.fit import MemoryFit
-
 _MOST_ROWS = 12
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}
@@ -43,8 +41,6 @@ def report_page(ranking: Ranking, fits: Sequence[MemoryFit | None], *, store: st
     """Return one page about all groups of a ranking; `fits` has the memory of
     each group's best, None where none is known.
     """
-    from gpuscout import __version__
-
     now = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     body = [
         _tag("h1", "Which GPUs should serve this?"),

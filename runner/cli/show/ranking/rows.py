@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from gpuscout.runner.cli.show.certainty import trust
 from gpuscout.runner.cli.show.output import Column, Output, Row, a_figure, print_rows
 from gpuscout.runner.cli.show.points import column_of
 from gpuscout.runner.cli.show.wording import configuration, limit, workload
+from gpuscout.store.ranking.measures import MEASURES
+from gpuscout.store.ranking.rows import COLUMNS, columns_of, ranking_rows, shown
+from gpuscout.store.ranking.types import Group, RankedConfig, Ranking
 from gpuscout.sweeps.curves import METRICS
 from gpuscout.sweeps.text import percent
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from gpuscout.store.ranking.types import Group, RankedConfig, Ranking
 
 _VALUES = {"cost": "usd_per_mtok", "energy": "kwh_per_mtok"}
 
 
 def print_ranking_rows(ranking: Ranking, output: Output, *, top: int | None) -> None:
     """Print one row a configuration: everything as CSV, what a reader wants as Markdown."""
-    from gpuscout.store.ranking.rows import columns_of, ranking_rows, shown
-
     rows = ranking_rows(ranking, top=top)
     if not output.md:
         print_rows([Column(name, name) for name in columns_of(ranking)], rows, output)
@@ -34,9 +30,6 @@ def print_ranking_rows(ranking: Ranking, output: Output, *, top: int | None) -> 
 
 def _columns(ranking: Ranking, rows: Sequence[Row]) -> list[Column]:
     """Return the columns for a reader: the objective with its range first, one for each figure that was asked for."""
-    from gpuscout.store.ranking.measures import MEASURES
-    from gpuscout.store.ranking.rows import COLUMNS, columns_of
-
     question, aim = ranking.question, ranking.question.aim
     names = [name for name in (*dict(aim.weights), *question.also) if aim.is_weighted or name != aim.name]
     asked = {*(MEASURES[name].column for name in names), *(slo.column for slo in question.slos)}
