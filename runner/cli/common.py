@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpuscout.runner.cli.streams import documents, exact, messages
+from gpuscout.runner.cli.streams import documents, messages, styled
 from gpuscout.sweeps.errors import InputError, NothingQualifiesError
 from gpuscout.sweeps.text import printable
 
@@ -59,7 +59,7 @@ def _console(stream: Any) -> Console:
 
     width = None if stream.isatty() or "COLUMNS" in os.environ else _WIDTH_OF_A_FILE
     return PrintableConsole(
-        file=exact(stream), highlight=False, soft_wrap=False, width=width, emoji=False, markup=False
+        file=styled(stream), highlight=False, soft_wrap=False, width=width, emoji=False, markup=False
     )
 
 

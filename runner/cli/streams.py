@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import sys
@@ -26,6 +27,23 @@ class Captured:
 _CAPTURED: ContextVar[Captured | None] = ContextVar("captured", default=None)
 
 
+# Plain forms of what gpuscout prints beyond ASCII, for encodings without it: dashes of ranges, dots, bars of charts.
+_PLAIN = {"\N{EN DASH}": "-", "\N{HORIZONTAL ELLIPSIS}": "...", "\N{NO-BREAK SPACE}": " "} | {
+    chr(bar): str(height) for height, bar in enumerate(range(0x2581, 0x2589), 1)
+}
+_PLAINLY = "gpuscout-plainly"
+
+
+def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Replace a character that an encoding lacks by its plain form, or else its escape."""
+    if isinstance(error, UnicodeEncodeError) and (plain := _PLAIN.get(error.object[error.start])):
+        return plain, error.start + 1
+    return codecs.backslashreplace_errors(error)
+
+
+codecs.register_error(_PLAINLY, _plainly)
+
+
 class OutputFailed(InputError):
     """Standard output is full, closed, or otherwise cannot be written to."""
 
@@ -36,11 +54,11 @@ class ExactStream(io.TextIOWrapper):
     Written through, so that several of them over one buffer keep the order of what is printed.
     """
 
-    def __init__(self, below: Any) -> None:
+    def __init__(self, below: Any, errors: str = "backslashreplace") -> None:
         super().__init__(
             below.buffer,
             encoding=below.encoding,
-            errors="backslashreplace",
+            errors=errors,
             newline="",
             line_buffering=below.line_buffering,
             write_through=True,
@@ -57,11 +75,12 @@ class ExactStream(io.TextIOWrapper):
 
 
 class PrintableStream(ExactStream):
-    """Escapes what is not printable; `exact` is for data, and for what escapes its texts and styles them."""
+    """Escapes unprintable characters; `exact` is for data, `styled` for a console, which escapes texts itself."""
 
     def __init__(self, below: Any) -> None:
-        super().__init__(below)
+        super().__init__(below, _PLAINLY)
         self.exact = ExactStream(below)
+        self.styled = ExactStream(below, _PLAINLY)
 
     def write(self, text: str, /) -> int:
         return super().write(printable_lines(text))
@@ -92,6 +111,11 @@ def exact(stream: IO[str]) -> IO[str]:
     return stream.exact if isinstance(stream, PrintableStream) else stream
 
 
+def styled(stream: IO[str]) -> IO[str]:
+    """Return the stream for a console, which escapes its texts itself."""
+    return stream.styled if isinstance(stream, PrintableStream) else stream
+
+
 def give_up(stream: Any) -> None:
     """Let Python end without another try to write what cannot be written."""
     with suppress(OSError, ValueError):
@@ -101,7 +125,7 @@ def give_up(stream: Any) -> None:
 
 
 def _closed() -> IO[str]:
-    """Return every write fails, as it does on the descriptor that is not there."""
+    """Return a stream on which every write fails, as on a descriptor that is not there."""
     return open(os.open(os.devnull, os.O_RDONLY), "w", closefd=True, encoding="utf-8")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -33,6 +34,24 @@ def test_a_reader_that_leaves_is_no_failure(tmp_path: Path) -> None:
         ["bash", "-c", shell], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
     )
     assert (done.stdout.strip(), done.stderr) == ("0", "")
+
+
+def test_an_encoding_without_typographic_characters_gets_plain_ones(tmp_path: Path) -> None:
+    """Ranges have hyphens, charts of bars digits."""
+    ascii_only = {**environment(), "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "COLUMNS": "80"}
+
+    def shown(*arguments: str) -> str:
+        done = subprocess.run(
+            [GPUSCOUT, *arguments], cwd=tmp_path, env=ascii_only, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    table = shown("run", "--model", "Qwen3-8B", "--gpu", "H100", "--gpu", "L4", "--workload", "chat", "--tp", "1")
+    assert re.search(r" \(\d+\.\d+-\d+\.\d+", table)
+    load = shown("capacity", "--load", "0:00=2,8:00=40,18:00=10", "--workload", "chat")
+    assert re.search(r"ready over time: 1+8+\d+ ", load)
+    assert "\\u" not in table + load
 
 
 def test_a_password_does_not_stay_on_the_command_line(tmp_path: Path) -> None:
