@@ -79,11 +79,11 @@ class SpecError(InputError):
 
 
 class NothingMatchesError(InputError):
-    """A question that no stored result is about; the hint says what there is."""
+    """A question that matches no stored result; the hint lists the stored ones."""
 
 
 class GpuFileError(SpecError):
-    """`names` are what the file calls its GPUs, as far as it could be read: they are not unknown, only not usable."""
+    """An unusable GPU file. `names` are its GPUs as far as they could be read: not unknown, only unusable."""
 
     def __init__(self, problems: Iterable[SpecProblem], names: Iterable[str]) -> None:
         super().__init__(problems)
@@ -110,7 +110,7 @@ class ModelConfigError(InputError):
 
 
 class MissingFieldError(ModelConfigError):
-    """A model configuration without a field that nothing else tells."""
+    """A model configuration that lacks a field which nothing else implies."""
 
 
 class NotCausalError(ModelConfigError):
@@ -158,7 +158,7 @@ class HubUnreachableError(HubError):
 
 
 class OutOfTimeError(InputError):
-    """No placement was found in time, and none was proved impossible."""
+    """A search that ended without a placement, and without a proof that there is none."""
 
 
 class NothingQualifiesError(GpuscoutError):

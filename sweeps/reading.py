@@ -26,7 +26,7 @@ _VALUES_PER_MB = 40_000  # a list of nothing takes twenty times the memory of it
 
 
 class TooLarge(InputError):
-    """A file, or what it unpacks to, is beyond a limit."""
+    """An error for a file whose size, packed or unpacked, exceeds a limit."""
 
     def __init__(self, name: str, limit: str, hint: str | None = None) -> None:
         super().__init__(f"{name}: more than {limit}", hint=hint or f"{_VARIABLE}=… raises the limits, in MB")

@@ -20,7 +20,7 @@ UNCHECKED = f"speculative decoding is not checked against measurements: {AS_GIVE
 
 @dataclass(frozen=True)
 class Speculative:
-    """`draft_cost`: what drafting one token takes, as a share of a decode step without drafts. 0 tokens: no drafts."""
+    """Speculative decoding. `draft_cost`: of drafting a token, as a share of a decode step. 0 tokens: no drafts."""
 
     draft_tokens: int = 0
     acceptance: float = 0.0

@@ -48,7 +48,7 @@ def errors_seen(
 
 @dataclass(frozen=True)
 class _ClosedLoop:
-    """Closed-loop runs and what tells them apart, one value a run."""
+    """Closed-loop runs and their distinguishing properties, one value a run."""
 
     family: npt.NDArray[np.str_]
     vendor: npt.NDArray[np.str_]

@@ -10,7 +10,7 @@ from gpuscout.sweeps.text import printable_lines
 
 
 class PrintableConsole(Console):
-    """Escapes what is not printable in the texts it is given; the styles that are Rich's own stay."""
+    """A console that escapes unprintable characters in its texts; Rich's own styles stay."""
 
     def print(self, *objects: Any, **options: Any) -> None:
         shown = (printable_lines(each) if isinstance(each, str) else each for each in objects)

@@ -49,7 +49,7 @@ class OutputFailed(InputError):
 
 
 class ExactStream(io.TextIOWrapper):
-    """A text stream over the buffer of another one, whose errors are OutputFailed; a reader that left is none.
+    """A text stream over the buffer of another one, whose errors are OutputFailed, but for a reader that left.
 
     Written through, so that several of them over one buffer keep the order of what is printed.
     """
@@ -75,7 +75,7 @@ class ExactStream(io.TextIOWrapper):
 
 
 class PrintableStream(ExactStream):
-    """Escapes unprintable characters; `exact` is for data, `styled` for a console, which escapes texts itself."""
+    """A stream that escapes unprintable characters; `exact` is for data, `styled` for a console's texts."""
 
     def __init__(self, below: Any) -> None:
         super().__init__(below, _PLAINLY)

@@ -14,7 +14,7 @@ from gpuscout.sweeps.text import message_of
 
 
 class EngineFailed(Exception):
-    """An engine raised something, left the program or interrupted it; says what, in one line."""
+    """An error for an engine that raised something, left the program or interrupted it; the message is one line."""
 
 
 @contextmanager

@@ -89,7 +89,7 @@ class RunReport:
 
 @dataclass(frozen=True)
 class RunCallbacks:
-    """Whom to tell what happens during a run: which executor starts, every step, and what is worth a message."""
+    """Callbacks of a run: the executor that starts, every step, and messages."""
 
     start: Callable[[Choice], None] = lambda choice: None
     progress: Callable[[Progress], None] = lambda progress: None

@@ -87,7 +87,7 @@ def evaluate_job(expansion: Expansion, job: Job, emit: Emit) -> Curves:
 
 
 class EngineMissing(Exception):
-    """This process cannot answer for an engine of the sweep; says why."""
+    """An error with the reason why this process cannot answer for an engine of the sweep."""
 
 
 _fingerprints: dict[tuple[str, bytes], str] = {}
@@ -205,7 +205,7 @@ def _read_only(values: Any) -> Any:
 
 
 def _refused_options(engine: Engine, cases: CaseColumns) -> dict[int, str]:
-    """Return why the engine cannot answer cases with server options or drafts, by position: it would leave them out."""
+    """Return the reasons against cases with server options or drafts that the engine would ignore, by position."""
     understood = understood_by(engine)
     refused: dict[int, str] = {}
     for name, codes, texts in (
@@ -220,7 +220,7 @@ def _refused_options(engine: Engine, cases: CaseColumns) -> dict[int, str]:
 
 
 def _refused_traffic(engine: Engine, cases: CaseColumns) -> dict[int, str]:
-    """Return why the engine cannot answer cases whose requests vary or arrive, by position.
+    """Return the reason why the engine cannot answer cases whose requests vary or arrive, by position.
 
     An engine that says nothing of traffic would answer as if there were none.
     """

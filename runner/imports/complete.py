@@ -1,4 +1,4 @@
-"""Completes what a file says of a run: flags and mappings added, names resolved, what is still unknown asked for.
+"""Completion of the runs of a file: flags and mappings added, names resolved, missing facts asked for.
 
 A mapping file, which speaks of single files, wins over what they say themselves. Flags, which speak of all files, fill
 in what is still open; a file that contradicts one is refused, but for the model, which files call as it was served.

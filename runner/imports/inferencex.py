@@ -114,7 +114,7 @@ def ask(question: Question) -> SourceFile:
 
 
 class _RefusedError(InputError):
-    """The server does not know what is asked for: the model by this name, or the interface."""
+    """A refusal of the server: it does not know the model by this name, or the interface."""
 
 
 def _get(url: str, timeout_s: float) -> bytes:

@@ -130,7 +130,7 @@ def _of_status(error: Exception, model: HubModel) -> Explained:
 
 
 def holds_no_config(model: HubModel, files: Collection[str]) -> GpuscoutError:
-    """Return why a repository without a config.json cannot be estimated;
+    """Return the reason why a repository without a config.json cannot be estimated;
     `files` are its files, empty when not known.
     """
     if "model_index.json" in files:

@@ -48,14 +48,14 @@ class KnownModels(Protocol):
 
 @dataclass(frozen=True)
 class FoundModel:
-    """`source` says to people where the architecture comes from."""
+    """A model and its architecture; `source` names the architecture's origin for people."""
 
     architecture: ModelSpec
     source: str
 
 
 class ModelFinder:
-    """Finds models by what people write. `known` is asked before the Hub and told what the Hub said.
+    """A finder of models by the names people write. `known` is asked before the Hub, and keeps the Hub's answers.
 
     `token` replaces that of HF_TOKEN or of the login.
     """

@@ -1,4 +1,4 @@
-"""What answers depend on besides the question: as long as it is the same, an answer given before is still true."""
+"""The inputs of an answer besides the question: while they are the same, an earlier answer is still true."""
 
 from __future__ import annotations
 

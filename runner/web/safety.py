@@ -26,7 +26,7 @@ _HEADERS = {
 
 @dataclass(frozen=True)
 class Guard:
-    """`hosts`: the names that requests may be for, None: any. `token`: what callers must show, if any."""
+    """The access rules of a server. `hosts`: names that requests may be for, None: any. `token`: that of callers."""
 
     hosts: tuple[str, ...] | None = LOOPBACK
     token: str | None = None

@@ -1,4 +1,4 @@
-"""Serves the application until it is told to stop."""
+"""The server of the application, until it is told to stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tells whether a store has changed: a short text that differs after every write, for caches of answers."""
+"""The state of a store as a short text that differs after every write, for caches of answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compares two rankings of one question: what was added, vanished and changed, and whether the winner did.
+"""Comparison of two rankings of one question: added, vanished and changed configurations, and the winners.
 
 A configuration is the same on both sides by its names and settings, whatever the versions of models, GPUs and engines.
 Its objective is compared at the best operating point of either side. Metrics are compared at equal concurrencies, at

@@ -1,4 +1,4 @@
-"""Ranks what is stored: the best GPU for each model and workload, and why the others lost. Computes no estimate.
+"""The ranking of stored results: the best GPU for each model and workload, and why others lost. Computes no estimate.
 
 Of every configuration (task) the operating point counts that is best for the objective and meets *all* SLOs, and the
 configurations of a group (a model under one pair of lengths) are ranked by it. The database reduces curves to points

@@ -24,7 +24,7 @@ COMMITS_AT_ONCE = 3
 
 
 class Committer:
-    """Commits what is submitted, each block exactly once and in no particular order. Used by one thread.
+    """A writer that commits each submitted block exactly once, in no particular order. Used by one thread.
 
     A submitted block stays the runner's: keep it among the blocks `claim` is told are in flight until `finished` names
     it. Leaving the `with` block waits for all commits; what they raise is raised by `finished`.

@@ -19,7 +19,7 @@ from gpuscout.store.schema import (
 
 
 class Unshared:
-    """Finds them while the sweep still refers to them; `delete` ends them once it does not. One transaction for both.
+    """The results of one sweep alone, found while it refers to them; `delete` removes them in the same transaction.
 
     Their ids are kept in temporary tables, for there may be a million.
     """

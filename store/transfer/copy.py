@@ -1,4 +1,4 @@
-"""Merges a store into another one: what the other lacks is added, nothing it holds ever changes.
+"""Merging of a store into another one: missing results are added, nothing the other holds ever changes.
 
 Everything is found again by content - digests and keys - since ids differ from store to store. One snapshot of the
 source is read in portions, and each portion is written in one transaction: a copy that was killed goes on where it

@@ -18,7 +18,7 @@ _KV_NAMES = {"FP8": Precision.FP8, "INT8": Precision.INT8, "NVFP4": Precision.FP
 
 @dataclass(frozen=True)
 class Quantization:
-    """`parameters` weights take `bits` bits each on average, the rest 16. `method` is None when there is none."""
+    """A quantisation: `parameters` weights take `bits` bits on average, the rest 16. `method` None: there is none."""
 
     precision: Precision
     kv_precision: Precision

@@ -37,7 +37,7 @@ class UnknownKey(Fault):
 
 
 class InvalidValue(ValueError):
-    """Everything wrong with one value. A ValueError, so that pydantic collects it with those of other fields."""
+    """All faults of one value. A ValueError, so that pydantic collects it with those of other fields."""
 
     def __init__(self, *faults: Fault) -> None:
         super().__init__("; ".join(fault.message for fault in faults))
@@ -45,7 +45,7 @@ class InvalidValue(ValueError):
 
 
 class Faults:
-    """Collects the faults of the parts of a value, so that one bad part does not hide the next."""
+    """A collector of the faults of a value's parts, so that one bad part does not hide the next."""
 
     def __init__(self) -> None:
         self._found: list[Fault] = []

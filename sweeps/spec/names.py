@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Problems:
-    """Collects what is wrong with a spec's names, so that one does not hide the next.
+    """A collector of problems with a spec's names, so that one does not hide the next.
 
     Keys in `broken` hold placeholders, because they are wrong by themselves: nothing is said about them.
     """
@@ -47,7 +47,7 @@ class Problems:
 
 
 class RuleNames:
-    """Looks up the names in rules: short names become full ones, and what names nothing at all is a mistake.
+    """The lookup of names in rules: short names become full ones, and unknown names are mistakes.
 
     A rule may come from a spec that several sweeps extend, so that naming a model or GPU of the catalogue is enough.
     `models` are the names in the sweep; `gpus` is None when the catalogue is not known as a whole.

@@ -1,1 +1,1 @@
-"""What one deployment does, from Python: an estimate at a batch size, and its analysis."""
+"""The performance of one deployment, from Python: an estimate at a batch size, and its analysis."""

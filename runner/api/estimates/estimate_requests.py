@@ -100,7 +100,7 @@ class Prepared:
 
 
 class Lookup:
-    """Looks up the names of many requests, each once. What cannot be found is found out once, too."""
+    """A lookup of the names of many requests, each name once, unknown ones too."""
 
     def __init__(self, gpus: GPUCatalogue, known: KnownModels | None, token: str | None) -> None:
         self._gpus = gpus

@@ -1,1 +1,1 @@
-"""What a model is and needs, from Python: parameters, memory, whether it fits."""
+"""Models from Python: their parameters, the memory they need, whether they fit."""

@@ -1,4 +1,4 @@
-"""Does a model fit on so many GPUs: the memory of one GPU by what fills it, and the smallest changes that help."""
+"""Whether a model fits on a number of GPUs: the use of one GPU's memory, and the smallest changes that help."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def our_gpu(system: str) -> str | None:
 
 
 def refusal(case: Case) -> str | None:
-    """Return why it cannot be asked about a case; None when it can, which is not yet an answer."""
+    """Return the reason why it cannot be asked about a case; None when it can, which is not yet an answer."""
     if case.gpu.name not in _SYSTEMS:
         return f"unknown system: AIConfigurator has no {case.gpu.name}"
     if not GPUCatalogue.load().has_exactly(case.gpu):

@@ -88,7 +88,7 @@ class AISimulateEngine:
         }
 
     def missing(self) -> str | None:
-        """Return why it cannot run here, with the command that installs it; None when it can."""
+        """Return the reason why it cannot run here, with the command that installs it; None when it can."""
         if self._program is None:
             problem = "aisimulate is not installed" if self._command is None else f"program {self._command} not found"
             return f"{problem}: {INSTALL}; then its path as the option command"

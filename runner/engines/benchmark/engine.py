@@ -74,7 +74,7 @@ class BenchmarkEngine:
         return str(self.options.get("endpoint", ""))
 
     def missing(self) -> str | None:
-        """Return why it cannot run here; None: it can."""
+        """Return the reason why it cannot run here; None: it can."""
         lacking = [name for name in ("aiohttp", "psutil") if importlib.util.find_spec(name) is None]
         return f"{' and '.join(lacking)} not installed: pip install 'gpuscout[bench]'" if lacking else None
 

@@ -7,7 +7,7 @@ from gpuscout.sweeps.outcomes import Outcome
 
 
 class BenchmarkError(GpuscoutError):
-    """The server, or the load generator, cannot go on. `outcome` is what becomes of the case that was measured.
+    """A failure of the server or the load generator. `outcome` is that of the measured case.
 
     An outcome that is an answer (`not_supported`) is final; any other one is tried again on the next run.
     """

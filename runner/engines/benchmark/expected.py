@@ -46,7 +46,7 @@ def expected(
 
 
 def unfit_cases(cases: CaseColumns) -> dict[int, str]:
-    """Return why no server can hold a case, by position: of those whose weights and cache alone exceed memory."""
+    """Return the reason why no server can hold a case, by position, where weights and cache alone exceed memory."""
     found = features(cases)
     needs = memory(found)
     return {row: why_it_does_not_fit(needs, found, row) for row in np.flatnonzero(needs.cannot_fit).tolist()}

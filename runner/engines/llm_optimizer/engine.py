@@ -109,7 +109,7 @@ class LlmOptimizerEngine:
         return "engine llm-optimizer: the Hub is not asked, its models have the architectures that gpuscout knows"
 
     def missing(self) -> str | None:
-        """Return why it cannot run here, with the command that installs it; None when it can."""
+        """Return the reason why it cannot run here, with the command that installs it; None when it can."""
         if self._uses_package:
             try:
                 _package()

@@ -48,7 +48,7 @@ def their_precision(precision: Precision) -> str | None:
 
 
 def refusal(case: Case, known_gpus: Collection[str] | None) -> tuple[Finding | None, str] | None:
-    """Return why the tool cannot be asked about a case, None when it can.
+    """Return the reason why the tool cannot be asked about a case, None when it can.
 
     `known_gpus` are the GPUs of the installed copy; None: not known, it will say so itself. The finding is None for
     what is not supported in another way than a GPU or a precision.

@@ -22,7 +22,7 @@ _MARLIN_CAPABILITY = 8.0
 
 
 def reasons(cases: CaseColumns) -> dict[int, str]:
-    """Return why a case is not supported, by position; cases that are supported are left out."""
+    """Return the reason why a case is not supported, by position; cases that are supported are left out."""
     split = (cases.tensor_parallel, cases.data_parallel, cases.expert_parallel)
     columns = (cases.model, cases.gpu, cases.server, cases.precision, cases.kv_precision, *split)
     distinct, inverse = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)
@@ -56,7 +56,7 @@ def _prompts_too_long(cases: CaseColumns) -> dict[int, str]:
 
 
 def untimed(cases: CaseColumns) -> dict[int, str]:
-    """Return why no times can be estimated, by position, of GPUs without a
+    """Return the reason why no times can be estimated, by position, of GPUs without a
     figure that takes: what fits is known all the same.
 
     Only GPUs of a user's own lack figures.
@@ -84,7 +84,7 @@ def _unknown_figures(gpu: GPUSpec) -> dict[str, int]:
 
 
 def refusal(model: ModelSpec, gpu: GPUSpec, server: str, precision: Precision, kv_precision: Precision) -> str | None:
-    """Return why `server` cannot serve this model on this GPU at these precisions; None when it can."""
+    """Return the reason why `server` cannot serve this model on this GPU at these precisions; None when it can."""
     about = server_named(server)
     return (
         _server_refusal(gpu, about)
@@ -94,7 +94,7 @@ def refusal(model: ModelSpec, gpu: GPUSpec, server: str, precision: Precision, k
 
 
 def _split_refusal(model: ModelSpec, server: Server, precision: Precision, tp: int, dp: int, ep: int) -> str | None:
-    """Return why weights that share scales in blocks cannot be split so:
+    """Return the reason why weights that share scales in blocks cannot be split so:
     vLLM and SGLang want whole blocks on every rank.
 
     vLLM issues 17569 and 25292.

@@ -34,7 +34,7 @@ class Node:
 
 
 class NoSuchNode(Exception):
-    """No node of the cluster can start this server; says why."""
+    """An error with the reason why no node of the cluster can start this server."""
 
 
 @dataclass(frozen=True)

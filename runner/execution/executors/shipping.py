@@ -1,4 +1,4 @@
-"""Sends this gpuscout to the workers of a cluster, and tells whether both sides run the same."""
+"""Shipping of this gpuscout to the workers of a cluster, and the comparison of both sides' versions."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Format:
-    """`name` is what people type, `about` what they read; `recognises` must be quick and may raise InputError.
+    """A file format: `name` is typed, `about` is shown; `recognises` must be quick and may raise InputError.
 
     `published`: its runs are as others published them: one whose figures contradict each other is kept apart and
     refuses no file, and a version that was not told stays unknown.

@@ -1,1 +1,1 @@
-"""What a ranking answers: groups, reasons of those not ranked, descriptions, effects of other prices."""
+"""The answer of a ranking: groups, reasons of those not ranked, descriptions, effects of other prices."""

@@ -1,4 +1,4 @@
-"""From placed rows to what a ranking tells of each group: configurations and opinions of engines."""
+"""The groups of a ranking from placed rows: configurations and opinions of engines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranks rows of tasks: which answers stand, what each is worth, who is first in each group. Columns in, columns out."""
+"""Ranking of rows of tasks: answers that stand, their values, their places in each group. Columns in, columns out."""
 
 from __future__ import annotations
 

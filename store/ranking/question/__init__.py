@@ -1,1 +1,1 @@
-"""What a ranking is asked: names looked up, filters, limits, and how surely they have to be met."""
+"""The question of a ranking: names looked up, filters, limits, and the confidence with which they must be met."""

@@ -1,4 +1,4 @@
-"""Turns the names people type for models, GPUs, engines, sweeps and workloads into what the store holds.
+"""Lookup of the names people type for models, GPUs, engines, sweeps and workloads in the store.
 
 The tables of names are small: they are read as a whole and matched here, so that queries compare ids.
 """

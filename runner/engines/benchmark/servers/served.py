@@ -169,7 +169,7 @@ def _configuration(case: Case) -> object:
 
 
 def _not_here(case: Case) -> str | None:
-    """Return why this node cannot measure a case; None: it can."""
+    """Return the reason why this node cannot measure a case; None: it can."""
     names = names_here()
     wanted = f"{case.num_gpus} x {case.gpu.name}"
     if not names:

@@ -84,7 +84,7 @@ def api_key(variable: str | None) -> str | None:
 
 
 class Client:
-    """Sends requests for one model to one server. `extras` is what it asks for beside the protocol.
+    """A client that sends requests for one model to one server. `extras` are fields of requests beside the protocol.
 
     Made by `connected`. Connections are kept alive; certificates are verified; redirects are not followed, for they
     would take the key elsewhere.

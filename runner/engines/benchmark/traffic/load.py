@@ -123,7 +123,7 @@ def told(failed: Sequence[Reply]) -> str:
 
 
 class _Watch:
-    """Sends requests, keeps the replies, and ends it all when too many fail."""
+    """A sender of requests that keeps the replies, and stops when too many fail."""
 
     def __init__(self, client: Client, count: int) -> None:
         self._client = client
