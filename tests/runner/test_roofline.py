@@ -644,6 +644,23 @@ def test_small_budgets_read_a_prompt_in_many_steps() -> None:
     assert closed_form[:, 1] == pytest.approx(simulated[:, 1], rel=0.5)
 
 
+@pytest.mark.slow
+def test_where_full_steps_cannot_prefill_fast_enough_requests_wait_for_their_prompts() -> None:
+    """As simulated: ITL and throughput stay, TTFT grows."""
+    few = (("max_num_batched_tokens", 512),)
+    cases = CaseColumns.of([case(output_len=128, tensor_parallel=4, server_options=few)])
+    ladder = np.array([16, 128, 256, 512])
+    closed_form, simulated = (engine.evaluate(cases, ladder).points for engine in (RooflineEngine(), Simulator()))
+    assert (np.diff(closed_form.itl_ms[1:]) == 0).all()
+    assert closed_form.ttft_ms[3] > 2 * closed_form.ttft_ms[2] > 4 * closed_form.ttft_ms[1]
+    for name in ("ttft_ms", "itl_ms", "output_tokens_per_s"):
+        assert getattr(closed_form, name)[1:] == pytest.approx(getattr(simulated, name)[1:], rel=0.2), name
+    # SGLang prefills in steps of their own, and a usual budget is far from full.
+    for server, options in (("sglang", few), ("vllm", ())):
+        other = case(output_len=128, tensor_parallel=4, server=server, server_options=options)
+        assert (np.diff(points(other, [16, 128, 256]).itl_ms) > 1).all()
+
+
 def test_prompts_that_no_step_takes_are_refused() -> None:
     few = (("max_num_batched_tokens", 1000),)
     curves = evaluate(*(case(server=server, server_options=few) for server in SERVERS))

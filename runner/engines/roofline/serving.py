@@ -46,21 +46,25 @@ def operate(
 
     TTFT is a fixed part, the request's own prefill, and both waits. Ranks of data-parallel attention that share experts
     step together, and wait for each other before one of them takes up a request.
-    Requests beyond `running` wait for a place: each holds its place for as long as a running request lives.
+    Requests beyond `running` wait for a place: each holds its place for as long as a running request lives. Where a
+    step's budget of tokens cannot prefill as fast as `running` sequences would end, fewer decode and the others wait
+    for their prompts: steps are full then.
     """
     asked = np.maximum(concurrency / f.dp, 1.0)
     batch = np.minimum(asked, running)
     others = batch - 1.0
-    step = decode_step(f, k, batch)
+    # Steps beyond an output's length never happen.
+    steps = f.decode_steps + 1.0
+    ranks = np.where(f.moe, f.dp, 1.0)
+    looks = np.minimum(k.ttft_steps * ranks + k.poll_share * (f.poll_interval - 1.0), steps)
+    decoding = np.minimum(batch, _fed(f, looks + f.decode_steps))
+    step = decode_step(f, k, decoding)
     alone, more = prefill(f, k)
     together = np.minimum(k.burst_share, 1.0) / 2
     waited = together * others * (1.0 - median)
-    # The first request of all meets no step in progress; steps beyond an output's length never happen.
-    ranks = np.where(f.moe, f.dp, 1.0)
-    looks = k.ttft_steps * ranks + k.poll_share * (f.poll_interval - 1.0)
-    steps = f.decode_steps + 1.0
-    taken_up = np.minimum(looks, steps) * (others / batch)
-    between = (1 - together) * others / np.maximum(taken_up + steps - 1.0, 1.0)
+    # The first request of all meets no step in progress.
+    taken_up = looks * ((decoding - 1.0) / decoding)
+    between = (1 - together) * (decoding - 1.0) / np.maximum(taken_up + steps - 1.0, 1.0)
     # A prompt delays others by no more than its own time.
     pace = step.total + between * np.minimum(k.interference, 1.0) * more
     gaps = np.where(f.output_len > 1, f.output_len - 1.0, 1.0)
@@ -74,12 +78,22 @@ def operate(
     met_first = np.minimum(2e-3 * together * k.first_wave_ms, (start + step.total * f.decode_steps) / 8)
     first_wave = (1.0 - median) * (others / batch) * met_first
     ttft = start + first_wave + more * waited + taken_up * pace
-    decoding = itl * (f.output_len - 1.0)
+    answering = itl * (f.output_len - 1.0)
     # All prompts of a round pass the same GPUs: a round cannot be shorter than their prefills, nor than their steps.
-    ttft = np.maximum(ttft, batch * (more + _more_steps(f, batch) * step.total) - decoding)
-    life = ttft + decoding
+    ttft = np.maximum(ttft, batch * (more + _more_steps(f, decoding) * step.total) - answering)
+    ttft = np.maximum(ttft, batch / decoding * (taken_up * pace + answering) - answering)
+    life = ttft + answering
     ttft = ttft + (asked / batch - 1.0) * life
-    return Operation(ttft * 1e3, itl * 1e3, ttft + decoding, _bound(step), asked > running)
+    return Operation(ttft * 1e3, itl * 1e3, ttft + answering, _bound(step), asked > running)
+
+
+def _fed(f: Features, life: FloatArray) -> FloatArray:
+    """Return sequences that live at once when every step is full.
+
+    Those that end, after `life` steps, are replaced by as many prompts as the rest of the budget works on.
+    """
+    fed = np.maximum(f.pp * f.batched_tokens * life / (f.prefill_len + life * (1.0 + f.draft_tokens)), 1.0)
+    return np.where(f.within_budget & (f.output_len > 1), fed, np.inf)
 
 
 def _more_steps(f: Features, batch: FloatArray) -> FloatArray:
@@ -87,7 +101,7 @@ def _more_steps(f: Features, batch: FloatArray) -> FloatArray:
 
     While prompts are worked on, half of the sequences decode, on average.
     """
-    decoding = batch * (1.0 + f.draft_tokens) / 2
+    decoding = np.where(f.output_len > 1, batch * (1.0 + f.draft_tokens) / 2, 0.0)
     chunks, usual = (
         f.prefill_len / np.maximum(b - decoding, b / 2) for b in (f.batched_tokens, SMALLEST_DEFAULT_BUDGET)
     )
