@@ -46,8 +46,11 @@ def _contradictions(run: MeasuredRun) -> Iterator[str]:
                 f"{_units(added_s / e2e_s)}"
             )
     if rate and tokens and not 1 / _TOKENS_FACTOR <= tokens / (rate * output_len) <= _TOKENS_FACTOR:
+        requests = f"{rate:,.4g} requests/s"
+        if "requests_per_s" in run.derived:  # no file says it
+            requests = f"{run.concurrency:,} in flight / {e2e_s:.3g} s"
         yield (
-            f"{tokens:,.4g} output tokens/s are not {rate:,.4g} requests/s x {output_len:,.4g} output tokens "
+            f"{tokens:,.4g} output tokens/s are not {requests} x {output_len:,.4g} output tokens "
             f"({rate * output_len:,.4g})"
         )
     places = run.concurrency if run.load is LoadKind.CLOSED_LOOP else None

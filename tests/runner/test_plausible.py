@@ -61,6 +61,17 @@ def runs_of(gpu: str, tp: int, itl_ms: float | str, name: str, **more: Any) -> s
     return f"{','.join(line)}\n{','.join(map(str, line.values()))}\n"
 
 
+def test_a_contradiction_names_figures_that_the_file_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Requests/s follow from the load and the latencies: nobody wrote them."""
+    monkeypatch.chdir(tmp_path)
+    Path("runs.csv").write_text(runs_of("H100", 1, 20, "one", output_tokens_per_s=756, concurrency=1))
+    assert execute(["import", "runs.csv"]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "756 output tokens/s are not 1 in flight / 10.5 s x 512 output tokens (48.67)" in told
+
+
 def test_what_beats_the_hardware_is_stored_and_never_ranks_unasked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
