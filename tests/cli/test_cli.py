@@ -399,6 +399,8 @@ def test_a_sweep_without_a_spec_says_so(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_verbs_agree_with_what_is_counted(tmp_path: Path) -> None:
     few = ("run", "--model", "Qwen/Qwen3-32B", "--workload", "chat", "--precision", "bf16", "--tp", "1")
+    planned = gpuscout("plan", *few[1:], "--gpu", "A10G", "--gpu", "L4", "--gpu", "H200", cwd=tmp_path)
+    assert re.search(r"not possible +2 +2 do not fit\n", planned.stdout)
     assert "1 computed (1 does not fit)" in gpuscout(*few, "--gpu", "L4", cwd=tmp_path).stderr
     ran = gpuscout(*few, "--gpu", "A10G", "--gpu", "L40S", "--gpu", "H200", "--gpu", "B200", cwd=tmp_path)
     assert "4 computed (2 do not fit)" in ran.stderr

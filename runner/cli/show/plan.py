@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from gpuscout.runner.api.run import notes_of_engines
 from gpuscout.runner.cli.common import count, print_json
 from gpuscout.runner.cli.show.document import picked
-from gpuscout.runner.cli.show.wording import print_field, print_wrapped
+from gpuscout.runner.cli.show.wording import counted, print_field, print_wrapped
 from gpuscout.runner.engines.base import Expected
 from gpuscout.runner.execution.executor_choice import duration
 from gpuscout.runner.execution.plan import Plan, plan_sweep, why
@@ -56,7 +56,7 @@ def _print(expansion: Expansion, plan: Plan) -> None:
         reasons[exclusion.reason] += exclusion.combinations
     if plan.hopeless:
         reasons.update({outcome.value.replace("_", " "): number for outcome, number in plan.hopeless.items()})
-    text = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
+    text = ", ".join(counted(number, reason) for reason, number in reasons.most_common())
     untried = "" if plan.hopeless is not None else "; too many tasks to look which of them fit"
     impossible = f"{sum(reasons.values()):>9,}"
     print_field(f"not possible  {impossible}", f" {text}{untried}".rstrip(), 0, indent=2)
