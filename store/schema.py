@@ -9,9 +9,9 @@ unknown. Times are UTC. A change here needs a revision in `migrations/versions` 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     BigInteger,
@@ -37,6 +37,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
+from sqlalchemy.types import TypeEngine
 
 from gpuscout.sweeps.cases import DIGEST_BYTES
 from gpuscout.sweeps.curves import BOUNDS, METRICS, SERVER_METRICS
@@ -82,6 +83,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+_T = TypeVar("_T")
 # SQLite only makes a column the rowid when its type is spelled INTEGER (64 bits there).
 Id = BigInteger().with_variant(Integer(), "sqlite")
 
@@ -98,29 +100,17 @@ def _ref(name: str, target: str, *, nullable: bool = False) -> Column[int]:
     return Column(name, Id, ForeignKey(target), nullable=nullable)
 
 
-def _text(name: str, *, nullable: bool = False) -> Column[str]:
-    return Column(name, Text, nullable=nullable)
+def _column_of(kind: TypeEngine[_T] | type[TypeEngine[_T]]) -> Callable[..., Column[_T]]:
+    def column(name: str, *, nullable: bool = False) -> Column[_T]:
+        return Column(name, kind, nullable=nullable)
+
+    return column
 
 
-def _int(name: str, *, nullable: bool = False) -> Column[int]:
-    return Column(name, Integer, nullable=nullable)
-
-
-def _big(name: str, *, nullable: bool = False) -> Column[int]:
-    return Column(name, BigInteger, nullable=nullable)
-
-
-def _number(name: str, *, nullable: bool = False) -> Column[float]:
-    return Column(name, Double, nullable=nullable)
-
-
-def _time(name: str, *, nullable: bool = False) -> Column[datetime]:
-    return Column(name, UtcDateTime, nullable=nullable)
-
-
-def _word(name: str, *, nullable: bool = False) -> Column[str]:
-    """Return a word of a closed vocabulary; pair it with `_one_of`."""
-    return Column(name, String(24), nullable=nullable)
+_text, _int, _big = _column_of(Text), _column_of(Integer), _column_of(BigInteger)
+_number, _time = _column_of(Double), _column_of(UtcDateTime)
+_word = _column_of(String(24))
+"""A word of a closed vocabulary; pair it with `_one_of`."""
 
 
 def _one_of(name: str, words: Iterable[str]) -> CheckConstraint:

@@ -147,7 +147,9 @@ def _estimated(
     )
     for portion in _portions(connection, query):
         points = _points(connection, [task["id"] for task in portion])
-        tails = _point_percentiles(connection, [task["id"] for task in portion])
+        tails = _percentiles(
+            connection, [task["id"] for task in portion], point_percentiles.c.task_id, point_percentiles.c.concurrency
+        )
         for task in portion:
             found = points.get(task["id"], [])
             row = _row(
@@ -185,17 +187,6 @@ def _points(connection: sa.Connection, task_ids: Sequence[int]) -> dict[int, lis
     return found
 
 
-def _point_percentiles(
-    connection: sa.Connection, task_ids: Sequence[int]
-) -> dict[tuple[Value, Value], list[tuple[str, float, float]]]:
-    found: dict[tuple[Value, Value], list[tuple[str, float, float]]] = {}
-    for task_id, concurrency, metric, percentile, value in bulk.select_by_keys(
-        connection, sa.select(point_percentiles), point_percentiles.c.task_id, task_ids
-    ):
-        found.setdefault((task_id, concurrency), []).append((metric, percentile, value))
-    return found
-
-
 def _measured(
     connection: sa.Connection, conditions: Sequence[Condition], defined: _Defined, called: Mapping[WorkloadKey, str]
 ) -> Iterator[Row]:
@@ -211,7 +202,7 @@ def _measured(
         .order_by(measured_runs.c.id)
     )
     for portion in _portions(connection, query):
-        tails = _percentiles(connection, [run["id"] for run in portion])
+        tails = _percentiles(connection, [run["id"] for run in portion], percentiles.c.run_id)
         for run in portion:
             yield _row(
                 {
@@ -220,7 +211,7 @@ def _measured(
                     "workload": _workload(run, called),
                     "run_digest": run["digest"],
                     "measured_on": run["measured_on"] and run["measured_on"].isoformat(),
-                    "percentiles": json.dumps(sorted(tails[run["id"]])) if run["id"] in tails else None,
+                    "percentiles": json.dumps(sorted(tails[run["id"],])) if (run["id"],) in tails else None,
                     "stored_at": _moment(run["imported_at"]),
                     "model_architecture": defined.model(run["model_id"]),
                     "gpu_figures": defined.gpu(run["gpu_id"]),
@@ -228,12 +219,14 @@ def _measured(
             )
 
 
-def _percentiles(connection: sa.Connection, run_ids: Sequence[int]) -> dict[int, list[tuple[str, float, float]]]:
-    found: dict[int, list[tuple[str, float, float]]] = {}
-    for run_id, metric, percentile, value in bulk.select_by_keys(
-        connection, sa.select(percentiles), percentiles.c.run_id, run_ids
-    ):
-        found.setdefault(run_id, []).append((metric, percentile, value))
+def _percentiles(
+    connection: sa.Connection, ids: Sequence[int], owner: sa.Column[int], *more: sa.Column[int]
+) -> dict[tuple[Value, ...], list[tuple[str, float, float]]]:
+    """Return (metric, percentile, value) of what belongs to these ids, by `owner` and `more` columns of its table."""
+    found: dict[tuple[Value, ...], list[tuple[str, float, float]]] = {}
+    columns = (owner, *more, *(owner.table.c[name] for name in ("metric", "percentile", "value")))
+    for *key, metric, percentile, value in bulk.select_by_keys(connection, sa.select(*columns), owner, ids):
+        found.setdefault(tuple(key), []).append((metric, percentile, value))
     return found
 
 

@@ -186,4 +186,4 @@ def test_what_cannot_be_compared(url: str, run: Callable[..., str]) -> None:
     told = run("api:b/Other", "--as-of", "2025-06-01", status=2)
     assert "b/Other has no price of 2025-06-01 or before, but of 2026-11-01" in told
     assert "unknown side of a comparison" in run("api:b/Other", "nothing", status=2)
-    assert "the two sides say it" in run("api:b/Other", "gpu:L4", "--gpu", "L4", status=2)
+    assert "both already set it" in run("api:b/Other", "gpu:L4", "--gpu", "L4", status=2)

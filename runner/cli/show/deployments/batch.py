@@ -8,7 +8,7 @@ from typing import Any
 from gpuscout.runner.cli.common import out
 from gpuscout.runner.cli.show.certainty import trust
 from gpuscout.runner.cli.show.deployments.moving import spell_time
-from gpuscout.runner.cli.show.deployments.sized import gpus_out, shown_groups, with_range
+from gpuscout.runner.cli.show.deployments.sized import answer_lines, gpus_out, shown_groups, with_range
 from gpuscout.runner.cli.show.fitted import FittedColumn, fitted, short_gpu
 from gpuscout.runner.cli.show.output import number
 from gpuscout.runner.cli.show.prices import prices_by_gpu
@@ -23,8 +23,6 @@ from gpuscout.runner.cli.show.wording import (
     print_aside,
     print_lines,
     workload,
-    wrapped,
-    wrapped_all,
 )
 from gpuscout.store.queries.sizing.batch import BatchCapacity, BatchGroup, BatchOffer, BatchPlan
 from gpuscout.store.queries.sizing.capacity import summed_range
@@ -60,26 +58,23 @@ def together(found: BatchCapacity) -> dict[str, Any] | None:
 
 
 def batch_lines(found: BatchCapacity, width: int) -> list[str]:
-    """Yield lines for people: every way to pay for the cheapest configuration, the cheapest one of other GPU types."""
-
-    lines = wrapped_all(_premises(found), width)
+    """Return lines for people: every way to pay for the cheapest configuration, the cheapest one of other GPU types."""
     groups, aside = shown_groups(found.rankings, found.groups)
+    blocks = []
     for group in groups:
         heading = f"{number(group.requests)} requests ({number(group.requests * group.group.output_len)} output tokens)"
-        lines += ["", *wrapped(f"{group.group.model}, {workload(group.group)}: {heading}", width)]
-        lines += _table(group, width) if group.plans else ["  no configuration can do it"]
+        table = _table(group, width) if group.plans else ["  no configuration can do it"]
         notes = list(group.group.caveats)
         if group.plans:
             first = group.plans[0]
             notes.append(f"{first.config.told_kind}: {trust(first.config)}")
             notes += doubts(doubt(plan.config, group.group) for plan in group.plans)
         notes += gpus_out(group.out)
-        lines += wrapped_all(notes, width, indent=2)
-    return [*lines, "", *wrapped_all([*aside, *_remarks(found, groups)], width)]
+        blocks.append((f"{group.group.model}, {workload(group.group)}: {heading}", table, notes))
+    return answer_lines(width, _premises(found), blocks, [*aside, *_remarks(found, groups)])
 
 
 def _premises(found: BatchCapacity) -> list[str]:
-
     first, *others = premises(found.rankings[0].question, "nothing is kept free")
     return [f"within {spell_time(found.batches[0].within_s)}; {first}", *others]
 

@@ -16,7 +16,7 @@ from gpuscout.runner.cli.show.certainty import (
     met,
     trust,
 )
-from gpuscout.runner.cli.show.deployments.sized import by_reason, shown_groups, whole_dollars, with_range
+from gpuscout.runner.cli.show.deployments.sized import answer_lines, by_reason, shown_groups, whole_dollars, with_range
 from gpuscout.runner.cli.show.fitted import FittedColumn, fitted, short_gpu
 from gpuscout.runner.cli.show.output import number
 from gpuscout.runner.cli.show.prices import prices_by_gpu
@@ -37,7 +37,6 @@ from gpuscout.runner.cli.show.wording import (
     share,
     workload,
     wrapped,
-    wrapped_all,
 )
 from gpuscout.store.queries.sizing.capacity import (
     MOST_TIMES_THE_BEST,
@@ -68,17 +67,17 @@ def print_capacity(found: Capacity) -> None:
 
 def capacity_lines(found: Capacity, width: int) -> list[str]:
     """Return the output of `print_capacity` in a terminal of this width."""
-    lines = wrapped_all(_premises(found), width)
     groups, aside = shown_groups(found.rankings, found.groups)
     found = replace(found, groups=tuple(groups))
+    blocks = []
     for group in groups:
         asked = f"{number(group.rate)} requests/s ({number(group.rate * group.group.output_len)} output tokens/s)"
         if group.users is not None:
             asked = f"{number(group.users)} users at once, each with a request in flight"
-        lines += ["", *wrapped(f"{group.group.model}, {workload(group.group)}: {asked}", width)]
-        lines += _table(found, group, width) if group.plans else ["  no configuration can carry it"]
-        lines += wrapped_all([*_notes(found, group), *_why_out(group), *group.group.caveats], width, indent=2)
-    return [*lines, "", *wrapped_all([*aside, *_remarks(found)], width)]
+        table = _table(found, group, width) if group.plans else ["  no configuration can carry it"]
+        notes = [*_notes(found, group), *_why_out(group), *group.group.caveats]
+        blocks.append((f"{group.group.model}, {workload(group.group)}: {asked}", table, notes))
+    return answer_lines(width, _premises(found), blocks, [*aside, *_remarks(found)])
 
 
 def print_capacity_aside(found: Capacity) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from gpuscout.runner.cli.common import count, out
 from gpuscout.runner.cli.show.certainty import chances, trust
-from gpuscout.runner.cli.show.deployments.sized import gpus_out, shown_groups, whole_dollars, with_range
+from gpuscout.runner.cli.show.deployments.sized import answer_lines, gpus_out, shown_groups, whole_dollars, with_range
 from gpuscout.runner.cli.show.fitted import FittedColumn, fitted, short_gpu
 from gpuscout.runner.cli.show.output import number
 from gpuscout.runner.cli.show.prices import prices_by_gpu
@@ -24,8 +24,6 @@ from gpuscout.runner.cli.show.wording import (
     print_lines,
     share,
     workload,
-    wrapped,
-    wrapped_all,
 )
 from gpuscout.store.queries.sizing.capacity import HOURS_PER_MONTH, summed_range
 from gpuscout.store.queries.sizing.moving import Fleet, OverTime
@@ -44,20 +42,18 @@ def print_moving(found: CapacityOverTime) -> None:
 
 
 def moving_lines(found: CapacityOverTime, width: int) -> list[str]:
-    lines = wrapped_all(_premises(found), width)
     groups, aside = shown_groups(found.rankings, found.groups)
+    blocks = []
     for group in groups:
         series = group.series
-        hours = found.load.seconds / 3600
         heading = (
             f"{group.group.model}, {workload(group.group)}: {number(float(series.rates.min()))} to "
             f"{number(series.peak)} requests/s, {number(series.requests / found.load.seconds)} on average over "
-            f"{number(hours)} h ({number(series.requests)} requests)"
+            f"{number(found.load.seconds / 3600)} h ({number(series.requests)} requests)"
         )
-        lines += ["", *wrapped(heading, width)]
-        lines += _table(found, group, width) if group.plans else ["  no configuration can carry it"]
-        lines += wrapped_all(_notes(found, group), width, indent=2)
-    return [*lines, "", *wrapped_all([*aside, *_remarks(found, groups)], width)]
+        table = _table(found, group, width) if group.plans else ["  no configuration can carry it"]
+        blocks.append((heading, table, _notes(found, group)))
+    return answer_lines(width, _premises(found), blocks, [*aside, *_remarks(found, groups)])
 
 
 def print_moving_aside(found: CapacityOverTime) -> None:

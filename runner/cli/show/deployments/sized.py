@@ -8,7 +8,16 @@ from typing import Any, Protocol, TypeVar
 from gpuscout.runner.cli.show.certainty import without_range
 from gpuscout.runner.cli.show.document import picked
 from gpuscout.runner.cli.show.fitted import short_gpu
-from gpuscout.runner.cli.show.wording import case_of, cause, configuration, measured_aside, not_shown, said_of
+from gpuscout.runner.cli.show.wording import (
+    case_of,
+    cause,
+    configuration,
+    measured_aside,
+    not_shown,
+    said_of,
+    wrapped,
+    wrapped_all,
+)
 from gpuscout.store.queries.sizing.capacity import Out
 from gpuscout.store.ranking.question.asked import Kind, Question
 from gpuscout.store.ranking.question.confidence import CAUTIOUS
@@ -35,6 +44,19 @@ def shown_groups(rankings: Sequence[Ranking], groups: Iterable[G]) -> tuple[list
     groups = list(groups)
     aside = measured_aside(rankings[0].question, (one.group for one in groups))
     return [one for one in groups if case_of(one.group) not in aside], [not_shown(aside)] if aside else []
+
+
+def answer_lines(
+    width: int,
+    premises: Iterable[str],
+    blocks: Iterable[tuple[str, list[str], Iterable[str]]],
+    remarks: Iterable[str],
+) -> list[str]:
+    """Return an answer folded to a width. A block is a group: its heading, the lines of its table, and notes."""
+    lines = wrapped_all(premises, width)
+    for heading, table, notes in blocks:
+        lines += ["", *wrapped(heading, width), *table, *wrapped_all(notes, width, indent=2)]
+    return [*lines, "", *wrapped_all(remarks, width)]
 
 
 def gpus_out(outs: Iterable[Out]) -> Iterator[str]:
