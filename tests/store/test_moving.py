@@ -391,7 +391,7 @@ def test_what_people_and_python_get(
         (["--load", "0=1,10=2", "--rate", "5"], "--load replaces --rate"),
         (["--load", "0=1,10=2", "--startup", "soon"], "--startup: invalid time"),
         (["--load", "0=1,10=2", "--most-missed", "2"], "invalid most_missed 2"),
-        (["--load", "0=1,10=2", "--reserved-price", "H100"], "is not a price"),
+        (["--load", "0=1,10=2", "--reserved-price", "H100"], "invalid price"),
         (["--load", "0=1,10=2", "--over-time", "--json"], "--over-time cannot be combined with --json"),
         (["--load", "0=1,0=2"], "--load:2: time: '0': the same time"),
         (["--load", "DAY", "--workload", "chat"], "names its workloads"),
