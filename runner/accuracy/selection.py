@@ -38,7 +38,7 @@ def _month(run: MeasuredRun) -> int | None:
 
 
 def _is_tuned_less(run: MeasuredRun, best: float) -> bool:
-    """Return for maxima of one deployment with different settings only the best says what the GPU can do."""
+    """Return whether other settings of the deployment reached more: the best alone shows what a GPU can do."""
     return run.load is LoadKind.OFFLINE_MAXIMUM and run.trust is not None and (run.throughput or 0.0) < 0.999 * best
 
 

@@ -22,7 +22,7 @@ from gpuscout.sweeps.trust import precision_class
 
 
 def in_fp8(spec: SweepSpec, expansion: Expansion, question: Question, ranking: Ranking) -> tuple[Group, ...]:
-    """Return for each group of a sweep in the models' own 16-bit precision the same question of FP8 weights.
+    """Return the question about FP8 weights for each group of a sweep in the models' own 16-bit precision.
 
     Nothing is kept: it is computed in a store of its own, at the prices of the ranking. Empty where precisions were
     named, or an engine is too dear to be asked beside, or somebody else's.

@@ -23,7 +23,7 @@ def held_out(
     most: int = _MOST,
     names: Sequence[str] | None = None,
 ) -> list[Figures]:
-    """Return for the rows of every kind, the figures of a fit to all runs of other models (GPU types, families).
+    """Return the figures of fits that leave out the model (GPU type, family) of each row, by kind.
 
     Of a deployment with many runs a fit takes `most`, with more weight: they say much the same. It begins with the
     priors: a start at the fit to all runs would remember what is left out. `names` are what to leave out in turn, None:

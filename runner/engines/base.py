@@ -263,7 +263,7 @@ class MissingEngine:
         return MISSING
 
     def unsupported_traffic(self, traffic: object) -> None:
-        """Return None: nothing is known of it."""
+        """Return None: an engine that is missing refuses no traffic."""
 
     def evaluate(self, cases: CaseColumns, ladder: IntArray) -> Curves:
         return answered([CaseAnswer.failed(Outcome.ENGINE_MISSING, self.reason)] * len(cases))

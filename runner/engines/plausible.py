@@ -73,7 +73,7 @@ def _units(ratio: float) -> str:
 
 
 def implausible(runs: Sequence[MeasuredRun]) -> list[str | None]:
-    """Return for every run what it does that its hardware cannot, and what probably explains it; None: nothing."""
+    """Return the figure of every run that its hardware cannot reach, with the probable cause; None: there is none."""
     if not runs:
         return []
     from gpuscout.runner.engines.roofline.features import features

@@ -64,7 +64,7 @@ def save_token_prices(
 
 
 def current(prices: Iterable[TokenPrice], as_of: date | None = None) -> list[TokenPrice]:
-    """Return for each provider and model the newest price, none after `as_of`; those of the book "own" come first."""
+    """Return the newest price of each provider and model, none after `as_of`; those of the book "own" come first."""
     found: dict[tuple[str, str], TokenPrice] = {}
     for price in prices:
         if as_of is not None and price.date > as_of:

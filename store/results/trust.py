@@ -71,7 +71,7 @@ def note_document(connection: sa.Connection, engine_id: int, document: Mapping[s
 
 
 def errors_of(connection: sa.Connection, engine_ids: Sequence[int]) -> dict[int, list[tuple[str, ObservedError]]]:
-    """Return for each engine its errors with their sources."""
+    """Return the errors of each engine with their sources."""
     columns = (errors_seen.c[name] for name in ("engine_id", "source", *_ERROR))
     query = sa.select(*columns).where(errors_seen.c.engine_id.in_(engine_ids))
     found: dict[int, list[tuple[str, ObservedError]]] = {}
@@ -83,7 +83,7 @@ def errors_of(connection: sa.Connection, engine_ids: Sequence[int]) -> dict[int,
 def intervals_of(
     connection: sa.Connection, engine_ids: Sequence[int]
 ) -> dict[int, dict[int, dict[str, tuple[float, float]]]]:
-    """Return for each engine its intervals, by regime and metric."""
+    """Return the intervals of each engine, by regime and metric."""
     query = sa.select(intervals).where(intervals.c.engine_id.in_(engine_ids))
     found: dict[int, dict[int, dict[str, tuple[float, float]]]] = {}
     for row in connection.execute(query.order_by(*intervals.primary_key.columns)):

@@ -59,7 +59,7 @@ class AttentionGroup:
             object.__setattr__(self, field, float(getattr(self, field)))
 
     def stored_tokens(self, tokens: int) -> int:
-        """Return for a sequence of this length, the tokens whose cache is kept."""
+        """Return the tokens whose cache is kept, of a sequence of this length."""
         return tokens if self.window is None else min(tokens, self.window)
 
 

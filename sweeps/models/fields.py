@@ -186,7 +186,7 @@ class Fields:
         return float(value)
 
     def flag(self, *names: str, default: bool = False) -> bool:
-        """Return true or false."""
+        """Return whether a field is true."""
         name, value = self.find(*names)
         if value is None:
             return default

@@ -40,7 +40,7 @@ class SpecSource:
     incomplete: bool = False
 
     def __eq__(self, other: object) -> bool:
-        """Return two specs that say the same are equal, wherever they stand."""
+        """Return whether two specs mean the same, wherever they were written."""
         return isinstance(other, SpecSource)
 
     def problem(self, path: Path, message: str, hint: str | None = None, *, at_key: bool = False) -> SpecProblem:

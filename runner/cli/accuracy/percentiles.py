@@ -31,7 +31,7 @@ def print_percentiles(
     constants: Path | None,
     output: Output,
 ) -> bool:
-    """Return errors of percentiles, of all runs that have them and by group; returns whether any was answered.
+    """Print errors of percentiles, of all runs that have them and by group; return whether any run was answered.
 
     `left_out`: each GPU family is estimated with constants that were fitted without its runs. Raises InputError.
     """

@@ -90,7 +90,7 @@ def frontier(found: Pareto, slos: Sequence[Slo] = (), caption: Sequence[str] = (
 
 
 def _own_curves(front: Front, metrics: Sequence[Metric]) -> dict[str, list[Any]]:
-    """Return for every GPU type the points that no other of the type beats in all metrics, by the first metric."""
+    """Return the points of every GPU type that no other of the type beats in all metrics, by the first metric."""
     groups: dict[str, list[Any]] = {}
     for point in front.points:
         groups.setdefault(point["gpu"], []).append(point)
@@ -188,7 +188,7 @@ def _draw_limits(axes: Any, slos: Sequence[Slo], metrics: Sequence[Metric]) -> N
 
 
 def _sizes(points: Sequence[Any], third: Sequence[Metric]) -> dict[int, float]:
-    """Return for each point (by its id) its marker's size, in steps of half a point."""
+    """Return the marker's size of each point (by its id), in steps of half a point."""
     if not third:
         return {id(point): 4.5 for point in points}
     values = [point[third[0].column] for point in points]

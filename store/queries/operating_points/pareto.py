@@ -242,7 +242,7 @@ class _Points:
         return Kind.ESTIMATED.value, int(self.task[point]), int(self.concurrency[point])
 
     def members(self) -> list[npt.NDArray[np.int64]]:
-        """Return for each group the positions of its points."""
+        """Return the positions of the points of each group."""
         order = np.argsort(self.group, kind="stable")
         return np.split(order, np.cumsum(np.bincount(self.group, minlength=len(self.groups)))[:-1])
 

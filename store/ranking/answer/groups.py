@@ -59,8 +59,8 @@ class Shown:
 
 
 def first_of_levels(ranked: Placed, level: Indices) -> Indices:
-    """Return for each group the placed row that comes first of each level of
-    trust, as positions; `level` is of all rows.
+    """Return the positions of the first placed row of each group and level of
+    trust; `level` is of all rows.
     """
     kind = ranked.group * 2 + level[ranked.rows]
     _, first = np.unique(kind, return_index=True)
@@ -68,7 +68,7 @@ def first_of_levels(ranked: Placed, level: Indices) -> Indices:
 
 
 def _types_before(ranked: Placed) -> Indices:
-    """Return for every placed row, how many GPU types have their best at a better place of its group."""
+    """Return the number of GPU types whose best is at a better place of the group, for every placed row."""
     _, first = np.unique((ranked.group << 32) + ranked.gpu, return_index=True)
     best = np.zeros(len(ranked.rows), dtype=np.int64)
     best[first] = 1
@@ -270,8 +270,8 @@ def _names(about: Description) -> tuple[Any, ...]:
 
 
 def unranked_rows(pool: Candidates) -> list[int]:
-    """Return for every group and GPU type that qualifies but cannot be valued
-    the row with the highest throughput per GPU.
+    """Return the row with the highest throughput per GPU of every group and
+    GPU type that qualifies but cannot be valued.
     """
     rows = np.flatnonzero(pool.own & pool.trusted & pool.asked & pool.operating.qualifies & np.isnan(pool.values))
     if not len(rows):

@@ -64,7 +64,7 @@ def losers_of(pool: Candidates, answered: Set[int]) -> list[Lost]:
 
 
 def _nearest_of_causes(pool: Candidates, codes: Array, ratio: Array, groups: Sequence[int]) -> set[int]:
-    """Return for each cause the place of what is nearest to being ranked;
+    """Return the place of the configuration nearest to being ranked, by cause;
     between equals, in the first group by its name.
 
     Apart for groups that only measured runs answer, which may be set aside.
@@ -181,8 +181,8 @@ def _missed(pool: Candidates, slo: Slo, row: int, value: float, about: Descripti
 def shortfalls_of(
     connection: sa.Connection, scope: Scope, pool: Candidates, groups: Sequence[int]
 ) -> dict[int, Shortfall]:
-    """Return for groups of which no configuration qualifies: the SLOs none
-    meets even alone, or else the least violation.
+    """Return the shortfalls of groups of which no configuration qualifies: the
+    SLOs none meets even alone, or else the least violation.
     """
     if not pool.limits or not groups:
         return {}
@@ -246,7 +246,7 @@ class _Near:
 def _nearest_alone(
     connection: sa.Connection, scope: Scope, pool: Candidates, limit: Limit, rows: Indices
 ) -> dict[int, _Near]:
-    """Return for each group the point of these rows that comes nearest to one limit, whatever the others."""
+    """Return the point of these rows that comes nearest to one limit, by group, whatever the others."""
     tasks = pool.about["task_id"][rows]
     group_of = dict(zip(tasks.astype(np.int64).tolist(), pool.codes.group[rows].tolist(), strict=True))
     models = {pool.codes.groups[group][0] for group in group_of.values()}
@@ -287,7 +287,7 @@ def _nearest_alone(
 
 
 def _nearest(pool: Candidates, rows: Indices, ratio: Array) -> dict[int, int]:
-    """Return for each group the row with the lowest ratio, then fewest GPUs. `ratio` is of these rows."""
+    """Return the row with the lowest ratio of each group, then fewest GPUs. `ratio` is of these rows."""
     group = pool.codes.group[rows]
     order = np.lexsort((pool.about["task_id"][rows], pool.num_gpus[rows], ratio, group))
     first = order[np.diff(group[order], prepend=-1) != 0]

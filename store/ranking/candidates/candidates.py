@@ -224,7 +224,7 @@ def read_candidates(connection: sa.Connection, scope: Scope, question: Question)
 
 
 def _standing(rows: Rows, codes: Codes) -> dict[int, int]:
-    """Return for each case the task of the engine that its group shows, where it ran."""
+    """Return the task of each case by the engine that its group shows, where it ran."""
     if not len(rows):
         return {}
     shown = codes.engine == first_engines(codes, rows.about["outcome"])[codes.group]
@@ -340,7 +340,7 @@ def _straddling(
 
 
 def _same_configurations(connection: sa.Connection, scope: Scope, case: Array) -> Array:
-    """Return for each case the one that stands for its configuration in all versions of models and GPUs."""
+    """Return the case that stands for each one's configuration in all versions of models and GPUs."""
     cursor = connection.execute(statements.same_configurations(scope)).cursor
     assert cursor is not None
     ids = np.array(cursor.fetchall(), dtype=np.int64).reshape(-1, 2)

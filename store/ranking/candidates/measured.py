@@ -142,7 +142,7 @@ class Measured:
         return bool(self.points.anchor[self.high[row]] != self.high[row])
 
     def nearest_to(self, limit: Limit) -> tuple[Indices, Array]:
-        """Return for every row the point that comes nearest to one limit, and how far it is from it."""
+        """Return the point of every row that comes nearest to one limit, and its distance."""
         ratio = limit.ratio(self.points.figures)
         nearest = _first(self.points.configuration, ratio, self.points.figures["concurrency"])
         return nearest, ratio[nearest]
@@ -235,6 +235,6 @@ def _judged(
 
 
 def _first(configuration: Indices, *keys: Any) -> Indices:
-    """Return for every configuration the point that comes first."""
+    """Return the first point of every configuration."""
     order = np.lexsort((*reversed(keys), configuration))
     return np.asarray(order[np.diff(configuration[order], prepend=-1) != 0])

@@ -80,7 +80,7 @@ def newest(rows: Rows, codes: Codes, configuration: Array, ages: Sequence[Indice
 
 
 def first_engines(codes: Codes, outcome: Array) -> Indices:
-    """Return for each group the engine that is preferred of those that have an answer."""
+    """Return the preferred engine of each group, among those that have an answer."""
     first = np.full(len(codes.groups), 2 * len(codes.engines), dtype=np.int64)
     np.minimum.at(first, codes.group, _preference(codes, outcome))
     return first % len(codes.engines)

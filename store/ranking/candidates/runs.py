@@ -132,7 +132,7 @@ def _key(row: Mapping[Any, Any]) -> Key:
 def estimated_cases(
     connection: sa.Connection, scope: Scope, configurations: Sequence[Mapping[str, Any]]
 ) -> list[set[int]]:
-    """Return for each configuration the cases of estimates that it matches; with a sweep, those of its tasks."""
+    """Return the cases of estimates that each configuration matches; with a sweep, those of its tasks."""
     found: list[set[int]] = [set() for _ in configurations]
     numbers: dict[Key, list[int]] = {}
     for number, one in enumerate(configurations):

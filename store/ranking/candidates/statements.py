@@ -156,7 +156,7 @@ def nearest_alone(scope: Scope, choice: Choice, limit: Limit, model_ids: Sequenc
 
 
 def select_at_most(scope: Scope, choice: Choice, wanted: Sequence[tuple[int, int]]) -> sa.Select[Any]:
-    """Return for each (task, concurrency) the stored point at the highest concurrency up to that one."""
+    """Return the stored point at the highest concurrency up to the given one, for each (task, concurrency)."""
     rows = ",".join(f"({int(task)},{int(most)})" for task, most in wanted)
     asked = sa.text(f"VALUES {rows}").columns(column1=sa.BigInteger, column2=sa.Integer).cte("wanted")
     near, point = operating_points.alias("near"), operating_points.alias("point")
