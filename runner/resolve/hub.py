@@ -24,7 +24,7 @@ from gpuscout.runner.resolve.model_files import LARGEST_CONFIG_BYTES, read_confi
 from gpuscout.runner.resolve.safetensors import WEIGHTS
 from gpuscout.sweeps.errors import GpuscoutError, HubError, HubServerError, HubTimeoutError, HubUnreachableError
 from gpuscout.sweeps.models.architecture import ModelSpec
-from gpuscout.sweeps.models.checkpoint import StoredWeights
+from gpuscout.sweeps.models.stored.checkpoint import StoredWeights
 
 _AT_ONCE = 8
 # huggingface_hub tries a download that stalls six times, each time for as long as its own time-out.

@@ -13,7 +13,9 @@ from typing import Any
 
 from gpuscout.sweeps.errors import ModelConfigError
 from gpuscout.sweeps.models.architecture import ModelSpec
-from gpuscout.sweeps.models.checkpoint import (
+from gpuscout.sweeps.models.config import architecture_from_config
+from gpuscout.sweeps.models.fields import MAX_LAYERS, MAX_SIZE, describe
+from gpuscout.sweeps.models.stored.checkpoint import (
     NOTHING_STORED,
     StoredWeights,
     missing_parameters,
@@ -21,8 +23,6 @@ from gpuscout.sweeps.models.checkpoint import (
     with_stated_dtype,
     with_stored_bytes,
 )
-from gpuscout.sweeps.models.config import architecture_from_config
-from gpuscout.sweeps.models.fields import MAX_LAYERS, MAX_SIZE, describe
 
 LARGEST_CONFIG_BYTES = 16 << 20
 _importing = threading.Lock()

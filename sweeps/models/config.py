@@ -11,9 +11,9 @@ from gpuscout.sweeps.models.architecture import AttentionGroup, AttentionType, M
 from gpuscout.sweeps.models.families import FAMILIES, IMPLIED_FIELDS, NOT_CAUSAL, NOT_CAUSAL_HEADS
 from gpuscout.sweeps.models.fields import CONTEXT, HEADS, HIDDEN, KV_HEADS, VOCABULARY, Fields, describe
 from gpuscout.sweeps.models.layers import layers_of
-from gpuscout.sweeps.models.parameters import attention_groups, decoder_size
-from gpuscout.sweeps.models.quantization import quantization_of
-from gpuscout.sweeps.models.vision import tower_notes, vision_parameters
+from gpuscout.sweeps.models.stored.quantization import quantization_of
+from gpuscout.sweeps.models.weights.parameters import attention_groups, decoder_size
+from gpuscout.sweeps.models.weights.vision import tower_notes, vision_parameters
 
 # Where the language model's fields are nested; the thinker of an omni model has a text configuration of its own.
 _TEXT_SECTIONS = (

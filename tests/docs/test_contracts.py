@@ -81,6 +81,14 @@ PLANTED = {
         ("runner.cli.show.wording", "gpuscout.runner.cli.show.points"),
         ("runner.cli.show.output", "gpuscout.runner.cli.show.wording"),
     ],
+    "the layers of the models": [
+        ("sweeps.models.catalogue", "gpuscout.sweeps.models.quantised_names"),
+        ("sweeps.models.config", "gpuscout.sweeps.models.catalogue"),
+        ("sweeps.models.stored.formats", "gpuscout.sweeps.models.config"),
+        ("sweeps.models.weights.vision", "gpuscout.sweeps.models.stored.formats"),
+        ("sweeps.models.layers", "gpuscout.sweeps.models.weights.vision"),
+        ("sweeps.models.fields", "gpuscout.sweeps.models.layers"),
+    ],
     "nothing imports the command line, but the page that runs its commands": [
         ("runner.api.run", "gpuscout.runner.cli.common")
     ],

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from gpuscout.sweeps.models.attention import MixerSize, compressed, headed, latent
 from gpuscout.sweeps.models.families import Family
 from gpuscout.sweeps.models.fields import Fields
 from gpuscout.sweeps.models.layers import Layer, Mixer
-from gpuscout.sweeps.models.recurrent import convolution, linear_attention, mamba
+from gpuscout.sweeps.models.weights.attention import MixerSize, compressed, headed, latent
+from gpuscout.sweeps.models.weights.recurrent import convolution, linear_attention, mamba
 
 
 def mixer_sizes(fields: Fields, family: Family, layer: Layer) -> list[MixerSize]:

@@ -21,7 +21,7 @@ from gpuscout.sweeps.models.fields import (
     Fields,
 )
 from gpuscout.sweeps.models.layers import Layer, Mlp
-from gpuscout.sweeps.models.mixers import mixer_sizes
+from gpuscout.sweeps.models.weights.mixers import mixer_sizes
 
 
 class Component(StrEnum):

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gpuscout.sweeps.models.fields import Fields
-from gpuscout.sweeps.models.formats import NVFP4, Formats, algorithm_formats, method_formats, method_of
-from gpuscout.sweeps.models.parameters import Component, DecoderSize
+from gpuscout.sweeps.models.stored.formats import NVFP4, Formats, algorithm_formats, method_formats, method_of
+from gpuscout.sweeps.models.weights.parameters import Component, DecoderSize
 from gpuscout.sweeps.precision import Precision
 
 _DTYPES = {"float16": Precision.FP16, "half": Precision.FP16, "bfloat16": Precision.BF16, "float32": Precision.FP32}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gpuscout.sweeps.models.architecture import AttentionGroup, AttentionType
-from gpuscout.sweeps.models.attention import MixerSize, head_dim_of
 from gpuscout.sweeps.models.fields import HEADS, HIDDEN, Fields
+from gpuscout.sweeps.models.weights.attention import MixerSize, head_dim_of
 
 _MAMBA_HEADS = ("mamba_num_heads", "mamba_n_heads", "n_mamba_heads")
 _STATES = ("ssm_state_size", "mamba_d_state", "state_size")

@@ -1,0 +1,1 @@
+"""How a checkpoint stores its weights: number formats, from its configuration and its files."""
