@@ -19,6 +19,7 @@ from starlette.responses import HTMLResponse, Response
 from gpuscout.runner.cli.common import count
 from gpuscout.runner.cli.options import AimOptions, Filters, PriceOptions
 from gpuscout.runner.cli.show.deployments.token_api import tokens
+from gpuscout.runner.cli.show.document import CASE
 from gpuscout.runner.cli.show.output import number
 from gpuscout.runner.cli.show.wording import limit, workload
 from gpuscout.runner.web.agreement import agreement
@@ -44,6 +45,7 @@ from gpuscout.store.database.connect import Connection
 from gpuscout.sweeps.errors import GpuscoutError, InputError
 from gpuscout.sweeps.slo import parse_slo
 from gpuscout.sweeps.text import printable_lines, without_passwords
+from gpuscout.sweeps.traffic.words import traffic_words
 
 Context = dict[str, Any]
 Given = tuple[tuple[str, str], ...]
@@ -187,9 +189,10 @@ def ask(db: str, fields: Fields) -> Context:
     context["one"] = Markup(report_body(ranking, memory_of_bests(ranking, db)))  # noqa: S704 - escaped where it is made
     context["sliders"] = _sliders(ranking, fields)
     context["launch"] = launch
+    named = _asking_for(only.workload, only.input_len, only.output_len)
     context["others"] = {
-        "throughput against latency": address("/trade-offs", {}, model=only.model, **_lengths(only)),
-        "replicas for a load": address("/load", {}, model=only.model, rate="10", **_lengths(only)),
+        "throughput against latency": address("/trade-offs", {}, model=only.model, **named),
+        "replicas for a load": address("/load", {}, model=only.model, rate="10", **named),
     }
     return context
 
@@ -212,7 +215,7 @@ def _overview(ranking: Any, group: Any, fields: Fields) -> Context:
     from gpuscout.runner.cli.show.wording import describe
 
     best = group.best
-    named = {"workload": group.workload} if group.workload else _lengths(group)
+    named = _asking_for(group.workload, group.input_len, group.output_len)
     return {
         "model": group.model,
         "workload": workload(group),
@@ -224,8 +227,11 @@ def _overview(ranking: Any, group: Any, fields: Fields) -> Context:
     }
 
 
-def _lengths(group: Any) -> dict[str, str]:
-    return {"input_len": str(group.input_len), "output_len": str(group.output_len)}
+def _asking_for(name: str | None, input_len: int, output_len: int) -> dict[str, str | None]:
+    """Return the parameters that ask for a workload: its name, for lengths alone may be those of several."""
+    if name:
+        return {"workload": name}
+    return {"workload": None, "input_len": str(input_len), "output_len": str(output_len)}
 
 
 def _remarks(group: Any, best: Any) -> Iterable[str]:
@@ -287,13 +293,13 @@ def tradeoffs(db: str, fields: Fields) -> Context:
     for at, row in enumerate(document["points"]):
         row["id"] = f"point-{at}"
         row["text"] = _point(row, first, second)
-        cases.setdefault((row["model"], row["input_len"], row["output_len"]), []).append(row)
+        cases.setdefault(tuple(row[name] for name in CASE), []).append(row)
     charts = []
-    for (model, input_len, output_len), rows in list(cases.items())[:_MOST_CHARTS]:
+    for case, rows in list(cases.items())[:_MOST_CHARTS]:
         labels = tuple(f"{metric['name']} ({metric['unit']})" for metric in (second, first))
         charts.append(
             {
-                "title": f"{model}, {input_len:,} in / {output_len:,} out",
+                "title": _case(*case),
                 "chart": scatter(
                     rows[:_MOST_MARKS],
                     second["column"],
@@ -310,27 +316,26 @@ def tradeoffs(db: str, fields: Fields) -> Context:
         "charts": charts,
         "more": [
             {
-                "text": f"{model}, {input_len:,} in / {output_len:,} out",
-                "link": address(
-                    "/trade-offs",
-                    fields,
-                    model=model,
-                    workload=None,
-                    input_len=str(input_len),
-                    output_len=str(output_len),
-                ),
+                "text": _case(*case),
+                "link": address("/trade-offs", fields, model=case[0], **_asking_for(*case[1:4])),
             }
-            for model, input_len, output_len in list(cases)[_MOST_CHARTS:][:_MOST_ANSWERS]
+            for case in list(cases)[_MOST_CHARTS:][:_MOST_ANSWERS]
         ],
         "columns": [first, second],
         "metrics": METRICS,
     }
 
 
+def _case(model: str, name: str | None, input_len: int, output_len: int, traffic: str | None) -> str:
+    lengths = ", ".join([f"{input_len:,} in / {output_len:,} out", *traffic_words(traffic)])
+    return f"{model}, {name} ({lengths})" if name else f"{model}, {lengths}"
+
+
 def _point(row: Mapping[str, Any], *metrics: Mapping[str, Any]) -> str:
     """Return text such as "H100 x2 fp8 vllm, 64 in flight, estimated: 1.20 USD/Mtok, 33 tokens/s per user" """
     started = "".join(f" {row[name]}" for name in ("server_options", "speculative") if row.get(name))
-    load = "" if row.get("concurrency") is None else f", {row['concurrency']:,} in flight"
+    load = "" if row.get("request_rate") is None else f", {row['request_rate']:g} requests/s"
+    load += "" if row.get("concurrency") is None else f", {row['concurrency']:,} in flight"
     figures = ", ".join(f"{number(row[metric['column']])} {metric['unit']}" for metric in metrics)
     return (
         f"{row['gpu']} x{row['num_gpus']} {row['precision']} {row['server']}{started}{load}, {row['kind']}: {figures}"
@@ -397,7 +402,9 @@ def _flips(db: str) -> Context | None:
         {
             "model": group.model,
             "workload": workload(group),
-            "link": address("/", {}, model=group.model, **_lengths(group)),
+            "link": address(
+                "/", {}, model=group.model, **_asking_for(group.workload, group.input_len, group.output_len)
+            ),
             "flip": flip,
         }
         for group in groups
@@ -511,6 +518,7 @@ def _environment() -> Environment:
     found.filters["counted"] = count
     found.filters["limit"] = lambda text: limit(parse_slo(text))
     found.filters["tokens"] = tokens
+    found.filters["traffic"] = lambda text: "".join(f", {words}" for words in traffic_words(text))
     found.filters["percent"] = lambda value: "-" if value is None else f"{100 * value:.0f} %"
     found.globals.update(address=address, objectives=OBJECTIVES, own_fields=OWN, purchases=PURCHASES, trusts=TRUSTS)
     return found

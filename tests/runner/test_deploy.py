@@ -348,6 +348,23 @@ def test_the_recommended_row_is_deployed(
     assert written(capsys, store_url, *nvidia, "--run-with", "sglang").startswith("python3 -m sglang.launch_server")
 
 
+def test_a_server_for_a_rate_takes_as_many_sequences_as_were_simulated(
+    store: Store, store_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arriving = {"load": "request_rate", "request_rate": [4], "engine": "simulator"}
+    closed = {name: value for name, value in SPEC.items() if name != "concurrency"}
+    one = {"gpus": ["H100"], "tensor_parallel": [1], "models": ["Qwen/Qwen3-8B"]}
+    seats = [{}, {"max_num_seqs": 200}]
+    run(spec_from_mapping({**closed, **one, **arriving, "server_options": seats}), store, executor="in-process")
+    for chosen, expected in (("", "1024"), ("max_num_seqs=200", "200")):
+        filters = ["--server-option", chosen] if chosen else ["--server-option", "max_num_seqs=1024"]
+        assert execute(["deploy", "--db", store_url, "--model", "Qwen3-8B", "--no-slo", *filters]) == 0
+        told = capsys.readouterr()
+        command = shlex.split(told.out)
+        assert command[command.index("--max-num-seqs") + 1] == expected
+        assert "4 requests/s" in told.err
+
+
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> str:
     url = f"sqlite:///{tmp_path_factory.mktemp('deploy') / 'gpuscout.db'}"

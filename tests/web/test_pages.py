@@ -19,8 +19,11 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from starlette.testclient import TestClient
 
+from gpuscout.runner.api.run import run
 from gpuscout.runner.cli.common import count
 from gpuscout.runner.web.app import make_app
+from gpuscout.store.database.connect import open_store
+from gpuscout.sweeps.spec.spec import parse_spec
 from tests.support.forked import gpuscout
 from tests.support.served import serving, small_store
 
@@ -296,6 +299,45 @@ def test_a_chart_has_a_mark_for_every_point(client: TestClient) -> None:
         assert len(set(re.findall(r'<tr id="(point-\d+)">', page))) == len(points)
         assert {row["kind"] for row in points} == {"estimated"}
         assert 'class="mark measured"' not in page
+
+
+ARRIVING = """
+name: arriving
+models: [Qwen/Qwen3-8B]
+gpus: [H100, L40S]
+tensor_parallel: 1
+workloads:
+  - {name: support, input_len: {uniform: [100, 300]}, output_len: 20, cached_input: 0.4}
+load: request_rate
+request_rate: [1, 4]
+engine: simulator
+"""
+FIXED = """
+name: fixed
+models: [Qwen/Qwen3-8B]
+gpus: [H100, L40S]
+tensor_parallel: 1
+workloads: [{name: fixed, input_len: 200, output_len: 20}]
+"""
+
+
+def test_workloads_of_equal_mean_lengths_stay_apart_and_say_how_they_arrive(tmp_path: Path) -> None:
+    with open_store(str(tmp_path / "gpuscout.db"), create=True) as store:
+        for spec in (ARRIVING, FIXED):
+            run(parse_spec(spec), store, executor="in-process")
+    said = "200 in / 20 out, lengths vary, 40 % cached, poisson arrivals"
+    with TestClient(make_app(f"sqlite:///{tmp_path / 'gpuscout.db'}"), base_url="http://localhost") as client:
+        charts = html.unescape(client.get("/trade-offs").text)
+        titles = re.findall(r"<h2>(Qwen.*?)</h2>", charts)
+        assert titles == [f"Qwen/Qwen3-8B, {one}" for one in (f"support ({said})", "fixed (200 in / 20 out)")]
+        assert re.search(r"vllm, 4 requests/s, \d+ in flight, estimated", charts)
+        for address in ("/compare?a=gpu:H100&b=gpu:L40S", "/load?rate=5"):
+            page = client.get(address).text
+            assert f"support {said}" in page
+            assert re.search("fixed 200 in / 20 out<", page)
+        overview = client.get("/").text
+        for link in re.findall(r'href="(/\?[^"]*model=[^"]*)"', overview):
+            assert "Alternatives" in client.get(html.unescape(link)).text
 
 
 def test_mistakes_are_told_in_words_of_the_command_below_the_form(client: TestClient) -> None:

@@ -216,7 +216,7 @@ def capacity_document(found: Capacity) -> dict[str, object]:
         "prices": prices_document(found.prices),
         "groups": [
             {
-                **picked(group.group, *CASE, "engine", "caveats", "traffic"),
+                **picked(group.group, *CASE, "engine", "caveats"),
                 "users": group.users,
                 "requests_per_s": group.rate,
                 "output_tokens_per_s": group.rate * group.group.output_len,

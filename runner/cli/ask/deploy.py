@@ -84,7 +84,7 @@ def deploy(
     """Write the launch command of the recommended configuration.
 
     Or its Kubernetes manifest. The server takes as many sequences at once as its operating point has requests in
-    flight, so that the limits hold. Nothing is started.
+    flight, so that the limits hold; where requests arrive at a rate, as many as were simulated. Nothing is started.
     """
     from gpuscout.store.database.connect import open_store
     from gpuscout.store.ranking.rank import rank as ranked
@@ -270,9 +270,10 @@ def _about(
         )
         if value is not None
     ).replace("  ", " ")
+    arriving = "" if chosen.request_rate is None else f"{chosen.request_rate:g} requests/s, "
     parts = [
         f"{group.model} on {configuration(chosen, group.input_len, group.output_len)}, {workload(group)}: "
-        f"{chosen.concurrency:,} in flight, {figures} ({chosen.told_kind})"
+        f"{arriving}{chosen.concurrency:,} in flight, {figures} ({chosen.told_kind})"
     ]
     value = ranged(chosen.objective, chosen.objective_range, chosen.kind)
     of = " (80 % range)" if chosen.objective_range else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-CASE = ("model", "workload", "input_len", "output_len")
+CASE = ("model", "workload", "input_len", "output_len", "traffic")
 
 
 def picked(value: object, *names: str, **renamed: str) -> dict[str, Any]:

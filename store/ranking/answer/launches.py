@@ -15,7 +15,7 @@ from gpuscout.store.schema import gpus, models
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.servers import REGISTRY, Deployment
-from gpuscout.sweeps.servers.options import options_from
+from gpuscout.sweeps.servers.options import default_options, options_from
 from gpuscout.sweeps.speculative import speculative_from
 
 
@@ -33,6 +33,11 @@ class Launches:
                 "how many requests were in flight is not known of this measured run", hint="--rank 2, or --config"
             )
         about, gpu = self._of(models, model), self._of(gpus, config.gpu)
+        options = dict(options_from(config.server_options))
+        if config.request_rate is not None:
+            # In an open loop `concurrency` is a mean: a server that took no more than that would let the others wait.
+            seats = default_options(config.server, config.gpu, gpu["memory_usable_gib"])["max_num_seqs"]
+            options.setdefault("max_num_seqs", seats)
         return Deployment(
             model=model,
             gpu=config.gpu,
@@ -52,7 +57,7 @@ class Launches:
             concurrency=math.ceil(config.concurrency),
             expert_size=about.get("expert_size"),
             weight_block=about.get("weight_block"),
-            server_options=dict(options_from(config.server_options)),
+            server_options=options,
             speculative=speculative_from(config.speculative),
         )
 
