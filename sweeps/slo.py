@@ -44,12 +44,13 @@ DEFAULT_ITL_MS = 50.0
 OBJECTIVE_SYNONYMS = {"price": "cost", **_SYNONYMS}
 _RATES = ("requests", "rps", "qps")
 _FORM = re.compile(
-    r"\s*(?P<metric>[A-Za-z_][\w.-]*)\s*(?::\s*p(?P<percentile>\d{1,2}(?:\.\d{1,3})?))?"
+    r"\s*(?:p(?P<before>\d{1,2}(?:\.\d{1,3})?)\s+)?(?P<metric>[A-Za-z_][\w.-]*)"
+    r"(?:(?:\s*:\s*|\s+)p(?P<after>\d{1,2}(?:\.\d{1,3})?))?"
     r"\s*(?P<operator><=|<|≤|>=|>|≥|==|=)\s*"
     r"(?P<limit>\d{1,15}(?:\.\d{0,15})?|\.\d{1,15})\s*(?P<unit>/?\s*[A-Za-zµ]*)\s*"
 )
 _PERCENTILE_NAME = re.compile(r"p\d[\d.]*_(?:ttft_ms|itl_ms|e2e_s)")
-_EXAMPLE = "for example ttft<=500ms, itl<=30ms, e2e<=10s or rate>=5/s"
+_EXAMPLE = "for example ttft<=500ms, itl<=30ms, ttft:p95<=1s or rate>=5/s"
 
 
 def percentile_name(column: str, percentile: float) -> str:
@@ -109,9 +110,9 @@ class Slo:
 def parse_slo(text: str) -> Slo:
     """Return an SLO from text such as "itl <= 30 ms", "ttft:p95<=1s" or "rate>=300/min".
 
-    So are "tpot<=30ms", "p95_ttft_ms<=1000", and "tok/s/user>=30" or "interactivity>=30", which limit the ITL to
-    1000 / 30 ms. `<` means the same as `<=`. Without a unit ms is meant for ttft and itl, s for e2e, per second for a
-    rate. Raises InputError.
+    So are "tpot<=30ms", "p95_ttft_ms<=1000", "p95 ttft<=1s", and "tok/s/user>=30" or "interactivity>=30", which limit
+    the ITL to 1000 / 30 ms. `<` means the same as `<=`. Without a unit ms is meant for ttft and itl, s for e2e, per
+    second for a rate. Raises InputError.
     """
     if (speed := _INTERACTIVITY.fullmatch(text)) is not None:
         return _from_interactivity(speed, text)
@@ -124,7 +125,7 @@ def parse_slo(text: str) -> Slo:
             f"cannot understand the SLO {quoted(text)}: expected METRIC<=LIMIT", hint=f"{_EXAMPLE} (in quotes)"
         )
     metric, unit = form["metric"].casefold(), "".join(form["unit"].casefold().split())
-    percentile = form["percentile"]
+    percentile = form["before"] or form["after"]
     if metric not in COLUMNS and (style := _COLUMN_STYLE.fullmatch(metric)) is not None:
         metric = style["metric"]
         percentile = percentile or style["before"] or style["after"]

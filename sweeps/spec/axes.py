@@ -34,7 +34,7 @@ class NumericAxis:
     it may on axes that run in lockstep.
     """
 
-    minimum: int
+    minimum: float
     maximum: int
     whole: bool = True
     above: bool = False

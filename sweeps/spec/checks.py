@@ -13,6 +13,7 @@ from gpuscout.sweeps.settings import PARALLELISM, SHORT_SIZES
 from gpuscout.sweeps.spec.entries import Part
 from gpuscout.sweeps.spec.faults import Fault, Faults, Path, as_list, unexpected, unknown
 from gpuscout.sweeps.spec.rules import Rule
+from gpuscout.sweeps.spec.traffic import RATES
 from gpuscout.sweeps.speculative import Speculative
 from gpuscout.sweeps.traffic.trace import Trace
 from gpuscout.sweeps.workloads import PRESETS, Workload
@@ -155,10 +156,15 @@ def _load_faults(spec: SweepSpec) -> Iterator[Fault]:
     for position in _repetitions([_key(rate) for rate in spec.request_rate]):
         yield Fault(f"{_key(spec.request_rate[position])} is listed twice", ("request_rate", position))
     for number, workload in enumerate(spec.workloads):
-        trace = workload.traffic.trace
-        if not spec.request_rate and not (isinstance(trace, Trace) and trace.request_rate):
-            hint = "for example request_rate: {from: 0.5, to: 64, factor: 1.4}"
+        if spec.request_rate:
+            continue
+        trace, hint = workload.traffic.trace, "for example request_rate: {from: 0.5, to: 64, factor: 1.4}"
+        rate = trace.request_rate if isinstance(trace, Trace) else None
+        if not rate:
             yield Fault(f"no rate for workload {workload.name}: missing `request_rate`", ("workloads", number), hint)
+        elif not RATES.minimum <= rate <= RATES.maximum:
+            message = f"the trace has {rate:g} requests/s, which is out of range: missing `request_rate`"
+            yield Fault(message, ("workloads", number), hint)
 
 
 def _zip_faults(spec: SweepSpec, data: Mapping[str, object], broken: Set[str]) -> Iterator[Fault]:

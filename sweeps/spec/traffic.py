@@ -14,8 +14,10 @@ from gpuscout.sweeps.traffic.lengths import Histogram, Lengths, LogNormal, Unifo
 from gpuscout.sweeps.traffic.trace import Trace, lines, opened, read_trace
 from gpuscout.sweeps.traffic.traffic import CONSTANT, POISSON, Arrivals
 
-RATES = NumericAxis(0, 1_000_000, whole=False, above=True)
+# A simulated day of fewer requests has no times to the millisecond left in a double, nor has a deployment a purpose.
+RATES = NumericAxis(0.0001, 1_000_000, whole=False)
 _MEAN_KEYS = ("mean", "p95", "max")
+_KINDS = (*_MEAN_KEYS, "uniform", "histogram")
 _LARGEST_TOKENS = 1_000_000_000
 _MOST_BINS = 10_000
 _DISTRIBUTION_HINT = "for example {mean: 1200, p95: 4000, max: 16000}, {uniform: [64, 512]} or {histogram: file.csv}"
@@ -35,8 +37,12 @@ def parse_distribution(value: Mapping[Any, Any]) -> Lengths:
         return _histogram(value["histogram"])
     faults = Faults()
     for key in value:
-        if key not in _MEAN_KEYS:
-            faults.add(unknown_key(str(key), (*_MEAN_KEYS, "uniform", "histogram")))
+        if key not in _KINDS:
+            faults.add(unknown_key(str(key), _KINDS))
+        elif key not in _MEAN_KEYS:
+            faults.add(Fault(f"`{key}` stands alone", (key,), _DISTRIBUTION_HINT, at_key=True))
+    if not keys & set(_MEAN_KEYS):
+        faults.raise_if_any()
     figures: dict[str, float] = {}
     for key in _MEAN_KEYS:
         if key not in value:
@@ -145,7 +151,7 @@ def parse_arrivals(value: object) -> Arrivals:
     if isinstance(value, str):
         if value.casefold() in named:
             return named[value.casefold()]
-        raise InvalidValue(unknown("arrival process", value, named))
+        raise InvalidValue(unknown("arrival process", value, (*named, "{gamma: {cv: 2}}")))
     if isinstance(value, Mapping) and set(value) == {"gamma"}:
         gamma = value["gamma"]
         cv = gamma.get("cv") if isinstance(gamma, Mapping) and set(gamma) == {"cv"} else None

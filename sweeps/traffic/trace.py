@@ -9,12 +9,14 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import json
 import math
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -22,7 +24,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.errors import InputError, quoted
 from gpuscout.sweeps.reading import TooLarge, json_lines, most_values, streamed_mb
 
 BLOCK_TOKENS = 512
@@ -30,7 +32,8 @@ MOST_REQUESTS = 1_000_000
 LONGEST_LINE = 1 << 20
 _LONGEST_TOKENS = 10_000_000
 
-# The names that tools give the columns; times without "_ms" or "_s" are Mooncake's milliseconds.
+_LATEST_S = 1e11  # the year 5138, if counted from 1970
+# The names that tools give the columns; times without "_ms" or "_s" are Mooncake's milliseconds, or dates.
 INPUT_NAMES = (
     "input_length",
     "input_len",
@@ -43,7 +46,10 @@ INPUT_NAMES = (
 OUTPUT_NAMES = (
     "output_length", "output_len", "output_tokens", "completion_tokens", "num_decode_tokens", "GeneratedTokens",
 )  # fmt: skip
-_TIMES = {"timestamp": 1e-3, "timestamp_ms": 1e-3, "timestamp_s": 1.0, "arrived_at": 1.0, "arrival_time": 1.0}
+_TIMES = {
+    **dict.fromkeys(("timestamp", "TIMESTAMP", "timestamp_ms"), 1e-3),
+    **dict.fromkeys(("timestamp_s", "arrived_at", "arrival_time"), 1.0),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +153,8 @@ def read_trace(file: str | Path) -> Trace:
     """Return the requests of a trace file (.jsonl or .csv, either also .gz), read line by line.
 
     Raises InputError with the line for lengths that are not whole numbers above 0, times that go back or are not
-    finite, a missing column, an empty file, more than `MOST_REQUESTS` requests, and more blocks than memory is for.
+    finite, times or blocks of some requests only, a missing or second column, an empty file, more than `MOST_REQUESTS`
+    requests, and more blocks than memory is for.
     """
     path = Path(file)
     times: list[float] = []
@@ -155,6 +162,7 @@ def read_trace(file: str | Path) -> Trace:
     outputs: list[int] = []
     blocks: list[tuple[int, ...]] = []
     ids_left = most_values()
+    known: dict[str, bool] = {}
     with opened(path) as stream:
         for number, row in rows(path, stream):
             if len(inputs) == MOST_REQUESTS:
@@ -164,13 +172,19 @@ def read_trace(file: str | Path) -> Trace:
                 )
             inputs.append(tokens_of(path, number, row, INPUT_NAMES))
             outputs.append(tokens_of(path, number, row, OUTPUT_NAMES))
-            at = time_of(path, number, row)
+            at, ids = time_of(path, number, row), row.get("hash_ids")
+            for what, has in (("times", at is not None), ("hash_ids", ids is not None)):
+                if known.setdefault(what, has) != has:
+                    raise InputError(
+                        f"{path}:{number}: some requests have {what}, others have none",
+                        hint=f"{what} of all requests, or of none",
+                    )
             if times and at is not None and at < times[-1]:
                 raise InputError(
                     f"{path}:{number}: arrives before the request above it", hint="sort the requests by their times"
                 )
-            times.append(at if at is not None else (times[-1] if times else 0.0))
-            if (ids := row.get("hash_ids")) is not None:
+            times.append(0.0 if at is None else at)
+            if ids is not None:
                 blocks.append(_hash_ids(path, number, ids))
                 ids_left -= len(blocks[-1])
                 if ids_left < 0:
@@ -182,7 +196,7 @@ def read_trace(file: str | Path) -> Trace:
         at_s - at_s[0],
         np.array(inputs, dtype=np.int64),
         np.array(outputs, dtype=np.int64),
-        tuple(blocks) if len(blocks) == len(inputs) else None,
+        tuple(blocks) or None,
         str(path),
     )
 
@@ -222,6 +236,8 @@ def rows(path: Path, stream: IO[str]) -> Iterator[tuple[int, Mapping[str, Any]]]
     """Yield the requests with their line numbers."""
     left = lines(path, stream)
     first = next(left, "")
+    if not first:
+        return
     if first.lstrip().startswith("{"):
         yield from json_lines(str(path), chain([first], left))
         return
@@ -232,6 +248,9 @@ def rows(path: Path, stream: IO[str]) -> Iterator[tuple[int, Mapping[str, Any]]]
             f"{path}:1: expected a JSON object or the header of a CSV file with one of {', '.join(INPUT_NAMES[:3])}",
             hint=f"for example {_EXAMPLE}",
         )
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{path}:1: a second column {quoted(twice)}")
     for number, values in enumerate(csv.reader(left), start=2):
         if values:
             if len(values) != len(names):
@@ -251,7 +270,8 @@ def tokens_of(path: Path, number: int, row: Mapping[str, Any], names: tuple[str,
     if isinstance(tokens, float) and tokens.is_integer():
         tokens = int(tokens)
     if isinstance(tokens, bool) or not isinstance(tokens, int) or not 1 <= tokens <= _LONGEST_TOKENS:
-        raise InputError(f"{path}:{number}: {name}: expected a whole number of tokens of at least 1, got {value!r:.40}")
+        expected = f"expected a whole number of tokens from 1 to {_LONGEST_TOKENS:,}"
+        raise InputError(f"{path}:{number}: {name}: {expected}, got {_shown(value)}")
     return tokens
 
 
@@ -259,13 +279,32 @@ def time_of(path: Path, number: int, row: Mapping[str, Any]) -> float | None:
     name = next((name for name in _TIMES if name in row), None)
     if name is None:
         return None
+    value = row[name]
     try:
-        at = float(row[name]) * _TIMES[name]
+        at = float(value) * _TIMES[name]
     except (TypeError, ValueError):
-        at = math.nan
+        at = _seconds(value)
     if not math.isfinite(at):
-        raise InputError(f"{path}:{number}: {name}: expected a time as a number, got {row[name]!r:.40}")
+        raise InputError(f"{path}:{number}: {name}: expected a number or a date, got {_shown(value)}")
+    if abs(at) > _LATEST_S:
+        unit = "ms" if _TIMES[name] < 1 else "s"
+        raise InputError(
+            f"{path}:{number}: {name}: expected {unit} below {_LATEST_S / _TIMES[name]:g}, got {_shown(value)}"
+        )
     return at
+
+
+def _seconds(value: object) -> float:
+    """Return a date and time such as "2023-11-16 18:15:46.68" as seconds since 1970; NaN for anything else."""
+    try:
+        at = datetime.fromisoformat(str(value))
+    except ValueError:
+        return math.nan
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value, default=str)[:40]
 
 
 def _hash_ids(path: Path, number: int, ids: object) -> tuple[int, ...]:

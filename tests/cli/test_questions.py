@@ -48,6 +48,8 @@ def asked(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, list
         ("tok/s/user>=25", Slo("itl", 40.0)),
         ("tps/user>=25", Slo("itl", 40.0)),
         ("interactivity>=25 tok/s", Slo("itl", 40.0)),
+        ("p95 ttft <= 2s", Slo("ttft", 2000.0, 95.0)),
+        ("TTFT p95 <= 2 s", Slo("ttft", 2000.0, 95.0)),
     ],
 )
 def test_limits_in_peoples_words(text: str, slo: Slo) -> None:

@@ -27,7 +27,7 @@ from gpuscout.sweeps.traffic.traffic import CONSTANT, POISSON, Arrivals, Traffic
 from tests.support.forked import gpuscout
 
 MODEL = ModelCatalogue.load().get("Qwen/Qwen3-8B")
-H100, L40S = (GPUCatalogue.load().resolve(name) for name in ("H100", "L40S"))
+H100, L40S, MI300X = (GPUCatalogue.load().resolve(name) for name in ("H100", "L40S", "MI300X"))
 ONE = np.array([1])
 
 
@@ -160,6 +160,13 @@ def test_goodput_counts_requests_within_the_limits() -> None:
     for wrong in ("ttft:p95<=1s", "rate>=3/s", "nonsense"):
         with pytest.raises(InputError):
             Simulator(goodput=[wrong])
+
+
+def test_lengths_that_vary_are_not_supported_where_fixed_ones_are_not() -> None:
+    case = Case(MODEL, MI300X, 1024, 100, server="trtllm", traffic=Traffic(output_len=Uniform(1, 199)))
+    for engine in (Simulator(), RooflineEngine()):
+        found = evaluate(engine, CaseColumns.of([case]), ONE)
+        assert [OUTCOMES[code] for code in found.outcome] == [Outcome.NOT_SUPPORTED]
 
 
 def test_cached_prompts_come_sooner() -> None:

@@ -165,6 +165,9 @@ def test_a_workload_of_a_spec_says_its_traffic_and_is_asked_at_every_rate() -> N
         (SUPPORT, {"request_rate": []}, "the list is empty"),
         (SUPPORT, {"request_rate": [1, 1]}, "listed twice"),
         (SUPPORT, {"request_rate": [-1]}, "out of range"),
+        (SUPPORT, {"request_rate": [1e-300]}, "out of range; allowed: 0.0001 up to 1,000,000"),
+        ({**SUPPORT, "input_len": {"unifrom": [1, 2]}}, {}, "unifrom.*uniform.*\n1 problem"),
+        ({**SUPPORT, "input_len": {"uniform": [1, 2], "mean": 3, "p95": 4, "max": 5}}, {}, "`uniform` stands alone"),
         (SUPPORT, {"concurrency": [1]}, "the rate decides"),
         ("chat", {"load": "concurrency", "request_rate": [1]}, "needs `load: request_rate`"),
         ({"name": "t", "trace": "nowhere.jsonl"}, {}, "No such file or directory"),
@@ -239,12 +242,19 @@ def test_the_prefix_cache_forgets_the_least_recently_used_block(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "expected a JSON object or the header"),
+        ("", "no requests"),
         ("a,b\n1,2\n", "expected a JSON object or the header"),
         ("{}\n", "missing input_length"),
         ('{"input_length": 0, "output_length": 5}\n', "1: input_length: expected a whole number"),
         ('{"input_length": 5, "output_length": NaN}\n', "output_length: expected a whole number"),
-        ('{"input_length": 5, "output_length": 5, "timestamp": "x"}\n', "timestamp: expected a time"),
+        ('{"input_length": 5, "output_length": 5, "timestamp": "x"}\n', 'timestamp: expected a number or a date'),
+        ('{"input_length": 5, "output_length": 5, "timestamp": 1.7e18}\n', "timestamp: expected ms below 1e\\+14"),
+        ('{"input_length": 5, "output_length": 20000000}\n', "output_length: expected .* from 1 to 10,000,000"),
+        ('{"input_length": 5, "output_length": 5, "timestamp": 1}\n{"input_length": 5, "output_length": 5}\n',
+         "2: some requests have times, others have none"),
+        ('{"input_length": 5, "output_length": 5}\n{"input_length": 5, "output_length": 5, "hash_ids": [1]}\n',
+         "2: some requests have hash_ids, others have none"),
+        ("input_length,output_length,input_length\n5,5,6\n", "1: a second column \"input_length\""),
         ("timestamp,input_length,output_length\n2,5,5\n1,5,5\n", "3: arrives before"),
         ('{"input_length": 5, "output_length": 5}\n[1]\n', "2: expected one JSON object a line"),
         ('{"input_length": 5, "output_length": 5}\n{"in', "2: not valid JSON"),
@@ -258,6 +268,18 @@ def test_what_is_wrong_with_a_trace_is_told_with_its_line(tmp_path: Path, text: 
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         read_trace(path)
+
+
+def test_times_may_be_dates(tmp_path: Path) -> None:
+    text = "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.6805900,374,44\n"
+    (tmp_path / "azure.csv").write_text(text + "2023-11-16 18:15:50.6805900,396,109\n")
+    assert read_trace(tmp_path / "azure.csv").at_s.tolist() == pytest.approx([0, 4])
+
+
+def test_a_trace_of_years_says_that_its_rate_is_none_to_simulate(tmp_path: Path) -> None:
+    mooncake(tmp_path / "slow.jsonl", [{**ROWS[0], "timestamp": at} for at in (0, 1e13)])
+    with pytest.raises(SpecError, match="the trace has 1e-10 requests/s, which is out of range"):
+        spec({"name": "slow", "trace": str(tmp_path / "slow.jsonl")}, load="request_rate")
 
 
 def test_a_trace_in_a_spec_is_found_beside_it_and_has_its_own_rate(tmp_path: Path) -> None:

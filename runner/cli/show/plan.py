@@ -75,7 +75,10 @@ def _loads(sweep: Sweep, ladder: Sequence[int]) -> str:
     """Return the loads of each task."""
     rates = sorted({w.traffic.request_rate for w in sweep.workloads if w.traffic.request_rate is not None})
     if rates:
-        return f"{count(len(rates), 'request rate')}, {rates[0]:g} to {rates[-1]:g} requests/s"
+        ends = f"{rates[0]:g}" if len(rates) == 1 else f"{rates[0]:g} to {rates[-1]:g}"
+        return f"{count(len(rates), 'request rate')}, {ends} requests/s"
+    if len(ladder) == 1:
+        return f"concurrency {ladder[0]}"
     return f"{len(ladder)} concurrencies each, {ladder[0]} to {ladder[-1]}"
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpuscout.runner.cli.common import list_by_default, print_json
+from gpuscout.runner.cli.common import count, list_by_default, print_json
 from gpuscout.runner.cli.options import grouped
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number
 from gpuscout.sweeps.text import percent
@@ -97,7 +97,7 @@ def from_trace(
         print_json({**found, "workload": entry})
         return
     rows = [{"tokens": column.removesuffix("_len"), **_figures(getattr(trace, column))} for column in _LENGTHS]
-    print_rows(_PERCENTILES, rows, output, title=f"{file}: {len(trace):,} requests")
+    print_rows(_PERCENTILES, rows, output, title=f"{file}: {count(len(trace), 'request')}")
     if not output.for_people:
         return
     import yaml

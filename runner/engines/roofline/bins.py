@@ -51,7 +51,7 @@ def bins_of(cases: CaseColumns) -> Bins:
     """Return the requests of every case. A case of plain traffic is one bin."""
     input_len, output_len = cases.input_len.astype(np.float64), cases.output_len.astype(np.float64)
     n = len(cases)
-    if all(traffic.is_plain for traffic in cases.traffics):
+    if not n or all(traffic.is_plain for traffic in cases.traffics):
         return Bins(np.arange(n, dtype=np.int64), np.ones(n), input_len, output_len, np.zeros(n))
     cut = [_cut(traffic) for traffic in cases.traffics]
     rows = []
