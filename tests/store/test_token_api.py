@@ -155,7 +155,7 @@ def test_the_command(url: str, run: Callable[..., str], monkeypatch: pytest.Monk
     assert document["comparisons"][0]["gpus"][0]["break_even_tokens_per_day"] == pytest.approx(36e6)
     assert document["comparisons"][1]["gpus"][0]["break_even_tokens_per_day"] is None
     assert document["comparisons"][0]["at_load"]["own"][0]["usd_per_day"] == 48.0
-    assert run("api:Acme", "--csv").splitlines()[1].startswith("a/One,chat,1024,512,Acme/One,")
+    assert run("api:Acme", "--csv").splitlines()[1].startswith("a/One,chat,1024,512,,Acme/One,")
     rows = run("api:Acme", "--md")
     assert "| a/One | chat | Acme/One | L4 x1 fp8 kv-fp8 |" in rows
     assert "GPUs are paid around the clock" in rows
