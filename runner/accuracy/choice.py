@@ -14,6 +14,7 @@ import numpy as np
 from gpuscout.runner.accuracy.errors import closed_loop_throughput
 from gpuscout.runner.accuracy.estimate import Estimates
 from gpuscout.store.measured import LoadKind, MeasuredRun
+from gpuscout.sweeps.precision import Precision
 
 ITL_LIMITS_MS = (10, 20, 30, 50, 75, 100)
 # USD per GPU-hour: one fixed list, so that figures of different engines and days can be compared. No market prices.
@@ -45,6 +46,21 @@ class GpuChoice:
 
 
 @dataclass(frozen=True)
+class Question:
+    """One question of `gpu_choice`: `chosen` by estimates ("": no GPU meets the limit), `cheapest` by measured runs."""
+
+    model: str
+    server: str
+    precision: Precision
+    input_len: int
+    output_len: int
+    limit_ms: float
+    chosen: str
+    cheapest: str
+    regret: float
+
+
+@dataclass(frozen=True)
 class MaximaOrder:
     """Of pairs of GPU types whose measured maxima differ by more than 10 %, the share that estimates order right."""
 
@@ -54,7 +70,7 @@ class MaximaOrder:
 
 def gpu_choice(estimates: Estimates, prices: Mapping[str, float] = REFERENCE_PRICES) -> GpuChoice | None:
     """Return the quality of the choice among closed-loop runs on GPUs that have a price. None without a question."""
-    regrets = gpu_regrets(estimates, prices)
+    regrets = [question.regret for question in gpu_questions(estimates, prices)]
     if not regrets:
         return None
     n = len(regrets)
@@ -63,25 +79,25 @@ def gpu_choice(estimates: Estimates, prices: Mapping[str, float] = REFERENCE_PRI
     )
 
 
-def gpu_regrets(estimates: Estimates, prices: Mapping[str, float] = REFERENCE_PRICES) -> list[float]:
-    """Return the regret of every question of `gpu_choice`, as fractions."""
-    throughput = closed_loop_throughput(estimates)
-    questions: dict[tuple[object, ...], list[int]] = defaultdict(list)
+def gpu_questions(estimates: Estimates, prices: Mapping[str, float] = REFERENCE_PRICES) -> list[Question]:
+    """Return the questions of `gpu_choice` and how they are answered."""
+    throughput = closed_loop_throughput(estimates).tolist()
+    alike: dict[tuple[str, str, Precision, int, int], list[int]] = defaultdict(list)
     for position, run in enumerate(estimates.runs):
         if run.load is LoadKind.CLOSED_LOOP and run.ttft_ms and run.itl_ms and run.gpu in prices:
-            key = (run.model, run.server, run.precision, run.input_len, run.output_len)
-            questions[key].append(position)
+            alike[run.model, run.server, run.precision, run.input_len, run.output_len].append(position)
     return [
-        regret
-        for positions in questions.values()
+        Question(*key, limit, *answer)
+        for key, positions in alike.items()
         for limit in ITL_LIMITS_MS
-        if (regret := _regret(estimates, throughput.tolist(), positions, limit, prices)) is not None
+        if (answer := _answer(estimates, throughput, positions, limit, prices)) is not None
     ]
 
 
-def _regret(
+def _answer(
     estimates: Estimates, throughput: list[float], positions: list[int], limit_ms: float, prices: Mapping[str, float]
-) -> float | None:
+) -> tuple[str, str, float] | None:
+    """Return the GPU chosen, the cheapest one and the regret; None where fewer than two GPUs meet the limit."""
     measured: dict[str, float] = {}
     estimated: dict[str, float] = {}
     for position in positions:
@@ -94,7 +110,8 @@ def _regret(
     if len(measured) < 2:
         return None
     chosen = min(estimated, key=lambda gpu: estimated[gpu]) if estimated else ""
-    return measured.get(chosen, max(measured.values())) / min(measured.values()) - 1
+    cheapest = min(measured, key=lambda gpu: measured[gpu])
+    return chosen, cheapest, measured.get(chosen, max(measured.values())) / measured[cheapest] - 1
 
 
 def maxima_order(estimates: Estimates) -> MaximaOrder | None:

@@ -1,7 +1,8 @@
 """Selection of measured runs for a fit: plain deployments, today's software, nothing its source marks as doubtful.
 
-Software moves faster than hardware: one GPU serves one model twice as fast as a year before. So of repeated
-configurations only the newest run counts, and none that is over a year older than the newest run on the same GPU.
+Software moves faster than hardware: one GPU serves one model twice as fast as a year before. So of configurations that
+a source repeats only the run counts that it marks as newest, and none that is over a year older than the newest run on
+the same GPU.
 """
 
 from __future__ import annotations

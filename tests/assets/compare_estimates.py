@@ -9,6 +9,7 @@
   vLLM and SGLang on GPUs and precisions that it has, without data-parallel attention and pipelines.
 
 gpuscout's figures are those of fits that had not seen the run's model. Runs that either does not answer are left out.
+The last table has the questions about the cheapest GPU whose wrong answers cost most.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from gpuscout.runner.accuracy.choice import gpu_choice, gpu_regrets
+from gpuscout.runner.accuracy.choice import Question, gpu_choice, gpu_questions
 from gpuscout.runner.accuracy.errors import METRICS, MetricError, errors
 from gpuscout.runner.accuracy.estimate import Estimates, RunCases
 from gpuscout.runner.accuracy.selection import fit_for_fitting
@@ -34,7 +35,8 @@ from tests.support.llm_optimizer_formula import GPUS, Shape, latencies_ms
 
 FILE = Path(__file__).parents[1] / "data/aisimulate_static.csv"
 _SERVERS = {"vllm": "vLLM", "sglang": "SGLang", "trtllm": "TensorRT-LLM"}
-_DEAREST = 5  # questions, which are told apart
+DEAREST_HEAD = "| cheapest GPU, model left out | chosen | cheapest | dearer by |"
+_DEAREST = 8  # questions, which are named
 _NOTHING = (np.nan, np.nan)
 
 Answers = tuple[npt.NDArray[np.bool_], Estimates]
@@ -107,6 +109,19 @@ def _line(label: str, runs: int, cells: list[str]) -> str:
     return f"| {label} | {runs} | {' | '.join(cells)} |"
 
 
+def dearest(questions: Sequence[Question]) -> Iterator[str]:
+    """Yield a line for each question that costs most, and what they hold of all regret."""
+    of_all = sum(question.regret for question in questions)
+    worst = sorted(questions, key=lambda question: -question.regret)[:_DEAREST]
+    for one in worst:
+        chosen, cheapest = (gpu.partition("-")[0] for gpu in (one.chosen, one.cheapest))
+        what = f"{one.model.partition('/')[2]} {one.precision}, {_SERVERS[one.server]}"
+        lengths = f"{one.input_len:,} / {one.output_len:,}"
+        yield f"| {what}, {lengths}, ITL <= {one.limit_ms} ms | {chosen} | {cheapest} | {100 * one.regret:.0f} % |"
+    share = sum(one.regret for one in worst) / of_all
+    yield f"{len(worst)} of {len(questions)} questions: {share:.0%} of the regret"
+
+
 TOOLS = {"AISimulate": aisimulate, "llm-optimizer": llm_optimizer}
 
 
@@ -117,9 +132,7 @@ def main() -> None:
         chosen, said = asked(kinds[0])
         mine = kinds[0].take(chosen).estimates(left_out.take(chosen))
         print(head(name), "|---|---|---|---|", *table(said, mine), sep="\n")
-    regrets = sorted(gpu_regrets(kinds[0].estimates(left_out)))
-    share = sum(regrets[-_DEAREST:]) / sum(regrets)
-    print(f"of {len(regrets)} choices of gpuscout the {_DEAREST} dearest hold {share:.0%} of the regret")
+    print(DEAREST_HEAD, "|---|---|---|---|", *dearest(gpu_questions(kinds[0].estimates(left_out))), sep="\n")
     print(stamp())
 
 

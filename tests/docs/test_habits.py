@@ -18,7 +18,7 @@ from gpuscout.store.measured import public_runs
 from gpuscout.sweeps.spec.starter import example_names
 from tests.assets import update_accuracy
 from tests.assets.ablation import HEAD, IN_CLOSED_LOOPS, PARTS, PARTS_HEAD, TERMS, parameters_without, stamp
-from tests.assets.compare_estimates import TOOLS, closed_loops, head, table
+from tests.assets.compare_estimates import DEAREST_HEAD, TOOLS, closed_loops, head, table
 from tests.assets.run_notebook import printed
 from tests.docs.test_examples import looks_like
 
@@ -144,7 +144,7 @@ def test_the_comparisons_of_the_accuracy_page_have_the_figures_of_the_other_tool
 def test_what_scripts_computed_for_the_accuracy_page_is_of_the_constants_that_ship() -> None:
     """Ablation and comparisons take half an hour and are no part of a calibration: the page says of which they are."""
     sections = update_accuracy.PAGE.read_text("utf-8").split("\n## ")
-    for table_head in (HEAD, PARTS_HEAD, *map(head, TOOLS)):
+    for table_head in (HEAD, PARTS_HEAD, DEAREST_HEAD, *map(head, TOOLS)):
         (section,) = [text for text in sections if table_head in text]
         assert stamp() in section, "run tests.assets.ablation and tests.assets.compare_estimates"
 

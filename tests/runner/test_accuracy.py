@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 import yaml
 
-from gpuscout.runner.accuracy.choice import ITL_LIMITS_MS, REFERENCE_PRICES, gpu_choice, maxima_order
+from gpuscout.runner.accuracy.choice import ITL_LIMITS_MS, REFERENCE_PRICES, gpu_choice, gpu_questions, maxima_order
 from gpuscout.runner.accuracy.errors import GROUPINGS, errors
 from gpuscout.runner.accuracy.estimate import Estimates, estimate
 from gpuscout.runner.accuracy.report import AccuracyReport, report, write_predictions
@@ -244,6 +244,10 @@ def test_perfect_estimates_have_no_error_and_no_regret() -> None:
     assert choice is not None
     assert order is not None
     assert (choice.right, choice.regret, order.right) == (1.0, 0.0, 1.0)
+    questions = gpu_questions(closed)
+    assert len(questions) == choice.questions
+    assert all(question.chosen == question.cheapest != "" for question in questions)
+    assert len({(q.model, q.server, q.precision, q.input_len, q.output_len, q.limit_ms) for q in questions}) > 100
 
 
 def test_repeats_of_a_maximum_count_by_their_median() -> None:

@@ -30,6 +30,7 @@ from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.trust import NO_TRUST
+from tests.assets.measured_again import not_measured_again
 from tests.support.forked import gpuscout
 
 pytestmark = pytest.mark.slow
@@ -148,6 +149,30 @@ def test_calibration_is_deterministic_and_needs_runs() -> None:
     assert "intervals" not in one
     with pytest.raises(InputError, match="at least 20"):
         calibrate(runs[:5], today="2026-01-01")
+
+
+def test_a_later_month_measures_again_between_its_loads(kinds: list[FitRows]) -> None:
+    """Under any name of the model: InferenceX measured DeepSeek-R1-0528, which one file calls DeepSeek-V3."""
+    curve = [
+        ("deepseek-ai/DeepSeek-V3", "2026-04-17", 2), ("deepseek-ai/DeepSeek-V3", "2026-04-17", 8),
+        ("deepseek-ai/DeepSeek-V3", "2026-04", 16), ("deepseek-ai/DeepSeek-V3", "2026-04-30", 64),
+        ("deepseek-ai/DeepSeek-R1", "2026-05-20", 8), ("deepseek-ai/DeepSeek-R1", "2026-05-22", 32),
+        ("deepseek-ai/DeepSeek-R1", None, 16), ("deepseek-ai/DeepSeek-R1", "2026-05-21", 8),
+    ]  # fmt: skip
+    run = next(run for run in shipped_runs() if run.model == "deepseek-ai/DeepSeek-V3" and run.concurrency)
+    (rows,) = fit_rows(
+        dataclasses.replace(run, model=model, measured_on=day, concurrency=load) for model, day, load in curve
+    )
+    assert not_measured_again(rows).tolist() == [True, False, False, True, True, True, True, True]
+    # A release of April was up to four times slower than the next one, which the source measured in May.
+    closed = kinds[0]
+    slow = [
+        (run.gpu, run.server, run.server_version, run.input_len) == ("B300", "sglang", "0.5.10.post1", 8192)
+        and "DeepSeek" in run.model
+        for run in closed.runs
+    ]
+    assert sum(slow) == 14
+    assert not_measured_again(closed)[slow].sum() < 4
 
 
 # --- intervals
