@@ -64,10 +64,10 @@ _MOST_CHARACTERS = 50_000_000  # at once: rows that define models are long
 _T = TypeVar("_T")
 
 
-def read_back(file: Path, target: Store, *, on_progress: Callable[[Copied], None] = lambda copied: None) -> Copied:
+def read_back(file: Path, target: Store) -> Copied:
     """Add an export to a store; what was added. Raises InputError with the place of what is wrong."""
     with _as_store(file, target) as own:
-        return copy_store(own, target, on_progress=on_progress)
+        return copy_store(own, target)
 
 
 def size_of(file: Path, target: Store) -> Copied:

@@ -92,7 +92,7 @@ def configs_of(pool: Candidates, shown: Shown, described: Descriptions) -> dict[
     found: dict[int, list[RankedConfig]] = {}
     best: dict[int, float] = {}
     # The best of a group comes first, before anything is compared with it.
-    credentials = _Credentials(pool, described)
+    credentials = _Credentials(pool)
     columns = (pool.values, pool.unit_costs.usd, pool.operating.interpolated, pool.backed, pool.held)
     figures = (column[shown.rows].tolist() for column in columns)
     for row, group, place, value, usd, interpolated, backed, held in zip(
@@ -160,7 +160,7 @@ _BINDS = 0.97
 class _Credentials:
     """Backing of a ranked configuration, and its chances of meeting the limits."""
 
-    def __init__(self, pool: Candidates, described: Descriptions) -> None:
+    def __init__(self, pool: Candidates) -> None:
         self._pool = pool
         self._slos = pool.question.slos
         self._objective_metric = trusted_metric(pool.aim)

@@ -117,7 +117,7 @@ def engines_with_percentiles(connection: sa.Connection, scope: Scope) -> list[in
     ]
 
 
-def select_answered(scope: Scope, choice: Choice, *, sides: Sequence[str] = ()) -> sa.Select[Any]:
+def select_answered(scope: Scope, choice: Choice, *, sides: Sequence[str]) -> sa.Select[Any]:
     """Return one row for every task that ran: what it is, its point, and the neighbours of that point.
 
     NULLs stand for points that there are not. An id that all tasks of the scope share is left out.

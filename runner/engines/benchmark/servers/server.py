@@ -133,12 +133,12 @@ class RunningServer:
         how = self.how_it_ended()
         return None if how is None else self.failed(f"the server {how} {when}", Outcome.CRASHED)
 
-    def last_lines(self, count: int = LAST_LINES) -> list[str]:
+    def last_lines(self) -> list[str]:
         """Return the end of its log, secrets redacted."""
         with suppress(OSError), self._log.open("rb") as log:
             log.seek(max(0, self._log.stat().st_size - _LAST_BYTES))
             text = log.read().decode(errors="replace").replace("\0", "")
-            return [self._redacted(line.rstrip()) for line in text.splitlines() if line.strip()][-count:]
+            return [self._redacted(line.rstrip()) for line in text.splitlines() if line.strip()][-LAST_LINES:]
         return []
 
     def stop(self) -> None:
