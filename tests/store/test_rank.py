@@ -16,31 +16,15 @@ import sqlalchemy as sa
 from gpuscout.runner.cli.main import execute
 from gpuscout.store import schema
 from gpuscout.store.database.connect import Store, open_store
-from gpuscout.store.ranking.rank import DEFAULT_OBJECTIVE, Question, Ranking, rank
+from gpuscout.store.ranking.rank import DEFAULT_OBJECTIVE, Question, rank
 from gpuscout.store.ranking.types import Cause
 from gpuscout.sweeps.errors import InputError, UnknownNameError
-from gpuscout.sweeps.slo import parse_slo
-from tests.support.rank_stores import Row, an_answer, fill
-
-Ask = Callable[..., Ranking]
+from tests.support.rank_stores import Ask, Row, an_answer, asks, fill
 
 
 @pytest.fixture
 def answered(store: Store) -> Callable[..., Ask]:
-    """Fills the store with answers and returns what asks it, in a transaction that cannot write."""
-
-    def fill_store(*answers: Row) -> Ask:
-        with store.writing() as connection:
-            fill(connection, list(answers))
-
-        def ask(*slos: str, **question: Any) -> Ranking:
-            question = {"objective": "throughput-per-gpu"} | question
-            with store.reading() as connection:
-                return rank(connection, Question(slos=tuple(map(parse_slo, slos)), **question))
-
-        return ask
-
-    return fill_store
+    return lambda *answers: asks(store, answers, objective="throughput-per-gpu")
 
 
 def test_throughput_per_gpu_counts_all_gpus(answered: Callable[..., Ask]) -> None:

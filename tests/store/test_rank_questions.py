@@ -20,32 +20,19 @@ from gpuscout.store import schema
 from gpuscout.store.database.connect import Store, open_store
 from gpuscout.store.prices.books import save_quotes
 from gpuscout.store.prices.prices import PriceRules, Quote
-from gpuscout.store.ranking.rank import Question, Ranking, rank, sql_of
+from gpuscout.store.ranking.rank import Question, sql_of
 from gpuscout.store.ranking.types import Cause, Flip, Opinion
 from gpuscout.store.schema import exclusions, sweeps
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.slo import parse_slo
-from tests.support.rank_stores import Row, an_answer, fill
+from tests.support.rank_stores import Ask, Row, an_answer, asks, fill
 
-Ask = Callable[..., Ranking]
 PRICES = PriceRules(overrides={"H100": 2.0, "L4": 0.36})
 
 
 @pytest.fixture
 def answered(store: Store) -> Callable[..., Ask]:
-    """Fills the store with answers and returns what asks it, in a transaction that cannot write."""
-
-    def fill_store(*answers: Row) -> Ask:
-        with store.writing() as connection:
-            fill(connection, list(answers))
-
-        def ask(*slos: str, **question: Any) -> Ranking:
-            with store.reading() as connection:
-                return rank(connection, Question(slos=tuple(map(parse_slo, slos)), **{"prices": PRICES} | question))
-
-        return ask
-
-    return fill_store
+    return lambda *answers: asks(store, answers, prices=PRICES)
 
 
 def tokens(**by_concurrency: float) -> dict[int, dict[str, float]]:

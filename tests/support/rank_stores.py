@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
 from gpuscout.store import schema
+from gpuscout.store.database.connect import Store
+from gpuscout.store.ranking.rank import Question, Ranking, rank
 from gpuscout.store.results.trust import note_trust
+from gpuscout.sweeps.slo import parse_slo
 from gpuscout.sweeps.trust import Trust
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -202,3 +205,18 @@ def a_run(**how: Any) -> Row:
 
 def _digest(number: int) -> bytes:
     return number.to_bytes(16, "big")
+
+
+Ask = Callable[..., Ranking]
+
+
+def asks(store: Store, answers: Iterable[Row], **defaults: Any) -> Ask:
+    """Fill a store with answers; return what asks it, in a transaction that cannot write."""
+    with store.writing() as connection:
+        fill(connection, list(answers))
+
+    def ask(*slos: str, **question: Any) -> Ranking:
+        with store.reading() as connection:
+            return rank(connection, Question(slos=tuple(map(parse_slo, slos)), **defaults | question))
+
+    return ask
