@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from gpuscout.sweeps.errors import nearest, quoted
 from gpuscout.sweeps.names import has_wildcard, matches
+from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.servers.options import options_text, unknown_to
 from gpuscout.sweeps.settings import PARALLELISM, SHORT_SIZES
 from gpuscout.sweeps.spec.entries import Part
@@ -194,10 +195,14 @@ def _repetition_faults(spec: SweepSpec, data: Mapping[str, object], broken: Set[
     for axis in (*ZIP_AXES, "engines"):
         values = getattr(spec, axis)
         if axis not in broken and axis not in zipped and values != "auto":
-            entries = len(as_list(data.get(axis)))
+            entries = [entry for _, entry in as_list(data.get(axis))]
             for position in _repetitions([_key(value) for value in values]):
-                path = (axis, position) if entries == len(values) else (axis,)
-                yield Fault(f"{_key(values[position])} is listed twice", path)
+                key, one_each = _key(values[position]), len(entries) == len(values)
+                written = entries[position] if one_each else None
+                if isinstance(values[position], Precision) and isinstance(written, str) and written.casefold() != key:
+                    yield Fault(f"{written} is {key}, which is listed already", (axis, position))
+                else:
+                    yield Fault(f"{key} is listed twice", (axis, position) if one_each else (axis,))
     for number, entry in enumerate(() if "models" in broken else spec.models):
         for axis in ("precision", "kv_precision"):
             values = getattr(entry, axis) or ()

@@ -186,6 +186,8 @@ def test_numbers_that_yaml_reads_as_text(written: str, hint: str | None) -> None
     ("line", "place", "says"),
     [
         ("tensor_parallel: [1, 2, 1]", "5:25  tensor_parallel[2]", "1 is listed twice"),
+        ("precision: [nvfp4, mxfp4]", "5:20  precision[1]", "mxfp4 is fp4, which is listed already"),
+        ("precision: [fp8, bf16, FP8]", "5:24  precision[2]", "fp8 is listed twice"),
         ("tensor_parallel: [auto, 2]", "5:19  tensor_parallel[0]", "stands alone"),
         ("tensor_parallel: four", "5:18  tensor_parallel", 'found the text "four"'),
         ("tensor_parallel: []", "5:18  tensor_parallel", "the list is empty"),
