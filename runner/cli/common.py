@@ -18,6 +18,8 @@ from gpuscout.sweeps.text import printable
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from gpuscout.store.database.connect import Store
+
 DEFAULT_STORE = "sqlite:///gpuscout.db"
 SCHEMA_VERSION = 1
 # The question was answered, and the answer is that nothing meets it.
@@ -76,6 +78,13 @@ def document_head() -> dict[str, object]:
 def json_text(document: Mapping[str, object]) -> str:
     """Return one document for machines; keys carry units and never change meaning within a `schema_version`."""
     return json.dumps({**document_head(), **document}, indent=2, default=str, allow_nan=False)
+
+
+def open_store(url: str, *, create: bool = False) -> Store:
+    """Open the store of a command. Imported by now and not before: commands that need none start without SQLAlchemy."""
+    from gpuscout.store.database import connect
+
+    return connect.open_store(url, create=create)
 
 
 def leave_if_nothing(anything: bool) -> None:

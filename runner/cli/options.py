@@ -167,10 +167,9 @@ class PriceOptions:
 
     def of(self, question: Question, connection: Connection) -> Question:
         """Return the question under these rules. Raises InputError, UnknownNameError for a GPU the store lacks too."""
-        from gpuscout.store.ranking.question.lookup import stored_names
-        from gpuscout.store.schema import gpus
+        from gpuscout.store.ranking.question.lookup import stored_gpus
 
-        return dataclasses.replace(question, prices=self.rules(stored_names(connection, gpus).ids))
+        return dataclasses.replace(question, prices=self.rules(stored_gpus(connection).ids))
 
     def rules(self, stored_gpus: Iterable[str]) -> PriceRules:
         """Raise InputError, UnknownNameError. `stored_gpus` are names of GPUs besides those of the catalogue."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, err, out, print_json
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, err, open_store, out, print_json
 from gpuscout.runner.cli.options import PriceOptions, grouped
 from gpuscout.runner.cli.show.measured.fit_errors import fit_errors, print_fit_errors
 from gpuscout.runner.cli.show.output import Column, Output, Row, a_figure, print_rows, whole_number
@@ -216,7 +216,6 @@ def _keep(engine: Engine, one: AccuracyReport, db: str, names: RunNames) -> str:
     from gpuscout.runner.accuracy.seen import errors_seen
     from gpuscout.runner.accuracy.sources import not_fitted
     from gpuscout.runner.engines.base import info, trust_of
-    from gpuscout.store.database.connect import open_store
     from gpuscout.store.results.registry import register_engine
     from gpuscout.store.results.trust import OVER_STORED, note_errors
 

@@ -11,7 +11,7 @@ import typer
 
 from gpuscout.runner.cli.ask.capacity_batch import BatchOptions, print_batch
 from gpuscout.runner.cli.ask.capacity_load import MovingOptions, print_load
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, leave_if_nothing, print_json
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, leave_if_nothing, open_store, print_json
 from gpuscout.runner.cli.options import Filters, LimitOptions, Many, PriceOptions, grouped, under
 from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number
@@ -65,7 +65,6 @@ def capacity(
     limits. All its GPUs are paid, busy or not. A month has 730 hours. Exit status 6: nothing can carry the load.
     """
     from gpuscout.runner.cli.show.deployments.capacity_table import print_capacity, print_capacity_aside
-    from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.sizing.capacity import Demand
     from gpuscout.store.queries.sizing.capacity_question import capacity as sized
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from gpuscout.runner.cli.ask.capacity_load import parse_duration
-from gpuscout.runner.cli.common import leave_if_nothing, print_json
+from gpuscout.runner.cli.common import leave_if_nothing, open_store, print_json
 from gpuscout.runner.cli.options import Many, parse_prices, under
 from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number, yes_or_no
@@ -104,14 +104,12 @@ def print_batch(
     from dataclasses import replace
 
     from gpuscout.runner.cli.show.deployments.batch import print_batch_aside, print_batch_lines
-    from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.sizing.batch import batch_capacity
-    from gpuscout.store.ranking.question.lookup import stored_names
-    from gpuscout.store.schema import gpus
+    from gpuscout.store.ranking.question.lookup import stored_gpus
 
     batches = options.batches(startup)
     with open_store(db) as store, store.reading() as connection:
-        names = stored_names(connection, gpus).ids
+        names = stored_gpus(connection).ids
         question = replace(question, prices=prices.rules(names))
         spot = parse_prices(options.spot_price or (), names)
         found = batch_capacity(connection, question, batches, whole_nodes=whole_nodes, spot_prices=spot)

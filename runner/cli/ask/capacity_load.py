@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-from gpuscout.runner.cli.common import leave_if_nothing, print_json
+from gpuscout.runner.cli.common import leave_if_nothing, open_store, print_json
 from gpuscout.runner.cli.options import Many, parse_prices, under
 from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, a_share, print_rows, whole_number, yes_or_no
@@ -86,10 +86,8 @@ def print_load(
 ) -> None:
     """Answer `capacity --load`."""
     from gpuscout.runner.cli.show.deployments.moving import print_moving, print_moving_aside
-    from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.sizing.moving_question import capacity_over_time
-    from gpuscout.store.ranking.question.lookup import stored_names
-    from gpuscout.store.schema import gpus
+    from gpuscout.store.ranking.question.lookup import stored_gpus
     from gpuscout.sweeps.traffic.moving import read_load
 
     if moving.over_time and output.json:
@@ -98,7 +96,7 @@ def print_load(
     scaling = moving.scaling()
     with open_store(db) as store, store.reading() as connection:
         load = read_load(str(moving.load), step)
-        names = stored_names(connection, gpus).ids
+        names = stored_gpus(connection).ids
         question = replace(question, prices=prices.rules(names))
         reserved = parse_prices(moving.reserved_price or (), names)
         found = capacity_over_time(connection, question, load, demand, scaling, reserved_prices=reserved)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, open_store
 from gpuscout.runner.cli.options import AimOptions, DeploymentRate, Filters, PriceOptions, grouped
 from gpuscout.runner.cli.show.output import Output
 from gpuscout.sweeps.errors import InputError
@@ -53,7 +53,6 @@ def compare(
     """
     from gpuscout.runner.cli.show.comparison import show_comparison
     from gpuscout.runner.cli.show.deployments.token_api import number_of_tokens_per_day, show_api_comparison
-    from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.compare import compare as compared
     from gpuscout.store.queries.compare_sides import side_of, sides_of
     from gpuscout.store.queries.sizing.token_api import against_api

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, err
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, err, open_store
 from gpuscout.runner.cli.options import AimOptions, Filters, PriceOptions, grouped, under
 from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.streams import documents
@@ -86,7 +86,6 @@ def deploy(
     Or its Kubernetes manifest. The server takes as many sequences at once as its operating point has requests in
     flight, so that the limits hold; where requests arrive at a rate, as many as were simulated. Nothing is started.
     """
-    from gpuscout.store.database.connect import open_store
     from gpuscout.store.ranking.rank import rank as ranked
 
     format = Format.JSON if json else format

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpuscout.runner.cli.ask.query import AllVersions, Columns, Plot
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, err
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, err, open_store
 from gpuscout.runner.cli.options import DeploymentRate, Filters, PriceOptions, SloOptions, grouped
 from gpuscout.runner.cli.show.output import Column, Output, print_json_rows, print_rows
 
@@ -68,7 +68,6 @@ def pareto(
     """
     from gpuscout.runner.cli.show.points import TABLE, chosen, column_of, limits_document, price_remarks
     from gpuscout.runner.cli.show.wording import assumed, none_meets, print_wrapped
-    from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.operating_points.pareto import metric_of
     from gpuscout.store.queries.operating_points.pareto import pareto as frontiers
     from gpuscout.store.results.catalogues import caveats_of

@@ -12,7 +12,7 @@ import typer
 
 from gpuscout.runner.cli.ask.capacity import Headroom, RateOption, TokensRate, parse_rate
 from gpuscout.runner.cli.ask.capacity_load import parse_duration
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, leave_if_nothing, print_json
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, leave_if_nothing, open_store, print_json
 from gpuscout.runner.cli.options import Filters, LimitOptions, Many, PriceOptions, grouped, under
 from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number, yes_or_no
@@ -78,7 +78,6 @@ def place(
     """
     from gpuscout.runner.cli.show.deployments.placement import print_placing, print_placing_aside
     from gpuscout.runner.resolve.fleet import FORM, fleet_from, read_fleet
-    from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.placements.placement_question import Rules, place_on
 
     if bool(have) == (gpus_from is not None):

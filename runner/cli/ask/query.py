@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, err, print_json, print_table
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, err, open_store, print_json, print_table
 from gpuscout.runner.cli.options import DeploymentRate, Filters, PriceOptions, SloOptions, grouped
 from gpuscout.runner.cli.show.output import Column, Output, print_json_rows, print_rows
 from gpuscout.sweeps.errors import InputError
@@ -80,7 +80,6 @@ def query(
     if list_columns:
         _print_columns(output)
         return
-    from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.operating_points.points import PointReader
     from gpuscout.store.queries.reports import reported
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, err, leave_if_nothing, out, print_json, write_file
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, err, leave_if_nothing, open_store, out, print_json, write_file
 from gpuscout.runner.cli.options import AimOptions, DeploymentRate, Filters, Have, PriceOptions, Sort, grouped, owned
 from gpuscout.runner.cli.show.output import Output
 from gpuscout.sweeps.errors import InputError
@@ -72,12 +72,10 @@ def recommend(
         print_ranking,
         ranking_document,
     )
-    from gpuscout.store.database.connect import open_store
     from gpuscout.store.queries.placements.inventory import served
     from gpuscout.store.queries.sizing.capacity_question import node_sizes
-    from gpuscout.store.ranking.question.lookup import stored_names
+    from gpuscout.store.ranking.question.lookup import stored_gpus
     from gpuscout.store.ranking.rank import rank, sql_of
-    from gpuscout.store.schema import gpus
 
     if sql and not output.for_people:
         raise InputError("--sql prints a statement, not rows: leave out --json, --csv and --md")
@@ -96,7 +94,7 @@ def recommend(
     in_short = replace(question, top=top, examples=1, gpu_types=max(top, TIES), briefly=True)
     in_full = replace(question, top=None, examples=None)
     with open_store(db) as store, store.reading() as connection:
-        rules = prices.rules(stored_names(connection, gpus).ids)
+        rules = prices.rules(stored_gpus(connection).ids)
         if sql:
             print(sql_of(connection, replace(question, prices=rules)))
             return

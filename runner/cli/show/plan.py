@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from gpuscout.runner.api.run import notes_of_engines
-from gpuscout.runner.cli.common import count, print_json
+from gpuscout.runner.cli.common import count, open_store, print_json
 from gpuscout.runner.cli.show.document import picked
 from gpuscout.runner.cli.show.wording import counted, print_field, print_wrapped
 from gpuscout.runner.engines.base import Expected
@@ -26,7 +26,6 @@ _WHY_FORM = "MODEL,GPU[,tp=2][,pp=1][,dp=1][,ep=1][,workload=chat]"
 
 def print_plan(expansion: Expansion, db: str, *, json: bool) -> None:
     """Print the plan of a sweep; a store that does not exist yet holds nothing."""
-    from gpuscout.store.database.connect import open_store
 
     try:
         store = open_store(db)

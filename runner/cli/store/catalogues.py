@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, list_by_default, print_json, print_table
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, list_by_default, open_store, print_json, print_table
 from gpuscout.runner.cli.options import grouped
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number
 from gpuscout.sweeps.errors import GpuscoutError, InputError
@@ -169,7 +169,6 @@ def add_models(
     """Fetch models and keep them for runs without a network. A stored model is fetched anew."""
     from gpuscout.runner.resolve.hub_errors import HubModel
     from gpuscout.runner.resolve.models import ModelFinder, target_of
-    from gpuscout.store.database.connect import open_store
     from gpuscout.store.results.catalogues import StoredModels
 
     finder = ModelFinder()

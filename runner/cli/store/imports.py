@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, print_json, print_table
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, open_store, print_json, print_table
 from gpuscout.runner.cli.options import grouped
 from gpuscout.runner.cli.show.measured.import_report import import_document, print_exports, print_files, print_refused
 from gpuscout.runner.cli.show.measured.outliers import far_off, outlier_row
@@ -160,7 +160,6 @@ def _import(
     )
     from gpuscout.runner.imports.stated import Mappings, from_flags
     from gpuscout.runner.resolve.models import ModelFinder
-    from gpuscout.store.database.connect import open_store
     from gpuscout.store.results.catalogues import ModelsAt
     from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 
@@ -259,7 +258,6 @@ def _far_off(files: Sequence[ImportedFile], db: str, gpu_file: Path | None) -> l
 
 
 def _list(patterns: list[str], db: str, *, json: bool) -> None:
-    from gpuscout.store.database.connect import open_store
     from gpuscout.store.measured.imported import imported_groups
 
     with open_store(db) as store, store.reading() as connection:
@@ -278,7 +276,6 @@ def _list(patterns: list[str], db: str, *, json: bool) -> None:
 
 
 def _remove(patterns: list[str], db: str, *, yes: bool, json: bool) -> None:
-    from gpuscout.store.database.connect import open_store
     from gpuscout.store.measured.imported import imported_groups, remove_runs
 
     if not patterns:

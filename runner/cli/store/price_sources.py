@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, print_json
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, open_store, print_json
 from gpuscout.runner.cli.options import parse_day
 from gpuscout.runner.cli.show.document import picked
 from gpuscout.runner.cli.store.prices import Book, Date, print_saved, print_saved_tokens, quotes_at, token_prices_at
@@ -72,15 +72,13 @@ def import_prices(
     left out until --part names it.
     """
     from gpuscout.runner.api.prices import import_skypilot
-    from gpuscout.store.database.connect import open_store
     from gpuscout.store.prices.book_rows import check_book_name
     from gpuscout.store.prices.books import save_quotes
     from gpuscout.store.prices.csv_file import PriceFile
     from gpuscout.store.prices.offers import parse_parts
     from gpuscout.store.prices.token_books import save_token_prices
     from gpuscout.store.prices.tokens import TokenFile
-    from gpuscout.store.ranking.question.lookup import stored_names
-    from gpuscout.store.schema import gpus
+    from gpuscout.store.ranking.question.lookup import stored_gpus
 
     book = book if book is not None else "skypilot" if form is Form.SKYPILOT else "own"
     check_book_name(book)
@@ -95,7 +93,7 @@ def import_prices(
         )
     with open_store(db, create=True) as store:
         with store.reading() as connection:
-            known = tuple(stored_names(connection, gpus).ids)
+            known = tuple(stored_gpus(connection).ids)
         if form is Form.SKYPILOT and day is not None:
             parts = parse_parts(part or (), known)
             saved = import_skypilot(store, files, day, book=book, provider=provider, parts=parts, replace_book=replace)
@@ -138,15 +136,13 @@ def fetch_prices(
     is asked, such as Vast.ai, only where --provider names them. Nothing is stored if anything asked for is missing.
     """
     from gpuscout.runner.api.prices import fetch_prices as fetch
-    from gpuscout.store.database.connect import open_store
     from gpuscout.store.prices.offers import parse_parts
-    from gpuscout.store.ranking.question.lookup import stored_names
-    from gpuscout.store.schema import gpus
+    from gpuscout.store.ranking.question.lookup import stored_gpus
     from gpuscout.sweeps.names import parted
 
     with open_store(db, create=True) as store:
         with store.reading() as connection:
-            parts = parse_parts(part or (), stored_names(connection, gpus).ids)
+            parts = parse_parts(part or (), stored_gpus(connection).ids)
         saved = fetch(
             store,
             book=book,
@@ -186,14 +182,12 @@ def own_hardware(
     """
     from gpuscout.runner.cli.show.wording import print_wrapped
     from gpuscout.store.clock import today
-    from gpuscout.store.database.connect import open_store
     from gpuscout.store.prices.book_rows import check_book_name
     from gpuscout.store.prices.books import save_quotes
     from gpuscout.store.prices.csv_file import gpu_name
     from gpuscout.store.prices.own_hardware import OwnHardware
     from gpuscout.store.prices.prices import Quote
-    from gpuscout.store.ranking.question.lookup import stored_names
-    from gpuscout.store.schema import gpus
+    from gpuscout.store.ranking.question.lookup import stored_gpus
 
     check_book_name(book)
     day = parse_day("--date", date) or today()
@@ -203,7 +197,7 @@ def own_hardware(
     costs = OwnHardware(capex, years, kw, usd_per_kwh, pue, utilisation, size, server_capex, opex)
     with open_store(db, create=True) as store:
         with store.reading() as connection:
-            name = gpu_name(gpu, stored_names(connection, gpus).ids)
+            name = gpu_name(gpu, stored_gpus(connection).ids)
         quote = Quote(
             *(book, name, provider, costs.usd_per_gpu_hour, day),
             region="*",

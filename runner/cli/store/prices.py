@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, print_json
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, open_store, print_json
 from gpuscout.runner.cli.options import check_purchase, grouped, parse_day, parse_prices, split_books
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_line, print_rows, whole_number
 from gpuscout.runner.cli.show.prices import price_row, prices_document, usd
@@ -142,19 +142,17 @@ def set_prices(
 ) -> None:
     """Set prices of GPUs in a book of the store. They are dated today by default."""
     from gpuscout.store.clock import today
-    from gpuscout.store.database.connect import open_store
     from gpuscout.store.prices.book_rows import check_book_name
     from gpuscout.store.prices.books import save_quotes
     from gpuscout.store.prices.prices import Quote
-    from gpuscout.store.ranking.question.lookup import stored_names
-    from gpuscout.store.schema import gpus
+    from gpuscout.store.ranking.question.lookup import stored_gpus
 
     check_book_name(book)
     day = parse_day("--date", date) or today()
     kind = check_purchase(purchase)
     with open_store(db, create=True) as store:
         with store.reading() as connection:
-            known = tuple(stored_names(connection, gpus).ids)
+            known = tuple(stored_gpus(connection).ids)
         quotes = [
             Quote(book, gpu, provider or book, price, day, purchase=kind, source="set by hand", note=note)
             for gpu, price in parse_prices(given, known).items()
@@ -172,7 +170,6 @@ def remove_prices(
     json: Json = False,
 ) -> None:
     """Remove a book from the store, or its prices of one GPU."""
-    from gpuscout.store.database.connect import open_store
     from gpuscout.store.prices.books import quotes_of, remove_quotes
     from gpuscout.store.prices.csv_file import gpu_name
 
@@ -187,7 +184,6 @@ def remove_prices(
 
 def quotes_at(db: str, books: tuple[str, ...]) -> list[Quote]:
     """Return all prices of these books, or of all; without a store those that ship."""
-    from gpuscout.store.database.connect import open_store
     from gpuscout.store.prices.books import book_names, quotes_of, shipped_quotes
     from gpuscout.store.prices.prices import DEFAULT_BOOK
     from gpuscout.sweeps.errors import StoreUnreachableError
@@ -203,7 +199,6 @@ def quotes_at(db: str, books: tuple[str, ...]) -> list[Quote]:
 
 def token_prices_at(db: str, books: tuple[str, ...]) -> list[TokenPrice]:
     """Return all token prices of these books, or of all; without a store those that ship."""
-    from gpuscout.store.database.connect import open_store
     from gpuscout.store.prices.token_books import shipped_token_prices, token_prices_of
     from gpuscout.sweeps.errors import StoreUnreachableError
 

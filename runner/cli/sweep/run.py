@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Unpack
 
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, json_text, leave_if_nothing, write_file
+from gpuscout.runner.cli.common import (
+    DEFAULT_STORE,
+    Db,
+    Json,
+    count,
+    err,
+    json_text,
+    leave_if_nothing,
+    open_store,
+    write_file,
+)
 from gpuscout.runner.cli.options import Have, PriceOptions, Sort, grouped, owned
 from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.sweep.options import AskOptions, ExecutionOptions, GpuFile, SweepFlags
@@ -70,7 +80,6 @@ def run(
     from gpuscout.runner.api import run as api
     from gpuscout.runner.api.fp8 import in_fp8
     from gpuscout.runner.cli.show.deployments.inventory import read_inventory
-    from gpuscout.store.database.connect import open_store
     from gpuscout.store.results.catalogues import ModelsAt
 
     # Everything that can be refused is, before there is a store or a saved spec.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, list_by_default, print_json
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, list_by_default, open_store, print_json
 from gpuscout.runner.cli.options import PriceOptions, grouped
 from gpuscout.runner.cli.show.document import picked
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number
@@ -40,7 +40,6 @@ def register(app: typer.Typer) -> None:
 @grouped
 def list_sweeps(output: Output, db: Db = DEFAULT_STORE) -> None:
     """List sweeps and their revisions, the one run last first."""
-    from gpuscout.store.database.connect import open_store
     from gpuscout.store.results import sweeps as stored
 
     with open_store(db) as store, store.reading() as connection:
@@ -77,7 +76,6 @@ _LISTED = (
 @sweeps.command("show", epilog="Example: gpuscout sweeps show quickstart")
 def show_sweep(name: Name, db: Db = DEFAULT_STORE, json: Json = False) -> None:
     """Show the progress, failures and exclusions of a sweep."""
-    from gpuscout.store.database.connect import open_store
     from gpuscout.store.ranking.answer.losers import excluded as excluded_of
     from gpuscout.store.ranking.question.asked import Question
     from gpuscout.store.ranking.question.scope import scope_of
@@ -109,7 +107,6 @@ def resume_sweep(
 ) -> None:
     """Resume a sweep without its file. Its tasks must still be the same."""
     from gpuscout.runner.api import run as api
-    from gpuscout.store.database.connect import open_store
 
     with open_store(db) as store:
         spec, _ = api.stored_spec(store, name)
@@ -127,7 +124,6 @@ def resume_sweep(
 @sweeps.command("cancel", epilog="Example: gpuscout sweeps cancel capacity")
 def cancel_sweep(name: Name, db: Db = DEFAULT_STORE, json: Json = False) -> None:
     """Stop a sweep, wherever it runs. Blocks under way are finished, no more are begun; stored results stay."""
-    from gpuscout.store.database.connect import open_store
     from gpuscout.store.results import sweeps as stored
     from gpuscout.store.results.blocks import sweep_progress
     from gpuscout.store.results.sweeps import named_sweep
@@ -158,7 +154,6 @@ def delete_sweep(
     json: Json = False,
 ) -> None:
     """Delete a sweep and the results that no other sweep uses. Measured runs always stay."""
-    from gpuscout.store.database.connect import open_store
     from gpuscout.store.database.locks import RunnerLock
     from gpuscout.store.results import sweeps as stored
     from gpuscout.store.results.sweeps import named_sweep

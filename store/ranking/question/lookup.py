@@ -95,6 +95,11 @@ def stored_names(connection: sa.Connection, table: sa.Table) -> NameIndex:
     return NameIndex(found)
 
 
+def stored_gpus(connection: sa.Connection) -> NameIndex:
+    """Return every name of a GPU, the one stored last first."""
+    return stored_names(connection, gpus)
+
+
 def choose_models(connection: sa.Connection, wanted: Sequence[str]) -> NameIndex:
     """Return the models of these names (see `gpuscout.sweeps.names`), earlier names included.
 
