@@ -269,6 +269,19 @@ def test_an_estimate_says_how_sure_it_is() -> None:
     assert refused.itl_ms_low is refused.itl_ms_high is None
 
 
+def test_a_simulated_estimate_has_percentiles_with_their_ranges() -> None:
+    request = {"model_id": "Qwen3-8B", "gpu_name": "H100", "input_length": 500, "output_length": 50}
+    few, many = estimate_many([{**request, "batch_size": size} for size in (1, 32)], engine="simulator")
+    for simulated in (few, many):
+        found = simulated.percentiles
+        assert found["p50_ttft_ms"] <= found["p95_ttft_ms"] <= found["p99_ttft_ms"]
+        assert found["p95_itl_ms_low"] < found["p95_itl_ms"] < found["p95_itl_ms_high"]
+        assert simulated.ttft_ms < found["p99_ttft_ms"]
+        assert simulated.to_dict()["percentiles"] == found
+    assert few.percentiles["p95_itl_ms"] < many.percentiles["p95_itl_ms"]
+    assert estimate_performance(**request).percentiles == {}
+
+
 def test_everything_wrong_is_told_in_the_estimate() -> None:
     estimates = estimate_many(request for request, _, _ in BAD)
     for (request, outcome, words), estimate in zip(BAD, estimates, strict=True):

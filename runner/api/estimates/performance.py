@@ -35,8 +35,8 @@ class PerformanceEstimate:
     memory_needed_gib   without which not even one request runs; `memory_usable_gib` is what the server may use
     ttft_ms_low, …_high between them a measured value is expected with a probability of 80 %; of every figure that has
                         such fields. None: the engine does not say how sure it is
-    percentiles         those that limits are on (`recommend_gpus` only), with their ranges: "p95_ttft_ms",
-                        "p95_ttft_ms_low" …; of what was not simulated, the assumed multiple of the mean
+    percentiles         those that the engine gives (`engine="simulator"`), of a recommendation those that limits are
+                        on, with their ranges: "p95_ttft_ms", "p95_ttft_ms_low" …
     usd_per_hour        of all GPUs; `cost_usd_per_mtok` of a million output tokens, when all are used all the time
     note                what is assumed or approximate about the model or the engine; None: nothing
     fingerprint         identifies what determines the engine's numbers: other fingerprint, other numbers
@@ -203,9 +203,10 @@ def estimate_of(
 
 
 def _percentiles(point: StoredAnswer | RankedConfig) -> dict[str, float]:
-    if not isinstance(point, RankedConfig):
-        return {}
-    values = {chance.slo.figure: chance.value for chance in point.chances if chance.slo.percentile is not None}
+    if isinstance(point, RankedConfig):
+        values = {chance.slo.figure: chance.value for chance in point.chances if chance.slo.percentile is not None}
+    else:
+        values = dict(point.percentiles)
     return values | _interval_ends({name: point.intervals[name] for name in values.keys() & point.intervals.keys()})
 
 

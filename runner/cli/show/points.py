@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from gpuscout.runner.cli.show.certainty import ranged
@@ -15,6 +16,7 @@ from gpuscout.store.ranking.question.asked import Kind, Question
 from gpuscout.sweeps.settings import PARALLELISM, STARTED
 from gpuscout.sweeps.slo import Slo
 from gpuscout.sweeps.speculative import speculative_from
+from gpuscout.sweeps.text import percent
 
 # What a table holds unless columns are chosen; machines get everything.
 TABLE = (
@@ -28,6 +30,7 @@ _DETAILS = {
     *PARALLELISM, "kv_precision", "server", "engine", "kind", "queued", "request_rate",
 }  # fmt: skip
 
+_tenths = partial(percent, places=1)
 _HEADINGS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "input_len": ("in", whole_number),
     "output_len": ("out", whole_number),
@@ -52,6 +55,10 @@ _HEADINGS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "task_id": ("task", str),
     "run_id": ("run", str),
     "request_rate": ("driven at req/s", number),
+    "requests_waiting": ("waiting", number),
+    "kv_cache_usage": ("KV held", _tenths),
+    "preempted_share": ("preempted", _tenths),
+    "goodput_per_s": ("goodput/s", number),
 }
 _WORDS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "gpu": ("GPU", str),
