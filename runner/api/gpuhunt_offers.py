@@ -59,12 +59,12 @@ def fetch_offers(providers: Sequence[str] = ()) -> Fetched:
             # Not the library's cached instance: every fetch asks anew.
             catalog = gpuhunt.default_catalog.__wrapped__()
         except (gpuhunt.GPUHuntError, OSError) as error:
-            raise InputError(_told(log) or f"no prices fetched: {message_of(error)}", hint=_HINT) from error
+            raise InputError(_failures(log) or f"no prices fetched: {message_of(error)}", hint=_HINT) from error
         published = dict(catalog.catalog)
         online = {provider.NAME for provider in catalog.providers}
         wanted = _named(providers, [*log.failed, *published, *online]) if providers else [*log.failed, *published]
         if failed := [name for name in wanted if name in log.failed]:
-            raise InputError(_told(log, failed), hint=_HINT)
+            raise InputError(_failures(log, failed), hint=_HINT)
         try:
             items = catalog.query(provider=wanted, min_gpu_count=1)
         except Exception as error:  # the providers' own APIs, and whatever their answers hold
@@ -146,7 +146,7 @@ class _Log(logging.Handler):
             self.unreadable[name] += 1
 
 
-def _told(log: _Log, names: Sequence[str] = ()) -> str:
+def _failures(log: _Log, names: Sequence[str] = ()) -> str:
     reasons = [f"{name}: {log.failed[name]}" for name in names or log.failed]
     return f"no prices fetched, nothing was stored: {'; '.join(reasons)}" if reasons else ""
 

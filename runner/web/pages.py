@@ -221,7 +221,7 @@ def _overview(ranking: Any, group: Any, fields: Fields) -> Context:
         "workload": workload(group),
         "best": None if best is None else describe(best, group),
         "figure": None if best is None else ranged(best.objective, best.objective_range, best.kind),
-        "kind": "" if best is None else best.told_kind,
+        "kind": "" if best is None else best.kind_label,
         "remarks": "" if best is None else "; ".join(_remarks(group, best)),
         "link": address("/", fields, model=group.model, **named),
     }

@@ -109,8 +109,8 @@ class BookFile(Generic[Quoted]):
             problems.append(self.problem(1, None, "no prices in this file"))
         if problems:
             problems.sort(key=lambda problem: problem.line or 0)
-            told = "\n".join(map(str, problems))
-            raise InputError(f"{told}\n{len(problems)} problem{'s' * (len(problems) > 1)}, nothing was imported.")
+            text = "\n".join(map(str, problems))
+            raise InputError(f"{text}\n{len(problems)} problem{'s' * (len(problems) > 1)}, nothing was imported.")
         return quotes
 
     def problem(self, line: int, column: str | None, message: str, hint: str | None = None) -> SpecProblem:

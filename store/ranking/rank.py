@@ -194,8 +194,8 @@ def _groups(connection: sa.Connection, scope: Scope, pool: Candidates) -> list[G
     lost = losers_of(pool, set(ranked.group.tolist()))
     unranked = unranked_rows(pool)
     examples = [row for losers in lost for row in losers.rows]
-    told = [*shown.rows.tolist(), *examples, *([] if pool.question.briefly else unranked)]
-    described = Descriptions(connection, pool, told)
+    rows = [*shown.rows.tolist(), *examples, *([] if pool.question.briefly else unranked)]
+    described = Descriptions(connection, pool, rows)
 
     configs = configs_of(pool, shown, described)
     losers: dict[int, list[Losers]] = {}

@@ -206,18 +206,20 @@ class RankedConfig(Operating):
         return min(known, default=None)
 
     @property
-    def told_kind(self) -> str:
+    def kind_label(self) -> str:
         """ "estimated" (", simulated p95", ", drafts not checked …" or ", mean of bins"), "measured" (", extended")."""
-        told = [self.kind.value]
+        texts = [self.kind.value]
         if self.percentiles and self.kind is Kind.ESTIMATED and self.assumed_tail is None:
-            told.append(f"simulated {' and '.join(dict.fromkeys(name.partition(':')[2] for name in self.percentiles))}")
+            texts.append(
+                f"simulated {' and '.join(dict.fromkeys(name.partition(':')[2] for name in self.percentiles))}"
+            )
         if self.unchecked:
-            told.append(DRAFTS_UNCHECKED)
+            texts.append(DRAFTS_UNCHECKED)
         elif self.mean_of_bins:
-            told.append(MEAN_OF_BINS)
+            texts.append(MEAN_OF_BINS)
         if self.extended:
-            told.append("extended")
-        return ", ".join(told)
+            texts.append("extended")
+        return ", ".join(texts)
 
     @property
     def spread(self) -> tuple[float, float] | None:

@@ -461,17 +461,17 @@ def test_a_measured_curve_is_continued_by_the_estimate_scaled_to_its_end(stored:
     ask = stored([an_answer(points=curve), an_answer(gpu="L4")], runs)
     # A benchmark that stopped at 16 says nothing against 32: there the estimate counts, times 1500 / 1800.
     best = ask().configs[0]
-    assert (best.gpu, best.told_kind, best.concurrency) == ("H100", "measured, extended", 32)
+    assert (best.gpu, best.kind_label, best.concurrency) == ("H100", "measured, extended", 32)
     assert best.objective == pytest.approx(3000 * 1500 / 1800)
     assert best.itl_ms == pytest.approx(12 * 10 / 9)
     assert best.runs is not None
     assert best.runs.repeats == 1
     # Within what was measured nothing changes; between its end and the next point it is extended, too.
     within = ask("itl<=10ms").configs[0]
-    assert (within.told_kind, within.concurrency, within.objective) == ("measured", 16, 1500.0)
+    assert (within.kind_label, within.concurrency, within.objective) == ("measured", 16, 1500.0)
     between = ask("itl<=11ms").configs[0]
-    assert (between.told_kind, between.interpolated) == ("measured, extended", True)
+    assert (between.kind_label, between.interpolated) == ("measured, extended", True)
     assert 1500.0 < between.objective < best.objective
     for only in ({"trust": "measured"}, {"kinds": ("measured",)}):
         bare = ask(**only).configs[0]
-        assert (bare.told_kind, bare.objective) == ("measured", 1500.0)
+        assert (bare.kind_label, bare.objective) == ("measured", 1500.0)

@@ -142,7 +142,7 @@ def accuracy(
             "--family-left-out needs --percentiles", hint="`gpuscout calibrate` prints the errors of means"
         )
     err().print(f"estimating {count(len(found.runs), 'measured run')} with {', '.join(engines)}")
-    tell_left_out(found)
+    print_left_out(found)
     reports = []
     for name in engines:
         options = {"constants_file": str(constants)} if constants and name == "roofline" else {}
@@ -166,8 +166,8 @@ def accuracy(
         print_rows(columns, (row for one in reports for load in one.loads for row in _rows(one, load)), output)
     for one in reports:
         if not one.answered:
-            told = f"{one.engine} answered none of {count(one.runs, 'run')}"
-            err().print(f"{told}: {max(one.reasons, key=lambda reason: one.reasons[reason])}")
+            text = f"{one.engine} answered none of {count(one.runs, 'run')}"
+            err().print(f"{text}: {max(one.reasons, key=lambda reason: one.reasons[reason])}")
     if not all(one.answered for one in reports):
         raise typer.Exit(5)
 
@@ -202,7 +202,7 @@ def _gpu_prices(options: PriceOptions, db: str, gpus: Iterable[str]) -> Mapping[
     return {gpu: price.per_hour(1).usd for gpu, price in priced.known.items()}
 
 
-def tell_left_out(found: Measured) -> None:
+def print_left_out(found: Measured) -> None:
     """Print the number of runs that cannot be compared with estimates to standard error, if any."""
     if found.not_comparable:
         err().print(f"left out: {count(found.not_comparable, 'run')} at a request rate whose concurrency is not known")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gpuscout.runner.cli.accuracy.accuracy import tell_left_out
+from gpuscout.runner.cli.accuracy.accuracy import print_left_out
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, err, out, print_json
 from gpuscout.runner.cli.show.measured.fit_errors import print_fit_errors
 from gpuscout.runner.cli.show.output import Output
@@ -49,7 +49,7 @@ def calibrate(
         raise InputError(f"cannot write {output}: {'a directory' if output.is_dir() else 'no such directory'}")
     names = RunNames.at(db, gpu_file)
     found = measured_runs(sources, db, names)
-    tell_left_out(found)
+    print_left_out(found)
     document = calibrate(
         found.runs,
         others=measured_runs((PUBLIC,), db, names).runs,

@@ -272,7 +272,7 @@ def _about(
     arriving = "" if chosen.request_rate is None else f"{chosen.request_rate:g} requests/s, "
     parts = [
         f"{group.model} on {configuration(chosen, group.input_len, group.output_len)}, {workload(group)}: "
-        f"{arriving}{chosen.concurrency:,} in flight, {figures} ({chosen.told_kind})"
+        f"{arriving}{chosen.concurrency:,} in flight, {figures} ({chosen.kind_label})"
     ]
     value = ranged(chosen.objective, chosen.objective_range, chosen.kind)
     of = " (80 % range)" if chosen.objective_range else ""

@@ -169,20 +169,20 @@ def _metric(axis: Any) -> dict[str, object]:
 
 def _kinds(kinds: Sequence[str]) -> str:
     """Return text such as "estimated, simulated p95 and measured"; what some are besides, with how many of them."""
-    told = []
+    texts = []
     for kind in sorted({kind.partition(", ")[0] for kind in kinds}):
         own = [one.split(", ")[1:] for one in kinds if one.partition(", ")[0] == kind]
         words = [kind]
         for more, number in Counter(chain.from_iterable(own)).items():
             words.append(more if number == len(own) else f"{number:,} of {len(own):,} {more}")
-        told.append(", ".join(words))
-    return " and ".join(told)
+        texts.append(", ".join(words))
+    return " and ".join(texts)
 
 
 def _print(found: Pareto, front: Front, names: list[str], *, dominated: bool, across: bool, whole: bool) -> None:
     """Print one group: its name, its frontier, and what was left out."""
     from gpuscout.runner.cli.show.fitted import short_gpu
-    from gpuscout.runner.cli.show.points import DROP, ranged_row, telling, with_range
+    from gpuscout.runner.cli.show.points import DROP, distinguishing, ranged_row, with_range
     from gpuscout.runner.cli.show.wording import DOUBTS, UNMEASURED, print_wrapped
     from gpuscout.sweeps.traffic.words import traffic_words
 
@@ -199,7 +199,7 @@ def _print(found: Pareto, front: Front, names: list[str], *, dominated: bool, ac
     kinds = _kinds([point["kind"] for point in shown])
     print_wrapped(f"{best:,} of {count(front.considered, 'point')} on the frontier of {by}; {kinds}", indent=2)
     lead = ["model", "input_len", "output_len"] if across else []
-    note = names if whole else telling(names, shown)
+    note = names if whole else distinguishing(names, shown)
     columns = list(dict.fromkeys([*lead, *note, *(axis.column for axis in found.metrics)]))
     if shown:
         doubtful = not all(point["backed"] for point in shown)

@@ -141,7 +141,7 @@ def _placed(found: Placing, one: Placed) -> dict[str, Any]:
         "configuration": configuration(config, group.input_len, group.output_len),
         "gpus": one.replicas * config.num_gpus,
         **picked(one, "replicas", "gpus_per_node"),
-        **picked(config, "gpu", "backed", *_SETTINGS, kind="told_kind", limits_met="likelihood"),
+        **picked(config, "gpu", "backed", *_SETTINGS, kind="kind_label", limits_met="likelihood"),
     }
 
 

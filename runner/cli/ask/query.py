@@ -122,10 +122,10 @@ def _print_points(reader: PointReader, given: str | None, sort: list[str], page:
         DROP,
         chosen,
         column_of,
+        distinguishing,
         limits_document,
         price_remarks,
         ranged_row,
-        telling,
         with_range,
     )
     from gpuscout.runner.cli.show.wording import assumed, print_wrapped
@@ -156,7 +156,7 @@ def _print_points(reader: PointReader, given: str | None, sort: list[str], page:
             elif held:
                 short = bare_names({row["model"] for row in held})
                 ranged = [{**ranged_row(row), "model": short[row["model"]]} for row in held]
-                columns = [with_range(column_of(name), held[0], named=False) for name in telling(names, held)]
+                columns = [with_range(column_of(name), held[0], named=False) for name in distinguishing(names, held)]
                 print_rows(columns, ranged, output, drop=DROP)
                 print_wrapped(f"{', '.join(sorted({row['kind'] for row in held}))}; in brackets 80 % ranges")
             for remark in price_remarks(reader.prices, held) if "usd_per_mtok" in names else ():

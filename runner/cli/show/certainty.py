@@ -65,12 +65,12 @@ def met(config: RankedConfig) -> str:
 def chances(config: RankedConfig) -> str:
     """Return text such as "TTFT <= 500 ms: likely (72 %); ITL <= 30 ms: about even (50 %)" """
 
-    def told(chance: Chance) -> str:
+    def odds_of(chance: Chance) -> str:
         if chance.probability is not None:
             return odds(chance.probability)
         return "measured" if config.kind is Kind.MEASURED else "probability unknown"
 
-    return "; ".join(f"{glued_limit(chance.slo)}: {told(chance)}" for chance in config.chances)
+    return "; ".join(f"{glued_limit(chance.slo)}: {odds_of(chance)}" for chance in config.chances)
 
 
 def better(ranking: Ranking, config: RankedConfig) -> str:
@@ -91,11 +91,11 @@ def unproven(ranking: Ranking, group: Group) -> str | None:
     if config is None:
         return None
     figure = glued(f"{ranged(config.objective, config.objective_range, config.kind)} {ranking.question.aim.unit}")
-    told = (
+    text = (
         f"{describe(config, group)} would be {better(ranking, config)} if its estimate holds ({figure}); "
         f"{measured_so_far(config)}"
     )
-    return f"{MEASURE_FIRST}: {told}" if group.measure_first else told
+    return f"{MEASURE_FIRST}: {text}" if group.measure_first else text
 
 
 def measured_so_far(config: RankedConfig) -> str:
@@ -142,26 +142,26 @@ def trust(config: RankedConfig) -> str:
     if config.speculative:
         return AS_GIVEN
     near = config.backing is not None and config.backing.near
-    told = [] if near else [NOT_MEASURED]
+    texts = [] if near else [NOT_MEASURED]
     if config.backing is not None:
-        told.append(errors(config.backing))
-    return "; ".join(told)
+        texts.append(errors(config.backing))
+    return "; ".join(texts)
 
 
 def _runs(runs: Runs, server: str) -> str:
-    told = [glued(count(runs.repeats, "run"))]
+    texts = [glued(count(runs.repeats, "run"))]
     if runs.load == "offline_maximum":
-        told.append("offline maximum")
-    told.append(GLUE.join([server, ", ".join(runs.server_versions)]) if runs.server_versions else server)
+        texts.append("offline maximum")
+    texts.append(GLUE.join([server, ", ".join(runs.server_versions)]) if runs.server_versions else server)
     if runs.first_day is not None:
         days = dict.fromkeys(day.isoformat() for day in (runs.first_day, runs.last_day) if day is not None)
-        told.append(" to ".join(days))
+        texts.append(" to ".join(days))
     if runs.requests_failed:
         requests = runs.requests_failed + (runs.requests_completed or 0)
-        told.append(glued(f"{runs.requests_failed:,} of {requests:,} requests failed"))
+        texts.append(glued(f"{runs.requests_failed:,} of {requests:,} requests failed"))
     if runs.implausible is not None:
-        told.append("implausible")
-    return ", ".join([*told, *runs.sources])
+        texts.append("implausible")
+    return ", ".join([*texts, *runs.sources])
 
 
 # From so many runs on, one in ten is more than one run.
@@ -174,17 +174,17 @@ def errors(backing: Backing) -> str:
     """
     error = backing.error
     name = _name_of_metric(error.metric)
-    told = f"{name}: half of {count(error.runs, 'run')} within {share(error.median_error)}"
+    text = f"{name}: half of {count(error.runs, 'run')} within {share(error.median_error)}"
     if error.runs >= _ENOUGH_FOR_TENTHS:
-        told += f", nine of ten within {share(error.p90_error)}"
+        text += f", nine of ten within {share(error.p90_error)}"
     kind = _kind(error)
     if not backing.own_family:
-        return f"{told} ({error.gpu_family} families that nothing was fitted to, {kind})"
+        return f"{text} ({error.gpu_family} families that nothing was fitted to, {kind})"
     if not backing.near and error.models == 1:
-        return f"{told} ({error.gpu_family}, one {kind} model only)"
+        return f"{text} ({error.gpu_family}, one {kind} model only)"
     if not backing.near:
-        return f"{told} ({error.gpu_family}, {kind}, in other precisions, sizes or loads)"
-    return f"{told} ({error.gpu_family}, {kind}, {error.precision}, {_sizes(error)})"
+        return f"{text} ({error.gpu_family}, {kind}, in other precisions, sizes or loads)"
+    return f"{text} ({error.gpu_family}, {kind}, {error.precision}, {_sizes(error)})"
 
 
 def _name_of_metric(metric: str) -> str:

@@ -53,11 +53,11 @@ def _print(found: Comparison, top: int) -> None:
     shared, alone = _sided(found)
     for line in _summary(found, shared, alone):
         print_wrapped(line)
-    told = [winner for winner in shared if winner.changes]
+    changed = [winner for winner in shared if winner.changes]
     rest = [winner for winner in shared if not winner.changes]
-    if told:
-        print(f"\nanother winner ({len(told)})")
-        _print_sides(found, told, "best")
+    if changed:
+        print(f"\nanother winner ({len(changed)})")
+        _print_sides(found, changed, "best")
     if rest:
         print(f"\nthe same winner ({len(rest)})")
         _print_sides(found, rest[: max(top, 1)], "best")
@@ -134,8 +134,8 @@ def _summary(found: Comparison, shared: Sequence[Winner], alone: Sequence[Winner
     else:
         yield "   ".join(f"{side}: {kind or 'nothing'}" for side, kind in zip("AB", kinds, strict=True))
     if found.prices:
-        told = [f"{price.gpu} {_from_to(price.before, price.after)}" for price in found.prices]
-        yield f"{count(len(told), 'GPU')} at another price: {'; '.join(told)}"
+        texts = [f"{price.gpu} {_from_to(price.before, price.after)}" for price in found.prices]
+        yield f"{count(len(texts), 'GPU')} at another price: {'; '.join(texts)}"
     if found.other_prices:
         yield f"{count(len(found.other_prices), 'GPU')} that nothing stored runs on, too (--json has all prices)"
     statuses = found.statuses
@@ -152,7 +152,7 @@ def _summary(found: Comparison, shared: Sequence[Winner], alone: Sequence[Winner
         )
     for name, heading in _METRICS.items():
         if (metric := found.metrics.get(name)) is not None:
-            yield f"{heading} at equal concurrencies ({metric.points:,} points): {_told(metric)}"
+            yield f"{heading} at equal concurrencies ({metric.points:,} points): {_median_and_worst(metric)}"
     for side, reason in dict.fromkeys(
         ("B" if one.before else "A", one.refused) for one in found.winners if one.refused
     ):
@@ -181,7 +181,7 @@ def _summary(found: Comparison, shared: Sequence[Winner], alone: Sequence[Winner
 
 
 def _kinds(configs: Iterable[RankedConfig | None]) -> str:
-    return "; ".join(sorted({config.told_kind for config in configs if config is not None}))
+    return "; ".join(sorted({config.kind_label for config in configs if config is not None}))
 
 
 def _caveats(found: Comparison) -> list[str]:
@@ -196,7 +196,7 @@ def _move(price: PriceChange) -> dict[str, Any]:
     }
 
 
-def _told(metric: MetricChange) -> str:
+def _median_and_worst(metric: MetricChange) -> str:
     where = ""
     at = metric.worst_at
     if at is not None:
@@ -207,10 +207,10 @@ def _told(metric: MetricChange) -> str:
 def _from_to(before: float | None, after: float | None) -> str:
     """Read "6.16 -> 2.40"; in more digits where cents do not tell them apart."""
     for digits in (2, 4):
-        told = ["no price" if usd is None else f"{usd:,.{digits}f}" for usd in (before, after)]
-        if told[0] != told[1]:
+        texts = ["no price" if usd is None else f"{usd:,.{digits}f}" for usd in (before, after)]
+        if texts[0] != texts[1]:
             break
-    return " -> ".join(told)
+    return " -> ".join(texts)
 
 
 def _signed(value: float) -> str:
@@ -273,7 +273,7 @@ _SETTINGS = (
     *("kv_precision", "server", "gpu_memory_utilization", "max_model_len", "server_options", "speculative"),
 )
 _FIGURES = (
-    "told_kind",
+    "kind_label",
     "objective",
     "objective_low",
     "objective_high",
@@ -285,7 +285,7 @@ _FIGURES = (
     "output_tokens_per_s",
     "usd_per_hour",
 )
-_SIDES = tuple(f"{side}_{name.removeprefix('told_')}" for side in ("a", "b") for name in _FIGURES)
+_SIDES = tuple(f"{side}_{name.removesuffix('_label')}" for side in ("a", "b") for name in _FIGURES)
 _NAMES = (*CASE, "configuration", *_SETTINGS, "status", "change", *_SIDES, "objective_unit")
 
 

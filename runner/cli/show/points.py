@@ -116,7 +116,7 @@ def chosen(given: str | None, output: Output, default: Sequence[str] = TABLE, *,
     return list(dict.fromkeys(part for name in (*COLUMNS, *tails) for part in (name, *ends_of([name]))))
 
 
-def telling(names: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def distinguishing(names: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the columns of a table without those that hold the same in
     every row and are details, or are never true.
     """

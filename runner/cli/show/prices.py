@@ -25,7 +25,7 @@ def price_notes(ranking: Ranking, *, top: int = 1) -> list[str]:
     if not any(question.aim.needs("price") or name.startswith("cost") for name in ("", *question.also)):
         return []
     shown = [config.gpu for group in ranking.groups for config in listed(group)[: max(top, 2)]]
-    notes = prices_told(ranking.prices, shown)
+    notes = price_sources(ranking.prices, shown)
     return notes + decisions(ranking) + _sellers(ranking) + _unpriced(ranking, shown)
 
 
@@ -102,14 +102,14 @@ def _unpriced(ranking: Ranking, shown: Iterable[str]) -> list[str]:
     ]
 
 
-def prices_told(prices: Prices, gpus: Iterable[str]) -> list[str]:
+def price_sources(prices: Prices, gpus: Iterable[str]) -> list[str]:
     """Return the sources of the prices of these GPUs, in one note, and each --price that changed nothing."""
     rules = prices.rules
     # What one GPU costs then depends on how many of an instance's a deployment takes.
     hour = "hour of a single GPU, its whole instance paid" if rules.whole_instances else "GPU hour"
     kind = f"{rules.purchase} USD per {hour}, median of providers (lowest to highest)"
     kind += f", {percent(rules.discount)} off" if rules.discount else ""
-    parts = [text for gpu in dict.fromkeys(gpus) if (text := _told(prices, gpu))]
+    parts = [text for gpu in dict.fromkeys(gpus) if (text := _source(prices, gpu))]
     return [*([f"prices: {kind}: {'; '.join(parts)}"] if parts else []), *_unused(prices)]
 
 
@@ -123,7 +123,7 @@ def _unused_overrides(prices: Prices) -> list[str]:
     return sorted(given - asked)
 
 
-def _told(prices: Prices, gpu: str) -> str | None:
+def _source(prices: Prices, gpu: str) -> str | None:
     """Return text such as "L40S 2.06 (0.79 to 3.50: AWS, OCI, RunPod; 2026-01-05 to 2026-09-24)" """
     price = prices.known.get(gpu)
     if price is None:

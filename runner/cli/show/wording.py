@@ -106,22 +106,22 @@ def premises(question: Question, *more: str) -> list[str]:
     """Return the premises of an answer about money or GPUs: limits and `more`, assumed percentiles, confidence."""
     limits = ", ".join(map(limit, question.slos)) or "no limit on latencies"
     limits += " (unless --slo names others; --no-slo lifts it)" if question.default_slo else ""
-    told = ["; ".join([limits, *more])]
+    texts = ["; ".join([limits, *more])]
     if (tails := assumed(question)) is not None:
-        told.append(tails)
+        texts.append(tails)
     if question.confidence > EXPECTED:
-        told.append(f"limits and rates hold with a probability of {100 * question.confidence:.0f}{GLUE}%")
-    return told
+        texts.append(f"limits and rates hold with a probability of {100 * question.confidence:.0f}{GLUE}%")
+    return texts
 
 
 def none_meets(question: Question) -> str:
     """Return the message where no stored point is within the limits."""
-    told = f"no stored point meets {', '.join(map(limit, question.slos))}"
+    text = f"no stored point meets {', '.join(map(limit, question.slos))}"
     untold = question.assume_tail is None and any(slo.percentile is not None for slo in question.slos)
     if not untold:
-        return told
+        return text
     return (
-        f"{told}; these estimates have no such percentile: --assume-tail 1.3 multiplies means, --engine simulator has "
+        f"{text}; these estimates have no such percentile: --assume-tail 1.3 multiplies means, --engine simulator has "
         "p50, p90, p95 and p99"
     )
 

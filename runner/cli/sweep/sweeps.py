@@ -230,8 +230,8 @@ def _print_sweep(
     print(f"  excluded  {count(sweep.excluded_count, 'combination')} that no engine could run")
     for one in excluded[:_MOST_GROUPS]:
         of = " and ".join(filter(None, (one.model, one.gpu)))
-        told = f"{one.combinations:,} {one.reason.replace('_', ' ')}{f' ({of})' if of else ''}: {one.detail}"
-        print(f"    {printable(told)}")
+        text = f"{one.combinations:,} {one.reason.replace('_', ' ')}{f' ({of})' if of else ''}: {one.detail}"
+        print(f"    {printable(text)}")
     if len(excluded) > _MOST_GROUPS:
         print(f"    {count(len(excluded) - _MOST_GROUPS, 'more reason')}; --json has all of them")
     times = f"  created   {sweep.created_at:%Y-%m-%d %H:%M} UTC"

@@ -70,10 +70,10 @@ class ServerPlaces:
         suitable = [node for node in with_gpus if not node.lacks(asked)]
         if not suitable and not self._comes_back(gpu, count, asked):
             if with_gpus:
-                told = ", ".join(f"{name}: {amount:g}" for name, amount in asked.items())
+                text = ", ".join(f"{name}: {amount:g}" for name, amount in asked.items())
                 raise NoSuchNode(
                     f"not supported here: no node with {count} x {gpu.name} has what `run:` of the engine asks for "
-                    f"({told})"
+                    f"({text})"
                 )
             there = sorted({f"{node.gpus} x {' or '.join(dict.fromkeys(node.names)) or 'unknown GPUs'}"
                             for node in self._nodes.values()})  # fmt: skip

@@ -99,8 +99,8 @@ def recognises(file: SourceFile) -> bool:
     if file.kind != "csv":
         return False
     names = {name.strip(' "\r').casefold() for name in file.text.partition("\n")[0].split(",")}
-    telling = {"model", "gpu", "input_len", "output_len", *METRICS}
-    return len(telling & {_ALSO.get(name, name) for name in names}) >= 3 and _EXPORT not in names
+    known = {"model", "gpu", "input_len", "output_len", *METRICS}
+    return len(known & {_ALSO.get(name, name) for name in names}) >= 3 and _EXPORT not in names
 
 
 def read(file: SourceFile) -> Contents:

@@ -173,7 +173,7 @@ def pareto(
     rows = _described(reader, names, [found.key(point) for points in shown for point in points])
     backed = _backed(connection, reader, rows, figures)
     for key, row in rows.items():
-        row |= {"kind": _told_kind(row, figures), "backed": key in backed}
+        row |= {"kind": _kind_label(row, figures), "backed": key in backed}
     fronts = []
     for group, members, points in zip(found.groups, found.members(), shown, strict=True):
         waiting = int(waits[members].sum())
@@ -263,7 +263,7 @@ def _described(reader: PointReader, columns: Sequence[str], keys: Sequence[Key])
     return found
 
 
-def _told_kind(row: Row, figures: Sequence[str]) -> str:
+def _kind_label(row: Row, figures: Sequence[str]) -> str:
     """Return the kind of a row with the percentiles that were simulated: "estimated, simulated p95"."""
     kind, *more = str(row["kind"]).split(", ")
     tails = [name.partition("_")[0] for name in figures if is_percentile(name) and row[name] is not None]

@@ -67,7 +67,7 @@ def batch_lines(found: BatchCapacity, width: int) -> list[str]:
         notes = list(group.group.caveats)
         if group.plans:
             first = group.plans[0]
-            notes.append(f"{first.config.told_kind}: {trust(first.config)}")
+            notes.append(f"{first.config.kind_label}: {trust(first.config)}")
             notes += doubts(doubt(plan.config, group.group) for plan in group.plans)
         notes += gpus_out(group.out)
         blocks.append((f"{group.group.model}, {workload(group.group)}: {heading}", table, notes))
@@ -84,8 +84,8 @@ def _remarks(found: BatchCapacity, groups: Sequence[BatchGroup]) -> list[str]:
     batch = found.batches[0]
     notes = []
     if (sums := together(found)) is not None:
-        told = f"the first of all {sums['groups']} together: {sums['gpus']:,} GPUs, {sums['usd']:,.0f} USD"
-        notes.append(told + alike(sums["usd_low"], sums["usd_high"]))
+        text = f"the first of all {sums['groups']} together: {sums['gpus']:,} GPUs, {sums['usd']:,.0f} USD"
+        notes.append(text + alike(sums["usd_low"], sums["usd_high"]))
     gpus = list(dict.fromkeys(plan.config.gpu for group in groups for plan in group.plans[:2]))
     notes += prices_by_gpu(found.prices, gpus)
     if found.spot is not None:
@@ -113,8 +113,8 @@ def _table(group: BatchGroup, width: int) -> list[str]:
     def money(plan: BatchPlan, offer: BatchOffer) -> str:
         if offer.usd is None:
             return "-"
-        told = f"{offer.usd:,.0f}" if offer.usd >= 100 else f"{offer.usd:,.2f}"
-        return with_range(told, offer.usd_range, plan.config.kind, number)
+        text = f"{offer.usd:,.0f}" if offer.usd >= 100 else f"{offer.usd:,.2f}"
+        return with_range(text, offer.usd_range, plan.config.kind, number)
 
     columns = [
         FittedColumn("configuration", [describe(plan.config, group.group) for plan, _ in shown], least=16),

@@ -129,8 +129,8 @@ def _table(found: Capacity, group: GroupCapacity, width: int) -> list[str]:
     shown = "".join(marks) + (
         "~" if any(plan.config.interpolated for plan in plans) and "c" in lines[0].split() else ""
     )
-    told = "  ".join(f"{mark}{GLUE}{words.replace(' ', GLUE)}" for mark, words in _MARKS.items() if mark in shown)
-    return lines + (wrapped(told, width, indent=2) if told else [])
+    text = "  ".join(f"{mark}{GLUE}{words.replace(' ', GLUE)}" for mark, words in _MARKS.items() if mark in shown)
+    return lines + (wrapped(text, width, indent=2) if text else [])
 
 
 def _marks(found: Capacity, group: Group, plan: Plan) -> str:
@@ -162,15 +162,15 @@ def _notes(found: Capacity, group: GroupCapacity) -> Iterator[str]:
         yield "no measurement backs any of these figures: measure before you buy"
     if first.config.chances:
         yield f"limits of the first: {chances(first.config)}"
-    yield f"{first.config.told_kind}: {trust(first.config)}"
+    yield f"{first.config.kind_label}: {trust(first.config)}"
     if first.at_load is not None and first.at_load.request_rate is not None:
         yield _simulated(first, first.at_load)
     other = group.unproven
     if other is not None and other.usd_per_hour and first.usd_per_hour:
         less = 1 - other.usd_per_hour.usd / first.usd_per_hour.usd
-        told = f"{describe(other.config, group.group)} would be {share(less)} cheaper if its estimate holds"
+        text = f"{describe(other.config, group.group)} would be {share(less)} cheaper if its estimate holds"
         first_of_all = f"{MEASURE_FIRST}: " if less > _FAR_CHEAPER else ""
-        yield f"{first_of_all}{told}; {measured_so_far(other.config)}"
+        yield f"{first_of_all}{text}; {measured_so_far(other.config)}"
     needs = site_of(found.prices, first.config, gpus=first.gpus, nodes=first.nodes)
     if needs is not None:
         yield f"to run the first: {site(needs)}"
@@ -194,16 +194,16 @@ def _notes(found: Capacity, group: GroupCapacity) -> Iterator[str]:
 
 def _simulated(plan: Plan, at_load: Load) -> str:
     """Return the rate up to which the first plan's replicas meet the limits, and their figures at their share."""
-    told = [f"TTFT {_milliseconds(at_load.ttft_ms)}", f"ITL {_milliseconds(at_load.itl_ms)}"]
+    texts = [f"TTFT {_milliseconds(at_load.ttft_ms)}", f"ITL {_milliseconds(at_load.itl_ms)}"]
     for name, value in at_load.percentiles.items():
         metric, _, percentile = name.partition(":")
         unit = "s" if metric == "e2e" else f"{GLUE}ms"
-        told.append(f"{metric.upper()} {percentile} {number(value)}{unit}")
+        texts.append(f"{metric.upper()} {percentile} {number(value)}{unit}")
     return (
         "queueing is simulated: a replica of the first holds the limits up to "
         f"{plan.config.request_rate:g} requests/s; its share of {number(plan.requests_per_s / plan.replicas)}/s, "
         f"simulated at {at_load.request_rate:g}/s: "
-        f"{', '.join(told)}"
+        f"{', '.join(texts)}"
     )
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from gpuscout.runner.cli.common import count, print_json
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, print_rows, whole_number
 from gpuscout.runner.cli.show.wording import caveats_of, configuration, print_aside, print_wrapped
-from gpuscout.runner.resolve.fleet import read_fleet
 from gpuscout.store.queries.placements.inventory import Served
 from gpuscout.sweeps.errors import UnknownNameError, nearest
 
@@ -18,6 +17,7 @@ _LISTED = 6
 
 def read_inventory(texts: Iterable[str], gpu_file: Path | None = None) -> dict[str, int]:
     """Read "A100-40GB=16" or files with such lines as GPUs by canonical name. Raises InputError, UnknownNameError."""
+    from gpuscout.runner.resolve.fleet import read_fleet  # which `recommend` without --have does not need
 
     found: dict[str, int] = {}
     for pool in read_fleet(texts, gpu_file).nodes:
@@ -82,12 +82,12 @@ def _sorted(rows: list[dict[str, Any]], sort: str | None) -> list[dict[str, Any]
 
 def _row(one: Served, *, gpu: bool) -> dict[str, Any]:
     group, first = one.group, one.shares[0].config
-    told = [configuration(s.config, group.input_len, group.output_len, gpu=gpu) for s in one.shares]
+    texts = [configuration(s.config, group.input_len, group.output_len, gpu=gpu) for s in one.shares]
     ends = one.tokens_range
     return {
         "model": group.model,
         "workload": group.workload or f"{group.input_len}/{group.output_len}",
-        "configuration": " + ".join(told),
+        "configuration": " + ".join(texts),
         "replicas": one.replicas,
         "gpus": one.gpus,
         "concurrency": one.concurrency,

@@ -149,7 +149,7 @@ def _notes(found: CapacityOverTime, group: MovingGroup) -> Iterator[str]:
             yield f"ready over time: {bars(group.course)}"
         if first.config.chances:
             yield f"limits of the first: {chances(first.config)}"
-        yield f"{first.config.told_kind}: {trust(first.config)}"
+        yield f"{first.config.kind_label}: {trust(first.config)}"
         yield from doubts(doubt(plan.config, group.group) for plan in group.plans)
         left_out = [short_gpu(plan.config.gpu) for plan in group.plans[_MOST_GPUS + 1 :]]
         if left_out:

@@ -60,14 +60,14 @@ def _remarks(found: Placing, notes: Sequence[str]) -> list[str]:
         said.append(_used(found, found.fit.placement))
     elif found.impossible:
         for need, outs in found.impossible:
-            told = "; ".join(gpus_out(outs))
-            said.append(f"{need.group.model}, {workload(need.group)}: no configuration within the limits; {told}")
+            text = "; ".join(gpus_out(outs))
+            said.append(f"{need.group.model}, {workload(need.group)}: no configuration within the limits; {text}")
     else:
         said.append(f"not everything fits{_lacking(found.fit)}")
     said += caveats_of(need.group for need in found.needs)
     said += [_safe(found), *notes]
     said += [f"the store has nothing about {gpu}: gpuscout run --gpu '{gpu}' …" for gpu in found.unknown]
-    return [told for told in dict.fromkeys(said) if told]
+    return [text for text in dict.fromkeys(said) if text]
 
 
 def _pool(pool: Nodes) -> str:
@@ -116,15 +116,15 @@ def _nodes(found: Placing, placement: Placement) -> Iterator[str]:
 
 def _used(found: Placing, placement: Placement) -> str:
     there = sum(pool.gpus for pool in found.pools)
-    told = f"{placement.gpus:,} of {count(there, 'GPU')} are used"
+    text = f"{placement.gpus:,} of {count(there, 'GPU')} are used"
     unit = ""
     if found.rules.least == "usd":
-        told += f", {number(placement.used)} USD per hour"
+        text += f", {number(placement.used)} USD per hour"
         unit = " USD per hour"
     if placement.gap <= _PROVED:
-        return f"{told}: proved to be the least"
+        return f"{text}: proved to be the least"
     return (
-        f"{told}; at least {number(placement.bound) if unit else f'{placement.bound:,.0f}'}{unit} are needed "
+        f"{text}; at least {number(placement.bound) if unit else f'{placement.bound:,.0f}'}{unit} are needed "
         f"({share(placement.gap)} less): --time-limit 5min searches longer"
     )
 
@@ -138,11 +138,11 @@ def _lacking(fit: Fit) -> str:
 
 
 def _more(missing: Missing) -> str:
-    told = " and ".join(
+    text = " and ".join(
         f"{one.gpus:,} more {short_gpu(one.gpu)} ({count(one.nodes, 'node')} of {one.gpus_per_node})"
         for one in missing.added
     )
-    return told if missing.bound >= missing.gpus else f"{told}, or a little fewer (at least {missing.bound:,})"
+    return text if missing.bound >= missing.gpus else f"{text}, or a little fewer (at least {missing.bound:,})"
 
 
 def _safe(found: Placing) -> str:

@@ -97,7 +97,7 @@ def plan_row(group: Group, plan: SizedPlan) -> dict[str, Any]:
     return {
         "gpu": plan.config.gpu,
         "configuration": configuration(plan.config, group.input_len, group.output_len),
-        **picked(plan.config, "backed", kind="told_kind", limits_met="likelihood"),
+        **picked(plan.config, "backed", kind="kind_label", limits_met="likelihood"),
         **picked(plan, "requests_per_s_per_replica"),
     }
 

@@ -11,7 +11,7 @@ from typing import Any
 from gpuscout.runner.cli.common import count, leave_if_nothing, out, print_json
 from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, print_rows
-from gpuscout.runner.cli.show.prices import prices_document, prices_told, usd
+from gpuscout.runner.cli.show.prices import price_sources, prices_document, usd
 from gpuscout.runner.cli.show.wording import (
     GLUE,
     caveats_of,
@@ -94,7 +94,7 @@ def _remarks(found: ApiComparison, top: int | None) -> list[str]:
     shown = [own.config.gpu for one in found.answers for own in one.own[:top]]
     return [
         *caveats_of(one.group for one in found.answers),
-        *prices_told(found.prices, shown),
+        *price_sources(found.prices, shown),
         "break-even: tokens a day, input and output together, from which GPUs cost no more than the API. range: from "
         "the cheapest seller and the upper end of the 80 % interval of a replica's rate to the dearest and the lower "
         "end. lasting: from there on no further replica makes them dearer again.",
@@ -191,17 +191,17 @@ def _price(one: AgainstApi, day: date | None) -> str:
         rate = "no price of its own" if cached is None else f"{cached:g}"
         read += f" ({percent(one.cached_share)} of it cached: {rate})"
     old = f", over {OLD_AFTER_DAYS} days old" if day is not None and one.is_old(day) else ""
-    told = f"{read}, {price.output_usd_per_mtok:g} out USD per million tokens ({price.date}{old}, book {price.book})"
+    text = f"{read}, {price.output_usd_per_mtok:g} out USD per million tokens ({price.date}{old}, book {price.book})"
     same = "" if one.same_model else f"; it is of another model, {price.model}"
-    return f"{told}: {number(one.usd_per_mtok)} USD per million tokens of this workload{same}"
+    return f"{text}: {number(one.usd_per_mtok)} USD per million tokens of this workload{same}"
 
 
 def _notes(one: AgainstApi) -> Iterator[str]:
     at = one.at_load
     if at is None:
         return
-    told = f"{tokens(at.tokens_per_day)} tokens a day ({number(at.requests_per_s)} requests/s)"
-    yield f"at {told} the API costs {usd(at.api_usd_per_day)} USD a day, {usd(at.api_usd_per_day * 365)} a year"
+    text = f"{tokens(at.tokens_per_day)} tokens a day ({number(at.requests_per_s)} requests/s)"
+    yield f"at {text} the API costs {usd(at.api_usd_per_day)} USD a day, {usd(at.api_usd_per_day * 365)} a year"
     for plan in at.plans[:_PLANS]:
         cost, ends = usd_per_day(plan)
         span = f" (80 % range {usd(ends[0])} to {usd(ends[1])})" if ends and ends[0] < ends[1] else ""

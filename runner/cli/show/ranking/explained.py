@@ -27,12 +27,12 @@ from gpuscout.sweeps.slo import Slo
 def nothing(ranking: Ranking, group: Group) -> str:
     """Return the reason why no configuration of this group is recommended, and the nearest ones."""
     if group.unreachable:
-        told = [
+        texts = [
             f"no configuration meets {glued_limit(unmet.slo)}: closest is {describe(unmet.nearest, group)} with "
             f"{_came_to(ranking, unmet.slo, unmet.value, unmet.nearest)} {at_load(unmet.nearest)}"
             for unmet in group.unreachable
         ]
-        return "; ".join(told)
+        return "; ".join(texts)
     if group.closest:
         figures = ", ".join(
             f"{name_of(slo)}{GLUE}{_came_to(ranking, slo, value, group.closest)}"
@@ -42,7 +42,7 @@ def nothing(ranking: Ranking, group: Group) -> str:
             f"no configuration meets all limits at once, though each can be met: closest is "
             f"{describe(group.closest, group)} with {figures} {at_load(group.closest)}"
         )
-    told = [
+    texts = [
         f"{counted(losers.count, _reason(losers))}, {'nearest is' if loser.ratio else 'such as'} "
         f"{describe(loser, group)}: {loser.detail}"
         for losers in group.losers
@@ -55,7 +55,7 @@ def nothing(ranking: Ranking, group: Group) -> str:
         none = "no configuration meets a limit on a percentile"
     elif any(losers.cause is Cause.NOT_TRUSTED for losers in group.losers):
         none = f"no configuration can be trusted as asked (--trust {ranking.question.trust})"
-    return f"{none}: " + "; ".join(told)
+    return f"{none}: " + "; ".join(texts)
 
 
 def _came_to(ranking: Ranking, slo: Slo, value: float | None, config: Operating) -> str:
@@ -75,17 +75,17 @@ def explained(ranking: Ranking, width: int) -> list[str]:
         lines.append(f"{group.model}: {count(group.candidates, 'configuration')} ranked")
         for config in group.configs:
             value = ranged(config.objective, config.objective_range, config.kind)
-            told = f"{config.place:>4}. {describe(config, group)}: {value}{GLUE}{aim.unit} at c={load(config)}"
-            told += f" ({behind(ranking, config)})" if config.place > 1 else ""
-            told += f"; {config.told_kind}: {trust(config)}"
-            told += f"; limits met: {met(config)}" if config.chances else ""
-            told += f"; {server}" if (server := _server(config)) else ""
-            told += f"; deploy cannot write it: {config.cannot_start}" if config.cannot_start else ""
-            told += "".join(
+            text = f"{config.place:>4}. {describe(config, group)}: {value}{GLUE}{aim.unit} at c={load(config)}"
+            text += f" ({behind(ranking, config)})" if config.place > 1 else ""
+            text += f"; {config.kind_label}: {trust(config)}"
+            text += f"; limits met: {met(config)}" if config.chances else ""
+            text += f"; {server}" if (server := _server(config)) else ""
+            text += f"; deploy cannot write it: {config.cannot_start}" if config.cannot_start else ""
+            text += "".join(
                 f"; {opinion.engine} says {figure(opinion.objective) if opinion.objective is not None else 'no'}"
                 for opinion in config.opinions[1:]
             )
-            lines += wrapped(told, width, indent=2)
+            lines += wrapped(text, width, indent=2)
         for losers in group.losers:
             reason = _reason(losers)
             lines.append(f"  {reason}: {losers.count:,}")
@@ -95,23 +95,23 @@ def explained(ranking: Ranking, width: int) -> list[str]:
     if ranking.exclusions:
         lines.append("left out of the sweep, because no engine could run it:")
         for exclusion in ranking.exclusions:
-            told = f"{exclusion.combinations:,} {exclusion.reason}: {_of(exclusion.model)}{exclusion.detail}"
-            lines += wrapped(told, width, indent=2)
+            text = f"{exclusion.combinations:,} {exclusion.reason}: {_of(exclusion.model)}{exclusion.detail}"
+            lines += wrapped(text, width, indent=2)
     return lines
 
 
 def _server(config: Operating) -> str:
     """Return the state of a simulated server: "3.2 requests wait, KV cache 41 % full, 0.4 % preempted"."""
-    told = []
+    texts = []
     if config.requests_waiting is not None:
-        told.append(f"{figure(config.requests_waiting)} requests wait")
+        texts.append(f"{figure(config.requests_waiting)} requests wait")
     if config.kv_cache_usage is not None:
-        told.append(f"KV cache {share(config.kv_cache_usage)} full")
+        texts.append(f"KV cache {share(config.kv_cache_usage)} full")
     if config.preempted_share is not None:
-        told.append(f"{share(config.preempted_share) if config.preempted_share else 'none'} preempted")
+        texts.append(f"{share(config.preempted_share) if config.preempted_share else 'none'} preempted")
     if config.goodput_per_s is not None:
-        told.append(f"goodput {figure(config.goodput_per_s)}/s")
-    return ", ".join(told)
+        texts.append(f"goodput {figure(config.goodput_per_s)}/s")
+    return ", ".join(texts)
 
 
 def _reason(losers: Losers) -> str:

@@ -183,9 +183,9 @@ def details(ranking: Ranking, group: Group) -> Iterator[str]:
         return
     if best.chances:
         yield f"limits: {chances(best)}"
-    yield f"{best.told_kind}: {trust(best)}"
-    if (told := unproven(ranking, group)) is not None and group.unproven is not None:
-        yield told
+    yield f"{best.kind_label}: {trust(best)}"
+    if (text := unproven(ranking, group)) is not None and group.unproven is not None:
+        yield text
         yield f"to measure it: {benchmark(ranking, group)}"
     if group.ties:
         yield tie(group.ties[0], group)
@@ -197,8 +197,8 @@ def details(ranking: Ranking, group: Group) -> Iterator[str]:
         yield f"to run it: {site(needs)}"
     if len(group.sellers) > 1:
         wins = Counter(seller.gpu for seller in group.sellers)
-        told = ", ".join(f"{short_gpu(gpu)} at {number}" for gpu, number in wins.most_common(3))
-        yield f"by seller: {told} of {len(group.sellers)} that sell several of these GPUs"
+        text = ", ".join(f"{short_gpu(gpu)} at {number}" for gpu, number in wins.most_common(3))
+        yield f"by seller: {text} of {len(group.sellers)} that sell several of these GPUs"
 
 
 def qualify(ranking: Ranking) -> str | None:

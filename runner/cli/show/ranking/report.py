@@ -96,7 +96,7 @@ def _group(ranking: Ranking, group: Group, fit: MemoryFit | None) -> Iterator[st
     )
     if best.chances:
         yield _tag("p", f"Limits: {chances(best)}.")
-    yield _tag("p", f"Rests on: {best.told_kind}; {trust(best)}.")
+    yield _tag("p", f"Rests on: {best.kind_label}; {trust(best)}.")
     if (needs := site_of(ranking.prices, best)) is not None:
         yield _tag("p", f"To run it: {site(needs)}.")
     if not best.backed:
@@ -138,7 +138,7 @@ def _row(group: Group, config: RankedConfig) -> tuple[str, ...]:
         quantity(config.ttft_ms, "ttft_ms"),
         quantity(config.itl_ms, "itl_ms"),
         "-" if config.output_tokens_per_s is None else number(config.output_tokens_per_s),
-        f"{config.told_kind}: {trust(config)}",
+        f"{config.kind_label}: {trust(config)}",
     )
 
 

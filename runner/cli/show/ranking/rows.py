@@ -70,7 +70,7 @@ def _for_readers(row: Row, group: Group, config: RankedConfig) -> dict[str, obje
     return figures | {
         "case": workload(group),
         "configuration": configuration(config, group.input_len, group.output_len),
-        "kind": config.told_kind,
+        "kind": config.kind_label,
         "trust": trust(config).replace("\u00a0", " "),
         "remarks": ", ".join(remarks),
     }

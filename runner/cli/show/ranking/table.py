@@ -199,8 +199,8 @@ def _block(ranking: Ranking, groups: Sequence[Group], top: int, width: int) -> l
 
 
 def _none(ranking: Ranking, group: Group, width: int) -> list[str]:
-    told = f"{group.model}: {nothing(ranking, group)}".replace(GLUE, " ")
-    return [f"  {told}" if len(told) <= width - 2 else f"  {told[: width - 3]}…"]
+    text = f"{group.model}: {nothing(ranking, group)}".replace(GLUE, " ")
+    return [f"  {text}" if len(text) <= width - 2 else f"  {text[: width - 3]}…"]
 
 
 def _behind(ranking: Ranking, group: Group, config: RankedConfig | None) -> str:

@@ -69,7 +69,7 @@ async def warm_up(client: Client, requests: Sequence[Request]) -> None:
     replies = [first, *await asyncio.gather(*(client.send(request) for request in requests[1:]))]
     failed = [reply for reply in replies if reply.failure is not None]
     if len(failed) == len(replies):
-        raise BenchmarkError(f"no request succeeded: {told(failed)}")
+        raise BenchmarkError(f"no request succeeded: {failures_by_kind(failed)}")
 
 
 async def closed_loop(client: Client, requests: Sequence[Request], concurrency: int) -> Observed:
@@ -115,7 +115,7 @@ async def open_loop(client: Client, requests: Sequence[Request], at_s: FloatArra
     return watch.observed(meant_s=float(at_s[-1]))
 
 
-def told(failed: Sequence[Reply]) -> str:
+def failures_by_kind(failed: Sequence[Reply]) -> str:
     """Return the failures by kind, each with the words of the first."""
     first = {reply.failure: reply.words for reply in reversed(failed)}
     counts = Counter(reply.failure for reply in failed)
@@ -147,7 +147,7 @@ class _Watch:
             self._failed.append(reply)
         if len(self._failed) > MOST_FAILED * self._count:
             raise BenchmarkError(
-                f"{len(self._failed):,} of {len(self._replies):,} requests failed: {told(self._failed)}"
+                f"{len(self._failed):,} of {len(self._replies):,} requests failed: {failures_by_kind(self._failed)}"
             )
 
     @staticmethod
