@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from gpuscout.store.database.connect import Store, open_store
-from tests.support.stores import empty_database, postgres_database, postgres_server
+from tests.support.stores import empty_database, new_store, postgres_database, postgres_server
 
 # No test depends on a quiet machine: an example may take as long as it takes.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -69,7 +69,9 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def store(store_url: str) -> Iterator[Store]:
+def store(store_url: str, tmp_path: Path) -> Iterator[Store]:
     """A new store, once on SQLite and once on Postgres."""
+    if store_url.startswith("sqlite"):
+        store_url = new_store(tmp_path)
     with open_store(store_url, create=True) as store:
         yield store

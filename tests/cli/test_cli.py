@@ -103,6 +103,7 @@ def test_documents_carry_a_schema_version_and_units(swept: Path) -> None:
     assert shown["active_parameters"] < 6e9
 
 
+@pytest.mark.slow
 def test_a_sweep_from_flags_is_the_sweep_of_the_saved_file(tmp_path: Path) -> None:
     flags = [
         "--model",
@@ -353,6 +354,7 @@ assert not heavy, heavy
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_engines_of_the_flags_replace_those_of_a_spec(swept: Path) -> None:
     same = gpuscout("run", "sweep.yaml", "--engine", "roofline", "--save-spec", "same.yaml", cwd=swept)
     assert "nothing to compute" in same.stderr, same.stderr

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from gpuscout import estimate_performance
 from tests.support.forked import gpuscout
 
@@ -43,6 +45,7 @@ def test_the_cheapest_gpus_for_a_chat_with_limits_and_a_load(tmp_path: Path) -> 
     assert first["requests_per_s_per_replica"] * first["replicas"] * 0.8 >= 20 - 1e-6
 
 
+@pytest.mark.slow
 def test_what_fp8_would_cost_is_told_beside_a_16_bit_answer(tmp_path: Path) -> None:
     """Nothing is kept of it, and where precisions are named nothing is told."""
     ask = ["--model", "Llama-3.3-70B-Instruct", "--workload", "chat", "--gpu", "H200,B200", "--price", "H200=3"]
@@ -106,6 +109,7 @@ def test_how_many_users_one_gpu_takes(tmp_path: Path) -> None:
     assert sure["limits"][0]["probability"] >= 0.9
 
 
+@pytest.mark.slow
 def test_what_sixteen_gpus_can_serve(tmp_path: Path) -> None:
     found = document(tmp_path, "run", "--have", "A100-40GB=16")
     rows = found["served"]
@@ -118,6 +122,7 @@ def test_what_sixteen_gpus_can_serve(tmp_path: Path) -> None:
     assert all(row["tokens_low"] < row["output_tokens_per_s"] < row["tokens_high"] for row in rows)
 
 
+@pytest.mark.slow
 def test_one_server_against_another(tmp_path: Path) -> None:
     answer(tmp_path, *QUICK, "--server", "vllm,sglang")
     found = document(tmp_path, "compare", "server:vllm", "server:sglang")
@@ -127,6 +132,7 @@ def test_one_server_against_another(tmp_path: Path) -> None:
     assert {winner["b"]["server"] for winner in found["winners"] if winner["b"]} == {"sglang"}
 
 
+@pytest.mark.slow
 def test_a_picture_of_the_trade_off(tmp_path: Path) -> None:
     answer(tmp_path, *QUICK)
     ask = ["pareto", "--model", "Qwen3-32B", "--gpu", "H200,B200", "--slo", "itl<=50ms", "--plot", "slide.svg"]

@@ -14,6 +14,7 @@ from gpuscout.runner.cli.crash import write_report
 from tests.support.commands import GPUSCOUT, environment, started, wait_for
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["/dev/full", ">&-"])
 @pytest.mark.parametrize("command", ["gpus list", "gpus list --json"])
 def test_an_output_that_cannot_be_written_is_told(output: str, command: str, tmp_path: Path) -> None:

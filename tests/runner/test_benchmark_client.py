@@ -191,6 +191,7 @@ def test_requests_are_as_long_as_the_workload_says(tmp_path: Path) -> None:
     assert np.diff(recorded.arrivals(3, 100.0)) == pytest.approx([0.015, 0.005])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "kind"),
     [

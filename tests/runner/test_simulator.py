@@ -214,6 +214,7 @@ def test_a_trace_with_prefix_blocks_is_spread_over_data_parallel_ranks_with_a_ca
     assert two.points.ttft_ms[0] == pytest.approx(one.points.ttft_ms[0], rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cached", [0.0, 0.6])
 def test_the_closed_form_agrees_with_the_simulation_of_lengths_that_vary(cached: float) -> None:
     varied = Traffic(LogNormal(1200, 4000, 16_000), Uniform(64, 512), cached_input=cached)

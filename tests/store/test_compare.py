@@ -28,6 +28,7 @@ from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.slo import parse_slo
 from gpuscout.sweeps.spec.spec import spec_from_mapping
 from tests.support.rank_stores import LENGTHS, Row, a_run, an_answer, fill
+from tests.support.stores import new_store
 
 PRICES = PriceRules(overrides={"H100": 2.0, "L4": 0.5, "L40S": 1.0})
 Ask = Callable[..., Comparison]
@@ -379,8 +380,8 @@ def told(capsys: pytest.CaptureFixture[str], url: str, *arguments: str) -> str:
 
 
 def test_cases_of_one_side_have_no_winner_to_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
-    with open_store(url, create=True) as store, store.writing() as connection:
+    url = new_store(tmp_path)
+    with open_store(url) as store, store.writing() as connection:
         fill(connection, [an_answer(), oracle(), oracle(model="a/Two")])
     shown = " ".join(told(capsys, url, "roofline", "oracle").split())
     assert "1 pair of model and workload stand on one side only, 0 in A, 1 in B" in shown
@@ -391,8 +392,8 @@ def test_cases_of_one_side_have_no_winner_to_compare(tmp_path: Path, capsys: pyt
 def test_narrow_tables_tell_the_workloads_of_one_model_apart(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
-    with open_store(url, create=True) as store, store.writing() as connection:
+    url = new_store(tmp_path)
+    with open_store(url) as store, store.writing() as connection:
         cases: list[dict[str, Any]] = [
             {"lengths": lengths, "gpu": gpu} for lengths in LENGTHS for gpu in ("H100", "L4")
         ]
@@ -449,8 +450,8 @@ def test_the_command_tells_people_and_machines(
 def test_cases_without_an_answer_on_either_side_stand_on_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
-    with open_store(url, create=True) as store, store.writing() as connection:
+    url = new_store(tmp_path)
+    with open_store(url) as store, store.writing() as connection:
         fill(connection, [an_answer(), an_answer(model="a/Two")])
     shown = " ".join(told(capsys, url, "now", "price:H100=1.8", "--slo", "ttft<=0.001ms").split())
     assert "nothing qualifies on either side for 2 pairs of model and workload" in shown

@@ -259,6 +259,7 @@ def test_files_that_are_no_load(tmp_path: Path, text: str, told: str) -> None:
     assert "day.csv" in error.value.message
 
 
+@pytest.mark.slow
 def test_more_steps_than_are_kept(tmp_path: Path) -> None:
     file = a_file(tmp_path, "time,rate\n" + "".join(f"{i},{i % 7}\n" for i in range(MOST_STEPS + 2)))
     with pytest.raises(InputError, match="more than 200,000 steps") as error:

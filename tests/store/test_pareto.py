@@ -24,6 +24,7 @@ from gpuscout.store.ranking.question.asked import Question
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.slo import parse_slo
 from tests.support.rank_stores import a_run, an_answer, fill
+from tests.support.stores import new_store
 
 # No book is so old.
 PRICES = PriceRules(overrides={"L40S": 2.0, "L4": 0.5}, as_of=date(2000, 1, 1))
@@ -152,8 +153,8 @@ def test_what_cannot_be_asked(store: Store) -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
-    with open_store(url, create=True) as store:
+    url = new_store(tmp_path)
+    with open_store(url) as store:
         a_store(store)
         expected = ask(store, "cost", "itl")
     monkeypatch.setenv("COLUMNS", "80")
@@ -183,8 +184,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
 def test_a_plot_of_too_much_is_refused_before_anything_is_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
-    with open_store(url, create=True) as store, store.writing() as connection:
+    url = new_store(tmp_path)
+    with open_store(url) as store, store.writing() as connection:
         fill(connection, [an_answer(lengths=(1000 + number, 512)) for number in range(13)])
     asked = ["pareto", "--db", url, "--metrics", "itl,throughput", "--plot", str(tmp_path / "many.svg")]
     assert execute(asked) == 2
@@ -196,8 +197,8 @@ def test_a_plot_of_too_much_is_refused_before_anything_is_printed(
 def test_limits_that_no_point_meets_are_named_and_not_the_filters(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
-    with open_store(url, create=True) as store, store.writing() as connection:
+    url = new_store(tmp_path)
+    with open_store(url) as store, store.writing() as connection:
         fill(connection, [an_answer()])
     asked = ["pareto", "--db", url, "--metrics", "itl,throughput"]
     assert execute([*asked, "--slo", "itl<=1ms", "--json"]) == 0

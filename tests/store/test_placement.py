@@ -416,6 +416,7 @@ def test_the_document_adds_up(database: str, capsys: pytest.CaptureFixture[str])
     assert cheaper["used"] <= sum(need["gpus"] for need in [expected]) * 20
 
 
+@pytest.mark.slow
 def test_what_people_and_python_get(
     database: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

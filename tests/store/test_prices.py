@@ -17,6 +17,7 @@ from gpuscout.store.prices.prices import GpuPrice, PriceRules, Quote, price_gpus
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from tests.support.rank_stores import an_answer, fill
+from tests.support.stores import new_store
 
 
 def quote(provider: str, usd: float, day: str = "2026-01-01", **how: Any) -> Quote:
@@ -260,8 +261,8 @@ def test_what_is_told_of_prices(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
-    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
-    with open_store(url, create=True) as store, store.writing() as connection:
+    url = new_store(tmp_path)
+    with open_store(url) as store, store.writing() as connection:
         fill(connection, [an_answer(gpu="L4"), an_answer(gpu="L40S")])
         quotes = [("L4", "A", 1.0, 1), ("L4", "B", 1.0, 8), ("L40S", "A", 2.0, 1)]
         save_quotes(
@@ -329,7 +330,7 @@ def test_source_date_epoch_sets_the_day_that_prices_age_to(store: Store, monkeyp
 
 
 def test_compare_of_two_books_shows_what_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
+    url = new_store(tmp_path)
 
     def compared(*sides: str, status: int = 0) -> str:
         assert execute(["compare", *sides, "--db", url]) == status
@@ -337,7 +338,7 @@ def test_compare_of_two_books_shows_what_moved(tmp_path: Path, capsys: pytest.Ca
         return shown.out + shown.err
 
     day = date(2026, 1, 1)
-    with open_store(url, create=True) as store, store.writing() as connection:
+    with open_store(url) as store, store.writing() as connection:
         save_quotes(connection, [Quote("a", "L4", "p", 1.0, day), Quote("a", "B200", "p", 4.0, day)])
         save_quotes(connection, [Quote("b", "L4", "p", 1.5, day), Quote("b", "B200", "p", 4.0, day)])
         save_quotes(connection, [Quote("b", "H20", "p", 2.0, day)])

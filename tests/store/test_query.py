@@ -30,7 +30,7 @@ from gpuscout.sweeps.errors import UnknownNameError
 from gpuscout.sweeps.slo import Slo
 from gpuscout.sweeps.trust import Trust
 from tests.support.rank_stores import GPUS, LADDER, LENGTHS, MODELS, TDP_W, Row, a_run, an_answer, fill
-from tests.support.stores import postgres_database
+from tests.support.stores import new_store, postgres_database
 
 # Few values, so that ties are frequent.
 _figures = st.one_of(st.none(), st.sampled_from([0.0, 0.25, 1.25, 7.5, 10.0, 100.25]))
@@ -320,7 +320,7 @@ def test_data_frames_have_the_same_types_whatever_is_unknown() -> None:
 @pytest.fixture
 def db(tmp_path: Path) -> str:
     """A store with curves of two GPU types, an older version of one of them, and a measured run."""
-    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
+    url = new_store(tmp_path)
     curve = {c: {"itl_ms": 10.0 + c, "output_tokens_per_s": 80.0 * c + 1 / 3} for c in LADDER}
     slower = {c: {"itl_ms": 30.0 + c, "output_tokens_per_s": 20.0 * c} for c in LADDER}
     answers = [
@@ -328,7 +328,7 @@ def db(tmp_path: Path) -> str:
         an_answer(points=slower, engine=("roofline", 0)),
         an_answer(gpu="L4", points=slower, tensor_parallel=2, precision="bf16"),
     ]
-    with open_store(url, create=True) as store, store.writing() as connection:
+    with open_store(url) as store, store.writing() as connection:
         fill(connection, answers, [a_run(gpu="L40S", percentiles={("ttft_ms", 95.0): 321.5})])
     return url
 
@@ -401,8 +401,8 @@ def test_estimates_have_ranges_measured_runs_have_none(database: sa.Connection) 
 def test_the_table_has_the_range_of_what_it_is_sorted_by_and_of_the_cost(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
-    with open_store(url, create=True) as store, store.writing() as connection:
+    url = new_store(tmp_path)
+    with open_store(url) as store, store.writing() as connection:
         fill_with_ranges(connection)
     monkeypatch.setenv("COLUMNS", "80")
     asked = ["query", "--db", url, "--sort", "itl_ms", "--price", "H100=2.88"]
@@ -467,8 +467,8 @@ def test_points_that_wait_for_memory_are_told_apart(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
-    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
-    with open_store(url, create=True) as store, store.writing() as connection:
+    url = new_store(tmp_path)
+    with open_store(url) as store, store.writing() as connection:
         fill(connection, [an_answer(points={8: {}, 16: {"queued": True}})])
     shown = run(capsys, "query", "--db", url)[0].splitlines()
     assert [line.split()[shown[0].split().index("queued")] for line in shown[1:3]] == ["no", "yes"]

@@ -24,6 +24,8 @@ from gpuscout.sweeps.slo import parse_slo
 from tests.bench.sweeps import run_in, sweep
 from tests.support.stores import postgres_database
 
+pytestmark = pytest.mark.slow
+
 LARGE = {"cases", "tasks", "operating_points", "membership", "failures"}
 _ALIAS = re.compile(r"\b(\w+) AS (\w+)")
 _IS_THERE_ANY = re.compile(r"SELECT \w+\.id \sFROM \w+\s+LIMIT")

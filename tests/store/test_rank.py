@@ -20,6 +20,7 @@ from gpuscout.store.ranking.rank import DEFAULT_OBJECTIVE, Question, rank
 from gpuscout.store.ranking.types import Cause
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 from tests.support.rank_stores import Ask, Row, an_answer, asks, fill
+from tests.support.stores import new_store
 
 
 @pytest.fixture
@@ -313,7 +314,7 @@ def test_an_empty_store_says_so(store: Store) -> None:
 @pytest.fixture
 def database(tmp_path: Path) -> str:
     """The URL of a store with three models under "chat"; nothing but a/One meets an ITL of 12 ms."""
-    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
+    url = new_store(tmp_path)
     answers = [
         an_answer(in_sweep=True, points={1: {"output_tokens_per_s": 12.0}, 64: {"output_tokens_per_s": 2900.0}}),
         an_answer(in_sweep=True, gpu="L4", tensor_parallel=4, points={8: {"output_tokens_per_s": 9512.0}}),
@@ -321,7 +322,7 @@ def database(tmp_path: Path) -> str:
         an_answer(in_sweep=True, model="a/Two", points={8: {"itl_ms": 21.5}}),
         an_answer(in_sweep=True, model="b/One-v2", outcome="not_supported", detail="no fp4 units", points={}),
     ]
-    with open_store(url, create=True) as store, store.writing() as connection:
+    with open_store(url) as store, store.writing() as connection:
         fill(connection, answers)
         row = {"sweep_id": 1, "reason": "TP does not divide the heads", "detail": "TP 8 and 28 heads"}
         connection.execute(schema.exclusions.insert(), [row | {"model": "a/Two", "combinations": 48}])
@@ -356,8 +357,8 @@ def test_the_table_has_the_answer_and_why(
 
 
 def test_a_table_of_nothing_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
-    with open_store(url, create=True) as store, store.writing() as connection:
+    url = new_store(tmp_path)
+    with open_store(url) as store, store.writing() as connection:
         fill(connection, [an_answer(lengths=(n, 64), points={8: {"itl_ms": 21.5}}) for n in (100, 200, 300)])
     text = recommend(capsys, url, "--slo", "p99_ttft<=1s")
     assert "none: no such percentile (--engine simulator has p50 to p99; --assume-tail 1.3" in " ".join(text.split())

@@ -21,6 +21,7 @@ from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.slo import parse_slo
 from gpuscout.sweeps.trust import ObservedError, Trust
 from tests.support.rank_stores import ENGINES, LENGTHS, Row, a_run, an_answer, fill
+from tests.support.stores import new_store
 
 Ask = Callable[..., Group]
 
@@ -375,13 +376,13 @@ def test_cautiously_the_pessimistic_end_counts(stored: Callable[..., Ask]) -> No
 
 @pytest.fixture
 def database(tmp_path: Path) -> str:
-    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
+    url = new_store(tmp_path)
     points = {8: {"regime": 0, "output_tokens_per_s": 1000.0}}
     answers = [an_answer(gpu=gpu, points=points, in_sweep=True) for gpu in ("H100", "L4")]
     answers.append(an_answer(gpu="L40S", points={8: {"output_tokens_per_s": 950.0}}, in_sweep=True))
     runs = [a_run(percentiles={("ttft_ms", 95.0): 180.0}, output_tokens_per_s=tokens) for tokens in (1200.0, 1400.0)]
     trust = Trust(INTERVALS, (seen("Ada", 0.12, runs=38), seen("NVIDIA", 0.2)))
-    with open_store(url, create=True) as store, store.writing() as connection:
+    with open_store(url) as store, store.writing() as connection:
         fill(connection, answers, runs, {"roofline": trust})
     return url
 
@@ -392,9 +393,9 @@ def recommend(capsys: pytest.CaptureFixture[str], database: str, *arguments: str
 
 
 def test_runs_of_other_lengths_do_not_bury_the_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
+    url = new_store(tmp_path)
     runs = [a_run(lengths=(length, 512)) for length in (100, 200, 300)]
-    with open_store(url, create=True) as store, store.writing() as connection:
+    with open_store(url) as store, store.writing() as connection:
         fill(connection, [an_answer(in_sweep=True, gpu="L4")], runs)
     shown = " ".join(recommend(capsys, url).split())
     assert "not shown: 3 pairs of model and lengths that only measured runs have" in shown

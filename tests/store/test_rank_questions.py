@@ -26,6 +26,7 @@ from gpuscout.store.schema import exclusions, sweeps
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.slo import parse_slo
 from tests.support.rank_stores import Ask, Row, an_answer, asks, fill
+from tests.support.stores import new_store
 
 PRICES = PriceRules(overrides={"H100": 2.0, "L4": 0.36})
 
@@ -328,13 +329,13 @@ def test_filters_use_indexes(tmp_path: Path, filters: Row, index: str) -> None:
 @pytest.fixture
 def database(tmp_path: Path) -> str:
     """The URL of a store with an H100 in no book, an L4 and an L40S of the shipped book."""
-    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
+    url = new_store(tmp_path)
     answers = [
         an_answer(in_sweep=True, points=tokens(c64=2900.0)),
         an_answer(in_sweep=True, gpu="L4", points=tokens(c64=420.0)),
         an_answer(in_sweep=True, gpu="L40S", points={1: {"itl_ms": 9.0}, 65: {"output_tokens_per_s": 1400.0}}),
     ]
-    with open_store(url, create=True) as store, store.writing() as connection:
+    with open_store(url) as store, store.writing() as connection:
         fill(connection, answers)
     return url
 
@@ -437,13 +438,13 @@ def test_where_questions_are_asked_nothing_can_be_written(store: Store) -> None:
 
 def test_listed_rows_stand_in_the_order_of_their_places(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Another GPU type is listed before another TP of the best, but not above it."""
-    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
+    url = new_store(tmp_path)
     answers = [
         an_answer(points=tokens(c8=1000.0)),
         an_answer(tensor_parallel=2, points=tokens(c8=1900.0)),
         an_answer(gpu="L4", points=tokens(c8=100.0)),
     ]
-    with open_store(url, create=True) as store, store.writing() as connection:
+    with open_store(url) as store, store.writing() as connection:
         fill(connection, answers)
     prices = ("--price", "H100=2", "--price", "L4=0.36")
     assert execute(["recommend", "--db", url, "--top", "3", *prices]) == 0

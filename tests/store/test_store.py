@@ -427,6 +427,7 @@ def test_only_the_current_attempt_commits(store: Store) -> None:
     assert counts(store) == before
 
 
+@pytest.mark.slow
 def test_processes_never_claim_the_same_block(store: Store, store_url: str) -> None:
     scenario = Scenario(store, blocks=300)
     with FORKS.Pool(4) as pool:

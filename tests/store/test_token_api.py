@@ -23,6 +23,7 @@ from gpuscout.store.prices.tokens import TokenPrice
 from gpuscout.store.queries.sizing.token_api import MOST_REPLICAS, break_even
 from gpuscout.store.ranking.question.asked import Question
 from tests.support.rank_stores import an_answer, fill
+from tests.support.stores import new_store
 
 DAY = date(2026, 11, 1)
 REPLICAS = 60
@@ -83,8 +84,8 @@ def test_a_slim_margin_lasts_only_late_and_none_lasts_never() -> None:
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    url = f"sqlite:///{tmp_path / 'gpuscout.db'}"
-    with open_store(url, create=True) as store, store.writing() as connection:
+    url = new_store(tmp_path)
+    with open_store(url) as store, store.writing() as connection:
         fill(connection, [an_answer(gpu="L4"), an_answer(gpu="L40S")])
         save_quotes(
             connection,
