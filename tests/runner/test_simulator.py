@@ -468,7 +468,13 @@ def test_workloads_from_a_trace(tmp_path: Path) -> None:
     document = json.loads(gpuscout("workloads", "from-trace", "t.jsonl", "--json", cwd=tmp_path).stdout)
     workload = json.dumps(document["workload"])
     rest = "name: s\nmodels: Qwen3-8B\ngpus: H100\nload: request_rate\nrequest_rate: 2\n"
-    (tmp_path / "s.yaml").write_text(f"{rest}workloads: [{workload}]\n")
+    bursts = "{name: bursts, input_len: 9, output_len: 9, arrivals: {gamma: {cv: 3}}}"
+    (tmp_path / "s.yaml").write_text(f"{rest}workloads: [{workload}, {bursts}, {{name: file, trace: t.jsonl}}]\n")
+    for name, line in (
+        ("bursts", "arrivals: gamma, times between requests vary by 3 of their mean\n"),
+        ("file", "trace: 100 requests, 2 requests/s, digest "),
+    ):
+        assert line in gpuscout("workloads", "show", name, "--spec", "s.yaml", cwd=tmp_path).stdout
     shown = gpuscout("workloads", "show", "trace", "--spec", "s.yaml", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert "cached: 78 % of every prompt" in shown.stdout

@@ -161,14 +161,19 @@ def _figures(lengths: Any) -> dict[str, float]:
 
 
 def _arrival_lines(workload: Workload) -> list[str]:
-    shape = workload.traffic.shape
+    from gpuscout.sweeps.traffic.trace import Trace
+
+    traffic = workload.traffic
     lines = []
-    if workload.traffic.cached_input:
-        lines.append(f"cached: {percent(workload.traffic.cached_input)} of every prompt")
-    if "arrivals" in shape:
-        lines.append(f"arrivals: {shape['arrivals']}")
-    if "trace" in shape:
-        lines.append(f"trace: {shape['trace']}")
+    if traffic.cached_input:
+        lines.append(f"cached: {percent(traffic.cached_input)} of every prompt")
+    if traffic.arrivals is not None:
+        named = traffic.arrivals.as_given()
+        bursts = f"gamma, times between requests vary by {traffic.arrivals.cv:g} of their mean"
+        lines.append(f"arrivals: {named if isinstance(named, str) else bursts}")
+    if isinstance(trace := traffic.trace, Trace):
+        rate = "no times" if trace.request_rate is None else f"{trace.request_rate:.3g} requests/s"
+        lines.append(f"trace: {count(len(trace), 'request')}, {rate}, digest {trace.digest}")
     return lines
 
 
