@@ -20,7 +20,7 @@ from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.servers import server_named
-from gpuscout.sweeps.servers.options import OPTIONS, ServerOptions, server_options
+from gpuscout.sweeps.servers.options import OPTIONS, ServerOptions, server_options, unknown_to
 
 # Concurrencies among which an offline maximum is sought: the server chooses by itself.
 _CHEAP_MAXIMUM = tuple(2**n for n in range(13))
@@ -92,7 +92,11 @@ def server_options_of(run: MeasuredRun, gpu: GPUSpec) -> ServerOptions:
     InferenceX starts SGLang on B200 and B300 with `--scheduler-recv-interval` 10, or 30 from 16 requests in flight on;
     AIConfigurator's validation set has its runs.
     """
-    stated = {name: value for name, value in run.server_options if name in OPTIONS and isinstance(value, int)}
+    stated = {
+        name: value
+        for name, value in run.server_options
+        if name in OPTIONS and unknown_to(run.server, ((name, 1),)) is None and isinstance(value, int) and value > 0
+    }
     recipe = run.server == "sglang" and run.source in _INFERENCEX and gpu.name in ("B200", "B300")
     if recipe and not stated:
         stated = {"scheduler_recv_interval": 30 if (run.concurrency or 0) >= 16 else 10}

@@ -31,6 +31,7 @@ from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.models.catalogue import is_path
 from gpuscout.sweeps.precision import Precision
+from gpuscout.sweeps.servers.options import OPTIONS, unknown_to
 
 REQUIRED = ("model", "gpu", "tp", "server", "server_version", "input_len", "output_len")
 _ASIDE = "set aside, it stands for no plain deployment"
@@ -342,6 +343,10 @@ def _oddities(run: MeasuredRun, replaced: Values, values: Mapping[str, str]) -> 
         yield f"requests share prefixes; what a prefix cache saves, estimates do not know: {_ASIDE}"
     if details.get("disaggregated"):
         yield f"prefill and decode ran on GPUs of their own: {_ASIDE}"
+    for name, _ in run.server_options:
+        unknown = f'unknown server option "{name}"' if name not in OPTIONS else unknown_to(run.server, ((name, 1),))
+        if unknown is not None:
+            yield f"{unknown}; kept as a remark, and no estimate counts it"
     closed = run.load is LoadKind.CLOSED_LOOP
     limit = details.get("max_concurrency", run.concurrency)
     if closed and isinstance(completed, int) and isinstance(limit, int) and completed < limit:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from datetime import date
 from pathlib import Path
 
 import pytest
 
+from gpuscout.runner.accuracy.estimate import RunCases
 from gpuscout.runner.cli.store.imports import CSV_COLUMNS
 from gpuscout.store.measured import LoadKind
 from gpuscout.store.measured.formats import SourceFile, recognise, table
 from gpuscout.sweeps.errors import InputError
-from tests.support.result_files import FACTS, MODEL, complete, loaded
+from tests.support.result_files import FACTS, MODEL, complete, completer, loaded
 
 
 def test_help_and_docs_list_every_column_of_a_table() -> None:
@@ -62,6 +64,9 @@ def test_columns_that_nobody_knows_are_refused_with_the_nearest() -> None:
         ("load", "offline", None),
         ("latency_stat", "average", None),
         ("server_options", "max_num_seqs", None),
+        ("server_options", "max_num_seqs=0", None),
+        ("server_options", "max_num_seqs=many", None),
+        ("server_options", "max_num_seqs=8 max_running_requests=9", None),
     ],
 )
 def test_what_a_line_tells_beside_its_figures(column: str, value: str, told: str | None) -> None:
@@ -73,6 +78,26 @@ def test_what_a_line_tells_beside_its_figures(column: str, value: str, told: str
     run = complete(table.read(file).runs[0], **FACTS)
     assert told in (run.measured_on, run.load_detail)
     assert run.day == (date(2026, 3 if value == "2026-03" else 1, 1) if column == "measured_on" else None)
+
+
+def test_server_options_that_estimates_cannot_use_are_told_and_kept() -> None:
+    """And no estimate counts those of another server."""
+    head = "model,input_len,output_len,concurrency,ttft_ms,server_options"
+    file = sheet(head, f"{MODEL},2000,200,16,250,scheduler_recv_interval=30 kernel=flash max_num_tokens=4096")
+    run, notes = completer(**FACTS).complete(table.read(file).runs[0], "sheet.csv")
+    assert run.server == "vllm"
+    assert run.server_options == (
+        ("kernel", "flash"),
+        ("max_num_batched_tokens", 4096),
+        ("scheduler_recv_interval", 30),
+    )
+    assert [note.partition(";")[0] for note in notes if "kept as a remark" in note] == [
+        'unknown server option "kernel"',
+        "vllm has no scheduler_recv_interval: it is an option of sglang",
+    ]
+    assert RunCases([run]).cases[0].server_options == (("max_num_batched_tokens", 4096),)
+    nothing = dataclasses.replace(run, details=run.details | {"server_options": {"max_num_seqs": 0}})
+    assert RunCases([nothing]).cases[0].server_options == ()
 
 
 def test_medians_and_server_options_are_kept() -> None:

@@ -23,6 +23,7 @@ from gpuscout.sweeps.curves import METRICS
 from gpuscout.sweeps.errors import InputError, nearest
 from gpuscout.sweeps.precision import PRECISIONS, precision_called, precision_detail
 from gpuscout.sweeps.reading import TooLarge, most_rows
+from gpuscout.sweeps.servers.options import OPTIONS, SYNONYMS
 from gpuscout.sweeps.text import fault_in
 
 T = TypeVar("T")
@@ -314,7 +315,15 @@ class _Line:
             name, equals, value = word.lstrip("-").partition("=")
             if not (name and equals and value):
                 raise ValueError(f"server_options: expected name=value, separated by spaces, got {word!r}")
-            options[name.replace("-", "_").casefold()] = _number(value)
+            name = name.replace("-", "_").casefold()
+            name = SYNONYMS.get(name, name)
+            if name in options:
+                raise ValueError(f"server_options: {name} is given twice")
+            options[name] = number = _number(value)
+            if (option := OPTIONS.get(name)) and not (isinstance(number, int) and 1 <= number <= option.most):
+                raise ValueError(
+                    f"server_options: {name}: expected a whole number from 1 to {option.most:,}, got {value!r}"
+                )
         return options
 
 
