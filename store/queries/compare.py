@@ -77,7 +77,8 @@ class Winner:
 
     Leads are those over the best of another GPU type, as fractions; None: there is none. `staying`: how far the first
     side's winner is behind the best of the second; None: it is not ranked there, or there was none. `refused`: why the
-    one side without a winner answers nothing here, where its engine does not support it; the winner does not change.
+    one side without a winner answers nothing here, where its engine does not support it or gives no such percentile;
+    the winner does not change.
     """
 
     model: str
@@ -316,13 +317,13 @@ def _winners(one: _Seen, other: _Seen) -> Iterable[Winner]:
 
 
 def _refusal(*groups: Group | None) -> str | None:
-    """Return the explanation of the engine on the side without a winner, where it supports none of its cases."""
+    """Return why the side without a winner has no answer, where its engine gives none to such a question."""
     for group in groups:
         if (
             group
             and not group.configs
             and group.losers
-            and {one.cause for one in group.losers} == {Cause.NOT_SUPPORTED}
+            and {one.cause for one in group.losers} <= {Cause.NOT_SUPPORTED, Cause.NO_PERCENTILE}
         ):
             return next((loser.detail for one in group.losers for loser in one.examples), "not supported")
     return None

@@ -151,7 +151,7 @@ def test_what_an_engine_does_not_support_changes_no_winner(tmp_path: Path, capsy
         asked = ["compare", *(f"engine:{side}" for side in sides), *db]
         assert execute(asked) == 0
         shown = " ".join(capsys.readouterr().out.split())
-        assert f"{refused} does not support 1 pair of model and workload: roofline answers for closed loops" in shown
+        assert f"{refused} has no answer for 1 pair of model and workload: roofline answers for closed loops" in shown
         assert "the winner changes" not in shown
         assert execute([*asked, "--json"]) == 0
         (winner,) = json.loads(capsys.readouterr().out)["winners"]

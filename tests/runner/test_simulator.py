@@ -439,6 +439,9 @@ def test_both_engines_answer_one_question_and_means_of_bins_say_so_everywhere(tm
     for form in ((), ("--json",), ("--csv",)):
         compared = gpuscout("compare", "engine:roofline", "engine:simulator", *form, cwd=tmp_path)
         assert (compared.returncode, told in compared.stdout) == (0, True), compared.stderr
+    compared = gpuscout("compare", "engine:roofline", "engine:simulator", "--slo", "ttft:p95<=2s", cwd=tmp_path)
+    assert "A has no answer for 1 pair of model and workload: estimates are means" in " ".join(compared.stdout.split())
+    assert "winner changes" not in compared.stdout
     # Percentiles of the one that has them; the other refuses.
     for engine, code in (("simulator", 0), ("roofline", 6)):
         found = gpuscout("recommend", "--engine", engine, "--slo", "ttft:p95<=1s", cwd=tmp_path)

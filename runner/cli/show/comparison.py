@@ -157,7 +157,7 @@ def _summary(found: Comparison, shared: Sequence[Winner], alone: Sequence[Winner
         ("B" if one.before else "A", one.refused) for one in found.winners if one.refused
     ):
         number = sum((one.refused, bool(one.before)) == (reason, side == "B") for one in found.winners)
-        yield f"{side} does not support {count(number, 'pair')} of model and workload: {reason}"
+        yield f"{side} has no answer for {count(number, 'pair')} of model and workload: {reason}"
     neither = [winner for winner in alone if not (winner.before or winner.after)]
     if neither:
         yield f"nothing qualifies on either side for {count(len(neither), 'pair')} of model and workload"
