@@ -196,7 +196,8 @@ class SloOptions:
         Many, _aim("--slo", help="A limit to meet: 'ttft<=500ms', 'rate>=5/s', 'ttft:p95<=1s'; repeat for more.")
     ] = None
     assume_tail: Annotated[
-        float | None, _aim("--assume-tail", help="Take percentiles that were not simulated as so many times the mean.")
+        float | None,
+        _aim("--assume-tail", help="Factor from the mean to percentiles that were not simulated."),
     ] = None
 
     def limited(self, question: Question) -> Question:
@@ -213,9 +214,9 @@ class SloOptions:
 class LimitOptions(SloOptions):
     """Those limits, which a point between stored ones may meet as well, and how far estimates are to be trusted."""
 
-    no_interpolate: Annotated[bool, _aim("--no-interpolate", help="Only stored concurrencies, none between them.")] = (
-        False
-    )
+    no_interpolate: Annotated[
+        bool, _aim("--no-interpolate", help="Use stored concurrencies only, no interpolation.")
+    ] = False
     trust: Annotated[
         str,
         _aim(
@@ -226,11 +227,11 @@ class LimitOptions(SloOptions):
     ] = "prefer"
     confidence: Annotated[
         float | None,
-        _aim("--confidence", help="How likely each limit and the figures must hold: 0.5 (default) to 0.99."),
+        _aim("--confidence", help="Required probability of each limit and figure: 0.5 (default) to 0.99."),
     ] = None
     cautious: Annotated[bool, _aim("--cautious", help="--confidence 0.9.")] = False
     no_slo: Annotated[
-        bool, _aim("--no-slo", help=f"No limit. Unless one is given, ITL <= {DEFAULT_ITL_MS:g} ms counts.")
+        bool, _aim("--no-slo", help=f"Rank without limits. By default ITL <= {DEFAULT_ITL_MS:g} ms must hold.")
     ] = False
 
     def limited(self, question: Question, *, by_default: bool = True) -> Question:

@@ -28,7 +28,7 @@ _RATE = re.compile(
 _load = under("The load")
 RateOption = Annotated[Many, _load("--rate", help="Requests per second: 50, 300/min, chat=50; repeat.")]
 TokensRate = Annotated[Many, _load("--tokens-rate", help="Output tokens per second instead; repeat.")]
-Headroom = Annotated[float, _load("--headroom", help="Share of the capacity that is kept free.")]
+Headroom = Annotated[float, _load("--headroom", help="Share of the capacity to keep free.")]
 _PER_SECOND = {None: 1.0, "/s": 1.0, "/min": 1 / 60, "/h": 1 / 3600}
 
 
@@ -55,7 +55,9 @@ def capacity(
     min_replicas: Annotated[int, _load("--min-replicas", min=1, help="Minimum number of replicas.")] = 1,
     spare: Annotated[int, _load("--spare", min=0, help="Replicas beyond what the load needs.")] = 0,
     whole_nodes: Annotated[bool, _load("--whole-nodes", help="Pay for all GPUs of every node.")] = False,
-    top: Annotated[int, typer.Option("--top", min=0, help="Configurations besides the cheapest of each GPU type.")] = 0,
+    top: Annotated[
+        int, typer.Option("--top", min=0, help="Configurations to add to the cheapest of each GPU type.")
+    ] = 0,
     db: Db = DEFAULT_STORE,
 ) -> None:
     """Size a deployment for a load: replicas, GPUs, nodes and USD.

@@ -35,7 +35,7 @@ def recommend(
     prices: PriceOptions,
     output: Output,
     rate: DeploymentRate = None,
-    top: Annotated[int, typer.Option("--top", min=1, help="Configurations per model, of other GPUs first.")] = 1,
+    top: Annotated[int, typer.Option("--top", min=1, help="Configurations per model, those of other GPUs first.")] = 1,
     have: Have = None,
     sort: Sort = None,
     explain: Annotated[
@@ -60,7 +60,7 @@ def recommend(
 ) -> None:
     """Recommend the best configuration for each model and workload. Computes nothing.
 
-    With --have, what GPUs that are there can serve instead: of each model the most output tokens per second. Exit
+    With --have, the available GPUs instead: for each model the most output tokens per second they can serve. Exit
     status 6: nothing qualifies.
     """
     from gpuscout.runner.cli.show.deployments.inventory import print_inventory, read_inventory

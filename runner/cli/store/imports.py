@@ -69,12 +69,12 @@ class Facts:
     concurrency: Annotated[str | None, _fact("--concurrency", "N", "Requests always in flight.")] = None
     request_rate: Annotated[str | None, _fact("--request-rate", "RATE", "Requests per second.")] = None
     gpu_memory_utilization: Annotated[
-        str | None, _fact("--gpu-memory-utilization", "FRACTION", "The server's share of GPU memory (0.9).")
+        str | None, _fact("--gpu-memory-utilization", "FRACTION", "The server's share of GPU memory (default: 0.9).")
     ] = None
     max_model_len: Annotated[
         str | None, _fact("--max-model-len", "TOKENS", "The longest sequence (input + output).")
     ] = None
-    source: Annotated[str | None, _fact("--source", "TEXT", "Where the runs come from (the file).")] = None
+    source: Annotated[str | None, _fact("--source", "TEXT", "Source of the runs (default: the file).")] = None
 
 
 @grouped
@@ -117,8 +117,8 @@ def import_results(
 ) -> None:
     """Put measured results into the store, beside the estimates.
 
-    A run is known by its content: importing again adds nothing. What a file does not say must be said here, or it is
-    refused. A refused or broken file imports nothing and stops no other (exit 2).
+    A run is identified by its content: importing it again adds nothing. Facts missing from a file must be given here,
+    or the file is refused. Of a refused or broken file nothing is imported; the other files are (exit status 2).
     """
     if list_ or remove:
         if dry_run or (list_ and remove):

@@ -239,7 +239,7 @@ def _excluding(text: str) -> dict[str, str]:
 class AskOptions(AimOptions):
     """Question to the store once a sweep has run: flags replace what the spec says."""
 
-    top: Annotated[int, typer.Option("--top", min=1, help="Configurations per model, of other GPUs first.")] = 1
+    top: Annotated[int, typer.Option("--top", min=1, help="Configurations per model, those of other GPUs first.")] = 1
 
     rate: Annotated[
         Many, typer.Option("--rate", help="Size it for a load, too: 20 requests/s, 300/min, chat=50; repeat.")

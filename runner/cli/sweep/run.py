@@ -74,7 +74,7 @@ def run(
 ) -> None:
     """Compute what a sweep still lacks, store it, recommend. Running it again resumes or does nothing.
 
-    With --have, what GPUs that are there can serve: all models, unless some are named. Exit status 5: tasks failed, 6:
+    With --have, the available GPUs serve all models, unless some are named. Exit status 5: tasks failed, 6:
     nothing qualifies.
     """
     from gpuscout.runner.api import run as api
