@@ -240,7 +240,7 @@ tasks = Table(
     UniqueConstraint("key"),
     _one_of("outcome", (outcome for outcome in OUTCOMES if outcome.is_answer)),
     Index(None, "case_id", "engine_id"),
-    # A dear engine has answered little beside a cheap one.
+    # An expensive engine has answered little beside a cheap one.
     Index(None, "engine_id"),
 )
 

@@ -53,7 +53,7 @@ class SweptModel:
 class Placement:
     """Place and limits of an engine's tasks. Changes no numbers: no digest covers it.
 
-    `task_timeout_s`: one task of a dear engine, one call of a cheap one, ends within so many seconds; None: whenever.
+    `task_timeout_s`: one task of an expensive engine, one call of a cheap one, ends within these seconds; None: any.
     `memory_limit_gb`: what the engine's process may allocate, in 10^9 bytes of address space; None: anything.
     The rest is what Ray is asked for each task; None and empty ask for nothing. Without Ray it means nothing.
     """

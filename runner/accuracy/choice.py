@@ -35,8 +35,8 @@ class GpuChoice:
     """Quality of the GPU that estimates call cheapest per output token. Shares and regret are fractions.
 
     A question is a model, server, precision and lengths measured on two GPU types or more, with a limit of ITL that at
-    least two of them meet. Regret is how much dearer than the cheapest the chosen GPU is by its own measured runs; a
-    choice that never meets the limit, or none, pays for the dearest.
+    least two of them meet. Regret is the extra cost of the chosen GPU over the cheapest by its own measured runs; a
+    choice that never meets the limit, or none, pays for the costliest.
     """
 
     questions: int

@@ -120,7 +120,7 @@ def _missing(key: bytes, concurrencies: set[int], known: dict[bytes, StoredTask]
 
 
 def _chunks(lacking: Mapping[bytes, _Wanted], engine: EnginePart) -> Iterator[list[bytes]]:
-    """Yield the cases cut into sweeps. A dear engine is asked for nothing that is not wanted."""
+    """Yield the cases cut into sweeps. An expensive engine is asked for nothing that is not wanted."""
     spare = _SPARE_POINTS if cached_engine(engine.name, engine.options).cost is Cost.CHEAP else 0
     chunk: list[bytes] = []
     ladder: set[int] = set()

@@ -25,7 +25,7 @@ def in_fp8(spec: SweepSpec, expansion: Expansion, question: Question, ranking: R
     """Return the question about FP8 weights for each group of a sweep in the models' own 16-bit precision.
 
     Nothing is kept: it is computed in a store of its own, at the prices of the ranking. Empty where precisions were
-    named, or an engine is too dear to be asked beside, or somebody else's.
+    named, or an engine is too expensive to be asked beside, or somebody else's.
     """
     sweep = expansion.sweep
     models = {swept.architecture.name: swept for swept in sweep.models if _is_16_bit(swept)}

@@ -43,8 +43,8 @@ def block_work(
 ) -> BlockWork:
     """Return the remaining work for one block of a registered sweep.
 
-    A job is what has to finish within a task timeout: a call of a cheap engine, one task of a dear one. Tasks that
-    crashed or timed out in an earlier run are left out unless `retry_failed`.
+    A job is what has to finish within a task timeout: a call of a cheap engine, one task of an expensive one. Tasks
+    that crashed or timed out in an earlier run are left out unless `retry_failed`.
     """
     cases, keys = keyed_cases(expansion, block)
     part = expansion.sweep.engines[expansion.engine_of(block)]
@@ -59,13 +59,13 @@ def block_work(
         known = {position: runs[keys[position]] for position in tried if keys[position] in runs}
         tried = [position for position in tried if keys[position] not in given_up]
         return _to_measure(block, cases, keys, reused, part.ladder, tried, known, engine)
-    dear = engine.cost is Cost.EXPENSIVE
+    expensive = engine.cost is Cost.EXPENSIVE
     jobs: list[Job] = []
     for concurrencies, positions in lacking.items():
         tried = [position for position in positions if keys[position] not in given_up]
         if tried:
             whole = Job(block, np.array(tried, dtype=np.int64), np.array(concurrencies, dtype=np.int64))
-            jobs += whole.cut(1) if dear else [whole]
+            jobs += whole.cut(1) if expensive else [whole]
     return BlockWork(cases, keys, reused, jobs)
 
 

@@ -33,7 +33,7 @@ CHEAP_LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384
 EXPENSIVE_LADDER = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 # A block of a cheap engine should take a fraction of a second and a sweep have enough blocks to share out; a block of
-# a dear one is one task, or a second of quick ones, unless the store would hold more rows for blocks than anybody
+# an expensive one is one task, or a second of quick ones, unless the store would hold more rows for blocks than anybody
 # waits for.
 _CHEAP_BLOCK, _SMALLEST_CHEAP_BLOCK, _CHEAP_BLOCKS = 4096, 256, 64
 _MOST_EXPENSIVE_BLOCKS = 20_000

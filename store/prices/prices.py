@@ -2,7 +2,7 @@
 
 *One price.* Of the quotes that a question leaves in (dated, on demand, exactly that part) each provider counts with its
 newest; where it has several of that date (instance types, regions), with the lowest. A provider is one whatever the
-case of its name. The price is the median over providers, low and high are the cheapest and the dearest provider.
+case of its name. The price is the median over providers, low and high are the cheapest and the costliest provider.
 *Books.* The first book of the question that has such a quote for a GPU prices it alone: books are never mixed for one
 GPU. Without a choice that is the book "own", if
 the store has one. What is in none of the books that were asked for comes from "default", which ships with gpuscout.

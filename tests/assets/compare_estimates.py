@@ -35,7 +35,7 @@ from tests.support.llm_optimizer_formula import GPUS, Shape, latencies_ms
 
 FILE = Path(__file__).parents[1] / "data/aisimulate_static.csv"
 _SERVERS = {"vllm": "vLLM", "sglang": "SGLang", "trtllm": "TensorRT-LLM"}
-DEAREST_HEAD = "| cheapest GPU, model left out | chosen | cheapest | dearer by |"
+DEAREST_HEAD = "| cheapest GPU, model left out | chosen | cheapest | costs more by |"
 _DEAREST = 8  # questions, which are named
 _NOTHING = (np.nan, np.nan)
 

@@ -302,8 +302,8 @@ def _cut(plans: Sequence[Plan]) -> tuple[tuple[Plan, ...], tuple[Plan, ...]]:
     if first is None:
         return tuple(plans), ()
     most = first.usd * MOST_TIMES_THE_BEST
-    dear = [one for one in plans if one.usd_per_hour is not None and one.usd_per_hour.usd > most]
-    return tuple(one for one in plans if one not in dear), tuple(dear)
+    costly = [one for one in plans if one.usd_per_hour is not None and one.usd_per_hour.usd > most]
+    return tuple(one for one in plans if one not in costly), tuple(costly)
 
 
 def _cheapest_first(found: Plan) -> tuple[float, int, int, str, int]:

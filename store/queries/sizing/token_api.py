@@ -6,7 +6,7 @@ busy or not, in whole replicas: n of them carry n times what one sustains within
 replica may tip the balance again: `lasting` is the load from which it never does. Loads are tokens a day, input and
 output together.
 *Range*: from the cheapest seller of the GPU and the upper end of the 80 % interval of what a replica sustains to the
-dearest seller and the lower end.
+costliest seller and the lower end.
 """
 
 from __future__ import annotations

@@ -187,8 +187,8 @@ def _notes(found: Capacity, group: GroupCapacity) -> Iterator[str]:
     if group.cut:
         gpus = ", ".join(short_gpu(plan.config.gpu) for plan in group.cut)
         yield (
-            f"{count(len(group.cut), 'GPU type')} more than {MOST_TIMES_THE_BEST} times as dear as the first left out: "
-            f"{gpus}"
+            f"{count(len(group.cut), 'GPU type')} more than {MOST_TIMES_THE_BEST} times as expensive as the first "
+            f"left out: {gpus}"
         )
 
 

@@ -153,7 +153,7 @@ def _notes(found: CapacityOverTime, group: MovingGroup) -> Iterator[str]:
         yield from doubts(doubt(plan.config, group.group) for plan in group.plans)
         left_out = [short_gpu(plan.config.gpu) for plan in group.plans[_MOST_GPUS + 1 :]]
         if left_out:
-            yield f"{count(len(left_out), 'dearer GPU type')} not shown: {', '.join(left_out)} (--csv has all)"
+            yield f"{count(len(left_out), 'more expensive GPU type')} not shown: {', '.join(left_out)} (--csv has all)"
         if any(fleet.safe is None for fleet in first.fleets):
             yield "-: it does not meet the limits with a probability of 90 % at any load"
     lengths, case = group.series.mean_lengths, (group.group.input_len, group.group.output_len)

@@ -96,8 +96,8 @@ def _remarks(found: ApiComparison, top: int | None) -> list[str]:
         *caveats_of(one.group for one in found.answers),
         *price_sources(found.prices, shown),
         "break-even: tokens a day, input and output together, from which GPUs cost no more than the API. range: from "
-        "the cheapest seller and the upper end of the 80 % interval of a replica's rate to the dearest and the lower "
-        "end. lasting: from there on no further replica makes them dearer again.",
+        "the cheapest seller and the upper end of the 80 % interval of a replica's rate to the costliest and the lower "
+        "end. lasting: from there on no further replica makes them cost more again.",
     ]
 
 
