@@ -61,8 +61,8 @@ def whole_number(value: float) -> str:
 
 
 def a_share(value: float) -> str:
-    """Return text such as "18 %", "0.9 %" """
-    return f"{100 * value:.2g} %"
+    """Return text such as "18.3 %", "0.069 %" """
+    return f"{number(100 * value)} %"
 
 
 def yes_or_no(value: bool) -> str:
