@@ -37,6 +37,7 @@ def test_a_reader_that_leaves_is_no_failure(tmp_path: Path) -> None:
     assert (done.stdout.strip(), done.stderr) == ("0", "")
 
 
+@pytest.mark.slow
 def test_an_encoding_without_typographic_characters_gets_plain_ones(tmp_path: Path) -> None:
     """Ranges have hyphens, charts of bars digits."""
     ascii_only = {**environment(), "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "COLUMNS": "80"}

@@ -348,6 +348,7 @@ def test_the_recommended_row_is_deployed(
     assert written(capsys, store_url, *nvidia, "--run-with", "sglang").startswith("python3 -m sglang.launch_server")
 
 
+@pytest.mark.slow
 def test_a_server_for_a_rate_takes_as_many_sequences_as_were_simulated(
     store: Store, store_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -144,6 +144,7 @@ def test_stored_tasks_finds_the_keys_that_have_an_answer(store: Store) -> None:
     assert found[keys[1]][1:] == ((1, 2, 4), "ok", 2)
 
 
+@pytest.mark.slow
 def test_more_keys_than_one_query_takes(store: Store) -> None:
     scenario = Scenario(store, blocks=1, per_block=12_000, ladder=(2,))
     [(block, attempt)] = scenario.claim()
