@@ -112,6 +112,12 @@ def _from_postgres(error: Any, where: str) -> GpuscoutError | None:
     if state in _OF_PLACE:
         text, hint = _OF_PLACE[state]
         return StoreUnreachableError(f"cannot use {where}: {text or _first_line(error)}", hint=hint)
+    if not state and _CLOSED in str(error):
+        return StoreUnreachableError(
+            f"cannot use {where}: {_first_line(error)}",
+            hint="its log says why: it was stopped, or a time-out for sessions is too short for this "
+            "(transaction_timeout, idle_session_timeout, idle_in_transaction_session_timeout)",
+        )
     # Class 08 connection, 28 authorisation, 3D no such database, 53 out of resources, 57P shut down.
     if state.startswith(("08", "28", "3D", "53", "57P")) or (not state and _is_lost(error)):
         return StoreUnreachableError(
@@ -119,6 +125,9 @@ def _from_postgres(error: Any, where: str) -> GpuscoutError | None:
         )
     return None
 
+
+# Often without the server's reason: it is lost where the server closes a connection on which more was just sent.
+_CLOSED = "server closed the connection unexpectedly"
 
 # What a server, a database or a role is set to, by SQLSTATE; None: as the server says it.
 _OF_PLACE: dict[str, tuple[str | None, str]] = {

@@ -100,7 +100,7 @@ def test_text_that_the_encoding_of_a_database_lacks(postgres: str) -> None:
     ("setting", "says"),
     [
         ("statement_timeout = '1ms'", "statement timeout"),
-        ("transaction_timeout = '5ms'", "transaction timeout"),
+        ("transaction_timeout = '5ms'", "transaction_timeout"),
         ("search_path = 'nowhere'", "no schema has been selected"),
         ("default_transaction_read_only = on", "read-only"),
     ],
