@@ -21,7 +21,7 @@ from gpuscout.store.prices.books import prices_for
 from gpuscout.store.prices.csv_file import prices_by_name
 from gpuscout.store.prices.prices import Prices
 from gpuscout.store.queries.sizing.capacity import Out, expected_rates, is_known, out_of, rate_of
-from gpuscout.store.queries.sizing.capacity_question import all_prices, both_rankings, node_sizes
+from gpuscout.store.queries.sizing.capacity_question import all_prices, both_rankings, check_workloads, node_sizes
 from gpuscout.store.queries.sizing.moving import Hourly, hourly_of
 from gpuscout.store.queries.sizing.simulated_rates import highest_rates, of_one_load, settings_of
 from gpuscout.store.ranking.answer.aside import case_of
@@ -179,12 +179,7 @@ def _check(batches: tuple[Batch, ...], question: Question) -> None:
     if not batches:
         raise InputError("no batch to finish", hint="for example --batch 5M --within 8h")
     names = [batch.workload for batch in batches]
-    if len(set(names)) < len(names):
-        raise InputError("a workload has two batches", hint="--batch chat=5M --batch rag=1M names each once")
-    if None in names and len(names) > 1:
-        raise InputError("either all batches name a workload, or none does", hint="--batch chat=5M --batch rag=1M")
-    if any(names) and (question.workload or question.input_len or question.output_len):
-        raise InputError("a batch that names its workload leaves no choice to --workload, --input-len and --output-len")
+    check_workloads(names, question, ("batch", "batches"), "--batch chat=5M --batch rag=1M")
 
 
 def _planned(

@@ -126,13 +126,23 @@ def check_rates(rates: list[Rate], question: Question) -> None:
             "nothing to size for: give --rate, --tokens-rate or --users",
             hint="for example --rate 50, per second",
         )
-    names = [rate.workload for rate in rates]
+    check_workloads([rate.workload for rate in rates], question, ("rate", "rates"), "--rate chat=50 --rate rag=10")
+
+
+def check_workloads(names: Sequence[str | None], question: Question, of: tuple[str, str], example: str) -> None:
+    """Raise InputError unless each names a workload of its own and the question none, or one is for the question's.
+
+    `of`: the word for one of them, and for several.
+    """
+    singular, plural = of
     if len(set(names)) < len(names):
-        raise InputError("a workload has two rates", hint="--rate chat=50 --rate rag=10 names each once")
+        raise InputError(f"a workload has two {plural}", hint=f"{example} names each once")
     if None in names and len(names) > 1:
-        raise InputError("either all rates name a workload, or none does", hint="--rate chat=50 --rate rag=10")
+        raise InputError(f"either all {plural} name a workload, or none does", hint=example)
     if any(names) and (question.workload or question.input_len or question.output_len):
-        raise InputError("a rate that names its workload leaves no choice to --workload, --input-len and --output-len")
+        raise InputError(
+            f"a {singular} that names its workload leaves no choice to --workload, --input-len and --output-len"
+        )
 
 
 def _with_load(connection: sa.Connection, groups: list[GroupCapacity]) -> list[GroupCapacity]:
