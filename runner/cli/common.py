@@ -81,7 +81,7 @@ def json_text(document: Mapping[str, object]) -> str:
 
 
 def open_store(url: str, *, create: bool = False) -> Store:
-    """Open the store of a command. Imported by now and not before: commands that need none start without SQLAlchemy."""
+    """Open the store of a command; commands that need none start without importing SQLAlchemy."""
     from gpuscout.store.database import connect
 
     return connect.open_store(url, create=create)

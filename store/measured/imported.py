@@ -53,7 +53,7 @@ class Removed:
 def imported_groups(connection: sa.Connection, patterns: Sequence[str] = ()) -> list[ImportedGroup]:
     """Return imported runs by place and tool, in the order of the first import."""
     groups: dict[tuple[str | None, str, str | None], list[Any]] = {}
-    for row in _matching(connection, patterns):
+    for row in matching_runs(connection, patterns):
         groups.setdefault((row.file, row.source, row.tool), []).append(row)
     found = []
     for (file, source, tool), rows in groups.items():
@@ -71,7 +71,7 @@ def remove_runs(connection: sa.Connection, patterns: Sequence[str]) -> Removed:
     With them go the errors that were kept of engines over stored runs, for they count runs that are gone, and what
     sweeps know of having measured them: those measure again when they are run. Estimates are never touched.
     """
-    ids = [row.id for row in _matching(connection, patterns)]
+    ids = [row.id for row in matching_runs(connection, patterns)]
     case_ids = set[int]()
     tails = 0
     for some in portions(ids):
@@ -107,18 +107,20 @@ def _forget_tasks(connection: sa.Connection, run_ids: Sequence[int]) -> None:
 
 def runs_without_concurrency(connection: sa.Connection, patterns: Sequence[str] = ()) -> int:
     """Return the number of stored runs at a request rate of unknown concurrency, which no estimate is compared with."""
-    wanted = {row.id for row in _matching(connection, patterns)}
+    wanted = {row.id for row in matching_runs(connection, patterns)}
     rated = sa.and_(measured_runs.c.load == "request_rate", measured_runs.c.concurrency.is_(None))
     return len(wanted & set(connection.execute(sa.select(measured_runs.c.id).where(rated)).scalars()))
 
 
 def runs_of_variants(connection: sa.Connection, patterns: Sequence[str] = ()) -> int:
     """Return the number of stored runs of deployments that are not plain, which no estimate is compared with."""
-    return sum(variant(row.details) is not None for row in _matching(connection, patterns))
+    return sum(variant(row.details) is not None for row in matching_runs(connection, patterns))
 
 
 @dataclass(frozen=True)
-class _Row:
+class ImportedRun:
+    """One imported run: where it came from, and what its source said of it."""
+
     id: int
     file: str | None
     source: str
@@ -128,7 +130,7 @@ class _Row:
     details: Mapping[str, Any]
 
 
-def _matching(connection: sa.Connection, patterns: Sequence[str]) -> list[_Row]:
+def matching_runs(connection: sa.Connection, patterns: Sequence[str]) -> list[ImportedRun]:
     """Return runs whose file or source matches; all without patterns. "public" stands for the public files."""
     wanted = ["public:*" if pattern == "public" else pattern for pattern in patterns]
     columns = measured_runs.c["id", "source", "tool", "measured_on", "imported_at", "details"]
@@ -137,5 +139,5 @@ def _matching(connection: sa.Connection, patterns: Sequence[str]) -> list[_Row]:
         details = json.loads(row.details) if row.details else {}
         file = details.get("file")
         if not wanted or any(fnmatch.fnmatchcase(name, p) for name in (file, row.source) if name for p in wanted):
-            rows.append(_Row(row.id, file, row.source, row.tool, row.measured_on, row.imported_at, details))
+            rows.append(ImportedRun(row.id, file, row.source, row.tool, row.measured_on, row.imported_at, details))
     return rows

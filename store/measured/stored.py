@@ -21,7 +21,7 @@ from sqlalchemy.exc import IntegrityError
 from gpuscout.store.database import bulk, driver_errors
 from gpuscout.store.database.connect import Store
 from gpuscout.store.measured.formats.reported import variant
-from gpuscout.store.measured.imported import _matching
+from gpuscout.store.measured.imported import matching_runs
 from gpuscout.store.measured.runs import DEFAULT_MEMORY, MeasuredRun, day_or_month
 from gpuscout.store.portions import portions
 from gpuscout.store.results import durable
@@ -171,7 +171,7 @@ def stored_runs(
 
     With `rate_driven` also runs at a request rate whose mean concurrency is known, as closed loops of it.
     """
-    details = {row.id: row.details for row in _matching(connection, patterns)}
+    details = {row.id: row.details for row in matching_runs(connection, patterns)}
     query = _AS_MEASURED.where(
         sa.or_(
             measured_runs.c.load != "request_rate",

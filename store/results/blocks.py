@@ -149,7 +149,7 @@ def reopen_failed_blocks(connection: sa.Connection, sweep_id: int, *, include_cr
     Tasks that crashed or timed out alone do not reopen a block unless `include_crashed`: they may take a runner down
     or an hour again. (In a block reopened for another task, `open_failures` tells which to leave out.)
     """
-    failed = _open_failures(sweep_id).subquery()
+    failed = select_open_failures(sweep_id).subquery()
     worth = sa.select(failed.c.block)
     if not include_crashed:
         worth = worth.where(failed.c.outcome.not_in(_ONLY_WHEN_ASKED))
@@ -164,7 +164,7 @@ def reopen_failed_blocks(connection: sa.Connection, sweep_id: int, *, include_cr
 
 def open_failures(connection: sa.Connection, sweep_id: int, block: int | None = None) -> list[OpenFailure]:
     """Return the open failures of a sweep, or of one of its blocks, in the order in which they happened."""
-    query = _open_failures(sweep_id, block).order_by(failures.c.id)
+    query = select_open_failures(sweep_id, block).order_by(failures.c.id)
     return [
         OpenFailure(row.block, row.task_key, row.case_id, row.engine_id, Outcome(row.outcome), row.message)
         for row in connection.execute(query)
@@ -185,7 +185,7 @@ def sweep_progress(connection: sa.Connection, sweep_id: int) -> SweepProgress:
             .group_by(blocks.c.state)
         )
     }
-    failed = _open_failures(sweep_id).subquery()
+    failed = select_open_failures(sweep_id).subquery()
     by_outcome = connection.execute(sa.select(failed.c.outcome, sa.func.count()).group_by(failed.c.outcome))
 
     def count(state: str, what: str) -> int:
@@ -203,7 +203,7 @@ def sweep_progress(connection: sa.Connection, sweep_id: int) -> SweepProgress:
 
 def count_open_failures(connection: sa.Connection, sweep_id: int, block: int | None = None) -> int:
     """Return the number of tasks of a sweep, or of one of its blocks, that have failed and are still lacking."""
-    failed = _open_failures(sweep_id, block).subquery()
+    failed = select_open_failures(sweep_id, block).subquery()
     return connection.execute(sa.select(sa.func.count()).select_from(failed)).scalar_one()
 
 
@@ -225,7 +225,7 @@ def finish_if_done(connection: sa.Connection, sweep_id: int) -> bool:
     return True
 
 
-def _open_failures(sweep_id: int, block: int | None = None) -> sa.Select[*tuple[Any, ...]]:
+def select_open_failures(sweep_id: int, block: int | None = None) -> sa.Select[*tuple[Any, ...]]:
     """Return the latest failure of every task of the sweep that is not in its membership."""
     latest = sa.select(sa.func.max(failures.c.id)).where(failures.c.sweep_id == sweep_id)
     if block is not None:

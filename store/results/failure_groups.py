@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from gpuscout.store.results.blocks import _open_failures
+from gpuscout.store.results.blocks import select_open_failures
 from gpuscout.store.schema import (
     cases,
     engines,
@@ -40,7 +40,7 @@ class FailureGroup:
 
 def failure_groups(connection: sa.Connection, sweep_id: int) -> list[FailureGroup]:
     """Return the open failures of a sweep by engine and reason, the most frequent first."""
-    failed = _open_failures(sweep_id).subquery()
+    failed = select_open_failures(sweep_id).subquery()
     rows = connection.execute(
         sa.select(
             engines.c.name,
