@@ -83,9 +83,7 @@ def spellings_of(precisions: Iterable[Precision]) -> tuple[str, ...]:
 
 
 def precision_called(name: str) -> Precision | None:
-    """Return the precision that has this name or spelling (w4a16, awq,
-    nvfp4, fp8_e4m3 ...), in any case; None: none has.
-    """
+    """Return the precision of this name or spelling (w4a16, awq, nvfp4 …), in any case; None: none has it."""
     folded = _fold(name)
     return PRECISION_ALIASES.get(folded) or (Precision(folded) if folded in PRECISIONS else None)
 

@@ -29,9 +29,7 @@ def check_variable(name: str | None) -> None:
 
 
 def redacted(text: str, environment: Mapping[str, str]) -> str:
-    """Return the text without the values of environment variables that are
-    named like secrets, and without known tokens.
-    """
+    """Return the text without values of environment variables named like secrets, and without known tokens."""
     for name, value in environment.items():
         if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET:
             text = text.replace(value, _HIDDEN)

@@ -93,9 +93,7 @@ class GroupErrors:
 
 
 def closed_loop_throughput(estimates: Estimates) -> FloatArray:
-    """Return output tokens/s that follow from the estimated latencies when
-    `concurrency` requests are always in flight.
-    """
+    """Return the output tokens/s of `concurrency` requests always in flight, from the estimated latencies."""
     output_len = np.array([run.output_len for run in estimates.runs], dtype=np.float64)
     e2e_s = (estimates.ttft_ms + estimates.itl_ms * (output_len - 1)) / 1000
     throughput: FloatArray = estimates.concurrency * output_len / e2e_s

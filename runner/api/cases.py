@@ -47,9 +47,7 @@ _LOCKSTEP = (
 
 @contextmanager
 def opened(store: StoreLike | None) -> Iterator[Store]:
-    """Yield the store to work with: an open one as it is; a place, created
-    if need be; None: one in memory for the block.
-    """
+    """Yield the store to work with: an open one as it is, one at a place (created if need be), or one in memory."""
     if isinstance(store, Store):
         yield store
         return
@@ -162,9 +160,7 @@ def _computed(
 
 
 def _in_lockstep(name: str, engine: EnginePart, cases: Sequence[Case]) -> Sweep:
-    """Return the sweep of exactly these cases. (In lockstep, too, precisions
-    would be looked up for all pairs of cases.)
-    """
+    """Return the sweep of exactly these cases; precisions in lockstep, too, would be looked up for all pairs."""
     return Sweep(
         name=name,
         models=tuple(SweptModel(case.model, (case.precision,), (case.kv_precision,)) for case in cases),

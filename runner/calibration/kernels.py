@@ -111,9 +111,7 @@ def kernel_factors() -> dict[str, dict[str, float]]:
 
 
 def family_factors(document: Mapping[str, Any] | None = None) -> dict[str, dict[str, float]]:
-    """Return the mean ratio of each generation's kernel times to those of
-    `REFERENCE`; None: of the shipped file.
-    """
+    """Return each generation's mean ratio of kernel times to `REFERENCE`, of the shipped file unless given one."""
     families: Mapping[str, Mapping[str, float]] = (document or shipped())["families"]
     found: dict[str, dict[str, float]] = {}
     for family, constants in families.items():
@@ -192,9 +190,7 @@ def _experts(t: Table, gpu: GPUSpec) -> Found:
 
 
 def _exchanges(t: Table, gpu: GPUSpec) -> Found:
-    """Return latency per doubling of GPUs from small messages, share of
-    the link and its contention from the largest.
-    """
+    """Return the latency per doubling of GPUs (small messages), and the link's share and contention (largest)."""
     graph = np.array([str(name).endswith("_graph") for name in t.get("backend", [])])
     usable = graph if graph.any() else np.ones(len(t["latency"]), dtype=bool)
     seconds, sent = t["latency"] * 1e-3, t["message_size"] * float(_ALLREDUCE_BYTES)

@@ -151,9 +151,7 @@ class Parameters:
         return np.array(masks)
 
     def before(self, families: npt.NDArray[np.str_]) -> FloatArray:
-        """Return logarithms of all constants before a fit: priors, and what
-        measured kernels say of a family; as `logs`.
-        """
+        """Return the constants before a fit, as `logs`: priors, and what measured kernels say of a family."""
         nothing = np.zeros(len(NAMES))
         names, of = np.unique(families, return_inverse=True)
         table: FloatArray = np.array([self.base + self._kernels.get(name, nothing) for name in names.tolist()])

@@ -91,9 +91,7 @@ class FitRows:
         return FitRows(**columns)
 
     def thinned(self, most: int) -> FitRows:
-        """Return at most about so many runs of every deployment, spread
-        evenly, each with the weight of those left out.
-        """
+        """Return about so many runs of each deployment at most, evenly spread and weighted for those left out."""
         keep, weight = np.zeros(len(self), dtype=np.bool_), self.weight.copy()
         keys = self.deployment
         for key in np.unique(keys):

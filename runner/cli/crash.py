@@ -50,9 +50,7 @@ def traced(error: BaseException) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Return the text without passwords of URLs, what looks like a token,
-    and the values of variables that hold secrets.
-    """
+    """Return the text without passwords in URLs, values of secret variables and anything like a token."""
     values = {
         value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET
     }

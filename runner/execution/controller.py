@@ -301,9 +301,7 @@ class _Run:
                 return
 
     def _busy(self) -> bool:
-        """Return whether the executor has as much as it can use; before it has
-        started, a block that needs it is enough.
-        """
+        """Return whether the executor has all it can use; one that has not started needs one block."""
         slots = self._executor.slots if self._executor else 1
         return self._running + len(self._waiting) >= slots or len(self._elsewhere) >= slots + _MOST_ELSEWHERE
 

@@ -112,9 +112,7 @@ def keyed_cases(expansion: Expansion, block: int) -> tuple[CaseColumns, list[byt
 def split(
     ladder: tuple[int, ...], keys: list[bytes], known: dict[bytes, StoredTask]
 ) -> tuple[dict[int, int], dict[tuple[int, ...], list[int]]]:
-    """Return positions that need no computing with the ids of their tasks,
-    and the others by the concurrencies they lack.
-    """
+    """Return the positions that are known, with their tasks' ids, and the others by the concurrencies they lack."""
     reused: dict[int, int] = {}
     lacking: dict[tuple[int, ...], list[int]] = {}
     # Tasks of one block mostly share one stored ladder: work out once what it lacks.

@@ -288,9 +288,7 @@ def _load_of(values: Mapping[str, str]) -> Load | None:
 
 
 def _with_mean_concurrency(load: Load, run: Reported) -> Load:
-    """Complete a run at a request rate by its mean concurrency: as
-    measured, or by Little's law from the latencies.
-    """
+    """Add the mean concurrency at a request rate: as measured, or by Little's law from the latencies."""
     if load.kind != "request_rate":
         return load
     mean = run.details.get("mean_concurrency")

@@ -27,9 +27,7 @@ def counted(text: str) -> CountedGPU:
 
 
 def model_at(path: str) -> str | None:
-    """Return the model of the catalogue that the end of a path names
-    ("/srv/models/Qwen/Qwen3-8B"); None: it names none.
-    """
+    """Return the catalogue's model at the end of a path ("/srv/models/Qwen/Qwen3-8B"); None: it names none."""
     if not is_path(path):
         return None
     parts = [part for part in PurePosixPath(path.replace("\\", "/")).parts if part.strip("/.~")]

@@ -202,9 +202,7 @@ def _contents(model: HubModel, commit: str | None, token: str | None, *, quantis
 
 
 def _tensors(model: HubModel, commit: str | None, files: frozenset[str], api: Any) -> list[tuple[str, str, int]]:
-    """Return (name, dtype, elements) of all tensors, from the headers of
-    weight files: a range request each, no weights.
-    """
+    """Return (name, dtype, elements) of all tensors, from the headers of weight files by range requests."""
     weights = sorted(file for file in files if WEIGHTS.fullmatch(file))
     found: list[tuple[str, str, int]] = []
     for file in weights if len(weights) <= _MOST_HEADERS else ():

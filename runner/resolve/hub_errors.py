@@ -130,9 +130,7 @@ def _of_status(error: Exception, model: HubModel) -> Explained:
 
 
 def holds_no_config(model: HubModel, files: Collection[str]) -> GpuscoutError:
-    """Return the reason why a repository without a config.json cannot be estimated;
-    `files` are its files, empty when not known.
-    """
+    """Return why a repository without a config.json cannot be estimated; `files` is empty where unknown."""
     if "model_index.json" in files:
         return NotCausalError(
             f"{model.name} is a diffusion pipeline", hint="gpuscout estimates models that generate text token by token"

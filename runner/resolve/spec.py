@@ -283,9 +283,7 @@ class _Gpus:
 
 
 def engine_entries(spec: SweepSpec) -> tuple[EngineEntry, ...]:
-    """Return the engines of a spec; files that their options name (the
-    options end in `_file`) count from its own folder.
-    """
+    """Return the engines of a spec; files named by options (`…_file`) count from the spec's folder."""
     return tuple(
         entry.model_copy(
             update={

@@ -108,9 +108,7 @@ class Page:
         self._again = self._made if answering in (sweeps, sweep) else lru_cache(_MOST_KEPT)(self._made)
 
     def response(self, given: Given) -> Response:
-        """Return the page; where the question or the store is at fault, the page
-        that says so and what to do, below the form.
-        """
+        """Return the page, or where question or store are at fault one that says so and what to do."""
         try:
             fresh = freshness(self._db)
             make = self._made if fresh is None else self._again
@@ -203,9 +201,7 @@ def in_short(question: Any) -> Any:
 
 
 def _is_about_one(question: Any) -> bool:
-    """Return whether a question is most likely about one model and one
-    workload: then all of the answer is read at once.
-    """
+    """Return whether a question is most likely about one model and workload, whose whole answer is shown."""
     one_model = len(question.models) == 1 and not set("*?[") & set(question.models[0])
     return one_model and bool(question.workload or (question.input_len and question.output_len))
 

@@ -39,9 +39,7 @@ def is_network(kind: str) -> bool:
 
 
 def filesystem_of(path: Path, mounts: list[tuple[str, str]]) -> str | None:
-    """Return the type of the deepest mount that holds `path`; of two on
-    one point the later, which hides the earlier.
-    """
+    """Return the type of the deepest mount that holds `path`; of two on one point the later hides the earlier."""
     found: tuple[int, str] | None = None
     for point, kind in mounts:
         depth = len(Path(point).parts)

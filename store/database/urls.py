@@ -54,9 +54,7 @@ def parse_url(text: str) -> sa.URL:
 
 
 def display(url: sa.URL) -> str:
-    """Return the store for people, and what `--db` takes: the path of a
-    SQLite file, else the URL without its password.
-    """
+    """Return the store as people write it and `--db` takes it: a path, or a URL without its password."""
     path = sqlite_path(url)
     if path is not None:
         return str(path)

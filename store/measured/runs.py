@@ -292,9 +292,7 @@ def comparable_runs(file: Path) -> tuple[tuple[MeasuredRun, ...], int]:
 
 
 def runs_digest(runs: Iterable[MeasuredRun]) -> str:
-    """Return 16 hexadecimal digits that identify what was measured,
-    whatever the order of the runs or the file's form.
-    """
+    """Return 16 hexadecimal digits of what was measured, whatever the order of runs or the file's form."""
     lines = sorted(canonical_json(_contents(run)) for run in runs)
     return hashlib.sha256(b"\n".join(lines)).hexdigest()[:16]
 
@@ -366,7 +364,5 @@ def day_or_month(day: date | None, details: Mapping[str, Any]) -> str | None:
 
 
 def figures_of(reported: Reported) -> dict[str, Any]:
-    """Return the fields of a `MeasuredRun` that a file has under the same
-    names: figures, percentiles, the tool's own.
-    """
+    """Return the fields a `MeasuredRun` shares with a file's run: figures, percentiles, the tool's own."""
     return {name: getattr(reported, name) for name in _FIGURES}

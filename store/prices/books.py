@@ -59,9 +59,7 @@ def shipped_quotes() -> tuple[Quote, ...]:
 
 
 def book_names(connection: sa.Connection) -> list[str]:
-    """Return the books there are, of GPUs and of tokens: those of the store
-    in the order of their names, then what ships.
-    """
+    """Return the books of GPU and token prices: those of the store by name, then what ships."""
     stored = connection.execute(sa.union(sa.select(table.c.book), sa.select(token_prices.c.book))).scalars()
     return [*sorted(stored), DEFAULT_BOOK]
 

@@ -146,9 +146,7 @@ class GpuPrice:
         return (min(found), max(found)) if found else None
 
     def is_old(self, day: date) -> bool:
-        """Return whether at least half of its providers' prices were read
-        more than `OLD_AFTER_DAYS` before this day.
-        """
+        """Return whether half of its providers' prices, or more, are over `OLD_AFTER_DAYS` old on this day."""
         newest = {quote.provider.casefold(): quote.date for quote in self.quotes}
         old = sum((day - read).days > OLD_AFTER_DAYS for read in newest.values())
         return old > 0 and 2 * old >= len(newest)

@@ -392,9 +392,7 @@ _SHIFT = 1 << 31
 
 
 def _points(connection: sa.Connection, scope: Scope, of: Array) -> Array:
-    """Return points of these tasks as columns: position in `of` and
-    concurrency in one number, then `METRICS`; NaN: NULL.
-    """
+    """Return points of tasks as columns: place in `of` and concurrency in one number, `METRICS` (NaN: NULL)."""
     point = operating_points
     statement = (
         sa.select(tasks.c.id, point.c.concurrency, *(point.c[name] for name in METRICS))

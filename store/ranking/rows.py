@@ -42,9 +42,7 @@ probability `confidence` (0.5: the estimates). The opinions are those of several
 
 
 def columns_of(ranking: Ranking) -> tuple[str, ...]:
-    """Return `COLUMNS`, and for each percentile that a limit is on, called
-    as in `query`, with its ends: "p95_ttft_ms" …
-    """
+    """Return `COLUMNS`, and each percentile with a limit and its ends, as `query` calls them: "p95_ttft_ms" …"""
     return (*COLUMNS, *(part for column in _percentiles(ranking) for part in (column, *_ends(column))))
 
 
@@ -139,9 +137,7 @@ def _intervals(config: RankedConfig, figures: Iterable[str]) -> dict[str, float 
 
 
 def listed(group: Group) -> list[RankedConfig]:
-    """Return the best, then the best of other GPU types, then what else
-    there is: another TP of one GPU is less news.
-    """
+    """Return the best, the best of other GPU types, then the rest: another TP of one GPU is less news."""
     return [*group.best_per_gpu, *(config for config in group.configs if config not in group.best_per_gpu)]
 
 

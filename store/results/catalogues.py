@@ -40,9 +40,7 @@ def _described(connection: sa.Connection, names: Collection[str]) -> dict[str, M
 
 
 def caveats_of(connection: sa.Connection, names: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """Return the caveats that answers about these models carry, see
-    `ModelSpec.caveats`; only of models that have any.
-    """
+    """Return the caveats of the models that have any (`ModelSpec.caveats`), which their answers carry."""
     doubtful = sa.or_(*(models.c.architecture.contains(mark) for mark in _DOUBTFUL))
     query = sa.select(models.c.name).where(models.c.name.in_(names), doubtful)
     if not (marked := [name for (name,) in connection.execute(query)]):

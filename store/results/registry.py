@@ -94,9 +94,7 @@ def register_traffics(connection: sa.Connection, shapes: Sequence[str | None]) -
 
 
 def name_workloads(connection: sa.Connection, names: Iterable[tuple[str, int, int, int | None]]) -> None:
-    """Store names of workloads that belong to no sweep, but those that are stored: name, input_len, output_len and
-    the id of the traffic of each, the newest name last.
-    """
+    """Store new names of workloads outside sweeps (name, input_len, output_len, traffic id), the newest last."""
     columns = ("name", "input_len", "output_len", "traffic_id")
     stored = set(map(tuple, connection.execute(sa.select(*(imported_workloads.c[name] for name in columns)))))
     if new := [dict(zip(columns, row, strict=True)) for row in names if row not in stored]:

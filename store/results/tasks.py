@@ -348,7 +348,5 @@ def _unless_negative(values: IntArray) -> np.ma.MaskedArray[Any, Any]:
 
 
 def _printable(text: str) -> str:
-    """Return an engine's text in a form that both databases accept: Postgres
-    takes no NUL, neither takes half a surrogate pair.
-    """
+    """Return an engine's text as both databases take it: without NUL (Postgres) and halves of surrogates."""
     return text.replace("\0", "").encode(errors="replace").decode()[:_LONGEST_TEXT]

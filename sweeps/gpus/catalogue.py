@@ -97,9 +97,7 @@ class GPUCatalogue:
         return None if name == text else f"{text} -> {name}"
 
     def group(self, text: str) -> tuple[GPUSpec, ...]:
-        """Return the GPUs of the group that `text` names (`datacenter`, a
-        vendor, a family); none where it names none.
-        """
+        """Return the GPUs of a group (`datacenter`, a vendor, a family); none where `text` names none."""
         belongs = member_of(text)
         return tuple(gpu for gpu in self if belongs(gpu.name, gpu.vendor, gpu.family))
 

@@ -51,9 +51,7 @@ _UNKNOWN_AT_ZERO = ("memory_bandwidth_gbs", "link_gbs", "link_pair_gbs", "pcie_g
 
 
 def faults_of(spec: GPUSpec) -> list[str]:
-    """Return the faults of a specification that a program made, one a line;
-    empty where there are none.
-    """
+    """Return the faults of a program's specification, one a line; empty where there are none."""
     faults = [
         f"{key}: expected a text of letters, digits, spaces and . _ + - ( ), got {value!r}"
         for key, value in [("name", spec.name), *(("aliases", alias) for alias in spec.aliases)]

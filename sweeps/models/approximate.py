@@ -37,9 +37,7 @@ _OTHER_GROUPS = re.compile(
 
 
 def assumed_family(fields: Fields) -> Family:
-    """Return the rules of a decoder of no known family: a gate in its MLP
-    where the activation is one of a gated MLP.
-    """
+    """Return the rules of a decoder of no known family: a gated MLP where the activation is one's."""
     activation = fields.text("hidden_act", "hidden_activation", "activation_function", "activation", "mlp_hidden_act")
     plain = activation is not None and not _GATED.search(activation) and _PLAIN.search(activation) is not None
     return Family(gated_mlp=not plain)

@@ -211,9 +211,7 @@ class ModelSpec:
         return elements * kv_element_bytes(kv_precision)
 
     def kv_bytes_per_sequence(self, kv_precision: Precision, tokens: int) -> float:
-        """Return bytes that a sequence of `tokens` tokens keeps, over all
-        layers: windows and constant states included.
-        """
+        """Return the bytes a sequence of `tokens` tokens keeps in all layers, windows and constant states too."""
         elements = sum(
             group.layers * group.kv_elements_per_token * group.stored_tokens(tokens) for group in self.attention
         )
@@ -261,9 +259,7 @@ class ModelSpec:
         )
 
     def digest(self) -> bytes:
-        """Return 16 bytes that change with anything an estimate can depend
-        on; the same in every process and release.
-        """
+        """Return 16 bytes of all that estimates depend on; the same in every process and release."""
         return self._digest
 
     @cached_property

@@ -122,9 +122,7 @@ class ModelCatalogue:
         return [bare(name), *earlier, *map(bare, earlier)]
 
     def _unknown(self, name: str) -> UnknownNameError:
-        """Return the error, with names that are near as a whole or after the
-        slash, or say all that was typed and more.
-        """
+        """Return the error, with names near as a whole or after the slash, or that extend what was typed."""
         short = {bare(known): known for known in self.names()}
         wanted = set(_WORDS.findall(bare(name).casefold()))
         longer = [part for part in short if wanted and wanted <= set(_WORDS.findall(part.casefold()))]

@@ -102,9 +102,7 @@ def architecture_from_config(
 
 
 def _model_heads(fields: Fields, groups: tuple[AttentionGroup, ...]) -> tuple[int, int]:
-    """Return heads for queries and for keys and values of the model as a
-    whole: its own figures, else the most of a layer.
-    """
+    """Return the heads for queries, and for keys and values, of the model: its own, else the most of a layer."""
     attending = [g for g in groups if g.type in (AttentionType.FULL, AttentionType.SLIDING, AttentionType.MLA)]
     stated = fields.find(*HEADS)[1]
     heads = stated if attending and isinstance(stated, int) else max(g.heads for g in attending or groups)

@@ -148,9 +148,7 @@ def _single_blocks(fields: Fields) -> tuple[Layer, ...] | None:
 
 
 def _searched_blocks(fields: Fields, items: list[Any]) -> tuple[Layer, ...]:
-    """Read the layers of Nemotron-NAS: each has its own number of KV heads
-    and its own MLP width, or lacks one of them.
-    """
+    """Read the layers of Nemotron-NAS, each with KV heads and an MLP width of its own, or without one of them."""
     hidden, heads = fields.required(*HIDDEN), fields.required(*HEADS)
     layers = []
     for index, item in enumerate(items):
@@ -213,9 +211,7 @@ def _named_mixers(fields: Fields, family: Family, types: list[Any], full: Mixer)
 
 
 def _stated_mixers(fields: Fields, count: int) -> list[Mixer] | None:
-    """Read mixers by one of the conventions older than `layer_types`; None
-    when the configuration follows none of them.
-    """
+    """Read mixers by one of the conventions older than `layer_types`; None: it follows none of them."""
     if (ratios := fields.items("compress_ratios", count=count)) is not None:
         chosen = [_COMPRESS_RATIOS.get(ratio) if isinstance(ratio, int) else None for ratio in ratios]
         if None in chosen:

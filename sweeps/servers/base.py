@@ -81,9 +81,7 @@ class Launch:
 
 
 def small_batches(gpu: str, memory_gib: float) -> tuple[int, int]:
-    """Return sequences at once and prompt tokens a step where nothing is
-    known of a server: those of vLLM on small GPUs.
-    """
+    """Return the sequences at once and prompt tokens a step of an unknown server: vLLM's on small GPUs."""
     return 256, 2048
 
 

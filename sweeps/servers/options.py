@@ -72,9 +72,7 @@ def server_options(
 
 
 def options_text(options: ServerOptions) -> str:
-    """Read "max_num_seqs=256 stream_interval=10", as stores, tables and
-    CSV files have them; empty: all are defaults.
-    """
+    """Write "max_num_seqs=256 stream_interval=10" for stores, tables and CSV files; empty: all defaults."""
     return " ".join(f"{name}={value}" for name, value in options)
 
 
@@ -100,9 +98,7 @@ _SIZES_GIB = (16.0, 24.0, 48.0, 80.0, 141.0, 192.0)
 
 
 def default_in_words(name: str, server: str) -> str:
-    """Return text such as "256 or 1,024 by the GPU", "2,048 to 16,384 by the GPU",
-    "2,048"; empty where the server lacks the option.
-    """
+    """Return text such as "256 or 1,024 by the GPU" or "2,048"; empty where the server lacks the option."""
     if unknown_to(server, ((name, 1),)) is not None:
         return ""
     values = sorted({default_options(server, "", size)[name] for size in _SIZES_GIB})
@@ -112,8 +108,6 @@ def default_in_words(name: str, server: str) -> str:
 
 
 def defaults_in_words(name: str) -> str:
-    """Return text such as "vllm 256 or 1,024 by the GPU, sglang 2,048 …": the
-    defaults of the servers that have this option.
-    """
+    """Return text such as "vllm 256 or 1,024 by the GPU, sglang 2,048 …", of servers with this option."""
     defaults = {server: default_in_words(name, server) for server in SERVERS}
     return ", ".join(f"{server} {words}" for server, words in defaults.items() if words)

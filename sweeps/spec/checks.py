@@ -138,9 +138,7 @@ def _option_faults(spec: SweepSpec, data: Mapping[str, object]) -> Iterator[Faul
 
 
 def _load_faults(spec: SweepSpec) -> Iterator[Fault]:
-    """Yield faults of rates and arrivals, which belong to an open loop, and
-    of concurrencies, which belong to a closed one.
-    """
+    """Yield faults of rates and arrivals without an open loop, and of concurrencies without a closed one."""
     if spec.load == "concurrency":
         if spec.request_rate:
             yield Fault("needs `load: request_rate`", ("request_rate",), at_key=True)

@@ -63,9 +63,7 @@ class SpecSource:
         return problem
 
     def directory(self, path: Path) -> str:
-        """Return the directory that a relative path written at `path` counts
-        from: that of its file, or the current one.
-        """
+        """Return the directory that a relative path at `path` counts from: its file's, or the current one."""
         place = self.values[self._nearest(path)[0]] if self.values else None
         return os.path.dirname(place.file or "") if place else ""
 
@@ -151,9 +149,7 @@ def _read(text: str, file: str | None, chain: tuple[str, ...]) -> SpecSource:
 
 
 def _extended(source: SpecSource, chain: tuple[str, ...]) -> SpecSource:
-    """Return `source` merged over the spec it extends: its keys replace the
-    other's as a whole, only `limits` are merged.
-    """
+    """Return `source` merged over the spec it extends: keys replace whole values, but `limits` are merged."""
     if "extends" not in source.data:
         return source
     given = source.data.pop("extends")

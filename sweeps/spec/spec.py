@@ -241,9 +241,7 @@ class SweepSpec(BaseModel):
         return self.to_yaml() if self._source.text is None else self._source.text
 
     def problem(self, path: Path, message: str, hint: str | None = None) -> SpecProblem:
-        """Return something found wrong later with the value at `path`, such
-        as ("gpus", 2), with its place in the file.
-        """
+        """Return a problem found later with the value at `path`, such as ("gpus", 2), with its place in the file."""
         return self._source.problem(path, message, hint)
 
     @property
@@ -399,9 +397,7 @@ def _one_engine_key(source: SpecSource) -> tuple[dict[str, Any], list[Fault]]:
 
 
 def _worth_saying(faults: list[Fault], source: SpecSource) -> list[Fault]:
-    """Return without keys that are missing only because they are misspelt or
-    could not be read; that is reported already.
-    """
+    """Return the faults without missing keys that are misspelt or unreadable, which is reported already."""
     misspelt = [fault.message for fault in faults if isinstance(fault, UnknownKey) and len(fault.path) == 1]
 
     def explained_elsewhere(key: str) -> bool:

@@ -68,9 +68,7 @@ def parse_workloads(value: object) -> tuple[Workload, ...]:
 
 
 def with_absolute_files(value: object, directory: Callable[[Path], str]) -> object:
-    """Return the workloads with the files they name made absolute;
-    `directory` is what relative names at a path count from.
-    """
+    """Return the workloads with absolute files; `directory` is what relative names at a path count from."""
     if isinstance(value, list):
         return [_located(entry, directory((position,))) for position, entry in enumerate(value)]
     if isinstance(value, Mapping) and not _is_one_workload(value):

@@ -363,9 +363,7 @@ def _error(asked: Prepared, answer: StoredAnswer) -> str | None:
 
 
 def _refused(given: dict[str, object] | InputError, error: Prepared | InputError) -> PerformanceEstimate:
-    """Return the estimate of a request that no engine was asked about; what
-    is said of itself, as far as it makes sense.
-    """
+    """Return the estimate of a request that no engine was asked about, with what makes sense of its arguments."""
     assert isinstance(error, InputError)
     echoed: dict[str, Any] = {"model_id": "", "gpu_name": ""}
     if isinstance(given, dict):

@@ -235,9 +235,7 @@ def _fit(case: Case) -> MemoryFit:
 
 
 def _changes(asked: Case, num_gpus: int, fixed: _Sizes) -> Iterator[FitChange]:
-    """Yield the changes that make it fit, one at a time: first those that
-    cost nothing, then those that cost tokens, GPUs, quality.
-    """
+    """Yield the single changes that make it fit: free ones first, then those that cost tokens, GPUs or quality."""
     for change, case, gpus, sizes in _candidates(asked, num_gpus, fixed):
         if (found := _first_fit(case, gpus, sizes)) is not None:
             yield FitChange(change, *(getattr(found, field.name) for field in fields(FitChange)[1:]))

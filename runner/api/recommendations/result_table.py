@@ -66,9 +66,7 @@ def _title(result: RecommendationResult) -> str:
 
 
 def _shown(result: RecommendationResult, limit: int) -> tuple[Sequence[GPURecommendation], list[str]]:
-    """Return the rows of a table, and a line about the rest: all rows if
-    they are few, else the best of each GPU type.
-    """
+    """Return the rows of a table, the best of each GPU type where there are many, and a line about the rest."""
     limit = max(limit, 0)
     everything: Sequence[GPURecommendation] = result.recommendations
     best = result.best_per_gpu

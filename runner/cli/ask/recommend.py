@@ -122,9 +122,7 @@ def recommend(
 
 
 def for_report(question: Question) -> Question:
-    """Return the question in the detail of a report: the alternatives, and
-    an example of each reason why others are out.
-    """
+    """Return the question in the detail of a report: alternatives, and an example of each reason to be out."""
     return replace(question, top=_REPORTED, examples=1)
 
 

@@ -132,9 +132,7 @@ def _draw(
     *,
     named: bool,
 ) -> dict[str, list[str]]:
-    """Return the curve of one GPU type with its band, and its markers with
-    their tooltips: a line for each kind and size.
-    """
+    """Draw the curve of one GPU type with its band, and markers with tooltips: a line for each kind and size."""
     x, y = metrics[0].column, metrics[1].column
     order = 3 if named else 1
     across = [point[x] for point in points]

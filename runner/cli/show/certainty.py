@@ -28,9 +28,7 @@ _ODDS = (
 
 
 def ranged(value: float | None, expected: tuple[float, float] | None, kind: Kind) -> str:
-    """Return a figure with where it is expected: "0.53 (0.33–0.86)", "0.53
-    (measured)"; "0.53 (unknown)": nobody knows.
-    """
+    """Return a figure and its range: "0.53 (0.33–0.86)", "0.53 (measured)", "0.53 (unknown)"."""
     if value is None:
         return "-"
     if expected is None:
@@ -169,9 +167,7 @@ _ENOUGH_FOR_TENTHS = 10
 
 
 def errors(backing: Backing) -> str:
-    """Return text such as "TTFT: half of 157 runs within 14 %, nine of ten within
-    31 % (Hopper, dense, 16-bit, NVLink, TP 1 to 8)"
-    """
+    """Return text such as "TTFT: half of 157 runs within 14 %, nine of ten within 31 % (Hopper, dense, NVLink)"."""
     error = backing.error
     name = _name_of_metric(error.metric)
     text = f"{name}: half of {count(error.runs, 'run')} within {share(error.median_error)}"

@@ -141,9 +141,7 @@ def print_line(text: str, output: Output) -> None:
 
 
 def _print_csv(columns: Sequence[Column], rows: Iterable[Row]) -> None:
-    """Print CSV by RFC 4180: a header, lines that end in CR LF, quotes only
-    where they are needed; unknown values are empty.
-    """
+    """Print CSV by RFC 4180: a header, CR LF, quotes only where they are needed; unknown values are empty."""
     writer = csv.writer(sys.stdout)
     writer.writerow([column.name for column in columns])
     names = [column.name for column in columns]

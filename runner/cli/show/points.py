@@ -85,9 +85,7 @@ def column_of(name: str) -> Column:
 
 
 def with_range(column: Column, row: Mapping[str, Any], *, named: bool = True) -> Column:
-    """Return the column of a figure whose range the rows hold as well, see
-    `ranged_row`; `named`: its heading says so.
-    """
+    """Return the column of a figure with its range where rows hold one (`ranged_row`), which `named` says."""
     if f"{column.name}_low" not in row:
         return column
     return a_figure(column.name, f"{column.heading} (80 % range)" if named else column.heading, str)
@@ -117,9 +115,7 @@ def chosen(given: str | None, output: Output, default: Sequence[str] = TABLE, *,
 
 
 def distinguishing(names: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the columns of a table without those that hold the same in
-    every row and are details, or are never true.
-    """
+    """Return the columns of a table without details that all rows share and marks that no row has."""
     rare = ("approximate", *STARTED)
     names = [name for name in names if name not in rare or any(row[name] for row in rows)]
     return [name for name in names if name not in _DETAILS or len({row[name] for row in rows}) > 1]

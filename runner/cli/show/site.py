@@ -48,9 +48,7 @@ def site_of(prices: Prices, config: Configuration, *, gpus: int | None = None, n
 
 
 def site(found: Site) -> str:
-    """Return text such as "1 node, NVLink 4 (450 GB/s a GPU); 1.4 kW TDP;
-    sold by AWS, GCP (availability not known)"
-    """
+    """Return text such as "1 node, NVLink 4 (450 GB/s a GPU); 1.4 kW TDP; sold by AWS, GCP"."""
     parts = [count(found.nodes, "node")]
     if found.link is not None:
         parts[0] += f", {found.link} ({number(found.link_gb_per_s or 0.0)}{GLUE}GB/s a GPU)"

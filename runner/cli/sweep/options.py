@@ -76,9 +76,7 @@ class SweepFlags:
     name: Annotated[str | None, _sweep("--name", help="Name of the sweep.")] = None
 
     def spec(self, file: Path | None) -> SweepSpec:
-        """Return the spec in a file, with the engines of the flags if there
-        are any, or the one that the flags describe.
-        """
+        """Return the spec of a file, with the engines of the flags if any, or the spec that the flags describe."""
         from gpuscout.runner.engines.registry import about
         from gpuscout.sweeps.spec.entries import EngineEntry
         from gpuscout.sweeps.spec.spec import load_spec, spec_from_mapping

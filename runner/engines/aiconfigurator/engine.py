@@ -194,9 +194,7 @@ def _shortened(text: str) -> str:
 
 
 def _download_outcome(error: Exception) -> Outcome:
-    """Return the outcome of a refused download: the Hub answers 401 for
-    gated and for missing models, and says which.
-    """
+    """Return the outcome of a refused download: the Hub answers 401 for gated and for missing models."""
     status = getattr(error.__cause__, "code", None)
     headers = getattr(error.__cause__, "headers", None) or {}
     code = headers.get("X-Error-Code")

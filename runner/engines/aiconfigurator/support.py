@@ -132,9 +132,7 @@ def _is_native(case: Case) -> bool:
 
 @functools.cache
 def _folder(name: str) -> str | None:
-    """Return a folder with the `config.json` of a catalogue model; None for
-    a type whose architecture is not known here.
-    """
+    """Return a folder with a catalogue model's `config.json`; None for a type of unknown architecture."""
     config = ModelCatalogue.load().config(name)
     architecture = _ARCHITECTURES.get(str(config.get("model_type")))
     if architecture is None:

@@ -71,9 +71,7 @@ def unsupported(traffic: Traffic) -> str | None:
 
 
 def requests_of(case: Case, concurrency: int) -> str:
-    """Return the requests as a trace in Mooncake's form, one JSON object a
-    line; those of one case and load are the same.
-    """
+    """Return the requests of a case and load as a trace in Mooncake's form, one JSON object a line."""
     traffic = case.traffic
     random = np.random.default_rng(int.from_bytes(CaseColumns.of([case]).digests()[0][:8], "little"))
     n = _OPEN_LOOP_REQUESTS if traffic.open_loop else concurrency * _rounds(case)

@@ -113,9 +113,7 @@ class Note:
         return self.path.stem
 
     def processes(self) -> list[psutil.Process]:
-        """Return the running processes of the server: those noted, which the
-        guardian keeps up to date, and those marked.
-        """
+        """Return the running processes of the server: those marked, and those noted by the guardian."""
         noted: list[psutil.Process] = []
         with suppress(OSError, ValueError, KeyError, TypeError):
             noted = found(json.loads(self.path.read_text())["processes"])

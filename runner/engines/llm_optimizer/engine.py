@@ -93,9 +93,7 @@ class LlmOptimizerEngine:
         self.options: Mapping[str, object] = {name: value for name, value in given.items() if value is not None}
 
     def settled(self) -> LlmOptimizerEngine:
-        """Return the engine with `offline` decided: other architectures are
-        other results, whatever machine makes them.
-        """
+        """Return the engine with `offline` decided: other architectures are other results on any machine."""
         if self._offline is not None or hub_answers():
             return self
         return LlmOptimizerEngine(
@@ -142,9 +140,7 @@ class LlmOptimizerEngine:
             return answered(self._answer(cases.case(row), concurrencies, unreachable) for row in range(len(cases)))
 
     def _answer(self, case: Case, ladder: list[int], unreachable: dict[str, CaseAnswer]) -> CaseAnswer:
-        """Return `unreachable` remembers the models of this block that could
-        not be looked up: a time-out each is enough.
-        """
+        """Return the answer to a case; `unreachable` remembers the models whose lookup timed out."""
         refused = self._refusal(case)
         if refused is not None:
             return refused

@@ -126,9 +126,7 @@ class Constants:
         return Physical(*np.ascontiguousarray(table[gpu, server].T))
 
     def interval_group(self, gpu: GPUSpec) -> int:
-        """Return the position in `interval_groups` of a GPU: its vendor if
-        runs of its family were fitted, else the last.
-        """
+        """Return a GPU's position in `interval_groups`: its vendor if its family was fitted, else the last."""
         fitted = gpu.family in self.families and gpu.vendor in self.interval_groups
         return self.interval_groups.index(gpu.vendor) if fitted else len(self.interval_groups) - 1
 

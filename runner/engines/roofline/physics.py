@@ -234,9 +234,7 @@ def peak_flops(f: Features, k: Physical) -> FloatArray:
 
 
 def soft_max(a: FloatArray, b: FloatArray, exponent: FloatArray) -> FloatArray:
-    """Return (a^p + b^p)^(1/p): the larger of two times that overlap only in
-    part. p = 1 adds them, p = inf is the maximum.
-    """
+    """Return (a^p + b^p)^(1/p), the time of two that overlap in part: p = 1 adds them, p = inf is the maximum."""
     large = np.maximum(a, b)
     return large * np.exp(np.log1p(np.exp(exponent * np.log(np.minimum(a, b) / large))) / exponent)
 

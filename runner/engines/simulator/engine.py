@@ -96,9 +96,7 @@ class Simulator:
         return f"{VERSION}-{self._roofline.fingerprint()}"
 
     def trust(self) -> Trust:
-        """Return the roofline's for means; for percentiles what was left over
-        where a GPU family was left out of the fit.
-        """
+        """Return the roofline's trust for means, and for percentiles the errors on GPU families left out."""
         return with_tails(self._roofline.trust(), len(self._roofline.constants.interval_groups))
 
     def unsupported_traffic(self, traffic: Traffic) -> str | None:

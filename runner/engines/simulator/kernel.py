@@ -74,9 +74,7 @@ def _steps_until(seconds: float, first: float, growth: float) -> int:
 
 @_compiled
 def _answered(rounds: int, pace: float) -> float:
-    """Return tokens of an answer after so many rounds: the first comes with
-    the prompt, each other one gives `pace` tokens.
-    """
+    """Return the tokens answered after so many rounds: one comes with the prompt, `pace` with each other round."""
     return 1.0 + (rounds - 1) * pace if rounds > 0 else 0.0
 
 

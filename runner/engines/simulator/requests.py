@@ -83,9 +83,7 @@ def arrivals_of(traffic: Traffic, ranks: int) -> Gaps:
 
 
 def _recorded(trace: Trace, ranks: int) -> Gaps:
-    """Return the times before the requests that `_of_trace` gives; those
-    between one rank's and the next one's are means.
-    """
+    """Return the gaps before the requests of `_of_trace`; between two ranks' requests they are means."""
     gaps = [np.diff(trace.at_s[rows], prepend=np.nan) for rows in _in_turn(trace, ranks)]
     recorded = np.concatenate(gaps)
     inside = recorded[~np.isnan(recorded)]

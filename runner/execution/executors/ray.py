@@ -174,9 +174,7 @@ class RayExecutor:
         return _places(part, resources)
 
     def _check_demands(self) -> None:
-        """Check what engines ask of a local Ray, which never gets what it lacks; a cluster may, so there a task waits
-        for it.
-        """
+        """Check engines' demands on a local Ray, which never grows; a cluster may, so tasks wait there."""
         resources = self._ray.cluster_resources()
         for part in self._expansion.sweep.engines:
             if not _places(part, resources):
@@ -307,9 +305,7 @@ def _ray_options(part: EnginePart) -> dict[str, Any]:
 
 
 def _all_modules(runtime_env: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the job's `py_modules`, and this gpuscout, which was sent with those
-    of the job: of the two Ray takes its own only.
-    """
+    """Return the job's `py_modules` and this gpuscout, for of two that were sent Ray takes its own only."""
     import ray
 
     if "py_modules" not in runtime_env:

@@ -85,9 +85,7 @@ class RayServers:
             self._due[generator] = time.monotonic() + limit_s
 
     def overdue(self) -> Failed | None:
-        """Return a task that has measured nothing for longer than
-        `task_timeout_s`, which is ended; None: there is none.
-        """
+        """Return a task that has measured nothing for `task_timeout_s` and is to be ended; None: there is none."""
         import ray
 
         for generator, due in self._due.items():

@@ -46,9 +46,7 @@ def difference(here: Versions, there: Versions) -> str | None:
 
 @contextmanager
 def packaged() -> Iterator[Path]:
-    """Yield a copy of the package for Ray to send, for as long as that
-    takes: a folder `gpuscout` with links replaced.
-    """
+    """Yield a folder `gpuscout`, a copy without links for Ray to send, for as long as that takes."""
     with tempfile.TemporaryDirectory(prefix="gpuscout-") as folder:
         package = Path(folder, "gpuscout")
         # In development the package consists of links to the folders of the repository.

@@ -168,9 +168,7 @@ class Node:
 
 
 def measurable(number: float) -> bool:
-    """Return whether this can be a latency, a throughput or a number of
-    tokens: neither infinite nor beyond all reason.
-    """
+    """Return whether this can be a latency, a throughput or a number of tokens."""
     return _SMALLEST_FIGURE <= number <= _LARGEST_FIGURE
 
 

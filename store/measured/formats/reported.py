@@ -97,9 +97,7 @@ _VARIANTS = {
 
 
 def variant(details: Mapping[str, object]) -> str | None:
-    """Return the difference from a plain deployment: "drafted",
-    "disaggregated", "prefix-cached"; None: in nothing.
-    """
+    """Return how a run differs from a plain deployment: "drafted", "disaggregated" …; None: it does not."""
     return ", ".join(word for name, word in _VARIANTS.items() if details.get(name)) or None
 
 

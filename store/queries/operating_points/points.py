@@ -218,9 +218,7 @@ class PointReader:
 
 
 def _estimated_by(sweep_id: int) -> Condition:
-    """Return whether a sweep has an estimate of the configuration of a
-    measured case; an unknown KV precision is any.
-    """
+    """Return whether a sweep estimates the configuration of a measured case; an unknown KV precision is any."""
     of, model, gpu = cases.alias("of"), models.alias("of_model"), gpus.alias("of_gpu")
     settings = [name for name in SETTINGS if name not in ("kv_precision", "max_model_len")]
     kv = sa.or_(of.c.kv_precision == cases.c.kv_precision, of.c.kv_precision.is_(None), cases.c.kv_precision.is_(None))

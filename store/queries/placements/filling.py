@@ -59,9 +59,7 @@ class _Alike:
 
 
 def _first_fit(counts: Mapping[Choice, int], size: int) -> list[_Alike]:
-    """Return replicas on nodes, the largest first, each on the first node
-    with room: few nodes, most often the fewest.
-    """
+    """Return replicas, the largest first, each on the first node with room: most often the fewest nodes."""
     bins: list[_Alike] = []
     for choice in sorted(counts, key=lambda choice: -choice.config.num_gpus):
         needs, left = choice.config.num_gpus, counts[choice]

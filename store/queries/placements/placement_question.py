@@ -185,9 +185,7 @@ def _fit(
 
 
 def sustained(placing: Placing, need: int) -> tuple[float, tuple[float, float] | None]:
-    """Return requests/s that the placed replicas of a need sustain, and where
-    that is expected with 80 %; None: not known.
-    """
+    """Return the requests/s that a need's replicas sustain, and the 80 % range; None: not known."""
     placement = placing.fit.placement
     output_len = placing.needs[need].group.output_len
     mine = [one for one in placement.placed if one.need == need] if placement else []

@@ -132,9 +132,7 @@ class BatchCapacity:
 def offer_of(
     batch: Batch, requests: float, each: float, config: RankedConfig, node: int, price: Hourly | None, purchase: str
 ) -> BatchOffer | None:
-    """Return the offer that finishes the requests in time at `each`
-    requests/s a replica; None: no number of replicas does.
-    """
+    """Return the offer that is in time at `each` requests/s a replica; None: no number of replicas is."""
     lasting = batch.lasting(-(-config.num_gpus // node)) if purchase == "spot" else 1.0
     each *= lasting
     if not each * (batch.within_s - batch.startup_s) * _MOST_REPLICAS >= requests:

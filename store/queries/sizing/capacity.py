@@ -181,9 +181,7 @@ def plan(
     gpus_per_node: int,
     price: GpuPrice | None,
 ) -> Plan | None:
-    """Return the deployments of one configuration for requests per second,
-    or users; None: its request rate is not known.
-    """
+    """Return a configuration's deployments for requests per second or users; None: its rate is not known."""
     rate_per_replica = rate_of(config, output_len)
     if not rate_per_replica:
         return None
@@ -228,9 +226,7 @@ def expected_rates(config: RankedConfig, output_len: int) -> tuple[float, ...]:
 
 
 def rate_of(config: RankedConfig, output_len: int) -> float | None:
-    """Return requests per second of one replica at its operating point, as
-    it counts in the ranking; None: not known.
-    """
+    """Return the requests per second of a replica at its point, as ranked; None: not known."""
     if config.request_rate is not None:
         return config.request_rate
     rate = config.counted("requests_per_s")
@@ -329,9 +325,7 @@ _PROGRESS = (
 
 
 def out_of(group: Group, able: Iterable[str]) -> list[Out]:
-    """Return the GPU types without any plan, in the order of their names,
-    each with the reason of its best configuration.
-    """
+    """Return the GPU types without any plan, by name, with the reasons of their best configurations."""
     able = set(able)
     found: dict[str, list[tuple[tuple[int, float], Cause, Slo | None, Loser]]] = {}
     for losers in group.losers:

@@ -118,9 +118,7 @@ def needed(rates: Floats, rate_per_replica: float, demand: Demand) -> Ints:
 
 
 def over_time(series: Series, rate_per_replica: float, demand: Demand, scaling: Scaling) -> OverTime:
-    """Return the replicas that an autoscaler orders, and those that take requests,
-    with none always on but those that `demand` asks for.
-    """
+    """Return the replicas an autoscaler orders and those ready, with none always on beyond the `demand`."""
     begins, ends = int(series.starts_ms[0]), series.ends_ms
     wants = needed(series.rates, rate_per_replica, demand)
     up, down, startup = (round(s * 1000) for s in (scaling.scale_up_s, scaling.scale_down_s, scaling.startup_s))
@@ -179,9 +177,7 @@ def missed_share(course: OverTime, rate_per_replica: float, always_on: int) -> f
 
 
 def always_on(course: OverTime, rate_per_replica: float, least: int, most: int, most_missed: float) -> int:
-    """Return the fewest replicas that never end with which no more requests
-    miss the limits; `most` if that is never so.
-    """
+    """Return the fewest replicas always on that keep within the missed share; `most` where none do."""
     while least < most:
         middle = (least + most) // 2
         if missed_share(course, rate_per_replica, middle) <= most_missed:

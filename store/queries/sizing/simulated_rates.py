@@ -49,9 +49,7 @@ def enough_for(rates: Sequence[RankedConfig], rate: float) -> RankedConfig:
 
 
 def of_one_load(groups: Sequence[Group], *, arriving: bool) -> list[Group]:
-    """Return the groups, of requests that are there both in a closed loop and
-    arriving only those of the load asked about.
-    """
+    """Return the groups; requests simulated both ways count under the load asked about alone."""
     loads: dict[object, set[bool]] = {}
     for group in groups:
         loads.setdefault(_requests(group), set()).add(_arrives(group))

@@ -109,9 +109,7 @@ class Descriptions:
     def ranges(
         self, row: int, intervals: Mapping[str, tuple[float, float]], names: Iterable[str]
     ) -> dict[str, tuple[float, float]]:
-        """Return the expected ranges of the objectives' figures that are estimated
-        and whose interval is known.
-        """
+        """Return the ranges of objectives' figures that are estimated with a known interval."""
         found = {}
         for name in names:
             column = MEASURES[name].column

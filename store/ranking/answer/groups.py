@@ -59,9 +59,7 @@ class Shown:
 
 
 def first_of_levels(ranked: Placed, level: Indices) -> Indices:
-    """Return the positions of the first placed row of each group and level of
-    trust; `level` is of all rows.
-    """
+    """Return the first placed row of each group and level of trust; `level` is of all rows."""
     kind = ranked.group * 2 + level[ranked.rows]
     _, first = np.unique(kind, return_index=True)
     return np.asarray(first, dtype=np.int64)
@@ -221,9 +219,7 @@ class _Credentials:
         return Chance(slo, expected, probability)
 
     def _backing(self, row: int, about: Description, binding: Slo | None) -> Backing | None:
-        """Return the errors near a row: of what binds it, else of the
-        objective; but of a percentile that none are near.
-        """
+        """Return the errors near a row: of what binds it or the objective, but of a percentile none are near."""
         pool = self._pool
         if not pool.errors.seen or pool.about["drafted"][row]:
             return None
@@ -270,9 +266,7 @@ def _names(about: Description) -> tuple[Any, ...]:
 
 
 def unranked_rows(pool: Candidates) -> list[int]:
-    """Return the row with the highest throughput per GPU of every group and
-    GPU type that qualifies but cannot be valued.
-    """
+    """Return each group's and GPU type's unvalued row of the highest throughput per GPU that qualifies."""
     rows = np.flatnonzero(pool.own & pool.trusted & pool.asked & pool.operating.qualifies & np.isnan(pool.values))
     if not len(rows):
         return []

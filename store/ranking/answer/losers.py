@@ -181,9 +181,7 @@ def _missed(pool: Candidates, slo: Slo, row: int, value: float, about: Descripti
 def shortfalls_of(
     connection: sa.Connection, scope: Scope, pool: Candidates, groups: Sequence[int]
 ) -> dict[int, Shortfall]:
-    """Return the shortfalls of groups of which no configuration qualifies: the
-    SLOs none meets even alone, or else the least violation.
-    """
+    """Return the SLOs that no configuration meets even alone, or else the least violation, of groups without any."""
     if not pool.limits or not groups:
         return {}
     hopeless = np.flatnonzero(

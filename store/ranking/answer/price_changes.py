@@ -37,9 +37,7 @@ class _Types:
         self.group, self.gpu = kind // len(pool.codes.gpus), kind % len(pool.codes.gpus)
 
     def best(self, usd: Array) -> tuple[Array, Indices]:
-        """Return the best value of every GPU type of every group at these
-        prices of rows, and the first row that has it.
-        """
+        """Return each group's best value of every GPU type at these prices, and the first row that has it."""
         pool = self._pool
         values = pool.aim.values(
             self._figures, pool.num_gpus[self.rows], usd[self.rows], pool.unit_costs.tdp_w[self.rows]
@@ -86,9 +84,7 @@ def flips_of(pool: Candidates, ranked: Placed) -> dict[int, list[Flip]]:
 
 
 def sellers_of(pool: Candidates, ranked: Placed) -> dict[int, list[Seller]]:
-    """Return the best of each group at the prices of each provider alone,
-    where it sells at least two of the GPU types.
-    """
+    """Return each group's best at one provider's prices, of providers that sell two of its GPU types."""
     if not pool.aim.needs("price") or pool.aim.is_weighted or not len(ranked.rows):
         return {}
     types = _Types(pool, ranked)

@@ -150,9 +150,7 @@ def _named(pattern: str) -> list[tuple[int | None, Component]]:
 
 
 def _usually_spared(fields: Fields, formats: Formats, method: str, size: DecoderSize) -> set[tuple[int, Component]]:
-    """Return the parts left unquantised without a list: MXFP4 is for experts only,
-    NVFP4 leaves latent attention of MoE models alone.
-    """
+    """Return what stays unquantised without a list: MXFP4 spares all but experts, NVFP4 latent MoE attention."""
     every = range(len(size.layers))
     if not size.experts:
         return set()

@@ -74,9 +74,7 @@ def _gemma(vision: Fields, hidden: int, inner: int, depth: int, patch: int) -> i
 
 
 def _qwen(vision: Fields, hidden: int, inner: int, depth: int, patch: int, *, deepstack: bool) -> int:
-    """Count those of Qwen3-VL and Qwen3.5: a merger of four patches, in Qwen3-VL one more for each of three middle
-    layers.
-    """
+    """Count those of Qwen3-VL and Qwen3.5: a merger of four patches, in Qwen3-VL three more in between."""
     merged = hidden * vision.integer("spatial_merge_size", default=2, high=64) ** 2
     out = vision.required("out_hidden_size")
     frames = _side(vision, "temporal_patch_size", 2)

@@ -180,9 +180,7 @@ def _say(text: str, indent: int = 0) -> None:
 
 
 def _price(one: AgainstApi, day: date | None) -> str:
-    """Return text such as "0.15 in, 0.6 out USD per million tokens
-    (2026-06-04, book default): 0.000461 USD a request"
-    """
+    """Return text such as "0.15 in, 0.6 out USD per million tokens (2026-06-04, book default): 0.4 USD …"."""
 
     price = one.price
     read = f"{price.input_usd_per_mtok:g} in"

@@ -160,9 +160,7 @@ def in_8_bit(ranking: Ranking, others: Iterable[Group]) -> Iterator[str]:
 
 
 def _measure_first(ranking: Ranking, groups: Sequence[Group]) -> Iterator[str]:
-    """Yield the warning about unmeasured configurations that look more than twice
-    as good: by how much for the worst of them, and the command to run.
-    """
+    """Yield the warning about unmeasured configurations that look more than twice as good."""
     far = sorted((group for group in groups if group.measure_first), key=lambda group: group.unproven_lead)
     if not far:
         return

@@ -38,9 +38,7 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.answer{font-size:1
 
 
 def report_page(ranking: Ranking, fits: Sequence[MemoryFit | None], *, store: str) -> str:
-    """Return one page about all groups of a ranking; `fits` has the memory of
-    each group's best, None where none is known.
-    """
+    """Return one page about all groups of a ranking; `fits` has the memory of each group's best, if known."""
     now = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     body = [
         _tag("h1", "Which GPUs should serve this?"),

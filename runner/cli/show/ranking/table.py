@@ -229,9 +229,7 @@ def _columns(ranking: Ranking) -> dict[str, str]:
 
 
 def _droppable(ranking: Ranking) -> list[str]:
-    """Return columns that a narrow terminal may do without, the first one
-    first: none that ranks, or that says how surely.
-    """
+    """Return the columns a narrow terminal may drop, the first one first; none that ranks or says how surely."""
     question = ranking.question
     names_asked = (*dict(question.aim.weights), *question.also)
     ranking_by = {MEASURES[name].column for name in names_asked}

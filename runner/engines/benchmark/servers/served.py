@@ -189,9 +189,7 @@ def _workload(case: Case) -> str:
 
 
 def _lost(server: RunningServer, case: Case, request_timeout_s: float) -> ServerFailed | None:
-    """Return the failure when the server's process has ended, is about to,
-    or does not answer any more; None: it goes on.
-    """
+    """Return the failure of a server that has ended, is about to or no longer answers; None: it goes on."""
     workload = f"{_workload(case)} was measured"
     if server.how_it_ended() is None and server.answers(min(request_timeout_s, _STILL_S)):
         return None

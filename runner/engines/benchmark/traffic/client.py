@@ -112,9 +112,7 @@ class Client:
                 return reply
 
     async def _send(self, request: Request) -> tuple[Reply, bool]:
-        """Return the reply, and whether the request died of a kept connection
-        before any answer, which says nothing of it.
-        """
+        """Return the reply, and whether a kept connection closed before it, which says nothing of the request."""
         import aiohttp
 
         connection = SimpleNamespace(reused=False)
