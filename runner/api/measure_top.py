@@ -39,8 +39,7 @@ def to_measure(group: Group, top: int) -> list[RankedConfig]:
 
 
 def spec_to_measure(ranking: Ranking, top: int, *, name: str, adaptive: bool = False) -> SweepSpec:
-    """Return a sweep of the engine `benchmark` over `to_measure` of every
-    group, with the question's objective and limits.
+    """Return a sweep of the engine `benchmark` over each group's `to_measure`, with objective and limits.
 
     With `adaptive` it measures few points around the limits instead of the whole ladder. Raises NothingQualifiesError
     where nothing is left to be measured, InputError where a workload cannot be written down.

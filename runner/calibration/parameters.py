@@ -167,8 +167,7 @@ class Parameters:
         return table
 
     def document(self, vector: FloatArray) -> dict[str, dict[str, object]]:
-        """Return the vector in the form of a constants file: `pooled`,
-        `vendors`, `families` and `servers`, to 4 digits.
+        """Return the constants in the form of their file (`pooled`, `vendors`, `families`, `servers`), to 4 digits.
 
         There, pooled constants are the geometric mean of the vendors: those of a vendor that has no factor.
         """

@@ -36,8 +36,7 @@ def held_out(
 
 
 def levelled(rows: FitRows, figures: Figures) -> Figures:
-    """Return the same figures as if the level of every campaign were known:
-    without its median ratio to what was measured.
+    """Return the figures without each campaign's level, its median ratio to what was measured.
 
     What is left is how wrong the shape is, over loads and lengths. NaN for campaigns of fewer than three runs.
     """

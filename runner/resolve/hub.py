@@ -113,8 +113,7 @@ def _is_quantized(config: Mapping[str, Any]) -> bool:
 
 
 def _file(model: HubModel, filename: str, token: str | None) -> _File | None:
-    """Return a file of the repository in the local cache, fetched if need
-    be; None when the repository does not hold it.
+    """Return a file of the repository in the local cache, fetched if need be; None: it holds no such file.
 
     What is cached serves when the Hub cannot be asked or refuses, as everywhere in huggingface_hub.
     """
@@ -170,8 +169,7 @@ def _contents_at(model: HubModel, file: _File, token: str | None, *, quantised: 
 
 
 def _contents(model: HubModel, commit: str | None, token: str | None, *, quantised: bool = False) -> _Contents:
-    """Return the contents of the repository. An endpoint without this part of the
-    API is not an error: it only makes counts exact.
+    """Return the repository's contents. An endpoint without this API only makes counts inexact.
 
     A Hub that is busy or failing is: otherwise the same sweep could mean something else tomorrow.
     """

@@ -62,8 +62,7 @@ def understood(
     stored: StoredWeights = NOTHING_STORED,
     tensors: Sequence[tuple[str, str, int]] = (),
 ) -> ModelSpec:
-    """Return the architecture of a configuration; what the checkpoint holds by
-    `stored` counts or, better, by its `tensors`.
+    """Return the architecture of a configuration, with the checkpoint's `stored` counts or `tensors`.
 
     What the file leaves out comes from `transformers`' class for its `model_type`, as it does in a server. Where the
     exact size of the checkpoint contradicts these defaults, or they name something unheard of, the file stands alone.
@@ -100,8 +99,7 @@ def _nearest(
 
 
 def _defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the defaults in transformers' class for a `model_type` for fields
-    that are left out; none without such a class.
+    """Return the defaults of transformers' class for a `model_type`; none without such a class.
 
     Only classes that ship with transformers are used: `auto_map` and other code of the repository are not looked at.
     """

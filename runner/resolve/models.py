@@ -143,8 +143,7 @@ def model_text(model: object) -> str:
 
 
 def target_of(text: str, revision: str | None = None) -> tuple[str, ...] | HubModel:
-    """Return names of the catalogue, or the model of the Hub that is meant:
-    everything with a revision, and unknown org/name.
+    """Return the catalogue's names, or the Hub's model meant: any with a revision, and unknown org/name.
 
     `text` may hold the revision itself, as org/name@revision: so it is shown. Nothing is looked up anywhere else.
     Raises UnknownNameError with the nearest names, InputError for what can be no name.
@@ -191,8 +190,7 @@ def resolve_model(
     known: KnownModels | None = None,
     token: str | None = None,
 ) -> ModelSpec:
-    """Return the architecture of one model: a catalogue name, a bare name that
-    is unique, org/name, a folder, a config.json.
+    """Return the architecture of a model: a catalogue or unique bare name, org/name, folder or config.json.
 
     `revision` is a branch, tag or commit on the Hugging Face Hub; `known` is asked before the Hub; `token` replaces
     that of HF_TOKEN or of the login. Raises what `ModelFinder.find` raises.

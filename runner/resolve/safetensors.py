@@ -18,8 +18,7 @@ _LFS_POINTER = b"version "
 
 
 def tensors_of_folder(folder: Path) -> list[tuple[str, str, int]]:
-    """Return (name, dtype, elements) of every tensor of a folder's weights;
-    none where it holds none, or pointers of Git LFS.
+    """Return (name, dtype, elements) of all tensors of a folder; none without weights, or for Git LFS pointers.
 
     Raises ModelConfigError for a file that is damaged or cannot be read.
     """

@@ -81,8 +81,7 @@ def scatter(
     colour_by: str = "gpu",
     curve_by: Sequence[str] = (),
 ) -> Chart:
-    """Return a chart of rows with `x` and `y` above zero, `kind`,
-    `dominated`, `text`, `id` and perhaps `…_low`, `…_high`.
+    """Return a chart of rows with `x` and `y` above 0, `kind`, `text`, `id`, perhaps `dominated`, `…_low`, `…_high`.
 
     Rows that agree in all of `curve_by` are joined by a line, in the order of `concurrency`.
     """

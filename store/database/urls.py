@@ -20,8 +20,7 @@ _FORMS = "use sqlite:///FILE, a path, or postgresql://USER@HOST/NAME"
 
 
 def parse_url(text: str) -> sa.URL:
-    """Return a SQLite or Postgres URL; anything that does not look like the
-    address of a database is the path of a file.
+    """Return a SQLite or Postgres URL; whatever does not look like the address of a database is a file's path.
 
     Raises InputError for other databases, and for a URL that is mistyped or not encoded: it is never taken for a path.
     No message repeats `text`, which may hold a password.

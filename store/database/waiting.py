@@ -92,8 +92,7 @@ class Waits:
         return Wait(self, what)
 
     def call(self, work: Callable[[], _T], what: str, *, abandon: Callable[[_T], None]) -> _T:
-        """Return the result of `work`, or raise its error; it runs in a thread of its
-        own, so that waiting for it can end before it does.
+        """Return the result of `work`, or raise its error; its own thread lets the wait end before it does.
 
         A result that comes too late is given to `abandon`.
         """

@@ -162,8 +162,7 @@ def under_other_facts(connection: sa.Connection, runs: Sequence[MeasuredRun]) ->
 def stored_runs(
     connection: sa.Connection, patterns: Sequence[str] = (), *, rate_driven: bool = False, implausible: bool = False
 ) -> list[MeasuredRun]:
-    """Return the stored runs that an estimate can be compared with: closed
-    loops and offline maxima, oldest import first.
+    """Return the stored runs estimates compare with, closed loops and offline maxima, oldest import first.
 
     Of plain deployments alone: no tokens drafted, no prefix cached, not disaggregated, the server's own options, and
     requests that do not vary; nor where the client was the limit. Without those that beat their hardware, unless they

@@ -256,8 +256,7 @@ def _answered(connection: sa.Connection, scope: Scope, groups: Mapping[_Case, Gr
 
 
 def _changes(one: _Seen, other: _Seen, known: Set[Key], known_after: Set[Key]) -> Iterable[Change]:
-    """Yield every configuration that is ranked on one side at least: those of
-    the second side in its order, then the rest.
+    """Yield every configuration ranked on either side: those of the second in its order, then the rest.
 
     `known` are the configurations that the sides have an answer about.
     """

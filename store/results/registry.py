@@ -127,8 +127,7 @@ def register_rows(
     identity: Sequence[Mapping[str, Any]],
     rest: Callable[[int], Mapping[str, Any]],
 ) -> list[int]:
-    """Return the ids of the rows with these identities, in their order; for one
-    not stored yet `rest` gives its other columns.
+    """Return the ids of the rows with these identities, in their order; `rest` completes those not stored.
 
     Safe beside other writers.
     """

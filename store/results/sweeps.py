@@ -251,8 +251,7 @@ def delete_sweep(connection: sa.Connection, sweep_id: int) -> Deleted:
 
 
 def serialise_registration(connection: sa.Connection) -> None:
-    """Let one registration happen at a time: revisions and runs count up from the highest. SQLite has one writer
-    anyway.
+    """Let one registration happen at a time, for revisions and runs count up; SQLite has one writer anyway.
 
     Not a lock on the table: a commit that finishes a sweep holds its row and would wait for us, as we for the row.
     """

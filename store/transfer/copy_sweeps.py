@@ -33,8 +33,7 @@ Ids = Mapping[sa.Table, Mapping[int, int]]
 
 
 def register_all(read: sa.Connection, target: Store, ids: Ids) -> tuple[dict[int, int], int]:
-    """Return the target's id of each sweep of the source, in the order of
-    their last runs, and the number of new ones.
+    """Return the target's id of each sweep of the source, in the order of last runs, and the number of new ones.
 
     New ones arrive with all their blocks pending and without having been run.
     """

@@ -100,8 +100,7 @@ def write_parquet(rows: Iterable[Sequence[Value]], file: IO[bytes]) -> int:
 
 
 def read_rows(file: Path) -> Iterator[tuple[str, dict[str, Value]]]:
-    """Yield the place ("results.csv:17") and the values of every row, None
-    where it has none; text may be packed with gzip.
+    """Yield the place ("results.csv:17") and the values of every row, None where it has none, gzip or not.
 
     Raises InputError.
     """

@@ -61,8 +61,7 @@ _NAMED = (
 
 
 def export_rows(connection: sa.Connection, question: Question) -> Iterator[Row]:
-    """Yield all answers a question is about, estimates first, as rows of
-    `COLUMNS`; limits and objectives do not count.
+    """Yield all answers a question is about, estimates first, as rows of `COLUMNS`, whatever its limits.
 
     All points of a task come, whatever the ladder of the sweep that is asked for: with fewer the task would not be the
     one its key names. Raises UnknownNameError for names the store does not know.

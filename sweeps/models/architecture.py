@@ -130,8 +130,7 @@ class ModelSpec:
         return self.routed_expert_parameters // per_layer if per_layer else 0
 
     def part_of_a_block(self, width: int, ranks: int) -> int | None:
-        """Return the part of a width that each of `ranks` ranks would hold, where
-        that is no multiple of the checkpoint's FP8 blocks.
+        """Return a rank's part of a width where it is no multiple of the checkpoint's FP8 blocks.
 
         None: they hold whole blocks, or the weights do not share scales in blocks of 128 x 128.
         """

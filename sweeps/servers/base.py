@@ -232,8 +232,7 @@ def kv_follows_model(deployment: Deployment) -> bool:
 
 
 def precision_flags(deployment: Deployment, server: str, online: Mapping[str, str], kv: Mapping[str, str]) -> list[str]:
-    """Return `--dtype`, `--quantization` and `--kv-cache-dtype` where the
-    checkpoint does not decide. Raises InputError.
+    """Return the flags of precision where the checkpoint does not decide. Raises InputError.
 
     `online` and `kv` are the server's words for what it quantises itself, and for formats of the KV cache.
     """

@@ -193,8 +193,7 @@ def parse_names(
     *,
     called: Callable[[str], str | None] = lambda name: None,
 ) -> tuple[str, ...]:
-    """Return one of `allowed`, or a list of them, as a tuple in the order
-    given. Raises InvalidValue with everything wrong.
+    """Return one or several of `allowed` as a tuple, in order. Raises InvalidValue with everything wrong.
 
     `called` knows other spellings of them; `synonyms` are only suggested.
     """

@@ -260,8 +260,7 @@ class SweepSpec(BaseModel):
         return os.path.normpath(os.path.join(self._source.directory(path), os.path.expanduser(written)))
 
     def to_dict(self, *, directory: str | None = None) -> dict[str, object]:
-        """Return the spec as plain data that `spec_from_mapping` takes;
-        defaults are left out, what it extends is merged.
+        """Return the spec as data for `spec_from_mapping`, without defaults and merged with what it extends.
 
         Relative paths count from `directory`, by default that of the spec's own file.
         """

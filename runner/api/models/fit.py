@@ -107,8 +107,7 @@ def fit_memory(
     hf_token: str | None = None,
     known: KnownModels | None = None,
 ) -> MemoryFit:
-    """Return whether one replica fits on `num_gpus` GPUs, with how much
-    room, or what would make it fit. Needs no store.
+    """Return whether one replica fits on `num_gpus` GPUs and with how much room, or what makes it fit.
 
     `context_length` None: the model's own. Without sizes, the largest tensor parallel size within a node that fits,
     pipeline stages for the rest. Raises InputError for numbers that contradict, UnknownNameError for names, and what

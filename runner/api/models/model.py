@@ -215,8 +215,7 @@ class ModelArchitecture:
         return list(self.architecture.tensor_parallel_sizes(heads))
 
     def model_memory_gb(self, precision: str | None = None) -> float:
-        """Return GB of the weights, over all GPUs; None: as the checkpoint is.
-        Raises UnknownNameError for no precision.
+        """Return GB of the weights, over all GPUs; None: as the checkpoint is. Raises UnknownNameError.
 
         >>> model = ModelArchitecture("Qwen/Qwen3-8B")
         >>> round(model.model_memory_gb(), 1), round(model.model_memory_gb("fp8"), 1)
@@ -227,8 +226,7 @@ class ModelArchitecture:
     def kv_cache_memory_gb(
         self, context_length: int | None = None, batch_size: int = 1, *, kv_precision: str | None = None
     ) -> float:
-        """Return GB that `batch_size` sequences of `context_length` tokens
-        keep, over all GPUs. None: the longest context.
+        """Return GB that `batch_size` sequences of `context_length` tokens (None: the longest) keep, on all GPUs.
 
         Windows and constant states count as what they are. Raises InputError for a length, batch or precision that
         cannot be, and where no length is given and the model has no longest one.

@@ -12,8 +12,7 @@ from gpuscout.sweeps.slo import Slo
 def around_limits(
     ladder: Sequence[int], limits: Sequence[Slo], measured_at: Callable[[int], Iterator[MeasuredRun]]
 ) -> Iterator[MeasuredRun]:
-    """Measure the highest step of an ascending ladder that meets all limits, its neighbour that does not, and what it
-    took to find them: of n steps about log2(n) + 1.
+    """Measure the highest step of a ladder that meets all limits and the next, by about log2(n) + 1 points.
 
     Latencies are taken to grow with the load; where they do not, the answer is one of the places where they cross.
     """

@@ -30,8 +30,7 @@ def expected(
     *,
     adaptive: bool = False,
 ) -> Expected:
-    """Return the effort of measuring the cases of one configuration.
-    `server` None: it runs, and is not started for them.
+    """Return the effort of measuring one configuration's cases. `server` None: it runs already.
 
     `adaptive`: not the whole ladder is measured, but as many of its steps as halving it takes.
     """

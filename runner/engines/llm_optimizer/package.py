@@ -41,8 +41,7 @@ class Package:
         return self._look_up(name)
 
     def given(self, model: ModelSpec) -> object:
-        """Return the package's description of a model from gpuscout's own
-        figures, without asking the Hub, for this process.
+        """Return the package's description of a model from gpuscout's figures, without the Hub.
 
         Parameters are those of the checkpoint: from the Hub the package counts them in its own way.
         """
@@ -89,8 +88,7 @@ class Package:
 
 
 def _remembered(look_up: Any, given: Mapping[str, object]) -> Any:
-    """Return the package's function that asks the Hub for a model, remembering
-    answers (not failures) for the whole package.
+    """Return the package's lookup of a model on the Hub, remembering answers, not failures.
 
     `run_performance_estimation` calls it for every task: a download each, for a model that never changes. Models in
     `given` are not asked about.

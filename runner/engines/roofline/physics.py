@@ -50,8 +50,7 @@ class Link:
 def step_seconds(
     f: Features, k: Physical, sequences: FloatArray, kv_tokens: FloatArray, prefill_tokens: FloatArray
 ) -> FloatArray:
-    """Return seconds of one step of one attention rank: what a simulator of a
-    server's scheduler asks. Arguments broadcast.
+    """Return seconds of one step of an attention rank, for simulators of schedulers. Arguments broadcast.
 
     `sequences` running sequences, whose caches hold `kv_tokens` tokens together, get a token each, while
     `prefill_tokens` tokens of prompts are worked on; 0 of either is possible. Between windows and prompts of other
@@ -211,8 +210,7 @@ def communication(f: Features, k: Physical, tokens: FloatArray) -> FloatArray:
 
 
 def group_link(f: Features, k: Physical, gpus: FloatArray) -> Link:
-    """Return the link that `gpus` GPUs share: the fast one, PCIe when they are
-    more than it joins, the network between nodes.
+    """Return the link `gpus` GPUs share: the fast one, PCIe beyond what it joins, the network between nodes.
 
     On a fabric of pairwise links one GPU sends over its links to the group's other members only. Over PCIe all GPUs
     share the bridges of the host.

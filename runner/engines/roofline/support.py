@@ -56,8 +56,7 @@ def _prompts_too_long(cases: CaseColumns) -> dict[int, str]:
 
 
 def untimed(cases: CaseColumns) -> dict[int, str]:
-    """Return the reason why no times can be estimated, by position, of GPUs without a
-    figure that takes: what fits is known all the same.
+    """Return by position why times cannot be estimated, where a GPU lacks a figure for them.
 
     Only GPUs of a user's own lack figures.
     """
@@ -94,8 +93,7 @@ def refusal(model: ModelSpec, gpu: GPUSpec, server: str, precision: Precision, k
 
 
 def _split_refusal(model: ModelSpec, server: Server, precision: Precision, tp: int, dp: int, ep: int) -> str | None:
-    """Return the reason why weights that share scales in blocks cannot be split so:
-    vLLM and SGLang want whole blocks on every rank.
+    """Return why weights with block scales cannot be split so: vLLM and SGLang want whole blocks a rank.
 
     vLLM issues 17569 and 25292.
     """

@@ -44,8 +44,7 @@ def regimes(concurrency: IntArray, group: IntArray) -> IntArray:
 
 
 def interval_table(part: object) -> tuple[tuple[str, ...], FloatArray]:
-    """Return the groups, and regimes x metrics x (low, high), of the part
-    `intervals` of a constants file. Raises ValueError.
+    """Return groups, and regimes x metrics x (low, high), of `intervals` of a constants file. Raises ValueError.
 
     The group `UNSEEN` is the last; the same groups follow for models whose architecture is approximate. Without that
     part (a fit that was not cross-validated) nothing is known of errors: every factor is NaN; so are those of groups

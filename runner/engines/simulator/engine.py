@@ -235,8 +235,7 @@ class _Deployment:
         return int(self._roofline.known_regimes(regimes(np.array([concurrency]), self._group))[0])
 
     def _longer_alone_s(self, in_flight: float, *, than_step: bool = False) -> float:
-        """Return the seconds by which a prompt in a step of its own takes longer
-        than it delays a busy server, as the roofline has both.
+        """Return how much longer a prompt's own step takes than it delays a busy server, in the roofline.
 
         `than_step`: than the step that it shares with the sequences that run.
         """

@@ -18,8 +18,7 @@ Gaps = Callable[[np.random.Generator, int], FloatArray]
 
 
 def lengths_of(traffic: Traffic, input_len: int, output_len: int, kv_tokens: int, ranks: int, spread: float) -> Lengths:
-    """Return samples of the requests of one of `ranks`; its `kv_tokens` bound
-    what a trace's prefix blocks find in its cache.
+    """Return samples of one rank's requests; `kv_tokens` bound what its cache holds of a trace's prefixes.
 
     In a closed loop, lengths that the case fixes are drawn evenly from within the share `spread` around them: real
     requests, and those of load generators, are never equal to the token, and equal ones would march in step.

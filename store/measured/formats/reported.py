@@ -27,8 +27,7 @@ class Load(NamedTuple):
 
     @classmethod
     def of(cls, concurrency: int | None, request_rate: float | None) -> Load:
-        """Return the load of a tool that limits concurrency, the rate, both or
-        neither; an infinite rate counts as none.
+        """Return the load of limits on concurrency, rate, both or neither; an infinite rate is none.
 
         With a rate the limit is only a ceiling: how many requests were in flight is not known. Without either, all
         requests were sent at once.

@@ -33,8 +33,7 @@ _EXACT = 1e-6  # what the solver may be off by, relative to each rate
 
 
 def candidates(need: Need, sizes: Mapping[str, int], nodes: Nodes) -> list[tuple[RankedConfig, int]]:
-    """Return the configurations that may run on such nodes, the best of each
-    number of GPUs, and the nodes that each spans.
+    """Return the best configurations of each number of GPUs that run on such nodes, and the nodes they span.
 
     `sizes`: GPUs per node that estimates assume, by GPU type.
     """

@@ -94,8 +94,7 @@ def all_prices(rankings: Sequence[Ranking]) -> Prices:
 
 
 def both_rankings(connection: sa.Connection, question: Question) -> tuple[Ranking, dict[CaseKey, Group]]:
-    """Return every configuration at the point that counts for a load, and
-    the groups in which it counts by what is sure.
+    """Return every configuration at the point that counts, and the groups in which it counts by what is sure.
 
     The point of highest throughput is that of lowest cost, and GPUs without a price are ranked as well.
     """

@@ -275,8 +275,7 @@ def moving_plans(
     *,
     backed_first: bool,
 ) -> list[MovingPlan]:
-    """Return the cheapest configuration of each GPU type, cheapest first,
-    what measurements back before what nothing does.
+    """Return each GPU type's cheapest configuration, cheapest first, those that measurements back first.
 
     `surely`: the same configurations ranked with a confidence of 90 %, by `settings_of`.
     """

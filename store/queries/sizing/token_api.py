@@ -248,8 +248,7 @@ def break_even(
     *,
     period: int = 1,
 ) -> BreakEven | None:
-    """Return the load from which n replicas, which cost `usd_per_hour(n)` and
-    carry n times `requests_per_day`, cost no more than the API.
+    """Return the load from which replicas at `usd_per_hour(n)` and `requests_per_day` cost no more than the API.
 
     `tokens`: of one request. `period`: after how many replicas the cost of one more repeats itself, those of a whole
     instance. None: nowhere below `MOST_REPLICAS`.

@@ -64,8 +64,7 @@ def losers_of(pool: Candidates, answered: Set[int]) -> list[Lost]:
 
 
 def _nearest_of_causes(pool: Candidates, codes: Array, ratio: Array, groups: Sequence[int]) -> set[int]:
-    """Return the place of the configuration nearest to being ranked, by cause;
-    between equals, in the first group by its name.
+    """Return the place nearest to being ranked, by cause; between equals, of the first group by name.
 
     Apart for groups that only measured runs answer, which may be set aside.
     """

@@ -90,8 +90,7 @@ NOTHING_STORED = StoredWeights({}, 0, whole=True)
 
 
 def with_stored_bytes(model: ModelSpec, config: Mapping[str, Any], stored: StoredWeights) -> ModelSpec:
-    """Return the quantised model with the bytes that its files hold, and as
-    many quantised weights as are not stored plainly.
+    """Return the quantised model with its files' bytes, and their count of weights that are not stored plainly.
 
     Files that hold less than half or more than twice what was derived change nothing but make the model `approximate`.
     """
