@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from gpuscout.store.database import driver_errors, drivers, urls
 from gpuscout.store.database.filesystems import network_filesystem
 from gpuscout.store.database.waiting import Waits, while_asked
-from gpuscout.store.schema import HEAD, REVISION_TABLE, REVISIONS
+from gpuscout.store.schema import HEAD, REVISION_TABLE, REVISIONS, create_tables
 from gpuscout.sweeps.errors import NoStoreError, StoreOutdatedError, StoreUnreachableError
 
 _SQLITE_MAGIC = b"SQLite format 3\0"
@@ -216,13 +216,11 @@ def lock_for_migration(connection: sa.Connection) -> None:
 
 
 def _create_schema(store: Store) -> None:
-    from gpuscout.store.database.migrate import migrate_to_head  # imports alembic
-
     with store.writing() as connection:
         lock_for_migration(connection)
         # Somebody may have been faster.
         if not sa.inspect(connection).has_table(REVISION_TABLE):
-            migrate_to_head(connection)
+            create_tables(connection)
 
 
 def require_known(revision: str, store: Store) -> None:

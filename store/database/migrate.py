@@ -1,4 +1,4 @@
-"""Runs alembic on a connection; imported only when a schema is created or upgraded, since alembic costs 0.6 s."""
+"""Runs alembic on a connection; imported only when a schema is upgraded, since alembic costs 0.6 s."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ def alembic_config(connection: sa.Connection | None = None) -> Config:
 
 
 def migrate_to_head(connection: sa.Connection) -> None:
-    """Create or upgrade the schema in the caller's transaction, which the caller has made exclusive."""
+    """Run all revisions that are missing, in the caller's transaction, which the caller has made exclusive."""
     with _migrating:
         command.upgrade(alembic_config(connection), "head")

@@ -17,7 +17,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from gpuscout.store.database import connect, migrate, upgrade
-from gpuscout.store.database.connect import Store, open_store
+from gpuscout.store.database.connect import Store, open_store, reach
 from gpuscout.store.database.locks import RunnerLock
 from gpuscout.store.database.migrate import alembic_config
 from gpuscout.store.database.upgrade import store_status, upgrade_store
@@ -55,32 +55,42 @@ def test_there_is_one_head_and_the_code_knows_every_revision() -> None:
     assert tuple(script.revision for script in reversed(list(scripts.walk_revisions()))) == REVISIONS
 
 
-def test_alembic_finds_no_difference(store: Store) -> None:
-    with store.reading() as connection:
+@pytest.fixture
+def migrated(store_url: str) -> Store:
+    """An empty database in which every revision was run, one after the other."""
+    store = reach(store_url, create=True)
+    with store.writing() as connection:
+        migrate.migrate_to_head(connection)
+    return store
+
+
+def test_alembic_finds_no_difference(migrated: Store) -> None:
+    with migrated, migrated.reading() as connection:
         context = MigrationContext.configure(
             connection, opts={"version_table": REVISION_TABLE, "compare_type": True, "compare_server_default": True}
         )
         assert compare_metadata(context, metadata) == []
 
 
-def test_every_constraint_is_the_same(store_url: str, tmp_path: Path) -> None:
-    """Beside what alembic compares: CHECKs, primary keys and every name. A second database is made from the code."""
-    with open_store(store_url, create=True) as store:
-        with store.reading() as connection:
-            migrated = {name: constraints(connection, name) for name in metadata.tables}
-        if store.is_sqlite:
-            other = sa.create_engine(f"sqlite:///{tmp_path / 'other.db'}")
+def test_a_new_store_is_what_all_revisions_lead_to(migrated: Store, tmp_path: Path) -> None:
+    """Beside what alembic compares: CHECKs, primary keys and every name, and the revision itself."""
+    tables = [*metadata.tables, REVISION_TABLE]
+    with migrated:
+        with migrated.reading() as connection:
+            by_revisions = {name: constraints(connection, name) for name in tables}
+        if migrated.is_sqlite:
+            url = f"sqlite:///{tmp_path / 'other.db'}"
         else:
-            with store.writing() as connection:
+            with migrated.writing() as connection:
                 connection.exec_driver_sql("CREATE SCHEMA other")
-            url = store.url.update_query_dict({"options": "-csearch_path=other"})
-            other = sa.create_engine(url)
-        with other.begin() as connection:
-            metadata.create_all(connection)
-            modelled = {name: constraints(connection, name) for name in metadata.tables}
-        other.dispose()
-    assert migrated == modelled
-    for table, found in migrated.items():
+            other = migrated.url.update_query_dict({"options": "-csearch_path=other"})
+            url = other.render_as_string(hide_password=False)
+        with open_store(url, create=True) as new, new.reading() as connection:
+            assert set(sa.inspect(connection).get_table_names()) == set(tables)
+            at_once = {name: constraints(connection, name) for name in tables}
+            assert connection.execute(connect.REVISION_QUERY).scalars().all() == [HEAD]
+    assert at_once == by_revisions
+    for table, found in at_once.items():
         for kind, entries in found.items():
             assert all(entry[0] for entry in entries), f"a {kind} of {table} has no name"
 
@@ -96,7 +106,8 @@ def test_large_tables_are_stored_by_their_key(tmp_path: Path) -> None:
 
 
 def test_the_revisions_are_found_from_anywhere(tmp_path: Path) -> None:
-    code = "from gpuscout.store.database.connect import open_store; open_store('here.db', create=True).close()"
+    shutil.copy(FOLDER / "store-0001.sqlite", tmp_path / "here.db")
+    code = "from gpuscout.store.database.upgrade import upgrade_store; upgrade_store('here.db')"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     assert store_status(str(tmp_path / "here.db")).up_to_date
 
