@@ -19,7 +19,14 @@ from gpuscout.sweeps.text import message_of
 from gpuscout.sweeps.trust import Trust
 
 ENTRY_POINTS = "gpuscout.engines"
-_BUILT_IN = ("roofline", "llm-optimizer", "aiconfigurator", "aisimulate", "benchmark")
+_BUILT_IN = {
+    "roofline": "gpuscout.runner.engines.roofline:RooflineEngine",
+    "simulator": "gpuscout.runner.engines.simulator.engine:Simulator",
+    "llm-optimizer": "gpuscout.runner.engines.llm_optimizer:LlmOptimizerEngine",
+    "aiconfigurator": "gpuscout.runner.engines.aiconfigurator:AIConfiguratorEngine",
+    "aisimulate": "gpuscout.runner.engines.aisimulate.engine:AISimulateEngine",
+    "benchmark": "gpuscout.runner.engines.benchmark.engine:BenchmarkEngine",
+}
 EngineFactory = Callable[..., Engine]
 
 
@@ -192,53 +199,11 @@ def _factory(name: str) -> EngineFactory:
     return factory
 
 
-def _roofline() -> EngineFactory:
-    from gpuscout.runner.engines.roofline import RooflineEngine
-
-    return RooflineEngine
-
-
-def _simulator() -> EngineFactory:
-    from gpuscout.runner.engines.simulator.engine import Simulator
-
-    return Simulator
-
-
-def _llm_optimizer() -> EngineFactory:
-    from gpuscout.runner.engines.llm_optimizer import LlmOptimizerEngine
-
-    return LlmOptimizerEngine
-
-
-def _aiconfigurator() -> EngineFactory:
-    from gpuscout.runner.engines.aiconfigurator import AIConfiguratorEngine
-
-    return AIConfiguratorEngine
-
-
-def _aisimulate() -> EngineFactory:
-    from gpuscout.runner.engines.aisimulate.engine import AISimulateEngine
-
-    return AISimulateEngine
-
-
-def _benchmark() -> EngineFactory:
-    from gpuscout.runner.engines.benchmark.engine import BenchmarkEngine
-
-    return BenchmarkEngine
-
-
 @cache
 def _factories() -> dict[str, Callable[[], EngineFactory]]:
     """Return a loader of the engine class for each name; nothing is imported before it is called."""
-    factories: dict[str, Callable[[], EngineFactory]] = {
-        "roofline": _roofline,
-        "simulator": _simulator,
-        "llm-optimizer": _llm_optimizer,
-        "aiconfigurator": _aiconfigurator,
-        "aisimulate": _aisimulate,
-        "benchmark": _benchmark,
-    }
+    built_in = (metadata.EntryPoint(name, place, ENTRY_POINTS) for name, place in _BUILT_IN.items())
+    factories: dict[str, Callable[[], EngineFactory]] = {engine.name: engine.load for engine in built_in}
     for entry_point in metadata.entry_points(group=ENTRY_POINTS):
         factories.setdefault(entry_point.name, entry_point.load)
     return factories
