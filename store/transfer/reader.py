@@ -103,14 +103,29 @@ def fill(file: Path, own: Store, target: Store) -> None:
             connection.execute(sa.update(table).values(imported_from=file.name))
 
 
+@dataclass(frozen=True)
+class _Definition:
+    """The column of an export that defines a model or a GPU, the one of a store, and what both hold as JSON."""
+
+    column: str
+    stored: sa.Column[str]
+    kind: type[ModelSpec] | type[GPUSpec]
+
+
+_DEFINED = {
+    "model": _Definition("model_architecture", models.c.architecture, ModelSpec),
+    "gpu": _Definition("gpu_figures", gpus.c.figures, GPUSpec),
+}
+
+
 @dataclass
 class _Filling:
     """One file on its way into an empty store, in one transaction. Ids are those of that store."""
 
     connection: sa.Connection
     target: Store
-    models: dict[str, ModelSpec] = field(default_factory=dict)
-    gpus: dict[str, GPUSpec] = field(default_factory=dict)
+    # Models and GPUs by the names of their columns and their digests.
+    defined: dict[tuple[str, str], Any] = field(default_factory=dict)
     cases: dict[str, int] = field(default_factory=dict)
     engines: dict[tuple[str, str, str], int] = field(default_factory=dict)
     tasks: dict[str, int] = field(default_factory=dict)
@@ -157,9 +172,9 @@ class _Filling:
     def _store_cases(self, rows: list[Placed]) -> None:
         new: dict[str, Placed] = {}
         for row in rows:
-            for defined, digest in (("model_architecture", "model_digest"), ("gpu_figures", "gpu_digest")):
-                if row.has(defined):
-                    self._define(row, defined, row.text(digest))
+            for name, definition in _DEFINED.items():
+                if row.has(definition.column):
+                    self._define(row, name)
             if row.text("case_digest") not in self.cases:
                 new.setdefault(row.text("case_digest"), row)
         if not new:
@@ -204,8 +219,8 @@ class _Filling:
         kv = row.known("kv_precision", lambda name: row.word(name, PRECISIONS))
         sizes: dict[str, Any] = {column.name: row.count(column.name) for column in CASE[1:5]}
         case = Case(
-            self._model(row),
-            self._gpu(row),
+            self._named_by(row, "model"),
+            self._named_by(row, "gpu"),
             row.tokens("input_len"),
             row.tokens("output_len"),
             Precision(row.word("precision", PRECISIONS)),
@@ -223,58 +238,38 @@ class _Filling:
             raise row.error("num_gpus", f"{row.count('num_gpus')} is not tp x pp x dp = {case.num_gpus}")
         return case
 
-    def _define(self, row: Placed, name: str, digest: str) -> None:
+    def _define(self, row: Placed, name: str) -> None:
+        """Take the definition of the model or GPU that a row holds."""
+        known, digest = _DEFINED[name], row.text(f"{name}_digest")
         try:
-            document = json.loads(row.text(name))
-            found = ModelSpec.from_dict(document) if name == "model_architecture" else GPUSpec.from_dict(document)
+            found = known.kind.from_dict(json.loads(row.text(known.column)))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise row.error(name, f"cannot be understood ({type(error).__name__}: {error})") from error
+            raise row.error(known.column, f"cannot be understood ({type(error).__name__}: {error})") from error
         if found.digest().hex() != digest:
-            raise row.error(name, "does not have the digest that the row names")
-        if isinstance(found, ModelSpec):
-            self.models[digest] = found
-        else:
-            self.gpus[digest] = found
+            raise row.error(known.column, "does not have the digest that the row names")
+        self.defined[name, digest] = found
 
-    def _model(self, row: Placed) -> ModelSpec:
-        digest = row.text("model_digest")
-        found = self._model_of(row, digest)
-        if found.name != row.text("model"):
-            raise row.error("model", f"its digest is that of {found.name}: something was changed")
+    def _named_by(self, row: Placed, name: str) -> Any:
+        """Return the model or GPU of a row, as a row before it or the target defines it."""
+        known, digest = _DEFINED[name], row.text(f"{name}_digest")
+        if (name, digest) not in self.defined:
+            text = self._text_in_target(known, digest)
+            if text is None:
+                raise row.error(known.column, f"no row and no store defines this version of {row.text(name)}")
+            self.defined[name, digest] = known.kind.from_dict(json.loads(text))
+        found = self.defined[name, digest]
+        if found.name != row.text(name):
+            raise row.error(name, f"its digest is that of {found.name}: something was changed")
         return found
 
-    def _model_of(self, row: Placed, digest: str) -> ModelSpec:
-        if digest not in self.models:
-            text = self._defined_in_target(models, models.c.architecture, digest)
-            if text is None:
-                raise row.error(
-                    "model_architecture", f"no row and no store defines this version of {row.text('model')}"
-                )
-            self.models[digest] = ModelSpec.from_dict(json.loads(text))
-        return self.models[digest]
-
-    def _gpu(self, row: Placed) -> GPUSpec:
-        digest = row.text("gpu_digest")
-        found = self._gpu_of(row, digest)
-        if found.name != row.text("gpu"):
-            raise row.error("gpu", f"its digest is that of {found.name}: something was changed")
-        return found
-
-    def _gpu_of(self, row: Placed, digest: str) -> GPUSpec:
-        if digest not in self.gpus:
-            text = self._defined_in_target(gpus, gpus.c.figures, digest)
-            if text is None:
-                raise row.error("gpu_figures", f"no row and no store defines this version of {row.text('gpu')}")
-            self.gpus[digest] = GPUSpec.from_dict(json.loads(text))
-        return self.gpus[digest]
-
-    def _defined_in_target(self, table: sa.Table, column: sa.Column[str], digest: str) -> str | None:
+    def _text_in_target(self, known: _Definition, digest: str) -> str | None:
         try:
             wanted = bytes.fromhex(digest)
         except ValueError:
             return None
         with self.target.reading() as connection:
-            return connection.execute(sa.select(column).where(table.c.digest == wanted)).scalar()
+            query = sa.select(known.stored).where(known.stored.table.c.digest == wanted)
+            return connection.execute(query).scalar()
 
     def _named(
         self,
@@ -421,7 +416,7 @@ class _Filling:
         if not isinstance(derived, list):
             raise row.error("details", "expected a list of the figures that are derived")
         figures = {name: row.known(name, row.figure) for name in METRICS}
-        ttft, itl, e2e, tokens, requests = (None if name in derived else value for name, value in figures.items())
+        measured: dict[str, Any] = {name: None if name in derived else value for name, value in figures.items()}
         case, day = self._case(row), row.known("measured_on", row.day)
         load, rate = row.word("load", LOADS), row.known("request_rate", row.figure)
         if (load == "request_rate") != (rate is not None):
@@ -439,11 +434,7 @@ class _Filling:
             output_len=case.output_len,
             concurrency=row.known("concurrency", row.count),
             request_rate=rate,
-            ttft_ms=ttft,
-            itl_ms=itl,
-            e2e_s=e2e,
-            output_tokens_per_s=tokens,
-            requests_per_s=requests,
+            **measured,
             gpu_memory_utilization=case.gpu_memory_utilization,
             max_model_len=case.max_model_len,
             measured_on=None if day is None else day_or_month(day, details),

@@ -20,10 +20,10 @@ import sqlalchemy as sa
 from gpuscout.store.prices.books import prices_for
 from gpuscout.store.prices.csv_file import prices_by_name
 from gpuscout.store.prices.prices import Prices
-from gpuscout.store.queries.sizing.capacity import Out, expected_rates, is_known, out_of, rate_of
+from gpuscout.store.queries.sizing.capacity import Out, expected_rates, first_of_each_gpu, out_of, rate_of, surely
 from gpuscout.store.queries.sizing.capacity_question import all_prices, both_rankings, check_workloads, node_sizes
 from gpuscout.store.queries.sizing.moving import Hourly, hourly_of
-from gpuscout.store.queries.sizing.simulated_rates import highest_rates, of_one_load, settings_of
+from gpuscout.store.queries.sizing.simulated_rates import highest_rates, of_one_load
 from gpuscout.store.ranking.answer.aside import case_of
 from gpuscout.store.ranking.question.asked import Trusted
 from gpuscout.store.ranking.rank import Question, Ranking
@@ -190,14 +190,14 @@ def _planned(
     whole_nodes: bool,
 ) -> BatchGroup:
     requests = batch.requests(group.output_len)
-    surely = {settings_of(config): config for config, _ in highest_rates(safe.configs if safe else ())}
-    best: dict[str, tuple[tuple[bool, bool, float, float], BatchPlan]] = {}
+    same_surely = surely(safe)
+    plans = []
     for config, _ in highest_rates(group.configs):
         each = rate_of(config, group.output_len)
         if not each:
             continue
         node = nodes[config.gpu]
-        same = surely.get(settings_of(config)) if is_known(config) else None
+        same = same_surely(config)
         sure = None if same is None else rate_of(same, group.output_len)
         offers = []
         for purchase, priced in prices.items():
@@ -217,10 +217,11 @@ def _planned(
         if not offers:
             continue
         offers.sort(key=lambda one: (one.usd is None, one.usd or 0.0, one.gpu_hours))
-        first = offers[0]
-        unbacked = question.trust == Trusted.PREFER and not config.backed
-        key = first.usd is None, unbacked, first.usd or 0.0, first.gpu_hours
-        if config.gpu not in best or key < best[config.gpu][0]:
-            best[config.gpu] = key, BatchPlan(config, each, tuple(offers))
-    plans = tuple(one for _, one in sorted(best.values(), key=lambda one: one[0]))
-    return BatchGroup(group, requests, plans, tuple(out_of(group, best)))
+        plans.append(BatchPlan(config, each, tuple(offers)))
+
+    def order(plan: BatchPlan) -> tuple[bool, bool, float, float]:
+        unbacked = question.trust == Trusted.PREFER and not plan.config.backed
+        return plan.best.usd is None, unbacked, plan.best.usd or 0.0, plan.best.gpu_hours
+
+    best = first_of_each_gpu(sorted(plans, key=order))
+    return BatchGroup(group, requests, tuple(best), out_of(group, best))

@@ -15,8 +15,9 @@ first, unless all is ranked alike.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar
 
 from gpuscout.store.prices.prices import GpuPrice, HourlyPrice, Prices, packed
 from gpuscout.store.queries.sizing.simulated_rates import enough_for, highest_rates, settings_of
@@ -252,23 +253,48 @@ def capacity_of(
     def sized(config: RankedConfig) -> Plan | None:
         return plan(config, load, group.output_len, demand, nodes[config.gpu], prices.known.get(config.gpu))
 
-    surely = {settings_of(config): config for config, _ in highest_rates((safe or group).configs)}
+    same_surely = surely(safe or group)
     plans = []
     for config, rates in highest_rates(group.configs):
         if (found := sized(config)) is not None:
-            same = surely.get(settings_of(config)) if is_known(config) else None
+            same = same_surely(config)
             at_load = _simulated(rates, found) if rates else None
             plans.append(replace(found, safe=None if same is None else sized(same), at_load=at_load))
     plans.sort(key=lambda one: (one.usd_per_hour is None, backed_first and not one.config.backed, _cheapest_first(one)))
-    best: dict[str, Plan] = {}
-    for found in plans:
-        best.setdefault(found.config.gpu, found)
-    chosen = {id(found) for found in best.values()}
+    best = first_of_each_gpu(plans)
+    chosen = set(map(id, best))
     further = tuple(found for found in plans if id(found) not in chosen)
-    options, cut = _cut(list(best.values()))
+    options, cut = _cut(best)
     users = load.number if isinstance(load, Users) else None
     rate = options[0].requests_per_s if options else 0.0 if isinstance(load, Users) else load
-    return GroupCapacity(group, rate, options, further, tuple(out_of(group, best)), cut, users)
+    return GroupCapacity(group, rate, options, further, out_of(group, best), cut, users)
+
+
+class Sized(Protocol):
+    """Any plan for a configuration."""
+
+    @property
+    def config(self) -> RankedConfig: ...
+
+
+P = TypeVar("P", bound=Sized)
+
+
+def first_of_each_gpu(plans: Iterable[P]) -> list[P]:
+    """Return the first plan of each GPU type, in their order."""
+    first: dict[str, P] = {}
+    for one in plans:
+        first.setdefault(one.config.gpu, one)
+    return list(first.values())
+
+
+def surely(safe: Group | None) -> Callable[[RankedConfig], RankedConfig | None]:
+    """Return a look-up of configurations in a group ranked by what is sure.
+
+    It gives None where a configuration does not hold so surely, or nobody knows how surely it does.
+    """
+    by_settings = {settings_of(config): config for config, _ in highest_rates(safe.configs if safe else ())}
+    return lambda config: by_settings.get(settings_of(config)) if is_known(config) else None
 
 
 def summed_range(ranges: Iterable[tuple[float, float] | None]) -> tuple[float, float] | None:
@@ -324,9 +350,9 @@ _PROGRESS = (
 )
 
 
-def out_of(group: Group, able: Iterable[str]) -> list[Out]:
+def out_of(group: Group, plans: Iterable[Sized]) -> tuple[Out, ...]:
     """Return the GPU types without any plan, by name, with the reasons of their best configurations."""
-    able = set(able)
+    able = {one.config.gpu for one in plans}
     found: dict[str, list[tuple[tuple[int, float], Cause, Slo | None, Loser]]] = {}
     for losers in group.losers:
         for loser in losers.examples:
@@ -337,7 +363,7 @@ def out_of(group: Group, able: Iterable[str]) -> list[Out]:
     for gpu, out in sorted(found.items()):
         _, cause, slo, nearest = min(out, key=lambda one: one[0])
         result.append(Out(gpu, cause, slo, nearest, len(out)))
-    return result
+    return tuple(result)
 
 
 def load_at(curve: Sequence[tuple[float, float, float | None, float | None, float | None]], rate: float) -> Load | None:

@@ -13,16 +13,16 @@ reserved as cost least.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gpuscout.store.prices.prices import GpuPrice, packed
-from gpuscout.store.queries.sizing.capacity import Demand, expected_rates, is_known, rate_of
-from gpuscout.store.queries.sizing.simulated_rates import highest_rates, settings_of
+from gpuscout.store.queries.sizing.capacity import Demand, expected_rates, first_of_each_gpu, rate_of
+from gpuscout.store.queries.sizing.simulated_rates import highest_rates
 from gpuscout.store.ranking.types import RankedConfig
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.traffic.moving import Series
@@ -88,7 +88,10 @@ class MovingPlan:
     config: RankedConfig
     requests_per_s_per_replica: float
     fleets: tuple[Fleet, ...]
-    backed: bool = field(default=False)
+
+    @property
+    def backed(self) -> bool:
+        return self.config.backed
 
     @property
     def best(self) -> Fleet:
@@ -266,7 +269,7 @@ def _numbers(levels: Ints, spent: npt.NDArray[Any]) -> Sequence[int]:
 
 def moving_plans(
     configs: Iterable[RankedConfig],
-    surely: Mapping[tuple[Any, ...], RankedConfig],
+    same_surely: Callable[[RankedConfig], RankedConfig | None],
     series: Series,
     output_len: int,
     demand: Demand,
@@ -277,50 +280,43 @@ def moving_plans(
 ) -> list[MovingPlan]:
     """Return each GPU type's cheapest configuration, cheapest first, those that measurements back first.
 
-    `surely`: the same configurations ranked with a confidence of 90 %, by `settings_of`.
+    `same_surely`: a configuration as it is ranked with a confidence of 90 %, see `capacity.surely`.
     """
-    best: dict[str, tuple[tuple[bool, bool, float, float], RankedConfig, list[Fleet]]] = {}
+
+    def fleets(config: RankedConfig, rate: float | None) -> dict[str, Fleet]:
+        return fleets_of(series, rate, config.num_gpus, demand, scaling, *prices(config)) if rate else {}
+
+    def order(plan: MovingPlan) -> tuple[bool, bool, float, float]:
+        usd = plan.best.usd
+        return usd is None, backed_first and not plan.config.backed, usd or 0.0, plan.best.gpu_hours
+
+    found = []
     for config, _ in highest_rates(configs):
         each = rate_of(config, output_len)
-        if not each:
-            continue
-        fleets = _cheapest_first(
-            fleets_of(series, each, config.num_gpus, demand, scaling, *prices(config)).values(), scaling
-        )
-        usd = fleets[0].usd
-        key = usd is None, backed_first and not config.backed, usd or 0.0, fleets[0].gpu_hours
-        if config.gpu not in best or key < best[config.gpu][0]:
-            best[config.gpu] = key, config, fleets
+        if each:
+            found.append(MovingPlan(config, each, _cheapest_first(fleets(config, each).values(), scaling)))
     plans = []
-    for _, config, fleets in sorted(best.values(), key=lambda one: one[0]):
-
-        def again(rate: float | None, config: RankedConfig = config) -> dict[str, Fleet]:
-            if not rate:
-                return {}
-            return fleets_of(series, rate, config.num_gpus, demand, scaling, *prices(config))
-
-        ends = [again(rate) for rate in expected_rates(config, output_len)]
-        same = surely.get(settings_of(config)) if is_known(config) else None
-        safe = again(None if same is None else rate_of(same, output_len))
+    for plan in first_of_each_gpu(sorted(found, key=order)):
+        config = plan.config
+        ends = [fleets(config, rate) for rate in expected_rates(config, output_len)]
+        same = same_surely(config)
+        safe = fleets(config, None if same is None else rate_of(same, output_len))
         courses = []
-        for fleet in fleets:
+        for fleet in plan.fleets:
             if fleet.policy == "mixed" and fleet.reserved in (0, fleet.replicas_peak):
                 continue  # that is none or all of them reserved, which stand there already
             costs = sorted(one[fleet.policy].usd or 0.0 for one in ends if fleet.policy in one)
             known = (costs[0], costs[-1]) if costs and fleet.usd is not None else None
             courses.append(replace(fleet, usd_range=known, safe=safe.get(fleet.policy)))
-        plans.append(MovingPlan(config, rate_of(config, output_len) or 0.0, tuple(courses), config.backed))
+        plans.append(replace(plan, fleets=tuple(courses)))
     return plans
 
 
-def _cheapest_first(fleets: Iterable[Fleet], scaling: Scaling) -> list[Fleet]:
-    """Return the plans sorted: those with a price and few enough missed requests first."""
-    return sorted(
-        fleets,
-        key=lambda one: (
-            one.missed > scaling.most_missed,
-            one.usd is None,
-            one.usd if one.usd is not None else one.gpu_hours,
-            POLICIES.index(one.policy),
-        ),
-    )
+def _cheapest_first(fleets: Iterable[Fleet], scaling: Scaling) -> tuple[Fleet, ...]:
+    """Return the fleets sorted: those with a price and few enough missed requests first."""
+
+    def order(one: Fleet) -> tuple[bool, bool, float, int]:
+        usd = one.usd if one.usd is not None else one.gpu_hours
+        return one.missed > scaling.most_missed, one.usd is None, usd, POLICIES.index(one.policy)
+
+    return tuple(sorted(fleets, key=order))

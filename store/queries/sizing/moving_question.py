@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from gpuscout.store.prices.books import prices_for
 from gpuscout.store.prices.csv_file import prices_by_name
 from gpuscout.store.prices.prices import Prices
-from gpuscout.store.queries.sizing.capacity import HOURS_PER_MONTH, Demand, Out, out_of
+from gpuscout.store.queries.sizing.capacity import HOURS_PER_MONTH, Demand, Out, out_of, surely
 from gpuscout.store.queries.sizing.capacity_question import all_prices, both_rankings, node_sizes
 from gpuscout.store.queries.sizing.moving import (
     Hourly,
@@ -22,7 +22,7 @@ from gpuscout.store.queries.sizing.moving import (
     moving_plans,
     over_time,
 )
-from gpuscout.store.queries.sizing.simulated_rates import highest_rates, of_one_load, settings_of
+from gpuscout.store.queries.sizing.simulated_rates import of_one_load
 from gpuscout.store.ranking.answer.aside import CaseKey, case_of
 from gpuscout.store.ranking.question.asked import Trusted
 from gpuscout.store.ranking.rank import Question, Ranking
@@ -108,7 +108,7 @@ def capacity_over_time(
                     series,
                     demand,
                     scaling,
-                    _pricing(ranking.prices, reserved, nodes, demand),
+                    _Pricing(ranking.prices, reserved, nodes, demand.whole_nodes, {}),
                     backed_first=question.trust == Trusted.PREFER,
                 )
             )
@@ -132,10 +132,6 @@ def check_names(question: Question, load: MovingLoad) -> None:
         raise InputError(f"{load.file} names its models: leave out --model")
     if True in workloads and (question.workload or question.input_len or question.output_len):
         raise InputError(f"{load.file} names its workloads: leave out --workload, --input-len and --output-len")
-
-
-def _pricing(on_demand: Prices, reserved: Prices, nodes: Mapping[str, int], demand: Demand) -> _Pricing:
-    return _Pricing(on_demand, reserved, nodes, demand.whole_nodes, {})
 
 
 @dataclass(frozen=True)
@@ -170,22 +166,13 @@ def _sized(
     *,
     backed_first: bool,
 ) -> MovingGroup:
-    surely = {settings_of(config): config for config, _ in highest_rates(safe.configs if safe else ())}
     plans = moving_plans(
-        group.configs,
-        surely,
-        series,
-        group.output_len,
-        demand,
-        scaling,
-        prices,
-        backed_first=backed_first,
+        group.configs, surely(safe), series, group.output_len, demand, scaling, prices, backed_first=backed_first
     )
-    out = tuple(out_of(group, {plan.config.gpu for plan in plans}))
     course = None
     if plans:
         first = plans[0]
         course = over_time(series, first.requests_per_s_per_replica, demand, scaling)
         kept = first.best.always_on
         course = replace(course, wanted=np.maximum(course.wanted, kept), ready=np.maximum(course.ready, kept))
-    return MovingGroup(group, series, tuple(plans), out, course)
+    return MovingGroup(group, series, tuple(plans), out_of(group, plans), course)

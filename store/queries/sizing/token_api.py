@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from gpuscout.store.prices.prices import OLD_AFTER_DAYS, GpuPrice, HourlyPrice, Prices
 from gpuscout.store.prices.token_books import check_cached_share, current, named, token_prices_of
 from gpuscout.store.prices.tokens import TokenPrice
-from gpuscout.store.queries.sizing.capacity import Demand, Plan, expected_rates, plan, rate_of
+from gpuscout.store.queries.sizing.capacity import Demand, Plan, expected_rates, first_of_each_gpu, plan, rate_of
 from gpuscout.store.queries.sizing.capacity_question import both_rankings, node_sizes
 from gpuscout.store.ranking.question.asked import Question, Trusted
 from gpuscout.store.ranking.types import Group, RankedConfig, Ranking
@@ -186,26 +186,17 @@ def _answer(
     usd = price.usd(group.input_len, group.output_len, cached_share)
     tokens = group.input_len + group.output_len
     backed_first = ranking.question.trust == Trusted.PREFER
-    own: dict[str, OwnGpus] = {}
-    plans: dict[str, Plan] = {}
-    rate = None if tokens_per_day is None else tokens_per_day / tokens / SECONDS_PER_DAY
-    for config in group.configs:
-        known = ranking.prices.known.get(config.gpu)
-        if known is None:
-            continue
-        found = _own(config, group, known, usd, demand)
-        if found is not None and _better(found, own.get(config.gpu), backed_first):
-            own[config.gpu] = found
-        if rate is not None:
-            sized = plan(config, rate, group.output_len, demand, nodes[config.gpu], known)
-            if sized is not None and _cheaper(sized, plans.get(config.gpu), backed_first):
-                plans[config.gpu] = sized
+    known = ranking.prices.known
+    priced = [(config, known[config.gpu]) for config in group.configs if config.gpu in known]
+    own = filter(None, (_own(config, group, gpu_price, usd, demand) for config, gpu_price in priced))
+    best = first_of_each_gpu(sorted(own, key=lambda one: _order(one, backed_first)))
     at_load = None
-    if rate is not None and tokens_per_day is not None:
-        cheapest = tuple(sorted(plans.values(), key=lambda one: _cost(one, backed_first)))
-        at_load = AtLoad(tokens_per_day, rate, rate * SECONDS_PER_DAY * usd, cheapest)
-    ordered = tuple(sorted(own.values(), key=lambda one: _order(one, backed_first)))
-    return AgainstApi(group, price, cached_share, usd, ordered, at_load)
+    if tokens_per_day is not None:
+        rate = tokens_per_day / tokens / SECONDS_PER_DAY
+        plans = filter(None, (plan(one, rate, group.output_len, demand, nodes[one.gpu], at) for one, at in priced))
+        cheapest = first_of_each_gpu(sorted(plans, key=lambda one: _cost(one, backed_first)))
+        at_load = AtLoad(tokens_per_day, rate, rate * SECONDS_PER_DAY * usd, tuple(cheapest))
+    return AgainstApi(group, price, cached_share, usd, tuple(best), at_load)
 
 
 def _own(config: RankedConfig, group: Group, price: GpuPrice, usd: float, demand: Demand) -> OwnGpus | None:
@@ -284,17 +275,9 @@ def _order(one: OwnGpus, backed_first: bool) -> tuple[bool, float, float, str]:
     return backed_first and not one.config.backed, load, one.usd_per_mtok, one.config.gpu
 
 
-def _better(one: OwnGpus, other: OwnGpus | None, backed_first: bool) -> bool:
-    return other is None or _order(one, backed_first) < _order(other, backed_first)
-
-
 def _cost(one: Plan, backed_first: bool) -> tuple[bool, float, str]:
     usd = math.inf if one.usd_per_hour is None else one.usd_per_hour.usd
     return backed_first and not one.config.backed, usd, one.config.gpu
-
-
-def _cheaper(one: Plan, other: Plan | None, backed_first: bool) -> bool:
-    return other is None or _cost(one, backed_first) < _cost(other, backed_first)
 
 
 def usd_per_day(found: Plan) -> tuple[float, tuple[float, float] | None]:
