@@ -179,7 +179,7 @@ def ask(db: str, fields: Fields) -> Context:
         display = store.url_for_display
     context: Context = {"command": asked.command(display), "one": None, "rows": [], "more": 0, "sliders": []}
     if only is None:
-        context["rows"] = [_overview(ranking, group, fields) for group in groups[:_MOST_ANSWERS]]
+        context["rows"] = [_overview(group, fields) for group in groups[:_MOST_ANSWERS]]
         context["more"] = max(0, len(groups) - _MOST_ANSWERS)
         context["unit"] = question.aim.unit
         context["nothing"] = None if groups else none_meets(question)
@@ -206,7 +206,7 @@ def _is_about_one(question: Any) -> bool:
     return one_model and bool(question.workload or (question.input_len and question.output_len))
 
 
-def _overview(ranking: Any, group: Any, fields: Fields) -> Context:
+def _overview(group: Any, fields: Fields) -> Context:
     from gpuscout.runner.cli.show.certainty import ranged
     from gpuscout.runner.cli.show.wording import describe
 
@@ -282,8 +282,8 @@ def _launch(connection: Connection, group: Any) -> Context | None:
 
 def tradeoffs(db: str, fields: Fields) -> Context:
     """Return the frontier of each model and workload as a chart and a table."""
-    asked = Question("pareto", {"metrics": ["cost,interactivity"]} | given(fields))
-    document = json.loads(asked.ask(db).text)
+    answer = _answered(db, "pareto", {"metrics": ["cost,interactivity"]} | dict(fields))
+    document = answer.pop("document")
     first, second = document["metrics"][:2]
     cases: dict[tuple[Any, ...], list[Context]] = {}
     for at, row in enumerate(document["points"]):
@@ -292,7 +292,7 @@ def tradeoffs(db: str, fields: Fields) -> Context:
         cases.setdefault(tuple(row[name] for name in CASE), []).append(row)
     charts = []
     for case, rows in list(cases.items())[:_MOST_CHARTS]:
-        labels = tuple(f"{metric['name']} ({metric['unit']})" for metric in (second, first))
+        across, up = (f"{metric['name']} ({metric['unit']})" for metric in (second, first))
         charts.append(
             {
                 "title": _case(*case),
@@ -300,21 +300,17 @@ def tradeoffs(db: str, fields: Fields) -> Context:
                     rows[:_MOST_MARKS],
                     second["column"],
                     first["column"],
-                    labels=(labels[0], labels[1]),
+                    labels=(across, up),
                     curve_by=_CONFIGURATION,
                 ),
                 "rows": rows[:_MOST_MARKS],
                 "left_out": max(0, len(rows) - _MOST_MARKS),
             }
         )
-    return {
-        "command": asked.command(_display(db)),
+    return answer | {
         "charts": charts,
         "more": [
-            {
-                "text": _case(*case),
-                "link": address("/trade-offs", fields, model=case[0], **_asking_for(*case[1:4])),
-            }
+            {"text": _case(*case), "link": address("/trade-offs", fields, model=case[0], **_asking_for(*case[1:4]))}
             for case in list(cases)[_MOST_CHARTS:][:_MOST_ANSWERS]
         ],
         "columns": [first, second],
@@ -342,8 +338,7 @@ def compare(db: str, fields: Fields) -> Context:
     """Return two answers to one question side by side."""
     if not fields.get("a") and not fields.get("b"):
         return {"document": None}
-    asked = Question("compare", given(fields))
-    return {"document": json.loads(asked.ask(db).text), "command": asked.command(_display(db))}
+    return _answered(db, "compare", fields)
 
 
 def load(db: str, fields: Fields) -> Context:
@@ -351,35 +346,27 @@ def load(db: str, fields: Fields) -> Context:
     kind = next((name for name in ("load", "batch", "rate") if fields.get(name)), None)
     if kind is None:
         return {"document": None, "kind": kind}
-    asked = Question("capacity", given(fields))
-    document = json.loads(asked.ask(db).text)
+    answer = _answered(db, "capacity", fields)
+    document = answer["document"]
     charts: list[Course | None] = []
     if kind == "load":
         charts = [course(group, document["load"]["seconds"]) for group in document["groups"]]
-    return {"document": document, "charts": charts, "command": asked.command(_display(db)), "kind": kind}
+    return answer | {"charts": charts, "kind": kind}
 
 
 def place(db: str, fields: Fields) -> Context:
     """Return models and workloads on GPUs that are there."""
     if not fields.get("have") and not fields.get("rate"):
         return {"document": None}
-    asked = Question("place", given(fields))
-    return {"document": json.loads(asked.ask(db).text), "command": asked.command(_display(db))}
+    return _answered(db, "place", fields)
 
 
 def prices(db: str, fields: Fields) -> Context:
     """Return the price books, of each GPU the range in which it is sold, and what one of one's own costs."""
     own = {name: fields[name] for name in OWN if name in fields}
-    asked = Question("prices", given({name: values for name, values in fields.items() if name not in own}))
-    document = json.loads(asked.ask(db).text)
-    most = max((gpu["highest_usd_per_gpu_hour"] for gpu in document["gpus"]), default=1)
-    return {
-        "document": document,
-        "most": most,
-        "own": _own(own, _display(db)) if own else None,
-        "flips": _flips(db),
-        "command": asked.command(_display(db)),
-    }
+    answer = _answered(db, "prices", {name: values for name, values in fields.items() if name not in own})
+    most = max((gpu["highest_usd_per_gpu_hour"] for gpu in answer["document"]["gpus"]), default=1)
+    return answer | {"most": most, "own": _own(own, _display(db)) if own else None, "flips": _flips(db)}
 
 
 def _flips(db: str) -> Context | None:
@@ -441,25 +428,21 @@ def _own(given: Fields, store: str) -> Context:
 
 
 def sweeps(db: str, fields: Fields) -> Context:
-    asked = Question("sweeps", given(fields))
-    document = json.loads(asked.ask(db).text)
-    for one in document["sweeps"]:
+    answer = _answered(db, "sweeps", fields)
+    for one in answer["document"]["sweeps"]:
         one["link"] = f"/sweeps/{quote(one['name'], safe='')}"
-    return {"document": document, "command": asked.command(_display(db))}
+    return answer
 
 
 def sweep(db: str, fields: Fields) -> Context:
-    asked = Question("sweep", given(fields))
-    return {"document": json.loads(asked.ask(db).text), "command": asked.command(_display(db))}
+    return _answered(db, "sweep", fields)
 
 
 def accuracy(db: str, fields: Fields) -> Context:
     """Return the errors of the built-in engine over the runs that ship, or over those of the store."""
-    asked = Question("accuracy", given(fields))
-    document = json.loads(asked.ask(db).text)
-    engine = document["accuracy"][0]["engine"]
-    chart = agreement(db, engine, fields.get("measured") or ["public"])
-    return {"document": document, "engine": engine, "chart": chart, "command": asked.command(_display(db))}
+    answer = _answered(db, "accuracy", fields)
+    engine = answer["document"]["accuracy"][0]["engine"]
+    return answer | {"engine": engine, "chart": agreement(db, engine, fields.get("measured") or ["public"])}
 
 
 def reference(db: str, fields: Fields) -> Context:
@@ -489,6 +472,12 @@ def choices(db: str) -> Choices:
         names = sorted(stored_names(connection, models).ids)
         workloads = dict.fromkeys(workload.name for workload in workload_names(connection, None))
     return Choices(names, workloads)
+
+
+def _answered(db: str, name: str, fields: Fields) -> Context:
+    """Return the document of a command for these fields, and the command that prints it."""
+    asked = Question(name, given(fields))
+    return {"document": json.loads(asked.ask(db).text), "command": asked.command(_display(db))}
 
 
 def _display(db: str) -> str:

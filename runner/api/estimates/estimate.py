@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 
@@ -29,6 +29,8 @@ from gpuscout.sweeps.workloads import Workload
 
 _SWEEP = "estimate_performance"
 PricesLike = Mapping[str, float] | PriceRules
+_Given = TypeVar("_Given")
+_Made = TypeVar("_Made")
 
 
 def estimate_performance(
@@ -233,9 +235,9 @@ def estimate_many(
     given = [_with_default(request, engine) for request in requests]
     with opened(store) as the_store:
         lookup = Lookup(gpus, StoredModels(the_store) if store is not None else None, hf_token)
-        parsed = [_parsed(request) for request in given]
+        parsed = [_or_error(parse_request, request) for request in given]
         lookup.expect(request for request in parsed if isinstance(request, EstimateRequest))
-        prepared = [_prepared(lookup, request) for request in parsed]
+        prepared = [_or_error(lookup.prepared, request) for request in parsed]
         ready = [(row, found) for row, found in enumerate(prepared) if isinstance(found, Prepared)]
         with the_store.reading() as connection:
             priced = prices_for(connection, {found.case.gpu.name for _, found in ready}, rules)
@@ -286,20 +288,12 @@ def _plain(value: object) -> object:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _parsed(given: dict[str, object] | InputError) -> EstimateRequest | InputError:
+def _or_error(step: Callable[[_Given], _Made], given: _Given | InputError) -> _Made | InputError:
+    """Return the result of a step, or the error of this one or of one before it."""
     if isinstance(given, InputError):
         return given
     try:
-        return parse_request(given)
-    except InputError as error:
-        return error
-
-
-def _prepared(lookup: Lookup, request: EstimateRequest | InputError) -> Prepared | InputError:
-    if isinstance(request, InputError):
-        return request
-    try:
-        return lookup.prepared(request)
+        return step(given)
     except InputError as error:
         return error
 
