@@ -166,7 +166,7 @@ class CaseColumns:
         """Return columns of these cases, in their order."""
         cases = list(cases)
         models = tuple(dict.fromkeys(case.model for case in cases))
-        gpus = _unique_by_identity(case.gpu for case in cases)
+        gpus = tuple({id(case.gpu): case.gpu for case in cases}.values())
         servers = tuple(dict.fromkeys(case.server for case in cases))
         traffics = tuple(dict.fromkeys(case.traffic for case in cases)) or (PLAIN,)
         options = tuple(dict.fromkeys(case.server_options for case in cases)) or ((),)
@@ -264,7 +264,3 @@ def canonical_json(value: object) -> bytes:
 def content_digest(value: object) -> bytes:
     """Return the 16-byte digest of a JSON-able value."""
     return hashlib.sha256(canonical_json(value)).digest()[:DIGEST_BYTES]
-
-
-def _unique_by_identity(gpus: Iterable[GPUSpec]) -> tuple[GPUSpec, ...]:
-    return tuple({id(gpu): gpu for gpu in gpus}.values())

@@ -33,6 +33,11 @@ def printable_lines(text: str) -> str:
     return _IN_LINES.sub(_escape, text)
 
 
+def clean(text: str) -> str:
+    """Return the text as any database takes it: Postgres knows no NUL, neither knows half a surrogate pair."""
+    return text.replace("\0", "").encode(errors="replace").decode()
+
+
 def fault_in(text: str) -> str | None:
     """Return the reason why a name or another line of text is refused; None: it is accepted."""
     found = _UNPRINTABLE.search(text)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+_LONGEST_DETAIL = 300
 _QUOTED_SHEBANG = re.compile(r"""^'''exec' ("(?P<quoted>[^"]+)"|(?P<plain>\S+)) """)
 
 
@@ -56,6 +57,11 @@ def run(command: list[str], timeout_s: float, more: Mapping[str, str] | None = N
             file.seek(0)
             texts.append(file.read().decode(errors="replace"))
     return Printed(texts[0], texts[1], status)
+
+
+def shortened(text: str) -> str:
+    """Return a message of another program in the length that is kept with a task."""
+    return text if len(text) <= _LONGEST_DETAIL else text[: _LONGEST_DETAIL - 1] + "…"
 
 
 def interpreter_of(path: str) -> str | None:

@@ -48,7 +48,8 @@ def split_format(arguments: Sequence[str]) -> tuple[Format | None, list[str]]:
         if Path(first).exists() or is_public(first):
             return None, list(arguments)
         if rest and not any(character in first for character in "./*\\"):
-            raise UnknownNameError("file or format", first, error.suggestions, hint=_what_formats()) from None
+            hint = f"formats: {', '.join(known.name for known in FORMATS)}"
+            raise UnknownNameError("file or format", first, error.suggestions, hint=hint) from None
         return None, list(arguments)
     if not rest:
         raise InputError(f"no files given for the format {chosen.name}", hint=f"for a file of that name: ./{first}")
@@ -196,7 +197,3 @@ def _expanded(names: Iterable[str]) -> Iterator[str]:
 def is_public(name: str) -> bool:
     """Return whether this names runs that ship with the package."""
     return name == PUBLIC or name.startswith(f"{PUBLIC}:")
-
-
-def _what_formats() -> str:
-    return f"formats: {', '.join(known.name for known in FORMATS)}"

@@ -79,7 +79,11 @@ def fetch_all(models: Iterable[HubModel], *, token: str | None = None) -> dict[H
     patience_s = _PATIENCE * max(constants.HF_HUB_ETAG_TIMEOUT, constants.HF_HUB_DOWNLOAD_TIMEOUT)
     with _quiet_hub():
         answers = _concurrently(lambda model: _fetch(model, token), wanted, patience_s)
-    return {model: answers.get(model) or _too_slow(model) for model in wanted}
+    return {
+        model: answers.get(model)
+        or HubTimeoutError(f"{model.name}: the Hub keeps sending too slowly", hint="try again later")
+        for model in wanted
+    }
 
 
 def _fetch(model: HubModel, token: str | None) -> Fetched | GpuscoutError:
@@ -298,7 +302,3 @@ def _concurrently(
             raise answer
         answers[model] = answer
     return answers
-
-
-def _too_slow(model: HubModel) -> GpuscoutError:
-    return HubTimeoutError(f"{model.name}: the Hub keeps sending too slowly", hint="try again later")

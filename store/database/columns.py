@@ -28,7 +28,7 @@ class Coded:
 
 
 def row_count(columns: Columns) -> int:
-    return next((len(values) for values in columns.values() if _varies(values)), 0)
+    return next((len(values) for values in columns.values() if isinstance(values, list | np.ndarray | Coded)), 0)
 
 
 def take(columns: Columns, rows: Sequence[int]) -> dict[str, Any]:
@@ -75,7 +75,3 @@ def _take(values: Any, rows: Sequence[int], chosen: npt.NDArray[np.intp]) -> Any
     if isinstance(values, Coded):
         return Coded(values.codes[chosen], values.words)
     return values[chosen] if isinstance(values, np.ndarray) else values
-
-
-def _varies(values: Any) -> bool:
-    return isinstance(values, list | np.ndarray | Coded)

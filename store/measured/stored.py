@@ -245,7 +245,7 @@ def _from_row(row: sa.Row[Any], details: Mapping[str, Any], tails: Mapping[tuple
 
 def digest_without_kv(digest: bytes) -> bytes:
     """Return the digest of a case whose KV precision is not known, from that of the same case with a BF16 cache."""
-    return _digest(_UNKNOWN_KV + digest)
+    return hashlib.sha256(_UNKNOWN_KV + digest).digest()[:DIGEST_BYTES]
 
 
 def _store_cases(connection: sa.Connection, runs: Sequence[MeasuredRun]) -> list[int]:
@@ -287,10 +287,6 @@ def _registered(
     unique = {id(thing): thing for thing in things}
     ids = dict(zip(unique, register(connection, list(unique.values())), strict=True))
     return [ids[id(thing)] for thing in things]
-
-
-def _digest(content: bytes) -> bytes:
-    return hashlib.sha256(content).digest()[:DIGEST_BYTES]
 
 
 def _plain(value: Any) -> Any:

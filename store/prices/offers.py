@@ -199,7 +199,7 @@ def _offers(number: int) -> str:
 def _parts(offer: Offer, by_instance: Mapping[tuple[str, str], str]) -> list[str]:
     """Return the GPUs that an offer can mean."""
     texts = (offer.gpu, *offer.texts, offer.instance_type)
-    family = _family(_base(offer.gpu))
+    family = _families().get(_base(offer.gpu), [])
     form = next((match[1].casefold() for text in texts if (match := _FORM.search(text))), None)
     if form is None and any("hbm" in text.casefold() for text in texts):
         # "H100 80GB HBM3" is what nvidia-smi prints of one part.
@@ -238,10 +238,6 @@ def _base(name: str) -> str:
 def _form(gpu: GPUSpec) -> str | None:
     found = _FORM.search(gpu.name)
     return None if found is None else found[1].casefold()
-
-
-def _family(base: str) -> list[GPUSpec]:
-    return _families().get(base, [])
 
 
 @functools.cache

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from gpuscout.store.prices.books import book_names, prices_for, quotes_of
 from gpuscout.store.prices.prices import Prices
 from gpuscout.store.queries.compare_sides import PRICE_FORMS, Form, Side
+from gpuscout.store.ranking.answer.aside import CaseKey, case_of
 from gpuscout.store.ranking.measures import DECIMALS, Array
 from gpuscout.store.ranking.question.asked import Kind
 from gpuscout.store.ranking.question.lookup import means_estimated
@@ -32,7 +33,6 @@ from gpuscout.sweeps.settings import SETTINGS
 
 METRICS = ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s")
 Key = tuple[Any, ...]
-_Case = tuple[str, int, int, str | None]
 """Model, input and output tokens, and how requests vary and arrive (`Group.traffic`)."""
 # Rows that are turned into columns at once.
 _CHUNK = 50_000
@@ -186,7 +186,7 @@ class _Seen:
     side: Side
     scope: Scope
     ranking: Ranking
-    groups: Mapping[_Case, Group]
+    groups: Mapping[CaseKey, Group]
     ranked: Mapping[Key, RankedConfig]
     answered: Mapping[Key, int]
 
@@ -229,7 +229,7 @@ _TOLD_APART = {form: tuple(n for n in _SETTINGS if n not in _LEFT_OUT.get(form, 
 _SETTINGS_OF = {form: attrgetter(*names) for form, names in _TOLD_APART.items()}
 
 
-def _key(case: _Case, config: Configuration, form: Form) -> Key:
+def _key(case: CaseKey, config: Configuration, form: Form) -> Key:
     """Return the key that is equal on both sides; it leaves out the kind when kinds are compared."""
     settings = _SETTINGS_OF[form](config)
     rate = getattr(config, "request_rate", None)
@@ -237,7 +237,7 @@ def _key(case: _Case, config: Configuration, form: Form) -> Key:
     return (*case, rate, *settings, config.kind) if apart else (*case, rate, *settings)
 
 
-def _answered(connection: sa.Connection, scope: Scope, groups: Mapping[_Case, Group], form: Form) -> dict[Key, int]:
+def _answered(connection: sa.Connection, scope: Scope, groups: Mapping[CaseKey, Group], form: Form) -> dict[Key, int]:
     """Return the newest task of every configuration that the engine of its group answered, by its `_key`."""
     answers = scope.answers
     names = ("model", "input_len", "output_len", "traffic", "request_rate", *_TOLD_APART[form])
@@ -363,7 +363,7 @@ def _metrics(connection: sa.Connection, one: _Seen, other: _Seen, changes: Itera
     left = _points(connection, one.scope, np.array([pair[0] for pair in pairs]))
     right = _points(connection, other.scope, np.array([pair[1] for pair in pairs]))
     _, here, there = np.intersect1d(left[0], right[0], return_indices=True)
-    by_key = {_key(_case_of(c), c.config, one.side.form): c for c in changes}
+    by_key = {_key(case_of(c), c.config, one.side.form): c for c in changes}
     found = {}
     for position, name in enumerate(METRICS, 1):
         before, after = left[position][here], right[position][there]
@@ -381,10 +381,6 @@ def _metrics(connection: sa.Connection, one: _Seen, other: _Seen, changes: Itera
                 worst_concurrency=concurrency,
             )
     return found
-
-
-def _case_of(change: Change) -> _Case:
-    return change.model, change.input_len, change.output_len, change.traffic
 
 
 _SHIFT = 1 << 31

@@ -40,6 +40,7 @@ from gpuscout.sweeps.outcomes import OUTCOMES
 from gpuscout.sweeps.precision import PRECISIONS
 from gpuscout.sweeps.servers.options import options_text
 from gpuscout.sweeps.settings import PARALLELISM
+from gpuscout.sweeps.text import clean
 
 __all__ = ["Answer", "BlockResult", "RegisteredIds", "StoredTask", "commit_block", "register_names", "stored_tasks"]
 
@@ -158,7 +159,7 @@ class _Said:
         self.kv_capacity_tokens = np.concatenate([part.kv_capacity_tokens for part in curves])
         self.fits_up_to = np.concatenate([part.fits_up_to for part in curves])
         self.details = {
-            start + row: _printable(text)
+            start + row: clean(text)[:_LONGEST_TEXT]
             for start, part in zip(self.starts.tolist(), curves, strict=False)
             for row, text in part.details.items()
         }
@@ -345,8 +346,3 @@ def _store_failures(
 def _unless_negative(values: IntArray) -> np.ma.MaskedArray[Any, Any]:
     """Return NULL where an engine does not say."""
     return np.ma.masked_array(values, values < 0)
-
-
-def _printable(text: str) -> str:
-    """Return an engine's text as both databases take it: without NUL (Postgres) and halves of surrogates."""
-    return text.replace("\0", "").encode(errors="replace").decode()[:_LONGEST_TEXT]

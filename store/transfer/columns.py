@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gpuscout.store.measured.formats.node import clean, shown
+from gpuscout.store.measured.formats.node import shown
 from gpuscout.sweeps.curves import SERVER_METRICS
 from gpuscout.sweeps.errors import InputError
-from gpuscout.sweeps.text import fault_in
+from gpuscout.sweeps.text import clean, fault_in
 
 LONGEST_VALUE = 2**22  # characters; the architectures of unusual models are long
 Value = str | int | float | bool | None

@@ -7,6 +7,7 @@ and is removed by the next that writes in its place. Nothing that is there alrea
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import secrets
 import shutil
@@ -60,7 +61,7 @@ def working_folder(prefix: str) -> Iterator[Path]:
 
 
 def _remove_parts(target: Path) -> None:
-    for part in target.parent.glob(f"{_escaped(target.name)}.part-*"):
+    for part in target.parent.glob(f"{glob.escape(target.name)}.part-*"):
         with suppress(OSError):
             if part.stat(follow_symlinks=False).st_uid == os.getuid() and _is_litter(part, part):
                 part.unlink()
@@ -86,7 +87,3 @@ def _mode(file: Path) -> int | None:
         return stat.S_IMODE(file.stat().st_mode)
     except FileNotFoundError:
         return None
-
-
-def _escaped(name: str) -> str:
-    return "".join(f"[{character}]" if character in "*?[" else character for character in name)

@@ -29,6 +29,7 @@ _NO_STRUCTURE = re.compile(
     r"|layer_norm|layernorm|norm_|_norm|aux|output_|use_cache|router|freq|rope|rotary|partial|pdrop|chunk|act$|_fn$"
     r"|num_nextn|mtp|max_|seq|version|pretraining|classifier|head_type|prefix|multiplier|factor|_type$|jitter|temper"
 )
+_BY_LAYER = "per_layer_config"  # a group that is read as a whole, by numbers of layers
 _OTHER_GROUPS = re.compile(
     r"vision|visual|image|video|audio|speech|sound|talker|wav|code_predictor|codec|rope|rotary|quant|compress|generation"
     r"|auto_map|label|task|loss|token|lora|adapter|projector|perceiver|connector|former|encoder|draft|mtp|eagle"
@@ -77,16 +78,11 @@ def assumptions(fields: Fields, model_type: str, layers: int, *, known: bool) ->
 def _unread_groups(fields: Fields) -> Iterator[str]:
     """Yield nested settings that by their names decide on weights or caches and that nobody asked for."""
     for name, group in fields.config.items():
-        if not isinstance(group, Mapping) or _OTHER_GROUPS.search(name) or _whole(fields, name):
+        if not isinstance(group, Mapping) or _OTHER_GROUPS.search(name) or name == _BY_LAYER:
             continue
         for key, value in group.items():
             if _structural(key, value) and not {key, f"{name}.{key}"} & fields.seen:
                 yield f"{name}.{key}"
-
-
-def _whole(fields: Fields, name: str) -> bool:
-    """Return whether a group was read as a whole, by numbers of layers."""
-    return name == "per_layer_config"
 
 
 def _unread_figures(fields: Fields) -> Iterator[str]:

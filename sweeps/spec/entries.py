@@ -204,18 +204,14 @@ class RunEntry(Part):
     )
 
 
-def _parse_run(value: object) -> RunEntry:
-    return one_part(RunEntry)(value)
-
-
 class EngineEntry(Part):
     """One estimator and its options; the engine itself checks the options. `run` says where it runs."""
 
     name: Text = Field(description="Name of the estimator: roofline, llm-optimizer, aiconfigurator or a plug-in.")
     options: dict[str, Any] = Field(default_factory=dict)
-    run: Annotated[RunEntry | None, PlainValidator(_parse_run), WithJsonSchema(RunEntry.model_json_schema())] = Field(
-        default=None, description="Where this engine runs and within which limits; changes no results."
-    )
+    run: Annotated[
+        RunEntry | None, PlainValidator(one_part(RunEntry)), WithJsonSchema(RunEntry.model_json_schema())
+    ] = Field(default=None, description="Where this engine runs and within which limits; changes no results.")
 
     @model_validator(mode="before")
     @classmethod

@@ -44,10 +44,6 @@ def _a_model(value: object) -> str | ModelArchitecture:
         raise InvalidValue(unexpected("a model (text, a Path or a ModelArchitecture)", value)) from None
 
 
-def _an_engine(value: object) -> EngineEntry:
-    return one_part(EngineEntry)(value)
-
-
 _Parallel = Annotated[int, PlainValidator(PARALLEL.number)]
 _Tokens = Annotated[int, PlainValidator(TOKENS.number)]
 
@@ -69,7 +65,7 @@ class EstimateRequest(Part):
     gpu_memory_utilization: Annotated[float, PlainValidator(MEMORY_FRACTION.number)] = 0.9
     server_options: Annotated[tuple[ServerOptions, ...], PlainValidator(parse_server_options)] = ((),)
     speculative: Annotated[tuple[Speculative, ...], PlainValidator(parse_speculative)] = (NO_DRAFTS,)
-    engine: Annotated[EngineEntry, PlainValidator(_an_engine)] = Field(default=EngineEntry(name="roofline"))
+    engine: Annotated[EngineEntry, PlainValidator(one_part(EngineEntry))] = Field(default=EngineEntry(name="roofline"))
 
 
 def parse_request(given: Mapping[str, object]) -> EstimateRequest:

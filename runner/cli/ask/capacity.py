@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +14,7 @@ from gpuscout.runner.cli.ask.capacity_load import MovingOptions, print_load
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, leave_if_nothing, open_store, print_json
 from gpuscout.runner.cli.options import Filters, LimitOptions, Many, PriceOptions, grouped, under
 from gpuscout.runner.cli.show.document import CASE, picked
-from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number
+from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number, yes_or_no
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.text import percent
 
@@ -100,7 +100,8 @@ def capacity(
     elif output.for_people:
         print_capacity(found)
     else:
-        print_rows(_columns(output), [_row(group, plan) for group in found.groups for plan in _all(group)], output)
+        rows = (_row(group, plan) for group in found.groups for plan in (*group.plans, *group.further))
+        print_rows(_columns(output), rows, output)
         print_capacity_aside(found)
     leave_if_nothing(any(group.plans for group in found.groups))
 
@@ -119,10 +120,6 @@ def parse_rate(flag: str, text: str, *, tokens: bool = False, users: bool = Fals
             hint=f"for example {flag} 50{'' if users else ', 300/min'} or chat=50",
         )
     return Rate(value, form["workload"].strip() if form["workload"] else None, tokens, users)
-
-
-def _all(group: GroupCapacity) -> Sequence[Plan]:
-    return (*group.plans, *group.further)
 
 
 # --- for machines ------------------------------------------------------------------------------------------------
@@ -199,7 +196,7 @@ _FOR_READERS = (
     a_figure("itl_ms", "ITL ms"),
     a_figure("limits_met", "limits met", percent),
     Column("kind", "kind"),
-    Column("backed", "measured near", lambda backed: "yes" if backed else "no"),
+    Column("backed", "measured near", yes_or_no),
     Column("caveats", "caveats"),
 )
 

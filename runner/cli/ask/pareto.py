@@ -13,7 +13,8 @@ import typer
 from gpuscout.runner.cli.ask.query import AllVersions, Columns, Plot
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, err, open_store
 from gpuscout.runner.cli.options import DeploymentRate, Filters, PriceOptions, SloOptions, grouped
-from gpuscout.runner.cli.show.output import Column, Output, print_json_rows, print_rows
+from gpuscout.runner.cli.show.document import picked
+from gpuscout.runner.cli.show.output import Column, Output, print_json_rows, print_rows, yes_or_no
 
 if TYPE_CHECKING:
     from gpuscout.store.queries.operating_points.pareto import Front, Pareto
@@ -107,7 +108,10 @@ def pareto(
         # First, for it may refuse: nothing is printed then.
         save(frontier(found, question.slos, _caption(found, question)), plot)
     if output.json:
-        document = {"metrics": [_metric(axis) for axis in found.metrics], "across": across}
+        document = {
+            "metrics": [picked(axis, "name", "column", "unit", "more_is_better") for axis in found.metrics],
+            "across": across,
+        }
         document |= {**limits_document(question), "caveats": caveats}
         print_json_rows(document, "points", _rows(found, ["kind", *names, "dominated", "backed", *ranges], dominated))
     elif output.for_people:
@@ -125,7 +129,7 @@ def pareto(
         shown = list(dict.fromkeys(["model", "input_len", "output_len", "kind", *names, *axes_shown]))
         ends = [name for name in ranges if name not in shown]
         rows = _rows(found, [*shown, "dominated", *ends, "backed"], dominated)
-        backed = Column("backed", "backed", lambda backed: "yes" if backed else "no")
+        backed = Column("backed", "backed", yes_or_no)
         print_rows([*_columns(shown, dominated), *map(column_of, ends), backed], rows, output)
     if plot is not None:
         err().print(f"drawn: {plot}", soft_wrap=True)
@@ -159,12 +163,8 @@ def _rows(found: Pareto, names: list[str], dominated: bool) -> Any:
 def _columns(names: list[str], dominated: bool) -> list[Column]:
     from gpuscout.runner.cli.show.points import column_of
 
-    marks = [Column("dominated", "dominated", lambda dominated: "yes" if dominated else "no")] if dominated else []
+    marks = [Column("dominated", "dominated", yes_or_no)] if dominated else []
     return [*map(column_of, names), *marks]
-
-
-def _metric(axis: Any) -> dict[str, object]:
-    return {"name": axis.name, "column": axis.column, "unit": axis.unit, "more_is_better": axis.more_is_better}
 
 
 def _kinds(kinds: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ from gpuscout.sweeps.errors import InputError
 
 if TYPE_CHECKING:
     from gpuscout.runner.resolve.fleet import Fleet
-    from gpuscout.store.queries.placements.nodes import Added, Placed
+    from gpuscout.store.queries.placements.nodes import Placed
     from gpuscout.store.queries.placements.placement_question import Fit, Placing
     from gpuscout.store.queries.sizing.capacity_question import Rate
     from gpuscout.sweeps.traffic.moving import MovingLoad
@@ -207,10 +207,8 @@ def _fit(fit: Fit) -> dict[str, object]:
         "bound": placement and placement.bound,
         "gap": placement and placement.gap,
         "missing": [
-            {**picked(one, "gpus", "bound"), "added": [_added(added) for added in one.added]} for one in fit.missing
+            picked(one, "gpus", "bound")
+            | {"added": [picked(added, "gpu", "gpus", "gpus_per_node", "nodes") for added in one.added]}
+            for one in fit.missing
         ],
     }
-
-
-def _added(one: Added) -> dict[str, Any]:
-    return picked(one, "gpu", "gpus", "gpus_per_node", "nodes")

@@ -23,6 +23,7 @@ from gpuscout.runner.cli.show.wording import (
 )
 from gpuscout.store.queries.compare import Change, Comparison, MetricChange, PriceChange, Status, Winner
 from gpuscout.store.ranking.types import RankedConfig
+from gpuscout.sweeps.names import bare
 from gpuscout.sweeps.traffic.words import traffic_words
 
 # By the values of `Status`.
@@ -240,7 +241,7 @@ def _workload(told: Change | Winner) -> str:
 
 
 # Without the organisation: names are long, and so are those of configurations.
-_MODEL = Column("model", "model", show=lambda name: str(name).rpartition("/")[2])
+_MODEL = Column("model", "model", show=bare)
 _SHOWN_CHANGE = a_figure("change", "change", _signed)
 _MOVES = (
     Column("gpu", "GPU"),

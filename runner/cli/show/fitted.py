@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gpuscout.runner.cli.common import on_two_lines
+from gpuscout.sweeps.names import bare
 
 _CUT = "…"
 _SHORTEST = 8
@@ -104,8 +105,8 @@ def short_gpu(name: str) -> str:
 def bare_names(names: Iterable[str]) -> dict[str, str]:
     """Return names of models without their owners, where that leaves no two of them alike."""
     known = list(dict.fromkeys(names))
-    bare = [name.rpartition("/")[2] for name in known]
-    return {name: short if bare.count(short) == 1 else name for name, short in zip(known, bare, strict=True)}
+    models = list(map(bare, known))
+    return {name: model if models.count(model) == 1 else name for name, model in zip(known, models, strict=True)}
 
 
 def shortened(names: Iterable[str], width: int) -> Mapping[str, str]:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from gpuscout.runner.cli.show.certainty import ranged
-from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, whole_number
+from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, whole_number, yes_or_no
 from gpuscout.store.prices.prices import Prices
 from gpuscout.store.queries.operating_points.point_columns import COLUMNS, PERCENTILE, RANGES, ends_of
 from gpuscout.store.queries.operating_points.points import check_column
@@ -64,8 +64,8 @@ _WORDS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "gpu": ("GPU", str),
     "kv_precision": ("KV", str),
     "speculative": ("drafts", lambda text: speculative_from(text).short),
-    "queued": ("queued", lambda queued: "yes" if queued else "no"),
-    "approximate": ("model guessed", lambda approximate: "yes" if approximate else "no"),
+    "queued": ("queued", yes_or_no),
+    "approximate": ("model guessed", yes_or_no),
     "stored_at": ("stored", lambda time: f"{time:%Y-%m-%d %H:%M} UTC"),
     "server_version": ("server version", str),
     "measured_on": ("measured", str),

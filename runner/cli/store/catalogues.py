@@ -9,7 +9,7 @@ import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, list_by_default, open_store, print_json, print_table
 from gpuscout.runner.cli.options import grouped
-from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number
+from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number, yes_or_no
 from gpuscout.sweeps.errors import GpuscoutError, InputError
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def list_engines(output: Output) -> None:
         return
     columns = (
         Column("name", "engine"),
-        Column("installed", "installed", lambda installed: "yes" if installed else "no"),
+        Column("installed", "installed", yes_or_no),
         Column("fingerprint", "fingerprint", unknown="-"),
         Column("covers", "covers"),
     )

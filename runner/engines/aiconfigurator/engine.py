@@ -18,6 +18,7 @@ from gpuscout.runner.engines.aiconfigurator.support import (
     their_system,
 )
 from gpuscout.runner.engines.base import About, CaseAnswer, Cost, Option, Point, answered, silence
+from gpuscout.runner.engines.program import shortened
 from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.curves import Curves, IntArray
 from gpuscout.sweeps.outcomes import Outcome
@@ -27,7 +28,6 @@ INSTALL = "pip install 'gpuscout[aiconfigurator]'"
 VERSION = "1"
 _SERIES = "0.12."
 _PACKAGES = ("aiconfigurator", "aiconfigurator-core")
-_LONGEST_DETAIL = 300
 DATABASE_MODES = ("SILICON", "HYBRID", "EMPIRICAL", "SOL")
 
 
@@ -102,7 +102,8 @@ class AIConfiguratorEngine:
         name, at, _ = case.model.name.partition("@")
         if at:
             return CaseAnswer.failed(Outcome.NOT_SUPPORTED, f"AIConfigurator reads only the newest revision of {name}")
-        path = model_path(case.model, _bundled_models())
+        bundled = frozenset(_imported("aiconfigurator.sdk.common").DefaultHFModels)
+        path = model_path(case.model, bundled)
         if path is None:
             return CaseAnswer.failed(
                 Outcome.UNKNOWN_MODEL, f"AIConfigurator finds models by their Hugging Face names, not {case.model.name}"
@@ -141,7 +142,7 @@ class AIConfiguratorEngine:
             experts["moe_ep_size"] = case.expert_parallel
             experts["moe_tp_size"] = case.tensor_parallel * case.data_parallel // case.expert_parallel
         try:
-            result = _estimator()(
+            result = _imported("aiconfigurator.cli.api").cli_estimate(
                 model_path=path,
                 system_name=their_system(case.gpu.name),
                 backend_name=case.server,
@@ -166,7 +167,7 @@ class AIConfiguratorEngine:
 
 def meaning(error: Exception) -> CaseAnswer:
     """Return the outcome for a case that an exception of the package stands for."""
-    text = _shortened(" ".join(str(error).split()))
+    text = shortened(" ".join(str(error).split()))
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, RuntimeError) and text.startswith("OOM"):
         return CaseAnswer.failed(Outcome.DOES_NOT_FIT, "model, batch and reserves exceed the memory of a GPU")
@@ -189,10 +190,6 @@ _NOT_MEASURED = {
 }
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST_DETAIL else text[: _LONGEST_DETAIL - 1] + "…"
-
-
 def _download_outcome(error: Exception) -> Outcome:
     """Return the outcome of a refused download: the Hub answers 401 for gated and for missing models."""
     status = getattr(error.__cause__, "code", None)
@@ -209,14 +206,6 @@ def _point(case: Case, concurrency: int, result: Any) -> Point:
     return Point(
         concurrency, float(result.ttft), float(result.tpot), e2e_s, requests_per_s * case.output_len, requests_per_s
     )
-
-
-def _estimator() -> Any:
-    return _imported("aiconfigurator.cli.api").cli_estimate
-
-
-def _bundled_models() -> frozenset[str]:
-    return frozenset(_imported("aiconfigurator.sdk.common").DefaultHFModels)
 
 
 def _imported(module: str) -> Any:

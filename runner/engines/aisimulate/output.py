@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from gpuscout.runner.engines.base import CaseAnswer, Point
-from gpuscout.runner.engines.program import Printed
+from gpuscout.runner.engines.program import Printed, shortened
 from gpuscout.sweeps.cases import Case
 from gpuscout.sweeps.curves import PERCENTILES, FloatArray
 from gpuscout.sweeps.outcomes import Outcome
 
-_LONGEST_DETAIL = 300
 # Requests leave slower than this share of the rate at which they come: their queue grows as long as they do.
 _SUSTAINED = 0.95
 _ESTIMATED = "; the option database_mode: HYBRID estimates what was not timed"
@@ -42,10 +41,10 @@ def failure(printed: Printed) -> CaseAnswer:
     for words, outcome in _MEANINGS:
         if (at := text.casefold().find(words)) >= 0:
             more = _ESTIMATED if words.startswith("missing") else ""
-            return CaseAnswer.failed(outcome, f"AISimulate: {_shortened(text[at:])}{more}")
+            return CaseAnswer.failed(outcome, f"AISimulate: {shortened(text[at:])}{more}")
     if '"prediction_status": "invalid"' in printed.stdout or '"prediction_status":"invalid"' in printed.stdout:
         return CaseAnswer.failed(Outcome.DOES_NOT_FIT, "AISimulate: no request completed")
-    last = _shortened(" ".join(lines[-3:]))
+    last = shortened(" ".join(lines[-3:]))
     return CaseAnswer.failed(Outcome.ERROR, f"AISimulate ended with status {printed.status}: {last}".rstrip(": "))
 
 
@@ -114,7 +113,3 @@ def _column(requests: Iterable[Mapping[str, Any]], name: str) -> FloatArray:
     if not np.isfinite(values).all():
         raise ValueError(f"{name} is not finite")
     return values
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST_DETAIL else text[: _LONGEST_DETAIL - 1] + "…"

@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from gpuscout.sweeps.errors import InputError
-from gpuscout.sweeps.text import fault_in, printable
+from gpuscout.sweeps.text import clean, fault_in, printable
 
 _LARGEST = 2**31 - 1
 _SMALLEST_FIGURE, _LARGEST_FIGURE = 1e-9, 1e12
@@ -170,11 +170,6 @@ class Node:
 def measurable(number: float) -> bool:
     """Return whether this can be a latency, a throughput or a number of tokens."""
     return _SMALLEST_FIGURE <= number <= _LARGEST_FIGURE
-
-
-def clean(text: str) -> str:
-    """Return the text as any database takes it: Postgres knows no NUL, neither knows half a surrogate pair."""
-    return text.replace("\0", "").encode(errors="replace").decode()
 
 
 def scaled(value: float, scale: float) -> float:

@@ -11,6 +11,7 @@ from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, pr
 from gpuscout.runner.cli.show.wording import caveats_of, configuration, print_aside, print_wrapped
 from gpuscout.store.queries.placements.inventory import Served
 from gpuscout.sweeps.errors import UnknownNameError, nearest
+from gpuscout.sweeps.names import bare
 
 _LISTED = 6
 
@@ -26,7 +27,7 @@ def read_inventory(texts: Iterable[str], gpu_file: Path | None = None) -> dict[s
 
 
 _TABLE = (
-    Column("model", "model", show=lambda name: str(name).rpartition("/")[2]),
+    Column("model", "model", show=bare),
     Column("workload", "workload", whole=True),
     Column("configuration", "configuration", unknown="-"),
     a_figure("replicas", "replicas", whole_number),
@@ -52,8 +53,8 @@ def print_inventory(found: Sequence[Served], inventory: Mapping[str, int], outpu
         print_json({"inventory": dict(inventory), "served": rows, "not_served": out, "caveats": caveats})
         return
     if not output.for_people:
-        bare = [Column("tokens_low", "tok/s low"), Column("tokens_high", "tok/s high"), Column("gpus", "GPUs")]
-        print_rows([*(column for column in _TABLE if column.name != "range"), *bare], rows, output)
+        figures = [Column("tokens_low", "tok/s low"), Column("tokens_high", "tok/s high"), Column("gpus", "GPUs")]
+        print_rows([*(column for column in _TABLE if column.name != "range"), *figures], rows, output)
         print_aside(caveats)
         return
     owned = ", ".join(f"{number_of} x {gpu}" for gpu, number_of in inventory.items())
@@ -62,9 +63,8 @@ def print_inventory(found: Sequence[Served], inventory: Mapping[str, int], outpu
     columns = [column for column in _TABLE if column.name not in one_workload]
     print_rows(columns, rows, output, drop=_DROP)
     if out:
-        bare_names = [name.rpartition("/")[2] for name in out]
         more = f" and {count(len(out) - _LISTED, 'more')[:-1]}" if len(out) > _LISTED else ""
-        print_wrapped(f"not served within the limits: {', '.join(bare_names[:_LISTED])}{more} (--json lists all)")
+        print_wrapped(f"not served within the limits: {', '.join(map(bare, out[:_LISTED]))}{more} (--json lists all)")
     for caveat in caveats:
         print_wrapped(caveat)
 

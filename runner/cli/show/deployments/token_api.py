@@ -10,7 +10,7 @@ from typing import Any
 
 from gpuscout.runner.cli.common import count, leave_if_nothing, out, print_json
 from gpuscout.runner.cli.show.document import CASE, picked
-from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, print_rows
+from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, print_rows, yes_or_no
 from gpuscout.runner.cli.show.prices import price_sources, prices_document, usd
 from gpuscout.runner.cli.show.wording import (
     GLUE,
@@ -230,5 +230,5 @@ _COLUMNS = (
     a_figure("break_even_tokens_per_day", "break-even", tokens, unknown="never"),
     Column("range", "range"),
     a_figure("lasting_tokens_per_day", "lasting", tokens, unknown="never"),
-    Column("backed", "measured near", lambda backed: "yes" if backed else "no"),
+    Column("backed", "measured near", yes_or_no),
 )

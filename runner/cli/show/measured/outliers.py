@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuscout.runner.cli.common import count, print_json
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, number, print_rows
+from gpuscout.sweeps.names import bare
 
 if TYPE_CHECKING:
     from gpuscout.runner.accuracy.report import AccuracyReport
@@ -17,7 +18,7 @@ _NAMED = 3  # files that are named in one line
 
 _TABLE = (
     Column("file", "file"),
-    Column("model", "model", show=lambda name: str(name).rpartition("/")[2]),
+    Column("model", "model", show=bare),
     Column("configuration", "configuration"),
     a_figure("concurrency", "c", "{:,}".format),
     Column("metric", "figure", show=_HEADINGS.__getitem__, whole=True),
