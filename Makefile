@@ -50,8 +50,9 @@ demo: .venv/.installed
 test: .venv/.dev
 	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder --durations 15 --reruns 1
 
+# Two folders have no fast test, and take long to import.
 test-fast: .venv/.dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m fast --durations 5
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m fast --ignore tests/faults --ignore tests/web --durations 5
 
 # In an environment of its own: the oldest versions that pyproject.toml allows.
 test-lowest: .venv/.uv

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -16,6 +17,9 @@ from tests.support.stores import empty_database, new_store, postgres_database, p
 # No test depends on a quiet machine: an example may take as long as it takes.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+# As a command does: what tests import stays, and looking through it again and again takes a tenth of their time.
+gc.set_threshold(200_000, 50, 100)
 
 # Started in the background of a shell, a process ignores Ctrl-C, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.forked import gpuscout
+from tests.support.in_process import gpuscout
 
 MODEL = "RedHatAI/Qwen3-32B-quantized.w4a16"
 SAID = "int4-weight-only assumed from its name, on the architecture of Qwen/Qwen3-32B"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gpuscout import estimate_performance
-from tests.support.forked import gpuscout
+from tests.support.in_process import gpuscout
 
 QUICK = ["run", "--model", "Qwen3-8B,Qwen3-32B", "--gpu", "H100,H200,B200,L40S", "--concurrency", "1,8,32,128"]
 

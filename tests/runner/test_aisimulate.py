@@ -28,7 +28,7 @@ from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.traffic.lengths import Uniform
 from gpuscout.sweeps.traffic.trace import Trace
 from gpuscout.sweeps.traffic.traffic import CONSTANT, POISSON, Arrivals, Traffic
-from tests.support.forked import gpuscout
+from tests.support.in_process import gpuscout
 
 # Answers of 0.13.0.dev202610270000000085: status, standard output and error, and of each request what is read.
 RECORDED = Path(__file__).parents[1] / "data" / "aisimulate"

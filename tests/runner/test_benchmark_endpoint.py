@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import started, wait_for
-from tests.support.forked import gpuscout
+from tests.support.in_process import gpuscout
 from tests.support.llama_server import serving_llama, write_config
 from tests.support.openai_server import Served, serving_openai
 

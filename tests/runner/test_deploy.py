@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpuscout import run
@@ -89,6 +89,7 @@ def flags_of(launch: Launch) -> dict[str, str | None]:
 
 
 @pytest.mark.parametrize("server", SERVERS)
+@settings(max_examples=40)
 @given(deployments())
 def test_commands_and_manifests_of_all_configurations(server: str, deployment: Deployment) -> None:
     try:

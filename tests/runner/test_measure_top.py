@@ -21,7 +21,7 @@ from gpuscout.sweeps.gpus.library import gpus_with
 from gpuscout.sweeps.precision import Precision
 from gpuscout.sweeps.slo import parse_slo
 from gpuscout.sweeps.spec.spec import load_spec
-from tests.support.forked import gpuscout
+from tests.support.in_process import gpuscout
 
 SPEC = """
 name: estimated

@@ -15,7 +15,7 @@ from gpuscout.runner.accuracy.percentiles import percentile_errors, that_tell_pe
 from gpuscout.runner.engines.simulator.engine import Simulator
 from gpuscout.store.measured import public_runs
 from gpuscout.sweeps.curves import PERCENTILE_COLUMNS
-from tests.support.forked import gpuscout
+from tests.support.in_process import gpuscout
 
 NAMES = (
     "model",

@@ -12,7 +12,7 @@ import pytest
 
 from gpuscout import recommend_gpus
 from tests.assets.update_tails import FILE, PAGE, table
-from tests.support.forked import gpuscout
+from tests.support.in_process import gpuscout
 
 pytestmark = pytest.mark.slow
 

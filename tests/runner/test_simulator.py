@@ -24,7 +24,7 @@ from gpuscout.sweeps.speculative import NO_DRAFTS, Speculative
 from gpuscout.sweeps.traffic.lengths import Histogram, LogNormal, Uniform
 from gpuscout.sweeps.traffic.trace import Trace
 from gpuscout.sweeps.traffic.traffic import CONSTANT, POISSON, Arrivals, Traffic
-from tests.support.forked import gpuscout
+from tests.support.in_process import gpuscout
 
 MODEL = ModelCatalogue.load().get("Qwen/Qwen3-8B")
 H100, L40S, MI300X = (GPUCatalogue.load().resolve(name) for name in ("H100", "L40S", "MI300X"))

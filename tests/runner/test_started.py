@@ -23,7 +23,7 @@ from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.models.catalogue import ModelCatalogue
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.speculative import Speculative
-from tests.support.forked import gpuscout
+from tests.support.in_process import gpuscout
 
 DRAFTS = "draft_tokens=3 acceptance=0.7 draft_cost=0.05"
 FLAGS = ["--server-option", "max_num_seqs=64,1024", "--speculative", "none", "--speculative", DRAFTS.replace(" ", ",")]

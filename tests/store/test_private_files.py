@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from gpuscout.store.transfer.whole_file import whole_file, working_folder
-from tests.support.forked import FORKS, gpuscout
+from tests.support.forked import FORKS, start_server
+from tests.support.in_process import gpuscout
 
 OLD_STORE = Path(__file__).parents[1] / "assets" / "store-0001.sqlite"
 
@@ -72,6 +73,7 @@ def _die_at_work(target: Path) -> None:
 
 
 def test_the_litter_of_the_dead_is_removed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start_server()  # whose own folder is elsewhere
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     target = tmp_path / "x.csv"

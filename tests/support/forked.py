@@ -49,7 +49,7 @@ class Started:
         self.command = [str(GPUSCOUT), *map(str, arguments)]
         self._folder = tempfile.TemporaryDirectory()
         self._streams = Path(self._folder.name, "stdout"), Path(self._folder.name, "stderr")
-        _start_server()
+        start_server()
         self._process = FORKS.Process(
             target=_run, args=(self.command, cwd, environment(plugins), _PATH, *self._streams)
         )
@@ -84,7 +84,7 @@ def gpuscout(
     return subprocess.CompletedProcess(process.command, process.poll(), out, err)
 
 
-def _start_server() -> None:
+def start_server() -> None:
     """Start the process that forks, unless it runs: wherever the test is, with the project before what is installed.
 
     Packages bring modules called `tests`, too.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -466,12 +467,17 @@ def test_ranges_of_fractions_are_what_was_written() -> None:
         axes.NumericAxis(0, 1, whole=False).parse({"from": 0, "to": 1, "factor": 3})
 
 
+@cache
+def json_validator() -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(spec_json_schema())
+
+
 @pytest.mark.parametrize("name", example_names())
 def test_examples_are_valid(name: str) -> None:
     text = example_spec(name)
     spec = parse_spec(text, file=f"{name}.yaml")
     assert parse_spec(spec.to_yaml()) == spec
-    jsonschema.validate(yaml.safe_load(text), spec_json_schema())
+    json_validator().validate(yaml.safe_load(text))
 
 
 def test_the_examples_show_what_they_promise() -> None:

@@ -34,7 +34,7 @@ distributions = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(distributions)
 def test_samples_have_the_mean_and_the_quantiles_that_are_stated(lengths: Lengths) -> None:
     drawn = lengths.sample(np.random.default_rng(1), 40_000)
