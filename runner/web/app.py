@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI, Request
@@ -14,6 +16,7 @@ from gpuscout.runner.web.api import api, unanswered
 from gpuscout.runner.web.pages import no_page, pages
 from gpuscout.runner.web.patience import LONGEST_ANSWER_S, Patience
 from gpuscout.runner.web.safety import Guard, Guarded
+from gpuscout.store.database.connect import kept_stores
 
 _HERE = Path(__file__).parent
 
@@ -24,6 +27,7 @@ def make_app(db: str, guard: Guard | None = None, *, longest_s: float = LONGEST_
     What takes longer than `longest_s`, or whose asker has left, is given up.
     """
     app = FastAPI(
+        lifespan=_lifespan,
         title="gpuscout",
         version=__version__,
         description="Which GPUs should serve this model, and what will it cost? Answers from one store.",
@@ -39,6 +43,12 @@ def make_app(db: str, guard: Guard | None = None, *, longest_s: float = LONGEST_
     app.add_exception_handler(HTTPException, _refused)
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
     return app
+
+
+@asynccontextmanager
+async def _lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    with kept_stores():
+        yield
 
 
 def _healthy() -> PlainTextResponse:

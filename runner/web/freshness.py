@@ -5,7 +5,6 @@ from __future__ import annotations
 from gpuscout import __version__
 from gpuscout.store.clock import today
 from gpuscout.store.database.connect import reach
-from gpuscout.store.database.state import state_of
 
 
 def freshness(db: str | None) -> str | None:
@@ -13,8 +12,8 @@ def freshness(db: str | None) -> str | None:
 
     None where the store cannot say whether it has changed. Raises GpuscoutError where it cannot be reached.
     """
-    state = "-"
+    state: str | None = "-"
     if db is not None:
         with reach(db) as store:
-            state = state_of(store)
+            state = store.state()
     return f"{__version__} {today().isoformat()} {state}" if state else None

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from gpuscout.runner.web.app import make_app
 from gpuscout.runner.web.safety import LOOPBACK, Guard
-from gpuscout.store.database.connect import keep_stores
 from gpuscout.store.database.urls import parse_url
 from gpuscout.sweeps.errors import InputError
 
@@ -83,7 +82,6 @@ def serve(
 
 def _application(db: str, guard: Guard, longest_s: float) -> FastAPI:
     """Return the application of one process, which ends when the process that started it does."""
-    keep_stores()
     if (parent := multiprocessing.parent_process()) is not None:
         threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
     return make_app(db, guard, longest_s=longest_s)

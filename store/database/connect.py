@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 
 import sqlalchemy as sa
@@ -15,6 +16,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from gpuscout.store.database import driver_errors, drivers, urls
 from gpuscout.store.database.filesystems import network_filesystem
+from gpuscout.store.database.state import Watch
 from gpuscout.store.database.waiting import Waits, while_asked
 from gpuscout.store.schema import HEAD, REVISION_TABLE, REVISIONS, create_tables
 from gpuscout.sweeps.errors import NoStoreError, StoreOutdatedError, StoreUnreachableError
@@ -38,10 +40,10 @@ class Store:
 
     def __init__(self, url: sa.URL, *, immutable: bool = False) -> None:
         self.url = url
-        self.is_kept = False
         self.waits = Waits()
         self.immutable = immutable
         self.engine = drivers.make_engine(url, self.waits, immutable=immutable)
+        self._watch: Watch | None = None
 
     @property
     def url_for_display(self) -> str:
@@ -66,6 +68,8 @@ class Store:
             drivers.connect(self.engine, writes=False) as connection,
             connection.begin(),
         ):
+            if self._watch is not None:
+                self._watch.recall(connection)
             yield connection
 
     @contextmanager
@@ -81,9 +85,28 @@ class Store:
         ):
             yield connection
 
+    def keep(self) -> None:
+        """Stay connected when closed, and remember what was read for as long as nothing is written."""
+        self._watch = Watch(self.engine, self.path if self.immutable else None)
+
+    def state(self) -> str | None:
+        """Return a text that stays the same as long as nothing is written; None for a store that is not kept.
+
+        Raises StoreUnreachableError.
+        """
+        with driver_errors.translated(self.url_for_display, writes=False):
+            return self._watch.state() if self._watch is not None else None
+
+    def forget(self) -> None:
+        """End what `keep` began, and close all connections."""
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+        self.close()
+
     def close(self) -> None:
         """Close all connections; those of a store that is kept stay for whoever opens it next."""
-        if not self.is_kept:
+        if self._watch is None:
             self.engine.dispose()
 
     def __enter__(self) -> Store:
@@ -95,31 +118,44 @@ class Store:
         self.close()
 
 
-# Place -> the store there, once this process keeps stores; None: it does not.
-_kept: dict[Hashable, Store] | None = None
+# Place -> the store there, while this process keeps stores.
+_kept: dict[Hashable, Store] = {}
+_keepers = 0
+_keeping = Lock()
 
 
-def keep_stores() -> None:
-    """Connect to each place once from now on: for a server, which asks the same store again and again.
+@contextmanager
+def kept_stores() -> Iterator[None]:
+    """Connect to each place once for as long as this is open: for a server, which asks the same store again and again.
 
-    Whether a store is still there, and of this version, is looked at whenever it is opened, as before.
+    Whether a store is still there, and of this version, is looked at whenever it is opened, as before. What was read
+    of it is remembered until it is written to (`state.remembered`).
     """
-    global _kept
-    _kept = {} if _kept is None else _kept
+    global _keepers
+    with _keeping:
+        _keepers += 1
+    try:
+        yield
+    finally:
+        with _keeping:
+            _keepers -= 1
+            ended = [] if _keepers else [_kept.popitem()[1] for _ in list(_kept)]
+        for store in ended:
+            store.forget()
 
 
 def _store_at(url: sa.URL, *, immutable: bool = False) -> Store:
     path = urls.sqlite_path(url)
-    if _kept is None or (path is None and url.get_backend_name() == "sqlite"):
+    if not _keepers or (path is None and url.get_backend_name() == "sqlite"):
         return Store(url, immutable=immutable)
     # A file that replaced another is another store.
     file = path.stat().st_ino if path is not None and path.exists() else None
     key = (url.render_as_string(hide_password=False), file, immutable)
-    if key not in _kept:
-        new = Store(url, immutable=immutable)
-        new.is_kept = True
-        _kept.setdefault(key, new)  # another thread may have been faster
-    return _kept[key]
+    with _keeping:
+        if key not in _kept:
+            _kept[key] = Store(url, immutable=immutable)
+            _kept[key].keep()
+        return _kept[key]
 
 
 def open_store(url: str, *, create: bool = False, like: Path | None = None) -> Store:

@@ -27,6 +27,7 @@ from gpuscout.store.prices.prices import (
     providers_of,
     regions_of,
 )
+from gpuscout.store.remembered import remembered
 from gpuscout.store.schema import gpus, token_prices
 from gpuscout.store.schema import prices as table
 from gpuscout.sweeps.errors import UnknownNameError, nearest
@@ -60,8 +61,9 @@ def shipped_quotes() -> tuple[Quote, ...]:
 
 def book_names(connection: sa.Connection) -> list[str]:
     """Return the books of GPU and token prices: those of the store by name, then what ships."""
-    stored = connection.execute(sa.union(sa.select(table.c.book), sa.select(token_prices.c.book))).scalars()
-    return [*sorted(stored), DEFAULT_BOOK]
+    both = sa.union(sa.select(table.c.book), sa.select(token_prices.c.book))
+    stored = remembered(connection, book_names, lambda: sorted(connection.execute(both).scalars()))
+    return [*stored, DEFAULT_BOOK]
 
 
 def quotes_of(connection: sa.Connection, books: Sequence[str]) -> list[Quote]:
@@ -73,6 +75,10 @@ def quotes_of(connection: sa.Connection, books: Sequence[str]) -> list[Quote]:
     for book in books:
         if book not in known:
             raise UnknownNameError("price book", book, nearest(book, known), hint=f"known: {', '.join(known)}")
+    return list(remembered(connection, (quotes_of, *books), lambda: _quotes_of(connection, books)))
+
+
+def _quotes_of(connection: sa.Connection, books: Sequence[str]) -> list[Quote]:
     columns = [table.c[name] for name in _FIELDS]
     rows = connection.execute(sa.select(*columns).where(table.c.book.in_(books)))
     found = [Quote(*row) for row in rows]

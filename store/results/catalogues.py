@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from gpuscout.store.database.connect import Store, open_store
+from gpuscout.store.remembered import remembered
 from gpuscout.store.results.registry import register_models
 from gpuscout.store.schema import gpus, models
 from gpuscout.sweeps.errors import NoStoreError
@@ -41,6 +42,11 @@ def _described(connection: sa.Connection, names: Collection[str]) -> dict[str, M
 
 def caveats_of(connection: sa.Connection, names: Collection[str]) -> dict[str, tuple[str, ...]]:
     """Return the caveats of the models that have any (`ModelSpec.caveats`), which their answers carry."""
+    key = (caveats_of, frozenset(names))
+    return remembered(connection, key, lambda: _caveats_of(connection, names))
+
+
+def _caveats_of(connection: sa.Connection, names: Collection[str]) -> dict[str, tuple[str, ...]]:
     doubtful = sa.or_(*(models.c.architecture.contains(mark) for mark in _DOUBTFUL))
     query = sa.select(models.c.name).where(models.c.name.in_(names), doubtful)
     if not (marked := [name for (name,) in connection.execute(query)]):
@@ -98,8 +104,11 @@ def stored_gpus(connection: sa.Connection) -> list[GPUSpec]:
 
 def newest_figures(connection: sa.Connection, table: sa.Table, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Return the `to_dict` values of the models or GPUs (by `table`) stored last under these names, by name."""
+    asked = sorted(names)
     column = table.c.architecture if table is models else table.c.figures
-    stored = (
-        sa.select(table.c.name, column).where(table.c.name.in_(sorted(names))).order_by(table.c.created_at, table.c.id)
+    stored = sa.select(table.c.name, column).where(table.c.name.in_(asked)).order_by(table.c.created_at, table.c.id)
+    return remembered(
+        connection,
+        (newest_figures, table.name, *asked),
+        lambda: {name: json.loads(text) for name, text in connection.execute(stored)},
     )
-    return {name: json.loads(text) for name, text in connection.execute(stored)}

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from gpuscout.store.remembered import remembered
 from gpuscout.store.schema import errors_seen, intervals
 from gpuscout.sweeps.trust import NO_TRUST, ObservedError, Trust
 
@@ -72,6 +73,10 @@ def note_document(connection: sa.Connection, engine_id: int, document: Mapping[s
 
 def errors_of(connection: sa.Connection, engine_ids: Sequence[int]) -> dict[int, list[tuple[str, ObservedError]]]:
     """Return the errors of each engine with their sources."""
+    return remembered(connection, (errors_of, *engine_ids), lambda: _errors_of(connection, engine_ids))
+
+
+def _errors_of(connection: sa.Connection, engine_ids: Sequence[int]) -> dict[int, list[tuple[str, ObservedError]]]:
     columns = (errors_seen.c[name] for name in ("engine_id", "source", *_ERROR))
     query = sa.select(*columns).where(errors_seen.c.engine_id.in_(engine_ids))
     found: dict[int, list[tuple[str, ObservedError]]] = {}
@@ -84,6 +89,12 @@ def intervals_of(
     connection: sa.Connection, engine_ids: Sequence[int]
 ) -> dict[int, dict[int, dict[str, tuple[float, float]]]]:
     """Return the intervals of each engine, by regime and metric."""
+    return remembered(connection, (intervals_of, *engine_ids), lambda: _intervals_of(connection, engine_ids))
+
+
+def _intervals_of(
+    connection: sa.Connection, engine_ids: Sequence[int]
+) -> dict[int, dict[int, dict[str, tuple[float, float]]]]:
     query = sa.select(intervals).where(intervals.c.engine_id.in_(engine_ids))
     found: dict[int, dict[int, dict[str, tuple[float, float]]]] = {}
     for row in connection.execute(query.order_by(*intervals.primary_key.columns)):

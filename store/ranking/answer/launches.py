@@ -89,5 +89,5 @@ class Launches:
         for name, figures in newest_figures(self._connection, table, unknown).items():
             if table is models and "total_parameters" in figures:
                 model = ModelSpec.from_dict(figures)
-                figures |= {"expert_size": model.expert_size, "weight_block": model.weight_block}
+                figures = {**figures, "expert_size": model.expert_size, "weight_block": model.weight_block}
             self._figures[table.name, name] = figures

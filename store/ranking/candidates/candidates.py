@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import sqlalchemy as sa
 
 from gpuscout.store.portions import portions
 from gpuscout.store.prices.books import prices_for, tdp_w
-from gpuscout.store.prices.prices import Prices
+from gpuscout.store.prices.prices import PriceRules, Prices
 from gpuscout.store.ranking.candidates import statements as statements
 from gpuscout.store.ranking.candidates.fetched import Rows, fetch
 from gpuscout.store.ranking.candidates.measured import MEASURED_ID, Measured, measured
@@ -35,37 +35,33 @@ from gpuscout.store.ranking.question.intervals import Intervals
 from gpuscout.store.ranking.question.limits import Flags, Limit, hold, limits_of, need_percentiles
 from gpuscout.store.ranking.question.lookup import NameIndex, means_estimated
 from gpuscout.store.ranking.question.scope import Scope
+from gpuscout.store.remembered import remembered
 from gpuscout.store.results.trust import intervals_of
 from gpuscout.sweeps.outcomes import Outcome
 
 
 @dataclass(frozen=True)
-class Candidates:
+class Judged:
     """One row a task that stands, of all engines, then one a measured configuration; `estimates` counts the tasks.
 
     `own`: its group may show it.
 
     `about` are the columns of `Rows`, `configuration` is the same for tasks of different engines that answer the same.
-    `values` are those of the aim, NaN where a price or TDP is not known (or the point). `no_percentiles`: limits ask
-    for percentiles, which no estimate meets. `backed`: measured, or an estimate with measured runs near it, see
-    `trust.py`. `level` of trust: the lower the better. `trusted`: enough for the question. `asked`: not
-    measured in a precision or with a server that nobody asked about. `held`: its point is the highest that measured
-    runs are near, below its best.
+    `no_percentiles`: limits ask for percentiles, which no estimate meets. `backed`: measured, or an estimate with
+    measured runs near it, see `trust.py`. `level` of trust: the lower the better. `trusted`: enough for the question.
+    `asked`: not measured in a precision or with a server that nobody asked about. `held`: its point is the highest that
+    measured runs are near, below its best.
     """
 
-    question: Question
     choice: Choice
     estimates: int
     no_percentiles: bool
-    prices: Prices
     about: dict[str, Array]
     codes: Codes
     configuration: Array
     own: Flags
     engines: Mapping[int, list[str]]
     operating: OperatingPoints
-    unit_costs: UnitCosts
-    values: Array
     measured: Measured | None
     errors: Errors
     intervals: Intervals
@@ -76,7 +72,7 @@ class Candidates:
     held: Flags
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.configuration)
 
     @property
     def aim(self) -> Aim:
@@ -95,6 +91,21 @@ class Candidates:
     def num_gpus(self) -> Array:
         return self.about["num_gpus"]
 
+    def task(self, row: int) -> int:
+        return int(self.about["task_id"][row])
+
+
+@dataclass(frozen=True)
+class Candidates(Judged):
+    """The same at the prices of a question. `values` are those of the aim, NaN where a price or TDP is not known (or
+    the point).
+    """
+
+    question: Question
+    prices: Prices
+    unit_costs: UnitCosts
+    values: Array
+
     @property
     def valued(self) -> Flags:
         """Rows that meet all limits and have a value."""
@@ -103,9 +114,6 @@ class Candidates:
     @property
     def rankable(self) -> Flags:
         return self.valued & self.trusted & self.asked
-
-    def task(self, row: int) -> int:
-        return int(self.about["task_id"][row])
 
     def bounded(self, rows: Indices) -> tuple[Array, Array]:
         """Return (figures, ratios): of these rows what each SLO bounds, and how
@@ -150,7 +158,27 @@ def choice_of(connection: sa.Connection, scope: Scope, question: Question) -> Ch
 
 
 def read_candidates(connection: sa.Connection, scope: Scope, question: Question) -> Candidates | None:
-    """Read and judge all results of the scope; None: there are none."""
+    """Read, judge and value all results of the scope; None: there are none."""
+    # Neither prices nor how much is told change which results there are, and how good they are.
+    key = replace(question, prices=PriceRules(), top=None, gpu_types=None, examples=None, briefly=False)
+    judged = remembered(
+        connection, (_judged, key, scope.traffic_id), lambda: _judged(connection, scope, question), rows=_rows
+    )
+    if judged is None:
+        return None
+    aim, about, codes = judged.choice.aim, judged.about, judged.codes
+    prices = prices_for(connection, codes.gpus, question.prices)
+    asks_energy = any(name == "energy" for name in (*question.also, *dict(aim.weights)))
+    costs = unit_costs(codes, about["num_gpus"], prices.known, tdp_w(connection) if asks_energy else {})
+    values = aim.values(judged.operating.figures, about["num_gpus"], costs.usd, costs.tdp_w)
+    return Candidates(**vars(judged), question=question, prices=prices, unit_costs=costs, values=values)
+
+
+def _rows(judged: Judged | None) -> int:
+    return 1 if judged is None else len(judged)
+
+
+def _judged(connection: sa.Connection, scope: Scope, question: Question) -> Judged | None:
     intervals = intervals_of(connection, scope.engines.all_ids())
     choice = choice_of(connection, scope, question)
     sides = choice.sides(interpolate=question.interpolate)
@@ -185,12 +213,8 @@ def read_candidates(connection: sa.Connection, scope: Scope, question: Question)
         configuration = np.concatenate([configuration, of_runs["task_id"]])
         engines = NameIndex({**scope.engines.ids, MEASURED: (MEASURED_ID,)})
         codes = Codes.of(about, scope.models, scope.gpus, engines)
-    prices = prices_for(connection, codes.gpus, question.prices)
-    asks_energy = any(name == "energy" for name in (*question.also, *dict(choice.aim.weights)))
     errors = Errors.of(connection, scope.engines.all_ids(), scope.models.all_ids())
     held = _hold_to_measured_load(connection, scope, choice, question, errors, about, operating)
-    costs = unit_costs(codes, about["num_gpus"], prices.known, tdp_w(connection) if asks_energy else {})
-    values = choice.aim.values(operating.figures, about["num_gpus"], costs.usd, costs.tdp_w)
     load = operating.figures["concurrency"]
     backed = errors.backed(about, load, trusted_metric(choice.aim))
     simulated = np.isin(about["engine_id"], choice.simulating)
@@ -198,20 +222,16 @@ def read_candidates(connection: sa.Connection, scope: Scope, question: Question)
         backed &= errors.backed(about, load, tail) | ~simulated
     backed |= about["engine_id"] == MEASURED_ID
     level, trusted = _trust(question.trust, about, backed)
-    return Candidates(
-        question,
+    return Judged(
         choice,
         len(rows),
         no_percentiles,
-        prices,
         about,
         codes,
         configuration,
         _own(about, codes, runs),
         engines_of_groups(codes, about["outcome"]),
         operating,
-        costs,
-        values,
         runs,
         errors,
         intervals,

@@ -18,6 +18,7 @@ from gpuscout.store.ranking.question.asked import Question
 from gpuscout.store.ranking.question.limits import Limit
 from gpuscout.store.ranking.question.lookup import means_measured
 from gpuscout.store.ranking.question.scope import Condition, Scope
+from gpuscout.store.remembered import remembered
 from gpuscout.store.schema import cases, failures, gpus, measured_runs, membership, models, percentiles, tasks
 from gpuscout.sweeps.curves import METRICS
 from gpuscout.sweeps.errors import InputError, NothingMatchesError
@@ -86,7 +87,8 @@ def check_there_are_any(connection: sa.Connection) -> None:
 
 
 def _are_there(connection: sa.Connection) -> bool:
-    return connection.execute(sa.select(measured_runs.c.id).limit(1)).first() is not None
+    first = sa.select(measured_runs.c.id).limit(1)
+    return remembered(connection, _are_there, lambda: connection.execute(first).first() is not None)
 
 
 def configurations_of(

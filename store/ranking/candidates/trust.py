@@ -30,6 +30,7 @@ from gpuscout.store.ranking.question import confidence
 from gpuscout.store.ranking.question.asked import Kind
 from gpuscout.store.ranking.question.limits import Flags
 from gpuscout.store.ranking.types import Backing, RankedConfig, Tie
+from gpuscout.store.remembered import remembered
 from gpuscout.store.results.trust import errors_of
 from gpuscout.store.schema import gpus, models
 from gpuscout.sweeps.curves import PERCENTILES
@@ -111,6 +112,11 @@ class Errors:
     @classmethod
     def of(cls, connection: sa.Connection, engine_ids: Sequence[int], model_ids: Sequence[int]) -> Errors:
         """Read them. Three statements over small tables; one where no errors are known."""
+        key = (cls, tuple(engine_ids), tuple(model_ids))
+        return remembered(connection, key, lambda: cls._read(connection, engine_ids, model_ids))
+
+    @classmethod
+    def _read(cls, connection: sa.Connection, engine_ids: Sequence[int], model_ids: Sequence[int]) -> Errors:
         seen: dict[tuple[int, str, str, str], list[tuple[str, ObservedError]]] = {}
         for engine_id, errors in errors_of(connection, engine_ids).items():
             for source, error in sorted(errors, key=lambda pair: (-pair[1].runs, pair[0])):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from gpuscout.store.ranking.question.asked import BENCHMARK, MEASURED, Kind, Question
+from gpuscout.store.remembered import remembered
 from gpuscout.store.schema import (
     engines,
     gpus,
@@ -87,6 +88,10 @@ class NameIndex:
 
 def stored_names(connection: sa.Connection, table: sa.Table) -> NameIndex:
     """Return every name of `models`, `gpus` or `engines`, the one stored last first."""
+    return remembered(connection, (stored_names, table.name), lambda: _stored_names(connection, table))
+
+
+def _stored_names(connection: sa.Connection, table: sa.Table) -> NameIndex:
     found: dict[str, tuple[int, ...]] = {}
     for row in connection.execute(
         sa.select(table.c.id, table.c.name).order_by(table.c.created_at.desc(), table.c.id.desc())
@@ -214,6 +219,10 @@ def workload_names(connection: sa.Connection, sweep_id: int | None) -> list[Name
 
     At whatever rate, one has one name.
     """
+    return remembered(connection, (workload_names, sweep_id), lambda: _workload_names(connection, sweep_id))
+
+
+def _workload_names(connection: sa.Connection, sweep_id: int | None) -> list[NamedWorkload]:
     columns = ("name", "input_len", "output_len", "traffic_id")
     statement = (
         sa.select(*(sweep_workloads.c[name] for name in columns))

@@ -27,6 +27,7 @@ from gpuscout.store.ranking.question.lookup import (
     workloads_called,
 )
 from gpuscout.store.ranking.question.started import started_as
+from gpuscout.store.remembered import remembered
 from gpuscout.store.schema import cases, engines, gpus, measured_runs, membership, models, sweeps, tasks, traffics
 from gpuscout.sweeps.errors import InputError, NothingMatchesError, UnknownNameError
 from gpuscout.sweeps.precision import PRECISIONS, precision_called
@@ -232,7 +233,8 @@ def _maybe_missing(connection: sa.Connection, error: UnknownNameError) -> Unknow
 
 def _has_traffic(connection: sa.Connection) -> bool:
     """Return whether any case has requests that vary or arrive."""
-    return connection.execute(sa.select(traffics.c.id).limit(1)).first() is not None
+    first = sa.select(traffics.c.id).limit(1)
+    return remembered(connection, _has_traffic, lambda: connection.execute(first).first() is not None)
 
 
 def _of_traffic(kinds: Sequence[int | None]) -> Condition:
