@@ -117,10 +117,10 @@ class Page:
             text, status = self._refused(error, given), status_of(error)
         return HTMLResponse(text, status, headers={"Cache-Control": "no-cache"})
 
-    def _made(self, _fresh: str | None, given: Given) -> str:
+    def _made(self, fresh: str | None, given: Given) -> str:
         """Return the page with its answer, as the store is now. Raises GpuscoutError."""
         fields = fields_of(given)
-        known = choices(self._db)
+        known = choices(self._db) if fresh is None else _choices(self._db, fresh)
         return self._rendered(fields, error=None, choices=known, **self._answering(self._db, fields))
 
     def _refused(self, error: GpuscoutError, given: Given) -> str:
@@ -478,6 +478,11 @@ def _answered(db: str, name: str, fields: Fields) -> Context:
     """Return the document of a command for these fields, and the command that prints it."""
     asked = Question(name, given(fields))
     return {"document": json.loads(asked.ask(db).text), "command": asked.command(_display(db))}
+
+
+@lru_cache(1)
+def _choices(db: str, _fresh: str) -> Choices:
+    return choices(db)
 
 
 def _display(db: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from gpuscout.store.prices.prices import GpuPrice
 from gpuscout.store.ranking.candidates.candidates import Candidates
-from gpuscout.store.ranking.candidates.placing import Indices, Placed, unit_costs
+from gpuscout.store.ranking.candidates.placing import Indices, Placed, Sizes
 from gpuscout.store.ranking.measures import DECIMALS, Array
 from gpuscout.store.ranking.types import Flip, Seller
 
@@ -39,9 +39,7 @@ class _Types:
     def best(self, usd: Array) -> tuple[Array, Indices]:
         """Return each group's best value of every GPU type at these prices, and the first row that has it."""
         pool = self._pool
-        values = pool.aim.values(
-            self._figures, pool.num_gpus[self.rows], usd[self.rows], pool.unit_costs.tdp_w[self.rows]
-        )
+        values = pool.aim.values(self._figures, pool.num_gpus[self.rows], usd, pool.unit_costs.tdp_w[self.rows])
         values = np.nan_to_num(values, nan=np.inf)
         lowest = np.minimum.reduceat(values, self.starts)
         have_it = np.flatnonzero(values == np.repeat(lowest, self._counts))
@@ -54,9 +52,9 @@ def flips_of(pool: Candidates, ranked: Placed) -> dict[int, list[Flip]]:
         return {}
     types = _Types(pool, ranked)
     group, gpu = types.group, types.gpu
-    now, _ = types.best(pool.unit_costs.usd)
-    low, low_row = types.best(pool.unit_costs.usd_low)
-    high, high_row = types.best(pool.unit_costs.usd_high)
+    now, _ = types.best(pool.unit_costs.usd[types.rows])
+    low, low_row = types.best(pool.unit_costs.usd_low[types.rows])
+    high, high_row = types.best(pool.unit_costs.usd_high[types.rows])
     found: dict[int, list[Flip]] = {}
     # Figures that are equal to six decimals are equal.
     now_count, low_count, high_count = (np.rint(values * DECIMALS).tolist() for values in (now, low, high))
@@ -88,10 +86,10 @@ def sellers_of(pool: Candidates, ranked: Placed) -> dict[int, list[Seller]]:
     if not pool.aim.needs("price") or pool.aim.is_weighted or not len(ranked.rows):
         return {}
     types = _Types(pool, ranked)
+    sizes = Sizes(pool.codes.gpus, pool.codes.gpu[types.rows], pool.num_gpus[types.rows])
     found: dict[int, list[Seller]] = defaultdict(list)
     for provider, prices in sorted(_by_provider(pool.prices.known.values()).items(), key=lambda one: one[0].casefold()):
-        usd = unit_costs(pool.codes, pool.num_gpus, prices, {}).usd
-        values, rows = types.best(usd)
+        values, rows = types.best(sizes.usd_per_hour(prices)[0])
         sold = np.isfinite(values)
         counts = np.bincount(types.group[sold], minlength=len(pool.codes.groups))
         by_group = np.lexsort((types.place[types.starts], np.rint(values * DECIMALS), types.group))

@@ -314,17 +314,16 @@ def _hold_to_measured_load(
     wanted = [(task, int(most[row])) for task, row in row_of.items() if most[row] >= 1]
     names = ("concurrency", "queued", *choice.columns)
     for some in portions(wanted, _BATCH):
-        for task, *values in connection.execute(statements.select_at_most(scope, choice, some)):
-            figures = {
-                name: np.array([np.nan if v is None else v], np.float64) for name, v in zip(names, values, strict=True)
-            }
-            if (hold(choice.limits, figures) & choice.aim.known(figures)).all():
-                row = row_of[task]
-                for name, column in figures.items():
-                    operating.figures[name][row] = column[0]
-                operating.low[row] = operating.high[row] = figures["concurrency"][0]
-                operating.interpolated[row] = False
-                held[row] = True
+        stored = connection.execute(statements.select_at_most(scope, choice, some)).all()
+        tasks, *columns = np.array(stored, np.float64).reshape(-1, 1 + len(names)).T
+        figures = dict(zip(names, columns, strict=True))
+        good = hold(choice.limits, figures) & choice.aim.known(figures)
+        rows = np.array([row_of[task] for task in tasks[good].tolist()], np.int64)
+        for name, column in figures.items():
+            operating.figures[name][rows] = column[good]
+        operating.low[rows] = operating.high[rows] = figures["concurrency"][good]
+        operating.interpolated[rows] = False
+        held[rows] = True
     return held
 
 

@@ -192,18 +192,25 @@ class UnitCosts:
     tdp_w: Array
 
 
+class Sizes:
+    """The deployments of rows by what they cost: a GPU type and how many of them."""
+
+    def __init__(self, gpus: Sequence[str], gpu: Indices, num_gpus: Array) -> None:
+        pairs, self._of_row = np.unique((gpu << 32) + num_gpus.astype(np.int64), return_inverse=True)
+        self._deployments = [(gpus[pair >> 32], pair & 0xFFFFFFFF) for pair in pairs.tolist()]
+
+    def usd_per_hour(self, prices: Mapping[str, GpuPrice]) -> Array:
+        """Return the price that ranks, the lowest and the highest, a line each, for every row; NaN: none is known."""
+        table = np.full((3, len(self._deployments)), np.nan)
+        for place, (gpu, count) in enumerate(self._deployments):
+            if (price := prices.get(gpu)) is not None:
+                hourly = price.per_hour(count)
+                table[:, place] = hourly.usd, hourly.low, hourly.high
+        return np.asarray(table[:, self._of_row.reshape(-1)])
+
+
 def unit_costs(codes: Codes, num_gpus: Array, prices: Mapping[str, GpuPrice], tdp_w: Mapping[str, float]) -> UnitCosts:
-    usd = np.full((3, len(num_gpus)), np.nan)
-    sizes = num_gpus.astype(np.int64)
-    pairs, inverse = np.unique((codes.gpu << 32) + sizes, return_inverse=True)
-    table = np.full((3, len(pairs)), np.nan)
-    for place, pair in enumerate(pairs.tolist()):
-        price = prices.get(codes.gpus[pair >> 32])
-        if price is not None:
-            hourly = price.per_hour(pair & 0xFFFFFFFF)
-            table[:, place] = hourly.usd, hourly.low, hourly.high
-    if len(pairs):
-        usd = table[:, inverse.reshape(-1)]
+    usd = Sizes(codes.gpus, codes.gpu, num_gpus).usd_per_hour(prices)
     power = np.array([tdp_w.get(name, np.nan) for name in codes.gpus] or [np.nan])
     return UnitCosts(usd[0], usd[1], usd[2], power[codes.gpu])
 
