@@ -148,8 +148,7 @@ def _store_at(url: sa.URL, *, immutable: bool = False) -> Store:
     path = urls.sqlite_path(url)
     if not _keepers or (path is None and url.get_backend_name() == "sqlite"):
         return Store(url, immutable=immutable)
-    # A file that replaced another is another store.
-    file = path.stat().st_ino if path is not None and path.exists() else None
+    file = _identity(path) if path is not None and path.exists() else None
     key = (url.render_as_string(hide_password=False), file, immutable)
     with _keeping:
         if key not in _kept:
@@ -283,9 +282,19 @@ def _require_head(revision: str, store: Store) -> None:
         )
 
 
+# Device and number of files that begin as SQLite's do.
+_known_files: set[tuple[int, int]] = set()
+
+
 def _check_file(path: Path, *, create: bool) -> None:
-    """Check a path before SQLite fails with a vaguer message, or changes a file that is not a store."""
+    """Check a path before SQLite fails with a vaguer message, or changes a file that is not a store.
+
+    A file is looked into once: when a process closes a file, it lets go of all locks that SQLite holds on it there.
+    Another process would then clear away the log that connections of this one still read and write.
+    """
     try:
+        if path.exists() and _identity(path) in _known_files:
+            return
         start = _start_of(path)
     except OSError as error:
         raise StoreUnreachableError(f"cannot open {path}: {error.strerror or error}") from error
@@ -295,6 +304,14 @@ def _check_file(path: Path, *, create: bool) -> None:
         raise StoreUnreachableError(f"cannot create {path}: no directory {path.parent}")
     if start and start != _SQLITE_MAGIC:
         raise StoreUnreachableError(f"{path} is not a SQLite database", hint="choose another file with --db")
+    if start:
+        _known_files.add(_identity(path))
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Return the device and number of a file. A file that replaced another is another file."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _create_like(path: Path, like: Path) -> None:

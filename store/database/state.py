@@ -34,7 +34,7 @@ class Watch:
         """Return a text that stays the same as long as nothing is written to the store."""
         if self._engine.dialect.name == "postgresql":
             with self._engine.connect() as connection:
-                return self._named(connection.scalar(_SNAPSHOT))
+                return str(connection.scalar(_SNAPSHOT))
         if self._fixed is not None:
             known = self._fixed.stat()
             return self._named(f"{known.st_ino}-{known.st_size}-{known.st_mtime_ns}")
@@ -56,7 +56,7 @@ class Watch:
     def recall(self, connection: sa.Connection) -> None:
         """Let a transaction that has read nothing yet find what was read before of the state that it sees."""
         if self._engine.dialect.name == "postgresql":
-            state = self._named(connection.scalar(_SNAPSHOT))
+            state = str(connection.scalar(_SNAPSHOT))
         else:
             state = self.state()
             # SQLite's transactions see the state of their first statement.

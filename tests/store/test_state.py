@@ -14,13 +14,14 @@ import pytest
 import sqlalchemy as sa
 
 from gpuscout.store.database.connect import Store, kept_stores, open_store
-from gpuscout.store.prices.books import save_quotes
+from gpuscout.store.prices.books import book_names, save_quotes
 from gpuscout.store.prices.prices import PriceRules, Quote
 from gpuscout.store.ranking.rank import Question, rank
 from gpuscout.store.remembered import remembered
 from gpuscout.store.schema import gpus
 from gpuscout.sweeps.errors import GpuscoutError
 from gpuscout.sweeps.slo import parse_slo
+from tests.support.commands import gpuscout
 from tests.support.rank_stores import a_run, an_answer, fill
 
 QUESTIONS = tuple(
@@ -145,3 +146,20 @@ def test_stores_are_kept_until_the_last_keeper_ends(tmp_path: Path) -> None:
         assert open_store(place) is first
     assert open_store(place) is not first
     assert first.state() is None
+
+
+def test_what_another_process_wrote_is_seen_however_often_the_file_was_opened_before(tmp_path: Path) -> None:
+    place = tmp_path / "gpuscout.db"
+    open_store(str(place), create=True).close()
+    with kept_stores():
+        with open_store(str(place)) as kept, kept.reading() as connection:
+            assert book_names(connection) == ["default"]
+        for number in range(1, 4):
+            before = kept.state()
+            with open_store(str(place)) as again, again.reading() as connection:
+                book_names(connection)
+            # The last to close a file clears its log away, unless somebody else has the file open.
+            assert gpuscout("prices", "set", "L4=0.5", "--book", f"mine-{number}", cwd=tmp_path).returncode == 0
+            assert kept.state() != before
+            with open_store(str(place)) as again, again.reading() as connection:
+                assert len(book_names(connection)) == 1 + number
