@@ -5,6 +5,7 @@ Imported only for a Postgres store, since psycopg is optional.
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from typing import Any
 
@@ -43,6 +44,9 @@ _WORK_MEM = "64MB"
 _LOCK_TIMEOUT = "30s"
 _CANCEL_S = 0.3
 _CHECKED = "gpuscout_one_session"
+
+# It warns of what it leaves out after an error, which is raised anyway.
+logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 
 class Session(psycopg.Connection[Any]):

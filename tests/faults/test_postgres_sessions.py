@@ -99,7 +99,8 @@ def test_text_that_the_encoding_of_a_database_lacks(postgres: str) -> None:
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
-        ("statement_timeout = '1ms'", "statement timeout"),
+        # In its hint: to the server it is a "user request" where the time is up as a statement ends.
+        ("statement_timeout = '1ms'", "statement_timeout"),
         ("transaction_timeout = '5ms'", "transaction_timeout"),
         ("search_path = 'nowhere'", "no schema has been selected"),
         ("default_transaction_read_only = on", "read-only"),
@@ -114,6 +115,22 @@ def test_limits_of_a_database_are_told(postgres: str, tmp_path: Path, setting: s
     assert told.returncode == 3, told.stderr
     assert says in told.stderr
     assert "cannot use postgresql://" in told.stderr or "terminating connection" in told.stderr
+
+
+def test_a_statement_that_the_server_cancels_among_many_is_told_once(postgres: str, tmp_path: Path) -> None:
+    """The driver has more to say about the others, which it does not send."""
+    with made(postgres) as url:
+        open_store(url, create=True).close()
+        with psycopg.connect(url, autocommit=True) as admin:
+            admin.execute(
+                "CREATE FUNCTION cancel() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$ BEGIN RAISE query_canceled USING MESSAGE = 'canceling statement due to user request'; END $$"
+            )
+            admin.execute("CREATE TRIGGER cancelled BEFORE INSERT ON intervals EXECUTE FUNCTION cancel()")
+        told = gpuscout(*RUN, "--db", url, cwd=tmp_path)
+    assert told.returncode == 3
+    assert "canceling statement due to user request\n    a statement_timeout of the server" in told.stderr
+    assert "Pipeline" not in told.stderr
 
 
 def test_a_transaction_that_idles_too_long_while_reading(postgres: str) -> None:
