@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from gpuscout.sweeps.servers.options import OPTIONS, unknown_to
 from gpuscout.sweeps.spec.spec import spec_from_mapping
 from gpuscout.sweeps.speculative import Speculative
 from tests.support.deployments import a_deployment
+from tests.support.swept import swept
 
 MODULES = {"vllm": vllm, "sglang": sglang, "trtllm": trtllm}
 PLAIN = a_deployment()
@@ -368,11 +370,9 @@ def test_a_server_for_a_rate_takes_as_many_sequences_as_were_simulated(
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    url = f"sqlite:///{tmp_path_factory.mktemp('deploy') / 'gpuscout.db'}"
-    with open_store(url, create=True) as store:
-        run(spec_from_mapping(SPEC), store)
-    return url
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with swept(tmp_path_factory.mktemp("deploy"), SPEC) as url:
+        yield url
 
 
 @pytest.mark.parametrize(

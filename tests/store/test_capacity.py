@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
 
@@ -25,6 +26,7 @@ from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.slo import parse_slo
 from gpuscout.sweeps.spec.spec import spec_from_mapping
 from tests.support.ranked import a_config
+from tests.support.swept import swept
 
 SPEC = {
     "name": "small",
@@ -115,11 +117,9 @@ def test_demands_that_mean_nothing(wrong: dict[str, float]) -> None:
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    url = f"sqlite:///{tmp_path_factory.mktemp('capacity') / 'gpuscout.db'}"
-    with open_store(url, create=True) as store:
-        run(spec_from_mapping(SPEC), store)
-    return url
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with swept(tmp_path_factory.mktemp("capacity"), SPEC) as url:
+        yield url
 
 
 def ask(capsys: pytest.CaptureFixture[str], url: str, *arguments: str) -> str:

@@ -11,6 +11,7 @@ import io
 import json
 import math
 import re
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.spec.spec import spec_from_mapping
 from gpuscout.sweeps.traffic.moving import MOST_STEPS, Series, read_load, read_rates
 from tests.support.ranked import a_config
+from tests.support.swept import swept
 
 SPEC = {
     "name": "small",
@@ -295,11 +297,9 @@ def test_durations(text: str, seconds: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    url = f"sqlite:///{tmp_path_factory.mktemp('moving') / 'gpuscout.db'}"
-    with open_store(url, create=True) as store:
-        run(spec_from_mapping(SPEC), store)
-    return url
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with swept(tmp_path_factory.mktemp("moving"), SPEC) as url:
+        yield url
 
 
 def ask(capsys: pytest.CaptureFixture[str], url: str, *arguments: str, status: int = 0) -> str:

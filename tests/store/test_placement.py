@@ -7,7 +7,7 @@ import io
 import json
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +27,7 @@ from gpuscout.store.queries.placements.placement_question import Rules
 from gpuscout.sweeps.errors import InputError, UnknownNameError
 from gpuscout.sweeps.spec.spec import spec_from_mapping
 from tests.support.ranked import a_config
+from tests.support.swept import swept
 
 SPEC = {
     "name": "small",
@@ -365,11 +366,9 @@ def test_a_tool_that_is_missing(source: str, name: str, tmp_path: Path, monkeypa
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    url = f"sqlite:///{tmp_path_factory.mktemp('placement') / 'gpuscout.db'}"
-    with open_store(url, create=True) as store:
-        run(spec_from_mapping(SPEC), store)
-    return url
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with swept(tmp_path_factory.mktemp("placement"), SPEC) as url:
+        yield url
 
 
 def ask(capsys: pytest.CaptureFixture[str], url: str, *arguments: str, status: int = 0) -> str:
