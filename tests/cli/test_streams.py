@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from gpuscout.runner.cli.crash import write_report
+from gpuscout.runner.cli.main import execute
 from tests.support.commands import GPUSCOUT, environment, started, wait_for
 
 
@@ -98,25 +98,17 @@ def test_a_crash_writes_a_report_without_secrets(tmp_path: Path, monkeypatch: py
         assert "tokentoken" not in text
 
 
-def test_a_bug_names_its_report(tmp_path: Path) -> None:
-    code = (
-        "import sys, gpuscout.runner.cli.doctor as doctor\n"
-        "def broken(): raise ZeroDivisionError('at postgresql://me:geheim@host/x')\n"
-        "doctor._catalogue = broken\n"
-        "from gpuscout.runner.cli.main import main\n"
-        "sys.argv = ['gpuscout', 'doctor']; main()\n"
-    )
-    (tmp_path / "broken.py").write_text(code)
-    done = subprocess.run(
-        [sys.executable, "broken.py"],
-        cwd=tmp_path,
-        env=environment() | {"TMPDIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "unexpected ZeroDivisionError: at postgresql://me:***@host/x\n" in done.stderr
+def test_a_bug_names_its_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError("at postgresql://me:geheim@host/x")
+
+    monkeypatch.setattr("gpuscout.runner.cli.doctor._catalogue", broken)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert execute(["doctor"]) == 1
+    told = capsys.readouterr().err
+    assert "unexpected ZeroDivisionError: at postgresql://me:***@host/x\n" in told
     [report] = tmp_path.glob("gpuscout-crash-*.txt")
-    assert f"please report it with {report}" in done.stderr
+    assert f"please report it with {report}" in told
     assert "broken" in report.read_text()

@@ -122,6 +122,7 @@ def test_the_catalogue_is_asked_first_and_the_store_before_the_hub() -> None:
     assert explained_names(spec)[1:] == ["Qwen3-8B is Qwen/Qwen3-8B", "Qwen3-8B is Qwen/Qwen3-8B@v1"]
 
 
+@pytest.mark.slow  # transformers fills in what the configuration leaves out
 def test_a_local_folder_is_read_with_the_file_of_modelopt(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
