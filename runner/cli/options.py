@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from functools import partial, wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
@@ -68,6 +69,7 @@ def under(heading: str) -> Callable[..., Any]:
 
 _filter, _price, _aim = under("Filters"), under("Prices"), under("Objective and limits")
 Many = list[str] | None
+GpuFile = Annotated[Path | None, typer.Option("--gpu-file", help="A YAML file with GPUs of your own.")]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from gpuscout.runner.resolve.models import ModelFinder
 from gpuscout.store.measured import LoadKind, MeasuredRun, case_of
 from gpuscout.store.measured.formats import Load, Reported
 from gpuscout.store.measured.formats.reported import known
-from gpuscout.store.measured.runs import day_or_month, figures_of
+from gpuscout.store.measured.runs import day_or_month, figures_of, mean_in_flight, stated_sizes
 from gpuscout.sweeps.curves import METRICS
 from gpuscout.sweeps.errors import GpuscoutError, InputError
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
@@ -239,17 +239,12 @@ def _measured(
     load: Load,
 ) -> MeasuredRun:
     """Return the run under the names of its model and GPU, with the defaults of estimates where nothing was said."""
-    said = values.get
-    fraction, longest, kv_precision = said("gpu_memory_utilization"), said("max_model_len"), said("kv_precision")
-    version = values.get("server_version", UNKNOWN)
+    kv_precision, version = values.get("kv_precision"), values.get("server_version", UNKNOWN)
     return MeasuredRun(
         id=run.run or "",
         model=model.name,
         gpu=gpu.name,
-        tp=int(values["tp"]),
-        pp=int(values.get("pp", 1)),
-        dp=int(values.get("dp", 1)),
-        ep=int(values.get("ep", 1)),
+        **stated_sizes(values),
         precision=Precision(values["precision"]) if "precision" in values else model.precision,
         kv_precision=Precision(kv_precision) if kv_precision else None,
         server=values["server"],
@@ -258,8 +253,6 @@ def _measured(
         output_len=int(lengths["output_len"] or 0),
         concurrency=load.concurrency,
         request_rate=load.request_rate,
-        gpu_memory_utilization=None if fraction is None else float(fraction),
-        max_model_len=None if longest is None else int(longest),
         measured_on=day_or_month(run.measured_on, run.details),
         source=run.source,
         **figures_of(run),
@@ -291,10 +284,8 @@ def _with_mean_concurrency(load: Load, run: Reported) -> Load:
     """Add the mean concurrency at a request rate: as measured, or by Little's law from the latencies."""
     if load.kind != "request_rate":
         return load
-    mean = run.details.get("mean_concurrency")
-    if not isinstance(mean, float) and run.requests_per_s and run.e2e_s:
-        mean = run.requests_per_s * run.e2e_s
-    return load._replace(concurrency=max(round(mean), 1)) if isinstance(mean, float) else load
+    mean = mean_in_flight(run.details, run.requests_per_s, run.e2e_s)
+    return load if mean is None else load._replace(concurrency=max(round(mean), 1))
 
 
 def _length(run: Reported, name: str) -> str | None:
@@ -350,11 +341,9 @@ def _oddities(run: MeasuredRun, replaced: Values, values: Mapping[str, str]) -> 
     if closed and isinstance(completed, int) and isinstance(limit, int) and completed < limit:
         yield f"{completed:,} requests cannot keep {limit:,} in flight"
     ttft_ms, itl_ms, e2e_s, rate = (run.figure(name) for name in ("ttft_ms", "itl_ms", "e2e_s", "requests_per_s"))
-    mean = details.get("mean_concurrency")
-    if not isinstance(mean, float) and rate and e2e_s:
-        mean = rate * e2e_s  # Little's law
+    mean = mean_in_flight(details, rate, e2e_s)
     places = run.concurrency if closed else None
-    if places and isinstance(mean, float) and not _IDLE * places <= mean <= _CROWDED * places:
+    if places and mean is not None and not _IDLE * places <= mean <= _CROWDED * places:
         yield f"{mean:.1f} requests were in flight on average, not {places}"
     if ttft_ms and itl_ms and e2e_s:
         sum_s = (ttft_ms + itl_ms * (run.output_len - 1)) / 1e3

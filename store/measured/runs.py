@@ -46,6 +46,7 @@ _IDENTITY = (
 )  # fmt: skip
 _TOLD = ("e2e_s", "load_detail", "variant", "server_options", "gpu_memory_utilization", "trust", "latest", "split")
 _FIGURES = (*METRICS, "percentiles", "tool", "native_itl_name", "native_itl_ms")
+_SAME = ("precision", "kv_precision", "server", "input_len", "output_len", "gpu_memory_utilization", "max_model_len")
 _REQUIRED = ("id", "model", "gpu", "tp", "precision", "server", "input_len", "output_len")
 
 
@@ -338,10 +339,7 @@ def _run(reported: Reported, file: str) -> MeasuredRun:
         id=reported.run or "",
         model=says["model"],
         gpu=says["gpu"] if gpu is None else gpu.name,
-        tp=int(says["tp"]),
-        pp=int(says.get("pp", 1)),
-        dp=int(says.get("dp", 1)),
-        ep=int(says.get("ep", 1)),
+        **stated_sizes(says),
         precision=Precision(says["precision"]),
         kv_precision=None if kv_precision is None else Precision(kv_precision),
         server=server,
@@ -349,8 +347,6 @@ def _run(reported: Reported, file: str) -> MeasuredRun:
         input_len=reported.input_len or 0,
         output_len=reported.output_len or 0,
         concurrency=reported.load and reported.load.concurrency,
-        gpu_memory_utilization=None if (share := says.get("gpu_memory_utilization")) is None else float(share),
-        max_model_len=None if (longest := says.get("max_model_len")) is None else int(longest),
         measured_on=day_or_month(reported.measured_on, reported.details),
         source=reported.source,
         details=reported.details,
@@ -361,6 +357,34 @@ def _run(reported: Reported, file: str) -> MeasuredRun:
 def day_or_month(day: date | None, details: Mapping[str, Any]) -> str | None:
     """Return the date of a run, as exact as its source states it: a day, a month or a year."""
     return None if day is None else details.get("measured_in") or day.isoformat()
+
+
+def stated_sizes(values: Mapping[str, str]) -> dict[str, Any]:
+    """Return the parallelism, the share of memory and the longest sequence that are stated as text, by field."""
+    share, longest = values.get("gpu_memory_utilization"), values.get("max_model_len")
+    return {
+        **{name: int(values.get(name, 1)) for name in SHORT_SIZES},
+        "gpu_memory_utilization": None if share is None else float(share),
+        "max_model_len": None if longest is None else int(longest),
+    }
+
+
+def deployed(case: Case) -> dict[str, Any]:
+    """Return the settings of a case, by the names of `MeasuredRun`."""
+    return {
+        "model": case.model.name,
+        "gpu": case.gpu.name,
+        **{short: getattr(case, name) for short, name in SHORT_SIZES.items()},
+        **{name: getattr(case, name) for name in _SAME},
+    }
+
+
+def mean_in_flight(details: Mapping[str, Any], requests_per_s: float | None, e2e_s: float | None) -> float | None:
+    """Return the mean number of requests in flight: as measured, or by Little's law; None: not known."""
+    mean = details.get("mean_concurrency")
+    if isinstance(mean, float):
+        return mean
+    return requests_per_s * e2e_s if requests_per_s and e2e_s else None
 
 
 def figures_of(reported: Reported) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from gpuscout.store.database import bulk
 from gpuscout.store.database.connect import Store, open_store
-from gpuscout.store.measured.runs import MeasuredRun, day_or_month
+from gpuscout.store.measured.runs import MeasuredRun, day_or_month, deployed
 from gpuscout.store.measured.stored import digest_without_kv, store_runs
 from gpuscout.store.results.registry import (
     name_workloads,
@@ -54,7 +54,7 @@ from gpuscout.sweeps.models.architecture import ModelSpec
 from gpuscout.sweeps.outcomes import OUTCOMES, Outcome
 from gpuscout.sweeps.precision import PRECISIONS, Precision
 from gpuscout.sweeps.servers.options import options_from, options_text
-from gpuscout.sweeps.settings import SHORT_SIZES, STARTED
+from gpuscout.sweeps.settings import STARTED
 from gpuscout.sweeps.speculative import NO_DRAFTS, speculative_from
 from gpuscout.sweeps.traffic.traffic import PLAIN, Traffic, traffic_from
 from gpuscout.sweeps.workloads import LOADS
@@ -423,20 +423,11 @@ class _Filling:
             raise row.error("load", "contradicts the request rate")
         return MeasuredRun(
             id=details.get("run") or "",
-            model=case.model.name,
-            gpu=case.gpu.name,
-            **{short: getattr(case, name) for short, name in SHORT_SIZES.items()},
-            precision=case.precision,
-            kv_precision=case.kv_precision if row.has("kv_precision") else None,
-            server=case.server,
+            **deployed(case) | ({} if row.has("kv_precision") else {"kv_precision": None}),
             server_version=row.known("server_version", row.text),
-            input_len=case.input_len,
-            output_len=case.output_len,
             concurrency=row.known("concurrency", row.count),
             request_rate=rate,
             **measured,
-            gpu_memory_utilization=case.gpu_memory_utilization,
-            max_model_len=case.max_model_len,
             measured_on=None if day is None else day_or_month(day, details),
             source=row.text("source"),
             tool=row.known("tool", row.text),

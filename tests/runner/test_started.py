@@ -12,11 +12,11 @@ import pytest
 
 from gpuscout.runner.engines.aiconfigurator.engine import AIConfiguratorEngine
 from gpuscout.runner.engines.base import Cost, MissingEngine
-from gpuscout.runner.engines.benchmark.traffic.figures import deployed
 from gpuscout.runner.engines.llm_optimizer.engine import LlmOptimizerEngine
 from gpuscout.runner.execution.evaluate import evaluate
 from gpuscout.store.database.connect import open_store
 from gpuscout.store.measured import MeasuredRun
+from gpuscout.store.measured.runs import deployed
 from gpuscout.store.measured.stored import store_runs, stored_runs
 from gpuscout.sweeps.cases import Case, CaseColumns
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
@@ -187,7 +187,7 @@ def test_what_was_measured_so_stands_beside_its_own_estimates(folder: Path, tmp_
         )
         runs = [
             MeasuredRun(
-                **deployed(case), server_version="0.23", source="here", measured_on="2026-11-01", concurrency=16,
+                id="", **deployed(case), server_version="0.23", source="here", measured_on="2026-11-01", concurrency=16,
                 ttft_ms=90.0, itl_ms=10.0 + number, output_tokens_per_s=1500.0, details={"run": str(number)}, case=case,
             )
             for number, case in enumerate(cases)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, err, open_store, out, print_json
-from gpuscout.runner.cli.options import PriceOptions, grouped
+from gpuscout.runner.cli.options import GpuFile, PriceOptions, grouped
 from gpuscout.runner.cli.show.measured.fit_errors import fit_errors, print_fit_errors
 from gpuscout.runner.cli.show.output import Column, Output, Row, a_figure, print_rows, whole_number
 from gpuscout.sweeps.errors import InputError
@@ -78,7 +78,7 @@ def accuracy(
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw estimated against measured: FILE.png, .svg or .html.")
     ] = None,
-    gpu_file: Annotated[Path | None, typer.Option("--gpu-file", help="A YAML file with GPUs of your own.")] = None,
+    gpu_file: GpuFile = None,
     store: Annotated[
         bool, typer.Option("--store", help="Keep the errors over stored runs, for `gpuscout recommend` to show.")
     ] = False,

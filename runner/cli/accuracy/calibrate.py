@@ -9,6 +9,7 @@ import typer
 
 from gpuscout.runner.cli.accuracy.accuracy import print_left_out
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, err, out, print_json
+from gpuscout.runner.cli.options import GpuFile
 from gpuscout.runner.cli.show.measured.fit_errors import print_fit_errors
 from gpuscout.runner.cli.show.output import Output
 from gpuscout.sweeps.errors import InputError
@@ -30,7 +31,7 @@ def calibrate(
     validate: Annotated[
         bool, typer.Option("--validate/--no-validate", help="Also fit without each model, GPU type and GPU family.")
     ] = True,
-    gpu_file: Annotated[Path | None, typer.Option("--gpu-file", help="A YAML file with GPUs of your own.")] = None,
+    gpu_file: GpuFile = None,
     db: Db = DEFAULT_STORE,
     json: Json = False,
 ) -> None:

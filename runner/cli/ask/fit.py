@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, EXIT_NOTHING_QUALIFIES, Db, Json, print_json, print_table
-from gpuscout.runner.cli.options import number_of_tokens
+from gpuscout.runner.cli.options import GpuFile, number_of_tokens
 from gpuscout.sweeps.names import counted
 from gpuscout.sweeps.servers import ONE_OF_SERVERS
 
@@ -40,7 +39,7 @@ def fit(
     gpu_memory_utilization: Annotated[
         float, typer.Option("--gpu-memory-utilization", metavar="SHARE", help="The server's share of GPU memory.")
     ] = 0.9,
-    gpu_file: Annotated[Path | None, typer.Option("--gpu-file", help="A YAML file with GPUs of your own.")] = None,
+    gpu_file: GpuFile = None,
     db: Db = DEFAULT_STORE,
     json: Json = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, list_by_default, open_store, print_json, print_table
-from gpuscout.runner.cli.options import grouped
+from gpuscout.runner.cli.options import GpuFile, grouped
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number, yes_or_no
 from gpuscout.sweeps.errors import GpuscoutError, InputError
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 ARITHMETIC = ("fp32", "fp16", "bf16", "fp8", "fp4", "int8")
 
-GpuFile = Annotated[Path | None, typer.Option("--gpu-file", help="A YAML file with GPUs of your own.")]
 Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit on the Hugging Face Hub.")]
 
 gpus = typer.Typer(

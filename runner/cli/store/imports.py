@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, open_store, print_json, print_table
-from gpuscout.runner.cli.options import grouped
+from gpuscout.runner.cli.options import GpuFile, grouped
 from gpuscout.runner.cli.show.measured.import_report import import_document, print_exports, print_files, print_refused
 from gpuscout.runner.cli.show.measured.outliers import far_off, outlier_row
 from gpuscout.sweeps.errors import InputError, NoStoreError
@@ -101,7 +101,7 @@ def import_results(
             help="Fields in the names of files: '{model}_{gpu}_tp{tp}_*'; any of the above.",
         ),
     ] = None,
-    gpu_file: Annotated[Path | None, typer.Option("--gpu-file", help="A YAML file with GPUs of your own.")] = None,
+    gpu_file: GpuFile = None,
     since: Annotated[
         str | None, typer.Option("--since", metavar="DAY", help="`inferencex` online: measured on this day or later.")
     ] = None,

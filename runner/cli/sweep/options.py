@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpuscout.runner.cli.options import AimOptions, Many, PriceOptions, counted_gpus, number_of_tokens
+from gpuscout.runner.cli.options import AimOptions, Many, PriceOptions, counted_gpus, number_of_tokens, under
 from gpuscout.sweeps.errors import InputError, quoted
 from gpuscout.sweeps.gpus.groups import DATACENTER
 from gpuscout.sweeps.names import bare, parted, squeeze
@@ -24,11 +24,8 @@ if TYPE_CHECKING:
     from gpuscout.store.ranking.question.asked import Question
     from gpuscout.sweeps.spec.spec import SweepSpec
 
-GpuFile = Annotated[Path | None, typer.Option("--gpu-file", help="A YAML file with GPUs of your own.")]
 
-
-def _sweep(*names: str, help: str, **rest: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel="Sweep without a file", **rest)
+_sweep = under("Sweep without a file")
 
 
 @dataclass(frozen=True)

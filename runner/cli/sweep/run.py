@@ -22,9 +22,9 @@ from gpuscout.runner.cli.common import (
     open_store,
     write_file,
 )
-from gpuscout.runner.cli.options import Have, PriceOptions, Sort, grouped, owned
+from gpuscout.runner.cli.options import GpuFile, Have, PriceOptions, Sort, grouped, owned
 from gpuscout.runner.cli.show.document import CASE, picked
-from gpuscout.runner.cli.sweep.options import AskOptions, ExecutionOptions, GpuFile, SweepFlags
+from gpuscout.runner.cli.sweep.options import AskOptions, ExecutionOptions, SweepFlags
 from gpuscout.sweeps.errors import InputError, NothingMatchesError, NothingQualifiesError
 from gpuscout.sweeps.text import printable
 

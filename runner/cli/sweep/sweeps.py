@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpuscout.runner.cli.common import DEFAULT_STORE, Db, Json, count, err, list_by_default, open_store, print_json
-from gpuscout.runner.cli.options import PriceOptions, grouped
+from gpuscout.runner.cli.options import GpuFile, PriceOptions, grouped
 from gpuscout.runner.cli.show.document import picked
 from gpuscout.runner.cli.show.output import Column, Output, a_figure, print_rows, whole_number
-from gpuscout.runner.cli.sweep.options import AskOptions, ExecutionOptions, GpuFile
+from gpuscout.runner.cli.sweep.options import AskOptions, ExecutionOptions
 from gpuscout.runner.cli.sweep.run import run_and_report
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.text import printable

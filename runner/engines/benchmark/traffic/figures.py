@@ -17,6 +17,7 @@ import gpuscout
 from gpuscout.runner.engines.benchmark.traffic.endpoint import Endpoint
 from gpuscout.runner.engines.benchmark.traffic.load import Observed
 from gpuscout.store.measured import MeasuredRun
+from gpuscout.store.measured.runs import deployed
 from gpuscout.sweeps.cases import Case
 from gpuscout.sweeps.curves import PERCENTILES
 
@@ -47,6 +48,7 @@ def run_of(
         "output_len_mean": tokens / len(good),
     }
     return MeasuredRun(
+        id="",
         **deployed(case),
         **where_and_when(endpoint, started),
         concurrency=max(round(observed.mean_concurrency), 1) if concurrency is None else concurrency,
@@ -72,26 +74,6 @@ def run_of(
         | endpoint.details(case, started, gpuscout.__version__),
         case=case,
     )
-
-
-def deployed(case: Case) -> dict[str, Any]:
-    """Return the settings of a case, by the names of `MeasuredRun`."""
-    return {
-        "id": "",
-        "model": case.model.name,
-        "gpu": case.gpu.name,
-        "tp": case.tensor_parallel,
-        "pp": case.pipeline_parallel,
-        "dp": case.data_parallel,
-        "ep": case.expert_parallel,
-        "precision": case.precision,
-        "kv_precision": case.kv_precision,
-        "server": case.server,
-        "input_len": case.input_len,
-        "output_len": case.output_len,
-        "gpu_memory_utilization": case.gpu_memory_utilization,
-        "max_model_len": case.max_model_len,
-    }
 
 
 def where_and_when(endpoint: Endpoint, started: datetime) -> dict[str, Any]:

@@ -24,12 +24,12 @@ from gpuscout.runner.engines.benchmark.errors import BenchmarkError
 from gpuscout.runner.engines.benchmark.options import LoadOptions
 from gpuscout.runner.engines.benchmark.traffic.client import api_key
 from gpuscout.runner.engines.benchmark.traffic.endpoint import Endpoint
-from gpuscout.runner.engines.benchmark.traffic.figures import deployed, where_and_when
+from gpuscout.runner.engines.benchmark.traffic.figures import where_and_when
 from gpuscout.runner.engines.benchmark.traffic.load import LEAST_ACHIEVED, MOST_FAILED
 from gpuscout.store.measured import MeasuredRun
 from gpuscout.store.measured.formats import SourceFile, find_format
 from gpuscout.store.measured.formats.reported import Reported
-from gpuscout.store.measured.runs import figures_of
+from gpuscout.store.measured.runs import deployed, figures_of, mean_in_flight
 from gpuscout.sweeps.cases import Case
 from gpuscout.sweeps.errors import GpuscoutError
 from gpuscout.sweeps.outcomes import Outcome
@@ -219,10 +219,8 @@ def _measured(reported: Reported, case: Case, endpoint: Endpoint, job: Job, star
     completed, failed = details.get("completed"), details.get("failed") or 0
     if isinstance(completed, int) and isinstance(failed, int) and failed > MOST_FAILED * (completed + failed):
         raise BenchmarkError(f"{failed:,} of {completed + failed:,} requests failed")
-    mean = details.get("mean_concurrency")
-    if not isinstance(mean, float) and reported.requests_per_s and reported.e2e_s:
-        mean = reported.requests_per_s * reported.e2e_s  # Little's law
-    if isinstance(mean, float):
+    mean = mean_in_flight(details, reported.requests_per_s, reported.e2e_s)
+    if mean is not None:
         details["mean_concurrency"] = mean
         if job.concurrency and mean < LEAST_ACHIEVED * job.concurrency:
             details["client_bound"] = f"{mean:.3g} of {job.concurrency:,} requests were in flight on average"
@@ -231,9 +229,10 @@ def _measured(reported: Reported, case: Case, endpoint: Endpoint, job: Job, star
         if had is not None and abs(had - meant) > max(0.02 * meant, 1.0):
             raise BenchmarkError(f"requests had {had:,.1f} {what} tokens on average instead of {meant:,}")
     run = MeasuredRun(
+        id="",
         **deployed(case),
         **where_and_when(endpoint, started),
-        concurrency=job.concurrency or (max(round(mean), 1) if isinstance(mean, float) else None),
+        concurrency=job.concurrency or (None if mean is None else max(round(mean), 1)),
         request_rate=job.request_rate,
         **figures_of(reported),
         details=details | endpoint.details(case, started, reported.tool_version),
