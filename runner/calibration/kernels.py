@@ -23,22 +23,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gpuscout.runner.engines.aiconfigurator.support import our_gpu
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.gpus.gpu import GPUSpec
 
-# Systems of the package by what the catalogue calls their GPU.
-SYSTEMS = {
-    "a100_sxm": "A100-SXM-80GB",
-    "l40s": "L40S",
-    "h100_sxm": "H100-SXM-80GB",
-    "h200_sxm": "H200-SXM-141GB",
-    "b200_sxm": "B200",
-    "b300_sxm": "B300",
-    "gb200": "GB200",
-    "gb300": "GB300",
-    "rtx_pro_6000_server": "RTX PRO 6000 Blackwell Server",
-    "b60": "Arc Pro B60",
-}
+# Systems of the package with all tables, by what the catalogue calls their GPU; the engine does not cover the last.
+_TIMED = ["a100_sxm", "l40s", "h100_sxm", "h200_sxm", "b200_sxm", "b300_sxm", "gb200", "gb300", "rtx_pro_6000_server"]
+SYSTEMS = {**{system: gpu for system in _TIMED if (gpu := our_gpu(system))}, "b60": "Arc Pro B60"}
 # The generations with most serving runs: others are placed relative to them.
 REFERENCE = ("Hopper", "Blackwell", "Blackwell-Ultra")
 # Formats of weights: bytes of an element with its scales, and the arithmetic that a kernel may use.
@@ -55,7 +46,7 @@ PLAIN_EFFICIENCIES = ("memory_efficiency", "flops_efficiency", "attention_effici
 
 Column = npt.NDArray[Any]
 Table = Mapping[str, Column]
-Found = dict[str, float]
+Figures = dict[str, float]
 
 
 def derive(folder: Path, systems: Mapping[str, str] = SYSTEMS) -> dict[str, dict[str, float]]:
@@ -71,7 +62,7 @@ def derive(folder: Path, systems: Mapping[str, str] = SYSTEMS) -> dict[str, dict
     }
 
 
-def of_system(folder: Path, gpu: GPUSpec) -> Found:
+def of_system(folder: Path, gpu: GPUSpec) -> Figures:
     """Return the constants of one GPU type."""
     found: dict[str, list[float]] = defaultdict(list)
     for measure, kind, name in (
@@ -130,9 +121,9 @@ def shipped() -> Mapping[str, Any]:
 # --- kinds of kernels ----------------------------------------------------------------------------------------------
 
 
-def _matrices(t: Table, gpu: GPUSpec) -> Found:
+def _matrices(t: Table, gpu: GPUSpec) -> Figures:
     """Fit matrices: few tokens read the weights, many multiply with them."""
-    found: Found = {}
+    found: Figures = {}
     seconds = t["latency"] * 1e-3
     weights, work = t["n"] * t["k"], 2.0 * t["m"] * t["n"] * t["k"]
     square = (t["n"] >= 4096) & (t["n"] <= 32768) & (t["k"] >= 4096)
@@ -154,8 +145,8 @@ def _matrices(t: Table, gpu: GPUSpec) -> Found:
     return found
 
 
-def _decode_attention(t: Table, gpu: GPUSpec) -> Found:
-    found: Found = {}
+def _decode_attention(t: Table, gpu: GPUSpec) -> Figures:
+    found: Figures = {}
     tokens = t["batch_size"] * (t["isl"] + t["step"])
     cache = tokens * t["num_key_value_heads"] * t["head_dim"] * 2 * 2.0
     plain = (t["kv_cache_dtype"] == "bfloat16") & (t["num_key_value_heads"] < t["num_heads"]) & (t["head_dim"] == 128)
@@ -164,8 +155,8 @@ def _decode_attention(t: Table, gpu: GPUSpec) -> Found:
     return found
 
 
-def _prefill_attention(t: Table, gpu: GPUSpec) -> Found:
-    found: Found = {}
+def _prefill_attention(t: Table, gpu: GPUSpec) -> Figures:
+    found: Figures = {}
     work = 4.0 * t["batch_size"] * t["num_heads"] * t["head_dim"] * t["isl"].astype(np.float64) ** 2 / 2
     plain = (t["attn_dtype"] == "bfloat16") & (t["kv_cache_dtype"] == "bfloat16") & (t["head_dim"] == 128)
     busy = plain & _without_window(t) & (t["isl"] >= _PROMPT_TOKENS) & (work >= 1e11)
@@ -173,9 +164,9 @@ def _prefill_attention(t: Table, gpu: GPUSpec) -> Found:
     return found
 
 
-def _experts(t: Table, gpu: GPUSpec) -> Found:
+def _experts(t: Table, gpu: GPUSpec) -> Figures:
     """Return grouped products of all experts on one GPU: gate, up and down."""
-    found: Found = {}
+    found: Figures = {}
     seconds = t["latency"] * 1e-3
     one_expert = 3.0 * t["hidden_size"] * t["inter_size"] / t["moe_tp_size"]
     reached = 1 - (1 - t["topk"] / t["num_experts"]) ** t["num_tokens"].astype(np.float64)
@@ -189,7 +180,7 @@ def _experts(t: Table, gpu: GPUSpec) -> Found:
     return found
 
 
-def _exchanges(t: Table, gpu: GPUSpec) -> Found:
+def _exchanges(t: Table, gpu: GPUSpec) -> Figures:
     """Return the latency per doubling of GPUs (small messages), and the link's share and contention (largest)."""
     graph = np.array([str(name).endswith("_graph") for name in t.get("backend", [])])
     usable = graph if graph.any() else np.ones(len(t["latency"]), dtype=bool)
@@ -235,7 +226,7 @@ def _newest(folder: Path, name: str) -> Iterator[Table]:
             yield {column: table.column(column).to_numpy() for column in table.column_names}
 
 
-def _note(found: Found, constant: str, values: Column, rows: npt.NDArray[np.bool_]) -> None:
+def _note(found: Figures, constant: str, values: Column, rows: npt.NDArray[np.bool_]) -> None:
     if rows.any():
         found[constant] = float(np.median(values[rows]))
 
