@@ -101,9 +101,9 @@ def kernel_factors() -> dict[str, dict[str, float]]:
     }
 
 
-def family_factors(document: Mapping[str, Any] | None = None) -> dict[str, dict[str, float]]:
-    """Return each generation's mean ratio of kernel times to `REFERENCE`, of the shipped file unless given one."""
-    families: Mapping[str, Mapping[str, float]] = (document or shipped())["families"]
+def family_factors() -> dict[str, dict[str, float]]:
+    """Return each generation's mean ratio of kernel times to `REFERENCE`, of the shipped file."""
+    families: Mapping[str, Mapping[str, float]] = shipped()["families"]
     found: dict[str, dict[str, float]] = {}
     for family, constants in families.items():
         known = {name: [families[other][name] for other in REFERENCE if name in families[other]] for name in constants}

@@ -64,9 +64,7 @@ def explained(error: Exception, model: HubModel) -> Explained:
     if isinstance(error, hub.HFValidationError):
         return Explained(InputError(f'"{name}" cannot be a model of the Hub', hint="write org/name"), final=True)
     if isinstance(error, hub.OfflineModeIsEnabled | hub.LocalEntryNotFoundError):
-        near = " or ".join(_near(model.repo_id))
-        meant = f"did you mean {near}?   " if near else ""
-        hint = f"{meant}unset HF_HUB_OFFLINE once, or name a folder with its config.json"
+        hint = f"{_meant(model.repo_id)}unset HF_HUB_OFFLINE once, or name a folder with its config.json"
         return Explained(HubOfflineError(f"{name} is not in the local cache, and HF_HUB_OFFLINE is set", hint=hint))
     if isinstance(error, hub.HfHubHTTPError):
         return _of_status(error, model)
@@ -103,10 +101,8 @@ def _of_status(error: Exception, model: HubModel) -> Explained:
         message = f'{model.repo_id} has no revision "{model.revision or "main"}"'
         return Explained(HubModelNotFoundError(message, hint=f"see {page}/tree/main"), final=True)
     if isinstance(error, hub.RepositoryNotFoundError):
-        near = " or ".join(_near(model.repo_id))
-        meant = f"did you mean {near}?   " if near else ""
         private = f"if it is private: {_LOGIN}" if not get_token() else "if it is private: your token cannot see it"
-        return Explained(HubModelNotFoundError(f'no model "{name}" at {place}', hint=meant + private))
+        return Explained(HubModelNotFoundError(f'no model "{name}" at {place}', hint=_meant(model.repo_id) + private))
     if isinstance(error, hub.DisabledRepoError):
         return Explained(HubError(f"{name} has been disabled at {place}"))
     if status in (401, 403):
@@ -154,15 +150,15 @@ def endpoint() -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
-def _near(name: str) -> tuple[str, ...]:
-    """Return names of the catalogue that are like this one."""
+def _meant(name: str) -> str:
+    """Return the question whether a name of the catalogue that is like this one was meant; empty: none is."""
     try:
         ModelCatalogue.load().resolve(name)
     except UnknownNameError as unknown:
-        return unknown.suggestions
+        return f"did you mean {' or '.join(unknown.suggestions)}?   " if unknown.suggestions else ""
     except InputError:
         pass
-    return ()
+    return ""
 
 
 def _retry_after_s(headers: object) -> int | None:

@@ -78,7 +78,6 @@ def scatter(
     y: str,
     *,
     labels: tuple[str, str],
-    colour_by: str = "gpu",
     curve_by: Sequence[str] = (),
 ) -> Chart:
     """Return a chart of rows with `x` and `y` above 0, `kind`, `text`, `id`, perhaps `dominated`, `…_low`, `…_high`.
@@ -86,7 +85,7 @@ def scatter(
     Rows that agree in all of `curve_by` are joined by a line, in the order of `concurrency`.
     """
     shown = [row for row in rows if (row[x] or 0) > 0 and (row[y] or 0) > 0]
-    names = list(dict.fromkeys(str(row[colour_by]) for row in shown))
+    names = list(dict.fromkeys(str(row["gpu"]) for row in shown))
     across, down = (
         _axis([row[x] for row in shown], _LEFT, WIDTH - _RIGHT),
         _axis([row[y] for row in shown], HEIGHT - _BOTTOM, _TOP),
@@ -97,7 +96,7 @@ def scatter(
             down.at(row[y]),
             row["kind"] == "measured",
             bool(row.get("dominated")),
-            min(names.index(str(row[colour_by])), _COLOURS - 1),
+            min(names.index(str(row["gpu"])), _COLOURS - 1),
             row["text"],
             row["id"],
             _range(row, x, across),

@@ -176,6 +176,11 @@ def option_flags(deployment: Deployment, flags: Mapping[str, str]) -> list[str]:
     return [part for name, flag in flags.items() if name in options for part in (flag, str(options[name]))]
 
 
+def size_flags(sizes: Mapping[str, int]) -> list[str]:
+    """Return the flags of the sizes above 1, which is the default of all."""
+    return [part for flag, size in sizes.items() if size > 1 for part in (flag, str(size))]
+
+
 def check_expert_blocks(deployment: Deployment, server: str, ranks: int, hint: str) -> None:
     """Raise InputError where experts are cut inside the blocks that share a scale, as vLLM and SGLang do.
 

@@ -25,6 +25,7 @@ from gpuscout.sweeps.servers.base import (
     draft_of,
     option_flags,
     precision_flags,
+    size_flags,
 )
 
 NAME = "SGLang"
@@ -100,15 +101,10 @@ def launch(deployment: Deployment) -> Launch:
         module = "sglang_router.launch_server"
         notes.append(f"the router starts {d.data_parallel} whole replicas: it needs the package sglang-router")
     command = ["python3", "-m", module, "--model-path", d.model, "--host", ANY_ADDRESS, "--port", str(_PORT)]
-    command += ["--tp-size", str(ranks)]
-    if d.pipeline_parallel > 1:
-        command += ["--pp-size", str(d.pipeline_parallel)]
-    if d.data_parallel > 1:
-        command += ["--dp-size", str(d.data_parallel)]
+    command += ["--tp-size", str(ranks), *size_flags({"--pp-size": d.pipeline_parallel, "--dp-size": d.data_parallel})]
     if with_attention:
         command.append("--enable-dp-attention")
-    if d.expert_parallel > 1:
-        command += ["--ep-size", str(d.expert_parallel)]
+    command += size_flags({"--ep-size": d.expert_parallel})
     command += precision_flags(d, NAME, _ONLINE, _KV)
     command += ["--mem-fraction-static", f"{d.gpu_memory_utilization:g}"]
     command += ["--max-running-requests", str(requests), "--context-length", str(d.max_model_len)]

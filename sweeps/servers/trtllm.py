@@ -25,6 +25,7 @@ from gpuscout.sweeps.servers.base import (
     draft_of,
     kv_word,
     option_flags,
+    size_flags,
 )
 
 NAME = "TensorRT-LLM"
@@ -87,11 +88,8 @@ def launch(deployment: Deployment) -> Launch:
         # A file with this section replaces what flags say of the KV cache.
         options["kv_cache_config"] = {"dtype": word, "free_gpu_memory_fraction": memory}
     command = ["trtllm-serve", d.model, "--host", ANY_ADDRESS, "--port", str(_PORT), "--backend", "pytorch"]
-    command += ["--tp_size", str(ranks)]
-    if d.pipeline_parallel > 1:
-        command += ["--pp_size", str(d.pipeline_parallel)]
-    if d.expert_parallel > 1:
-        command += ["--ep_size", str(d.expert_parallel)]
+    sizes = {"--pp_size": d.pipeline_parallel, "--ep_size": d.expert_parallel}
+    command += ["--tp_size", str(ranks), *size_flags(sizes)]
     if "stream_interval" in d.server_options:
         options["stream_interval"] = d.server_options["stream_interval"]
     if (draft := draft_of(d)) is not None:

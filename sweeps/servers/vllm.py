@@ -25,6 +25,7 @@ from gpuscout.sweeps.servers.base import (
     draft_of,
     option_flags,
     precision_flags,
+    size_flags,
 )
 
 NAME = "vLLM"
@@ -75,10 +76,7 @@ def launch(deployment: Deployment) -> Launch:
     check_expert_blocks(d, NAME, ranks, f"fewer GPUs (--tp), or a configuration with EP {ranks}")
     command = ["vllm", "serve", d.model, "--host", ANY_ADDRESS, "--port", str(_PORT)]
     command += ["--tensor-parallel-size", str(d.tensor_parallel)]
-    if d.pipeline_parallel > 1:
-        command += ["--pipeline-parallel-size", str(d.pipeline_parallel)]
-    if d.data_parallel > 1:
-        command += ["--data-parallel-size", str(d.data_parallel)]
+    command += size_flags({"--pipeline-parallel-size": d.pipeline_parallel, "--data-parallel-size": d.data_parallel})
     if d.expert_parallel > 1:
         command.append("--enable-expert-parallel")
     command += precision_flags(d, NAME, _ONLINE, _KV)
