@@ -10,13 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpuscout.runner.accuracy.choice import (
-    REFERENCE_PRICES,
-    GpuChoice,
-    MaximaOrder,
-    gpu_choice,
-    maxima_order,
-)
+from gpuscout.runner.accuracy.choice import REFERENCE_PRICES, GpuChoice, MaximaOrder, gpu_choice, maxima_order
 from gpuscout.runner.accuracy.errors import GROUPINGS, GroupErrors, errors
 from gpuscout.runner.accuracy.estimate import Estimates, estimate
 from gpuscout.runner.accuracy.names import RunNames

@@ -14,16 +14,7 @@ import sqlalchemy as sa
 from gpuscout.store.measured.formats.reported import variant
 from gpuscout.store.portions import portions
 from gpuscout.store.results.trust import OVER_STORED, forget_errors
-from gpuscout.store.schema import (
-    blocks,
-    cases,
-    failures,
-    measured_runs,
-    membership,
-    percentiles,
-    sweeps,
-    tasks,
-)
+from gpuscout.store.schema import blocks, cases, failures, measured_runs, membership, percentiles, sweeps, tasks
 
 
 @dataclass(frozen=True)

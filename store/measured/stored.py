@@ -26,13 +26,7 @@ from gpuscout.store.measured.runs import DEFAULT_MEMORY, MeasuredRun, day_or_mon
 from gpuscout.store.portions import portions
 from gpuscout.store.results import durable
 from gpuscout.store.results.registry import register_gpus, register_models, register_traffics
-from gpuscout.store.schema import (
-    cases,
-    gpus,
-    measured_runs,
-    models,
-    percentiles,
-)
+from gpuscout.store.schema import cases, gpus, measured_runs, models, percentiles
 from gpuscout.sweeps.cases import DIGEST_BYTES, CaseColumns, canonical_json
 from gpuscout.sweeps.curves import METRICS
 from gpuscout.sweeps.errors import StoreBusyError

@@ -18,15 +18,7 @@ import sqlalchemy as sa
 from gpuscout.store.clock import today
 from gpuscout.store.prices.book_rows import check_book_name, save_rows, shipped_rows
 from gpuscout.store.prices.csv_file import by_every_name
-from gpuscout.store.prices.prices import (
-    DEFAULT_BOOK,
-    PriceRules,
-    Prices,
-    Quote,
-    price_gpus,
-    providers_of,
-    regions_of,
-)
+from gpuscout.store.prices.prices import DEFAULT_BOOK, PriceRules, Prices, Quote, price_gpus, providers_of, regions_of
 from gpuscout.store.remembered import remembered
 from gpuscout.store.schema import gpus, token_prices
 from gpuscout.store.schema import prices as table

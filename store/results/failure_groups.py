@@ -10,13 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from gpuscout.store.results.blocks import select_open_failures
-from gpuscout.store.schema import (
-    cases,
-    engines,
-    failures,
-    gpus,
-    models,
-)
+from gpuscout.store.schema import cases, engines, failures, gpus, models
 from gpuscout.sweeps.outcomes import Outcome
 
 _FIGURE = re.compile(r"\d+(\.\d+)?")

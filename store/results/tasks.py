@@ -27,15 +27,7 @@ from gpuscout.store.results.registry import (
 )
 from gpuscout.store.schema import blocks, cases, failures, membership, operating_points, point_percentiles, tasks
 from gpuscout.sweeps.cases import COLUMN_NAMES, CaseColumns, canonical_json
-from gpuscout.sweeps.curves import (
-    BOUNDS,
-    METRICS,
-    PERCENTILE_COLUMNS,
-    SERVER_METRICS,
-    Curves,
-    IntArray,
-    Points,
-)
+from gpuscout.sweeps.curves import BOUNDS, METRICS, PERCENTILE_COLUMNS, SERVER_METRICS, Curves, IntArray, Points
 from gpuscout.sweeps.outcomes import OUTCOMES
 from gpuscout.sweeps.precision import PRECISIONS
 from gpuscout.sweeps.servers.options import options_text

@@ -27,15 +27,7 @@ from gpuscout.store.schema import (
     tasks,
     traffics,
 )
-from gpuscout.store.transfer.columns import (
-    CASE,
-    ESTIMATED,
-    FIRST_POINT,
-    MEASURED,
-    NAMES,
-    POINT,
-    Value,
-)
+from gpuscout.store.transfer.columns import CASE, ESTIMATED, FIRST_POINT, MEASURED, NAMES, POINT, Value
 from gpuscout.sweeps.cases import canonical_json
 from gpuscout.sweeps.settings import STARTED
 

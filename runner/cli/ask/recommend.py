@@ -65,13 +65,7 @@ def recommend(
     """
     from gpuscout.runner.cli.show.deployments.inventory import print_inventory, read_inventory
     from gpuscout.runner.cli.show.ranking.rows import print_ranking_rows
-    from gpuscout.runner.cli.show.ranking.table import (
-        TIES,
-        explanation,
-        print_notes,
-        print_ranking,
-        ranking_document,
-    )
+    from gpuscout.runner.cli.show.ranking.table import TIES, explanation, print_notes, print_ranking, ranking_document
     from gpuscout.store.queries.placements.inventory import served
     from gpuscout.store.queries.sizing.capacity_question import node_sizes
     from gpuscout.store.ranking.question.lookup import stored_gpus

@@ -10,13 +10,7 @@ from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
-from gpuscout.runner.engines.aiconfigurator.support import (
-    GPUS,
-    model_path,
-    number_formats,
-    refusal,
-    their_system,
-)
+from gpuscout.runner.engines.aiconfigurator.support import GPUS, model_path, number_formats, refusal, their_system
 from gpuscout.runner.engines.base import About, CaseAnswer, Cost, Option, Point, answered, silence
 from gpuscout.runner.engines.program import shortened
 from gpuscout.sweeps.cases import Case, CaseColumns

@@ -9,13 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from gpuscout.runner.cli.common import count, out
-from gpuscout.runner.cli.show.certainty import (
-    MEASURE_FIRST,
-    chances,
-    measured_so_far,
-    met,
-    trust,
-)
+from gpuscout.runner.cli.show.certainty import MEASURE_FIRST, chances, measured_so_far, met, trust
 from gpuscout.runner.cli.show.deployments.sized import answer_lines, by_reason, shown_groups, whole_dollars, with_range
 from gpuscout.runner.cli.show.fitted import FittedColumn, fitted, short_gpu
 from gpuscout.runner.cli.show.output import number

@@ -11,16 +11,7 @@ from gpuscout.runner.api.models.fit import MemoryFit
 from gpuscout.runner.cli.show.certainty import chances, ranged, tie, trust, unproven
 from gpuscout.runner.cli.show.output import number
 from gpuscout.runner.cli.show.site import site, site_of
-from gpuscout.runner.cli.show.wording import (
-    GLUE,
-    assumed,
-    cause,
-    describe,
-    glued_limit,
-    quantity,
-    share,
-    workload,
-)
+from gpuscout.runner.cli.show.wording import GLUE, assumed, cause, describe, glued_limit, quantity, share, workload
 from gpuscout.store.prices.prices import OLD_AFTER_DAYS
 from gpuscout.store.ranking.rows import listed
 from gpuscout.store.ranking.types import Group, RankedConfig, Ranking
