@@ -11,8 +11,10 @@ from gpuscout.sweeps.spec.faults import (
     Fault,
     Faults,
     InvalidValue,
-    as_list,
+    entries_of,
     found,
+    is_number,
+    one_or_more,
     repeated,
     unexpected,
     unknown,
@@ -53,9 +55,7 @@ class NumericAxis:
         """Return the values in the order given. Raises InvalidValue with everything wrong."""
         if isinstance(value, Mapping):
             return self._range(value)
-        entries = as_list(value)
-        if not entries:
-            raise InvalidValue(Fault("the list is empty"))
+        entries = entries_of(value)
         if len(entries) > MAX_VALUES:
             raise InvalidValue(Fault(f"{len(entries):,} values are too many; at most {MAX_VALUES:,}"))
         faults = Faults()
@@ -64,16 +64,14 @@ class NumericAxis:
             if self.word is not None and (entry is None or entry == self.word):
                 values.append(None)
                 continue
-            try:
+            with faults.within(path):
                 values.append(self.number(entry, expected=self._noun if path else self._expected))
-            except InvalidValue as invalid:
-                faults.add(*invalid.faults, under=path)
         faults.raise_if_any()
         return tuple(values)
 
     def number(self, value: object, *, expected: str | None = None) -> int | float:
         """Return one value within the limits of the axis."""
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if not is_number(value):
             raise InvalidValue(unexpected(expected or self._noun, value))
         number: int | float = value
         if self.whole:
@@ -96,14 +94,12 @@ class NumericAxis:
                 faults.add(unknown_key(str(key), RANGE_KEYS))
         ends: dict[str, int | float] = {}
         for key in ("from", "to"):
-            try:
+            with faults.within((key,) if key in value else ()):
                 if key not in value:
                     raise InvalidValue(
                         Fault(f"the range lacks `{key}`", hint="a range is {from: 1, to: 64, factor: 2}")
                     )
                 ends[key] = self.number(value[key])
-            except InvalidValue as invalid:
-                faults.add(*invalid.faults, under=(key,) if key in value else ())
         if len(ends) == 2 and ends["from"] > ends["to"]:
             faults.add(Fault(f"`from` ({ends['from']}) is more than `to` ({ends['to']})"))
         step = self._step(value, faults)
@@ -121,7 +117,7 @@ class NumericAxis:
             )
         if "factor" in value:
             factor = value["factor"]
-            if isinstance(factor, bool) or not isinstance(factor, int | float):
+            if not is_number(factor):
                 faults.add(unexpected("a number more than 1", factor, ("factor",)))
             elif not 1 < factor <= _LARGEST_FACTOR:
                 faults.add(Fault(f"{found(factor)} is out of range; a factor is more than 1", ("factor",)))
@@ -129,7 +125,7 @@ class NumericAxis:
                 return factor
             return 2
         step = value.get("step", 1)
-        if isinstance(step, bool) or not isinstance(step, int | float):
+        if not is_number(step):
             faults.add(unexpected(f"{self._noun} more than 0", step, ("step",)))
         elif not 0 < step <= self.maximum:
             faults.add(Fault(f"{found(step)} is out of range; a step is more than 0", ("step",)))
@@ -197,9 +193,7 @@ def parse_names(
 
     `called` knows other spellings of them; `synonyms` are only suggested.
     """
-    entries = as_list(value)
-    if not entries:
-        raise InvalidValue(Fault("the list is empty"))
+    entries = entries_of(value)
     faults = Faults()
     names: list[str] = []
     for path, entry in entries:
@@ -216,7 +210,7 @@ def parse_names(
 def names_json_schema(allowed: tuple[str, ...]) -> dict[str, object]:
     """Return the JSON Schema of what `parse_names` takes."""
     name = {"type": "string", "enum": list(allowed)}
-    return {"anyOf": [name, {"type": "array", "items": name, "minItems": 1}]}
+    return one_or_more(name)
 
 
 PARALLEL = NumericAxis(1, 10_000)

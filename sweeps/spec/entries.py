@@ -14,7 +14,7 @@ from gpuscout.sweeps.models.catalogue import is_path
 from gpuscout.sweeps.precision import KV_PRECISIONS, PRECISIONS, Precision, precision_called, spellings_of
 from gpuscout.sweeps.secret import secret_in
 from gpuscout.sweeps.spec.axes import NumericAxis, names_json_schema, parse_names
-from gpuscout.sweeps.spec.faults import Fault, Faults, InvalidValue, as_list, faults_of, unexpected
+from gpuscout.sweeps.spec.faults import Fault, Faults, InvalidValue, entries_of, faults_of, unexpected
 from gpuscout.sweeps.text import fault_in
 
 NamedPrecision = Precision | Literal["native"]
@@ -98,10 +98,8 @@ def _parse_resources(value: object) -> dict[str, float]:
     faults = Faults()
     amounts = {}
     for name, amount in value.items():
-        try:
+        with faults.within((str(name),)):
             amounts[str(name)] = float(_SHARE.number(amount))
-        except InvalidValue as invalid:
-            faults.add(*invalid.faults, under=(str(name),))
     faults.raise_if_any()
     return amounts
 
@@ -272,16 +270,12 @@ def parts(kind: type[_Part]) -> Callable[[object], tuple[_Part, ...]]:
     parse_one = one_part(kind)
 
     def parse(value: object) -> tuple[_Part, ...]:
-        entries = as_list(value)
-        if not entries:
-            raise InvalidValue(Fault("the list is empty"))
+        entries = entries_of(value)
         faults = Faults()
         parsed = []
         for path, entry in entries:
-            try:
+            with faults.within(path):
                 parsed.append(parse_one(entry))
-            except InvalidValue as invalid:
-                faults.add(*invalid.faults, under=path)
         faults.raise_if_any()
         return tuple(parsed)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from gpuscout.sweeps.errors import nearest, quoted
 from gpuscout.sweeps.settings import SHORT_SIZES
@@ -52,6 +53,14 @@ class Faults:
 
     def add(self, *faults: Fault, under: Path = ()) -> None:
         self._found.extend(fault.under(under) for fault in faults)
+
+    @contextmanager
+    def within(self, path: Path) -> Iterator[None]:
+        """Collect what the block finds wrong, as faults of the part that `path` leads to."""
+        try:
+            yield
+        except InvalidValue as invalid:
+            self.add(*invalid.faults, under=path)
 
     def raise_if_any(self) -> None:
         if self._found:
@@ -129,6 +138,24 @@ def as_list(value: object) -> list[tuple[Path, Any]]:
     if isinstance(value, list | tuple):
         return [((position,), entry) for position, entry in enumerate(value)]
     return [((), value)]
+
+
+def entries_of(value: object) -> list[tuple[Path, Any]]:
+    """Return the same. Raises InvalidValue where there are none."""
+    entries = as_list(value)
+    if not entries:
+        raise InvalidValue(Fault("the list is empty"))
+    return entries
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Return whether it is a number, which true and false are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def one_or_more(entry: Mapping[str, object]) -> dict[str, object]:
+    """Return the JSON Schema of what `entries_of` takes: an entry or a list of them."""
+    return {"anyOf": [entry, {"type": "array", "items": entry, "minItems": 1}]}
 
 
 def repeated(

@@ -144,10 +144,8 @@ def parse_rules(value: object) -> tuple[Rule, ...]:
     faults = Faults()
     rules = []
     for path, entry in as_list(value):
-        try:
+        with faults.within(path):
             rules.append((path, _parse_rule(entry)))
-        except InvalidValue as invalid:
-            faults.add(*invalid.faults, under=path)
     repeated(rules, faults, key=lambda rule: frozenset(rule.conditions.items()))
     faults.raise_if_any()
     return tuple(rule for _, rule in rules)
@@ -165,10 +163,8 @@ def _parse_rule(value: object) -> Rule:
         if name not in RULE_FIELDS:
             faults.add(unknown_key(str(name), RULE_FIELDS, synonyms=_SYNONYMS))
             continue
-        try:
+        with faults.within((str(name),)):
             conditions[str(name)] = _parse_condition(str(name), given)
-        except InvalidValue as invalid:
-            faults.add(*invalid.faults, under=(str(name),))
     faults.raise_if_any()
     return Rule(conditions)
 
@@ -181,20 +177,13 @@ def _parse_condition(name: str, value: object) -> Condition:
     faults = Faults()
     tests = []
     for path, entry in entries:
-        try:
+        with faults.within(path):
             test = parse(name, entry)
-        except InvalidValue as invalid:
-            faults.add(*invalid.faults, under=path)
-            continue
-        if test.operator == "!=" and len(entries) > 1:
-            faults.add(
-                Fault(
-                    f"{quoted(str(test))} in a list matches nearly everything: a list matches when any entry does",
-                    path,
-                    "list the values themselves under the other of `exclude` and `only`",
-                )
-            )
-        tests.append((path, test))
+            tests.append((path, test))
+            if test.operator == "!=" and len(entries) > 1:
+                message = "in a list matches nearly everything: a list matches when any entry does"
+                hint = "list the values themselves under the other of `exclude` and `only`"
+                raise InvalidValue(Fault(f"{quoted(str(test))} {message}", hint=hint))
     repeated(((path, test.given) for path, test in tests), faults)
     faults.raise_if_any()
     return Condition(tuple(test for _, test in tests))

@@ -11,7 +11,7 @@ from typing import Any
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.servers.options import OPTIONS, SYNONYMS, ServerOptions, defaults_in_words
 from gpuscout.sweeps.spec.axes import NumericAxis
-from gpuscout.sweeps.spec.faults import Fault, Faults, InvalidValue, as_list, unexpected, unknown_key
+from gpuscout.sweeps.spec.faults import Fault, Faults, InvalidValue, entries_of, one_or_more, unexpected, unknown_key
 from gpuscout.sweeps.speculative import MOST_DRAFT_TOKENS, NO_DRAFTS, Speculative
 
 _OPTIONS = {name: NumericAxis(1, option.most) for name, option in OPTIONS.items()}
@@ -33,8 +33,7 @@ def parse_server_options(value: object) -> tuple[ServerOptions, ...]:
 
     Raises InvalidValue with everything wrong.
     """
-    entries = as_list(value)
-    _check_any(entries)
+    entries = entries_of(value)
     faults = Faults()
     found: list[ServerOptions] = []
     for path, entry in entries:
@@ -48,7 +47,8 @@ def parse_server_options(value: object) -> tuple[ServerOptions, ...]:
                 spelled = str(name).lstrip("-").replace("-", "_").casefold()
                 wrong.add(unknown_key(str(name), OPTIONS, synonyms={str(name).casefold(): _called(spelled)}))
         found += [tuple(sorted(one.items())) for one in _product(entry, _OPTIONS, wrong, defaults_in_words)]
-        _collect(wrong, faults, path)
+        with faults.within(path):
+            wrong.raise_if_any()
     faults.raise_if_any()
     _check_size(found)
     return tuple(found)
@@ -56,8 +56,7 @@ def parse_server_options(value: object) -> tuple[ServerOptions, ...]:
 
 def parse_speculative(value: object) -> tuple[Speculative, ...]:
     """Return `none`, a mapping, or a list of them. Raises InvalidValue with everything wrong."""
-    entries = as_list(value)
-    _check_any(entries)
+    entries = entries_of(value)
     faults = Faults()
     found: list[Speculative] = []
     for path, entry in entries:
@@ -75,7 +74,8 @@ def parse_speculative(value: object) -> tuple[Speculative, ...]:
             if name not in entry:
                 wrong.add(Fault(f"missing `{name}`: {meaning}", hint=_EXAMPLE))
         found += [Speculative(**one) for one in _product(entry, _SPECULATIVE, wrong) if len(one) == len(_SPECULATIVE)]
-        _collect(wrong, faults, path)
+        with faults.within(path):
+            wrong.raise_if_any()
     faults.raise_if_any()
     _check_size(found)
     return tuple(found)
@@ -86,21 +86,9 @@ def _called(spelled: str) -> str:
     return spelled if spelled in OPTIONS else SYNONYMS.get(spelled, "")
 
 
-def _check_any(entries: list[Any]) -> None:
-    if not entries:
-        raise InvalidValue(Fault("the list is empty"))
-
-
 def _check_size(found: list[Any]) -> None:
     if len(found) > _MOST_ENTRIES:
         raise InvalidValue(Fault(f"{len(found):,} combinations are too many; at most {_MOST_ENTRIES:,}"))
-
-
-def _collect(wrong: Faults, faults: Faults, path: tuple[str | int, ...]) -> None:
-    try:
-        wrong.raise_if_any()
-    except InvalidValue as invalid:
-        faults.add(*invalid.faults, under=path)
 
 
 def _product(
@@ -209,7 +197,7 @@ def server_options_json_schema() -> dict[str, object]:
         for name, axis in _OPTIONS.items()
     }
     entry: dict[str, object] = {"type": "object", "properties": described, "additionalProperties": False}
-    return {"anyOf": [entry, {"type": "array", "items": entry, "minItems": 1}]}
+    return one_or_more(entry)
 
 
 def speculative_json_schema() -> dict[str, object]:
@@ -222,4 +210,4 @@ def speculative_json_schema() -> dict[str, object]:
         "additionalProperties": False,
     }
     entry: dict[str, object] = {"anyOf": [{"enum": [_NONE, None]}, mapping]}
-    return {"anyOf": [entry, {"type": "array", "items": entry, "minItems": 1}]}
+    return one_or_more(entry)

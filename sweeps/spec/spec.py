@@ -39,6 +39,7 @@ from gpuscout.sweeps.spec.faults import (
     UnknownKey,
     as_list,
     faults_of,
+    one_or_more,
     repeated,
     unexpected,
 )
@@ -106,7 +107,7 @@ def _entry_schema(kind: type[BaseModel]) -> dict[str, object]:
         own = {key: value for key, value in mapping["properties"].items() if key != "options"}
         mapping = {**mapping, "properties": own, "additionalProperties": True}
     entry = {"anyOf": [{"type": "string", "minLength": 1}, mapping]}
-    return {"anyOf": [entry, {"type": "array", "items": entry, "minItems": 1}]}
+    return one_or_more(entry)
 
 
 def _parsed(parse: Callable[[Any], object], schema: dict[str, object]) -> tuple[PlainValidator, WithJsonSchema]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path as File
 from typing import Any
 
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.spec.axes import RANGE_KEYS, NumericAxis
-from gpuscout.sweeps.spec.faults import Fault, Faults, InvalidValue, found, unexpected, unknown, unknown_key
+from gpuscout.sweeps.spec.faults import Fault, Faults, InvalidValue, found, is_number, unexpected, unknown, unknown_key
 from gpuscout.sweeps.traffic.lengths import Histogram, Lengths, LogNormal, Uniform
 from gpuscout.sweeps.traffic.trace import Trace, lines, opened, read_trace
 from gpuscout.sweeps.traffic.traffic import CONSTANT, POISSON, Arrivals
@@ -48,15 +49,20 @@ def parse_distribution(value: Mapping[Any, Any]) -> Lengths:
         if key not in value:
             faults.add(Fault(f"missing `{key}`", hint=_DISTRIBUTION_HINT))
             continue
-        try:
+        with faults.within((key,)):
             figures[key] = _tokens(value[key], whole=key == "max")
-        except InvalidValue as invalid:
-            faults.add(*invalid.faults, under=(key,))
     faults.raise_if_any()
-    try:
+    with _refusing():
         return LogNormal(float(figures["mean"]), float(figures["p95"]), int(figures["max"]))
+
+
+@contextmanager
+def _refusing(*path: str) -> Iterator[None]:
+    """Turn the ValueError of figures that contradict each other into a fault at `path`."""
+    try:
+        yield
     except ValueError as error:
-        raise InvalidValue(Fault(str(error))) from error
+        raise InvalidValue(Fault(str(error), path)) from error
 
 
 def _uniform(value: object) -> Lengths:
@@ -65,15 +71,11 @@ def _uniform(value: object) -> Lengths:
     faults = Faults()
     ends: list[int] = []
     for position, entry in enumerate(value):
-        try:
+        with faults.within(("uniform", position)):
             ends.append(int(_tokens(entry, whole=True)))
-        except InvalidValue as invalid:
-            faults.add(*invalid.faults, under=("uniform", position))
     faults.raise_if_any()
-    try:
+    with _refusing("uniform"):
         return Uniform(*ends)
-    except ValueError as error:
-        raise InvalidValue(Fault(str(error), ("uniform",))) from error
 
 
 def _histogram(value: object) -> Lengths:
@@ -91,18 +93,14 @@ def _histogram(value: object) -> Lengths:
     tokens: list[int] = []
     counts: list[float] = []
     for position, (length, count) in enumerate(pairs):
-        try:
+        with faults.within(("histogram", position)):
             tokens.append(int(_tokens(length, whole=True)))
-            if isinstance(count, bool) or not isinstance(count, int | float):
+            if not is_number(count):
                 raise InvalidValue(unexpected("a count", count))
             counts.append(float(count))
-        except InvalidValue as invalid:
-            faults.add(*invalid.faults, under=("histogram", position))
     faults.raise_if_any()
-    try:
+    with _refusing("histogram"):
         return Histogram(tuple(tokens), tuple(counts))
-    except ValueError as error:
-        raise InvalidValue(Fault(str(error), ("histogram",))) from error
 
 
 def _pairs_of_file(name: str) -> list[tuple[object, object]]:
@@ -128,7 +126,7 @@ def _pairs_of_file(name: str) -> list[tuple[object, object]]:
 
 def _tokens(value: object, *, whole: bool) -> int | float:
     noun = "a whole number of tokens" if whole else "a number of tokens"
-    if isinstance(value, bool) or not isinstance(value, int | float) or (whole and value != value // 1):
+    if not is_number(value) or (whole and value != value // 1):
         raise InvalidValue(unexpected(noun, value))
     if not 1 <= value <= _LARGEST_TOKENS:
         raise InvalidValue(Fault(f"{found(value)} is out of range; allowed: 1 up to {_LARGEST_TOKENS:,}"))
@@ -137,7 +135,7 @@ def _tokens(value: object, *, whole: bool) -> int | float:
 
 def parse_cached_input(value: object) -> float:
     """Return the share of prompt tokens that are found in the prefix cache. Raises InvalidValue."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not is_number(value):
         raise InvalidValue(unexpected("a share of the prompt's tokens, such as 0.4", value))
     if not 0 <= value < 1:
         hint = "it is a share: 0.4, not 40" if 1 <= value <= 100 else None
@@ -155,12 +153,10 @@ def parse_arrivals(value: object) -> Arrivals:
     if isinstance(value, Mapping) and set(value) == {"gamma"}:
         gamma = value["gamma"]
         cv = gamma.get("cv") if isinstance(gamma, Mapping) and set(gamma) == {"cv"} else None
-        if isinstance(cv, bool) or not isinstance(cv, int | float):
+        if not is_number(cv):
             raise InvalidValue(unexpected("the coefficient of variation, such as {cv: 2}", gamma, ("gamma",)))
-        try:
+        with _refusing("gamma", "cv"):
             return Arrivals(float(cv))
-        except ValueError as error:
-            raise InvalidValue(Fault(str(error), ("gamma", "cv"))) from error
     raise InvalidValue(unexpected("poisson, constant or {gamma: {cv: 2}}", value))
 
 

@@ -54,13 +54,11 @@ def parse_workloads(value: object) -> tuple[Workload, ...]:
     workloads: list[Workload] = []
     workloads_by_name: dict[str, Workload] = {}
     for path, name, entry in entries:
-        try:
+        with faults.within(path):
             for workload in _workloads_of(name, entry):
                 if workloads_by_name.setdefault(workload.name, workload) != workload:
                     raise InvalidValue(Fault(f"another workload is named {quoted(workload.name)} too"))
                 workloads.append(workload)
-        except InvalidValue as invalid:
-            faults.add(*invalid.faults, under=path)
     if len(workloads) > MAX_VALUES:
         faults.add(Fault(f"{len(workloads):,} workloads are too many; at most {MAX_VALUES:,}"))
     faults.raise_if_any()
@@ -123,10 +121,8 @@ def _swept_workloads(name: str | None, entry: Mapping[Any, Any]) -> list[Workloa
         given = name if key == "name" and name is not None else entry.get(key)
         if given is None:
             continue
-        try:
+        with faults.within((key,) if key in entry else ()):
             texts[key] = parse(given)
-        except InvalidValue as invalid:
-            faults.add(*invalid.faults, under=(key,) if key in entry else ())
     traffic = _traffic(entry, faults)
     lengths: dict[str, tuple[int, ...]] = {}
     for key in _LENGTHS:
@@ -137,14 +133,12 @@ def _swept_workloads(name: str | None, entry: Mapping[Any, Any]) -> list[Workloa
         if key not in entry:
             faults.add(Fault("missing", (key,), "a number of tokens, a list, a range, or a distribution"))
             continue
-        try:
+        with faults.within((key,)):
             if is_distribution(entry[key]):
                 varied = parse_distribution(entry[key])
                 traffic[key], lengths[key] = varied, (max(round(varied.mean), 1),)
             else:
                 lengths[key] = TOKENS.parse(entry[key])
-        except InvalidValue as invalid:
-            faults.add(*invalid.faults, under=(key,))
     if set(traffic) - {"cached_input"} and "name" not in texts:
         faults.add(Fault("missing", ("name",), "a workload whose requests vary needs a name"))
     faults.raise_if_any()
@@ -170,10 +164,8 @@ def _traffic(entry: Mapping[Any, Any], faults: Faults) -> dict[str, Any]:
     for key, parse in parsers.items():
         if entry.get(key) is None:
             continue
-        try:
+        with faults.within((key,)):
             traffic[key] = parse(entry[key])
-        except InvalidValue as invalid:
-            faults.add(*invalid.faults, under=(key,))
     if not traffic.get("cached_input", True):
         del traffic["cached_input"]
     return traffic
