@@ -1,16 +1,20 @@
 """Reading files of strangers: never more than a limit, whatever the file is and whatever it unpacks to.
 
+What keeps a file from being read, or written, is said in a line.
+
 A limit is there before memory is full, not to keep anybody from large files: GPUSCOUT_MAX_INPUT_MB raises all of them.
 """
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
 import os
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,26 @@ class TooLarge(InputError):
 
     def __init__(self, name: str, limit: str, hint: str | None = None) -> None:
         super().__init__(f"{name}: more than {limit}", hint=hint or f"{_VARIABLE}=… raises the limits, in MB")
+
+
+@contextmanager
+def reading(what: object) -> Iterator[None]:
+    """Turn what keeps a file from being read as text, or as CSV, into an InputError that calls it `what`."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise InputError(f"cannot read {what}: it is not UTF-8 text") from error
+    except (OSError, csv.Error) as error:
+        raise InputError(f"cannot read {what}: {getattr(error, 'strerror', None) or error}") from error
+
+
+@contextmanager
+def writing(file: object) -> Iterator[None]:
+    """Turn what keeps a file from being written into an InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write {file}: {error.strerror or error}") from error
 
 
 def results_mb() -> int:

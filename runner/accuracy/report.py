@@ -17,6 +17,7 @@ from gpuscout.runner.accuracy.names import RunNames
 from gpuscout.runner.engines.base import Engine, trust_of
 from gpuscout.store.measured import LoadKind, MeasuredRun, runs_digest
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.reading import writing
 from gpuscout.sweeps.trust import NO_TRUST, Trust
 
 DEFAULT_GROUPINGS = ("model", "vendor", "family", "gpu", "precision", "server", "load_band", "vendor_load_band")
@@ -120,12 +121,9 @@ def select(estimates: Estimates, rows: Sequence[int]) -> Estimates:
 
 def write_predictions(estimates: Estimates, file: Path) -> None:
     """Write a CSV file with one line a run; a figure that is not known is empty. Raises InputError."""
-    try:
-        with file.open("w", newline="", encoding="utf-8") as stream:
-            lines = csv.writer(stream)
-            lines.writerow(("id", "ttft_ms", "itl_ms", "output_tokens_per_s"))
-            columns = (estimates.ttft_ms, estimates.itl_ms, estimates.output_tokens_per_s)
-            for run, *figures in zip(estimates.runs, *(column.tolist() for column in columns), strict=True):
-                lines.writerow((run.id, *(f"{figure:.9g}" if np.isfinite(figure) else "" for figure in figures)))
-    except OSError as error:
-        raise InputError(f"cannot write {file}: {error.strerror}") from error
+    with writing(file), file.open("w", newline="", encoding="utf-8") as stream:
+        lines = csv.writer(stream)
+        lines.writerow(("id", "ttft_ms", "itl_ms", "output_tokens_per_s"))
+        columns = (estimates.ttft_ms, estimates.itl_ms, estimates.output_tokens_per_s)
+        for run, *figures in zip(estimates.runs, *(column.tolist() for column in columns), strict=True):
+            lines.writerow((run.id, *(f"{figure:.9g}" if np.isfinite(figure) else "" for figure in figures)))

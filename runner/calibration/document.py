@@ -27,6 +27,7 @@ from gpuscout.runner.engines.roofline.uncertainty import BAND_ENDS, BAND_NAMES
 from gpuscout.store.measured import MeasuredRun, runs_digest
 from gpuscout.sweeps.errors import InputError
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
+from gpuscout.sweeps.reading import writing
 
 # A fit to fewer runs than this would move constants by chance.
 _FEWEST = 20
@@ -198,7 +199,5 @@ def errors_document(
 
 def write_constants(document: Mapping[str, object], file: Path) -> None:
     """Write a constants file. Raises InputError."""
-    try:
+    with writing(file):
         file.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {file}: {error.strerror}") from error

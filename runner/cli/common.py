@@ -183,4 +183,4 @@ def write_file(text: str, file: Path, *, force: bool = False, hint: str = "--for
     except FileExistsError as error:
         raise InputError(f"{file} exists already", hint=hint) from error
     except OSError as error:
-        raise InputError(f"cannot write {file}: {error.strerror}") from error
+        raise InputError(f"cannot write {file}: {error.strerror or error}") from error

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from gpuscout.store.prices.prices import DATE_KINDS, EVERYWHERE, PURCHASES, Quote
 from gpuscout.sweeps.errors import InputError, SpecProblem, UnknownNameError, nearest
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
-from gpuscout.sweeps.reading import read_settings
+from gpuscout.sweeps.reading import read_settings, reading
 from gpuscout.sweeps.text import fault_in
 
 COLUMNS: dict[str, str] = {
@@ -81,15 +81,9 @@ class BookFile(Generic[Quoted]):
 
         Raises InputError with every problem of the file, or when it cannot be read.
         """
-        try:
-            text = read_settings(self.path)
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise InputError(f"cannot read the price book {self.path}: {reason}") from error
-        try:
-            return self._quotes(csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True))
-        except csv.Error as error:
-            raise InputError(f"cannot read the price book {self.path}: {error}") from error
+        with reading(f"the price book {self.path}"):
+            text = io.StringIO(read_settings(self.path), newline="")
+            return self._quotes(csv.DictReader(text, skipinitialspace=True))
 
     def _quotes(self, reader: csv.DictReader[str]) -> list[Quoted]:
         names = [(name or "").strip().casefold() for name in reader.fieldnames or ()]

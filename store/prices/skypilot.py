@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gpuscout.store.prices.offers import PROVIDERS, Offer
 from gpuscout.sweeps.errors import InputError, SpecProblem
-from gpuscout.sweeps.reading import TooLarge, most_rows, read_bounded, results_mb
+from gpuscout.sweeps.reading import TooLarge, most_rows, read_bounded, reading, results_mb
 from gpuscout.sweeps.text import fault_in, printable
 
 COLUMNS = ("InstanceType", "AcceleratorName", "AcceleratorCount", "Price", "SpotPrice", "Region", "GpuInfo")
@@ -44,7 +44,7 @@ class SkyPilotFile:
         Raises InputError with its problems, or when it cannot be read.
         """
         provider = self.provider or self._provider()
-        try:
+        with reading(self.path):
             text = read_bounded(self.path, results_mb()).decode("utf-8-sig")
             reader = csv.DictReader(io.StringIO(text, newline=""))
             names = {(name or "").strip().casefold(): name for name in reader.fieldnames or ()}
@@ -56,11 +56,6 @@ class SkyPilotFile:
                     hint=f"expected a first line with {', '.join(COLUMNS)}",
                 )
             found = list(self._offers(reader, columns, provider))
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise InputError(f"cannot read {self.path}: {reason}") from error
-        except csv.Error as error:
-            raise InputError(f"cannot read {self.path}: {error}") from error
         if self.problems:
             more = "; there may be more" if len(self.problems) == _MOST_PROBLEMS else ""
             count = f"{len(self.problems)} problem{'s' * (len(self.problems) > 1)}{more}"

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpuscout.sweeps.errors import InputError, SpecProblem, nearest
+from gpuscout.sweeps.errors import SpecProblem, nearest
 from gpuscout.sweeps.gpus.gpu import MAPPINGS, TUPLES, GPUSpec, usable_gib
 from gpuscout.sweeps.gpus.limits import ARITHMETIC, CAPABILITY, NAME, NUMBERS, TFLOPS, Limits
-from gpuscout.sweeps.reading import read_settings
+from gpuscout.sweeps.reading import read_settings, reading
 from gpuscout.sweeps.text import fault_in
 
 if TYPE_CHECKING:
@@ -98,11 +98,8 @@ class GpuFile:
     def _parse(self) -> _Item | None:
         import yaml  # takes longer to import than the catalogue to load
 
-        try:
+        with reading(f"the GPU file {self.path}"):
             text = read_settings(self.path, "utf-8")
-        except (OSError, UnicodeDecodeError) as err:
-            reason = err.strerror if isinstance(err, OSError) else "it is not UTF-8 text"
-            raise InputError(f"cannot read the GPU file {self.path}: {reason}") from err
         try:
             loader = yaml.SafeLoader(text)
             root = loader.get_single_node()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpuscout.runner.cli.common import DEFAULT_STORE, Db, err, open_store
+from gpuscout.runner.cli.common import DEFAULT_STORE, Db, err, open_store, write_file
 from gpuscout.runner.cli.options import AimOptions, Filters, PriceOptions, grouped, under
 from gpuscout.runner.cli.show.document import CASE, picked
 from gpuscout.runner.cli.streams import documents
@@ -101,10 +101,7 @@ def deploy(
     if output is None:
         print(text, end="", file=documents())
     else:
-        try:
-            output.write_text(text)
-        except OSError as error:
-            raise InputError(f"cannot write {output}: {error.strerror}") from error
+        write_file(text, output, force=True)
         err().print(f"written to {output}")
     if format is not Format.JSON:
         for line in _about(question.aim, group, chosen, launch, replicas, rate):

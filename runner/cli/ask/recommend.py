@@ -124,10 +124,7 @@ def _write_report(ranking: Ranking, file: Path, db: str, store: str) -> None:
     """Write the page about a ranking. Raises InputError where the file cannot be written."""
     from gpuscout.runner.cli.show.ranking.report import report_page
 
-    try:
-        file.write_text(report_page(ranking, memory_of_bests(ranking, db), store=store), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {file}: {error.strerror}") from error
+    write_file(report_page(ranking, memory_of_bests(ranking, db), store=store), file, force=True)
     err().print(f"written: {file}", soft_wrap=True)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.reading import writing
 from gpuscout.sweeps.text import printable_lines
 
 if TYPE_CHECKING:
@@ -57,10 +58,8 @@ def save(drawing: Drawing, file: Path) -> None:
         head = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         style = "<style>body{margin:1em}svg{max-width:100%;height:auto}</style></head>"
         content = f"{head}{style}<body>\n{_svg(drawing).decode()}\n</body></html>\n".encode()
-    try:
+    with writing(file):
         file.write_bytes(content)
-    except OSError as error:
-        raise InputError(f"cannot write {file}: {error.strerror or error}") from error
 
 
 def _drawn(drawing: Drawing, form: str) -> bytes:

@@ -12,6 +12,7 @@ from gpuscout.runner.cli.common import DEFAULT_STORE, Db, count, err
 from gpuscout.runner.cli.options import Filters, grouped
 from gpuscout.runner.cli.streams import exact
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.reading import writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,11 +69,8 @@ def _to_file(rows: Iterable[Row], file: Path, form: Format, *, like: Path | None
     from gpuscout.store.transfer.files import write_file
     from gpuscout.store.transfer.whole_file import whole_file
 
-    try:
-        with whole_file(file, like=like) as stream:
-            return write_file(rows, stream, form)
-    except OSError as error:
-        raise InputError(f"cannot write {file}: {error.strerror or error}") from error
+    with writing(file), whole_file(file, like=like) as stream:
+        return write_file(rows, stream, form)
 
 
 def _format(text: str) -> Format:

@@ -17,6 +17,7 @@ from gpuscout.runner.cli.options import parse_day
 from gpuscout.runner.cli.show.document import picked
 from gpuscout.runner.cli.store.prices import Book, Date, print_saved, print_saved_tokens, quotes_at, token_prices_at
 from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.reading import writing
 
 if TYPE_CHECKING:
     from gpuscout.store.prices.prices import Quote
@@ -251,11 +252,8 @@ def export_prices(
     if output == "-":
         exact(sys.stdout).write(text.getvalue())
     else:
-        try:
-            with whole_file(file) as stream:
-                stream.write(text.getvalue().encode())
-        except OSError as error:
-            raise InputError(f"cannot write {file}: {error.strerror or error}") from error
+        with writing(file), whole_file(file) as stream:
+            stream.write(text.getvalue().encode())
     rates = sorted({price.currency for price in found} - {"USD"})
     err().print(f"{count(len(found), 'price')} written{'' if output == '-' else f' to {file}'}")
     for currency in rates:

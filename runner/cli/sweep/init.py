@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gpuscout.sweeps.errors import InputError
+from gpuscout.runner.cli.common import write_file
 
 
 def register(app: typer.Typer) -> None:
@@ -23,13 +23,7 @@ def init(
     """Write a commented sweep spec that runs as it is."""
     from gpuscout.sweeps.spec.starter import starter_spec
 
-    try:
-        with file.open("w" if force else "x", encoding="utf-8") as stream:
-            stream.write(starter_spec())
-    except FileExistsError as error:
-        raise InputError(f"{file} exists already", hint="--force replaces it; or name another file") from error
-    except OSError as error:
-        raise InputError(f"cannot write {file}: {error.strerror}") from error
+    write_file(starter_spec(), file, force=force, hint="--force replaces it; or name another file")
     print(f"wrote {file}; next: gpuscout run {shlex.quote(str(file))}")
 
 
