@@ -134,7 +134,7 @@ class Filters:
             server_options=tuple(self.server_option or ()),
             speculative=tuple(self.speculative or ()),
             precisions=tuple(parted(self.precision)),
-            tensor_parallel=_sizes(self.tp),
+            tensor_parallel=tuple(whole_numbers("--tp", self.tp)) if self.tp else (),
             max_gpus=self.max_gpus,
             min_context=number_of_tokens(self.min_context),
             implausible=self.implausible,
@@ -333,12 +333,13 @@ def _weight(text: str) -> tuple[str, float]:
         raise InputError(f'invalid weight "{text}": expected OBJECTIVE=WEIGHT', hint="for example cost=0.7") from error
 
 
-def _sizes(text: str | None) -> tuple[int, ...]:
+def whole_numbers(flag: str, text: str) -> list[int]:
+    """Return the numbers in "1,2,4". Raises InputError."""
     try:
-        return tuple(int(part) for part in text.split(",")) if text else ()
+        return [int(part) for part in text.split(",")]
     except ValueError as error:
         raise InputError(
-            f'--tp: expected whole numbers with commas between them, got "{text}"', hint="for example --tp 1,2,4"
+            f'{flag}: expected whole numbers with commas between them, got "{text}"', hint=f"for example {flag} 1,2,4"
         ) from error
 
 

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpuscout.runner.cli.options import AimOptions, Many, PriceOptions, counted_gpus, number_of_tokens, under
+from gpuscout.runner.cli.options import (
+    AimOptions,
+    Many,
+    PriceOptions,
+    counted_gpus,
+    number_of_tokens,
+    under,
+    whole_numbers,
+)
 from gpuscout.sweeps.errors import InputError, quoted
 from gpuscout.sweeps.gpus.groups import DATACENTER
 from gpuscout.sweeps.names import bare, parted, squeeze
@@ -298,11 +306,4 @@ def _rates(text: str | None) -> list[float] | None:
 
 def _numbers(flag: str, text: str | None) -> list[int] | None:
     """Return the numbers in "1,2,4"; None for nothing and for "auto". Raises InputError."""
-    if text is None or text == "auto":
-        return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise InputError(
-            f'{flag}: expected whole numbers with commas between them, got "{text}"', hint=f"for example {flag} 1,2,4"
-        ) from error
+    return None if text is None or text == "auto" else whole_numbers(flag, text)
