@@ -52,7 +52,7 @@ def remembered(
 ) -> _Found:
     """Return what `read` gives, or gave before under this key in the same state of the store.
 
-    Only stores that are kept (`connect.kept_stores`) remember. Whoever gets an answer may not change it: others get
+    Only stores that are kept (`kept.kept_stores`) remember. Whoever gets an answer may not change it: others get
     the same one. `rows` is how much of it there is.
     """
     memory: Memory | None = connection.get_execution_options().get(_MEMORY)

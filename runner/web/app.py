@@ -16,7 +16,7 @@ from gpuscout.runner.web.api import api, unanswered
 from gpuscout.runner.web.pages import no_page, pages
 from gpuscout.runner.web.patience import LONGEST_ANSWER_S, Patience
 from gpuscout.runner.web.safety import Guard, Guarded
-from gpuscout.store.database.connect import kept_stores
+from gpuscout.store.database.kept import kept_stores
 
 _HERE = Path(__file__).parent
 

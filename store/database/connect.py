@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from threading import Lock
 from types import TracebackType
 
 import sqlalchemy as sa
@@ -16,6 +15,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from gpuscout.store.database import driver_errors, drivers, urls
 from gpuscout.store.database.filesystems import network_filesystem
+from gpuscout.store.database.kept import kept
 from gpuscout.store.database.state import Watch
 from gpuscout.store.database.waiting import Waits, while_asked
 from gpuscout.store.schema import HEAD, REVISION_TABLE, REVISIONS, create_tables
@@ -65,11 +65,12 @@ class Store:
         with (
             while_asked(),
             driver_errors.translated(self.url_for_display, writes=False),
+            self._used() as watch,
             drivers.connect(self.engine, writes=False) as connection,
             connection.begin(),
         ):
-            if self._watch is not None:
-                self._watch.recall(connection)
+            if watch is not None:
+                watch.recall(connection)
             yield connection
 
     @contextmanager
@@ -80,6 +81,7 @@ class Store:
         """
         with (
             driver_errors.translated(self.url_for_display),
+            self._used(),
             drivers.connect(self.engine, writes=True) as connection,
             connection.begin(),
         ):
@@ -87,22 +89,34 @@ class Store:
 
     def keep(self) -> None:
         """Stay connected when closed, and remember what was read for as long as nothing is written."""
-        self._watch = Watch(self.engine, self.path if self.immutable else None)
+        self._watch = Watch(self.engine, self.path, fixed=self.immutable)
 
     def state(self) -> str | None:
         """Return a text that stays the same as long as nothing is written; None for a store that is not kept.
 
         Raises StoreUnreachableError.
         """
-        with driver_errors.translated(self.url_for_display, writes=False):
-            return self._watch.state() if self._watch is not None else None
+        with driver_errors.translated(self.url_for_display, writes=False), self._used() as watch:
+            return watch.state() if watch is not None else None
+
+    def rest(self, after_s: float) -> None:
+        """Close the connections to a kept file that nobody has used for so long; the next question opens it again."""
+        if self._watch is not None:
+            self._watch.rest(after_s)
 
     def forget(self) -> None:
-        """End what `keep` began, and close all connections."""
-        if self._watch is not None:
-            self._watch.close()
-            self._watch = None
-        self.close()
+        """End what `keep` began, and close all connections once nobody uses them."""
+        watch, self._watch = self._watch, None
+        if watch is None:
+            self.close()
+        else:
+            watch.end()
+
+    @contextmanager
+    def _used(self) -> Iterator[Watch | None]:
+        watch = self._watch
+        with nullcontext() if watch is None else watch.used():
+            yield watch
 
     def close(self) -> None:
         """Close all connections; those of a store that is kept stay for whoever opens it next."""
@@ -118,43 +132,13 @@ class Store:
         self.close()
 
 
-# Place -> the store there, while this process keeps stores.
-_kept: dict[Hashable, Store] = {}
-_keepers = 0
-_keeping = Lock()
-
-
-@contextmanager
-def kept_stores() -> Iterator[None]:
-    """Connect to each place once for as long as this is open: for a server, which asks the same store again and again.
-
-    Whether a store is still there, and of this version, is looked at whenever it is opened, as before. What was read
-    of it is remembered until it is written to (`state.remembered`).
-    """
-    global _keepers
-    with _keeping:
-        _keepers += 1
-    try:
-        yield
-    finally:
-        with _keeping:
-            _keepers -= 1
-            ended = [] if _keepers else [_kept.popitem()[1] for _ in list(_kept)]
-        for store in ended:
-            store.forget()
-
-
 def _store_at(url: sa.URL, *, immutable: bool = False) -> Store:
     path = urls.sqlite_path(url)
-    if not _keepers or (path is None and url.get_backend_name() == "sqlite"):
-        return Store(url, immutable=immutable)
+    if path is None and url.get_backend_name() == "sqlite":
+        return Store(url)
     file = _identity(path) if path is not None and path.exists() else None
-    key = (url.render_as_string(hide_password=False), file, immutable)
-    with _keeping:
-        if key not in _kept:
-            _kept[key] = Store(url, immutable=immutable)
-            _kept[key].keep()
-        return _kept[key]
+    place = url.render_as_string(hide_password=False)
+    return kept(place, (file, immutable), lambda: Store(url, immutable=immutable)) or Store(url, immutable=immutable)
 
 
 def open_store(url: str, *, create: bool = False, like: Path | None = None) -> Store:
@@ -176,7 +160,7 @@ def open_store(url: str, *, create: bool = False, like: Path | None = None) -> S
         else:
             _require_head(revision, store)
         if store.path is not None and not store.immutable:
-            with driver_errors.translated(store.url_for_display):
+            with driver_errors.translated(store.url_for_display), store._used():
                 drivers.use_wal(store.engine, store.waits)
     except BaseException:
         store.close()

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
+import psutil
 import pytest
 import sqlalchemy as sa
 
-from gpuscout.store.database.connect import Store, kept_stores, open_store
+from gpuscout.store.database.connect import Store, open_store
+from gpuscout.store.database.kept import kept_stores
 from gpuscout.store.prices.books import book_names, save_quotes
 from gpuscout.store.prices.prices import PriceRules, Quote
 from gpuscout.store.ranking.rank import Question, rank
@@ -21,7 +24,7 @@ from gpuscout.store.remembered import remembered
 from gpuscout.store.schema import gpus
 from gpuscout.sweeps.errors import GpuscoutError
 from gpuscout.sweeps.slo import parse_slo
-from tests.support.commands import gpuscout
+from tests.support.commands import gpuscout, wait_for
 from tests.support.rank_stores import a_run, an_answer, fill
 
 QUESTIONS = tuple(
@@ -163,3 +166,56 @@ def test_what_another_process_wrote_is_seen_however_often_the_file_was_opened_be
             assert kept.state() != before
             with open_store(str(place)) as again, again.reading() as connection:
                 assert len(book_names(connection)) == 1 + number
+
+
+def test_a_file_that_replaces_one_that_was_served_is_read_and_stays_whole(tmp_path: Path) -> None:
+    place, other = tmp_path / "gpuscout.db", tmp_path / "other.db"
+    open_store(str(place), create=True).close()
+    with open_store(str(other), create=True) as store:
+        with store.writing() as connection:
+            fill(connection, [an_answer(lengths=(100 + number, 512)) for number in range(300)], [])
+        cheaper(store)
+    with kept_stores(rest_after_s=0.1):
+        with open_store(str(place)) as kept, kept.reading() as connection:
+            assert book_names(connection) == ["default"]
+        assert gpuscout("prices", "set", "L4=0.5", "--book", "old", cwd=tmp_path).returncode == 0
+        wait_for(lambda: not place.with_name("gpuscout.db-wal").exists())
+        other.replace(place)
+        assert gpuscout("prices", "set", "L4=0.5", "--book", "new", cwd=tmp_path).returncode == 0
+        with open_store(str(place)) as kept, kept.reading() as connection:
+            assert book_names(connection) == ["mine", "new", "default"]
+    with closing(sqlite3.connect(place)) as whole:
+        assert whole.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_files_that_were_replaced_are_closed(tmp_path: Path) -> None:
+    place = tmp_path / "gpuscout.db"
+    for number in range(5):
+        with open_store(str(tmp_path / f"{number}.db"), create=True) as store:
+            cheaper(store)
+    files: list[int] = []
+    with kept_stores():
+        for number in range(5):
+            (tmp_path / f"{number}.db").replace(place)
+            with open_store(str(place)) as kept, kept.reading() as connection:
+                assert book_names(connection) == ["mine", "default"]
+            files.append(sum("gpuscout.db" in file.path for file in psutil.Process().open_files()))
+    assert len(set(files)) == 1, files
+
+
+def test_what_was_read_of_a_file_is_known_after_a_rest(tmp_path: Path) -> None:
+    place = tmp_path / "gpuscout.db"
+    open_store(str(place), create=True).close()
+    wait_for(lambda: time.time() - place.stat().st_ctime > 2.5)
+    read: list[int] = []
+    with kept_stores(rest_after_s=0.1):
+        for _ in range(3):
+            with open_store(str(place)) as kept, kept.reading() as connection:
+                remembered(connection, "counted", lambda: read.append(1) or read)
+                assert place.with_name("gpuscout.db-wal").exists()
+            wait_for(lambda: not place.with_name("gpuscout.db-wal").exists())
+        assert read == [1]
+        state = kept.state()
+        with closing(sqlite3.connect(place)) as writer:
+            writer.execute("PRAGMA user_version = 7")
+        assert kept.state() != state
