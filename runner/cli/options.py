@@ -347,7 +347,7 @@ def parse_prices(given: Iterable[str], stored_gpus: Iterable[str]) -> dict[str, 
     """Read "H100=2.10" -> USD per GPU hour by canonical name. Raises InputError, UnknownNameError."""
     from gpuscout.store.prices.csv_file import prices_by_name
 
-    found: list[tuple[str, float]] = []
+    prices: list[tuple[str, float]] = []
     for text in given:
         name, equals, figure = text.rpartition("=")
         try:
@@ -356,8 +356,8 @@ def parse_prices(given: Iterable[str], stored_gpus: Iterable[str]) -> dict[str, 
             usd = None
         if usd is None or not name.strip():
             raise InputError(f'invalid price "{text}": expected GPU=USD', hint="for example H100=2.10")
-        found.append((name.strip(), usd))
-    return prices_by_name(found, stored_gpus)
+        prices.append((name.strip(), usd))
+    return prices_by_name(prices, stored_gpus)
 
 
 def check_purchase(text: str) -> str:

@@ -41,7 +41,7 @@ def import_exports(names: Iterable[str], store: Store, *, dry_run: bool) -> list
 
     Raises StoreBusyError, StoreUnreachableError.
     """
-    found = []
+    files = []
     for name in names:
         done = ImportedExport(name)
         try:
@@ -49,8 +49,8 @@ def import_exports(names: Iterable[str], store: Store, *, dry_run: bool) -> list
             done.tasks, done.points, done.measured_runs = added.tasks, added.points, added.measured_runs
         except InputError as error:
             done.error = error
-        found.append(done)
-    return found
+        files.append(done)
+    return files
 
 
 def _is_export(file: Path) -> bool:

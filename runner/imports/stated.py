@@ -170,16 +170,16 @@ class Mappings:
 
     def of(self, file: str, label: str | None) -> dict[str, Value]:
         """Return the facts in the file about runs with this label in this file."""
-        found: dict[str, Value] = {}
+        facts: dict[str, Value] = {}
         for pattern, values in self.entries:
             if pattern.startswith(LABEL):
                 matches = label is not None and fnmatch.fnmatchcase(label, pattern.removeprefix(LABEL).strip())
             else:
                 matches = any(fnmatch.fnmatchcase(name, pattern) for name in (file, str(Path(file)), Path(file).name))
             if matches:
-                found |= values
+                facts |= values
                 self.unused.discard(pattern)
-        return found
+        return facts
 
 
 _EXAMPLE = '"results/*.json": {gpu: H100, tp: 1, server: vllm, server_version: 0.24.0}'

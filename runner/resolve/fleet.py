@@ -86,7 +86,7 @@ def read_fleet(texts: Iterable[str], gpu_file: Path | None = None) -> Fleet:
     Several texts add up. Raises InputError for invalid text and UnknownNameError for an unknown GPU.
     """
     catalogue = gpus_with(gpu_file)
-    found: list[Nodes] = []
+    nodes_found: list[Nodes] = []
     for place, name, number, node in _entries(texts):
         form = _NUMBER.fullmatch(number.strip())
         nodes = int(form["nodes"] or 1) if form else 0
@@ -98,14 +98,14 @@ def read_fleet(texts: Iterable[str], gpu_file: Path | None = None) -> Fleet:
             raise InputError(f"{place}: a node of {gpus:,} GPUs: expected at most {_LARGEST_NODE:,}", hint=FORM)
         gpu = catalogue.resolve(name.strip())
         if whole_nodes:
-            found.append(Nodes(gpu.name, gpus, nodes, () if node is None else (node,)))
+            nodes_found.append(Nodes(gpu.name, gpus, nodes, () if node is None else (node,)))
             continue
         whole, rest = divmod(gpus, gpu.gpus_per_node)
-        found += [Nodes(gpu.name, gpu.gpus_per_node, whole)] if whole else []
-        found += [Nodes(gpu.name, rest, 1)] if rest else []
-    if not found:
+        nodes_found += [Nodes(gpu.name, gpu.gpus_per_node, whole)] if whole else []
+        nodes_found += [Nodes(gpu.name, rest, 1)] if rest else []
+    if not nodes_found:
         raise InputError("--have: no GPUs given", hint=FORM)
-    return Fleet(tuple(merged(found)))
+    return Fleet(tuple(merged(nodes_found)))
 
 
 def _entries(texts: Iterable[str]) -> Iterator[tuple[str, str, str, str | None]]:

@@ -133,16 +133,16 @@ class Question:
     def arguments(self) -> list[str]:
         """Return the options and arguments as the command line takes them, without --db and --json."""
         known = parameters(self.name)
-        found: list[str] = []
+        options: list[str] = []
         for name in self.kind.options:
             flag = known[name].opts[0]
             for value in self.given.get(name, ()):
                 if not known[name].is_flag:
-                    found.append(f"{flag}={value}")
+                    options.append(f"{flag}={value}")
                 elif _is_true(name, value):
-                    found.append(flag)
+                    options.append(flag)
         places = [value for name in self.kind.places for value in self.given.get(name, ())]
-        return [*found, *(["--", *places] if places else [])]
+        return [*options, *(["--", *places] if places else [])]
 
     def command(self, store: str | None = None) -> str:
         """Return the command that gives the same answer, to copy into a shell."""

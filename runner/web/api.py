@@ -128,13 +128,13 @@ def unanswered(path: str, status: int, headers: Mapping[str, str] | None) -> Res
 def _described(name: str, path: str) -> list[dict[str, object]]:
     """Return the parameters of a route for OpenAPI, in the words of the command's help."""
     known = parameters(name)
-    found: list[dict[str, object]] = []
+    described: list[dict[str, object]] = []
     for one in (*QUESTIONS[name].options, *QUESTIONS[name].places):
         parameter = known[one]
         plain: dict[str, object] = {"type": "boolean" if getattr(parameter, "is_flag", False) else "string"}
         several = getattr(parameter, "multiple", False)
         in_path = f"{{{one}" in path
-        found.append(
+        described.append(
             {
                 "name": one,
                 "in": "path" if in_path else "query",
@@ -143,4 +143,4 @@ def _described(name: str, path: str) -> list[dict[str, object]]:
                 "schema": {"type": "array", "items": plain} if several else plain,
             }
         )
-    return found
+    return described

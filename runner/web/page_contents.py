@@ -137,7 +137,7 @@ def _sliders(ranking: Any, fields: Fields) -> list[Context]:
     """Return the prices that decide: of the best GPU types, what they cost and in which range they are sold."""
     if not ranking.question.aim.needs("price"):
         return []
-    found = []
+    sliders = []
     for config in ranking.groups[0].best_per_gpu[:_MOST_PRICES]:
         price = ranking.prices.known.get(config.gpu)
         if price is None:
@@ -145,7 +145,7 @@ def _sliders(ranking: Any, fields: Fields) -> list[Context]:
         usd = price.per_hour(1).usd
         set_to = (fields.get(PRICE + config.gpu) or [""])[-1]
         quotes = [quote.usd_per_gpu_hour for quote in price.quotes] or [usd]
-        found.append(
+        sliders.append(
             {
                 "name": PRICE + config.gpu,
                 "gpu": config.gpu,
@@ -155,7 +155,7 @@ def _sliders(ranking: Any, fields: Fields) -> list[Context]:
                 "most": f"{max([*quotes, usd]) * 2:.2f}",
             }
         )
-    return found
+    return sliders
 
 
 def _launch(connection: Connection, group: Any) -> Context | None:

@@ -46,14 +46,14 @@ def imported_groups(connection: sa.Connection, patterns: Sequence[str] = ()) -> 
     groups: dict[tuple[str | None, str, str | None], list[Any]] = {}
     for row in matching_runs(connection, patterns):
         groups.setdefault((row.file, row.source, row.tool), []).append(row)
-    found = []
+    imported = []
     for (file, source, tool), rows in groups.items():
         days = [row.measured_on for row in rows if row.measured_on is not None]
         latest = max(row.imported_at for row in rows)
-        found.append(
+        imported.append(
             ImportedGroup(file, source, tool, len(rows), min(days, default=None), max(days, default=None), latest)
         )
-    return found
+    return imported
 
 
 def remove_runs(connection: sa.Connection, patterns: Sequence[str]) -> Removed:

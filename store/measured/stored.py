@@ -95,13 +95,13 @@ def runs_of_tasks(connection: sa.Connection, keys: Sequence[bytes]) -> dict[byte
     """Return the runs that tasks of sweeps have measured so far, by the keys of the tasks."""
     query = sa.select(measured_runs.c.id, measured_runs.c.task_key)
     task_of = {row[0]: row[1] for row in bulk.select_by_keys(connection, query, measured_runs.c.task_key, keys)}
-    found: dict[bytes, list[MeasuredRun]] = defaultdict(list)
+    runs: dict[bytes, list[MeasuredRun]] = defaultdict(list)
     for some in portions(sorted(task_of)):
         tails = _tails(connection, percentiles.c.run_id.in_(some))
         for row in connection.execute(_AS_MEASURED.where(measured_runs.c.id.in_(some))):
             details = json.loads(row.details) if row.details else {}
-            found[task_of[row.id]].append(_from_row(row, details, tails.get(row.id, {})))
-    return found
+            runs[task_of[row.id]].append(_from_row(row, details, tails.get(row.id, {})))
+    return runs
 
 
 def store_durably(store: Store, runs: Sequence[MeasuredRun]) -> tuple[dict[int, str], list[bool]]:
@@ -143,14 +143,14 @@ def under_other_facts(connection: sa.Connection, runs: Sequence[MeasuredRun]) ->
         details = json.loads(row.details) if row.details else {}
         key = identity(row.name, row.measured_on, details.get("run"), [getattr(row, name) for name in METRICS])
         stored[key] = row.digest, details.get("file") or row.source
-    found = {}
+    places = {}
     for position, run in enumerate(runs):
         figures = [run.figure(name) for name in METRICS]
         key = identity(run.model, run.day, run.details.get("run"), figures)
         digest, place = stored.get(key, (run.digest(), ""))
         if digest != run.digest() and len([figure for figure in figures if figure is not None]) > 1:
-            found[position] = place
-    return found
+            places[position] = place
+    return places
 
 
 def stored_runs(

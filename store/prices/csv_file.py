@@ -289,26 +289,26 @@ def gpu_name(text: str, stored: Iterable[str]) -> str:
 
 def prices_by_name(given: Iterable[tuple[str, float]], stored: Iterable[str]) -> dict[str, float]:
     """Return USD per GPU hour by every name that the store has for each GPU. Raises InputError, UnknownNameError."""
-    found: dict[str, float] = {}
+    prices: dict[str, float] = {}
     known = tuple(stored)
     for name, usd in given:
         gpu = gpu_name(name, known)
         if wrong := check_price(usd):
             raise InputError(f"{gpu}: {wrong}")
-        if found.setdefault(gpu, usd) != usd:
-            raise InputError(f"{gpu} has two prices: {found[gpu]:g} and {usd:g}")
-        found |= dict.fromkeys(other_names(gpu, known), usd)
-    return found
+        if prices.setdefault(gpu, usd) != usd:
+            raise InputError(f"{gpu} has two prices: {prices[gpu]:g} and {usd:g}")
+        prices |= dict.fromkeys(other_names(gpu, known), usd)
+    return prices
 
 
 def by_every_name(given: Mapping[str, float], stored: Iterable[str]) -> dict[str, float]:
     """Return the price by the names given and all in `stored` that mean the same; a name given decides."""
-    found, known, catalogue = dict(given), tuple(stored), GPUCatalogue.load()
+    prices, known, catalogue = dict(given), tuple(stored), GPUCatalogue.load()
     for name, usd in given.items():
         spec = catalogue.find(name)
         for other in () if spec is None else (spec.name, *other_names(spec.name, known)):
-            found.setdefault(other, usd)
-    return found
+            prices.setdefault(other, usd)
+    return prices
 
 
 def other_names(gpu: str, stored: Iterable[str]) -> list[str]:

@@ -243,23 +243,23 @@ def _form(gpu: GPUSpec) -> str | None:
 @functools.cache
 def _families() -> dict[str, list[GPUSpec]]:
     """Return the GPUs by what their names and aliases have in common."""
-    found: dict[str, list[GPUSpec]] = {}
+    families: dict[str, list[GPUSpec]] = {}
     for gpu in GPUCatalogue.load():
         for base in dict.fromkeys(map(_base, (gpu.name, *gpu.aliases))):
-            found.setdefault(base, []).append(gpu)
-    return found
+            families.setdefault(base, []).append(gpu)
+    return families
 
 
 def parse_parts(given: Iterable[str], stored_gpus: Iterable[str]) -> dict[str, str]:
     """Read "A100-80GB=A100-PCIe-80GB" -> the GPU by the name that a catalogue gives it. Raises InputError."""
     from gpuscout.store.prices.csv_file import gpu_name
 
-    known, found = tuple(stored_gpus), dict[str, str]()
+    known, parts = tuple(stored_gpus), dict[str, str]()
     for text in given:
         name, equals, gpu = text.partition("=")
         if not equals or not name.strip():
             raise InputError(
                 f'invalid --part "{text}": expected NAME=GPU', hint="for example --part 'A100-80GB=A100-PCIe-80GB'"
             )
-        found[name.strip()] = gpu_name(gpu.strip(), known)
-    return found
+        parts[name.strip()] = gpu_name(gpu.strip(), known)
+    return parts

@@ -37,13 +37,13 @@ def register_all(read: sa.Connection, target: Store, ids: Ids) -> tuple[dict[int
 
     New ones arrive with all their blocks pending and without having been run.
     """
-    found: dict[int, int] = {}
+    target_ids: dict[int, int] = {}
     new = 0
     rows = [row._asdict() for row in read.execute(sa.select(sweeps).order_by(sweeps.c.id))]
     for row in rows:
-        found[row["id"]], inserted = durable.writing(target, _registration(read, row, ids))
+        target_ids[row["id"]], inserted = durable.writing(target, _registration(read, row, ids))
         new += inserted
-    return {row["id"]: found[row["id"]] for row in sorted(rows, key=lambda row: row["latest_run"])}, new
+    return {row["id"]: target_ids[row["id"]] for row in sorted(rows, key=lambda row: row["latest_run"])}, new
 
 
 def settle(

@@ -170,12 +170,12 @@ def _estimated(
 
 def _points(connection: sa.Connection, task_ids: Sequence[int]) -> dict[int, list[tuple[Value, ...]]]:
     query = sa.select(operating_points.c.task_id, *(operating_points.c[column.name] for column in POINT))
-    found: dict[int, list[tuple[Value, ...]]] = {}
+    points: dict[int, list[tuple[Value, ...]]] = {}
     for task_id, *figures, queued, regime in bulk.select_by_keys(
         connection, query, operating_points.c.task_id, task_ids
     ):
-        found.setdefault(task_id, []).append((*figures, bool(queued), regime))
-    return found
+        points.setdefault(task_id, []).append((*figures, bool(queued), regime))
+    return points
 
 
 def _measured(
@@ -214,11 +214,11 @@ def _percentiles(
     connection: sa.Connection, ids: Sequence[int], owner: sa.Column[int], *more: sa.Column[int]
 ) -> dict[tuple[Value, ...], list[tuple[str, float, float]]]:
     """Return (metric, percentile, value) of what belongs to these ids, by `owner` and `more` columns of its table."""
-    found: dict[tuple[Value, ...], list[tuple[str, float, float]]] = {}
+    percentiles_of: dict[tuple[Value, ...], list[tuple[str, float, float]]] = {}
     columns = (owner, *more, *(owner.table.c[name] for name in ("metric", "percentile", "value")))
     for *key, metric, percentile, value in bulk.select_by_keys(connection, sa.select(*columns), owner, ids):
-        found.setdefault(tuple(key), []).append((metric, percentile, value))
-    return found
+        percentiles_of.setdefault(tuple(key), []).append((metric, percentile, value))
+    return percentiles_of
 
 
 def _portions(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Sequence[sa.RowMapping]]:

@@ -35,7 +35,7 @@ def parse_server_options(value: object) -> tuple[ServerOptions, ...]:
     """
     entries = entries_of(value)
     faults = Faults()
-    found: list[ServerOptions] = []
+    options: list[ServerOptions] = []
     for path, entry in entries:
         if not isinstance(entry, Mapping):
             hint = "for example server_options: [{}, {max_num_seqs: 256}]; {} is the server's defaults"
@@ -46,22 +46,22 @@ def parse_server_options(value: object) -> tuple[ServerOptions, ...]:
             if name not in OPTIONS:
                 spelled = str(name).lstrip("-").replace("-", "_").casefold()
                 wrong.add(unknown_key(str(name), OPTIONS, synonyms={str(name).casefold(): _called(spelled)}))
-        found += [tuple(sorted(one.items())) for one in _product(entry, _OPTIONS, wrong, defaults_in_words)]
+        options += [tuple(sorted(one.items())) for one in _product(entry, _OPTIONS, wrong, defaults_in_words)]
         with faults.within(path):
             wrong.raise_if_any()
     faults.raise_if_any()
-    _check_size(found)
-    return tuple(found)
+    _check_size(options)
+    return tuple(options)
 
 
 def parse_speculative(value: object) -> tuple[Speculative, ...]:
     """Return `none`, a mapping, or a list of them. Raises InvalidValue with everything wrong."""
     entries = entries_of(value)
     faults = Faults()
-    found: list[Speculative] = []
+    drafts: list[Speculative] = []
     for path, entry in entries:
         if entry is None or (isinstance(entry, str) and entry.casefold() == _NONE):
-            found.append(NO_DRAFTS)
+            drafts.append(NO_DRAFTS)
             continue
         if not isinstance(entry, Mapping):
             faults.add(replace(unexpected(f'"{_NONE}" or a mapping', entry, path), hint=_EXAMPLE))
@@ -73,12 +73,12 @@ def parse_speculative(value: object) -> tuple[Speculative, ...]:
         for name, meaning in _MEANING.items():
             if name not in entry:
                 wrong.add(Fault(f"missing `{name}`: {meaning}", hint=_EXAMPLE))
-        found += [Speculative(**one) for one in _product(entry, _SPECULATIVE, wrong) if len(one) == len(_SPECULATIVE)]
+        drafts += [Speculative(**one) for one in _product(entry, _SPECULATIVE, wrong) if len(one) == len(_SPECULATIVE)]
         with faults.within(path):
             wrong.raise_if_any()
     faults.raise_if_any()
-    _check_size(found)
-    return tuple(found)
+    _check_size(drafts)
+    return tuple(drafts)
 
 
 def _called(spelled: str) -> str:
@@ -118,17 +118,17 @@ def _product(
 
 def options_in_flags(texts: Iterable[str]) -> dict[str, list[int | float | str]]:
     """Read "max_num_seqs=128,256" and more as a spec has it, with numbers where there are any. Raises InputError."""
-    found: dict[str, list[int | float | str]] = {}
+    options: dict[str, list[int | float | str]] = {}
     for text in texts:
         name, equals, values = (part.strip() for part in text.partition("="))
         if not (name and equals and values):
             raise InputError(
                 f'invalid server option "{text}": expected NAME=VALUE', hint="for example max_num_seqs=256"
             )
-        if name in found:
+        if name in options:
             raise InputError(f"server option {name} is given twice", hint=f"several values: {name}=128,256")
-        found[name] = [_plain(value) for value in values.split(",")]
-    return found
+        options[name] = [_plain(value) for value in values.split(",")]
+    return options
 
 
 def drafts_in_flags(texts: Iterable[str]) -> list[str | dict[str, int | float | str]]:
@@ -136,10 +136,10 @@ def drafts_in_flags(texts: Iterable[str]) -> list[str | dict[str, int | float | 
 
     Raises InputError.
     """
-    found: list[str | dict[str, int | float | str]] = []
+    drafts: list[str | dict[str, int | float | str]] = []
     for text in texts:
         if text.strip().casefold() == _NONE:
-            found.append(_NONE)
+            drafts.append(_NONE)
             continue
         pairs = [[part.strip() for part in word.partition("=")] for word in text.replace(",", " ").split()]
         given = {name: _plain(value) for name, _, value in pairs}
@@ -148,8 +148,8 @@ def drafts_in_flags(texts: Iterable[str]) -> list[str | dict[str, int | float | 
                 f'invalid speculative decoding "{text}": expected none, or NAME=VALUE of {", ".join(_SPECULATIVE)}',
                 hint="for example draft_tokens=3,acceptance=0.7,draft_cost=0.05",
             )
-        found.append(given)
-    return found
+        drafts.append(given)
+    return drafts
 
 
 def _plain(text: str) -> int | float | str:
@@ -172,13 +172,13 @@ def drafts_asked(texts: Iterable[str]) -> list[dict[str, float]]:
 
     Raises InputError.
     """
-    found: list[dict[str, float]] = []
+    drafts: list[dict[str, float]] = []
     for given in drafts_in_flags(texts):
         asked = {} if isinstance(given, str) else given
         whole = {"draft_tokens": 1, "acceptance": 0, "draft_cost": 0, **asked}
         _sound("speculative decoding", lambda whole=whole: parse_speculative(whole))  # type: ignore[misc]
-        found.append({name: float(value) for name, value in asked.items()})
-    return found
+        drafts.append({name: float(value) for name, value in asked.items()})
+    return drafts
 
 
 def _sound(what: str, parse: Callable[[], object]) -> None:

@@ -159,7 +159,7 @@ def _refused(one: Analysed) -> PerformanceAnalysis:
 def _analysis(one: Analysed, roofline: Roofline, best_concurrency: int) -> PerformanceAnalysis:
     case, alone = one.case, one.curve[0]
     best = _best(one.curve)
-    found: dict[str, Any] = {
+    metrics: dict[str, Any] = {
         "output_tokens_per_s": best.output_tokens_per_s,
         "input_tokens_per_s": None if best.requests_per_s is None else best.requests_per_s * case.input_len,
         "requests_per_s": best.requests_per_s,
@@ -167,12 +167,12 @@ def _analysis(one: Analysed, roofline: Roofline, best_concurrency: int) -> Perfo
         "optimal_concurrency": best_concurrency,
     }
     if alone.concurrency == 1:
-        found |= {"ttft_ms": alone.ttft_ms, "itl_ms": alone.itl_ms, "e2e_s": alone.e2e_s}
+        metrics |= {"ttft_ms": alone.ttft_ms, "itl_ms": alone.itl_ms, "e2e_s": alone.e2e_s}
     reported = _reported(best.extras)
-    found |= reported or _derived(case, alone, roofline)
-    limits = [found[name] for name in _LIMITS if found.get(name) is not None]
-    found.setdefault("overall_limit", min(limits) if limits else None)
-    return PerformanceAnalysis(_config(one), AnalysisMetrics(**found))
+    metrics |= reported or _derived(case, alone, roofline)
+    limits = [metrics[name] for name in _LIMITS if metrics.get(name) is not None]
+    metrics.setdefault("overall_limit", min(limits) if limits else None)
+    return PerformanceAnalysis(_config(one), AnalysisMetrics(**metrics))
 
 
 _LIMITS = ("kv_cache_limit", "prefill_compute_limit", "decode_capacity_limit")
@@ -182,19 +182,19 @@ _NAMES = frozenset(field.name for field in fields(AnalysisMetrics))
 def _derived(case: Case, alone: StoredAnswer, roofline: Roofline) -> dict[str, Any]:
     """Return the roofline and the limits of an engine that reports none."""
     hardware = roofline.hardware_ops_per_byte
-    found = {name: value for name, value in asdict(roofline).items() if name in _NAMES}
+    metrics = {name: value for name, value in asdict(roofline).items() if name in _NAMES}
     for phase in ("prefill", "decode"):
-        found[f"{phase}_bound"] = "memory" if found[f"{phase}_arithmetic_intensity"] < hardware else "compute"
+        metrics[f"{phase}_bound"] = "memory" if metrics[f"{phase}_arithmetic_intensity"] < hardware else "compute"
     if alone.kv_capacity_tokens is not None:
-        found["kv_cache_limit"] = alone.kv_capacity_tokens // case.context_len
+        metrics["kv_cache_limit"] = alone.kv_capacity_tokens // case.context_len
     if alone.concurrency == 1 and alone.e2e_s is not None:
-        found["prefill_compute_limit"] = max(1, int(alone.e2e_s / roofline.prefill_s))
-    return found
+        metrics["prefill_compute_limit"] = max(1, int(alone.e2e_s / roofline.prefill_s))
+    return metrics
 
 
 def _reported(extras: Mapping[str, Any]) -> dict[str, Any]:
     """Return the roofline and the limits that llm-optimizer keeps with its answers; empty for any other engine."""
     sections = [section for name in ("roofline", "concurrency") if isinstance(section := extras.get(name), Mapping)]
-    found = {name: value for section in sections for name, value in section.items() if name in _NAMES}
+    metrics = {name: value for section in sections for name, value in section.items() if name in _NAMES}
     optimum = extras.get("concurrency", {}).get("empirical_optimum") if sections else None
-    return found | ({"optimal_concurrency": optimum} if found and optimum is not None else {})
+    return metrics | ({"optimal_concurrency": optimum} if metrics and optimum is not None else {})

@@ -137,19 +137,23 @@ def _percentiles(workload: Workload) -> dict[str, dict[str, float]]:
 
     from gpuscout.sweeps.traffic.trace import Trace
 
-    found: dict[str, dict[str, float]] = {}
+    percentiles: dict[str, dict[str, float]] = {}
     for column in _LENGTHS:
         varied = getattr(workload.traffic, column)
         if isinstance(workload.traffic.trace, Trace):
-            found[column] = _figures(getattr(workload.traffic.trace, column))
+            percentiles[column] = _figures(getattr(workload.traffic.trace, column))
         elif varied is None:
             length = getattr(workload, column)
-            found[column] = {"mean": length, **{f"p{100 * share:g}": length for share in _SHARES}, "longest": length}
+            percentiles[column] = {
+                "mean": length,
+                **{f"p{100 * share:g}": length for share in _SHARES},
+                "longest": length,
+            }
         else:
             at = varied.quantiles(np.array(_SHARES)).tolist()
             shares = {f"p{100 * share:g}": length for share, length in zip(_SHARES, at, strict=True)}
-            found[column] = {"mean": varied.mean, **shares, "longest": varied.longest}
-    return found
+            percentiles[column] = {"mean": varied.mean, **shares, "longest": varied.longest}
+    return percentiles
 
 
 def _figures(lengths: Any) -> dict[str, float]:

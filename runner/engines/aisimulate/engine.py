@@ -125,15 +125,15 @@ class AISimulateEngine:
         capacity: int | None = None
         for concurrency in [0] if case.traffic.open_loop else ladder:
             try:
-                found, capacity = self._predict(case, model, concurrency, seats, tokens)
+                answer, capacity = self._predict(case, model, concurrency, seats, tokens)
             except Saturated:
                 rate = case.traffic.request_rate
                 return CaseAnswer(detail=f"saturated at {rate:,.3g} req/s", fits_up_to=0)
-            if isinstance(found, CaseAnswer):
-                if points and found.outcome.is_answer:
+            if isinstance(answer, CaseAnswer):
+                if points and answer.outcome.is_answer:
                     return CaseAnswer(points=points, fits_up_to=points[-1].concurrency, kv_capacity_tokens=capacity)
-                return found
-            points.append(found)
+                return answer
+            points.append(answer)
         return CaseAnswer(points=points, kv_capacity_tokens=capacity)
 
     def _predict(

@@ -121,12 +121,12 @@ def _points(report: Report, case: Case, ladder: list[int]) -> list[Point]:
     What is not printed follows from what is, as the tool computes it: input tokens/s = concurrency x input / TTFT,
     output tokens/s = concurrency / ITL, E2E = TTFT + output x ITL, requests/s = concurrency / E2E.
     """
-    found: dict[int, Point] = {}
+    points: dict[int, Point] = {}
     performance = report.performance
     best = performance.best_throughput if performance else None
     if best and best.concurrency > 1 and min(best.input_tokens_per_s, best.output_tokens_per_s) > 0:
         itl_ms = 1e3 * best.concurrency / best.output_tokens_per_s
-        found[best.concurrency] = _point(
+        points[best.concurrency] = _point(
             best.concurrency,
             1e3 * best.concurrency * case.input_len / best.input_tokens_per_s,
             itl_ms,
@@ -135,9 +135,9 @@ def _points(report: Report, case: Case, ladder: list[int]) -> list[Point]:
             Bound(best.bottleneck) if best.bottleneck else Bound.UNKNOWN,
         )
     for low in (performance.best_latency if performance else None, report.constrained):
-        if low is not None and low.concurrency not in found and low.ttft_ms + low.itl_ms > 0:
-            found[low.concurrency] = _point(low.concurrency, low.ttft_ms, low.itl_ms, case)
-    return [found[concurrency] for concurrency in ladder if concurrency in found]
+        if low is not None and low.concurrency not in points and low.ttft_ms + low.itl_ms > 0:
+            points[low.concurrency] = _point(low.concurrency, low.ttft_ms, low.itl_ms, case)
+    return [points[concurrency] for concurrency in ladder if concurrency in points]
 
 
 def _point(

@@ -156,9 +156,9 @@ def _average(metric: Node, unit: str) -> float | None:
 
 def _gpus(document: Node) -> list[str]:
     """Return the names of all GPUs that telemetry saw."""
-    found = []
+    names = []
     for _, endpoint in document["telemetry_data"]["endpoints"].items():
         for _, gpu in endpoint["gpus"].items():
             if name := gpu["gpu_name"].text():
-                found.append(name)
-    return found
+                names.append(name)
+    return names

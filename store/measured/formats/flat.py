@@ -57,7 +57,7 @@ def is_figure(key: str) -> bool:
 
 def flat_figures(result: Node) -> FlatFigures:
     """Return the figures of a result object, which are milliseconds all."""
-    found = FlatFigures()
+    figures = FlatFigures()
     for key, node in result.items():
         match = _FIGURE.fullmatch(key)
         value = node.figure() if match and match["what"] != "std" else None
@@ -65,10 +65,10 @@ def flat_figures(result: Node) -> FlatFigures:
             continue
         metric, scale = _METRICS[match["metric"]]
         if match["what"] == "mean":
-            found.means[metric] = scaled(value, scale)
+            figures.means[metric] = scaled(value, scale)
         else:
-            found.percentiles[metric, float(match["percentile"] or 50)] = scaled(value, scale)
-    return found
+            figures.percentiles[metric, float(match["percentile"] or 50)] = scaled(value, scale)
+    return figures
 
 
 def is_flat_result(document: Node) -> bool:

@@ -129,12 +129,12 @@ def _load(entry: Node) -> Load:
 
 
 def _percentiles(summary: Node) -> dict[float, float]:
-    found = {50.0: median} if (median := summary["median"].figure()) else {}
+    percentiles = {50.0: median} if (median := summary["median"].figure()) else {}
     for key, node in summary["percentiles"].items():
         match = _PERCENTILE.fullmatch(key)
         if match and (value := node.figure()):
-            found[int(match[1]) / (10 if len(match[1]) == 3 else 1)] = value
-    return found
+            percentiles[int(match[1]) / (10 if len(match[1]) == 3 else 1)] = value
+    return percentiles
 
 
 def _data(report: Node, entry: Node) -> str:

@@ -196,9 +196,9 @@ def _mean(block: Node, unit: str) -> float | None:
 
 def _percentiles(block: Node, unit: str) -> dict[float, float]:
     """Return the percentiles: p0p1 is 0.1 %, p50 50 %, p99p9 99.9 %."""
-    found = {}
+    percentiles = {}
     for key, node in block.items():
         match = _PERCENTILE.fullmatch(key)
         if match and (value := node.figure()):
-            found[float(f"{match[1]}.{match[2] or 0}")] = scaled(value, _scale(block, unit))
-    return found
+            percentiles[float(f"{match[1]}.{match[2] or 0}")] = scaled(value, _scale(block, unit))
+    return percentiles

@@ -301,13 +301,13 @@ class _Line:
         return self.parsed("measured_on", date.fromisoformat, "a date (YYYY-MM-DD, YYYY-MM or YYYY)"), None
 
     def _percentiles(self) -> dict[tuple[str, float], float]:
-        found = {}
+        percentiles = {}
         for column in self.line:
             match = _PERCENTILE.fullmatch(column or "")
             if match and (value := self.figure(column)):
                 metric, scale = _METRICS.get(match["metric"], _E2E)
-                found[metric, 50.0 if match["median"] else float(match["percent"])] = scaled(value, scale)
-        return found
+                percentiles[metric, 50.0 if match["median"] else float(match["percent"])] = scaled(value, scale)
+        return percentiles
 
     def _options(self) -> dict[str, int | float | str]:
         options: dict[str, int | float | str] = {}

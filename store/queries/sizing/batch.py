@@ -204,8 +204,8 @@ def _planned(
             price = hourly_of(priced.known.get(config.gpu), config.num_gpus, node, whole_nodes=whole_nodes)
             if price is None and purchase == "spot":
                 continue
-            found = offer_of(batch, requests, each, config, node, price, purchase)
-            if found is None:
+            offer = offer_of(batch, requests, each, config, node, price, purchase)
+            if offer is None:
                 continue
             ends = [
                 offer_of(batch, requests, rate, config, node, price, purchase)
@@ -213,7 +213,7 @@ def _planned(
             ]
             usd = sorted(end.usd for end in ends if end is not None and end.usd is not None)
             safely = None if not sure else offer_of(batch, requests, sure, config, node, price, purchase)
-            offers.append(replace(found, usd_range=(usd[0], usd[-1]) if usd else None, safe=safely))
+            offers.append(replace(offer, usd_range=(usd[0], usd[-1]) if usd else None, safe=safely))
         if not offers:
             continue
         offers.sort(key=lambda one: (one.usd is None, one.usd or 0.0, one.gpu_hours))

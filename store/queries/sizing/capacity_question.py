@@ -73,7 +73,7 @@ def capacity(
         ranking, safe = both_rankings(connection, replace(question, workload=rate.workload or question.workload))
         rankings.append(ranking)
         for group in of_one_load(ranking.groups, arriving=not rate.users):
-            found = capacity_of(
+            sized = capacity_of(
                 group,
                 rate.load(group.output_len),
                 demand,
@@ -82,7 +82,7 @@ def capacity(
                 safe=safe.get(case_of(group)),
                 backed_first=question.trust == Trusted.PREFER,
             )
-            groups.append(replace(found, further=found.further[:further]))
+            groups.append(replace(sized, further=sized.further[:further]))
     return Capacity(demand, tuple(rankings), tuple(_with_load(connection, groups)))
 
 
@@ -164,7 +164,7 @@ def _curves(connection: sa.Connection, tasks: list[int]) -> dict[int, Curve]:
     """Return (concurrency, requests/s, TTFT ms, ITL ms, E2E s) of the stored points of tasks, by concurrency."""
     point = operating_points.c
     columns = (point.concurrency, point.requests_per_s, point.ttft_ms, point.itl_ms, point.e2e_s)
-    found: dict[int, Curve] = {}
+    curves: dict[int, Curve] = {}
     for some in portions(tasks):
         statement = (
             sa.select(point.task_id, *columns)
@@ -172,5 +172,5 @@ def _curves(connection: sa.Connection, tasks: list[int]) -> dict[int, Curve]:
             .order_by(point.task_id, point.concurrency)
         )
         for task, *figures in connection.execute(statement):
-            found.setdefault(task, []).append(tuple(figures))
-    return found
+            curves.setdefault(task, []).append(tuple(figures))
+    return curves

@@ -290,13 +290,13 @@ def moving_plans(
         usd = plan.best.usd
         return usd is None, backed_first and not plan.config.backed, usd or 0.0, plan.best.gpu_hours
 
-    found = []
+    candidates = []
     for config, _ in highest_rates(configs):
         each = rate_of(config, output_len)
         if each:
-            found.append(MovingPlan(config, each, _cheapest_first(fleets(config, each).values(), scaling)))
+            candidates.append(MovingPlan(config, each, _cheapest_first(fleets(config, each).values(), scaling)))
     plans = []
-    for plan in first_of_each_gpu(sorted(found, key=order)):
+    for plan in first_of_each_gpu(sorted(candidates, key=order)):
         config = plan.config
         ends = [fleets(config, rate) for rate in expected_rates(config, output_len)]
         same = same_surely(config)

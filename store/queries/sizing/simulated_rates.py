@@ -25,20 +25,20 @@ def highest_rates(configs: Iterable[RankedConfig]) -> list[tuple[RankedConfig, t
     Those of closed loops stay as they are, without any rates.
     """
     simulated: dict[object, list[RankedConfig]] = {}
-    found: list[RankedConfig] = []
+    order: list[RankedConfig] = []
     for config in configs:
         if config.request_rate is None:
-            found.append(config)
+            order.append(config)
             continue
         rates = simulated.setdefault(settings_of(config), [])
         if not rates:
-            found.append(config)
+            order.append(config)
         rates.append(config)
     for rates in simulated.values():
         rates.sort(key=_rate)
     return [
         (config, ()) if config.request_rate is None else (rates[-1], tuple(rates))
-        for config in found
+        for config in order
         for rates in [simulated.get(settings_of(config), [])]
     ]
 

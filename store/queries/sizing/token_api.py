@@ -138,9 +138,11 @@ def against_api(
         )
     check_cached_share(cached_share)
     demand = demand or Demand()
-    found = {name: _current(connection, name, question.prices.as_of) for name in names}
-    chosen = list(dict.fromkeys(price for prices in found.values() for price in prices))
-    for_all = {price for name, prices in found.items() for price in prices if not matches(name, price.provider)}
+    prices_by_name = {name: _current(connection, name, question.prices.as_of) for name in names}
+    chosen = list(dict.fromkeys(price for prices in prices_by_name.values() for price in prices))
+    for_all = {
+        price for name, prices in prices_by_name.items() for price in prices if not matches(name, price.provider)
+    }
     ranking, _ = both_rankings(connection, question)
     nodes = node_sizes(connection)
     answers = [
@@ -150,7 +152,7 @@ def against_api(
         if price in for_all or matches(price.model, group.model)
     ]
     answered = {answer.price for answer in answers}
-    for name, prices in found.items():
+    for name, prices in prices_by_name.items():
         if ranking.groups and answered.isdisjoint(prices):
             sold = ", ".join(sorted({price.model for price in prices}))
             asked = ", ".join(sorted({group.model for group in ranking.groups})[:5])
