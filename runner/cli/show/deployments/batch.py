@@ -30,11 +30,6 @@ from gpuscout.store.queries.sizing.capacity import summed_range
 _MOST_GPUS = 8
 
 
-def print_batch_lines(found: BatchCapacity) -> None:
-    """Print every group as a table that fits the terminal, and what stands around it."""
-    print_lines(batch_lines(found, out().width))
-
-
 def print_batch_aside(found: BatchCapacity) -> None:
     """Print notes that rows of CSV and Markdown cannot hold."""
     caveats = caveats_of(group.group for group in found.groups)
@@ -57,8 +52,9 @@ def together(found: BatchCapacity) -> dict[str, Any] | None:
     }
 
 
-def batch_lines(found: BatchCapacity, width: int) -> list[str]:
-    """Return lines for people: every way to pay for the cheapest configuration, the cheapest one of other GPU types."""
+def print_batch_lines(found: BatchCapacity) -> None:
+    """Print every way to pay for the cheapest configuration of a group, and the cheapest one of other GPU types."""
+    width = out().width
     groups, aside = shown_groups(found.rankings, found.groups)
     blocks = []
     for group in groups:
@@ -71,7 +67,7 @@ def batch_lines(found: BatchCapacity, width: int) -> list[str]:
             notes += doubts(doubt(plan.config, group.group) for plan in group.plans)
         notes += gpus_out(group.out)
         blocks.append((f"{group.group.model}, {workload(group.group)}: {heading}", table, notes))
-    return answer_lines(width, _premises(found), blocks, [*aside, *_remarks(found, groups)])
+    print_lines(answer_lines(width, _premises(found), blocks, [*aside, *_remarks(found, groups)]))
 
 
 def _premises(found: BatchCapacity) -> list[str]:

@@ -56,11 +56,7 @@ _MARKS = {
 
 def print_capacity(found: Capacity) -> None:
     """Print every group as a table that fits the terminal, and what stands around it."""
-    print_lines(capacity_lines(found, out().width))
-
-
-def capacity_lines(found: Capacity, width: int) -> list[str]:
-    """Return the output of `print_capacity` in a terminal of this width."""
+    width = out().width
     groups, aside = shown_groups(found.rankings, found.groups)
     found = replace(found, groups=tuple(groups))
     blocks = []
@@ -71,7 +67,7 @@ def capacity_lines(found: Capacity, width: int) -> list[str]:
         table = _table(found, group, width) if group.plans else ["  no configuration can carry it"]
         notes = [*_notes(found, group), *_why_out(group), *group.group.caveats]
         blocks.append((f"{group.group.model}, {workload(group.group)}: {asked}", table, notes))
-    return answer_lines(width, _premises(found), blocks, [*aside, *_remarks(found)])
+    print_lines(answer_lines(width, _premises(found), blocks, [*aside, *_remarks(found)]))
 
 
 def print_capacity_aside(found: Capacity) -> None:

@@ -38,10 +38,7 @@ _OTHER_LENGTHS = 1.25
 
 def print_moving(found: CapacityOverTime) -> None:
     """Print every group as a table that fits the terminal, and what stands around it."""
-    print_lines(moving_lines(found, out().width))
-
-
-def moving_lines(found: CapacityOverTime, width: int) -> list[str]:
+    width = out().width
     groups, aside = shown_groups(found.rankings, found.groups)
     blocks = []
     for group in groups:
@@ -53,7 +50,7 @@ def moving_lines(found: CapacityOverTime, width: int) -> list[str]:
         )
         table = _table(found, group, width) if group.plans else ["  no configuration can carry it"]
         blocks.append((heading, table, _notes(found, group)))
-    return answer_lines(width, _premises(found), blocks, [*aside, *_remarks(found, groups)])
+    print_lines(answer_lines(width, _premises(found), blocks, [*aside, *_remarks(found, groups)]))
 
 
 def print_moving_aside(found: CapacityOverTime) -> None:

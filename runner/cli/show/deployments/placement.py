@@ -29,17 +29,14 @@ _PROVED = 1e-9
 
 
 def print_placing(found: Placing, notes: Sequence[str]) -> None:
-    print_lines(placing_lines(found, notes, out().width))
-
-
-def placing_lines(found: Placing, notes: Sequence[str], width: int) -> list[str]:
+    width = out().width
     placement = found.fit.placement
     lines = [*wrapped_all(_premises(found), width), ""]
     if placement is not None:
         lines += _table(found, placement, width)
         marks = (doubt(one.config, found.needs[one.need].group) for one in placement.placed)
         lines += [*wrapped_all([*_nodes(found, placement), *doubts(marks)], width, indent=2), ""]
-    return lines + wrapped_all(_remarks(found, notes), width)
+    print_lines(lines + wrapped_all(_remarks(found, notes), width))
 
 
 def print_placing_aside(found: Placing, notes: Sequence[str]) -> None:
