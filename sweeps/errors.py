@@ -30,7 +30,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -187,6 +188,15 @@ class StoreOutdatedError(GpuscoutError):
 
 class SweepInterrupted(GpuscoutError):
     exit_code = 130
+
+
+@contextmanager
+def needing(message: str, *, hint: str) -> Iterator[None]:
+    """Raise InputError where the block imports a package that is not installed."""
+    try:
+        yield
+    except ImportError as error:
+        raise InputError(message, hint=hint) from error
 
 
 # "workload" means "workloads" and not "load", too.

@@ -22,7 +22,7 @@ from urllib.error import HTTPError
 
 from gpuscout.store.clock import today
 from gpuscout.store.prices.offers import PROVIDERS, Offer
-from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest
+from gpuscout.sweeps.errors import InputError, UnknownNameError, nearest, needing
 from gpuscout.sweeps.text import message_of
 
 TIMEOUT_S = 60
@@ -45,10 +45,8 @@ def fetch_offers(providers: Sequence[str] = ()) -> Fetched:
     Raises InputError where the library is missing, UnknownNameError for a provider that it does not have, and
     InputError when anything that was asked for cannot be had: then nothing is returned.
     """
-    try:
+    with needing("prices fetch needs the package gpuhunt", hint="pip install 'gpuscout[prices]'"):
         import gpuhunt
-    except ImportError as error:
-        raise InputError("prices fetch needs the package gpuhunt", hint="pip install 'gpuscout[prices]'") from error
     if os.environ.get("GPUHUNT_CATALOG_DIR"):
         raise InputError(
             "GPUHUNT_CATALOG_DIR is set, but its files hold no date",

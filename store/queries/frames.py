@@ -11,7 +11,7 @@ from gpuscout.store.queries.operating_points.pareto import Pareto
 from gpuscout.store.queries.operating_points.point_columns import COLUMNS
 from gpuscout.store.ranking.rows import columns_of, ranking_rows
 from gpuscout.store.ranking.types import Ranking
-from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.errors import needing
 
 # What pandas calls a column of this type in which values may be missing.
 _TYPES: dict[type, str] = {int: "Int64", float: "Float64", bool: "boolean", str: "string"}
@@ -23,10 +23,8 @@ def to_dataframe(answer: Ranking | Pareto | Iterable[Mapping[str, Any]]) -> Any:
     Columns are called as in CSV, with units; what is not known is `pandas.NA`, so that a column has the same type
     whatever rows there are. Raises InputError when pandas is not installed.
     """
-    try:
+    with needing("to_dataframe needs pandas, which is not installed", hint="pip install pandas"):
         pandas = import_module("pandas")
-    except ImportError as error:
-        raise InputError("to_dataframe needs pandas, which is not installed", hint="pip install pandas") from error
     columns: list[str] | None = None
     if isinstance(answer, Ranking):
         rows, columns = list(ranking_rows(answer)), list(columns_of(answer))

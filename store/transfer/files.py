@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from gpuscout.store.transfer.columns import COLUMNS, LONGEST_VALUE, NAMES, Value
-from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.errors import InputError, needing
 from gpuscout.sweeps.reading import GZIP_MAGIC, TooLarge, json_lines, results_mb, streamed_mb
 
 _AT_ONCE = 20_000
@@ -205,9 +205,7 @@ _UNKNOWN: dict[str, Value] = dict.fromkeys(NAMES)
 
 
 def _pyarrow() -> tuple[Any, Any]:
-    try:
+    with needing("Parquet needs pyarrow", hint="pip install 'gpuscout[parquet]'"):
         import pyarrow
         import pyarrow.parquet
-    except ImportError as error:
-        raise InputError("Parquet needs pyarrow", hint="pip install 'gpuscout[parquet]'") from error
     return pyarrow, pyarrow.parquet

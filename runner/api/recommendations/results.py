@@ -12,7 +12,7 @@ from gpuscout.runner.api.estimates.analysis import PerformanceAnalysis
 from gpuscout.runner.api.estimates.performance import PerformanceEstimate
 from gpuscout.runner.api.recommendations import result_table
 from gpuscout.store.ranking.measures import MEASURES, measure_of, value_of
-from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.errors import InputError, needing
 from gpuscout.sweeps.gpus.catalogue import GPUCatalogue
 from gpuscout.sweeps.gpus.gpu import GPUSpec
 from gpuscout.sweeps.gpus.library import gpus_with
@@ -328,10 +328,8 @@ class RecommendationResult(Sequence[GPURecommendation]):
         >>> table.loc[table.fits, ["gpu", "num_gpus", "cost_usd_per_mtok"]].shape
         (7, 3)
         """
-        try:
+        with needing("to_dataframe needs pandas, which is not installed", hint="pip install pandas"):
             pandas = import_module("pandas")
-        except ImportError as error:
-            raise InputError("to_dataframe needs pandas, which is not installed", hint="pip install pandas") from error
         return pandas.DataFrame([item.to_row() for item in self], columns=[*_COLUMNS, *_FIGURES])
 
     def __str__(self) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from gpuscout.sweeps.errors import InputError
+from gpuscout.sweeps.errors import InputError, needing
 from gpuscout.sweeps.reading import writing
 from gpuscout.sweeps.text import printable_lines
 
@@ -38,12 +38,8 @@ def check_plot(file: Path) -> None:
         raise InputError(f"--plot: {file} does not say its format", hint=f"end the name in {', '.join(FORMATS)}")
     if not file.parent.is_dir():
         raise InputError(f"--plot: folder {file.parent} does not exist")
-    try:
+    with needing("plots need matplotlib, which is not installed", hint="pip install 'gpuscout[plots]'"):
         import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            "plots need matplotlib, which is not installed", hint="pip install 'gpuscout[plots]'"
-        ) from error
 
 
 def save(drawing: Drawing, file: Path) -> None:

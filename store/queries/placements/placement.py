@@ -27,7 +27,7 @@ from gpuscout.store.queries.placements.filling import Choice, contents
 from gpuscout.store.queries.placements.nodes import MOST_NODES, Added, Filled, Missing, Need, Nodes, Placed, Placement
 from gpuscout.store.queries.sizing.capacity import rate_of
 from gpuscout.store.ranking.types import RankedConfig
-from gpuscout.sweeps.errors import InputError, OutOfTimeError
+from gpuscout.sweeps.errors import OutOfTimeError, needing
 
 _EXACT = 1e-6  # what the solver may be off by, relative to each rate
 
@@ -91,13 +91,9 @@ class _Programme:
 
     def solve(self, time_limit_s: float) -> tuple[list[int] | None, float, bool]:
         """Return the columns (None: no solution is known), the bound, and whether there can be no solution."""
-        try:
+        with needing("placing needs SciPy, which is not installed", hint="pip install 'gpuscout[placement]'"):
             from scipy.optimize import Bounds, LinearConstraint, milp
             from scipy.sparse import csr_array
-        except ImportError as error:
-            raise InputError(
-                "placing needs SciPy, which is not installed", hint="pip install 'gpuscout[placement]'"
-            ) from error
         entries = [(row, column, value) for row, (found, _) in enumerate(self.rows) for column, value in found.items()]
         places, columns, values = zip(*entries, strict=True)
         matrix = csr_array((values, (places, columns)), shape=(len(self.rows), len(self.cost)))
