@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from gpuscout.store.database.waiting import answer_by
 
@@ -27,7 +27,8 @@ class Patience:
         self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def answered(self, request: Request, work: Callable[[], Response]) -> Response:
-        """Return the result of `work`, in a thread; its reading ends when time is up, or when the client is gone."""
+        """Return the result of `work`, in a thread; its reading ends when time is up, when the client is gone, or
+        with the server."""
         ends = [time.monotonic() + self._longest_s]
 
         def working() -> Response:
@@ -39,8 +40,13 @@ class Patience:
                 return await run_in_threadpool(working)
 
         task = asyncio.ensure_future(in_turn())
-        while not (await asyncio.wait({task}, timeout=_LOOK_UP_S))[0]:
-            if await request.is_disconnected():
-                ends[0] = 0.0
-                break
-        return await task
+        try:
+            while not (await asyncio.wait({task}, timeout=_LOOK_UP_S))[0]:
+                if await request.is_disconnected():
+                    ends[0] = 0.0
+                    break
+            return await task
+        except asyncio.CancelledError:
+            # The server ends, and has waited for its answers for a while.
+            ends[0] = 0.0
+            return PlainTextResponse("the server was stopped: ask again when it is back\n", 503)

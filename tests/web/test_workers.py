@@ -1,9 +1,12 @@
-"""Several processes behind one address: all answer, the token stays out of their arguments, and all end together."""
+"""The processes behind one address: all answer, the token stays out of their arguments, and all end together."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import httpx2
@@ -42,3 +45,29 @@ def test_workers_answer_and_end_with_the_command(ended_by: signal.Signals, tmp_p
                 process.kill()
         command.kill()
         command.communicate()
+
+
+def test_what_is_being_answered_when_the_server_ends_is_refused_without_a_traceback(tmp_path: Path) -> None:
+    place = small_store(tmp_path) / "gpuscout.db"
+    with closing(sqlite3.connect(place, isolation_level=None)) as holder, ThreadPoolExecutor() as threads:
+        # Whoever reads waits.
+        holder.execute("PRAGMA locking_mode=EXCLUSIVE")
+        holder.execute("BEGIN IMMEDIATE")
+        holder.execute("PRAGMA user_version = 1")
+        command = started("serve", "--port", "0", cwd=tmp_path)
+        try:
+            asked = threads.submit(httpx2.get, f"{address_of(command)}api/v1/recommend", timeout=120)
+            server = psutil.Process(command.pid)
+            wait_for(lambda: any(file.path == str(place) for file in server.open_files()), command)
+            command.terminate()
+            answer = asked.result()
+            holder.close()
+            messages = command.communicate(timeout=60)[1]
+        finally:
+            command.kill()
+            command.communicate()
+    assert (answer.status_code, answer.text.splitlines()) == (
+        503,
+        ["the server was stopped: ask again when it is back"],
+    )
+    assert "Traceback" not in messages
