@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
 from gpuscout.store.database import driver_errors, drivers
 from gpuscout.store.database.connect import Store
@@ -23,6 +23,8 @@ from gpuscout.store.schema import runners
 from gpuscout.sweeps.errors import StoreBusyError, StoreUnreachableError
 
 _POLL_S = 0.1
+# The second: of a session that was lost before, which is not connected again.
+_LOST = (DBAPIError, PendingRollbackError)
 _BACKEND: sa.ColumnElement[int] = sa.func.pg_backend_pid()
 
 
@@ -122,7 +124,7 @@ class RunnerLock:
             try:
                 lock = sa.func.pg_try_advisory_lock(_task_lock(key))
                 taken = bool(self._session.execute(sa.select(lock)).scalar_one())
-            except DBAPIError:
+            except _LOST:
                 return True
             if taken:
                 self._tasks.add(key)
@@ -132,7 +134,7 @@ class RunnerLock:
         """Release the lock of a task. Does nothing when it was not taken."""
         with self._session_use:
             if self._session is not None and key in self._tasks:
-                with suppress(DBAPIError):
+                with suppress(*_LOST):
                     self._session.execute(sa.select(sa.func.pg_advisory_unlock(_task_lock(key))))
             self._tasks.discard(key)
 

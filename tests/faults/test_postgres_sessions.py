@@ -224,3 +224,16 @@ def test_a_lock_whose_session_was_lent_to_others_is_noticed(postgres: str) -> No
         runner._backend = -1  # what a pooler that passed the first look does
         with pytest.raises(StoreUnreachableError, match="in transaction mode"):
             runner.restore()
+
+
+def test_locks_of_tasks_are_left_after_their_session_was_lost(postgres: str) -> None:
+    with made(postgres) as url, open_store(url, create=True) as store, RunnerLock(store).held() as runner:
+        assert runner.take_task(b"one task")
+        with psycopg.connect(url, autocommit=True) as admin:
+            admin.execute(
+                "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        assert runner.take_task(b"another task")
+        runner.leave_task(b"one task")
+        runner.restore()
