@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gpuscout import run
-from gpuscout.store.database.connect import kept_stores, open_store
+from gpuscout.store.database.connect import open_store
+from gpuscout.store.database.kept import kept_stores
 from gpuscout.sweeps.spec.spec import spec_from_mapping
 from tests.support.stores import new_store
 
