@@ -44,6 +44,7 @@ class Store:
         self.immutable = immutable
         self.engine = drivers.make_engine(url, self.waits, immutable=immutable)
         self._watch: Watch | None = None
+        self._wrote = False
 
     @property
     def url_for_display(self) -> str:
@@ -85,6 +86,7 @@ class Store:
             drivers.connect(self.engine, writes=True) as connection,
             connection.begin(),
         ):
+            self._wrote = True
             yield connection
 
     def keep(self) -> None:
@@ -121,6 +123,9 @@ class Store:
     def close(self) -> None:
         """Close all connections; those of a store that is kept stay for whoever opens it next."""
         if self._watch is None:
+            if self._wrote and self.path is not None and self.path.exists():
+                drivers.empty_log(self.engine)
+            self._wrote = False
             self.engine.dispose()
 
     def __enter__(self) -> Store:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -141,6 +142,21 @@ def use_wal(engine: sa.Engine, waits: Waits) -> None:
             time.sleep(0.01)
     finally:
         raw.close()
+
+
+def empty_log(engine: sa.Engine) -> None:
+    """Bring what SQLite's log holds into the file, unless somebody is reading or writing it just now.
+
+    The last to close a file does so anyway. While others have it open, the file alone is then a whole copy, and its log
+    does no harm to another file that is put in its place.
+    """
+    with suppress(sqlite3.Error, sa.exc.DBAPIError):
+        raw = engine.raw_connection()
+        try:
+            for statement in ("PRAGMA query_only=OFF", "PRAGMA busy_timeout=0", "PRAGMA wal_checkpoint(TRUNCATE)"):
+                raw.cursor().execute(statement)
+        finally:
+            raw.close()
 
 
 def connect(engine: sa.Engine, *, writes: bool) -> sa.Connection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -186,6 +187,20 @@ def test_a_file_that_replaces_one_that_was_served_is_read_and_stays_whole(tmp_pa
             assert book_names(connection) == ["mine", "new", "default"]
     with closing(sqlite3.connect(place)) as whole:
         assert whole.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_a_file_is_whole_without_its_log_when_a_command_that_wrote_ends(tmp_path: Path) -> None:
+    place = tmp_path / "gpuscout.db"
+    open_store(str(place), create=True).close()
+    with closing(sqlite3.connect(place)) as other:
+        # Whoever has the file open keeps its log.
+        other.execute("SELECT * FROM prices").fetchall()
+        assert gpuscout("prices", "set", "L4=0.5", cwd=tmp_path).returncode == 0
+        shutil.copy(place, tmp_path / "copy.db")
+        place.unlink()
+        assert gpuscout("prices", "set", "H100=1.5", "--db", "gpuscout.db", cwd=tmp_path).returncode == 0
+    with open_store(str(tmp_path / "copy.db")) as store, store.reading() as connection:
+        assert book_names(connection) == ["own", "default"]
 
 
 def test_files_that_were_replaced_are_closed(tmp_path: Path) -> None:
