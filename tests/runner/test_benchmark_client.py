@@ -228,6 +228,7 @@ def test_few_failures_are_counted_and_many_end_the_load(server: Served) -> None:
     assert run.details["failures"] == {"status 500": 2}
 
 
+@pytest.mark.slow
 def test_points_before_a_failure_stand(server: Served) -> None:
     server.behave(after=1 + 8 + 2 + 8, answer=500)
     runs = measure(
@@ -307,6 +308,7 @@ def test_a_key_comes_from_the_environment_and_goes_nowhere_else(
         _measured(server, case_of(), [1], load)
 
 
+@pytest.mark.slow
 def test_certificates_are_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is sent to a server whose certificate nobody vouches for, least of all the key."""
     openssl = shutil.which("openssl")

@@ -241,6 +241,7 @@ def test_a_huge_answer_without_a_length_ends_at_the_limit(server: Server, monkey
         ask(Question("gptoss", base_url=server.url))
 
 
+@pytest.mark.slow
 def test_a_silent_or_dripping_server_is_not_waited_for(server: Server) -> None:
     over = threading.Event()
 

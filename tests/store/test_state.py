@@ -152,6 +152,7 @@ def test_stores_are_kept_until_the_last_keeper_ends(tmp_path: Path) -> None:
     assert first.state() is None
 
 
+@pytest.mark.slow
 def test_what_another_process_wrote_is_seen_however_often_the_file_was_opened_before(tmp_path: Path) -> None:
     place = tmp_path / "gpuscout.db"
     open_store(str(place), create=True).close()
@@ -169,6 +170,7 @@ def test_what_another_process_wrote_is_seen_however_often_the_file_was_opened_be
                 assert len(book_names(connection)) == 1 + number
 
 
+@pytest.mark.slow
 def test_a_file_that_replaces_one_that_was_served_is_read_and_stays_whole(tmp_path: Path) -> None:
     place, other = tmp_path / "gpuscout.db", tmp_path / "other.db"
     open_store(str(place), create=True).close()
@@ -189,6 +191,7 @@ def test_a_file_that_replaces_one_that_was_served_is_read_and_stays_whole(tmp_pa
         assert whole.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
+@pytest.mark.slow
 def test_a_file_is_whole_without_its_log_when_a_command_that_wrote_ends(tmp_path: Path) -> None:
     place = tmp_path / "gpuscout.db"
     open_store(str(place), create=True).close()
@@ -218,6 +221,7 @@ def test_files_that_were_replaced_are_closed(tmp_path: Path) -> None:
     assert len(set(files)) == 1, files
 
 
+@pytest.mark.slow
 def test_what_was_read_of_a_file_is_known_after_a_rest(tmp_path: Path) -> None:
     place = tmp_path / "gpuscout.db"
     open_store(str(place), create=True).close()

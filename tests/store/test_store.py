@@ -438,6 +438,7 @@ def test_processes_never_claim_the_same_block(store: Store, store_url: str) -> N
     assert sorted(claim for mine in claims for claim in mine) == [(block, 1) for block in range(300)]
 
 
+@pytest.mark.slow
 def test_processes_that_store_the_same_tasks_lose_nothing(store: Store, store_url: str) -> None:
     """Two sweeps over the same tasks with different ladders, each run by two processes at once."""
     ladders = {"even": (2, 4, 8), "odd": (1, 3, 8)}
