@@ -190,7 +190,7 @@ def _groups(connection: sa.Connection, scope: Scope, pool: Candidates) -> list[G
         pool.level,
         more_is_better=pool.aim.more_is_better,
     )
-    shown = Shown.of(ranked, pool.level, pool.question)
+    shown = Shown.of(ranked, pool.level, pool.question).in_turn(connection, pool)
     lost = losers_of(pool, set(ranked.group.tolist()))
     unranked = unranked_rows(pool)
     examples = [row for losers in lost for row in losers.rows]

@@ -8,8 +8,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+import sqlalchemy as sa
 
+from gpuscout.store.portions import portions
 from gpuscout.store.ranking.answer.descriptions import Description, Descriptions
+from gpuscout.store.ranking.candidates import statements as statements
 from gpuscout.store.ranking.candidates.candidates import Candidates
 from gpuscout.store.ranking.candidates.placing import Indices, Placed
 from gpuscout.store.ranking.candidates.trust import Place, metric_with_errors, trusted_metric
@@ -19,6 +22,9 @@ from gpuscout.store.ranking.question.confidence import chance
 from gpuscout.store.ranking.question.limits import UNKNOWN, Flags
 from gpuscout.store.ranking.types import Backing, Chance, Operating, Opinion, RankedConfig, Unranked
 from gpuscout.sweeps.slo import Slo
+
+# Tasks looked up by one statement.
+_BATCH = 5_000
 
 
 @dataclass(frozen=True)
@@ -40,13 +46,14 @@ class Shown:
             keep[first_of_levels(ranked, level)] = True
         return cls(ranked.rows[keep], ranked.group[keep], ranked.place[keep])
 
-    def in_turn(self, pool: Candidates, described: Descriptions) -> Shown:
+    def in_turn(self, connection: sa.Connection, pool: Candidates) -> Shown:
         """Return the same, equals in the order of their names, and of these only those that are returned.
 
         Hundreds may share a place: of a group count the `top`, and the first of each GPU type and level of trust.
         """
+        names = _names_of_equals(connection, pool, self)
         columns = (self.group.tolist(), self.place.tolist(), self.rows.tolist())
-        turns = [(group, place, *_names(described[row])) for group, place, row in zip(*columns, strict=True)]
+        turns = [(group, place, names.get(row, ())) for group, place, row in zip(*columns, strict=True)]
         order = sorted(range(len(turns)), key=turns.__getitem__)
         rows, group = self.rows[order], self.group[order]
         keep = np.ones(len(order), dtype=bool)
@@ -56,6 +63,22 @@ class Shown:
                 _, first = np.unique((group << 32) + kind[rows], return_index=True)
                 keep[first] = True
         return Shown(rows[keep], group[keep], self.place[order][keep])
+
+
+def _names_of_equals(connection: sa.Connection, pool: Candidates, shown: Shown) -> dict[int, tuple[Any, ...]]:
+    """Return the names of the rows that share their place of their group with others."""
+    places = np.stack([shown.group, shown.place], axis=1)
+    _, which, count = np.unique(places, axis=0, return_inverse=True, return_counts=True)
+    equals = shown.rows[count[which.reshape(-1)] > 1].tolist()
+    row_of = {pool.task(row): row for row in equals if row < pool.estimates}
+    names: dict[int, tuple[Any, ...]] = {}
+    if pool.measured is not None:
+        runs = (row for row in equals if row >= pool.estimates)
+        names = {row: _names(pool.measured.described(row - pool.estimates)) for row in runs}
+    for some in portions(list(row_of), _BATCH):
+        for about in connection.execute(statements.named(some)).mappings():
+            names[row_of[about["task_id"]]] = _names(dict(about))
+    return names
 
 
 def first_of_levels(ranked: Placed, level: Indices) -> Indices:
@@ -80,7 +103,6 @@ def _types_before(ranked: Placed) -> Indices:
 
 def configs_of(pool: Candidates, shown: Shown, described: Descriptions) -> dict[int, list[RankedConfig]]:
     """Return the configurations of every group, best first."""
-    shown = shown.in_turn(pool, described)
     opinions = _opinions(pool, shown.rows)
     aim, weighted, more_is_better = pool.aim, pool.aim.is_weighted, pool.aim.more_is_better
     also = [name for name in pool.question.also if name != aim.name]
@@ -246,7 +268,7 @@ class _Credentials:
         )
 
 
-def _names(about: Description) -> tuple[Any, ...]:
+def _names(about: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return the names that order equal figures, compared here because databases sort text differently."""
     return (
         about["gpu"],

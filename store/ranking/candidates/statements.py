@@ -225,6 +225,20 @@ def described(wanted: Iterable[tuple[int, int]], tails: Sequence[tuple[str, floa
     ).select_from(source)
 
 
+def named(wanted: Iterable[int]) -> sa.Select[Any]:
+    """Return the GPU and the settings of tasks, by id."""
+    rows = ",".join(f"({int(task)})" for task in wanted)
+    asked = sa.text(f"VALUES {rows}").columns(column1=sa.BigInteger).cte("wanted")
+    # Outer joins as in `described`.
+    source = (
+        asked.outerjoin(tasks, tasks.c.id == asked.c.column1)
+        .outerjoin(cases, cases.c.id == tasks.c.case_id)
+        .outerjoin(gpus, gpus.c.id == cases.c.gpu_id)
+    )
+    settings = (cases.c[name] for name in SETTINGS)
+    return sa.select(tasks.c.id.label("task_id"), gpus.c.name.label("gpu"), *settings).select_from(source)
+
+
 def _with_points(
     scope: Scope, choice: Choice, near: sa.FromClause, picks: Sequence[_Pick], sides: Sequence[str] = ()
 ) -> sa.Select[Any]:
