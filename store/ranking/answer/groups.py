@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -25,6 +25,7 @@ from gpuscout.sweeps.slo import Slo
 
 # Tasks looked up by one statement.
 _BATCH = 5_000
+_OPERATING = tuple(field.name for field in fields(Operating))
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def configs_of(pool: Candidates, shown: Shown, described: Descriptions) -> dict[
     found: dict[int, list[RankedConfig]] = {}
     best: dict[int, float] = {}
     # The best of a group comes first, before anything is compared with it.
-    credentials = _Credentials(pool)
+    credentials = _Credentials(pool, shown.rows)
     columns = (pool.values, pool.unit_costs.usd, pool.operating.interpolated, pool.backed, pool.held)
     figures = (column[shown.rows].tolist() for column in columns)
     for row, group, place, value, usd, interpolated, backed, held in zip(
@@ -124,7 +125,7 @@ def configs_of(pool: Candidates, shown: Shown, described: Descriptions) -> dict[
         first = best.setdefault(group, value)
         worse = first - value if more_is_better else value - first
         config = RankedConfig(
-            **{f.name: about[f.name] for f in fields(Operating) if f.name in about},
+            **{name: about[name] for name in _OPERATING if name in about},
             place=place,
             objective=value / first if weighted else value,
             behind_best=_share(worse, first),
@@ -180,9 +181,11 @@ _BINDS = 0.97
 class _Credentials:
     """Backing of a ranked configuration, and its chances of meeting the limits."""
 
-    def __init__(self, pool: Candidates) -> None:
+    def __init__(self, pool: Candidates, rows: Indices) -> None:
         self._pool = pool
         self._slos = pool.question.slos
+        figures, ratios = pool.bounded(rows)
+        self._bounded = dict(zip(rows.tolist(), zip(figures.T.tolist(), ratios.T.tolist(), strict=True), strict=True))
         self._objective_metric = trusted_metric(pool.aim)
         self._nothing = not (self._slos or pool.measured or pool.errors.seen)
 
@@ -196,12 +199,12 @@ class _Credentials:
         if is_measured or about.get("simulated"):
             tail = None
         scale = 1.0 if pool.choice.percentiles else tail  # where some were simulated the figures have it already
-        figures, ratios = pool.bounded(np.array([row])) if self._slos else (np.empty((0, 1)), np.empty((0, 1)))
+        figures, ratios = self._bounded[row]
         values = [
-            float(figure) * (scale if scale and slo.percentile else 1.0)
-            for slo, figure in zip(self._slos, figures[:, 0], strict=True)
+            figure * (scale if scale and slo.percentile else 1.0)
+            for slo, figure in zip(self._slos, figures, strict=True)
         ]
-        binding = self._binding(ratios[:, 0])
+        binding = self._binding(ratios)
         runs = pool.measured.runs_of(row - pool.estimates) if is_measured and pool.measured else None
         return {
             "runs": runs,
@@ -217,9 +220,9 @@ class _Credentials:
             "assumed_tail": tail,
         }
 
-    def _binding(self, ratios: Array) -> Slo | None:
+    def _binding(self, ratios: Sequence[float]) -> Slo | None:
         """Return the limit on a latency that is used up most, if hardly anything is left of it."""
-        used = [(ratio, -line) for line, ratio in enumerate(ratios.tolist()) if not self._slos[line].at_least]
+        used = [(ratio, -line) for line, ratio in enumerate(ratios) if not self._slos[line].at_least]
         ratio, line = max(used, default=(0.0, 0))
         return self._slos[-line] if _BINDS <= ratio < UNKNOWN else None
 
