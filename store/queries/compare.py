@@ -33,7 +33,6 @@ from gpuscout.sweeps.settings import SETTINGS
 
 METRICS = ("ttft_ms", "itl_ms", "e2e_s", "output_tokens_per_s")
 Key = tuple[Any, ...]
-"""Model, input and output tokens, and how requests vary and arrive (`Group.traffic`)."""
 # Rows that are turned into columns at once.
 _CHUNK = 50_000
 

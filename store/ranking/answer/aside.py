@@ -9,6 +9,7 @@ from gpuscout.store.ranking.question.asked import MEASURED, Question, Trusted
 from gpuscout.store.ranking.types import Group
 
 CaseKey = tuple[str, int, int, str | None]
+"""Model, input and output tokens, and how requests vary and arrive (`Group.traffic`)."""
 
 
 class HasCase(Protocol):

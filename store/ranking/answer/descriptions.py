@@ -17,8 +17,6 @@ from gpuscout.store.ranking.types import Operating
 from gpuscout.sweeps.curves import METRICS, SERVER_METRICS
 
 Description = Mapping[str, Any]
-# Pairs looked up by one statement.
-_BATCH = 5_000
 
 
 class Descriptions:
@@ -130,7 +128,7 @@ def describe(
     """Return tasks at stored concurrencies (0: none) in words, with these percentiles of metrics: "p95_ttft_ms"."""
     wanted = sorted(pairs)
     found: dict[tuple[int, int], Description] = {}
-    for some in portions(wanted, _BATCH):
+    for some in portions(wanted, statements.BATCH):
         result = connection.execute(statements.described(some, tails))
         names = tuple(result.keys())
         found.update({(row[0], row[1]): dict(zip(names, row, strict=True)) for row in result.all()})

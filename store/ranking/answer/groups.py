@@ -23,8 +23,6 @@ from gpuscout.store.ranking.question.limits import UNKNOWN, Flags
 from gpuscout.store.ranking.types import Backing, Chance, Operating, Opinion, RankedConfig, Unranked
 from gpuscout.sweeps.slo import Slo
 
-# Tasks looked up by one statement.
-_BATCH = 5_000
 _OPERATING = tuple(field.name for field in fields(Operating))
 
 
@@ -76,7 +74,7 @@ def _names_of_equals(connection: sa.Connection, pool: Candidates, shown: Shown) 
     if pool.measured is not None:
         runs = (row for row in equals if row >= pool.estimates)
         names = {row: _names(pool.measured.described(row - pool.estimates)) for row in runs}
-    for some in portions(list(row_of), _BATCH):
+    for some in portions(list(row_of), statements.BATCH):
         for about in connection.execute(statements.named(some)).mappings():
             names[row_of[about["task_id"]]] = _names(dict(about))
     return names

@@ -281,10 +281,6 @@ def _trust(wanted: str, about: Mapping[str, Array], backed: Flags) -> tuple[Indi
     return alike, backed if wanted == Trusted.BACKED else enough
 
 
-# Tasks looked up by one statement.
-_BATCH = 5_000
-
-
 def _hold_to_measured_load(
     connection: sa.Connection,
     scope: Scope,
@@ -313,7 +309,7 @@ def _hold_to_measured_load(
     row_of = {int(about["task_id"][row]): row for row in beyond.tolist()}
     wanted = [(task, int(most[row])) for task, row in row_of.items() if most[row] >= 1]
     names = ("concurrency", "queued", *choice.columns)
-    for some in portions(wanted, _BATCH):
+    for some in portions(wanted, statements.BATCH):
         stored = connection.execute(statements.select_at_most(scope, choice, some)).all()
         tasks, *columns = np.array(stored, np.float64).reshape(-1, 1 + len(names)).T
         figures = dict(zip(names, columns, strict=True))

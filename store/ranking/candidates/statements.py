@@ -33,6 +33,8 @@ Number = sa.ColumnElement[Any]
 OUTCOME_CODES = {outcome.value: code for code, outcome in enumerate(OUTCOMES)}
 PRECISION_CODES = {precision.value: code for code, precision in enumerate(PRECISIONS)}
 SERVER_CODES = {server: code for code, server in enumerate(MEASURED_SERVERS)}
+BATCH = 5_000
+"""Of tasks or points that are asked for by number, how many one statement is to look up."""
 _RAN = tasks.c.outcome == Outcome.OK.value
 
 
@@ -157,8 +159,7 @@ def nearest_alone(scope: Scope, choice: Choice, limit: Limit, model_ids: Sequenc
 
 def select_at_most(scope: Scope, choice: Choice, wanted: Sequence[tuple[int, int]]) -> sa.Select[Any]:
     """Return the stored point at the highest concurrency up to the given one, for each (task, concurrency)."""
-    rows = ",".join(f"({int(task)},{int(most)})" for task, most in wanted)
-    asked = sa.text(f"VALUES {rows}").columns(column1=sa.BigInteger, column2=sa.Integer).cte("wanted")
+    asked = _written_out(wanted, column1=sa.BigInteger, column2=sa.Integer)
     near, point = operating_points.alias("near"), operating_points.alias("point")
     below = (near.c.task_id == asked.c.column1, near.c.concurrency <= asked.c.column2, *scope.on_ladder(near))
     # What is on the ladder depends on the task's engine.
@@ -191,10 +192,7 @@ def described(wanted: Iterable[tuple[int, int]], tails: Sequence[tuple[str, floa
 
     A concurrency of 0 asks for the task alone, with NULLs in place of the figures.
     """
-    # Whole numbers, written out: bound parameters are limited in number.
-    rows = ",".join(f"({int(task)},{int(concurrency)})" for task, concurrency in wanted)
-    # Both databases call the columns of VALUES so.
-    asked = sa.text(f"VALUES {rows}").columns(column1=sa.BigInteger, column2=sa.Integer).cte("wanted")
+    asked = _written_out(wanted, column1=sa.BigInteger, column2=sa.Integer)
     point = operating_points.alias("point")
     # All are there; outer joins keep SQLite from starting with another table than the one with the fewest rows.
     source = (
@@ -227,8 +225,7 @@ def described(wanted: Iterable[tuple[int, int]], tails: Sequence[tuple[str, floa
 
 def named(wanted: Iterable[int]) -> sa.Select[Any]:
     """Return the GPU and the settings of tasks, by id."""
-    rows = ",".join(f"({int(task)})" for task in wanted)
-    asked = sa.text(f"VALUES {rows}").columns(column1=sa.BigInteger).cte("wanted")
+    asked = _written_out(((task,) for task in wanted), column1=sa.BigInteger)
     # Outer joins as in `described`.
     source = (
         asked.outerjoin(tasks, tasks.c.id == asked.c.column1)
@@ -237,6 +234,15 @@ def named(wanted: Iterable[int]) -> sa.Select[Any]:
     )
     settings = (cases.c[name] for name in SETTINGS)
     return sa.select(tasks.c.id.label("task_id"), gpus.c.name.label("gpu"), *settings).select_from(source)
+
+
+def _written_out(rows: Iterable[Sequence[int]], **columns: Any) -> sa.CTE:
+    """Return a table of whole numbers, written out: bound parameters are limited in number.
+
+    Both databases call the columns of VALUES column1, column2.
+    """
+    values = ",".join(f"({','.join(str(int(number)) for number in row)})" for row in rows)
+    return sa.text(f"VALUES {values}").columns(**columns).cte("wanted")
 
 
 def _with_points(
